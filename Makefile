@@ -1,0 +1,37 @@
+# What one does with this repository. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+DEMO := retr-demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+help: ## say what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+
+install: $(READY) ## make .venv, with the command .venv/bin/retr
+
+demo: $(READY) ## encode, index, search and measure CIFAR-10; ends with the tables
+	$(BIN)/retr demo --out $(DEMO)
+
+test: $(READY) ## run all tests that this machine can run
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, mypy --strict, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv and everything that was made
+	rm -rf $(VENV) $(DEMO) .retr dist build
+
+# pip's --group reads [dependency-groups] since its version 25.1.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "retr needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@

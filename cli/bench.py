@@ -1,0 +1,3 @@
+"""`retr bench`."""
+def bench() -> None:
+    """Bench."""

@@ -1,0 +1,108 @@
+"""`retr encode`: images to embeddings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Data, Debug, Device, EncoderName, Json, Quiet, WorkspaceFolder
+from cli.output import Output, duration, plural
+
+
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="cifar10, mnist, fashion-mnist, digits, a folder of images (its sub-folders are "
+            "labels), a glob, or Parquet with images in the Hugging Face schema."
+        ),
+    ] = "cifar10",
+    encoder: EncoderName = "siamese",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train or test, for sources that have them.  [default: train]", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Take the first N images only.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The embeddings folder.  [default: one in the workspace]", show_default=False
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
+    device: Device = "auto",
+    data: Data = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Turn images into embeddings, a folder of Parquet shards.
+
+    A run that was stopped goes on where it was when the same command is given again. Images
+    that cannot be read are listed in skipped.parquet.
+
+    Example: retr encode photos/ --out photos-embeddings
+    """
+    import time
+
+    from retrieval.encoding import encode_source
+    from retrieval.errors import UnknownName
+    from retrieval.images import open_source
+    from retrieval.registry import open_encoder
+    from retrieval.shards import Dtype
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    if dtype not in list(Dtype):
+        raise UnknownName("dtype", dtype, Dtype)
+    images = open_source(source, split, data, limit)
+    opened = open_encoder(encoder, device)
+    place = Workspace.at(workspace)
+    folder = out or place.embeddings_folder(images, opened, Dtype(dtype))
+    started = time.perf_counter()
+    fresh = 0
+
+    with output.progress(f"encode {images.name}", "image") as show:
+        first: list[int] = []
+
+        def progress(done: int, total: int) -> None:
+            first.append(done) if not first else None
+            show(done, total)
+
+        manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
+        fresh = len(images) - first[0] if first else 0
+    seconds = time.perf_counter() - started
+    if out is None or place.folder.is_dir():
+        place.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
+
+    if manifest.skipped:
+        output.warn(
+            f"{plural(manifest.skipped, 'image')} could not be read; "
+            f"{folder / 'skipped.parquet'} says which and why"
+        )
+    rate = fresh / seconds if fresh else 0.0
+    output.say(
+        f"{plural(manifest.rows, 'embedding')} of {opened.dim} dimensions by {opened.name} "
+        f"in {folder}"
+    )
+    if fresh:
+        output.say(f"{plural(fresh, 'image')} in {duration(seconds)}, {rate:,.0f} images/s")
+    else:
+        output.say("they were there already: nothing to do")
+    output.document(
+        {
+            "out": str(folder),
+            "rows": manifest.rows,
+            "dim": opened.dim,
+            "shards": len(manifest.shards),
+            "skipped": manifest.skipped,
+            "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
+            "seconds": seconds,
+            "images_per_second": rate,
+        }
+    )

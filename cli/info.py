@@ -1,0 +1,73 @@
+"""`retr info`: what a folder is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Debug, Json, Quiet
+from cli.output import Output, plural, size
+
+if TYPE_CHECKING:
+    from retrieval.contracts import Json as JsonValue
+
+Folder = Annotated[Path, typer.Argument(help="An embeddings or an index folder.")]
+
+
+def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Say what an embeddings or index folder holds, and what made it.
+
+    Example: retr info .retr/indices/*
+    """
+    from retrieval.inspection import Kind, kind_of
+
+    output = Output(json, quiet)
+    if kind_of(folder) is Kind.EMBEDDINGS:
+        document = _of_embeddings(output, folder)
+    else:
+        document = _of_index(output, folder)
+    output.document(document)
+
+
+def _of_embeddings(output: Output, folder: Path) -> "dict[str, JsonValue]":
+    from retrieval.shards import Manifest
+
+    manifest = Manifest.read(folder)
+    facts = manifest.facts
+    n_bytes = sum(shard.bytes for shard in manifest.shards)
+    output.say(f"embeddings: {plural(manifest.rows, 'row')} of {facts.dim} × {facts.dtype}")
+    output.say(f"  source    {facts.source.name}, {plural(facts.source.images, 'image')}")
+    output.say(f"  encoder   {facts.encoder.name} ({facts.encoder.fingerprint[:8]})")
+    output.say(f"  metric    {facts.metric}")
+    output.say(f"  files     {plural(len(manifest.shards), 'shard')}, {size(n_bytes)}")
+    output.say(f"  skipped   {plural(manifest.skipped, 'image')}")
+    output.say(f"  complete  {'yes' if manifest.complete else 'no: run the same encode again'}")
+    return {
+        "kind": "embeddings",
+        **facts.to_json(),
+        "rows": manifest.rows,
+        "shards": len(manifest.shards),
+        "skipped": manifest.skipped,
+        "complete": manifest.complete,
+        "size_bytes": n_bytes,
+    }
+
+
+def _of_index(output: Output, folder: Path) -> "dict[str, JsonValue]":
+    from dataclasses import asdict
+
+    from retrieval.indexing import IndexFacts
+
+    facts = IndexFacts.read(folder)
+    n_bytes = sum(
+        (folder / name).stat().st_size for name in facts.files if (folder / name).exists()
+    )
+    settings = ", ".join(f"{name} {value}" for name, value in facts.options.items())
+    output.say(f"index: {plural(facts.rows, 'row')} of {facts.dim} dimensions")
+    output.say(f"  backend   {facts.backend}" + (f" ({settings})" if settings else ""))
+    output.say(f"  metric    {facts.metric}")
+    output.say(f"  encoder   {facts.encoder.name} ({facts.encoder.fingerprint[:8]})")
+    output.say(f"  files     {', '.join(sorted(facts.files))}: {size(n_bytes)}")
+    for name, value in facts.details.items():
+        output.say(f"  {name:<9} {value}")
+    return {"kind": "index", **asdict(facts), "size_bytes": n_bytes}

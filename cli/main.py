@@ -1,0 +1,68 @@
+"""The command `retr`: its sub-commands, and what becomes of an error.
+
+Only this module's doors are open at start: what a command needs is imported when it runs.
+"""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from cli import bench, demo, encode, evaluate, index, info, search, verify
+from retrieval.errors import RetrError
+
+app = typer.Typer(
+    help="Search images by picture: encode them, index them, and measure what you get.",
+    epilog="First steps: retr demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("encode")(encode.encode)
+app.command("index")(index.index)
+app.command("search")(search.search)
+app.command("eval")(evaluate.evaluate)
+app.command("bench")(bench.bench)
+app.command("info")(info.info)
+app.command("verify")(verify.verify)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run `retr` and leave with its exit code: 0, 2 for bad input, 1 for a failure."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """The exit code of the command line. One line on stderr says what went wrong."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except RetrError as error:
+        return _failed(error, str(error), error.exit_code)
+    except typer.TyperException as error:
+        command = " ".join(("retr", *sys.argv[1:2])) if len(sys.argv) > 2 else "retr"
+        message = error.format_message().rstrip(".")
+        return _failed(error, f"{message}; see '{command} --help'", 2)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        detail = " ".join(str(error).split()) or "no more is known"
+        message = f"{type(error).__name__}: {detail}; run again with --debug to see where"
+        return _failed(error, message, 1)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: Exception, message: str, exit_code: int) -> int:
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The options that several commands share, and how their values are read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from retrieval.contracts import Metric
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+WorkspaceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        help="The folder of results that are given no other place.  [default: .retr, or "
+        "RETR_WORKSPACE]",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="The folder that holds data sets, each in a folder by its name.  [default: "
+        "RETR_DATA_DIR, else the cache]",
+        show_default=False,
+    ),
+]
+EncoderName = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        help="siamese, autoencoder, pretrained:MODEL (any timm model), toy, or a plug-in's name.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="OPTION=VALUE",
+        help="An option of the backend, such as m=32 or ef=200; may be repeated.",
+        show_default=False,
+    ),
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
+        show_default=False,
+    ),
+]
+Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]
+
+
+def parsed_options(pairs: list[str] | None) -> dict[str, str]:
+    """The options of `--set OPTION=VALUE`. Raises BadInput for what is not such a pair."""
+    from retrieval.errors import BadInput
+
+    options = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise BadInput(f"--set {pair} is not understood; write --set OPTION=VALUE")
+        options[name.strip().replace("-", "_")] = value.strip()
+    return options
+
+
+def parsed_metric(name: str | None) -> "Metric | None":
+    """The metric of this name, hyphens allowed. Raises UnknownName."""
+    from retrieval.contracts import Metric
+    from retrieval.errors import UnknownName
+
+    if name is None:
+        return None
+    try:
+        return Metric(name.replace("-", "_"))
+    except ValueError:
+        raise UnknownName("metric", name, Metric) from None
+
+
+def parsed_ks(text: str) -> list[int]:
+    """The ranks of `-k 1,5,10`, ascending. Raises BadInput unless all are whole and positive."""
+    from retrieval.errors import BadInput
+
+    try:
+        ks = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        ks = [0]
+    if ks[0] < 1:
+        raise BadInput(f"-k {text} is not understood; write positive numbers: -k 1,5,10")
+    return ks

@@ -1,0 +1,103 @@
+"""`retr search`: the nearest neighbours of images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Debug, Device, Json, Options, Quiet, WorkspaceFolder, parsed_options
+from cli.output import Output, plural
+
+if TYPE_CHECKING:
+    from retrieval.searching import Hit
+
+
+def search(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...", help="Image files, folders of them, globs, or FILE#ROW paths."
+        ),
+    ],
+    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="The index folder.  [default: the last that was built]", show_default=False
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw queries and neighbours into this PNG.", show_default=False),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder of the query images; must be the index's.  [default: the index's]",
+            show_default=False,
+        ),
+    ] = None,
+    options: Options = None,
+    device: Device = "auto",
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the images nearest to the given ones.
+
+    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
+    """
+    from cli.pictures import draw_sheet
+    from retrieval.queries import read_queries
+    from retrieval.registry import open_encoder
+    from retrieval.searching import Searcher
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    folder = index or Workspace.at(workspace).needed(Role.INDEX, "retr index", "--index")
+    opened = None if encoder is None else open_encoder(encoder, device)
+    searcher = Searcher.open(folder, parsed_options(options), opened, device)
+    searcher.among(k, where)  # what is wrong with these is said before any image is read
+    queries, skipped = read_queries(images, searcher.encoder.framing)
+    for bad in skipped:
+        output.warn(f"skipped {bad.path}: {bad.reason}")
+    answers = searcher.search(searcher.encoder.encode(queries.images), k, where)
+    labels = [
+        label or searcher.label_of(path)
+        for path, label in zip(queries.paths, queries.labels, strict=True)
+    ]
+    for name, label, hits in zip(queries.names, labels, answers, strict=True):
+        _print_hits(output, name, label, hits)
+    if skipped:
+        output.say(f"{plural(len(skipped), 'image')} could not be read")
+    if sheet is not None:
+        draw_sheet(sheet, queries.names, queries.paths, labels, answers, str(folder))
+        output.say(f"drawn: {sheet}")
+    output.document(
+        [
+            {"query": name, "hits": [hit.to_json() for hit in hits]}
+            for name, hits in zip(queries.names, answers, strict=True)
+        ]
+    )
+
+
+def _print_hits(output: Output, query: str, label: str | None, hits: "list[Hit]") -> None:
+    output.say(query if label is None else f"{query} ({label})")
+    output.table(
+        ("rank", "distance", "label", "id", "path"),
+        [
+            (str(hit.rank), f"{hit.distance:.4f}", hit.label or "–", hit.id, hit.path or "–")
+            for hit in hits
+        ],
+        left=5,
+    )
+    output.say()

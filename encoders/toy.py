@@ -1,0 +1,31 @@
+"""The toy encoder: an image's mean colour. For tests and first steps, readable by eye."""
+
+import hashlib
+from typing import ClassVar
+
+import numpy as np
+
+from retrieval.contracts import Framing, Images, Json, Metric, Vectors
+from retrieval.errors import BadInput
+
+
+class Toy:
+    """`toy`: mean red, green and blue from 0 to 1, made for Euclidean distance."""
+
+    name = "toy"
+    dim = 3
+    metric = Metric.EUCLIDEAN
+    framing = Framing(side=8)
+    config: ClassVar[dict[str, Json]] = {}
+    fingerprint = hashlib.sha256(b"toy 1: mean RGB of 8 x 8 pixels").hexdigest()
+
+    def __init__(self, device: str = "auto") -> None:
+        """The device makes no difference: there is nothing to compute."""
+
+    def encode(self, images: Images) -> Vectors:
+        """The mean colours (n, 3) of images (n, 8, 8, 3)."""
+        side = self.framing.side
+        if images.shape[1:] != (side, side, 3):
+            raise BadInput(f"images must be (n, {side}, {side}, 3), got {images.shape}")
+        means: Vectors = images.reshape(len(images), side * side, 3).mean(axis=1, dtype=np.float32)
+        return means / np.float32(255)

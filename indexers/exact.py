@@ -1,0 +1,98 @@
+"""Exact search: every vector is compared with every query, by faiss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import faiss
+import numpy as np
+
+from indexers import faiss_bridge
+from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks, sort
+
+TIED_CELLS = 2**24  # distances that are held at once while ties are settled
+
+
+@dataclass(frozen=True)
+class Exact:
+    """`exact`: the true neighbors, at the price of one comparison per row and query."""
+
+    metric: Metric = Metric.COSINE
+    search_options: ClassVar[frozenset[str]] = frozenset()
+
+    def build(self, vectors: Vectors) -> "ExactIndex":
+        """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
+        vectors = checked_vectors(vectors)
+        index = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
+        for _, block in prepared_blocks(vectors, self.metric):
+            index.add(block)
+        return ExactIndex(index, self.metric)
+
+    def load(self, folder: Path) -> "ExactIndex":
+        """The index saved in the folder. Raises BadData if it is not there or damaged."""
+        return ExactIndex(faiss_bridge.load(folder, faiss.IndexFlat, self.metric), self.metric)
+
+
+class ExactIndex:
+    """faiss's flat index. Of rows equally far away, it finds the lowest."""
+
+    details: ClassVar[Mapping[str, Json]] = {}
+
+    def __init__(self, index: faiss.IndexFlat, metric: Metric) -> None:
+        self.index = index
+        self.metric = metric
+
+    @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+        return self.index.d
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        """The k nearest rows, as `Index` and `Hits` say.
+
+        With float32 and many queries faiss computes |q|² + |x|² - 2qx: a Euclidean distance is
+        then off by up to a few thousandths of the vectors' length where it is near 0.
+        """
+        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def save(self, folder: Path) -> None:
+        """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
+        faiss_bridge.save(self.index, folder)
+
+    def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
+        queries = prepared(queries, self.metric)
+        parameters = None
+        if among is not None:
+            parameters = faiss.SearchParameters(sel=faiss_bridge.selector(among))  # type: ignore[call-arg]
+        matching = len(self) if among is None else int(np.count_nonzero(among))
+
+        def nearest(queries: Vectors, count: int) -> Found:
+            scores, rows = self.index.search(queries, count, params=parameters)
+            return rows, faiss_bridge.to_distances(scores, self.metric)
+
+        if count == matching:
+            return nearest(queries, count)
+        # faiss keeps any of the rows that are equally far away at rank k. One more row shows
+        # where that happens; there, more are fetched until all the equals are at hand.
+        rows, distances = nearest(queries, count + 1)
+        tied = np.flatnonzero(distances[:, count - 1] == distances[:, count])
+        rows = np.ascontiguousarray(rows[:, :count])
+        distances = np.ascontiguousarray(distances[:, :count])
+        at_once = max(1, TIED_CELLS // matching)
+        for start in range(0, len(tied), at_once):
+            lines, wide = tied[start : start + at_once], count + 1
+            while len(lines):
+                wide = min(2 * wide, matching)
+                more_rows, more_distances = nearest(queries[lines], wide)
+                whole = (more_distances[:, count - 1] < more_distances[:, -1]) | (wide == matching)
+                more_rows, more_distances = more_rows[whole], more_distances[whole]
+                sort(more_rows, more_distances)
+                rows[lines[whole]] = more_rows[:, :count]
+                distances[lines[whole]] = more_distances[:, :count]
+                lines = lines[~whole]
+        return rows, distances

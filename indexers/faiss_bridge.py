@@ -1,0 +1,70 @@
+"""Between the contract and faiss: metrics, masks, distances, files."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.contracts import Mask, Metric
+from retrieval.errors import BadData
+from retrieval.files import write_whole
+
+FILE = "index.faiss"
+
+METRICS = {
+    Metric.COSINE: faiss.METRIC_INNER_PRODUCT,  # of vectors of length 1
+    Metric.EUCLIDEAN: faiss.METRIC_L2,
+    Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT,
+    Metric.MANHATTAN: faiss.METRIC_L1,
+}
+
+AnyIndex = TypeVar("AnyIndex", bound=faiss.Index)
+
+
+def selector(among: Mask | None) -> faiss.IDSelectorBitmap | None:
+    """What lets faiss find the rows of the mask alone: one bit per row, lowest bit first."""
+    if among is None:
+        return None
+    bits = np.packbits(among, bitorder="little")
+    return faiss.IDSelectorBitmap(bits)  # type: ignore[arg-type,call-arg]
+
+
+def to_distances(scores: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    """What faiss measured, turned in place into the distances that `Metric` defines."""
+    match metric:
+        case Metric.COSINE:
+            np.subtract(1, scores, out=scores)
+            np.maximum(scores, 0, out=scores)  # rounding may take a cosine above 1
+        case Metric.EUCLIDEAN:
+            np.maximum(scores, 0, out=scores)
+            np.sqrt(scores, out=scores)
+        case Metric.INNER_PRODUCT:
+            np.subtract(0, scores, out=scores)
+        case Metric.MANHATTAN:
+            pass
+    return scores
+
+
+def save(index: faiss.Index, folder: Path) -> None:
+    """Write the index to `FILE` in the folder."""
+    write_whole(folder / FILE, lambda partial: faiss.write_index(index, str(partial)))
+
+
+def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
+    """The index of this kind in `FILE`. Raises BadData if it is not there, damaged or another."""
+    path = folder / FILE
+    if not path.is_file():
+        raise BadData(f"{path} is not there; build the index again")
+    try:
+        index = faiss.read_index(str(path))
+    except (RuntimeError, MemoryError) as problem:
+        reason = str(problem).rpartition("Error: ")[2].splitlines()[0]
+        raise BadData(f"{path} is damaged ({reason}); build the index again") from None
+    if not isinstance(index, kind) or index.metric_type != METRICS[metric]:
+        raise BadData(
+            f"{path} holds {type(index).__name__} with faiss's metric {index.metric_type}, wanted"
+            f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
+        )
+    return index

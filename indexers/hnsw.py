@@ -1,0 +1,235 @@
+"""A navigable graph of near neighbors in layers, walked greedily: hnswlib.
+
+Malkov & Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical
+Navigable Small World graphs (TPAMI 2020).
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+from indexers.options import check_range
+from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.errors import BadData, BadInput, RetrError
+from retrieval.files import write_whole
+from retrieval.hits import (
+    BLOCK,
+    Found,
+    answer,
+    checked_vectors,
+    prepared,
+    prepared_blocks,
+)
+
+FILE = "index.hnsw"
+
+SPACES = {
+    Metric.COSINE: "ip",  # of vectors of length 1, which retr makes itself, in double precision
+    Metric.EUCLIDEAN: "l2",
+    Metric.INNER_PRODUCT: "ip",
+}
+
+# hnswlib's header, as its saveIndex writes it: offset of the level 0, room, rows, bytes per
+# element, offset of an element's label, offset of its vector, highest level, entry point,
+# M above level 0, M at level 0, M, 1 / ln M, ef_construction.
+HEADER = struct.Struct("<6QiI3QdQ")
+LABEL_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Hnsw:
+    """`hnsw`: walks a graph in which every vector knows about `m` of its near neighbors.
+
+    m: links per vector and layer; more cost memory and raise recall.
+    ef_construction: candidates kept while a vector is linked; more cost build time.
+    ef: candidates kept while a query walks; more cost time and raise recall.
+    seed: draws the vectors' layers.
+    build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
+    only 1 builds the same graph every time.
+
+    Inner products are kept as 1 - dot in float32: products far below 1 lose their digits.
+    """
+
+    metric: Metric = Metric.COSINE
+    m: int = 16
+    ef_construction: int = 200
+    ef: int = 64
+    seed: int = 0
+    build_threads: int = 0
+    search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
+
+    def __post_init__(self) -> None:
+        if self.metric not in SPACES:
+            raise BadInput(
+                f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"
+            )
+        check_range("m", self.m, 2, 1024)
+        check_range("ef_construction", self.ef_construction, 1)
+        check_range("ef", self.ef, 1)
+        check_range("seed", self.seed, 0, 2**31 - 1)
+        check_range("build_threads", self.build_threads, 0)
+
+    def build(self, vectors: Vectors) -> "HnswIndex":
+        """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
+        vectors = checked_vectors(vectors)
+        rows, dim = vectors.shape
+        graph = hnswlib.Index(SPACES[self.metric], dim)
+        graph.init_index(
+            rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
+        )
+        for start, block in prepared_blocks(vectors, self.metric):
+            labels = np.arange(start, start + len(block))
+            graph.add_items(block, labels, num_threads=self.build_threads or -1)
+        graph.set_ef(self.ef)
+        return HnswIndex(graph, self.metric)
+
+    def load(self, folder: Path) -> "HnswIndex":
+        """The index saved in the folder, to be searched with this `ef`.
+
+        Raises BadData if it is not there or damaged.
+        """
+        path = folder / FILE
+        graph = hnswlib.Index(SPACES[self.metric], _dim_of(path))
+        try:
+            graph.load_index(str(path))
+        except (RuntimeError, MemoryError) as problem:
+            raise BadData(f"{path} is damaged ({problem}); build the index again") from None
+        graph.set_ef(self.ef)  # hnswlib does not save it
+        return HnswIndex(graph, self.metric)
+
+
+class HnswIndex:
+    """hnswlib's graph; a vector's label is its row."""
+
+    details: ClassVar[Mapping[str, Json]] = {}
+
+    def __init__(self, graph: Any, metric: Metric) -> None:
+        self.graph = graph
+        self.metric = metric
+
+    @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+        return int(self.graph.dim)
+
+    def __len__(self) -> int:
+        return int(self.graph.element_count)
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
+
+        A mask that admits few rows is searched exactly: see `_walk_is_longer`. A larger one is
+        the walk's filter; it calls back into Python, on one thread.
+        """
+        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def save(self, folder: Path) -> None:
+        """Write index.hnsw, for `hnswlib.Index.load_index`; cosine's vectors are of length 1."""
+        write_whole(folder / FILE, self._write)
+
+    def _write(self, path: Path) -> None:
+        self.graph.save_index(str(path))
+        # hnswlib does not look whether its bytes reached the disk.
+        written, whole = path.stat().st_size, self.graph.index_file_size()
+        if written != whole:
+            raise RetrError(f"{path} got {written} of {whole} bytes; make room on the disk")
+
+    def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
+        queries = prepared(queries, self.metric)
+        if among is None:
+            found = self._walk(queries, count)
+        elif self._walk_is_longer(int(np.count_nonzero(among)), count):
+            found = None
+        else:
+            found = self._walk(queries, count, among)
+        if found is None:
+            rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
+            found = self._compare(queries, count, rows)
+        labels, distances = found
+        return labels.view(np.int64), self._to_distances(distances)
+
+    def _walk(
+        self, queries: Vectors, count: int, among: Mask | None = None
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]] | None:
+        """Labels and hnswlib's distances, or None where a query came by fewer than `count` rows.
+
+        hnswlib keeps max(ef, count) candidates and walks on until it has as many, so a greater
+        ef finds no more: the missing rows cannot be reached from where the walk began.
+        """
+        try:
+            if among is None:
+                labels, distances = self.graph.knn_query(queries, count)
+            else:
+                admits = among.tolist().__getitem__
+                labels, distances = self.graph.knn_query(
+                    queries, count, num_threads=1, filter=admits
+                )
+        except RuntimeError:  # what hnswlib raises then, and then only
+            return None
+        return labels, distances
+
+    def _compare(
+        self, queries: Vectors, count: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Labels and hnswlib's distances of the true neighbors among these rows."""
+        flat = hnswlib.BFIndex(SPACES[self.metric], self.dim)
+        flat.init_index(len(rows))
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            flat.add_items(self.graph.get_items(block), block)
+        labels, distances = flat.knn_query(queries, count)
+        return labels, distances
+
+    def _walk_is_longer(self, matching: int, count: int) -> bool:
+        """Whether it is cheaper to compare a query with all matching rows than to walk.
+
+        Until the walk has seen `ef` matching rows it passes ef · rows / matching others, and
+        looks at about m links of each.
+        """
+        candidates = max(int(self.graph.ef), count)
+        return matching * matching <= candidates * int(self.graph.M) * len(self)
+
+    def _to_distances(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
+        match self.metric:
+            case Metric.COSINE:
+                np.maximum(distances, 0, out=distances)  # rounding may take a cosine above 1
+            case Metric.INNER_PRODUCT:
+                distances -= 1
+            case _:
+                np.sqrt(distances, out=distances)
+        return distances
+
+
+def _dim_of(path: Path) -> int:
+    """The dimension in the header of hnswlib's file, which `load_index` must be told.
+
+    Raises BadData where the file is missing or too short, or where the header contradicts
+    itself: hnswlib trusts it, and asks for as much memory as it says.
+    """
+    if not path.is_file():
+        raise BadData(f"{path} is not there; build the index again")
+    with path.open("rb") as file:
+        header = file.read(HEADER.size)
+    damaged = BadData(f"{path} is damaged (hnswlib's header is wrong); build the index again")
+    if len(header) < HEADER.size:
+        raise damaged
+    level0, room, rows, element, label, vector, _, entry, _, m0, _, _, _ = HEADER.unpack(header)
+    dim, rest = divmod(label - vector, 4)
+    consistent = (
+        level0 == 0
+        and dim >= 1
+        and rest == 0
+        and vector == 4 * (m0 + 1)
+        and element == label + LABEL_BYTES
+        and entry < rows <= room
+        and HEADER.size + rows * (element + 4) <= path.stat().st_size
+    )
+    if not consistent:
+        raise damaged
+    return int(dim)

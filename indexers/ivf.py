@@ -1,0 +1,191 @@
+"""Inverted lists: the vectors are clustered, and a query is compared with the nearest clusters.
+
+Sivic & Zisserman, Video Google (ICCV 2003); Jégou, Douze & Schmid, Product Quantization for
+Nearest Neighbor Search (TPAMI 2011), section IV, without the quantization: faiss's IVFFlat.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, isqrt
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar, cast
+
+import faiss
+import numpy as np
+
+from indexers import faiss_bridge
+from indexers.options import check_range
+from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.errors import BadInput
+from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
+
+# faiss's k-means wants from 39 to 256 training points per cluster: it warns below the first and
+# leaves out what exceeds the second.
+FEWEST_POINTS = 39
+MOST_POINTS = 256
+
+GPU_METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
+GPU_LIMIT = 2048  # the greatest k and the greatest n_probe of faiss's GPU kernels
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Ivf:
+    """`ivf`: compares a query with the vectors of the `n_probe` nearest of `n_lists` clusters.
+
+    n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
+    n_probe: lists searched per query; more cost time and raise recall.
+    seed: draws the training rows and the first centroids.
+    device: auto trains, adds and searches on a GPU where faiss sees one, and on the CPU
+    otherwise. A GPU's index is saved in CPU form. Manhattan distance is the CPU's alone.
+    """
+
+    metric: Metric = Metric.COSINE
+    n_lists: int | None = None
+    n_probe: int = 32
+    seed: int = 0
+    device: str = "auto"
+    search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "device"})
+
+    def __post_init__(self) -> None:
+        if self.n_lists is not None:
+            check_range("n_lists", self.n_lists, 1)
+        check_range("n_probe", self.n_probe, 1)
+        check_range("seed", self.seed, 0, 2**31 - 1)
+        if self.device not in DEVICES:
+            raise BadInput(f"option device is '{self.device}'; give it one of {', '.join(DEVICES)}")
+        if self.device == "cuda" and self.metric not in GPU_METRICS:
+            raise BadInput(f"faiss has no {self.metric} lists on a GPU; set device=cpu")
+
+    def build(self, vectors: Vectors) -> "IvfIndex":
+        """An index of the vectors (n, dim), n ≥ 1, in a copy.
+
+        Raises BadInput for other vectors, and for device=cuda where there is no GPU.
+        """
+        vectors = checked_vectors(vectors)
+        rows, dim = vectors.shape
+        lists = self._lists(rows)
+        metric = faiss_bridge.METRICS[self.metric]
+        index = faiss.IndexIVFFlat(faiss.IndexFlat(dim, metric), dim, lists, metric)
+        gpu = Gpu(index) if self._on_gpu() else None
+        trained: Any = index if gpu is None else gpu.index
+        trained.cp.seed = self.seed
+        trained.cp.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+        trained.train(prepared(self._sample(vectors, lists), self.metric))
+        for _, block in prepared_blocks(vectors, self.metric):
+            trained.add(block)
+        if gpu is not None:
+            index = gpu.to_cpu()
+        return IvfIndex(index, self.metric, self.n_probe, gpu)
+
+    def load(self, folder: Path) -> "IvfIndex":
+        """The index saved in the folder, to be searched with this `n_probe`.
+
+        Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
+        """
+        index = faiss_bridge.load(folder, faiss.IndexIVFFlat, self.metric)
+        return IvfIndex(index, self.metric, self.n_probe, Gpu(index) if self._on_gpu() else None)
+
+    def _lists(self, rows: int) -> int:
+        if self.n_lists is not None:
+            return min(self.n_lists, rows)
+        return max(1, min(isqrt(16 * rows), rows // FEWEST_POINTS))
+
+    def _sample(self, vectors: Vectors, lists: int) -> Vectors:
+        enough = lists * MOST_POINTS
+        if len(vectors) <= enough:
+            return vectors
+        rows = np.random.default_rng(self.seed).choice(len(vectors), enough, replace=False)
+        return vectors[np.sort(rows)]
+
+    def _on_gpu(self) -> bool:
+        there_is_one = faiss.get_num_gpus() > 0
+        if self.device == "cuda" and not there_is_one:
+            raise BadInput("device is cuda, but faiss sees no GPU; set device=cpu")
+        return there_is_one and self.device != "cpu" and self.metric in GPU_METRICS
+
+
+class Gpu:
+    """An index on the first GPU, for one thread at a time."""
+
+    def __init__(self, index: faiss.IndexIVFFlat) -> None:
+        self.resources = faiss.StandardGpuResources()  # must outlive the index
+        self.index: Any = faiss.index_cpu_to_gpu(self.resources, 0, index)
+        self.lock = Lock()
+
+    def to_cpu(self) -> faiss.IndexIVFFlat:
+        """The same index in the CPU's memory."""
+        return cast(faiss.IndexIVFFlat, faiss.index_gpu_to_cpu(self.index))
+
+    def search(self, queries: Vectors, count: int, n_probe: int) -> Found:
+        """Rows and what faiss measured, of the `n_probe` lists nearest to each query."""
+        with self.lock:
+            self.index.nprobe = n_probe
+            scores, rows = self.index.search(queries, count)
+        return rows, scores
+
+
+class IvfIndex:
+    """faiss's inverted lists in CPU form and, where it is used, on a GPU as well."""
+
+    def __init__(
+        self, index: faiss.IndexIVFFlat, metric: Metric, n_probe: int, gpu: Gpu | None
+    ) -> None:
+        self.index = index
+        self.metric = metric
+        self.n_probe = min(n_probe, index.nlist)
+        self.gpu = gpu
+
+    @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+        return self.index.d
+
+    @property
+    def details(self) -> Mapping[str, Json]:
+        """The number of lists there are, and the device that the index was made for."""
+        return {"lists": self.index.nlist, "device": "cpu" if self.gpu is None else "cuda"}
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        """The k nearest rows of the probed lists, as `Index` and `Hits` say.
+
+        With a mask, more lists are probed, so that as many vectors are compared as without.
+        Queries whose lists hold fewer than k rows that may be found are searched again in twice
+        as many lists, and so on: a line is padded only where no more rows may be found.
+
+        With a GPU, searches with a mask, with k or n_probe above 2048, and of further lists run
+        on the CPU, with the same lists.
+        """
+        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def save(self, folder: Path) -> None:
+        """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
+        faiss_bridge.save(self.index, folder)
+
+    def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
+        queries = prepared(queries, self.metric)
+        selector = faiss_bridge.selector(among)
+        lists, probes = self.index.nlist, self.n_probe
+        if among is not None:
+            probes = min(lists, ceil(probes * len(self) / np.count_nonzero(among)))
+
+        def on_cpu(queries: Vectors, probes: int) -> Found:
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)  # type: ignore[call-arg]
+            scores, rows = self.index.search(queries, count, params=parameters)
+            return rows, scores
+
+        if self.gpu is not None and among is None and max(count, probes) <= GPU_LIMIT:
+            rows, scores = self.gpu.search(queries, count, probes)
+        else:
+            rows, scores = on_cpu(queries, probes)
+        while probes < lists:
+            short = np.flatnonzero(rows[:, -1] < 0)
+            if len(short) == 0:
+                break
+            probes = min(2 * probes, lists)
+            rows[short], scores[short] = on_cpu(queries[short], probes)
+        return rows, faiss_bridge.to_distances(scores, self.metric)

@@ -1,0 +1,37 @@
+"""The core of retr: contracts, data on disk, search and evaluation.
+
+    from retrieval import Searcher
+    searcher = Searcher.open("photos-index")
+    for hit in searcher.search_images(["query.jpg"], k=10)[0]:
+        print(hit.rank, hit.distance, hit.path)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrieval.evaluation import Labelled as Labelled
+    from retrieval.evaluation import evaluate as evaluate
+    from retrieval.indexing import build_index as build_index
+    from retrieval.indexing import open_index as open_index
+    from retrieval.registry import open_encoder as open_encoder
+    from retrieval.searching import Searcher as Searcher
+    from retrieval.shards import open_embeddings as open_embeddings
+
+# Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
+_HOMES = {
+    "Labelled": "evaluation",
+    "Searcher": "searching",
+    "build_index": "indexing",
+    "evaluate": "evaluation",
+    "open_embeddings": "shards",
+    "open_encoder": "registry",
+    "open_index": "indexing",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'retrieval' has no attribute '{name}'")
+    return getattr(import_module(f"retrieval.{_HOMES[name]}"), name)

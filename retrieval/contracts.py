@@ -1,0 +1,153 @@
+"""What the parts of retr promise each other: arrays, metrics, encoders, indexers, indices.
+
+Settings build products: an `Indexer` is a frozen dataclass of options and builds or loads an
+`Index`, which is searchable from the moment it exists. Indices know rows; ids, labels and
+paths belong to `retrieval` alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+"""(n, height, width, 3), RGB."""
+
+Vectors = NDArray[np.float32]
+"""(n, dim), C-contiguous, finite."""
+
+Mask = NDArray[np.bool_]
+"""(rows,): true for the rows that may be found."""
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+class Metric(StrEnum):
+    """How far two vectors are from each other; smaller is nearer."""
+
+    COSINE = "cosine"  # 1 - cos; 1 from and to the zero vector
+    EUCLIDEAN = "euclidean"  # not squared
+    INNER_PRODUCT = "inner_product"  # minus the dot product
+    MANHATTAN = "manhattan"  # sum of absolute differences
+
+
+class Resample(StrEnum):
+    """Filters for resizing, as Pillow names them; both widen when they shrink an image."""
+
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How an image of any size becomes the square that an encoder sees.
+
+    The image is resized so that its shorter side measures `side / crop` pixels, rounded, and
+    the central `side` × `side` pixels are kept. An image that has this size already is
+    not resampled.
+    """
+
+    side: int
+    crop: float = 1.0
+    resample: Resample = Resample.BICUBIC
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """The k nearest rows of q queries, nearest first; among equals the lower row first.
+
+    rows: (q, k) int64, -1 where fewer than k were found.
+    distances: (q, k) float32, smaller is nearer; +inf where the row is -1.
+    """
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns images into vectors: the same image always into the same vector, up to rounding.
+
+    An encoder is made by `retrieval.registry.open_encoder(name)`, so its `name` is all it takes
+    to make it again; `fingerprint` says whether it is still the same one.
+    """
+
+    @property
+    def name(self) -> str:
+        """What `--encoder` takes, argument included: `siamese`, `pretrained:resnet18`."""
+
+    @property
+    def dim(self) -> int:
+        """How many numbers an embedding has."""
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that the embeddings were made for."""
+
+    @property
+    def framing(self) -> Framing:
+        """How images must be framed before `encode` gets them."""
+
+    @property
+    def config(self) -> Mapping[str, Json]:
+        """The settings that the embeddings depend on, for people to read in a manifest."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256, in hexadecimal, of weights, preprocessing and code version."""
+
+    def encode(self, images: Images) -> Vectors:
+        """The embeddings (n, dim) of images (n, side, side, 3); n may be 0 or any number."""
+
+
+@runtime_checkable
+class Index(Protocol):
+    """Vectors that can be searched, known by their row."""
+
+    @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+
+    @property
+    def details(self) -> Mapping[str, Json]:
+        """What the build decided, for people to read: number of lists, device, …"""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        """The k ≥ 1 nearest rows of each of the queries (q, dim), among those of the mask.
+
+        k may exceed the number of rows: the rest is padded, as `Hits` says.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the library's own file or files into the existing `folder`."""
+
+
+@runtime_checkable
+class Indexer(Protocol):
+    """A backend with its options: a frozen dataclass whose fields are JSON scalars.
+
+    Every field has a default, so that `Backend()` is a sensible index. The class attribute
+    `search_options` names the fields that may differ between build and load (`ef`, `n_probe`):
+    `load` applies those of the indexer at hand to the index that it reads.
+    """
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the index."""
+
+    @property
+    def search_options(self) -> frozenset[str]:
+        """The fields that trade recall for time at search, and may change after the build."""
+
+    def build(self, vectors: Vectors) -> Index:
+        """An index of at least one vector. The vectors are left as they are."""
+
+    def load(self, folder: Path) -> Index:
+        """The index that `Index.save` wrote into `folder`."""

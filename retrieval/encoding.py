@@ -1,0 +1,177 @@
+"""Encodes a source of images into shards: streaming, in parallel, and resumable.
+
+Images are decoded by threads (Pillow lets go of the interpreter while it decodes) a few batches
+ahead of the network, so that the network is what the run waits for, and memory holds a few
+batches and one shard's embeddings, whatever the number of images.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.contracts import Encoder, Framing, Images, Vectors
+from retrieval.errors import BadData, BadImage
+from retrieval.files import locked, made_folder
+from retrieval.images import Item, Source, load
+from retrieval.shards import (
+    Dtype,
+    EncoderFacts,
+    Facts,
+    Manifest,
+    ShardWriter,
+    Skipped,
+    SourceFacts,
+)
+
+SHARD_IMAGES = 10_000
+BATCH = 500  # images decoded and handed to the encoder at once
+AHEAD = 3  # batches decoded before the encoder asks for them
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Decoded images (n, side, side, 3), the n items they came from, and those that failed."""
+
+    items: list[Item]
+    images: Images
+    skipped: list[Skipped]
+
+    @property
+    def seen(self) -> int:
+        """How many images of the source the batch stands for."""
+        return len(self.items) + len(self.skipped)
+
+
+def encode_source(
+    source: Source,
+    encoder: Encoder,
+    folder: Path,
+    dtype: Dtype = Dtype.FLOAT32,
+    shard_images: int = SHARD_IMAGES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+    """The manifest of the complete set of embeddings of `source`, written into `folder`.
+
+    Where the folder holds the first shards of the same run, it goes on behind them.
+    `progress` is called with the images done, those of earlier runs included, and their number.
+
+    Raises BadInput if the folder holds something else or cannot be written, Busy if another
+    process writes there, BadData if no image at all could be read.
+    """
+    facts = Facts(
+        encoder=EncoderFacts.of(encoder),
+        dim=encoder.dim,
+        dtype=dtype,
+        metric=encoder.metric,
+        source=SourceFacts(source.name, source.fingerprint, len(source)),
+        shard_images=shard_images,
+    )
+    made_folder(folder)
+    with locked(folder):
+        writer = ShardWriter(folder, facts)
+        if writer.manifest.complete:
+            return writer.manifest
+        done = writer.position
+        progress(done, len(source))
+        items = source.items(done)
+        with Decoder(encoder.framing) as decoder:
+            while done < len(source):
+                stretch = islice(items, min(shard_images, len(source) - done))
+                done = _write_shard(writer, decoder, encoder, stretch, done, progress)
+        if writer.manifest.rows == 0:
+            raise BadData(
+                f"none of the {len(source):,} images of {source.name} could be read; "
+                f"see {folder / 'skipped.parquet'}"
+            )
+        return writer.finish()
+
+
+def _write_shard(
+    writer: ShardWriter,
+    decoder: "Decoder",
+    encoder: Encoder,
+    stretch: Iterator[Item],
+    done: int,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Encode the stretch and write it as the next shard; the images done with it."""
+    items: list[Item] = []
+    skipped: list[Skipped] = []
+    parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
+    for batch in decoder.batches(stretch):
+        if batch.items:
+            parts.append(encoder.encode(batch.images))
+        items += batch.items
+        skipped += batch.skipped
+        done += batch.seen
+        progress(done, writer.facts.source.images)
+    # Pixels of arrays from memory are not needed any more, only what the rows say.
+    writer.write(
+        ids=[item.id for item in items],
+        labels=[item.label for item in items],
+        paths=[item.path for item in items],
+        vectors=np.concatenate(parts),
+        skipped=skipped,
+    )
+    return done
+
+
+class Decoder:
+    """Decodes and frames items in threads, a few batches ahead of who takes them."""
+
+    def __init__(self, framing: Framing, threads: int | None = None) -> None:
+        self.framing = framing
+        self.threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
+        """The items in order, `size` at a time; those that fail become `skipped`."""
+        waiting: deque[list[Future[Batch]]] = deque()
+        while chunk := list(islice(items, size)):
+            piece = -(-len(chunk) // self.threads)
+            waiting.append(
+                [
+                    self._pool.submit(_decoded, chunk[start : start + piece], self.framing)
+                    for start in range(0, len(chunk), piece)
+                ]
+            )
+            if len(waiting) > AHEAD:
+                yield _joined(waiting.popleft())
+        while waiting:
+            yield _joined(waiting.popleft())
+
+
+def _decoded(items: Sequence[Item], framing: Framing) -> Batch:
+    images = np.empty((len(items), framing.side, framing.side, 3), np.uint8)
+    good: list[Item] = []
+    skipped: list[Skipped] = []
+    for item in items:
+        try:
+            images[len(good)] = load(item, framing)
+        except BadImage as error:
+            skipped.append(Skipped(error.path, error.reason))
+        else:
+            # The encoded bytes have done their work: let go of them.
+            good.append(Item(item.id, item.label, item.path, b""))
+    return Batch(good, images[: len(good)], skipped)
+
+
+def _joined(pieces: list[Future[Batch]]) -> Batch:
+    batches = [piece.result() for piece in pieces]
+    return Batch(
+        items=[item for batch in batches for item in batch.items],
+        images=np.concatenate([batch.images for batch in batches]),
+        skipped=[skip for batch in batches for skip in batch.skipped],
+    )

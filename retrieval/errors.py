@@ -1,0 +1,64 @@
+"""Every error that retr raises on purpose.
+
+RetrError                     a failure at run time: exit code 1
+└── BadInput                  what came in cannot be used: exit code 2
+    ├── UnknownName           no encoder, backend, option, split of this name
+    ├── BadImage              an image that cannot be read
+    ├── BadSource             a source of images that is not there or not understood
+    ├── BadData               a shard, manifest or index that is damaged or not what it says
+    ├── Mismatch              two things that do not belong together: encoder, dimension, metric
+    └── Busy                  another process writes here
+
+Messages are one line of two halves: what is wrong, with its numbers; then what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RetrError(Exception):
+    """The root of all."""
+
+    exit_code = 1
+
+
+class BadInput(RetrError):
+    """What the caller gave cannot be used."""
+
+    exit_code = 2
+
+
+class UnknownName(BadInput):
+    """A name that is not among those there are; the message lists them and the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        guess = f"did you mean '{near[0]}'? " if near else ""
+        there_are = ", ".join(names) if names else "none"
+        super().__init__(f"unknown {kind} '{name}'; {guess}there are: {there_are}")
+
+
+class BadImage(BadInput):
+    """An image that cannot be read. `reason` is the message without the image's name."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot read image {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class BadSource(BadInput):
+    """A source of images that is not there or not understood."""
+
+
+class BadData(BadInput):
+    """A file of ours that is damaged, incomplete or not what its manifest says."""
+
+
+class Mismatch(BadInput):
+    """Two things that do not belong together."""
+
+
+class Busy(BadInput):
+    """Another process holds the folder."""

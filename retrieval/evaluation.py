@@ -1,0 +1,299 @@
+"""Evaluates labelled queries against a labelled database: exactly, or through an index.
+
+An item is relevant to a query if it has the same label. A query that is in the database itself,
+by its id, is left out of its own ranking. docs/metrics.md defines the measures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval import metrics
+from retrieval.contracts import Index, Json, Metric, Vectors
+from retrieval.errors import BadInput, Mismatch
+from retrieval.metrics import DEFINITIONS, Ranks
+from retrieval.ranking import Rows, map_rankings
+from retrieval.shards import Embeddings
+
+KS = (1, 5, 10, 100)
+
+_NO_LABEL = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Vectors (n, dim) with their unique ids (n,) and labels (n,); a label is None if unknown.
+
+    Raises Mismatch where these are not of one length, BadInput where an id comes twice.
+    """
+
+    vectors: Vectors
+    ids: Sequence[str] | NDArray[Any]
+    labels: Sequence[str | None] | NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if not len(self.vectors) == len(self.ids) == len(self.labels):
+            raise Mismatch(
+                f"{len(self.vectors)} vectors have {len(self.ids)} ids and {len(self.labels)} "
+                "labels; give one of each to every vector"
+            )
+        seen: set[str] = set()
+        for name in self.ids:
+            if name in seen:
+                raise BadInput(f"id '{name}' comes more than once; ids must be unique")
+            seen.add(name)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def of(cls, embeddings: Embeddings) -> Self:
+        """The embeddings of a folder.
+
+        Ids are unique within a source, so that they get its name here: `1.jpg` of one folder is
+        not `1.jpg` of another.
+        """
+        rows, vectors = embeddings.read()
+        source = embeddings.facts.source.name
+        ids = [f"{source}: {name}" for name in rows["id"].to_pylist()]
+        return cls(vectors, ids, rows["label"].to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
+class OfClass:
+    """The measures of the queries with one label."""
+
+    queries: int
+    map: float | None
+    precision_at: dict[int, float]
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr eval --json`."""
+        return {
+            "queries": self.queries,
+            "map": self.map,
+            "precision_at": _by_k(self.precision_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The means of the measures over all queries that have something relevant to find.
+
+    queries: how many these are.
+    unlabelled, without_relevant: how many queries were left out, for want of a label or of a
+        relevant item in the database (R = 0).
+    database: how many items there were to rank.
+    map, r_precision, knn_accuracy: None through an index, which gives no full ranking.
+    """
+
+    queries: int
+    unlabelled: int
+    without_relevant: int
+    database: int
+    metric: Metric
+    map: float | None
+    map_at: dict[int, float]
+    precision_at: dict[int, float]
+    recall_at: dict[int, float]
+    r_precision: float | None
+    knn_accuracy: float | None
+    per_class: dict[str, OfClass] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr eval --json`."""
+        return {
+            "queries": self.queries,
+            "left_out": {
+                "unlabelled": self.unlabelled,
+                "without_relevant": self.without_relevant,
+            },
+            "database": self.database,
+            "metric": self.metric.value,
+            "map": self.map,
+            "map_at": _by_k(self.map_at),
+            "precision_at": _by_k(self.precision_at),
+            "recall_at": _by_k(self.recall_at),
+            "r_precision": self.r_precision,
+            "knn_accuracy": self.knn_accuracy,
+            "per_class": {label: of.to_json() for label, of in self.per_class.items()},
+            "definitions": {name: DEFINITIONS[name] for name in self.defined},
+        }
+
+    @property
+    def defined(self) -> list[str]:
+        """The measures that have a value here."""
+        names = ["precision_at", "recall_at", "map", "map_at", "r_precision", "knn_accuracy"]
+        return [name for name in names if getattr(self, name) is not None]
+
+
+def evaluate(
+    queries: Labelled, database: Labelled, metric: Metric, ks: Sequence[int] = KS
+) -> Evaluation:
+    """All measures, from the exact and full ranking of the database for each query.
+
+    Raises BadInput where no query has anything relevant to find, or a k is below 1; Mismatch
+    for vectors of unlike dimensions.
+    """
+    task = _Task.of(queries, database, ks)
+
+    def measure(i: int, rows: Rows) -> _Measures:
+        of_rows = task.database_labels.take(rows)
+        ranks = metrics.ranks_of(of_rows == task.labels[i])
+        voters = of_rows[: metrics.NEIGHBORS_THAT_VOTE].tolist()
+        winner = metrics.vote(None if label == _NO_LABEL else label for label in voters)
+        relevant = len(ranks)
+        return _Measures(
+            *_at(ranks, relevant, ks),
+            map=metrics.average_precision(ranks, relevant),
+            r_precision=metrics.r_precision(ranks, relevant),
+            knn_accuracy=float(winner == task.labels[i]),
+        )
+
+    vectors = queries.vectors[task.asked]
+    return task.summary(metric, map_rankings(vectors, database.vectors, metric, measure, task.own))
+
+
+def evaluate_index(
+    queries: Labelled, database: Labelled, index: Index, metric: Metric, ks: Sequence[int] = KS
+) -> Evaluation:
+    """precision@k, recall@k and mAP@k of what `index`, built from `database`, finds.
+
+    metric: the index's, for the record. Raises as `evaluate` does, and Mismatch where the index
+    does not have the database's rows.
+    """
+    if len(index) != len(database):
+        raise Mismatch(
+            f"the index has {len(index)} rows, the database {len(database)}; build it again"
+        )
+    task = _Task.of(queries, database, ks)
+    k = max(ks)
+    # One more, as the query itself may be among them.
+    hits = index.search(queries.vectors[task.asked], min(k + 1, len(database)))
+
+    def measure(i: int) -> _Measures:
+        found = hits.rows[i][(hits.rows[i] >= 0) & (hits.rows[i] != task.own[i])][:k]
+        ranks = metrics.ranks_of(task.database_labels[found] == task.labels[i])
+        return _Measures(*_at(ranks, int(task.relevant[i]), ks))
+
+    return task.summary(metric, [measure(i) for i in range(len(task.asked))])
+
+
+@dataclass(frozen=True, slots=True)
+class _Measures:
+    """Of one query; those by k in the order of the ks."""
+
+    precision_at: list[float]
+    recall_at: list[float]
+    map_at: list[float]
+    map: float | None = None
+    r_precision: float | None = None
+    knn_accuracy: float | None = None
+
+
+def _at(
+    ranks: Ranks, relevant: int, ks: Sequence[int]
+) -> tuple[list[float], list[float], list[float]]:
+    """precision@k, recall@k and AP@k, for each k."""
+    return (
+        [metrics.precision_at(ranks, k) for k in ks],
+        [metrics.recall_at(ranks, relevant, k) for k in ks],
+        [metrics.average_precision_at(ranks, relevant, k) for k in ks],
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """What is asked of whom; labels are numbers from here on, -1 where there is none.
+
+    asked: (q,), the queries that have something relevant to find; all else is of these.
+    own: (q,), the row of each query in the database, -1 where it is not there.
+    relevant: (q,), R.
+    """
+
+    asked: Rows
+    own: Rows
+    relevant: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    database_labels: NDArray[np.int32]
+    names: list[str]
+    unlabelled: int
+    without_relevant: int
+    ks: Sequence[int]
+
+    @classmethod
+    def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "_Task":
+        if not ks or min(ks) < 1:
+            raise BadInput(f"k must be at least 1, got {list(ks)}; name one or more such k")
+        names = sorted({name for name in database.labels if name is not None})
+        number = {name: i for i, name in enumerate(names)}
+        rows = {name: row for row, name in enumerate(database.ids)}
+
+        known = np.array([name is not None for name in queries.labels], dtype=bool)
+        labels = np.array([number.get(name, _NO_LABEL) for name in queries.labels], dtype=np.int32)
+        of_rows = np.array([number.get(name, _NO_LABEL) for name in database.labels], np.int32)
+        own = np.array([rows.get(name, -1) for name in queries.ids], dtype=np.int64)
+
+        # One more class than there are, for queries without a label or with one of their own.
+        per_class = np.bincount(of_rows[of_rows != _NO_LABEL], minlength=len(names) + 1)
+        relevant = per_class[labels]
+        itself = (own >= 0) & (of_rows[own] == labels) if len(of_rows) else own >= 0
+        relevant = np.where(labels == _NO_LABEL, 0, relevant - itself)
+        asked = np.flatnonzero(relevant)
+        if not len(asked):
+            raise BadInput(
+                f"none of {len(queries)} queries has another item of its label in the database "
+                f"of {len(database)}; check that both have labels, and the same ones"
+            )
+        return cls(
+            asked,
+            own[asked],
+            relevant[asked],
+            labels[asked],
+            of_rows,
+            names,
+            unlabelled=int((~known).sum()),
+            without_relevant=int((known & (relevant == 0)).sum()),
+            ks=ks,
+        )
+
+    def summary(self, metric: Metric, measured: list[_Measures]) -> Evaluation:
+        """The means over all queries asked, and over those of each class."""
+        per_class = {}
+        for label in np.unique(self.labels):
+            of_class = [measured[i] for i in np.flatnonzero(self.labels == label)]
+            per_class[self.names[label]] = OfClass(
+                queries=len(of_class),
+                map=_mean([of.map for of in of_class]),
+                precision_at=self._means([of.precision_at for of in of_class]),
+            )
+        return Evaluation(
+            queries=len(self.asked),
+            unlabelled=self.unlabelled,
+            without_relevant=self.without_relevant,
+            database=len(self.database_labels),
+            metric=metric,
+            map=_mean([of.map for of in measured]),
+            map_at=self._means([of.map_at for of in measured]),
+            precision_at=self._means([of.precision_at for of in measured]),
+            recall_at=self._means([of.recall_at for of in measured]),
+            r_precision=_mean([of.r_precision for of in measured]),
+            knn_accuracy=_mean([of.knn_accuracy for of in measured]),
+            per_class=per_class,
+        )
+
+    def _means(self, values: list[list[float]]) -> dict[int, float]:
+        return dict(zip(self.ks, np.mean(values, axis=0).tolist(), strict=True))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None where the measure was not taken."""
+    taken = [value for value in values if value is not None]
+    return float(np.mean(taken)) if taken else None
+
+
+def _by_k(values: dict[int, float]) -> dict[str, Json]:
+    return {str(k): value for k, value in values.items()}

@@ -1,0 +1,102 @@
+"""Pictures for people: sheets of queries with their neighbours."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = 112  # pixels, of a picture
+GAP = 12
+TEXT = 13  # height of the letters
+CAPTION = 2 * TEXT + 12  # two lines under each picture
+FRAME = 4
+PAPER, INK, FAINT = "#ffffff", "#1c1e21", "#6b7076"
+RIGHT, WRONG, PLAIN = "#1a7f37", "#cf222e", "#d0d4d9"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An image with two lines of text; `right` marks it as a right or a wrong neighbour."""
+
+    image: Image.Image | None
+    title: str
+    note: str = ""
+    right: bool | None = None
+
+
+def save_sheet(
+    path: Path, queries: Sequence[tuple[Picture, Sequence[Picture]]], heading: str
+) -> None:
+    """Write a PNG: a row for each query, the query at the left, its neighbours behind it."""
+    columns = max((len(neighbors) for _, neighbors in queries), default=0)
+    height = TILE + CAPTION
+    top = 3 * TEXT
+    sheet = Image.new(
+        "RGB",
+        (
+            GAP + (1 + columns) * (TILE + GAP) + 2 * GAP,
+            top + len(queries) * (height + GAP) + GAP,
+        ),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, TEXT), heading, INK, ImageFont.load_default(TEXT + 2))
+    for row, (query, neighbors) in enumerate(queries):
+        y = top + row * (height + GAP)
+        _draw(sheet, draw, (GAP, y), query)
+        line = GAP + TILE + GAP + GAP // 2
+        draw.line((line, y, line, y + height - GAP), PLAIN, 1)
+        for column, picture in enumerate(neighbors, start=1):
+            _draw(sheet, draw, (GAP + column * (TILE + GAP) + 2 * GAP, y), picture)
+    sheet.save(path, "PNG")
+
+
+def _draw(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], picture: Picture
+) -> None:
+    x, y = at
+    frame = {True: RIGHT, False: WRONG, None: PLAIN}[picture.right]
+    width = 1 if picture.right is None else FRAME
+    draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=frame, width=width)
+    if picture.image is None:
+        draw.text((x + TILE // 4, y + TILE // 2 - TEXT), "no picture", FAINT)
+    else:
+        inner = TILE - 2 * FRAME
+        image = _fitted(picture.image, inner)
+        sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
+    if picture.right is not None:
+        _mark(draw, x + TILE - 18, y + 4, picture.right)
+    font = ImageFont.load_default(TEXT)
+    draw.text((x, y + TILE + 3), _shortened(picture.title, font), INK, font)
+    draw.text((x, y + TILE + 5 + TEXT), _shortened(picture.note, font), FAINT, font)
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """The image scaled to fit a square; small ones in whole steps, so that pixels stay sharp."""
+    scale = side / max(image.size)
+    if scale >= 2:
+        return image.resize(
+            (image.width * int(scale), image.height * int(scale)), Image.Resampling.NEAREST
+        )
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
+    """A tick or a cross in a disc of 14 pixels, so that colour is not all that tells."""
+    draw.ellipse((x, y, x + 14, y + 14), RIGHT if right else WRONG)
+    if right:
+        draw.line((x + 3, y + 7, x + 6, y + 10, x + 11, y + 4), PAPER, 2)
+    else:
+        draw.line((x + 4, y + 4, x + 10, y + 10), PAPER, 2)
+        draw.line((x + 4, y + 10, x + 10, y + 4), PAPER, 2)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text, cut to the width of a picture."""
+    if font.getlength(text) <= TILE:
+        return text
+    while text and font.getlength(text + "…") > TILE:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,111 @@
+"""Files that are whole or not there: hashing, and writing by temporary name and rename."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from filelock import FileLock, Timeout
+
+from retrieval.contracts import Json
+from retrieval.errors import BadData, BadInput, Busy
+
+LOCK = ".lock"
+PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of the file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` on a temporary name beside `path`, flush it to disk, rename it to `path`.
+
+    Whoever opens `path` finds the old content or the new, also after a crash.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the folder's own entries (the names of its files) to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, document: Json) -> None:
+    """Write the document with sorted keys, whole or not at all."""
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Json]:
+    """The JSON object in the file. Raises BadData if it is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadData(f"cannot read {path} ({error}); write it anew") from None
+    if not isinstance(document, dict):
+        raise BadData(f"{path} holds no JSON object; write it anew")
+    return cast(dict[str, Json], document)
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder, made if need be. Raises BadInput where that cannot be, or it is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise BadInput(f"{folder} is a file; name a folder") from None
+    except NotADirectoryError:
+        raise BadInput(f"a part of {folder} is a file; name another folder") from None
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(f"cannot write into {folder}; name another folder or change its permissions")
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second writer. Raises Busy if there is one.
+
+    The operating system lets go of the lock when the process ends, however it ends.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy(
+            f"another process is writing into {folder}; wait for it or name another folder"
+        ) from None
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _not_writable(folder: Path, error: OSError) -> BadInput:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return BadInput(
+            f"cannot write into {folder}; name another folder or change its permissions"
+        )
+    return BadInput(f"cannot write into {folder} ({error.strerror}); name another folder")

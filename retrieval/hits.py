@@ -1,0 +1,150 @@
+"""Both ends of a search: what comes in is checked, what goes out is ranked.
+
+Every backend takes its vectors through `checked_vectors` and searches through `answer`, so that
+all of them refuse the same input, in the same words, and rank and pad in the same way.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.contracts import Hits, Mask, Metric, Vectors
+from retrieval.errors import BadInput, Mismatch
+
+BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Rows and distances, both (q, count); -1 where a row is missing."""
+
+Nearest = Callable[[Vectors, int, Mask | None], Found]
+"""A backend's own search: queries (q, dim), q ≥ 1; count, from 1 to the number of rows that may
+be found; the mask, or None where all rows may be."""
+
+
+def answer(
+    nearest: Nearest, queries: Vectors, k: int, among: Mask | None, *, dim: int, rows: int
+) -> Hits:
+    """The hits of `nearest` for queries (q, dim) in an index of `rows` rows, as `Hits` says.
+
+    `nearest` is asked for no more rows than the mask admits; the columns up to k are padded.
+    Raises Mismatch for queries of another dimension or a mask of another length, BadInput for
+    queries that are not finite and for k < 1.
+    """
+    queries = _checked_queries(queries, dim)
+    if k < 1:
+        raise BadInput(f"k is {k}; ask for 1 neighbor or more")
+    matching = rows
+    if among is not None:
+        matching = _count(among, rows)
+        among = None if matching == rows else among
+    count = min(int(k), matching)
+    if count == 0 or len(queries) == 0:
+        nothing = (len(queries), 0)
+        return ranked(np.empty(nothing, np.int64), np.empty(nothing, np.float32), k)
+    found, distances = nearest(queries, count, among)
+    return ranked(found, distances, k)
+
+
+def ranked(rows: NDArray[np.int64], distances: NDArray[np.float32], k: int) -> Hits:
+    """Hits of exactly k columns, nearest first, among equals the lower row first.
+
+    rows, distances: (q, ≤ k), a row being -1 where nothing was found. May reorder them in place.
+    """
+    missing = rows < 0
+    if missing.any():
+        distances[missing] = np.inf
+    sort(rows, distances)
+    absent = k - rows.shape[1]
+    if absent:
+        rows = np.pad(rows, ((0, 0), (0, absent)), constant_values=-1)
+        distances = np.pad(distances, ((0, 0), (0, absent)), constant_values=np.inf)
+    return Hits(rows, distances)
+
+
+def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
+    """Sort each line of both (q, k) by distance, then row, in place; -1 goes last.
+
+    Libraries sort by distance already and leave equal distances as they come, so only the lines
+    that hold such are sorted.
+    """
+    later, sooner = distances[:, 1:], distances[:, :-1]
+    increasing = later > sooner
+    if increasing.all():
+        return
+    lines = np.flatnonzero(~increasing.all(axis=1))
+    wrong_rows, wrong_distances = rows[lines], distances[lines]
+    # Without a sign, -1 is the greatest row there is.
+    order = np.lexsort((wrong_rows.view(np.uint64), wrong_distances), axis=-1)
+    rows[lines] = np.take_along_axis(wrong_rows, order, axis=1)
+    distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
+
+
+def checked_vectors(vectors: Vectors) -> Vectors:
+    """The vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if needed.
+
+    Raises BadInput where there are none, or one is not finite.
+    """
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise BadInput(f"vectors have shape {vectors.shape}; give (n, dim), n and dim at least 1")
+    vectors = _float32(vectors)
+    for start in range(0, len(vectors), BLOCK):
+        finite = np.isfinite(vectors[start : start + BLOCK])
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite.all(axis=1))[0])
+            raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
+    return vectors
+
+
+def prepared(vectors: Vectors, metric: Metric) -> Vectors:
+    """The vectors as a library wants them: of length 1, in a copy, where the metric is cosine."""
+    return unit_vectors(vectors) if metric is Metric.COSINE else vectors
+
+
+def prepared_blocks(vectors: Vectors, metric: Metric) -> Iterator[tuple[int, Vectors]]:
+    """The first row of each block of `BLOCK` vectors, and the block, prepared."""
+    for start in range(0, len(vectors), BLOCK):
+        yield start, prepared(vectors[start : start + BLOCK], metric)
+
+
+def unit_vectors(vectors: Vectors) -> Vectors:
+    """A copy of the vectors (n, dim) scaled to length 1; zero vectors stay zero.
+
+    Lengths are taken in double precision: the square of a float32 may leave its range.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    lengths[lengths == 0] = 1
+    units = np.empty_like(vectors)
+    np.divide(vectors, lengths[:, None], out=units, casting="same_kind")
+    return units
+
+
+def _checked_queries(queries: Vectors, dim: int) -> Vectors:
+    if queries.ndim != 2:
+        raise BadInput(f"queries have shape {queries.shape}; give (q, {dim}), one query as (1, …)")
+    if queries.shape[1] != dim:
+        raise Mismatch(
+            f"queries have {queries.shape[1]} dimensions, the index has {dim};"
+            " encode them with the encoder that the index was built with"
+        )
+    queries = _float32(queries)
+    finite = np.isfinite(queries)
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite.all(axis=1))[0])
+        raise BadInput(f"query {bad} is not finite; leave it out or encode it anew")
+    return queries
+
+
+def _count(among: Mask, rows: int) -> int:
+    """How many of the rows the mask admits."""
+    if among.dtype != np.bool_:
+        raise BadInput(f"the mask is of {among.dtype}; give bool, true for rows that may be found")
+    if among.shape != (rows,):
+        raise Mismatch(f"the mask has shape {among.shape}, the index {rows} rows; give ({rows},)")
+    return int(np.count_nonzero(among))
+
+
+def _float32(vectors: Vectors) -> Vectors:
+    # What is too great for float32 becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -1,0 +1,12 @@
+"""Images: where they come from, and how they become pixels.
+
+`open_source` opens a source of items by its name or path; `load` turns an item into the pixels
+that an encoder sees; `read_image` finds an image again by its item's path.
+"""
+
+from retrieval.images.decoding import decode, frame, load
+from retrieval.images.opening import NAMES, open_source
+from retrieval.images.reading import read_image
+from retrieval.images.source import Item, Source
+
+__all__ = ["NAMES", "Item", "Source", "decode", "frame", "load", "open_source", "read_image"]

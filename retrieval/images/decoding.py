@@ -1,0 +1,247 @@
+"""From an image file to the square of RGB pixels that an encoder sees.
+
+`load` is the way of encoding, from item to pixels; `decode` and `frame` are its two halves.
+All three may be called from several threads at once.
+"""
+
+import io
+import os
+import re
+import struct
+import threading
+import warnings
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from retrieval.contracts import Framing, Images, Resample
+from retrieval.errors import BadImage
+from retrieval.images.source import Item
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused by their header: they would take 300 MB and more to decode."""
+
+# Pillow knows many more, some of which hand the file to other programs.
+FORMATS = tuple(
+    kind.format
+    for kind in (
+        JpegImageFile,
+        PngImageFile,
+        WebPImageFile,
+        BmpImageFile,
+        GifImageFile,
+        TiffImageFile,
+    )
+)
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+)
+"""The endings of the files of a folder that are taken for images, in lower case."""
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+_RESAMPLING = {
+    Resample.BILINEAR: Image.Resampling.BILINEAR,
+    Resample.BICUBIC: Image.Resampling.BICUBIC,
+}
+# What the decoders raise where the bytes lead them astray.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def load(item: Item, framing: Framing) -> Images:
+    """The pixels (side, side, 3) of the item, decoded and framed. Raises BadImage.
+
+    A JPEG that is much larger than needed is decoded at a fraction of its size, of at least
+    twice the size needed.
+    """
+    content = item.content
+    side = framing.side
+    if (
+        isinstance(content, np.ndarray)
+        and content.shape == (side, side, 3)
+        and _shorter(framing) == side
+    ):
+        return content
+    return frame(decode(content, item.path, framing), framing)
+
+
+def decode(
+    content: bytes | Path | Images, path: str, framing: Framing | None = None
+) -> Image.Image:
+    """The image in RGB, upright as its EXIF orientation says, in its own size.
+
+    Of an animation it is the first frame. What is transparent is laid on white. 16 bit pixels
+    keep their upper 8 bits. With a `framing` that the image will get, a JPEG may come smaller
+    than it is, but with at least twice the size that the framing needs.
+
+    `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
+    damaged, no JPEG, PNG, WebP, BMP, GIF or TIFF, or of more than MAX_PIXELS pixels.
+    """
+    if isinstance(content, np.ndarray):
+        return Image.fromarray(content).convert("RGB")
+    if isinstance(content, bytes):
+        return _decode(io.BytesIO(content), len(content), path, framing)
+    try:
+        # Not a FIFO, on which opening would wait for ever.
+        if not content.is_file() and content.exists():
+            raise BadImage(path, "not a file")
+        with content.open("rb") as file:
+            return _decode(file, os.fstat(file.fileno()).st_size, path, framing)
+    except FileNotFoundError:
+        raise BadImage(path, "no such file") from None
+    except OSError as error:
+        raise BadImage(path, (error.strerror or str(error)).lower()) from error
+
+
+def frame(image: Image.Image, framing: Framing) -> Images:
+    """The pixels (side, side, 3) of an RGB image, resized and cropped as `Framing` says.
+
+    Rounds as torchvision's Resize and CenterCrop do. An image more than 16 times as long as
+    wide loses its ends first, which are far outside the square: resized whole, it could
+    outgrow memory.
+    """
+    side, shorter = framing.side, _shorter(framing)
+    if min(image.size) != shorter:
+        image = _without_ends(image)
+    width, height = image.size
+    least = min(width, height)
+    resized = (shorter * width // least, shorter * height // least)
+    left, top = (round((length - side) / 2) for length in resized)
+    if resized == image.size:
+        if resized != (side, side):
+            image = image.crop((left, top, left + side, top + side))
+        return np.asarray(image)
+    # The filter sees beyond the box, so this is the central part of the resized image.
+    x, y = width / resized[0], height / resized[1]
+    box = (left * x, top * y, min((left + side) * x, width), min((top + side) * y, height))
+    return np.asarray(image.resize((side, side), _RESAMPLING[framing.resample], box=box))
+
+
+def _shorter(framing: Framing) -> int:
+    """What the shorter side measures before the crop."""
+    return round(framing.side / framing.crop)
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """The image, cut in the middle of its longer side to 16 times its shorter side."""
+    width, height = image.size
+    most = 16 * min(width, height)
+    if max(width, height) <= most:
+        return image
+    x, y = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return image.crop((x, y, x + min(width, most), y + min(height, most)))
+
+
+def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> Image.Image:
+    if not size:
+        raise BadImage(path, "empty file")
+    try:
+        with _hushed:
+            image = Image.open(stream, formats=FORMATS)
+            _check_size(image.size[0] * image.size[1], path)
+            if framing is not None and image.format == "JPEG":
+                twice = 2 * _shorter(framing)
+                image.draft(None, (twice, twice))
+            image.load()
+            return _rgb(_upright(image), path)
+    except Image.DecompressionBombError as error:
+        # Pillow saw the size first: "Image size (900000000 pixels) exceeds limit of …".
+        found = re.search(r"\((\d+) pixels", str(error))
+        _check_size(int(found[1]) if found else MAX_PIXELS + 1, path)
+        raise BadImage(path, "too many pixels") from error
+    except UnidentifiedImageError:
+        stream.seek(0)
+        known = stream.read(8).startswith(_SIGNATURES)
+        raise BadImage(path, "truncated or damaged" if known else "not an image") from None
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.strerror:  # the file system's, not the decoder's
+            raise BadImage(path, error.strerror.lower()) from error
+        cut = "truncated" in str(error).lower()
+        raise BadImage(path, "truncated" if cut else "truncated or damaged") from error
+
+
+def _check_size(pixels: int, path: str) -> None:
+    if pixels > MAX_PIXELS:
+        raise BadImage(path, f"{pixels:,} pixels; the most is {MAX_PIXELS:,}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Pillow turns a TIFF itself, as it loads it. An image is shown as it is by other programs
+    # too where its EXIF data is damaged.
+    if not _EXIF_KEYS.isdisjoint(image.info):
+        with suppress(*_DAMAGE):
+            ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _rgb(image: Image.Image, path: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _grey_of_16_bits(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        # No range of values is agreed on, so that there is no telling what is white.
+        raise BadImage(path, f"pixels of mode {image.mode}; convert it to 8 or 16 bit")
+    if image.has_transparency_data:
+        pixels = image.convert("RGBA")
+        white = Image.new("RGBA", pixels.size, "white")
+        return Image.alpha_composite(white, pixels).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_of_16_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 bits, as Pillow takes them of coloured images; convert() would clip."""
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
+class _Hush:
+    """Keeps Pillow's warnings from showing while any thread is in it.
+
+    They are about metadata, or say once more what BadImage says. `catch_warnings` is no way:
+    it isn't safe in threads, and makes other modules' warnings show again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._filter = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                cast("list[object]", warnings.filters).insert(0, self._filter)
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            # It is gone where other code has put the filters back to what they were before.
+            if not self._threads and self._filter in warnings.filters:
+                cast("list[object]", warnings.filters).remove(self._filter)
+
+
+_hushed = _Hush()

@@ -1,0 +1,72 @@
+"""Fetches files into a folder: each appears there whole and with the right checksum, or not."""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from retrieval.errors import BadSource
+
+_TIMEOUT = 30  # seconds without a byte
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Official:
+    """Where a data set is published: a base address, and its files with their MD5."""
+
+    base: str
+    files: Mapping[str, str]
+
+
+def download(official: Official, folder: Path) -> None:
+    """Fetch the files that `folder` lacks, with a progress bar on stderr if it is a terminal.
+
+    Raises BadSource where a file cannot be fetched or has another checksum; `folder` then holds
+    the files that came before it, and nothing of this one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, md5 in official.files.items():
+        if not (folder / name).exists():
+            _fetch(f"{official.base.rstrip('/')}/{name}", folder / name, md5)
+
+
+def _fetch(url: str, target: Path, md5: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    temporary = Path(name)
+    total = hashlib.md5(usedforsecurity=False)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for block in _blocks(url):
+                total.update(block)
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if total.hexdigest() != md5:
+            raise BadSource(
+                f"{url} has the MD5 {total.hexdigest()}, not {md5}: damaged on its way, or "
+                "changed; try again"
+            )
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _blocks(url: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+            size = int(response.headers.get("Content-Length", 0)) or None
+            name = url.rpartition("/")[2]
+            # disable=None: no bar where stderr is no terminal
+            with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
+                while block := response.read(_BLOCK):
+                    yield block
+                    bar.update(len(block))
+    except (OSError, http.client.HTTPException) as error:
+        raise BadSource(f"cannot fetch {url}: {error}; check the network") from error

@@ -1,0 +1,111 @@
+"""Tells what kind of source a name or a path is."""
+
+import tarfile
+from difflib import get_close_matches
+from glob import escape, has_magic
+from pathlib import Path
+
+from retrieval.errors import BadSource, UnknownName
+from retrieval.images import cifar
+from retrieval.images.datasets import DATA_SETS, SPLITS, open_data_set, open_split, splits
+from retrieval.images.decoding import SUFFIXES
+from retrieval.images.folder import EVERYTHING, FolderSource, walk
+from retrieval.images.parquet import ParquetSource
+from retrieval.images.source import First, Source, text
+
+DIGITS = "digits"
+NAMES = (*DATA_SETS, DIGITS)
+"""The data sets that `open_source` knows by name."""
+
+_PARQUET = frozenset({".parquet"})
+
+
+def open_source(
+    spec: str, split: str | None = None, data_dir: Path | None = None, limit: int | None = None
+) -> Source:
+    """The source that `spec` names, cut to its first `limit` items if that is given.
+
+    spec: a data set's name (a folder of the same name is written `./mnist`); a folder of images;
+        a folder or file of Parquet in the Hugging Face schema; an archive or folder of CIFAR-10;
+        an image; a glob of images or of Parquet files, with `*`, `?`, `[…]` and `**`.
+    split: train or test, by default train; for sources that have splits. Of a folder of images
+        it names the sub-folder.
+    data_dir: where data sets are looked for first; see `datasets.locate`.
+
+    Raises BadInput for a limit below 1, UnknownName for a split that isn't there, BadSource for
+    what is not there, has no images or is damaged.
+    """
+    source = _open(spec, split, data_dir)
+    return source if limit is None else First(source, limit)
+
+
+def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
+    if spec == DIGITS:
+        # scikit-learn takes its time to import.
+        from retrieval.images.digits import DigitsSource
+
+        if split not in (None, *SPLITS):
+            raise UnknownName(f"split of {spec}", str(split), SPLITS)
+        return DigitsSource(split or SPLITS[0])
+    if spec in DATA_SETS:
+        return open_data_set(spec, split or SPLITS[0], data_dir)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _of_folder(path.resolve(), split)
+    if path.is_file():
+        return _of_file(path.resolve(), split)
+    if has_magic(spec):
+        _refuse(split, spec)
+        return _of_glob(path)
+    near = get_close_matches(spec, NAMES, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ""
+    raise BadSource(
+        f"'{spec}' is no data set and no path; {guess}there are the data sets "
+        f"{', '.join(sorted(NAMES))}, or give a folder, a file or a glob"
+    )
+
+
+def _of_folder(folder: Path, split: str | None) -> Source:
+    if found := splits(folder):
+        wanted = split or SPLITS[0]
+        if wanted not in found:
+            raise UnknownName(f"split of {text(folder)}", wanted, found)
+        return open_split(folder, wanted, f"{text(folder)}/{wanted}")
+    if split is not None:
+        if not (folder / split).is_dir():
+            _refuse(split, text(folder))
+        folder = folder / split
+    return _of_pattern(text(folder), folder, EVERYTHING)
+
+
+def _of_file(file: Path, split: str | None) -> Source:
+    if file.suffix not in _PARQUET and tarfile.is_tarfile(file):
+        wanted = split or SPLITS[0]
+        if wanted not in SPLITS:
+            raise UnknownName(f"split of {text(file)}", wanted, SPLITS)
+        return cifar.CifarSource.of(f"{text(file)}/{wanted}", file, wanted)
+    _refuse(split, text(file))
+    return _of_pattern(text(file), file.parent, (escape(file.name),))
+
+
+def _of_glob(path: Path) -> Source:
+    parts = path.absolute().parts
+    first = next(i for i, part in enumerate(parts) if has_magic(part))
+    root = Path(*parts[:first])
+    if not root.is_dir():
+        raise BadSource(f"nothing matches {text(path)}: there is no folder {text(root)}; mend it")
+    return _of_pattern(text(path.absolute()), root.resolve(), parts[first:])
+
+
+def _of_pattern(name: str, root: Path, pattern: tuple[str, ...]) -> Source:
+    """The images that match, or where there are none the Parquet files."""
+    if next(walk(root, pattern, SUFFIXES), None) is None:
+        files = [Path(found.entry.path) for found in walk(root, pattern, _PARQUET)]
+        if files:
+            return ParquetSource.of_files(name, root, files)
+    return FolderSource.of(name, root, pattern)
+
+
+def _refuse(split: str | None, spec: str) -> None:
+    if split is not None:
+        raise BadSource(f"{spec} has no split '{split}'; leave the split out, or name its folder")

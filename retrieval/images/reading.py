@@ -1,0 +1,46 @@
+"""Reads an image again by the path that its item had: for galleries, and as a query."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from retrieval.contracts import Images
+from retrieval.errors import BadImage, BadSource
+from retrieval.images import cifar, idx, parquet
+from retrieval.images.decoding import decode
+
+_NO_FILE = "no such file"
+
+
+def read_image(path: str) -> Image.Image:
+    """The image, as `decode` gives it.
+
+    path: a file; or the row of a container, `FILE#ROW`, where FILE is a Parquet or idx file, or
+    a batch in a folder or archive of CIFAR-10; or `digits#ROW`. Raises BadImage, also for a
+    container that is damaged or gone.
+    """
+    container, mark, row = path.rpartition("#")
+    if not mark or not (row.isascii() and row.isdigit()) or Path(path).is_file():
+        return decode(Path(path), path)
+    try:
+        content = _content(Path(container), int(row))
+    except (BadSource, OSError) as error:
+        raise BadImage(path, str(error)) from error
+    if content is None:
+        raise BadImage(path, "no such row")
+    return decode(content, path)
+
+
+def _content(file: Path, row: int) -> bytes | Images | None:
+    if file == Path("digits"):
+        # scikit-learn takes its time to import.
+        from retrieval.images.digits import all_images
+
+        return all_images()[row] if row < len(all_images()) else None
+    if cifar.is_batch(file.name) and file.parent.exists():
+        return cifar.read_row(file.parent, file.name, row)
+    if not file.is_file():
+        raise FileNotFoundError(_NO_FILE)
+    if idx.is_images(file):
+        return idx.read_row(file, row)
+    return parquet.read_row(file, row)

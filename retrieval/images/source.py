@@ -1,0 +1,112 @@
+"""What a source of images is: items in a fixed order, each one image that is not yet decoded.
+
+Every kind of source lives in a file of its own and satisfies `Source`; `open_source` tells
+which kind a name or a path is.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from retrieval.contracts import Images
+from retrieval.errors import BadInput
+
+CHUNK = 256
+"""How many images a container reads at a time: what bounds memory, not the number of images."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One image of a source, not yet decoded.
+
+    id: unique and stable: `test/00042` in data sets, else the POSIX path below the source's root.
+    label: the name of its class, None where unknown.
+    path: where `read_image` finds it again: an absolute file, `FILE#ROW` in a container of
+        images, or `digits#ROW`.
+    content: encoded bytes, a file yet to be opened, or pixels: (h, w, 3) RGB or (h, w) grey.
+    """
+
+    id: str
+    label: str | None
+    path: str
+    content: bytes | Path | Images
+
+
+class Source(Protocol):
+    """Images in a fixed order. It is a stream: its length costs no memory."""
+
+    @property
+    def name(self) -> str:
+        """What manifests record: `cifar10/train`, or the absolute path."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256, in hexadecimal, of what decides the images and their order.
+
+        Of a data set: the names and sizes of its files, so that a copy has the same. Of other
+        files: the time of their last change too.
+        """
+
+    def __len__(self) -> int:
+        """How many items there are, images that cannot be read included."""
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The items from position `start` on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class First:
+    """The first `limit` ≥ 1 items of a source, or all where it has fewer."""
+
+    source: Source
+    limit: int
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise BadInput(f"a limit of {self.limit} images leaves none; give 1 or more")
+
+    @property
+    def name(self) -> str:
+        """The name of the whole source."""
+        return self.source.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the whole source's fingerprint and the limit."""
+        return digest(["first", self.limit, self.source.fingerprint])
+
+    def __len__(self) -> int:
+        return min(self.limit, len(self.source))
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The items from position `start` to the limit."""
+        return islice(self.source.items(start), max(0, self.limit - start))
+
+
+def digest(facts: Iterable[object]) -> str:
+    """The sha256, in hexadecimal, of what the facts look like, in their order."""
+    total = hashlib.sha256()
+    for fact in facts:
+        total.update(ascii(fact).encode() + b"\n")
+    return total.hexdigest()
+
+
+def name_and_size(file: Path) -> tuple[str, int]:
+    """What a copy of the file has in common with it."""
+    return file.name, file.stat().st_size
+
+
+def natural(name: str) -> tuple[tuple[str | int, ...], str]:
+    """A key that sorts `2` before `10`, and `01` and `1`, whose numbers are the same, by text."""
+    parts = re.split("([0-9]+)", name)
+    return tuple(int(part) if odd % 2 else part for odd, part in enumerate(parts)), name
+
+
+def text(path: str | os.PathLike[str]) -> str:
+    r"""The path as text that can be stored: a byte of it that is no UTF-8 becomes `\udc..`."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()

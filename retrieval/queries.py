@@ -1,0 +1,64 @@
+"""The images of a query: files, folders, globs and stored paths, read and framed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.contracts import Framing, Images
+from retrieval.errors import BadImage
+from retrieval.images import Item, frame, load, open_source, read_image
+from retrieval.shards import Skipped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """Framed images (n, side, side, 3), with the name each was asked by, path, and label."""
+
+    images: Images
+    names: list[str]
+    paths: list[str]
+    labels: list[str | None]
+
+
+def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[Skipped]]:
+    """The images that could be read, in the order given, and those that could not.
+
+    A folder or glob stands for all images in it. Raises BadImage if none could be read, the
+    first one's reason, and BadSource for a folder that holds none.
+    """
+    names, paths, labels = [], [], []
+    images: list[Images] = []
+    skipped: list[Skipped] = []
+    for text in given:
+        for item in _items(text):
+            try:
+                # An item without content is one to be read by its path.
+                pixels = (
+                    frame(read_image(item.path), framing)
+                    if item.content == b""
+                    else load(item, framing)
+                )
+            except BadImage as error:
+                skipped.append(Skipped(error.path, error.reason))
+                continue
+            images.append(pixels)
+            names.append(item.id)
+            paths.append(item.path)
+            labels.append(item.label)
+    if not images:
+        raise BadImage(skipped[0].path, skipped[0].reason + "; give an image that can be read")
+    return Queries(np.stack(images), names, paths, labels), skipped
+
+
+def _items(text: str) -> Iterator[Item]:
+    """The images that one argument stands for."""
+    path = Path(text)
+    if path.is_dir() or (any(c in text for c in "*?[") and not path.exists()):
+        for item in open_source(text).items():
+            yield Item(str(item.path), item.label, item.path, item.content)
+    elif "#" in text and not path.exists():
+        yield Item(text, None, text, b"")
+    else:
+        yield Item(text, None, str(path.absolute()), path)

@@ -1,0 +1,225 @@
+"""Exact rankings of a database, by blocks of queries and in bounded memory.
+
+Distances are computed in double precision and compared as float32 would hold them, with 24
+significant bits; items that are then equally far rank by their row. So a ranking depends neither
+on the block that a query was in nor on the order in which a matrix product adds up, and two equal
+vectors are equally far from every query.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# scikit-learn brings scipy, which publishes no types.
+from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
+
+from retrieval.contracts import Hits, Metric, Vectors
+from retrieval.errors import BadInput, Mismatch
+
+Rows = NDArray[np.int64]
+Distances = NDArray[np.float64]
+
+BLOCK_BYTES = 64 * 2**20
+"""How much memory the distances of one block of queries take; each core works on a block."""
+
+# A double has 29 bits more than a float32. Once it is rounded, they are free for the row.
+_ROW_BITS = 29
+_ROW_MASK = 2**_ROW_BITS - 1
+_LAST = np.iinfo(np.int64).max
+
+# Squared distances and cosines that should be 0 come out of a product as about 1e-16 times the
+# dimension. Below this, times the square of the query's length, they are taken for equal.
+_NOISE = 1e-12
+
+Result = TypeVar("Result")
+
+
+def map_rankings(
+    queries: Vectors,
+    database: Vectors,
+    metric: Metric,
+    summarize: Callable[[int, Rows], Result],
+    leave_out: Rows | None = None,
+) -> list[Result]:
+    """`summarize(i, rows)` of each query i, with all rows of the database, nearest first.
+
+    leave_out: (q,), the one row that is left out of each query's ranking; -1 for none.
+    `summarize` is called from several threads at once, and must not keep `rows`.
+
+    Raises Mismatch for vectors of unlike dimensions, BadInput for numbers that are not finite
+    and for more than 2^29 rows.
+    """
+    _check(queries, database)
+    if len(database) > _ROW_MASK + 1:
+        raise BadInput(f"{len(database)} rows are too many to rank exactly; give at most 2^29")
+    distances = _Distances(queries, database, metric)
+    numbers = np.arange(len(database))
+    size = max(1, BLOCK_BYTES // (8 * max(1, len(database))))
+    cores = _cores()
+    results: list[Result] = []
+
+    def summaries(start: int, block: Distances) -> list[Result]:
+        found = []
+        for i, row in enumerate(block, start):
+            left_out = -1 if leave_out is None else int(leave_out[i])
+            rows = _nearest_first(row, numbers, left_out, signed=metric is Metric.INNER_PRODUCT)
+            found.append(summarize(i, rows))
+        return found
+
+    with ThreadPoolExecutor(cores) as threads:
+        for start in range(0, len(queries), size):
+            # The product has threads of its own: it and the sorts take turns on the cores.
+            block = distances.of(slice(start, start + size), threads)
+            starts = range(0, len(block), max(1, len(block) // cores))
+            parts = np.split(block, starts[1:])
+            done = threads.map(summaries, [start + part for part in starts], parts)
+            results.extend(chain.from_iterable(done))
+    return results
+
+
+def nearest(queries: Vectors, database: Vectors, metric: Metric, k: int) -> Hits:
+    """The k true neighbors of each query, and their distances as `Metric` defines them."""
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    first = min(k, len(database))
+    for i, found in enumerate(
+        map_rankings(queries, database, metric, lambda _, rows: rows[:first].copy())
+    ):
+        rows[i, :first] = found
+    return Hits(rows, distances_of(queries, database, rows, metric).astype(np.float32))
+
+
+def distances_of(queries: Vectors, database: Vectors, rows: Rows, metric: Metric) -> Distances:
+    """(q, k): the distance of each query from each of its rows (q, k); +inf where that is -1."""
+    distances = np.full(rows.shape, np.inf)
+    step = max(1, BLOCK_BYTES // (8 * max(1, rows.shape[1] * queries.shape[1])))
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        known = rows[block] >= 0
+        a = np.broadcast_to(queries[block, None, :], (*known.shape, queries.shape[1]))[known]
+        b = database[rows[block][known]]
+        distances[block][known] = _pairwise(a.astype(np.float64), b.astype(np.float64), metric)
+    return distances
+
+
+def _pairwise(a: Distances, b: Distances, metric: Metric) -> Distances:
+    """(n,): the distances of the vectors a from the vectors b, both (n, dim)."""
+    match metric:
+        case Metric.COSINE:
+            cosine: Distances = np.vecdot(_normalized(a), _normalized(b))
+            return np.maximum(1 - cosine, 0)
+        case Metric.EUCLIDEAN:
+            return np.sqrt(_squares(a - b))
+        case Metric.INNER_PRODUCT:
+            product: Distances = np.vecdot(a, b)
+            return 0 - product
+        case Metric.MANHATTAN:
+            return np.asarray(np.abs(a - b).sum(axis=1))
+
+
+class _Distances:
+    """Distances of queries from a database, by blocks; Euclidean ones are left squared.
+
+    All but Manhattan's are one matrix product of vectors with a few columns more.
+    """
+
+    def __init__(self, queries: Vectors, database: Vectors, metric: Metric) -> None:
+        a, b = queries.astype(np.float64), database.astype(np.float64)
+        lowest = np.full(len(a), -np.inf if metric is Metric.INNER_PRODUCT else 0.0)
+        match metric:
+            case Metric.COSINE:
+                a, b = _normalized(a), _normalized(b)
+                a, b = _columns(-a, 1.0), _columns(b, 1.0)
+                lowest += _NOISE
+            case Metric.EUCLIDEAN:
+                # Far from the origin, the squares would drown the distances.
+                center = b.mean(axis=0) if len(b) else 0.0
+                a, b = a - center, b - center
+                squares = _squares(a)
+                a, b = _columns(-2 * a, squares, 1.0), _columns(b, 1.0, _squares(b))
+                lowest += _NOISE * squares
+            case Metric.INNER_PRODUCT:
+                a = -a
+            case Metric.MANHATTAN:
+                pass
+        self._queries, self._database, self._lowest = a, b, lowest
+        self._metric = metric
+
+    def of(self, block: slice, threads: ThreadPoolExecutor) -> Distances:
+        """(b, n): the distances of a block of queries, for the caller to keep."""
+        queries = self._queries[block]
+        if self._metric is Metric.MANHATTAN:
+            return np.vstack(list(threads.map(self._manhattan, queries)))
+        distances: Distances = queries @ self._database.T
+        np.maximum(distances, self._lowest[block, None], out=distances)
+        return distances
+
+    def _manhattan(self, query: Distances) -> Distances:
+        return np.asarray(cdist(query[None], self._database, "cityblock"))
+
+
+def _nearest_first(distances: Distances, numbers: Rows, left_out: int, *, signed: bool) -> Rows:
+    """The rows by their distances (n,), which are overwritten; among equals the lower first.
+
+    One sort of 64-bit numbers, rounded distance above row, is faster than an argsort of the
+    distances, and stable by the way. The bits of doubles ascend as these do, save for their sign.
+
+    signed: whether distances may be negative.
+    """
+    if signed:
+        distances += 0.0  # -0.0 becomes 0.0
+    keys = distances.view(np.int64)
+    if signed:
+        keys ^= (keys >> 63) & _LAST
+    keys += 1 << (_ROW_BITS - 1)
+    keys &= ~_ROW_MASK
+    keys |= numbers
+    if left_out >= 0:
+        keys[left_out] = _LAST
+    keys.sort()
+    if left_out >= 0:
+        keys = keys[:-1]
+    keys &= _ROW_MASK
+    return keys
+
+
+def _normalized(vectors: Distances) -> Distances:
+    """The vectors at length 1; the zero vector stays, so that its cosine is 0."""
+    lengths = np.sqrt(_squares(vectors))
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0)[:, None])
+
+
+def _squares(vectors: Distances) -> Distances:
+    return np.asarray(np.vecdot(vectors, vectors))
+
+
+def _columns(vectors: Distances, *more: Distances | float) -> Distances:
+    """The vectors (n, dim) with a column for each array (n,) or number."""
+    columns = [np.broadcast_to(column, len(vectors))[:, None] for column in more]
+    return np.hstack([vectors, *columns])
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check(queries: Vectors, database: Vectors) -> None:
+    if queries.shape[1] != database.shape[1]:
+        raise Mismatch(
+            f"queries have dimension {queries.shape[1]}, the database {database.shape[1]}; "
+            "encode both with the same encoder"
+        )
+    for name, vectors in (("queries", queries), ("database", database)):
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            raise BadInput(
+                f"{name}: vector {int(np.argmin(finite))} has numbers that are not finite; "
+                "encode it again"
+            )

@@ -1,0 +1,105 @@
+"""Finds encoders and indexers by name, and imports them only then.
+
+A plug-in is an entry point in the group `retr.encoders` or `retr.indexers`; retr's own are
+registered in the same way, in pyproject.toml.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import StrEnum
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, cast, get_type_hints
+
+from retrieval.contracts import Encoder, Indexer
+from retrieval.errors import BadInput, UnknownName
+
+ENCODERS = "retr.encoders"
+INDEXERS = "retr.indexers"
+
+
+def encoder_names() -> list[str]:
+    """The registered encoders, sorted."""
+    return sorted({point.name for point in entry_points(group=ENCODERS)})
+
+
+def indexer_names() -> list[str]:
+    """The registered backends, sorted."""
+    return sorted({point.name for point in entry_points(group=INDEXERS)})
+
+
+def open_encoder(spec: str, device: str = "auto") -> Encoder:
+    """The encoder that `spec` names: `NAME` or `NAME:ARGUMENT`, as in `pretrained:resnet18`.
+
+    device: auto, cpu or cuda. Raises UnknownName, and BadInput for an argument that the encoder
+    does not take or a device that is not there.
+    """
+    name, colon, argument = spec.partition(":")
+    plugin = _named(ENCODERS, "encoder", name).load()
+    arguments = (argument,) if colon else ()
+    try:
+        inspect.signature(plugin).bind(*arguments, device=device)
+    except TypeError:
+        usage = f"write '{name}'" if colon else f"write '{name}:ARGUMENT'"
+        problem = "takes no argument" if colon else "needs an argument"
+        raise BadInput(f"encoder '{name}' {problem}, got '{spec}'; {usage}") from None
+    return cast(Encoder, plugin(*arguments, device=device))
+
+
+def make_indexer(name: str, options: Mapping[str, object]) -> Indexer:
+    """The backend `name` with these options; options given as text take their field's type.
+
+    Raises UnknownName for a backend or option that is not there, BadInput for a value that the
+    option cannot take.
+    """
+    plugin = _named(INDEXERS, "backend", name).load()
+    return cast(Indexer, plugin(**typed_options(name, plugin, options)))
+
+
+def typed_options(
+    backend: str, plugin: type[Any], options: Mapping[str, object]
+) -> dict[str, object]:
+    """The options with values given as text turned into the type of the plug-in's field."""
+    hints = get_type_hints(plugin)
+    known = {field.name for field in fields(plugin)}
+    typed = {}
+    for option, value in options.items():
+        if option not in known:
+            raise UnknownName(f"option of backend {backend}", option, known)
+        typed[option] = _typed(option, value, hints[option])
+    return typed
+
+
+def _typed(option: str, value: object, hint: Any) -> object:
+    """`value` as one of the types that `hint` admits: a type, or a union of types and None."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [k for k in (typing.get_args(hint) if union else (hint,)) if k is not type(None)]
+    optional = union and type(None) in typing.get_args(hint)
+    if optional and value in (None, "auto", "none"):
+        return None
+    for kind in kinds:
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return value
+        if kind is bool:
+            if str(value).lower() in ("true", "false"):
+                return str(value).lower() == "true"
+            continue
+        if isinstance(value, bool):
+            continue
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            continue
+    wanted = " or ".join(
+        "one of " + ", ".join(k) if issubclass(k, StrEnum) else k.__name__ for k in kinds
+    )
+    raise BadInput(f"option {option} cannot be '{value}'; give it {wanted}")
+
+
+def _named(group: str, kind: str, name: str) -> EntryPoint:
+    for point in entry_points(group=group):
+        if point.name == name:
+            return point
+    raise UnknownName(kind, name, (point.name for point in entry_points(group=group)))

@@ -1,0 +1,171 @@
+"""From images to their nearest neighbours, with ids, labels and paths."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retrieval.contracts import Encoder, Hits, Json, Mask, Vectors
+from retrieval.errors import BadInput, Mismatch, UnknownName
+from retrieval.images import decode, frame
+from retrieval.indexing import OpenIndex, open_index
+from retrieval.registry import open_encoder
+
+_T = TypeVar("_T")
+
+FILTERS = ("id", "label")  # the columns that `where` can name
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One neighbour. rank counts from 1; the distance is in the unit of the index's metric."""
+
+    rank: int
+    id: str
+    label: str | None
+    distance: float
+    path: str | None
+
+    def to_json(self) -> dict[str, Json]:
+        """The hit as `retr search --json` prints it."""
+        return {
+            "rank": self.rank,
+            "id": self.id,
+            "label": self.label,
+            "distance": self.distance,
+            "path": self.path,
+        }
+
+
+class Searcher:
+    """An index with the encoder that its embeddings came from.
+
+    The encoder is opened when the first image is searched for; vectors need none.
+    """
+
+    def __init__(
+        self, opened: OpenIndex, encoder: Encoder | None = None, device: str = "auto"
+    ) -> None:
+        """Raises Mismatch if the index was built with another encoder than the one given."""
+        self.opened = opened
+        self.device = device
+        self._encoder = None if encoder is None else self._checked(encoder)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        options: Mapping[str, object] | None = None,
+        encoder: Encoder | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """The searcher of an index folder, with changed search options (`ef`, `n_probe`).
+
+        Raises what `open_index` raises, and Mismatch for a wrong encoder.
+        """
+        return cls(open_index(folder, options), encoder, device)
+
+    def __len__(self) -> int:
+        return len(self.opened.index)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the index. Raises Mismatch if what is installed is another version."""
+        if self._encoder is None:
+            self._encoder = self._checked(open_encoder(self.opened.facts.encoder.name, self.device))
+        return self._encoder
+
+    def search_images(
+        self, images: Sequence[Path | str], k: int = 10, where: str | None = None
+    ) -> list[list[Hit]]:
+        """The k nearest neighbours of each image file, nearest first.
+
+        Raises BadImage for one that cannot be read, and what `search` raises.
+        """
+        framing = self.encoder.framing
+        framed = [frame(decode(Path(image), str(image)), framing) for image in images]
+        return self.search(self.encoder.encode(np.stack(framed)), k, where)
+
+    def search(self, queries: Vectors, k: int = 10, where: str | None = None) -> list[list[Hit]]:
+        """The k nearest neighbours of each query vector (q, dim), nearest first.
+
+        where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match; there
+        are fewer hits where fewer rows match, or where an approximate index finds fewer.
+
+        Raises BadInput if k is not between 1 and the number of rows, UnknownName for a column
+        that there is none of, BadInput for a filter that no row matches, Mismatch for queries
+        of another dimension.
+        """
+        return self.named(self.hits(queries, k, where))
+
+    def hits(self, queries: Vectors, k: int = 10, where: str | None = None) -> Hits:
+        """The same as `search`, as rows and distances (q, k)."""
+        return self.opened.index.search(queries, k, self.among(k, where))
+
+    def among(self, k: int, where: str | None) -> Mask | None:
+        """The rows that a search may find, None for all. Raises what `search` raises for it."""
+        if not 1 <= k <= len(self):
+            raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
+        return None if where is None else matching(self.opened.rows, where)
+
+    def named(self, hits: Hits) -> list[list[Hit]]:
+        """The hits with the ids, labels and paths of their rows."""
+        found = hits.rows >= 0
+        rows = self.opened.rows.take(pa.array(hits.rows[found])).to_pydict()
+        named = zip(
+            rows["id"], rows["label"], rows["path"], hits.distances[found].tolist(), strict=True
+        )
+        return [
+            [
+                Hit(rank, id_, label, distance, path)
+                for rank, (id_, label, path, distance) in enumerate(_take(named, count), start=1)
+            ]
+            for count in found.sum(axis=1).tolist()
+        ]
+
+    def label_of(self, path: str) -> str | None:
+        """The label of the row whose image is at `path`, None where there is no such row."""
+        at = pc.index(self.opened.rows["path"], path).as_py()
+        return None if at < 0 else self.opened.rows["label"][at].as_py()
+
+    def _checked(self, encoder: Encoder) -> Encoder:
+        built_with = self.opened.facts.encoder
+        if encoder.fingerprint != built_with.fingerprint:
+            raise Mismatch(
+                f"{self.opened.folder} was built with encoder {built_with.name} "
+                f"({built_with.fingerprint[:8]}), not with {encoder.name} "
+                f"({encoder.fingerprint[:8]}); encode and index anew, or use the same encoder"
+            )
+        return encoder
+
+
+def matching(rows: pa.Table, where: str) -> Mask:
+    """True for each row that the filter `FIELD=VALUE[,VALUE…]` admits, (rows,).
+
+    Raises UnknownName for a field that cannot be filtered by or a value that no row has.
+    """
+    field, equals, values = where.partition("=")
+    if not equals or not values:
+        raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")
+    if field not in FILTERS:
+        raise UnknownName("field to filter by", field, FILTERS)
+    column = rows[field]
+    wanted = values.split(",")
+    mask: Mask = pc.is_in(column, value_set=pa.array(wanted, pa.string())).to_numpy()
+    present = set(column.filter(pa.array(mask)).unique().to_pylist())
+    for value in wanted:
+        if value not in present:
+            known = [v for v in column.unique().to_pylist() if v is not None]
+            if field == "label":
+                raise UnknownName("label in the index", value, known)
+            raise BadInput(f"no row of the index has the id '{value}'; give one that is there")
+    return mask
+
+
+def _take(items: Iterator[_T], count: int) -> list[_T]:
+
+    return [next(items) for _ in range(count)]

@@ -1,0 +1,479 @@
+"""Embeddings on disk: a folder of Parquet shards and a manifest.
+
+Shard `part-00000.parquet` holds the columns id, label, path and embedding; `manifest.json` says
+which encoder made them from which source, and each shard's rows and sha256. docs/formats.md
+writes the format out.
+
+A shard is the outcome of a fixed stretch of the source's images, so that a run that was killed
+goes on behind its last whole shard and ends with the same files as one that was not.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from retrieval.contracts import Encoder, Json, Metric, Vectors
+from retrieval.errors import BadData, BadInput
+from retrieval.files import (
+    LOCK,
+    PARTIAL,
+    made_folder,
+    read_json,
+    sha256_of,
+    write_json,
+    write_whole,
+)
+
+FORMAT = "retr-embeddings"
+VERSION = 1
+MANIFEST = "manifest.json"
+SKIPPED = "skipped.parquet"
+SCHEMA_KEY = b"retr"  # of the facts in each shard's Parquet schema metadata
+
+ROW_FIELDS = (
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("label", pa.string()),
+    pa.field("path", pa.string()),
+)
+SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string()), ("shard", pa.int32())])
+
+
+class Dtype(StrEnum):
+    """The type of the numbers on disk; in memory they are float32."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFacts:
+    """Which encoder made a set of embeddings."""
+
+    name: str
+    fingerprint: str
+    config: Mapping[str, Json] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Self:
+        """The facts about this encoder."""
+        return cls(encoder.name, encoder.fingerprint, dict(encoder.config))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """Which images a set of embeddings was made from."""
+
+    name: str
+    fingerprint: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a set of embeddings is, apart from its shards: also the identity of a run."""
+
+    encoder: EncoderFacts
+    dim: int
+    dtype: Dtype
+    metric: Metric
+    source: SourceFacts
+    shard_images: int  # the stretch of the source that one shard covers
+
+    def to_json(self) -> dict[str, Json]:
+        """The facts as they stand in the manifest and in each shard's schema metadata."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any], where: Path) -> Self:
+        """The facts in the document. Raises BadData, naming `where`, if they are not there."""
+        check_format(document, FORMAT, VERSION, where)
+        try:
+            facts = cls(
+                encoder=EncoderFacts(**document["encoder"]),
+                dim=document["dim"],
+                dtype=Dtype(document["dtype"]),
+                metric=Metric(document["metric"]),
+                source=SourceFacts(**document["source"]),
+                shard_images=document["shard_images"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadData(f"{where} lacks or misstates {error}; encode anew") from None
+        for name, number in (("dim", facts.dim), ("shard_images", facts.shard_images)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise BadData(f"{where} says {name} is {number!r}; encode anew")
+        return facts
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Parquet schema of the shards."""
+        number = pa.float16() if self.dtype is Dtype.FLOAT16 else pa.float32()
+        element = pa.field("element", number, nullable=False)
+        embedding = pa.field("embedding", pa.list_(element, self.dim), nullable=False)
+        metadata = {SCHEMA_KEY: json.dumps(self.to_json(), sort_keys=True).encode()}
+        return pa.schema([*ROW_FIELDS, embedding], metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard, as the manifest lists it."""
+
+    file: str
+    rows: int
+    skipped: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The manifest of an embeddings folder."""
+
+    facts: Facts
+    shards: tuple[Shard, ...] = ()
+    complete: bool = False
+
+    @property
+    def rows(self) -> int:
+        """The rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def skipped(self) -> int:
+        """The images that could not be read."""
+        return sum(shard.skipped for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, whole or not at all."""
+        shards: list[Json] = [asdict(shard) for shard in self.shards]
+        document = self.facts.to_json() | {
+            "shards": shards,
+            "rows": self.rows,
+            "skipped": self.skipped,
+            "complete": self.complete,
+        }
+        write_json(folder / MANIFEST, document)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The manifest in the folder.
+
+        Raises BadInput where there is none, BadData where it is damaged or of a newer format.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise BadInput(
+                f"{folder} is no embeddings folder: it has no {MANIFEST}; "
+                "make one with 'retr encode'"
+            )
+        document: dict[str, Any] = read_json(path)
+        facts = Facts.of_json(document, path)
+        try:
+            shards = tuple(Shard(**shard) for shard in document["shards"])
+            complete = document["complete"] is True
+        except (KeyError, TypeError) as error:
+            raise BadData(f"{path} lacks or misstates {error}; encode anew") from None
+        if any(Path(shard.file).name != shard.file for shard in shards):
+            raise BadData(f"{path} names a shard outside its folder; encode anew")
+        return cls(facts, shards, complete)
+
+
+def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Path) -> None:
+    """Raise BadData unless the document is of the wanted format, in a version known here."""
+    if document.get("format") != wanted:
+        raise BadData(f"{where} is not of the format {wanted}; name another folder")
+    met = document.get("version")
+    if not isinstance(met, int) or met < 1:
+        raise BadData(f"{where} has no version; write it anew")
+    if met > version:
+        raise BadData(
+            f"{where} is of version {met} of {wanted}, this retr reads up to {version}; "
+            "use a newer retr"
+        )
+
+
+def shard_name(number: int) -> str:
+    """The file name of the shard."""
+    return f"part-{number:05d}.parquet"
+
+
+class ShardWriter:
+    """Writes embeddings shard by shard into a folder that it has to itself.
+
+    Made on a folder of the same run, it keeps the shards that are whole and continues behind
+    the last of them; the caller holds `files.locked(folder)` meanwhile.
+    """
+
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        """Raises BadInput if the folder holds anything but an earlier state of this very run."""
+        self.folder = folder
+        self.facts = facts
+        self._skipped: list[tuple[str, str, int]] = []
+        self.manifest = self._resumed()
+
+    def _resumed(self) -> Manifest:
+        check_free(self.folder, MANIFEST)
+        if not (self.folder / MANIFEST).exists():
+            return Manifest(self.facts)
+        found = Manifest.read(self.folder)
+        if found.facts != self.facts:
+            raise BadInput(
+                f"{self.folder} holds other embeddings: {_difference(found.facts, self.facts)}; "
+                "name another folder with --out"
+            )
+        whole = []
+        for shard in found.shards:
+            path = self.folder / shard.file
+            if not path.is_file() or sha256_of(path) != shard.sha256:
+                break
+            whole.append(shard)
+        self._skipped = [row for row in _read_skipped(self.folder) if row[2] < len(whole)]
+        return replace(
+            found,
+            shards=tuple(whole),
+            complete=found.complete and len(whole) == len(found.shards),
+        )
+
+    @property
+    def position(self) -> int:
+        """How many of the source's images the shards cover."""
+        return min(len(self.manifest.shards) * self.facts.shard_images, self.facts.source.images)
+
+    def write(
+        self,
+        ids: Sequence[str],
+        labels: Sequence[str | None],
+        paths: Sequence[str | None],
+        vectors: Vectors,
+        skipped: Sequence[Skipped] = (),
+    ) -> None:
+        """Add the next shard: n ids, labels and paths, vectors (n, dim), and what was skipped.
+
+        Raises BadInput if a vector is not finite, also as float16.
+        """
+        number = len(self.manifest.shards)
+        dtype = np.float16 if self.facts.dtype is Dtype.FLOAT16 else np.float32
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(vectors, dtype=dtype)
+        finite = np.isfinite(stored).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            remedy = (
+                "use --dtype float32" if np.isfinite(vectors[row]).all() else "mend the encoder"
+            )
+            raise BadInput(
+                f"the embedding of {ids[row]} is not finite as {self.facts.dtype}; {remedy}"
+            )
+        table = pa.table(
+            [
+                pa.array(ids, pa.string()),
+                pa.array(labels, pa.string()),
+                pa.array(paths, pa.string()),
+                pa.FixedSizeListArray.from_arrays(
+                    pa.array(stored.reshape(-1)), type=self.facts.schema.field("embedding").type
+                ),
+            ],
+            schema=self.facts.schema,
+        )
+        file = self.folder / shard_name(number)
+        write_whole(file, lambda partial: _write_parquet(table, partial))
+        if skipped:
+            self._skipped += [(s.path, s.reason, number) for s in skipped]
+            _write_skipped(self.folder, self._skipped)
+        shard = Shard(file.name, len(ids), len(skipped), file.stat().st_size, sha256_of(file))
+        self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
+        self.manifest.write(self.folder)
+
+    def finish(self) -> Manifest:
+        """Say in the manifest that the set is complete."""
+        if not self._skipped:
+            (self.folder / SKIPPED).unlink(missing_ok=True)
+        self.manifest = replace(self.manifest, complete=True)
+        self.manifest.write(self.folder)
+        return self.manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A complete embeddings folder, opened for reading."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def facts(self) -> Facts:
+        """What these embeddings are."""
+        return self.manifest.facts
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The shards, one table at a time. Raises BadData for one that is not as listed."""
+        for shard in self.manifest.shards:
+            yield read_shard(self.folder, shard, self.facts)
+
+    def vectors(self) -> Vectors:
+        """All embeddings, (n, dim) float32."""
+        return self.read()[1]
+
+    def read(self) -> tuple[pa.Table, Vectors]:
+        """The table of id, label and path, and the embeddings (n, dim), in the same order.
+
+        Raises BadData for a damaged shard, an embedding that is not finite, or an id that
+        stands twice.
+        """
+        vectors = np.empty((len(self), self.facts.dim), np.float32)
+        rows = []
+        start = 0
+        for table in self.tables():
+            vectors[start : start + len(table)] = vectors_of(table)
+            rows.append(table.select(["id", "label", "path"]).replace_schema_metadata())
+            start += len(table)
+        joined = pa.concat_tables([pa.schema(ROW_FIELDS).empty_table(), *rows])
+        check_unique(joined["id"], str(self.folder))
+        return joined, vectors
+
+
+def open_embeddings(folder: Path | str) -> Embeddings:
+    """The embeddings in the folder.
+
+    Raises BadInput if it is no embeddings folder or not complete, BadData if it is damaged.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    if not manifest.complete:
+        covered = min(
+            len(manifest.shards) * manifest.facts.shard_images, manifest.facts.source.images
+        )
+        raise BadInput(
+            f"{folder} is not complete: {covered:,} of {manifest.facts.source.images:,} images "
+            "are encoded; run the same 'retr encode' again, and it goes on from there"
+        )
+    return Embeddings(folder, manifest)
+
+
+def read_shard(folder: Path, shard: Shard, facts: Facts) -> pa.Table:
+    """The table of one shard, checked: hash, schema, rows, finiteness. Raises BadData."""
+    path = folder / shard.file
+    remedy = "run the same 'retr encode' again, and it is made anew"
+    try:
+        if path.stat().st_size != shard.bytes or sha256_of(path) != shard.sha256:
+            raise BadData(f"{path} is damaged: its sha256 is not the manifest's; {remedy}")
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise BadData(f"{path} is missing; {remedy}") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadData(f"cannot read {path} ({error}); {remedy}") from None
+    if not table.schema.equals(facts.schema):
+        raise BadData(f"{path} has other columns than its manifest says; {remedy}")
+    if len(table) != shard.rows:
+        raise BadData(f"{path} has {len(table):,} rows, the manifest says {shard.rows:,}; {remedy}")
+    if table["embedding"].null_count or table["id"].null_count:
+        raise BadData(f"{path} has rows without id or embedding; {remedy}")
+    finite = np.isfinite(vectors_of(table)).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise BadData(f"{path} has NaN or infinity in row {row} ({table['id'][row]}); {remedy}")
+    return table
+
+
+def vectors_of(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[Any]]:
+    """The column `embedding` as an array (n, dim) of the type on disk, without a copy."""
+    column = table["embedding"].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0)
+    array: np.ndarray[tuple[int, int], np.dtype[Any]] = (
+        column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
+    )
+    return array
+
+
+def check_unique(ids: pa.ChunkedArray, where: str) -> None:
+    """Raise BadData, naming one, if an id stands twice."""
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counts = ids.value_counts()
+    twice = next(entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1)
+    raise BadData(
+        f"the id '{twice}' stands twice in {where}; ids must be unique: leave out what repeats"
+    )
+
+
+def check_free(folder: Path, owner: str) -> None:
+    """Make the folder, and raise BadInput if it holds files but not `owner`, the file that
+    says it is ours to write into."""
+    made_folder(folder)
+    if (folder / owner).exists():
+        return
+    other = sorted(
+        path.name
+        for path in folder.iterdir()
+        # Left behind by a run that was killed before its first manifest.
+        if path.name not in (LOCK, SKIPPED, shard_name(0)) and not path.name.endswith(PARTIAL)
+    )
+    if other:
+        raise BadInput(
+            f"{folder} holds something else ({other[0]}"
+            + (f" and {len(other) - 1} more" if len(other) > 1 else "")
+            + "); name an empty or new folder with --out"
+        )
+
+
+def _difference(found: Facts, wanted: Facts) -> str:
+    """The first fact in which two runs differ, for an error message."""
+    if found.encoder != wanted.encoder:
+        if found.encoder.name != wanted.encoder.name:
+            return f"of encoder {found.encoder.name}, not {wanted.encoder.name}"
+        return f"of another version of encoder {found.encoder.name}"
+    if found.source != wanted.source:
+        if found.source.name != wanted.source.name:
+            return f"of {found.source.name}, not {wanted.source.name}"
+        return f"of {found.source.name} as it was before it changed"
+    if found.dtype != wanted.dtype:
+        return f"as {found.dtype}, not {wanted.dtype}"
+    return f"in shards of {found.shard_images} images, not {wanted.shard_images}"
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    pq.write_table(
+        table,
+        path,
+        row_group_size=max(1, len(table)),
+        use_dictionary=False,
+        # Embeddings do not compress; ids and paths do.
+        compression={"id": "zstd", "label": "zstd", "path": "zstd"},
+        write_statistics=["id", "label", "path"],
+    )
+
+
+def _write_skipped(folder: Path, rows: Sequence[tuple[str, str, int]]) -> None:
+    columns = list(zip(*rows, strict=True))
+    table = pa.table([pa.array(column) for column in columns], schema=SKIPPED_SCHEMA)
+    write_whole(folder / SKIPPED, lambda partial: pq.write_table(table, partial))
+
+
+def _read_skipped(folder: Path) -> list[tuple[str, str, int]]:
+    path = folder / SKIPPED
+    if not path.exists():
+        return []
+    try:
+        table = pq.read_table(path, schema=SKIPPED_SCHEMA)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadData(f"cannot read {path} ({error}); delete the folder and encode anew") from None
+    return [(row["path"], row["reason"], row["shard"]) for row in table.to_pylist()]

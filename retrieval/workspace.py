@@ -1,0 +1,81 @@
+"""Where commands put their results, and find those of the command before, unless told.
+
+`.retr/` in the current folder (or `RETR_WORKSPACE`, or `--workspace`) holds `embeddings/`,
+`indices/` and `latest.json`, which names the newest folder in each role.
+"""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from retrieval.contracts import Encoder
+from retrieval.errors import BadInput
+from retrieval.files import made_folder, read_json, write_json
+from retrieval.images import Source
+from retrieval.shards import Dtype
+
+LATEST = "latest.json"
+
+
+class Role(StrEnum):
+    """What a folder is for: a test split is for queries, all else is a database."""
+
+    DATABASE = "database"
+    QUERIES = "queries"
+    INDEX = "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder of results."""
+
+    folder: Path
+
+    @classmethod
+    def at(cls, folder: Path | None) -> "Workspace":
+        """The workspace named on the command line, in the environment, or `.retr`."""
+        return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
+
+    def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype) -> Path:
+        """Where embeddings of this source by this encoder belong: the same for the same run."""
+        run = f"{source.fingerprint} {encoder.fingerprint} {dtype}"
+        key = hashlib.sha256(run.encode()).hexdigest()[:8]
+        name = "-".join((_slug("/".join(source.name.split("/")[-2:])), _slug(encoder.name), key))
+        return self.folder / "embeddings" / name
+
+    def index_folder(self, embeddings: Path, backend: str, metric: str) -> Path:
+        """Where the index of this backend over these embeddings belongs."""
+        return self.folder / "indices" / f"{embeddings.resolve().name}-{backend}-{_slug(metric)}"
+
+    def remember(self, role: Role, folder: Path) -> None:
+        """Make `folder` the newest in its role."""
+        made_folder(self.folder)
+        latest = self.folder / LATEST
+        state = read_json(latest) if latest.exists() else {}
+        write_json(latest, state | {str(role): str(folder.resolve())})
+
+    def latest(self, role: Role) -> Path | None:
+        """The newest folder in the role that still exists."""
+        path = self.folder / LATEST
+        name = read_json(path).get(role) if path.exists() else None
+        if isinstance(name, str) and Path(name).is_dir():
+            return Path(name)
+        return None
+
+    def needed(self, role: Role, command: str, option: str) -> Path:
+        """The newest folder in the role. Raises BadInput, naming what makes one, without one."""
+        found = self.latest(role)
+        if found is None:
+            raise BadInput(
+                f"there is no {role} in the workspace {self.folder}; "
+                f"run '{command}' first, or name one with {option}"
+            )
+        return found
+
+
+def _slug(text: str) -> str:
+    """The text with all but letters, digits, dots and dashes turned into dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "images"

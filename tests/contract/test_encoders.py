@@ -1,0 +1,73 @@
+"""Every registered encoder against the contract."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retrieval.contracts import Images, Vectors
+from retrieval.registry import encoder_names, open_encoder
+from retrieval.testing import check_encoder
+
+# Encoders that need an argument, with one that works without a network.
+ARGUMENTS = {"pretrained": "tf_efficientnet_lite0"}
+
+
+def specs() -> list[str]:
+    names = encoder_names()
+    return [f"{name}:{ARGUMENTS[name]}" if name in ARGUMENTS else name for name in names]
+
+
+@pytest.mark.parametrize("spec", specs())
+def test_contract(spec: str) -> None:
+    check_encoder(open_encoder(spec, device="cpu"))
+
+
+def broken(fault: str, encode: Any, images: Images) -> Vectors:
+    vectors: Vectors = encode(images)
+    match fault:
+        case "depends on the batch":
+            vectors = vectors - vectors.mean(axis=0)
+        case "float64":
+            return vectors.astype(np.float64)  # type: ignore[return-value]
+        case "not finite":
+            vectors[:, 0] = np.nan
+        case "changes images":
+            images //= 2
+        case "constant":
+            return np.ones_like(vectors)
+        case "another dimension":
+            return vectors[:, :-1]
+        case "not the same twice":
+            noise = np.random.default_rng().random(vectors.shape, np.float32)
+            return vectors + np.float32(0.01) * noise
+    return vectors
+
+
+FAULTS = [
+    "depends on the batch",
+    "float64",
+    "not finite",
+    "changes images",
+    "constant",
+    "another dimension",
+    "not the same twice",
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_the_suite_notices(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder: Any = open_encoder("toy")
+    monkeypatch.setattr(encoder, "encode", partial(broken, fault, encoder.encode))
+    with pytest.raises(AssertionError):
+        check_encoder(encoder)
+
+
+@pytest.mark.parametrize("fingerprint", ["", "0" * 63, "G" * 64, "0" * 64])
+def test_the_suite_notices_a_fingerprint(fingerprint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder: Any = open_encoder("toy")
+    monkeypatch.setattr(encoder, "fingerprint", fingerprint)
+    with pytest.raises(AssertionError, match="fingerprint"):
+        check_encoder(encoder)
