@@ -1,3 +1,168 @@
-"""`retr bench`."""
-def bench() -> None:
-    """Bench."""
+"""`retr bench`: what each index costs, and what it loses."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.evaluate import Database, Queries
+from cli.options import Debug, Json, MetricName, Quiet, WorkspaceFolder, parsed_metric
+from cli.output import Output, duration, size
+
+if TYPE_CHECKING:
+    from benchmarks.suite import Report
+    from retrieval.shards import Embeddings
+    from retrieval.workspace import Workspace
+
+BACKENDS = ("exact", "ivf", "hnsw")
+HELD_OUT = 1000  # rows that serve as queries where there is no test split
+
+
+def bench(
+    queries: Queries = None,
+    database: Database = None,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend",
+            help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw]",
+            show_default=False,
+        ),
+    ] = None,
+    metric: MetricName = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file of options to try for each backend.  [default: a quick one]",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each build and search.")] = 1,
+    seed: Annotated[int, typer.Option(help="Draws held-out queries, and seeds the backends.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the results as bench.json into this folder.", show_default=False),
+    ] = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure recall, latency, size, memory and lost mAP of indices side by side.
+
+    Where there are no embeddings of a test split, 1,000 rows drawn by seed are held out of the
+    database as queries.
+
+    Example: retr bench --backend exact --backend hnsw --threads 2
+    """
+    from benchmarks.grid import read_grid
+    from benchmarks.suite import run
+    from retrieval.evaluation import Labelled
+    from retrieval.files import made_folder, write_json
+    from retrieval.indexing import check_same_encoder
+    from retrieval.metrics import DEFINITIONS
+    from retrieval.shards import open_embeddings
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    place = Workspace.at(workspace)
+    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
+    asked = open_embeddings(queries) if queries else _test_split(place, searched)
+    if asked is None:
+        labelled = Labelled.of(searched).held_out(HELD_OUT, seed)
+        name = f"{len(labelled[0]):,} rows held out of {searched.folder}"
+    else:
+        check_same_encoder(
+            asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
+        )
+        labelled = Labelled.of(asked), Labelled.of(searched)
+        name = str(asked.folder)
+    chosen = parsed_metric(metric) or searched.facts.metric
+    folder = None if out is None else made_folder(out)
+
+    with output.steps() as step:
+        report = run(
+            *labelled,
+            chosen,
+            backends or BACKENDS,
+            grid=None if grid is None else read_grid(grid),
+            threads=threads,
+            seed=seed,
+            progress=step,
+        )
+    document = report.to_json()
+    document["data"] = report.data | {
+        "queries": name,
+        "database": str(searched.folder),
+        "counts": {"queries": len(labelled[0]), "database": len(labelled[1])},
+        "encoder": searched.facts.encoder.name,
+    }
+    output.say(f"queries: {name}\ndatabase: {searched.folder}")
+    print_report(output, report)
+    output.say()
+    for definition in ("index_recall_at", "map_at", "map_loss"):
+        output.say(f"- {DEFINITIONS[definition]}")
+    if folder is not None:
+        write_json(folder / "bench.json", document)
+        output.say(f"numbers: {folder / 'bench.json'}")
+    output.document(document)
+
+
+def print_report(output: Output, report: "Report") -> None:
+    """Print the table, and the conditions that its numbers hold under."""
+    data, conditions = report.data, report.conditions
+    output.say(
+        f"{data['queries']:,} queries against {data['database']:,} vectors of {data['dim']} "
+        f"dimensions, {data['metric']}; threads: {conditions['threads']}; "
+        f"{report.machine['cpu']}"
+    )
+    output.table(
+        (
+            "backend",
+            "setting",
+            "recall@1",
+            "@10",
+            "@100",
+            "mAP@100",
+            "mAP lost",
+            "batch q/s",
+            "single q/s",
+            "p50 ms",
+            "p95",
+            "p99",
+            "build",
+            "file",
+            "memory",
+        ),
+        [
+            (
+                row.backend,
+                " ".join(f"{name}={value}" for name, value in row.setting.items()),
+                *(f"{row.recall_at[k]:.4f}" for k in (1, 10, 100)),
+                "–" if row.map_at is None else f"{row.map_at[100]:.4f}",
+                "–" if row.map_loss is None else f"{row.map_loss:+.4f}",
+                f"{row.qps:,.0f}",
+                f"{row.qps_single:,.0f}",
+                *(f"{row.latency_ms[p]:.3f}" for p in ("p50", "p95", "p99")),
+                duration(row.build_seconds),
+                size(row.size_bytes),
+                "–" if row.memory_bytes is None else size(row.memory_bytes),
+            )
+            for row in report.rows
+        ],
+        left=2,
+    )
+
+
+def _test_split(place: "Workspace", database: "Embeddings") -> "Embeddings | None":
+    """The workspace's last test split, if the same encoder made it from the same data set."""
+    from retrieval.shards import open_embeddings
+    from retrieval.workspace import Role
+
+    folder = place.latest(Role.QUERIES)
+    if folder is None:
+        return None
+    found = open_embeddings(folder)
+    same_encoder = found.facts.encoder.fingerprint == database.facts.encoder.fingerprint
+    same_data = found.facts.source.name.split("/")[0] == database.facts.source.name.split("/")[0]
+    return found if same_encoder and same_data and found.folder != database.folder else None

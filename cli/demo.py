@@ -10,6 +10,7 @@ from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
+    from retrieval.contracts import Json as JsonValue
     from retrieval.images import Source
     from retrieval.shards import Embeddings
 
@@ -108,14 +109,14 @@ def demo(
     )
 
     output.say("\n5. Measure the indices")
-    with output.progress("bench", "step") as show:
-        report = run(*labelled, database.facts.metric, BACKENDS, progress=show)
+    with output.steps() as step:
+        report = run(*labelled, database.facts.metric, BACKENDS, progress=step)
     print_report(output, report)
 
     output.say("\nWhat the numbers mean")
     for definition in DEFINITIONS.values():
         output.say(f"- {definition}")
-    document = {
+    document: dict[str, JsonValue] = {
         "data": {"queries": sources["test"].name, "database": sources["train"].name},
         "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
         "official": evaluation.to_json(),

@@ -72,6 +72,18 @@ class Output:
         finally:
             bar.close()
 
+    @contextmanager
+    def steps(self) -> Iterator[Callable[[str], None]]:
+        """A function that says on stderr, if that is a terminal, which step is under way."""
+        from tqdm import tqdm
+
+        hidden = True if not self.for_people else None
+        bar = tqdm(bar_format="{elapsed} {desc}", disable=hidden, leave=False)
+        try:
+            yield bar.set_description_str
+        finally:
+            bar.close()
+
 
 def duration(seconds: float) -> str:
     """The time as people say it: 0.42 s, 12.3 s, 2 min 5 s."""

@@ -18,14 +18,7 @@ from indexers.options import check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.files import write_whole
-from retrieval.hits import (
-    BLOCK,
-    Found,
-    answer,
-    checked_vectors,
-    prepared,
-    prepared_blocks,
-)
+from retrieval.hits import BLOCK, Found, answer, checked_vectors, prepared, prepared_blocks
 
 FILE = "index.hnsw"
 
@@ -54,6 +47,10 @@ class Hnsw:
     only 1 builds the same graph every time.
 
     Inner products are kept as 1 - dot in float32: products far below 1 lose their digits.
+
+    A vector of which there are more than about 2·m copies fills all links of its copies with each
+    other: a walk that comes there does not find out again, and rows elsewhere are missed. Where
+    a database holds so many copies, take ivf, or leave copies out.
     """
 
     metric: Metric = Metric.COSINE

@@ -134,7 +134,7 @@ class IvfIndex:
     ) -> None:
         self.index = index
         self.metric = metric
-        self.n_probe = min(n_probe, index.nlist)
+        self.n_probe = index.nprobe = min(n_probe, index.nlist)
         self.gpu = gpu
 
     @property
@@ -174,7 +174,9 @@ class IvfIndex:
             probes = min(lists, ceil(probes * len(self) / np.count_nonzero(among)))
 
         def on_cpu(queries: Vectors, probes: int) -> Found:
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)  # type: ignore[call-arg]
+            parameters = None  # whose making would take longer than a small search
+            if selector is not None or probes != self.n_probe:
+                parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)  # type: ignore[call-arg]
             scores, rows = self.index.search(queries, count, params=parameters)
             return rows, scores
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import metrics
-from retrieval.contracts import Index, Json, Metric, Vectors
+from retrieval.contracts import Hits, Index, Json, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.metrics import DEFINITIONS, Ranks
 from retrieval.ranking import Rows, map_rankings
@@ -60,6 +60,22 @@ class Labelled:
         source = embeddings.facts.source.name
         ids = [f"{source}: {name}" for name in rows["id"].to_pylist()]
         return cls(vectors, ids, rows["label"].to_pylist())
+
+    def held_out(self, count: int, seed: int) -> "tuple[Labelled, Labelled]":
+        """`count` rows drawn by seed, at most a fifth of all, and the rows that are left.
+
+        Raises BadInput where there are fewer than 5 rows.
+        """
+        if len(self) < 5:
+            raise BadInput(f"{len(self)} rows are too few to hold some out; give at least 5")
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = min(count, len(self) // 5)
+        return self._taken(np.sort(order[:count])), self._taken(np.sort(order[count:]))
+
+    def _taken(self, rows: Rows) -> "Labelled":
+        return Labelled(
+            self.vectors[rows], [self.ids[i] for i in rows], [self.labels[i] for i in rows]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +185,25 @@ def evaluate_index(
         raise Mismatch(
             f"the index has {len(index)} rows, the database {len(database)}; build it again"
         )
-    task = _Task.of(queries, database, ks)
-    k = max(ks)
+    _check_ks(ks)
     # One more, as the query itself may be among them.
-    hits = index.search(queries.vectors[task.asked], min(k + 1, len(database)))
+    hits = index.search(queries.vectors, max(ks) + 1)
+    return evaluate_hits(queries, database, hits, metric, ks)
+
+
+def evaluate_hits(
+    queries: Labelled, database: Labelled, hits: Hits, metric: Metric, ks: Sequence[int] = KS
+) -> Evaluation:
+    """precision@k, recall@k and mAP@k of hits (q, ≥ max(ks)), whoever found them.
+
+    Where a query is in the database itself, it should have one hit more, which is left out.
+    Raises as `evaluate` does.
+    """
+    task = _Task.of(queries, database, ks)
 
     def measure(i: int) -> _Measures:
-        found = hits.rows[i][(hits.rows[i] >= 0) & (hits.rows[i] != task.own[i])][:k]
+        rows = hits.rows[task.asked[i]]
+        found = rows[(rows >= 0) & (rows != task.own[i])][: max(ks)]
         ranks = metrics.ranks_of(task.database_labels[found] == task.labels[i])
         return _Measures(*_at(ranks, int(task.relevant[i]), ks))
 
@@ -226,8 +254,7 @@ class _Task:
 
     @classmethod
     def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "_Task":
-        if not ks or min(ks) < 1:
-            raise BadInput(f"k must be at least 1, got {list(ks)}; name one or more such k")
+        _check_ks(ks)
         names = sorted({name for name in database.labels if name is not None})
         number = {name: i for i, name in enumerate(names)}
         rows = {name: row for row, name in enumerate(database.ids)}
@@ -287,6 +314,11 @@ class _Task:
 
     def _means(self, values: list[list[float]]) -> dict[int, float]:
         return dict(zip(self.ks, np.mean(values, axis=0).tolist(), strict=True))
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if not ks or min(ks) < 1:
+        raise BadInput(f"k must be at least 1, got {list(ks)}; name one or more such k")
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -60,6 +60,7 @@ def map_rankings(
     distances = _Distances(queries, database, metric)
     numbers = np.arange(len(database))
     size = max(1, BLOCK_BYTES // (8 * max(1, len(database))))
+    room = np.empty((min(size, len(queries)), len(database)))
     cores = _cores()
     results: list[Result] = []
 
@@ -67,14 +68,15 @@ def map_rankings(
         found = []
         for i, row in enumerate(block, start):
             left_out = -1 if leave_out is None else int(leave_out[i])
-            rows = _nearest_first(row, numbers, left_out, signed=metric is Metric.INNER_PRODUCT)
+            rows = _nearest_first(row, float(distances.lowest[i]), numbers, left_out)
             found.append(summarize(i, rows))
         return found
 
     with ThreadPoolExecutor(cores) as threads:
         for start in range(0, len(queries), size):
             # The product has threads of its own: it and the sorts take turns on the cores.
-            block = distances.of(slice(start, start + size), threads)
+            block = room[: len(queries) - start]
+            distances.write(start, block, threads)
             starts = range(0, len(block), max(1, len(block) // cores))
             parts = np.split(block, starts[1:])
             done = threads.map(summaries, [start + part for part in starts], parts)
@@ -125,6 +127,8 @@ class _Distances:
     """Distances of queries from a database, by blocks; Euclidean ones are left squared.
 
     All but Manhattan's are one matrix product of vectors with a few columns more.
+
+    lowest: (q,), the least distance of each query; what is computed below is rounding.
     """
 
     def __init__(self, queries: Vectors, database: Vectors, metric: Metric) -> None:
@@ -146,35 +150,34 @@ class _Distances:
                 a = -a
             case Metric.MANHATTAN:
                 pass
-        self._queries, self._database, self._lowest = a, b, lowest
-        self._metric = metric
+        self._queries, self._database, self._metric = a, b, metric
+        self.lowest = lowest
 
-    def of(self, block: slice, threads: ThreadPoolExecutor) -> Distances:
-        """(b, n): the distances of a block of queries, for the caller to keep."""
-        queries = self._queries[block]
-        if self._metric is Metric.MANHATTAN:
-            return np.vstack(list(threads.map(self._manhattan, queries)))
-        distances: Distances = queries @ self._database.T
-        np.maximum(distances, self._lowest[block, None], out=distances)
-        return distances
+    def write(self, start: int, out: Distances, threads: ThreadPoolExecutor) -> None:
+        """Write the distances of len(out) queries from `start` on into `out` (b, n)."""
+        queries = self._queries[start : start + len(out)]
+        if self._metric is not Metric.MANHATTAN:
+            np.matmul(queries, self._database.T, out=out)
+            return
 
-    def _manhattan(self, query: Distances) -> Distances:
-        return np.asarray(cdist(query[None], self._database, "cityblock"))
+        def write_line(i: int) -> None:
+            cdist(queries[i : i + 1], self._database, "cityblock", out=out[i : i + 1])
+
+        list(threads.map(write_line, range(len(out))))  # so that errors are raised
 
 
-def _nearest_first(distances: Distances, numbers: Rows, left_out: int, *, signed: bool) -> Rows:
+def _nearest_first(distances: Distances, lowest: float, numbers: Rows, left_out: int) -> Rows:
     """The rows by their distances (n,), which are overwritten; among equals the lower first.
 
     One sort of 64-bit numbers, rounded distance above row, is faster than an argsort of the
     distances, and stable by the way. The bits of doubles ascend as these do, save for their sign.
-
-    signed: whether distances may be negative.
     """
-    if signed:
-        distances += 0.0  # -0.0 becomes 0.0
     keys = distances.view(np.int64)
-    if signed:
+    if lowest < 0:
+        distances += 0.0  # -0.0 becomes 0.0
         keys ^= (keys >> 63) & _LAST
+    else:
+        np.maximum(distances, lowest, out=distances)
     keys += 1 << (_ROW_BITS - 1)
     keys &= ~_ROW_MASK
     keys |= numbers

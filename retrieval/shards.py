@@ -394,12 +394,14 @@ def read_shard(folder: Path, shard: Shard, facts: Facts) -> pa.Table:
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[Any]]:
-    """The column `embedding` as an array (n, dim) of the type on disk, without a copy."""
-    column = table["embedding"].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
+    """The column `embedding` as an array (n, dim) of the type on disk.
+
+    No copy is made of a table that was read from one shard.
+    """
+    column = table["embedding"]
+    chunk = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     array: np.ndarray[tuple[int, int], np.dtype[Any]] = (
-        column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
+        chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), column.type.list_size)
     )
     return array
 

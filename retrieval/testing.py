@@ -305,17 +305,16 @@ def _distances(queries: Vectors, database: Vectors, metric: Metric) -> NDArray[n
     a, b = queries.astype(np.float64), database.astype(np.float64)
     match metric:
         case Metric.EUCLIDEAN:
-            return cast(NDArray[np.float64], np.linalg.norm(a[:, None] - b[None], axis=2))
+            return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=2))
         case Metric.MANHATTAN:
-            sums: NDArray[np.float64] = np.abs(a[:, None] - b[None]).sum(axis=2)
-            return sums
+            return np.asarray(np.abs(a[:, None] - b[None]).sum(axis=2))
         case Metric.INNER_PRODUCT:
             return -(a @ b.T)
         case Metric.COSINE:
             lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)[None]
             cosines = np.zeros_like(lengths)  # zero vectors are at right angles to everything
             np.divide(a @ b.T, lengths, out=cosines, where=lengths > 0)
-            return 1 - cosines
+            return np.asarray(1 - cosines)
 
 
 def _easy_data() -> tuple[Vectors, Vectors]:

@@ -118,25 +118,21 @@ def decode(
 def frame(image: Image.Image, framing: Framing) -> Images:
     """The pixels (side, side, 3) of an RGB image, resized and cropped as `Framing` says.
 
-    Rounds as torchvision's Resize and CenterCrop do. An image more than 16 times as long as
-    wide loses its ends first, which are far outside the square: resized whole, it could
-    outgrow memory.
+    Equals what torchvision's Resize and CenterCrop make of it, bit by bit. Only of an image
+    more than 16 times as long as wide the ends, which are far outside the square, are cut off
+    before: resized whole, it could outgrow memory.
     """
     side, shorter = framing.side, _shorter(framing)
     if min(image.size) != shorter:
         image = _without_ends(image)
-    width, height = image.size
-    least = min(width, height)
-    resized = (shorter * width // least, shorter * height // least)
-    left, top = (round((length - side) / 2) for length in resized)
-    if resized == image.size:
-        if resized != (side, side):
-            image = image.crop((left, top, left + side, top + side))
-        return np.asarray(image)
-    # The filter sees beyond the box, so this is the central part of the resized image.
-    x, y = width / resized[0], height / resized[1]
-    box = (left * x, top * y, min((left + side) * x, width), min((top + side) * y, height))
-    return np.asarray(image.resize((side, side), _RESAMPLING[framing.resample], box=box))
+        width, height = image.size
+        least = min(width, height)
+        size = (shorter * width // least, shorter * height // least)
+        image = image.resize(size, _RESAMPLING[framing.resample])
+    if image.size != (side, side):
+        left, top = (round((length - side) / 2) for length in image.size)
+        image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image)
 
 
 def _shorter(framing: Framing) -> int:

@@ -9,8 +9,6 @@ from retrieval.errors import BadImage, BadSource
 from retrieval.images import cifar, idx, parquet
 from retrieval.images.decoding import decode
 
-_NO_FILE = "no such file"
-
 
 def read_image(path: str) -> Image.Image:
     """The image, as `decode` gives it.
@@ -24,7 +22,11 @@ def read_image(path: str) -> Image.Image:
         return decode(Path(path), path)
     try:
         content = _content(Path(container), int(row))
-    except (BadSource, OSError) as error:
+    except FileNotFoundError:
+        raise BadImage(path, "no such file") from None
+    except OSError as error:
+        raise BadImage(path, (error.strerror or str(error)).lower()) from error
+    except BadSource as error:
         raise BadImage(path, str(error)) from error
     if content is None:
         raise BadImage(path, "no such row")
@@ -40,7 +42,7 @@ def _content(file: Path, row: int) -> bytes | Images | None:
     if cifar.is_batch(file.name) and file.parent.exists():
         return cifar.read_row(file.parent, file.name, row)
     if not file.is_file():
-        raise FileNotFoundError(_NO_FILE)
+        raise FileNotFoundError(file)
     if idx.is_images(file):
         return idx.read_row(file, row)
     return parquet.read_row(file, row)

@@ -30,7 +30,7 @@ def broken(fault: str, encode: Any, images: Images) -> Vectors:
         case "depends on the batch":
             vectors = vectors - vectors.mean(axis=0)
         case "float64":
-            return vectors.astype(np.float64)  # type: ignore[return-value]
+            return vectors.astype(np.float64)
         case "not finite":
             vectors[:, 0] = np.nan
         case "changes images":

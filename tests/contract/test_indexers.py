@@ -113,7 +113,7 @@ class Wrong:
         hits = self.index.search(queries, k, None if self.fault == "ignores the mask" else among)
         match self.fault:
             case "int32 rows":
-                return Hits(hits.rows.astype(np.int32), hits.distances)  # type: ignore[arg-type]
+                return Hits(hits.rows.astype(np.int32), hits.distances)
             case "farthest first":
                 return Hits(hits.rows[:, ::-1], hits.distances[:, ::-1])
             case "similarities":

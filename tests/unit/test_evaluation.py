@@ -197,14 +197,14 @@ def test_the_result_does_not_depend_on_the_size_of_blocks(
 
 
 def test_memory_is_bounded_by_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, database = clusters(2000, "q", 1), clusters(4000, "d", 2)
+    queries, database = clusters(500, "q", 1), clusters(8000, "d", 2)
     monkeypatch.setattr(ranking, "BLOCK_BYTES", 2**20)
     tracemalloc.start()
     evaluate(queries, database, Metric.EUCLIDEAN)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # All distances at once would take 64 MB.
-    assert peak < 12 * 2**20
+    # All distances at once would take 32 MB.
+    assert peak < 10 * 2**20
 
 
 def test_euclidean_rankings_far_from_the_origin_are_those_near_it() -> None:
@@ -216,9 +216,16 @@ def test_euclidean_rankings_far_from_the_origin_are_those_near_it() -> None:
         return Labelled(vectors.astype(np.float32), items.ids, items.labels)
 
     here, there = (
-        evaluate(moved(queries, by), moved(database, by), Metric.EUCLIDEAN) for by in (0, 2**15)
+        evaluate(moved(queries, by), moved(database, by), Metric.EUCLIDEAN) for by in (0, 2**20)
     )
     assert here == there
+
+
+def test_vectors_of_one_direction_are_equally_near_by_cosine() -> None:
+    # In floating point, many of these cosines are not 1 but next to it.
+    vectors = np.outer(np.arange(1, 201), [35, 13, 1, -24]).astype(np.float32)
+    rows = ranking.nearest(vectors[6:7], vectors, Metric.COSINE, 200).rows
+    assert rows.tolist() == [list(range(200))]
 
 
 def test_the_vectors_are_left_as_they_are() -> None:
@@ -316,6 +323,8 @@ def test_k_below_one_is_refused(ks: tuple[int, ...]) -> None:
     items = on_a_line([0, 1], "aa")
     with pytest.raises(BadInput, match="at least 1"):
         line_eval(items, items, ks)
+    with pytest.raises(BadInput, match="at least 1"):
+        evaluate_index(items, items, Canned([[0], [1]], 2), Metric.EUCLIDEAN, ks)
 
 
 def test_nothing_to_find_for_any_query_is_refused() -> None:
@@ -347,3 +356,20 @@ def test_unequal_lengths_and_repeated_ids_are_refused() -> None:
         on_a_line([0, 1], "ab", ids=["x"])
     with pytest.raises(BadInput, match="'x' comes more than once"):
         on_a_line([0, 1], "ab", ids=["x", "x"])
+
+
+def test_rows_held_out_are_no_longer_in_the_database_and_keep_what_is_theirs() -> None:
+    items = clusters(50, "d", 3)
+    queries, database = items.held_out(10, seed=1)
+    assert (len(queries), len(database)) == (10, 40)
+    assert sorted([*queries.ids, *database.ids]) == sorted(items.ids)
+    for part in (queries, database):
+        for vector, name, label in zip(part.vectors, part.ids, part.labels, strict=True):
+            row = list(items.ids).index(name)
+            assert np.array_equal(vector, items.vectors[row])
+            assert label == items.labels[row]
+    assert list(items.held_out(10, seed=1)[0].ids) == list(queries.ids)
+    assert list(items.held_out(10, seed=2)[0].ids) != list(queries.ids)
+    assert len(items.held_out(1000, seed=1)[0]) == 10
+    with pytest.raises(BadInput, match="4 rows are too few"):
+        clusters(4, "d", 3).held_out(1, seed=0)

@@ -1,0 +1,56 @@
+"""What the numbers were taken on."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from retrieval.contracts import Json
+
+LIBRARIES = ("retr", "numpy", "faiss-gpu", "faiss-cpu", "hnswlib")
+
+
+def describe() -> dict[str, Json]:
+    """Processor, cores that this process may use, memory in bytes, platform and versions."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(cores()),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": dict(_versions()),
+    }
+
+
+def cores() -> list[int]:
+    """The cores that this process may use, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def resident_bytes() -> int | None:
+    """The memory of this process that is in RAM; None where the system has no /proc."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return None
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue  # faiss comes as either of two
+    return found

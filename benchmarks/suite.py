@@ -1,0 +1,339 @@
+"""The suite: recall, speed, size and lost mAP of each backend, on the same vectors.
+
+Each index is built and timed in a process of its own (`benchmarks.worker`); its quality is worked
+out here, against true neighbors in double precision.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.grid import Grid, Setting, read_grid
+from benchmarks.job import Answer, Job, Timing, hits_file
+from retrieval.contracts import Hits, Indexer, Json, Metric
+from retrieval.errors import BadInput, RetrError
+from retrieval.evaluation import Labelled, evaluate_hits
+from retrieval.metrics import DEFINITIONS, index_recall_at
+from retrieval.ranking import Distances, Rows, distances_of, nearest
+from retrieval.registry import make_indexer
+
+KS = (1, 10, 100)
+K = max(KS)
+SINGLES = 1000  # queries whose latency is taken
+REPEATS = 3  # of all queries at once
+
+# Cosines that are closer than this, float32 cannot tell apart; see docs/metrics.md.
+RESOLUTION = {Metric.COSINE: 1e-6}
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One backend with one setting.
+
+    setting: the options that the grid names; options: all of them.
+    recall_at: of the index, by distance. map_at, map_loss: None where there are no labels.
+    qps: queries per second, all in one call, the median of `qps_runs`; qps_single: one at a
+    time, where latency_ms are percentiles. The times are of searches for the 100 nearest.
+    size_bytes: on disk. memory_bytes: by how much resident memory grew in the build.
+    """
+
+    backend: str
+    setting: dict[str, Json]
+    options: dict[str, Json]
+    details: dict[str, Json]
+    threads: int
+    recall_at: dict[int, float]
+    map_at: dict[int, float] | None
+    map_loss: float | None
+    qps: float
+    qps_runs: list[float]
+    qps_single: float
+    latency_ms: dict[str, float]
+    build_seconds: float
+    size_bytes: int
+    memory_bytes: int | None
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr bench --json`."""
+        return asdict(self) | {
+            "recall_at": _by_k(self.recall_at),
+            "map_at": None if self.map_at is None else _by_k(self.map_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All rows, and the conditions that they were taken under."""
+
+    machine: dict[str, Json]
+    data: dict[str, Json]
+    conditions: dict[str, Json]
+    rows: list[Row]
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr bench --json`."""
+        return {
+            "machine": self.machine,
+            "data": self.data,
+            "conditions": self.conditions,
+            "rows": [row.to_json() for row in self.rows],
+            "definitions": {
+                "recall_at": DEFINITIONS["index_recall_at"],
+                "map_at": DEFINITIONS["map_at"],
+                "map_loss": DEFINITIONS["map_loss"],
+            },
+        }
+
+    def table(self) -> list[dict[str, str | int | float | None]]:
+        """The rows for a table: flat, by column heading, with numbers as they are."""
+        return [
+            {
+                "backend": row.backend,
+                "setting": " ".join(f"{name}={value}" for name, value in row.setting.items()),
+                **{f"recall@{k}": value for k, value in row.recall_at.items()},
+                f"mAP@{K}": None if row.map_at is None else row.map_at[K],
+                "mAP lost": row.map_loss,
+                "queries/s": row.qps,
+                "queries/s singly": row.qps_single,
+                **{f"{name} ms": value for name, value in row.latency_ms.items()},
+                "build s": row.build_seconds,
+                "size MB": row.size_bytes / 1e6,
+                "memory MB": None if row.memory_bytes is None else row.memory_bytes / 1e6,
+            }
+            for row in self.rows
+        ]
+
+
+def run(
+    queries: Labelled,
+    database: Labelled,
+    metric: Metric,
+    backends: Sequence[str],
+    *,
+    grid: Grid | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    repeats: int = REPEATS,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """The measurements of all backends with the settings of the grid, in the order given.
+
+    grid: None for `grids/quick.toml`. threads: that a search may use, and a build. seed: for
+    backends with that option, unless the grid sets it. progress: is told what comes next.
+
+    Raises UnknownName for a backend or an option, BadInput for a value that it cannot take or
+    more threads than cores, RetrError where a measurement fails.
+    """
+    available = len(machine.cores())
+    if not 1 <= threads <= available:
+        raise BadInput(f"{threads} threads on {available} cores; give from 1 to {available}")
+    if repeats < 1:
+        raise BadInput(f"repeats is {repeats}; give at least 1")
+    plans = _plans(backends, read_grid() if grid is None else grid, metric, seed)
+
+    progress(f"true neighbors of {len(queries):,} queries among {len(database):,}")
+    quality = _Quality.of(queries, database, metric)
+    rows = []
+    with TemporaryDirectory(prefix="retr-bench-") as temporary:
+        folder = Path(temporary)
+        for name, items in (("queries", queries), ("database", database)):
+            np.save(folder / f"{name}.npy", np.ascontiguousarray(items.vectors, np.float32))
+        for number, plan in enumerate(plans):
+            progress(plan.title())
+            work = folder / str(number)
+            work.mkdir()
+            job = Job(
+                backend=plan.backend,
+                metric=metric.value,
+                build=plan.build,
+                settings=plan.settings,
+                queries=str(folder / "queries.npy"),
+                database=str(folder / "database.npy"),
+                threads=threads,
+                k=K,
+                hits=quality.hits,
+                singles=SINGLES,
+                repeats=repeats,
+            )
+            answer = _measured(job, work)
+            for i, timing in enumerate(answer.timings):
+                found: Rows = np.load(hits_file(work, i), allow_pickle=False)
+                rows.append(_row(plan, i, answer, timing, threads, *quality.of_hits(found)))
+    return Report(
+        machine=machine.describe(),
+        data={
+            "queries": len(queries),
+            "database": len(database),
+            "dim": int(database.vectors.shape[1]),
+            "metric": metric.value,
+        },
+        conditions={
+            "k": K,
+            "threads": threads,
+            "pinned": hasattr(os, "sched_setaffinity"),
+            "seed": seed,
+            "repeats": repeats,
+            "single_queries": min(SINGLES, len(queries)),
+            f"map_at_{K}_exact": quality.exact_map,
+        },
+        rows=rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One build, and the search options to measure it with; `named` are the grid's settings."""
+
+    backend: str
+    build: dict[str, Any]
+    settings: list[dict[str, Any]]
+    named: list[Setting]
+
+    def title(self) -> str:
+        options = " ".join(f"{name}={value}" for name, value in self.build.items())
+        settings = "1 setting" if len(self.settings) == 1 else f"{len(self.settings)} settings"
+        return f"{self.backend} {options}".strip() + f", {settings}"
+
+
+def _plans(backends: Sequence[str], grid: Grid, metric: Metric, seed: int) -> list[_Plan]:
+    """Settings that differ in search options alone share a build.
+
+    Every indexer is made here once, so that a wrong option is refused before anything is run.
+    """
+    plans: list[_Plan] = []
+    for backend in backends:
+        of_backend: list[_Plan] = []
+        for setting in grid.get(backend, [{}]):
+            options = dict(setting)
+            plain = make_indexer(backend, {"metric": metric})
+            if hasattr(plain, "seed"):
+                options.setdefault("seed", seed)
+            indexer = make_indexer(backend, {**options, "metric": metric})
+            search, build = _parted(indexer, options)
+            plan = next((plan for plan in of_backend if plan.build == build), None)
+            if plan is None:
+                plan = _Plan(backend, build, [], [])
+                of_backend.append(plan)
+            plan.settings.append(search)
+            plan.named.append(setting)
+        plans.extend(of_backend)
+    return plans
+
+
+def _parted(
+    indexer: Indexer, options: Mapping[str, object]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the options that may change at search, and the others, as the indexer has them."""
+    typed = {name: asdict(cast(Any, indexer))[name] for name in options}
+    search = {name: value for name, value in typed.items() if name in indexer.search_options}
+    return search, {name: value for name, value in typed.items() if name not in search}
+
+
+def _measured(job: Job, folder: Path) -> Answer:
+    """The worker's answer. Raises RetrError with its last words where it fails."""
+    job.write(folder)
+    worker = subprocess.run(
+        [sys.executable, "-m", "benchmarks.worker", str(folder)],
+        env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(job.threads)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if worker.returncode:
+        words = worker.stderr.strip().splitlines() or [f"exit code {worker.returncode}"]
+        raise RetrError(f"measuring backend {job.backend} failed: {words[-1]}")
+    return Answer.read(folder)
+
+
+def _row(
+    plan: _Plan,
+    number: int,
+    answer: Answer,
+    timing: Timing,
+    threads: int,
+    recall_at: dict[int, float],
+    map_at: dict[int, float] | None,
+    map_loss: float | None,
+) -> Row:
+    p50, p95, p99 = np.percentile(timing.latencies_ms, [50, 95, 99]).tolist()
+    return Row(
+        backend=plan.backend,
+        setting=cast(dict[str, Json], dict(plan.named[number])),
+        options=timing.options,
+        details=answer.details,
+        threads=threads,
+        recall_at=recall_at,
+        map_at=map_at,
+        map_loss=map_loss,
+        qps=float(np.median(timing.batch_qps)),
+        qps_runs=timing.batch_qps,
+        qps_single=1000 / float(np.mean(timing.latencies_ms)),
+        latency_ms={"p50": p50, "p95": p95, "p99": p99},
+        build_seconds=answer.build_seconds,
+        size_bytes=answer.size_bytes,
+        memory_bytes=answer.memory_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Quality:
+    """Judges hits by the true neighbors: (q, K) their distances, and what mAP@K they give.
+
+    hits: how many of them must be given; one more than K where a query may be its own hit.
+    """
+
+    queries: Labelled
+    database: Labelled
+    metric: Metric
+    true: Distances
+    hits: int
+    exact_map: float | None
+
+    @classmethod
+    def of(cls, queries: Labelled, database: Labelled, metric: Metric) -> "_Quality":
+        hits = K if set(queries.ids).isdisjoint(database.ids) else K + 1
+        found = nearest(queries.vectors, database.vectors, metric, hits)
+        true = distances_of(queries.vectors, database.vectors, found.rows[:, :K], metric)
+        exact_map = None
+        if _any(queries.labels) and _any(database.labels):
+            exact_map = evaluate_hits(queries, database, found, metric, (K,)).map_at[K]
+        # In double precision, ties in float32 may be out of order.
+        return cls(queries, database, metric, np.sort(true, axis=1), hits, exact_map)
+
+    def of_hits(self, rows: Rows) -> tuple[dict[int, float], dict[int, float] | None, float | None]:
+        """recall@k for each k, mAP@K, and how much less that is than with exact search."""
+        found = distances_of(self.queries.vectors, self.database.vectors, rows[:, :K], self.metric)
+        resolution = RESOLUTION.get(self.metric, 0.0)
+        recall_at = {k: float(index_recall_at(found, self.true, k, resolution).mean()) for k in KS}
+        if self.exact_map is None:
+            return recall_at, None, None
+        hits = Hits(rows, np.empty(rows.shape, np.float32))
+        map_at = evaluate_hits(self.queries, self.database, hits, self.metric, (K,)).map_at
+        return recall_at, map_at, self.exact_map - map_at[K]
+
+
+def _by_k(values: dict[int, float]) -> dict[str, Json]:
+    return {str(k): value for k, value in values.items()}
+
+
+def _any(labels: Sequence[str | None] | Any) -> bool:
+    return any(label is not None for label in labels)

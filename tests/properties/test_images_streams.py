@@ -1,0 +1,182 @@
+"""What holds of every kind of source, and of whatever bytes are taken for an image."""
+
+import io
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from retrieval.contracts import Framing, Images
+from retrieval.errors import BadImage
+from retrieval.images import Item, decode, frame, open_source
+
+COUNTS = st.sampled_from([1, 2, 5, 255, 256, 257, 600])  # around one chunk, and three
+
+
+def png(shade: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (1, 1), (shade % 256, shade // 256, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+PNGS = [png(i) for i in range(600)]
+
+
+def folder(root: Path, count: int) -> str:
+    for i in range(count):
+        file = root / ("" if i % 3 == 0 else f"{i % 7}") / f"{i}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(PNGS[i])
+    return str(root)
+
+
+def parquet(root: Path, count: int) -> str:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for part, first in enumerate(range(0, count, 250)):
+        rows = [
+            {"bytes": content, "path": None} for content in PNGS[first : min(first + 250, count)]
+        ]
+        table = pa.table({"img": pa.array(rows, kind), "label": [str(i) for i in range(len(rows))]})
+        pq.write_table(table, root / f"train-{part}.parquet", row_group_size=100)
+    return str(root)
+
+
+def idx(root: Path, count: int) -> str:
+    pixels = (np.arange(count * 4) % 251).astype(np.uint8)
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 2, 2)
+    (root / "train-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    header = bytes([0, 0, 8, 1]) + struct.pack(">I", count)
+    (root / "train-labels-idx1-ubyte").write_bytes(header + bytes(i % 10 for i in range(count)))
+    return str(root)
+
+
+def binary_cifar(root: Path, count: int) -> str:
+    for batch in range(1, 6):
+        n = min(count, 20)
+        records = [bytes([i % 10, batch]) + bytes([i]) * 3071 for i in range(n)]
+        (root / f"data_batch_{batch}.bin").write_bytes(b"".join(records))
+    (root / "test_batch.bin").touch()
+    return str(root)
+
+
+def seen(item: Item) -> tuple[str, str | None, str, object]:
+    content = item.content
+    plain = content.tobytes() if isinstance(content, np.ndarray) else content
+    return item.id, item.label, item.path, plain
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    make=st.sampled_from([folder, parquet, idx, binary_cifar]),
+    count=COUNTS,
+    start=st.integers(0, 620),
+    limit=st.none() | st.integers(1, 620),
+)
+def test_items_from_a_start_are_the_rest_of_all_items(
+    make: Callable[[Path, int], str], count: int, start: int, limit: int | None
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        spec = make(Path(root), count)
+        whole = [seen(item) for item in open_source(spec).items()]
+        source = open_source(spec, limit=limit)
+        assert [seen(item) for item in source.items()] == whole[:limit]
+        assert [seen(item) for item in source.items(start)] == whole[:limit][start:]
+        assert len(source) == len(whole[:limit])
+        assert len({ident for ident, *_ in whole}) == len(whole)
+        assert source.fingerprint == open_source(spec, limit=limit).fingerprint
+
+
+NAME = st.text("ab1029.é ", min_size=1, max_size=5).filter(
+    lambda name: not name.startswith(".") and name.strip() == name and not name.endswith(".png")
+)
+
+
+def key(path: str) -> list[list[tuple[int, object]]]:
+    """Natural order by another way: runs of digits and of others, digits before others."""
+    keys = []
+    for name in path.split("/"):
+        runs: list[tuple[int, object]] = []
+        for character in name:
+            kind = 0 if character in "0123456789" else 1
+            if runs and runs[-1][0] == kind:
+                runs[-1] = (kind, str(runs[-1][1]) + character)
+            else:
+                runs.append((kind, character))
+        keys.append([(kind, int(str(run)) if kind == 0 else run) for kind, run in runs])
+    return keys
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.lists(NAME, min_size=1, max_size=3).map(tuple), min_size=1, max_size=8))
+def test_the_walk_is_the_natural_order_of_all_paths(paths: set[tuple[str, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        expected = set()
+        for parts in paths:
+            file = Path(root, *parts[:-1], f"{parts[-1]}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            expected.add("/".join((*parts[:-1], f"{parts[-1]}.png")))
+        found = [item.id for item in open_source(root).items()]
+        assert sorted(found) == sorted(expected)
+        assert [key(path) for path in found] == sorted(key(path) for path in found)
+        assert len(open_source(root)) == len(expected)
+
+
+def valid_images() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    made = []
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
+        stream = io.BytesIO()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options = {} if kind in ("BMP", "GIF") else {"exif": exif}
+        Image.fromarray(pixels).save(stream, kind, **options)
+        made.append(stream.getvalue())
+    return made
+
+
+VALID = valid_images()
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    content = bytearray(draw(st.sampled_from(VALID)))
+    for _ in range(draw(st.integers(0, 5))):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)))])
+
+
+@settings(max_examples=400, deadline=None)
+@given(damaged() | st.binary(max_size=60))
+def test_any_bytes_are_an_rgb_image_or_a_bad_one(content: bytes) -> None:
+    try:
+        image = decode(content, "some bytes", Framing(4))
+    except BadImage as error:
+        assert error.path == "some bytes"
+        assert "\n" not in error.reason
+    else:
+        assert image.mode == "RGB"
+        assert np.asarray(image).shape == (image.height, image.width, 3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    width=st.integers(1, 80),
+    height=st.integers(1, 80),
+    side=st.integers(1, 40),
+    crop=st.floats(0.3, 1.0),
+    shade=st.tuples(*[st.integers(0, 255)] * 3),
+)
+def test_every_frame_is_a_square_and_plain_stays_plain(
+    width: int, height: int, side: int, crop: float, shade: tuple[int, int, int]
+) -> None:
+    framed: Images = frame(Image.new("RGB", (width, height), shade), Framing(side, crop))
+    assert framed.dtype == np.uint8
+    assert np.array_equal(framed, np.full((side, side, 3), shade))

@@ -1,0 +1,55 @@
+"""Grids of settings, read from TOML."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.grid import QUICK, read_grid
+from benchmarks.suite import K
+from retrieval.contracts import Metric
+from retrieval.errors import BadInput
+from retrieval.registry import indexer_names, make_indexer
+
+
+def grid_file(folder: Path, text: str) -> Path:
+    path = folder / "grid.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_lists_are_combined_and_other_values_held(tmp_path: Path) -> None:
+    path = grid_file(tmp_path, "[exact]\n[hnsw]\nm = [8, 16]\nef = [50, 100]\nseed = 7\n")
+    assert read_grid(path) == {
+        "exact": [{}],
+        "hnsw": [
+            {"m": 8, "ef": 50, "seed": 7},
+            {"m": 8, "ef": 100, "seed": 7},
+            {"m": 16, "ef": 50, "seed": 7},
+            {"m": 16, "ef": 100, "seed": 7},
+        ],
+    }
+
+
+def test_the_quick_grid_is_one_that_the_backends_take() -> None:
+    grid = read_grid(QUICK)
+    assert set(grid) <= set(indexer_names())
+    assert [setting["n_probe"] for setting in grid["ivf"]] == [1, 4, 16, 64]
+    # Two settings below k would measure the same search twice.
+    assert [setting["ef"] for setting in grid["hnsw"]] == [K, 200, 400]
+    for backend, settings in grid.items():
+        for setting in settings:
+            make_indexer(backend, {**setting, "metric": Metric.COSINE})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("ivf = 3", "ivf is no table"), ("[ivf", "no TOML"), ("[[ivf]]\nn_probe = 1", "no table")],
+)
+def test_what_is_no_grid_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        read_grid(grid_file(tmp_path, text))
+
+
+def test_a_grid_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"nowhere.toml \(No such file"):
+        read_grid(tmp_path / "nowhere.toml")

@@ -1,0 +1,221 @@
+"""The suite as `retr bench` runs it, on few vectors, and its judgement of hits."""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import machine, suite
+from benchmarks.suite import K, Report, run
+from retrieval.contracts import Metric
+from retrieval.errors import BadInput, RetrError, UnknownName
+from retrieval.evaluation import Labelled, evaluate
+from retrieval.metrics import DEFINITIONS
+from retrieval.ranking import nearest
+
+GRID = {
+    "ivf": [
+        {"n_lists": 30, "n_probe": 1},
+        {"n_lists": 30, "n_probe": 30},
+        {"n_lists": 10, "n_probe": 1},
+    ],
+    "hnsw": [{"ef": 400}],
+}
+
+
+def items(n: int, prefix: str, seed: int, labels: bool = True) -> Labelled:
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, 4, n)
+    vectors = np.eye(4, 8)[classes] + rng.standard_normal((n, 8))
+    return Labelled(
+        vectors.astype(np.float32),
+        [f"{prefix}{i}" for i in range(n)],
+        [str(c) if labels else None for c in classes],
+    )
+
+
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(told: list[str]) -> Report:
+    return run(
+        items(60, "q", 1),
+        items(1500, "d", 2),
+        Metric.EUCLIDEAN,
+        ["exact", "ivf", "hnsw"],
+        grid=GRID,
+        seed=3,
+        progress=told.append,
+    )
+
+
+def test_rows_are_in_the_order_of_backends_and_settings(report: Report) -> None:
+    rows = [(row.backend, row.setting) for row in report.rows]
+    # Of ivf, the first two share a build.
+    assert rows == [
+        ("exact", {}),
+        *(("ivf", setting) for setting in GRID["ivf"]),
+        ("hnsw", {"ef": 400}),
+    ]
+    assert [row.options.get("n_probe") for row in report.rows] == [None, 1, 30, 1, None]
+    assert [row.options.get("seed") for row in report.rows] == [None, 3, 3, 3, 3]
+    first, second, third = report.rows[1:4]
+    assert first.build_seconds == second.build_seconds != third.build_seconds
+
+
+def test_progress_is_told_of_each_build(report: Report, told: list[str]) -> None:
+    assert report.rows
+    assert told == [
+        "true neighbors of 60 queries among 1,500",
+        "exact, 1 setting",
+        "ivf n_lists=30 seed=3, 2 settings",
+        "ivf n_lists=10 seed=3, 1 setting",
+        "hnsw seed=3, 1 setting",
+    ]
+
+
+def test_exact_search_loses_nothing_and_approximation_does(report: Report) -> None:
+    exact, few, all_lists, *_ = report.rows
+    queries, database = items(60, "q", 1), items(1500, "d", 2)
+    map_at = evaluate(queries, database, Metric.EUCLIDEAN, (K,)).map_at
+    for row in (exact, all_lists):
+        assert row.recall_at == {1: 1, 10: 1, 100: 1}
+        assert row.map_at == pytest.approx(map_at)
+        assert row.map_loss == pytest.approx(0)
+    assert few.recall_at[100] < 0.9
+    assert few.map_at is not None
+    assert few.map_loss == pytest.approx(map_at[K] - few.map_at[K])
+    assert few.map_loss != 0
+
+
+def test_times_fit_each_other(report: Report) -> None:
+    for row in report.rows:
+        assert len(row.qps_runs) == 3
+        assert row.qps == sorted(row.qps_runs)[1]
+        assert 0 < row.latency_ms["p50"] <= row.latency_ms["p95"] <= row.latency_ms["p99"]
+        # The mean is at least half of the median.
+        assert row.qps_single <= 2 * 1000 / row.latency_ms["p50"]
+        assert row.threads == 1
+
+
+def test_to_json_is_the_document_of_retr_bench(report: Report) -> None:
+    document: Any = json.loads(json.dumps(report.to_json()))
+    assert set(document) == {"machine", "data", "conditions", "rows", "definitions"}
+    assert document["data"] == {
+        "queries": 60,
+        "database": 1500,
+        "dim": 8,
+        "metric": "euclidean",
+    }
+    row = document["rows"][1]
+    assert {"backend", "options", "qps", "build_seconds", "size_bytes", "memory_bytes"} <= set(row)
+    assert list(row["recall_at"]) == ["1", "10", "100"]
+    assert list(row["latency_ms"]) == ["p50", "p95", "p99"]
+    assert list(row["map_at"]) == ["100"]
+    assert document["conditions"]["threads"] == 1
+    assert document["conditions"]["seed"] == 3
+    assert document["definitions"]["recall_at"] == DEFINITIONS["index_recall_at"]
+    assert document["machine"]["cores"] == len(machine.cores())
+    assert document["machine"]["versions"]["numpy"] == np.__version__
+
+
+def test_the_table_is_flat_and_has_a_line_for_each_row(report: Report) -> None:
+    table = report.table()
+    assert [line["setting"] for line in table][1] == "n_lists=30 n_probe=1"
+    for line, row in zip(table, report.rows, strict=True):
+        assert line["recall@10"] == row.recall_at[10]
+        assert line["queries/s"] == row.qps
+        assert line["size MB"] == row.size_bytes / 1e6
+        assert not any(isinstance(value, dict | list) for value in line.values())
+
+
+def test_hits_are_judged_by_distance() -> None:
+    # On a line: true neighbors of 0 are rows 0, 1, 2, …, at distance 1, 2, 3, …
+    places = np.arange(1, 301, dtype=np.float32)[:, None]
+    database = Labelled(places, [f"d{i}" for i in range(300)], ["a"] * 150 + ["b"] * 150)
+    query = Labelled(np.zeros((1, 1), np.float32), ["q"], ["a"])
+    quality = suite._Quality.of(query, database, Metric.EUCLIDEAN)
+    assert (quality.hits, quality.exact_map) == (100, 1)
+
+    rows = np.concatenate([np.arange(1, 81), np.arange(280, 300)])[None]
+    recall_at, map_at, loss = quality.of_hits(rows)
+    # The first is not found: of the ten first, 2 … 11, nine are near enough.
+    assert recall_at == pytest.approx({1: 0, 10: 9 / 10, 100: 80 / 100})
+    # The first 80 have the label.
+    assert map_at == pytest.approx({100: 80 / 100})
+    assert loss == pytest.approx(20 / 100)
+
+
+def test_a_query_in_the_database_does_not_count_for_its_own_precision() -> None:
+    database = items(150, "d", 4)
+    quality = suite._Quality.of(database, database, Metric.COSINE)
+    assert quality.hits == K + 1
+    exact = evaluate(database, database, Metric.COSINE, (K,))
+    assert quality.exact_map == pytest.approx(exact.map_at[K])
+
+
+def test_without_labels_there_is_recall_but_no_precision() -> None:
+    database = items(150, "d", 4, labels=False)
+    quality = suite._Quality.of(items(5, "q", 5), database, Metric.COSINE)
+    hits = nearest(items(5, "q", 5).vectors, database.vectors, Metric.COSINE, K)
+    assert quality.of_hits(hits.rows) == ({1: 1, 10: 1, 100: 1}, None, None)
+
+
+def test_float32_is_not_blamed_for_cosines_that_it_cannot_tell_apart() -> None:
+    angles = np.linspace(0, 4e-4, 200)  # 1 - cos is at most 8e-8
+    vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    database = Labelled(vectors, [f"d{i}" for i in range(200)], [None] * 200)
+    query = Labelled(vectors[:1], ["q"], [None])
+    quality = suite._Quality.of(query, database, Metric.COSINE)
+    assert quality.of_hits(np.arange(100, 200)[None])[0] == {1: 1, 10: 1, 100: 1}
+
+
+def test_the_worker_is_given_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    start = subprocess.run
+
+    def spy(command: list[str], *, env: dict[str, str], **options: Any) -> Any:
+        given.extend(env[name] for name in suite.THREAD_VARIABLES)
+        return start(command, env=env, **options)
+
+    monkeypatch.setattr(subprocess, "run", spy)
+    before = machine.cores()
+    run(items(2, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"], repeats=1)
+    assert given == ["1"] * 4
+    # The suite itself keeps all its cores.
+    assert machine.cores() == before
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(suite, "_measured", None)
+    queries, database = items(2, "q", 1), items(120, "d", 2)
+    with pytest.raises(UnknownName, match="did you mean 'exact'"):
+        run(queries, database, Metric.COSINE, ["exakt"])
+    with pytest.raises(UnknownName, match="probes"):
+        run(queries, database, Metric.COSINE, ["ivf"], grid={"ivf": [{"probes": 1}]})
+    with pytest.raises(BadInput, match="manhattan"):
+        run(queries, database, Metric.MANHATTAN, ["hnsw"])
+    for threads in (0, (os.cpu_count() or 1) + 1):
+        with pytest.raises(BadInput, match=f"{threads} threads"):
+            run(queries, database, Metric.COSINE, ["exact"], threads=threads)
+
+
+def test_a_worker_that_fails_has_its_last_words_in_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = subprocess.run
+
+    def broken(command: list[str], **options: Any) -> Any:
+        return start([*command[:-1], "/nowhere"], **options)
+
+    monkeypatch.setattr(subprocess, "run", broken)
+    with pytest.raises(RetrError, match=r"backend exact failed: .*/nowhere/job.json"):
+        run(items(2, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"])

@@ -1,0 +1,112 @@
+"""The process that builds and times one index."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import sleep
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from benchmarks import machine
+from benchmarks.job import Answer, Job, Timing, hits_file
+from benchmarks.worker import WARM_UP, measure, time_searches
+from retrieval.contracts import Hits, Json, Mask, Vectors
+from retrieval.errors import BadInput
+
+
+@dataclass
+class Slow:
+    """An index that takes 2 ms for a call and notes how many queries it was asked."""
+
+    dim: int = 3
+    details: MappingProxyType[str, Json] = field(default_factory=lambda: MappingProxyType({}))
+    asked: list[tuple[int, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return 1
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        self.asked.append((len(queries), k))
+        sleep(0.002)
+        shape = (len(queries), k)
+        return Hits(np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    rng = np.random.default_rng(0)
+    for name, n in (("queries", 20), ("database", 2000)):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((n, 16)).astype(np.float32))
+    return Job(
+        backend="ivf",
+        metric="euclidean",
+        build={"n_lists": 40},
+        settings=[{"n_probe": 1}, {"n_probe": 40}],
+        queries=str(tmp_path / "queries.npy"),
+        database=str(tmp_path / "database.npy"),
+        threads=1,
+        k=10,
+        hits=11,
+        singles=7,
+        repeats=2,
+    )
+
+
+def test_each_query_is_timed_alone_and_all_together_after_a_warm_up(job: Job) -> None:
+    index, queries = Slow(), np.zeros((200, 3), np.float32)
+    timing = time_searches(index, queries, replace(job, singles=60, repeats=4), {})
+    alone, together = (1, 10), (200, 10)
+    assert index.asked == [alone] * (WARM_UP + 60) + [together] * (1 + 4)
+    assert len(timing.latencies_ms) == 60
+    assert len(timing.batch_qps) == 4
+    assert min(timing.latencies_ms) >= 2
+    assert max(timing.batch_qps) <= 200 / 0.002
+
+
+def test_a_job_is_answered_with_hits_for_each_setting(job: Job, tmp_path: Path) -> None:
+    answer = measure_in(tmp_path, job)
+    queries, database = np.load(job.queries), np.load(job.database)
+    distances = np.linalg.norm(queries[:, None] - database[None], axis=2)
+    true = np.argsort(distances, axis=1)[:, :11]
+    few, all_lists = (np.load(hits_file(tmp_path, i)) for i in range(2))
+    assert np.array_equal(all_lists, true)
+    assert few.shape == (20, 11)
+    assert not np.array_equal(few, true)
+    assert [timing.options["n_probe"] for timing in answer.timings] == [1, 40]
+    assert {timing.options["n_lists"] for timing in answer.timings} == {40}
+    assert [len(timing.latencies_ms) for timing in answer.timings] == [7, 7]
+    assert answer.details["lists"] == 40
+    assert answer.build_seconds > 0
+    # The vectors themselves are in the file.
+    assert answer.size_bytes > database.nbytes
+
+
+def test_the_build_is_charged_the_memory_of_the_index(job: Job, tmp_path: Path) -> None:
+    if machine.resident_bytes() is None:
+        pytest.skip("this system has no /proc to read the memory from")
+    large = np.random.default_rng(0).standard_normal((40_000, 256)).astype(np.float32)
+    np.save(tmp_path / "database.npy", large)
+    np.save(tmp_path / "queries.npy", large[:5])
+    answer = measure_in(tmp_path, replace(job, backend="exact", build={}, settings=[{}]))
+    assert answer.memory_bytes is not None
+    assert 0.9 * large.nbytes < answer.memory_bytes < 3 * large.nbytes
+
+
+def test_what_the_backend_refuses_is_raised(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="n_probe"):
+        measure_in(tmp_path, replace(job, build={"n_probe": 0}))
+
+
+def test_answers_come_back_as_they_were_written(tmp_path: Path) -> None:
+    answer = Answer(1.5, 10, None, {"lists": 3}, [Timing({"ef": 5}, [1.0, 2.0], [0.1])])
+    answer.write(tmp_path)
+    assert Answer.read(tmp_path) == answer
+
+
+def measure_in(folder: Path, job: Job) -> Answer:
+    job.write(folder)
+    return measure(folder)

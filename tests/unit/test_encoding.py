@@ -1,0 +1,120 @@
+"""Encoding a source: order, bad images, resumption, streams."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from encoders.toy import Toy
+from retrieval.contracts import Images, Vectors
+from retrieval.encoding import Decoder, encode_source
+from retrieval.errors import BadData, Busy
+from retrieval.files import locked
+from retrieval.images import Item, open_source
+from retrieval.shards import open_embeddings
+
+
+class Stopping(Toy):
+    """The toy encoder, which fails after some batches, as a run that is stopped."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def encode(self, images: Images) -> Vectors:
+        self.batches -= 1
+        if self.batches < 0:
+            raise KeyboardInterrupt
+        return super().encode(images)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+def test_rows_are_the_images_in_their_order(photos: Path, tmp_path: Path) -> None:
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "out", shard_images=7)
+    rows, vectors = open_embeddings(tmp_path / "out").read()
+    expected = [f"{label}/{i}.png" for label in ("blue", "green", "red") for i in range(10)]
+    assert rows["id"].to_pylist() == expected
+    assert rows["label"].to_pylist() == [name.split("/")[0] for name in expected]
+    for path, vector in zip(rows["path"].to_pylist(), vectors, strict=True):
+        with Image.open(path) as image:
+            # 16 × 12 pixels become 8 × 8: the mean colour of the middle, resampled
+            mean = np.asarray(image.crop((2, 0, 14, 12))).mean((0, 1)) / 255
+        np.testing.assert_allclose(vector, mean, atol=0.01)
+
+
+def test_bad_images_are_listed_and_stop_nothing(photos: Path, tmp_path: Path) -> None:
+    (photos / "red" / "0.png").write_bytes(b"")
+    (photos / "blue" / "3.png").write_text("not a picture")
+    manifest = encode_source(open_source(str(photos)), Toy(), tmp_path / "out", shard_images=8)
+    assert (manifest.rows, manifest.skipped) == (28, 2)
+    skipped = pq.read_table(tmp_path / "out" / "skipped.parquet").to_pylist()
+    assert [(Path(s["path"]).name, s["shard"]) for s in skipped] == [("3.png", 0), ("0.png", 2)]
+    assert [s["reason"] for s in skipped] == ["not an image", "empty file"]
+    assert len(open_embeddings(tmp_path / "out").vectors()) == 28
+
+
+def test_a_source_without_one_good_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / "bad" / f"{i}.png").write_bytes(b"x")
+    with pytest.raises(BadData, match="none of the 3 images"):
+        encode_source(open_source(str(tmp_path / "bad")), Toy(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2, 3])
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    photos: Path, tmp_path: Path, batches: int
+) -> None:
+    (photos / "blue" / "3.png").write_bytes(b"")  # skipped in the first shard
+    (photos / "red" / "9.png").write_bytes(b"")  # and in the last
+    source = open_source(str(photos))
+    encode_source(source, Toy(), tmp_path / "whole", shard_images=8)
+    with pytest.raises(KeyboardInterrupt):
+        encode_source(source, Stopping(batches), tmp_path / "stopped", shard_images=8)
+    seen: list[tuple[int, int]] = []
+    encode_source(
+        source,
+        Toy(),
+        tmp_path / "stopped",
+        shard_images=8,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[0] == (8 * batches, 30)
+    assert seen[-1] == (30, 30)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_a_complete_set_is_not_encoded_again(photos: Path, tmp_path: Path) -> None:
+    source = open_source(str(photos))
+    first = encode_source(source, Toy(), tmp_path / "out")
+    assert encode_source(source, Stopping(0), tmp_path / "out") == first
+
+
+def test_a_second_writer_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"), pytest.raises(Busy, match="another process is writing"):
+        encode_source(open_source(str(photos)), Toy(), tmp_path / "out")
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "out")
+
+
+def test_items_are_taken_only_a_few_batches_ahead() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Item]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Item(f"{taken}", None, f"{taken}", np.zeros((8, 8, 3), np.uint8))
+
+    with Decoder(Toy.framing, threads=2) as decoder:
+        batches = decoder.batches(endless(), size=10)
+        first = next(batches)
+        assert len(first.items) == 10
+        assert taken <= 50
+        assert [item.id for item in next(batches).items] == [str(i) for i in range(11, 21)]

@@ -1,0 +1,309 @@
+"""Folders and globs: what is taken, in which order, under which label."""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.errors import BadImage, BadInput, BadSource
+from retrieval.images import Item, Source, decode, open_source, read_image
+from retrieval.images import folder as folder_module
+from retrieval.images.source import natural
+
+
+def picture(path: Path, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (4, 3), (shade, 0, 0))
+    image.save(path, "PNG")
+    return path
+
+
+def ids(source: Source) -> list[str]:
+    return [item.id for item in source.items()]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    for name in (
+        "10.png",
+        "2.png",
+        "cat/10.JPG",
+        "cat/9.jpeg",
+        "cat/deep/1.webp",
+        "dog/1.tiff",
+        "dog/01.gif",
+        "1.bmp",
+    ):
+        picture(root / name)
+    for name in ("notes.txt", ".hidden.png", ".hidden/1.png", "dog/Thumbs.db", "cat/.x/1.png"):
+        picture(root / name)
+    (root / "empty").mkdir()
+    return root
+
+
+def test_the_order_is_natural_and_the_rest_is_left_out(tree: Path) -> None:
+    assert ids(open_source(str(tree))) == [
+        "1.bmp",
+        "2.png",
+        "10.png",
+        "cat/9.jpeg",
+        "cat/10.JPG",
+        "cat/deep/1.webp",
+        "dog/01.gif",
+        "dog/1.tiff",
+    ]
+
+
+def test_labels_are_the_first_folder(tree: Path) -> None:
+    labels = [item.label for item in open_source(str(tree)).items()]
+    assert labels == [None, None, None, "cat", "cat", "cat", "dog", "dog"]
+
+
+def test_items_can_be_read_again(tree: Path) -> None:
+    source = open_source(str(tree))
+    assert len(source) == 8
+    for item in source.items():
+        assert Path(item.path).is_absolute()
+        again = np.asarray(read_image(item.path))
+        assert np.array_equal(again, np.asarray(decode(item.content, item.path)))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["10", "9", "1"], ["1", "9", "10"]),
+        (["a10b2", "a10b10", "a9b99"], ["a9b99", "a10b2", "a10b10"]),
+        (["1", "01", "001", "a"], ["001", "01", "1", "a"]),
+        (["b", "B", "a1", "a"], ["B", "a", "a1", "b"]),
+        (["²1", "x٣"], ["x٣", "²1"]),  # no numbers: only 0 to 9 count
+    ],
+)
+def test_natural_order(names: list[str], expected: list[str]) -> None:
+    assert sorted(names, key=natural) == expected
+
+
+def test_a_relative_folder_is_named_by_its_absolute_path(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree.parent)
+    assert open_source("tree").name == open_source("./tree").name == str(tree)
+    monkeypatch.chdir(tree)
+    assert open_source(".").name == str(tree)
+
+
+def test_a_folder_named_like_a_data_set_is_written_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "digits" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    assert open_source("digits").name == "digits/train"
+    assert ids(open_source("./digits")) == ["1.png"]
+
+
+def test_bad_images_are_items(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    (tmp_path / "2.png").write_text("words")
+    (tmp_path / "3.png").touch()
+    (tmp_path / "4.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "5.png").symlink_to(tmp_path / "5.png")
+    source = open_source(str(tmp_path))
+    assert len(source) == 5
+    reasons = []
+    for item in islice(source.items(), 1, None):
+        with pytest.raises(BadImage) as caught:
+            decode(item.content, item.path)
+        reasons.append(caught.value.reason)
+    assert reasons[:3] == ["not an image", "empty file", "no such file"]
+    assert reasons[3] == "too many levels of symbolic links"
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    os.mkfifo(tmp_path / "2.png")
+    assert ids(open_source(str(tmp_path))) == ["1.png"]
+    with pytest.raises(BadImage, match="not a file"):
+        read_image(str(tmp_path / "2.png"))
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    picture(root / "a" / "1.png")
+    picture(other / "2.png")
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "self").symlink_to(root / "a")
+    (root / "b").symlink_to(other)
+    (other / "back").symlink_to(root / "a")
+    assert ids(open_source(str(root))) == ["a/1.png", "b/2.png", "b/back/1.png"]
+
+
+def test_names_that_are_no_utf8_can_be_stored(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:  # noqa: PTH123
+        Image.new("RGB", (1, 1)).save(file, "PNG")
+    (item,) = open_source(str(tmp_path)).items()
+    assert item.id == "\\udcff.png"
+    assert item.path.encode() == os.fsencode(tmp_path) + rb"/\udcff.png"
+    assert decode(item.content, item.path).size == (1, 1)
+
+
+def test_folders_are_read_as_items_are_asked_for(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(str(tree))
+    listed = []
+    scandir = os.scandir
+
+    def counted(folder: Path) -> "os._ScandirIterator[str]":
+        listed.append(folder.name)
+        return scandir(folder)
+
+    monkeypatch.setattr(folder_module, "scandir", counted)
+    items = source.items()
+    assert listed == []
+    first = next(items)
+    assert (first.id, listed) == ("1.bmp", ["tree"])
+    assert isinstance(first.content, Path)
+    list(items)
+    assert listed == ["tree", "cat", "deep", "dog", "empty"]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_silent_gap(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refused(folder: Path) -> "os._ScandirIterator[str]":
+        if folder.name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(folder_module, "scandir", refused)  # root may list everything
+    with pytest.raises(BadSource, match=r"cannot list folder .*dog: Permission denied; "):
+        open_source(str(tree))
+
+
+def test_the_fingerprint_follows_names_sizes_times_and_limit(tree: Path) -> None:
+    def fingerprint() -> str:
+        return open_source(str(tree)).fingerprint
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    assert len(seen[0]) == 64
+    (tree / "notes.txt").write_text("another")
+    assert fingerprint() == seen[0]
+    status = (tree / "2.png").stat()
+    os.utime(tree / "2.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    seen.append(fingerprint())
+    (tree / "2.png").rename(tree / "3.png")
+    seen.append(fingerprint())
+    with (tree / "3.png").open("ab") as file:
+        file.write(b"more")
+    os.utime(tree / "3.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    seen.append(fingerprint())
+    seen.append(open_source(str(tree), limit=3).fingerprint)
+    seen.append(open_source(str(tree), limit=4).fingerprint)
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.png", ["2.png", "10.png"]),
+        ("?.*", ["1.bmp", "2.png"]),
+        ("*/*.j*", ["cat/9.jpeg"]),
+        ("*/*.[jJ]*", ["cat/9.jpeg", "cat/10.JPG"]),
+        ("**/1.*", ["1.bmp", "cat/deep/1.webp", "dog/1.tiff"]),
+        ("**/deep/*", ["cat/deep/1.webp"]),
+        ("c*/**", ["cat/9.jpeg", "cat/10.JPG", "cat/deep/1.webp"]),
+        ("**/c*/**/*.webp", ["cat/deep/1.webp"]),
+    ],
+)
+def test_globs(tree: Path, pattern: str, expected: list[str]) -> None:
+    source = open_source(f"{tree}/{pattern}")
+    assert ids(source) == expected
+    assert len(source) == len(expected)
+    assert source.name == f"{tree}/{pattern}"
+
+
+def test_a_glob_takes_ids_and_labels_below_its_fixed_part(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [(i.id, i.label) for i in open_source(f"{tree}/cat/*/*").items()] == [
+        ("deep/1.webp", "deep")
+    ]
+    monkeypatch.chdir(tree)
+    assert [(i.id, i.label) for i in open_source("d*/01*").items()] == [("dog/01.gif", "dog")]
+
+
+def test_a_glob_does_not_list_folders_that_cannot_match(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+    scandir = os.scandir
+
+    def counted(folder: Path) -> Iterator[object]:
+        listed.append(folder.name)
+        return scandir(folder)
+
+    monkeypatch.setattr(folder_module, "scandir", counted)
+    open_source(f"{tree}/c*/*.jpeg")
+    assert set(listed) == {"tree", "cat"}
+
+
+def test_an_existing_path_with_brackets_is_no_glob(tmp_path: Path) -> None:
+    picture(tmp_path / "a[1]" / "b[2].png")
+    assert ids(open_source(str(tmp_path / "a[1]"))) == ["b[2].png"]
+    single = open_source(str(tmp_path / "a[1]" / "b[2].png"))
+    assert ids(single) == ["b[2].png"]
+    assert single.name == str(tmp_path / "a[1]" / "b[2].png")
+
+
+def test_a_split_of_a_folder_is_its_sub_folder(tree: Path) -> None:
+    picture(tree / "test" / "cow" / "1.png")
+    source = open_source(str(tree), split="test")
+    assert [(item.id, item.label) for item in source.items()] == [("cow/1.png", "cow")]
+    assert source.name == str(tree / "test")
+
+
+@pytest.mark.parametrize("suffix", ["", "/*.png", "/2.png"])
+def test_a_split_that_is_not_there_is_refused(tree: Path, suffix: str) -> None:
+    with pytest.raises(BadSource, match=r"has no split 'train'; leave the split out"):
+        open_source(f"{tree}{suffix}", split="train")
+
+
+def test_what_has_no_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadSource, match=r"no images in .*; they are told by their endings: bmp, "):
+        open_source(str(tmp_path))
+    with pytest.raises(BadSource, match=r"no images in .*notes\.txt"):
+        open_source(str(tmp_path / "notes.txt"))
+    with pytest.raises(BadSource, match=r"no images in .*\*\.png"):
+        open_source(f"{tmp_path}/*.png")
+    with pytest.raises(BadSource, match=r"nothing matches .*: there is no folder .*none"):
+        open_source(f"{tmp_path}/none/*.png")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(BadSource) as caught:
+        open_source("cifar")
+    assert str(caught.value) == (
+        "'cifar' is no data set and no path; did you mean 'cifar10'? there are the data sets "
+        "cifar10, digits, fashion-mnist, mnist, or give a folder, a file or a glob"
+    )
+    with pytest.raises(BadSource, match=r"no path; there are the data sets"):
+        open_source("/nowhere/at/all")
+
+
+def test_limits(tree: Path) -> None:
+    whole: list[Item] = list(open_source(str(tree)).items())
+    for limit in (1, 3, 8, 100):
+        source = open_source(str(tree), limit=limit)
+        assert ids(source) == [item.id for item in whole[:limit]]
+        assert len(source) == min(limit, 8)
+    for limit in (0, -1):
+        with pytest.raises(BadInput, match="give 1 or more"):
+            open_source(str(tree), limit=limit)

@@ -1,0 +1,221 @@
+"""From image to named neighbours, and what is refused on the way."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders.toy import Toy
+from retrieval import Searcher, open_embeddings
+from retrieval.contracts import Metric
+from retrieval.encoding import encode_source
+from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
+from retrieval.images import open_source
+from retrieval.indexing import build_index, open_index
+from retrieval.inspection import verify
+
+
+@pytest.fixture
+def index(photos: Path, tmp_path: Path) -> Path:
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "embeddings")
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "index")
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def orange(tmp_path: Path) -> Path:
+    """A picture whose neighbours are red, then green, then blue."""
+    Image.new("RGB", (20, 10), (230, 90, 30)).save(tmp_path / "orange.jpg")
+    return tmp_path / "orange.jpg"
+
+
+class Other(Toy):
+    """The toy encoder in another version."""
+
+    fingerprint = "f" * 64
+
+
+def test_neighbours_of_an_image(index: Path, orange: Path, tmp_path: Path) -> None:
+    searcher = Searcher.open(index)
+    [hits] = searcher.search_images([orange], k=30)
+    assert [hit.rank for hit in hits] == list(range(1, 31))
+    assert [hit.label for hit in hits] == ["red"] * 10 + ["green"] * 10 + ["blue"] * 10
+    _, vectors = open_embeddings(tmp_path / "embeddings").read()
+    query = np.array([230, 90, 30]) / 255
+    expected = np.sort(np.linalg.norm(vectors - query, axis=1))
+    np.testing.assert_allclose([hit.distance for hit in hits], expected, atol=0.02)
+    for hit in hits:
+        assert hit.path is not None
+        assert Path(hit.path).is_file()
+        assert hit.path.endswith(hit.id)
+
+
+def test_many_images_at_once_are_each_image_alone(index: Path, photos: Path) -> None:
+    images = sorted(photos.glob("*/[0-4].png"))
+    searcher = Searcher.open(index)
+    assert searcher.search_images(images, k=3) == [
+        searcher.search_images([image], k=3)[0] for image in images
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "labels"),
+    [
+        ("label=blue", {"blue"}),
+        ("label=red,blue", {"red"}),
+        ("label=blue,green", {"green"}),
+        ("id=red/3.png", {"red"}),
+    ],
+)
+def test_filter_gives_the_nearest_of_those_that_match(
+    index: Path, orange: Path, where: str, labels: set[str]
+) -> None:
+    searcher = Searcher.open(index)
+    [everything] = searcher.search_images([orange], k=30)
+    field, values = where.split("=")
+    expected = [h for h in everything if getattr(h, field) in values.split(",")][:7]
+    [hits] = searcher.search_images([orange], k=7, where=where)
+    assert [(h.id, h.distance) for h in hits] == [(h.id, h.distance) for h in expected]
+    assert {h.label for h in hits} == labels
+
+
+def test_fewer_match_than_asked_for(index: Path, orange: Path) -> None:
+    [hits] = Searcher.open(index).search_images([orange], k=30, where="label=red")
+    assert len(hits) == 10
+
+
+@pytest.mark.parametrize("k", [0, -1, 31, 1_000_000])
+def test_k_out_of_range(index: Path, k: int) -> None:
+    with pytest.raises(BadInput, match=f"k is {k:,}; give 1 to 30"):
+        Searcher.open(index).search(np.zeros((1, 3), np.float32), k)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("label=blu", "unknown label in the index 'blu'; did you mean 'blue'?"),
+        ("label=red,pink", "unknown label in the index 'pink'"),
+        ("id=red/99.png", "no row of the index has the id 'red/99.png'"),
+        ("colour=red", "unknown field to filter by 'colour'.*there are: id, label"),
+        ("red", "write --where 'label=cat'"),
+        ("label=", "write --where 'label=cat'"),
+    ],
+)
+def test_filters_that_cannot_be(index: Path, where: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Searcher.open(index).search(np.zeros((1, 3), np.float32), 1, where)
+
+
+def test_another_encoder_is_refused_with_both_names(index: Path) -> None:
+    with pytest.raises(Mismatch, match=r"encoder toy \(ed25d95e\), not with toy \(ffffffff\)"):
+        Searcher.open(index, encoder=Other())
+
+
+def test_queries_of_another_dimension(index: Path) -> None:
+    with pytest.raises(Mismatch, match=r"3.*4|4.*3"):
+        Searcher.open(index).search(np.zeros((1, 4), np.float32), 1)
+
+
+def test_unreadable_query(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="no such file"):
+        Searcher.open(index).search_images([tmp_path / "gone.png"])
+
+
+def test_label_of_a_path_that_is_indexed(index: Path, photos: Path) -> None:
+    searcher = Searcher.open(index)
+    assert searcher.label_of(str(photos / "green" / "4.png")) == "green"
+    assert searcher.label_of("elsewhere.png") is None
+
+
+def test_an_index_needs_no_embeddings(index: Path, orange: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "embeddings")
+    assert Searcher.open(index).search_images([orange], k=1)[0][0].label == "red"
+
+
+def test_search_options_change_after_the_build_and_others_do_not(
+    index: Path, tmp_path: Path
+) -> None:
+    build_index([open_embeddings(tmp_path / "embeddings")], "hnsw", tmp_path / "hnsw")
+    opened = open_index(tmp_path / "hnsw", {"ef": "123"})
+    assert opened.facts.options["ef"] == 123
+    with pytest.raises(BadInput, match=r"option m of a built hnsw index cannot change.*one of: ef"):
+        open_index(tmp_path / "hnsw", {"m": "8"})
+    with pytest.raises(UnknownName, match=r"unknown option of backend hnsw 'eff'.*mean 'ef'"):
+        open_index(tmp_path / "hnsw", {"eff": "8"})
+
+
+def test_an_index_is_replaced_whole(index: Path, tmp_path: Path) -> None:
+    embeddings = open_embeddings(tmp_path / "embeddings")
+    build_index([embeddings], "hnsw", index, Metric.COSINE)
+    assert sorted(p.name for p in index.iterdir()) == ["index.hnsw", "index.json", "rows.parquet"]
+    assert open_index(index).facts.metric is Metric.COSINE
+    assert not list(tmp_path.glob("index.*"))
+
+
+def test_a_build_that_fails_leaves_the_old_index(index: Path, tmp_path: Path) -> None:
+    before = {p.name: p.read_bytes() for p in index.iterdir()}
+    with pytest.raises(BadInput, match="manhattan"):
+        build_index([open_embeddings(tmp_path / "embeddings")], "hnsw", index, Metric.MANHATTAN)
+    assert {p.name: p.read_bytes() for p in index.iterdir()} == before
+    assert verify(index).problems == ()
+
+
+def test_an_index_does_not_overwrite_something_else(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "letter.txt").write_text("dear")
+    embeddings = open_embeddings(tmp_path / "embeddings")
+    for folder in (tmp_path / "docs", tmp_path / "embeddings"):
+        before = {p.name: p.read_bytes() for p in folder.iterdir()}
+        with pytest.raises(BadInput, match="holds something else"):
+            build_index([embeddings], "exact", folder)
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "rows.parquet"])
+def test_damaged_and_missing_files(index: Path, name: str) -> None:
+    path = index / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(BadData, match=f"{name} is damaged"):
+        open_index(index)
+    assert "is damaged" in verify(index).problems[0]
+    path.unlink()
+    with pytest.raises(BadData, match=f"{name} is missing"):
+        open_index(index)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 9}, "version 9 of retr-index, this retr reads up to 1"),
+        ({"backend": "hsnw"}, "unknown backend 'hsnw'; did you mean 'hnsw'"),
+        ({"rows": 29}, "does not fit together: 30 vectors of 3 dimensions, 30 rows, 29"),
+        ({"dim": 4}, "does not fit together"),
+        ({"metric": "far"}, "far"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_index_json_that_is_not_ours(index: Path, changes: dict[str, object], message: str) -> None:
+    path = index / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(BadInput, match=message):
+        open_index(index)
+
+
+def test_sets_of_different_encoders_are_not_indexed_together(
+    index: Path, photos: Path, tmp_path: Path
+) -> None:
+    encode_source(open_source(str(photos)), Other(), tmp_path / "other")
+    sets = [open_embeddings(tmp_path / "embeddings"), open_embeddings(tmp_path / "other")]
+    with pytest.raises(Mismatch, match=r"toy \(ed25d95e\) and .* by toy \(ffffffff\)"):
+        build_index(sets, "exact", tmp_path / "both")
+
+
+def test_the_same_ids_twice_are_not_indexed(index: Path, tmp_path: Path) -> None:
+    embeddings = open_embeddings(tmp_path / "embeddings")
+    with pytest.raises(BadData, match=r"the id 'blue/0.png' stands twice"):
+        build_index([embeddings, embeddings], "exact", tmp_path / "both")
