@@ -55,6 +55,7 @@ class TorchEncoder:
     def encode(self, images: Images) -> Vectors:
         """The embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
         check_images(images, self.framing)
+        images = np.require(images, requirements=("C", "W"))  # as torch wants its memory
         vectors = np.empty((len(images), self.dim), np.float32)
         with torch.inference_mode(), autocast(self.device):
             for start in range(0, len(images), self.batch):

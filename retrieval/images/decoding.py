@@ -5,6 +5,7 @@ All three may be called from several threads at once.
 """
 
 import io
+import logging
 import os
 import re
 import struct
@@ -157,9 +158,10 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
         with _hushed:
             image = Image.open(stream, formats=FORMATS)
             _check_size(image.size[0] * image.size[1], path)
-            if framing is not None and image.format == "JPEG":
+            if framing is not None:
                 twice = 2 * _shorter(framing)
-                image.draft(None, (twice, twice))
+                if image.format == "JPEG" and min(image.size) >= 2 * twice:
+                    image.draft(None, (twice, twice))
             image.load()
             return _rgb(_upright(image), path)
     except Image.DecompressionBombError as error:
@@ -215,29 +217,35 @@ def _grey_of_16_bits(image: Image.Image) -> Image.Image:
 
 
 class _Hush:
-    """Keeps Pillow's warnings from showing while any thread is in it.
+    """Keeps Pillow's warnings and its log from stderr while any thread is in it.
 
     They are about metadata, or say once more what BadImage says. `catch_warnings` is no way:
-    it isn't safe in threads, and makes other modules' warnings show again.
+    it isn't safe in threads, and makes other modules' warnings show again. Handlers that a
+    program has set up get the log all the same.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads = 0
         self._filter = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+        self._logger = logging.getLogger("PIL")
+        self._handler = logging.NullHandler()
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._threads:
                 cast("list[object]", warnings.filters).insert(0, self._filter)
+                self._logger.addHandler(self._handler)
             self._threads += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._threads -= 1
-            # It is gone where other code has put the filters back to what they were before.
-            if not self._threads and self._filter in warnings.filters:
-                cast("list[object]", warnings.filters).remove(self._filter)
+            if not self._threads:
+                self._logger.removeHandler(self._handler)
+                # It is gone where other code has put the filters back to what they were before.
+                with suppress(ValueError):
+                    cast("list[object]", warnings.filters).remove(self._filter)
 
 
 _hushed = _Hush()

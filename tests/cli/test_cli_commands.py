@@ -110,8 +110,8 @@ def test_eval_takes_the_test_split_for_queries(session: Session) -> None:
         "queries", "database", "metric", "map", "map_at", "precision_at", "recall_at",
         "r_precision", "knn_accuracy", "per_class", "definitions", "left_out", "counts",
     }  # fmt: skip
-    assert document["queries"] == session.test["out"]
-    assert document["database"] == session.train["out"]
+    assert document["queries"] == str(session.retr.cwd / session.test["out"])
+    assert document["database"] == str(session.retr.cwd / session.train["out"])
     assert document["metric"] == "euclidean"
     assert document["counts"] == {"queries": DIGITS_TEST, "database": DIGITS_TRAIN}
     assert document["per_class"].keys() == set("0123456789")

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -263,6 +265,20 @@ def test_no_warnings_leak_and_no_filter_stays() -> None:
         reason(tiff[:100])  # and of corrupt EXIF data
         assert warnings.filters == before
     assert caught == []
+
+
+def test_the_log_does_not_leak() -> None:
+    code = (
+        "import io, sys; from PIL import Image; from retrieval.images import decode\n"
+        "stream = io.BytesIO(); Image.new('RGB', (3, 3)).save(stream, 'TIFF')\n"
+        "samples = bytes([0x15, 1, 3, 0, 1, 0, 0, 0])\n"
+        "content = stream.getvalue(); assert samples in content\n"
+        "try: decode(content.replace(samples + bytes([3]), samples + bytes([99])), 'x')\n"
+        "except Exception as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout == "cannot read image x: truncated or damaged\n"
 
 
 def test_threads_decode_side_by_side() -> None:

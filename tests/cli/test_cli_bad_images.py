@@ -1,0 +1,133 @@
+"""Images and sources that cannot be read: one clear line, and nothing is lost."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import Gallery
+from pictures import BAD, picture, png, save, save_bad, save_parquet
+from running import Retr, snapshot
+
+REASONS = {name: reason for name, (_, reason) in BAD.items()} | {"missing.png": "no such file"}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_search_says_what_is_wrong_with_an_image(retr: Retr, gallery: Gallery, name: str) -> None:
+    save_bad(retr.cwd)
+    message = retr.refused("search", name, "--index", gallery.index())
+    assert name in message
+    assert REASONS[name] in message
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("empty-folder", "no images"),
+        ("letters", "no images"),
+        ("nothing-*.png", "no images"),
+        ("nowhere/*.png", "nowhere"),
+        ("images.parquet#6", "no such row"),
+        ("missing.parquet#0", "no such file"),
+        ("cut.parquet#0", "cut.parquet"),
+        ("digits#1797", "no such row"),
+        ("two\nlines.png", "no such file"),
+        ("", "no such file"),
+    ],
+)
+def test_search_says_what_is_wrong_with_a_source(
+    retr: Retr, gallery: Gallery, given: str, said: str
+) -> None:
+    make_sources(retr.cwd)
+    assert said in retr.refused("search", given, "--index", gallery.index())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("empty-folder", "no images"),
+        ("letters", "no images"),
+        ("nothing-*.png", "no images"),
+        ("nowhere", "'nowhere' is no data set and no path"),
+        ("missing.png", "missing.png"),
+        ("cut.parquet", "cannot read"),
+        ("text.parquet", "cannot read"),
+        ("numbers.parquet", "its columns are numbers; wanted img or image"),
+        ("", "is no data set and no path"),
+    ],
+)
+def test_encode_says_what_is_wrong_with_a_source(retr: Retr, given: str, said: str) -> None:
+    make_sources(retr.cwd)
+    message = retr.refused("encode", given, "--encoder", "toy", "--out", "made")
+    assert said in message
+    assert not (retr.cwd / "made").exists()
+
+
+def make_sources(folder: Path) -> None:
+    (folder / "empty-folder").mkdir()
+    (folder / "letters").mkdir()
+    (folder / "letters" / "letter.txt").write_text("Dear all")
+    save_parquet(folder / "images.parquet", [png(picture(seed)) for seed in range(6)], ["a"] * 6)
+    whole = (folder / "images.parquet").read_bytes()
+    (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.parquet").write_text("no Parquet at all")
+    pq.write_table(pa.table({"numbers": [1, 2, 3]}), folder / "numbers.parquet")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_encode_of_one_bad_image_says_why(retr: Retr, name: str) -> None:
+    save_bad(retr.cwd)
+    message = retr.refused("encode", name, "--encoder", "toy", "--out", "made", leaves=True)
+    assert name in message
+    assert REASONS[name] in message
+
+
+def test_encode_of_bad_images_alone_is_refused(retr: Retr) -> None:
+    save_bad(retr.cwd / "bad")
+    message = retr.refused("encode", "bad", "--encoder", "toy", "--out", "made", leaves=True)
+    assert f"none of the {len(BAD)} images" in message
+    assert "skipped.parquet" in message
+    skipped = pq.read_table(retr.cwd / "made" / "skipped.parquet").to_pylist()
+    assert sorted(Path(row["path"]).name for row in skipped) == sorted(BAD)
+    # Nothing that could be taken for embeddings is left.
+    assert "not complete" in retr.refused("index", "made", "--out", "index")
+
+
+def test_bad_images_do_not_spoil_an_earlier_result(retr: Retr, photos: Path) -> None:
+    retr.json("encode", photos, "--encoder", "toy", "--out", "made")
+    before = snapshot(retr.cwd / "made")
+    save_bad(photos)
+    message = retr.refused("encode", photos, "--encoder", "toy", "--out", "made")
+    assert "made holds other embeddings" in message
+    assert "--out" in message
+    assert snapshot(retr.cwd / "made") == before
+
+
+def test_parquet_rows_without_an_image_are_skipped(retr: Retr) -> None:
+    contents = [png(picture(0)), b"", b"no image", png(picture(1))]
+    save_parquet(retr.cwd / "images.parquet", contents, ["a", "b", None, "c"])
+    outcome = retr("encode", "images.parquet", "--encoder", "toy", "--out", "made", "--json")
+    assert (outcome.document["rows"], outcome.document["skipped"]) == (2, 2)
+    skipped = pq.read_table(retr.cwd / "made" / "skipped.parquet").to_pylist()
+    path = str(retr.cwd / "images.parquet")
+    assert [(row["path"], row["reason"]) for row in skipped] == [
+        (f"{path}#1", "empty file"),
+        (f"{path}#2", "not an image"),
+    ]
+
+
+def test_a_damaged_row_group_stops_an_encode_in_one_line(retr: Retr) -> None:
+    contents = [png(picture(seed)) for seed in range(50)]
+    save_parquet(retr.cwd / "images.parquet", contents, ["a"] * 50)
+    content = bytearray((retr.cwd / "images.parquet").read_bytes())
+    content[40:80] = bytes(40)  # inside the first page, far from the footer
+    (retr.cwd / "images.parquet").write_bytes(content)
+    message = retr.refused(
+        "encode", "images.parquet", "--encoder", "toy", "--out", "made", leaves=True
+    )
+    assert "images.parquet" in message
+
+
+def test_a_good_image_with_an_ending_of_another_kind_is_read(retr: Retr, gallery: Gallery) -> None:
+    save(retr.cwd / "really-png.jpg", seed=1)
+    assert retr.json("search", "really-png.jpg", "--index", gallery.index())

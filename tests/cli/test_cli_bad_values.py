@@ -1,0 +1,144 @@
+"""Values that no option takes, and names that are not there: the message says what there is."""
+
+import pytest
+from conftest import Gallery
+from running import Retr
+
+SEARCH = ["search", "{image}", "--index", "{exact}"]
+ENCODE = ["encode", "{images}", "--encoder", "toy", "--out", "made"]
+INDEX = ["index", "{embeddings}", "--out", "made"]
+EVAL = ["eval", "--queries", "{embeddings}", "--database", "{embeddings}"]
+
+
+def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -> None:
+    """Fail unless the command is refused with all these words."""
+    places = {
+        "image": gallery.image,
+        "images": gallery.images,
+        "embeddings": gallery.embeddings,
+        "exact": gallery.index("exact"),
+        "hnsw": gallery.index("hnsw"),
+        "ivf": gallery.index("ivf"),
+    }
+    message = retr.refused(*(argument.format(**places) for argument in arguments))
+    for words in said:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*INDEX, "--backend", "hsnw"], ["'hsnw'", "did you mean 'hnsw'?", "exact, hnsw, ivf"]),
+        (
+            ["encode", "{images}", "--encoder", "toyy"],
+            ["unknown encoder 'toyy'", "did you mean 'toy'?", "autoencoder, pretrained, siamese"],
+        ),
+        (["encode", "{images}", "--encoder", "toy:3"], ["'toy' takes no argument", "'toy:3'"]),
+        (["encode", "{images}", "--encoder", "pretrained"], ["pretrained", "ARGUMENT"]),
+        (["encode", "{images}", "--encoder", ""], ["unknown encoder ''", "toy"]),
+        ([*SEARCH, "--encoder", "toyy"], ["unknown encoder 'toyy'", "did you mean 'toy'?"]),
+        (
+            [*INDEX, "--set", "ef_construktion=3"],
+            ["'ef_construktion'", "did you mean 'ef_construction'?", "build_threads", "seed"],
+        ),
+        ([*INDEX, "--metric", "cosin"], ["'cosin'", "did you mean 'cosine'?", "manhattan"]),
+        ([*EVAL, "--metric", "l2"], ["'l2'", "cosine, euclidean, inner_product, manhattan"]),
+        (
+            [*ENCODE, "--dtype", "float33"],
+            ["'float33'", "did you mean 'float32'?", "float16, float32"],
+        ),
+        (
+            ["encode", "digits", "--encoder", "toy", "--split", "tset"],
+            ["'tset'", "did you mean 'test'?", "test, train"],
+        ),
+        ([*ENCODE, "--split", "test"], ["no split 'test'"]),
+        (
+            ["encode", "digit", "--encoder", "toy"],
+            ["'digit'", "did you mean 'digits'?", "cifar10, digits, fashion-mnist, mnist"],
+        ),
+        ([*SEARCH, "--where", "label=purple"], ["'purple'", "blue, green, red"]),
+        ([*SEARCH, "--where", "label=rad"], ["'rad'", "did you mean 'red'?"]),
+        ([*SEARCH, "--where", "label=red,rad"], ["'rad'", "did you mean 'red'?"]),
+        ([*SEARCH, "--where", "lable=red"], ["'lable'", "did you mean 'label'?", "id, label"]),
+        ([*SEARCH, "--where", "id=red/99.png"], ["'red/99.png'"]),
+        (["serach", "x.png"], ["serach", "search"]),
+        (["search", "{image}", "--indx", "x"], ["--indx", "--index"]),
+    ],
+)
+def test_unknown_names_are_answered_with_those_there_are(
+    retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]
+) -> None:
+    check(retr, gallery, arguments, said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*SEARCH, "-k", "0"], ["k is 0", "1 to 60"]),
+        ([*SEARCH, "-k", "-1"], ["k is -1", "1 to 60"]),
+        ([*SEARCH, "-k", "1000000"], ["k is 1,000,000", "1 to 60"]),
+        ([*SEARCH, "-k", "61"], ["k is 61", "1 to 60"]),
+        ([*SEARCH, "-k", "ten"], ["-k", "ten"]),
+        ([*EVAL, "-k", "0"], ["-k 0"]),
+        ([*EVAL, "-k", "10,-1"], ["-k 10,-1"]),
+        ([*EVAL, "-k", "1,ten"], ["-k 1,ten"]),
+        ([*EVAL, "-k", ""], ["-k"]),
+        ([*EVAL, "--index", "{exact}", "-k", "1000000"], ["1,000,000", "60"]),
+        ([*ENCODE, "--limit", "0"], ["limit of 0", "1 or more"]),
+        ([*ENCODE, "--limit", "-5"], ["limit of -5", "1 or more"]),
+        ([*ENCODE, "--limit", "many"], ["--limit", "many"]),
+        ([*INDEX, "--set", "nonsense"], ["--set nonsense", "OPTION=VALUE"]),
+        ([*INDEX, "--set", "m="], ["--set m=", "OPTION=VALUE"]),
+        ([*INDEX, "--set", "=3"], ["--set =3", "OPTION=VALUE"]),
+        ([*INDEX, "--set", "m=many"], ["m", "'many'", "int"]),
+        ([*INDEX, "--set", "m=1"], ["m", "1"]),
+        ([*INDEX, "--set", "ef=0"], ["ef", "0"]),
+        ([*INDEX, "--set", "ef=1.5"], ["ef", "1.5", "int"]),
+        ([*INDEX, "--set", "ef=inf"], ["ef", "inf", "int"]),
+        ([*INDEX, "--backend", "ivf", "--set", "n_lists=0"], ["n_lists", "0"]),
+        ([*INDEX, "--backend", "ivf", "--set", "device=tpu"], ["device", "'tpu'", "cpu"]),
+        ([*INDEX, "--backend", "exact", "--set", "ef=3"], ["option", "'ef'", "exact"]),
+        ([*INDEX, "--metric", "manhattan"], ["manhattan", "exact or ivf"]),
+        ([*INDEX, "--set", "metric=cosine"], ["--metric"]),
+        (
+            ["search", "{image}", "--index", "{hnsw}", "--set", "m=3"],
+            ["option m", "cannot change", "ef"],
+        ),
+        (["search", "{image}", "--index", "{ivf}", "--set", "n_probe=0"], ["n_probe", "0"]),
+        ([*SEARCH, "--where", "label"], ["'label'", "label=cat"]),
+        ([*SEARCH, "--where", "label="], ["'label='", "label=cat"]),
+        ([*SEARCH, "--where", "=red"], ["=red"]),
+        ([*SEARCH, "--where", ""], ["''"]),
+        (["search"], ["IMAGE", "retr search --help"]),
+        (["info"], ["FOLDER", "--help"]),
+        ([*SEARCH, "--index"], ["--index", "retr search --help"]),
+        (["index", "{embeddings}", "--json=yes"], ["--json"]),
+    ],
+)
+def test_values_that_cannot_be_are_refused(
+    retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]
+) -> None:
+    check(retr, gallery, arguments, said)
+
+
+def test_errors_leave_json_and_quiet_runs_with_one_line_too(retr: Retr, gallery: Gallery) -> None:
+    plain = retr.refused("search", gallery.image, "--index", "nowhere")
+    for option in ("--json", "--quiet"):
+        assert retr.refused("search", gallery.image, "--index", "nowhere", option) == plain
+
+
+def test_debug_shows_the_traceback_and_the_line(retr: Retr) -> None:
+    from subprocess import run
+
+    from running import CONSOLE_SCRIPT
+
+    finished = run(
+        [CONSOLE_SCRIPT, "info", "nowhere", "--debug"],
+        cwd=retr.cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("Traceback")
+    assert finished.stderr.splitlines()[-1].startswith("error: nowhere is not there; ")

@@ -1,0 +1,239 @@
+"""`retr search`: what may be asked for, and that the answer is the true one."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BACKENDS, Gallery
+from oracle import check_nearest, distances
+from pictures import mean_colour, picture, png, save, save_bad, save_parquet
+from PIL import Image
+from running import CONSOLE_SCRIPT, Retr
+
+from retrieval import build_index, open_embeddings
+from retrieval.contracts import Metric
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_image_finds_its_nearest(retr: Retr, gallery: Gallery, backend: str) -> None:
+    pixels = save(retr.cwd / "query.png", seed=1)
+    (answer,) = retr.json("search", "query.png", "-k", "7", "--index", gallery.index(backend))
+    rows, vectors = gallery.read()
+    assert answer["query"] == "query.png"
+    check_nearest(answer["hits"], mean_colour(pixels), vectors, rows, 7)
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_distances_are_those_of_the_metric(retr: Retr, gallery: Gallery, metric: Metric) -> None:
+    folder = retr.cwd / "index"
+    build_index([open_embeddings(gallery.embeddings)], "exact", folder, metric)
+    pixels = save(retr.cwd / "query.png", seed=2)
+    (answer,) = retr.json("search", "query.png", "-k", "60", "--index", folder)
+    rows, vectors = gallery.read()
+    check_nearest(answer["hits"], mean_colour(pixels), vectors, rows, 60, metric)
+
+
+def test_several_images_are_answered_in_order(retr: Retr, gallery: Gallery) -> None:
+    names = ["b.png", "a.png", "ein Bild.png", "odd[1]#2.png", "b.png"]
+    pixels = {name: save(retr.cwd / name, seed=len(name)) for name in names}
+    answers = retr.json("search", *names, "-k", "3", "--index", gallery.index())
+    rows, vectors = gallery.read()
+    assert [answer["query"] for answer in answers] == names
+    for answer in answers:
+        query = mean_colour(pixels[answer["query"]])
+        check_nearest(answer["hits"], query, vectors, rows, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("queries", ["queries/b/1.png", "queries/a/2.png", "queries/a/10.png"]),
+        ("queries/a", ["queries/a/2.png", "queries/a/10.png"]),
+        ("queries/a/*.png", ["queries/a/2.png", "queries/a/10.png"]),
+        ("queries/**/1*.png", ["queries/a/10.png", "queries/b/1.png"]),
+    ],
+)
+def test_a_folder_or_glob_stands_for_its_images(
+    retr: Retr, gallery: Gallery, given: str, found: list[str]
+) -> None:
+    wanted = {
+        str(retr.cwd / name): save(retr.cwd / name, seed)
+        for seed, name in enumerate(["queries/b/1.png", "queries/a/2.png", "queries/a/10.png"])
+    }
+    answers = retr.json("search", given, "-k", "2", "--index", gallery.index())
+    rows, vectors = gallery.read()
+    assert sorted(answer["query"] for answer in answers) == sorted(
+        str(retr.cwd / name) for name in found
+    )
+    for answer in answers:
+        query = mean_colour(wanted[answer["query"]])
+        check_nearest(answer["hits"], query, vectors, rows, 2)
+
+
+def test_a_row_of_a_parquet_file_is_a_query(retr: Retr, gallery: Gallery) -> None:
+    contents = [png(picture(seed)) for seed in range(6)]
+    save_parquet(retr.cwd / "images.parquet", contents, [None] * 6)
+    answers = retr.json(
+        "search", "images.parquet#4", "images.parquet#0", "-k", "4", "--index", gallery.index()
+    )
+    rows, vectors = gallery.read()
+    assert [answer["query"] for answer in answers] == ["images.parquet#4", "images.parquet#0"]
+    for answer, seed in zip(answers, (4, 0), strict=True):
+        check_nearest(answer["hits"], mean_colour(picture(seed)), vectors, rows, 4)
+
+
+def test_hits_can_be_searched_for_by_their_paths(retr: Retr, gallery: Gallery) -> None:
+    contents = [png(picture(seed)) for seed in range(8)]
+    labels = ["even" if seed % 2 == 0 else "odd" for seed in range(8)]
+    save_parquet(retr.cwd / "images.parquet", contents, labels)
+    retr.json("encode", "images.parquet", "--encoder", "toy", "--out", "embeddings")
+    retr.json("index", "embeddings", "--backend", "exact", "--out", "index")
+    save(retr.cwd / "query.png", seed=3)
+    (answer,) = retr.json("search", "query.png", "-k", "1", "--index", "index")
+    (hit,) = answer["hits"]
+    assert (hit["id"], hit["label"]) == ("images.parquet#3", "odd")
+    (again,) = retr.json("search", hit["path"], "-k", "1", "--index", "index")
+    assert again["hits"] == [hit]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("where", "labels"), [("label=red", {"red"}), ("label=red,blue", {"red", "blue"})]
+)
+def test_a_filter_gives_the_nearest_that_match(
+    retr: Retr, gallery: Gallery, backend: str, where: str, labels: set[str]
+) -> None:
+    pixels = save(retr.cwd / "query.png", seed=4)
+    (answer,) = retr.json(
+        "search", "query.png", "-k", "15", "--where", where, "--index", gallery.index(backend)
+    )
+    rows, vectors = gallery.read()
+    among = [i for i, row in enumerate(rows) if row["label"] in labels]
+    matching = [rows[i] for i in among]
+    query = mean_colour(pixels)
+    check_nearest(answer["hits"], query, vectors[among], matching, 15)
+    # The filter makes a difference: without it the nearest are others.
+    nearest = np.argsort(distances(query, vectors, "euclidean"))[:15]
+    assert {rows[i]["label"] for i in nearest} - labels
+
+
+def test_fewer_matches_than_k_are_all_given(retr: Retr, gallery: Gallery) -> None:
+    pixels = save(retr.cwd / "query.png", seed=4)
+    (answer,) = retr.json(
+        "search", "query.png", "-k", "50", "--where", "label=green", "--index", gallery.index()
+    )
+    rows, vectors = gallery.read()
+    among = [i for i, row in enumerate(rows) if row["label"] == "green"]
+    green = [rows[i] for i in among]
+    assert len(answer["hits"]) == len(green) == 20
+    check_nearest(answer["hits"], mean_colour(pixels), vectors[among], green, 50)
+
+
+def test_a_filter_by_id_finds_that_row(retr: Retr, gallery: Gallery) -> None:
+    (answer,) = retr.json(
+        "search", gallery.image, "--where", "id=red/3.png,blue/19.png", "--index", gallery.index()
+    )
+    assert sorted(hit["id"] for hit in answer["hits"]) == ["blue/19.png", "red/3.png"]
+
+
+def test_search_options_can_be_changed(retr: Retr, gallery: Gallery) -> None:
+    pixels = save(retr.cwd / "query.png", seed=6)
+    rows, vectors = gallery.read()
+    for backend, option in (("hnsw", "ef=100"), ("ivf", "n-probe=1000")):
+        (answer,) = retr.json(
+            "search", "query.png", "--set", option, "--index", gallery.index(backend)
+        )
+        check_nearest(answer["hits"], mean_colour(pixels), vectors, rows, 10)
+
+
+def test_the_sheet_shows_queries_and_hits(retr: Retr, gallery: Gallery) -> None:
+    save(retr.cwd / "a.png", seed=1)
+    save(retr.cwd / "b.png", seed=2)
+    arguments = ["search", "a.png", "b.png", "--index", str(gallery.index())]
+    retr.json(*arguments, "-k", "4", "--sheet", "four.png")
+    assert "drawn: eight.png" in retr(*arguments, "-k", "8", "--sheet", "eight.png").out
+    sizes = {}
+    for name in ("four.png", "eight.png"):
+        with Image.open(retr.cwd / name) as sheet:
+            assert sheet.format == "PNG"
+            sheet.load()
+            sizes[name] = sheet.size
+            # More than paper: the pictures' own colours are on it.
+            assert len(sheet.convert("RGB").getcolors(2**24) or []) > 100
+    tile = (sizes["eight.png"][0] - sizes["four.png"][0]) / 4
+    assert 64 <= tile <= 512
+    assert sizes["four.png"][0] >= 5 * tile
+    assert sizes["four.png"][1] == sizes["eight.png"][1] >= 2 * tile
+
+
+def test_the_sheet_does_without_a_picture_that_is_gone(
+    retr: Retr, gallery: Gallery, photos: Path
+) -> None:
+    retr.json("encode", photos, "--encoder", "toy", "--out", "embeddings")
+    retr.json("index", "embeddings", "--backend", "exact", "--out", "index")
+    save(retr.cwd / "a.png", seed=1)
+    (photos / "red" / "0.png").unlink()
+    retr.json("search", "a.png", "-k", "30", "--index", "index", "--sheet", "sheet.png")
+    with Image.open(retr.cwd / "sheet.png") as sheet:
+        assert sheet.width > 31 * 64
+
+
+@pytest.mark.parametrize("place", [".", "nowhere/sheet.png", "file/sheet.png", "/proc/sheet.png"])
+def test_a_sheet_that_cannot_be_written_is_an_error(
+    retr: Retr, gallery: Gallery, place: str
+) -> None:
+    (retr.cwd / "file").write_text("mine")
+    outcome = retr.run("search", gallery.image, "--index", gallery.index(), "--sheet", place)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert len(outcome.err.splitlines()) == 1
+    assert place in outcome.err
+    assert (retr.cwd / "file").read_text() == "mine"
+
+
+def test_a_bad_image_among_good_ones_is_skipped(retr: Retr, gallery: Gallery) -> None:
+    pixels = save(retr.cwd / "good.png", seed=1)
+    save_bad(retr.cwd)
+    outcome = retr(
+        "search", "missing.png", "good.png", "empty.png", "truncated.png", "-k", "2",
+        "--index", gallery.index(), "--json",
+    )  # fmt: skip
+    (answer,) = outcome.document
+    rows, vectors = gallery.read()
+    assert answer["query"] == "good.png"
+    check_nearest(answer["hits"], mean_colour(pixels), vectors, rows, 2)
+    lines = outcome.err.splitlines()
+    assert len(lines) == 3
+    for line, name, reason in zip(
+        lines,
+        ("missing.png", "empty.png", "truncated.png"),
+        ("no such file", "empty file", "truncated"),
+        strict=True,
+    ):
+        assert line.startswith("warning: skipped ")
+        assert f"{name}: " in line
+        assert reason in line
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(retr: Retr, gallery: Gallery) -> None:
+    command = [CONSOLE_SCRIPT, "search", *[gallery.images] * 30, "--index", gallery.index()]
+    with subprocess.Popen(
+        command, cwd=retr.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_names_that_are_no_utf_8_are_searched_for(retr: Retr, gallery: Gallery) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    pixels = save(retr.cwd / "queries" / name, seed=1)
+    rows, vectors = gallery.read()
+    for given in (f"queries/{name}", "queries"):
+        (answer,) = retr.json("search", given, "-k", "2", "--index", gallery.index())
+        check_nearest(answer["hits"], mean_colour(pixels), vectors, rows, 2)
+        assert "caf" in retr("search", given, "-k", "2", "--index", gallery.index()).out

@@ -1,0 +1,108 @@
+"""What torch encoders share, and the encoders that ship."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from encoders.inference import TorchEncoder, fingerprint_of, load_weights, torch_device
+from retrieval.contracts import Framing, Metric
+from retrieval.errors import BadData, BadInput
+from retrieval.registry import open_encoder
+
+FRAMING = Framing(side=4)
+
+
+class Mean(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+def mean_encoder(batch: int = 2) -> TorchEncoder:
+    return TorchEncoder(
+        Mean(),
+        name="mean",
+        dim=3,
+        metric=Metric.COSINE,
+        framing=FRAMING,
+        config={},
+        weights={},
+        device="cpu",
+        batch=batch,
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_batches_are_put_together_in_order(n: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
+    vectors = mean_encoder().encode(images)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, images.mean((1, 2)) / 255, atol=4e-3)  # bfloat16
+
+
+def test_views_and_read_only_arrays_are_taken() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    expected = mean_encoder().encode(np.ascontiguousarray(images[::-1]))
+    images.flags.writeable = False
+    np.testing.assert_array_equal(mean_encoder().encode(images[::-1]), expected)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 4, 5, 3), np.uint8),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((2, 4, 4, 3), np.float32),
+    ],
+)
+def test_other_arrays_are_refused(images: np.ndarray) -> None:
+    with pytest.raises(BadInput, match=r"images must be \(n, 4, 4, 3\) uint8, got"):
+        mean_encoder().encode(images)
+
+
+def test_devices() -> None:
+    assert torch_device("cpu").type == "cpu"
+    with pytest.raises(BadInput, match="device cannot be 'tpu'; give auto, cpu or cuda"):
+        torch_device("tpu")
+    if not torch.cuda.is_available():
+        assert torch_device("auto").type == "cpu"
+        with pytest.raises(BadInput, match="torch sees no GPU"):
+            torch_device("cuda")
+
+
+def test_fingerprint_follows_all_that_decides_an_embedding() -> None:
+    weights = {"w": torch.arange(6.0).reshape(2, 3)}
+    first = fingerprint_of("a", {"version": 1}, FRAMING, weights)
+    assert first == fingerprint_of("a", {"version": 1}, FRAMING, {"w": weights["w"].clone()})
+    others = [
+        fingerprint_of("b", {"version": 1}, FRAMING, weights),
+        fingerprint_of("a", {"version": 2}, FRAMING, weights),
+        fingerprint_of("a", {"version": 1}, Framing(side=5), weights),
+        fingerprint_of("a", {"version": 1}, Framing(side=4, crop=0.9), weights),
+        fingerprint_of("a", {"version": 1}, FRAMING, {"v": weights["w"]}),
+        fingerprint_of("a", {"version": 1}, FRAMING, {"w": weights["w"].reshape(3, 2)}),
+        fingerprint_of("a", {"version": 1}, FRAMING, {"w": weights["w"] + 1e-6}),
+    ]
+    assert len({first, *others}) == 8
+
+
+def test_weights_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    for name in ("bad.safetensors", "gone.safetensors"):
+        with pytest.raises(BadData, match=name):
+            load_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["siamese", "autoencoder"])
+def test_ours_see_an_image_and_its_mirror_image_alike(name: str) -> None:
+    encoder = open_encoder(name, "cpu")
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    a, b = encoder.encode(images), encoder.encode(images[:, :, ::-1])
+    np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
+
+
+def test_siamese_vectors_have_unit_length() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    vectors = open_encoder("siamese", "cpu").encode(images)
+    assert vectors.shape == (9, 128)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
