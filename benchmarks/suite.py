@@ -101,25 +101,6 @@ class Report:
             },
         }
 
-    def table(self) -> list[dict[str, str | int | float | None]]:
-        """The rows for a table: flat, by column heading, with numbers as they are."""
-        return [
-            {
-                "backend": row.backend,
-                "setting": " ".join(f"{name}={value}" for name, value in row.setting.items()),
-                **{f"recall@{k}": value for k, value in row.recall_at.items()},
-                f"mAP@{K}": None if row.map_at is None else row.map_at[K],
-                "mAP lost": row.map_loss,
-                "queries/s": row.qps,
-                "queries/s singly": row.qps_single,
-                **{f"{name} ms": value for name, value in row.latency_ms.items()},
-                "build s": row.build_seconds,
-                "size MB": row.size_bytes / 1e6,
-                "memory MB": None if row.memory_bytes is None else row.memory_bytes / 1e6,
-            }
-            for row in self.rows
-        ]
-
 
 def run(
     queries: Labelled,

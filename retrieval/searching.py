@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Encoder, Hits, Json, Mask, Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
-from retrieval.images import decode, frame
+from retrieval.images import Item, load
 from retrieval.indexing import OpenIndex, open_index
 from retrieval.registry import open_encoder
 
@@ -86,8 +86,9 @@ class Searcher:
 
         Raises BadImage for one that cannot be read, and what `search` raises.
         """
-        framing = self.encoder.framing
-        framed = [frame(decode(Path(image), str(image)), framing) for image in images]
+        self.among(k, where)  # what is wrong with these is said before any image is read
+        items = [Item(str(image), None, str(image), Path(image)) for image in images]
+        framed = [load(item, self.encoder.framing) for item in items]
         return self.search(self.encoder.encode(np.stack(framed)), k, where)
 
     def search(self, queries: Vectors, k: int = 10, where: str | None = None) -> list[list[Hit]]:

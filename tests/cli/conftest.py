@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pictures import save
-from running import Retr, snapshot
+from running import Retr, fork, launch, snapshot
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.encoding import encode_source
@@ -68,9 +68,14 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
 
 
 @pytest.fixture
-def retr(tmp_path: Path) -> Retr:
+def forked() -> None:
+    """What a file with hundreds of runs uses, so that `retr` forks rather than starts anew."""
+
+
+@pytest.fixture
+def retr(tmp_path: Path, request: pytest.FixtureRequest) -> Retr:
     """The command, run in the test's own folder."""
-    return Retr(tmp_path)
+    return Retr(tmp_path, start=fork if "forked" in request.fixturenames else launch)
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
 """Values that no option takes, and names that are not there: the message says what there is."""
 
+import subprocess
+
 import pytest
 from conftest import Gallery
-from running import Retr
+from running import CONSOLE_SCRIPT, Retr
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 SEARCH = ["search", "{image}", "--index", "{exact}"]
 ENCODE = ["encode", "{images}", "--encoder", "toy", "--out", "made"]
@@ -34,7 +38,6 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
             ["unknown encoder 'toyy'", "did you mean 'toy'?", "autoencoder, pretrained, siamese"],
         ),
         (["encode", "{images}", "--encoder", "toy:3"], ["'toy' takes no argument", "'toy:3'"]),
-        (["encode", "{images}", "--encoder", "pretrained"], ["pretrained", "ARGUMENT"]),
         (["encode", "{images}", "--encoder", ""], ["unknown encoder ''", "toy"]),
         ([*SEARCH, "--encoder", "toyy"], ["unknown encoder 'toyy'", "did you mean 'toy'?"]),
         (
@@ -61,7 +64,7 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
         ([*SEARCH, "--where", "label=red,rad"], ["'rad'", "did you mean 'red'?"]),
         ([*SEARCH, "--where", "lable=red"], ["'lable'", "did you mean 'label'?", "id, label"]),
         ([*SEARCH, "--where", "id=red/99.png"], ["'red/99.png'"]),
-        (["serach", "x.png"], ["serach", "search"]),
+        (["serach", "x.png"], ["'serach'", "'search'", "see 'retr --help'"]),
         (["search", "{image}", "--indx", "x"], ["--indx", "--index"]),
     ],
 )
@@ -78,15 +81,14 @@ def test_unknown_names_are_answered_with_those_there_are(
         ([*SEARCH, "-k", "-1"], ["k is -1", "1 to 60"]),
         ([*SEARCH, "-k", "1000000"], ["k is 1,000,000", "1 to 60"]),
         ([*SEARCH, "-k", "61"], ["k is 61", "1 to 60"]),
-        ([*SEARCH, "-k", "ten"], ["-k", "ten"]),
+        ([*SEARCH, "-k", "ten"], ["'-k'", "integer"]),
         ([*EVAL, "-k", "0"], ["-k 0"]),
         ([*EVAL, "-k", "10,-1"], ["-k 10,-1"]),
         ([*EVAL, "-k", "1,ten"], ["-k 1,ten"]),
         ([*EVAL, "-k", ""], ["-k"]),
-        ([*EVAL, "--index", "{exact}", "-k", "1000000"], ["1,000,000", "60"]),
         ([*ENCODE, "--limit", "0"], ["limit of 0", "1 or more"]),
         ([*ENCODE, "--limit", "-5"], ["limit of -5", "1 or more"]),
-        ([*ENCODE, "--limit", "many"], ["--limit", "many"]),
+        ([*ENCODE, "--limit", "many"], ["'--limit'", "integer"]),
         ([*INDEX, "--set", "nonsense"], ["--set nonsense", "OPTION=VALUE"]),
         ([*INDEX, "--set", "m="], ["--set m=", "OPTION=VALUE"]),
         ([*INDEX, "--set", "=3"], ["--set =3", "OPTION=VALUE"]),
@@ -105,12 +107,16 @@ def test_unknown_names_are_answered_with_those_there_are(
             ["option m", "cannot change", "ef"],
         ),
         (["search", "{image}", "--index", "{ivf}", "--set", "n_probe=0"], ["n_probe", "0"]),
+        (["search", "{image}", "--index", "{hnsw}", "--set", f"ef={10**20}"], ["ef", f"{10**20}"]),
+        (["search", "{image}", "--index", "{ivf}", "--set", f"n_probe={10**20}"], ["n_probe"]),
+        ([*INDEX, "--set", f"ef_construction={10**20}"], ["ef_construction"]),
+        ([*INDEX, "--set", f"build_threads={10**20}"], ["build_threads"]),
         ([*SEARCH, "--where", "label"], ["'label'", "label=cat"]),
         ([*SEARCH, "--where", "label="], ["'label='", "label=cat"]),
-        ([*SEARCH, "--where", "=red"], ["=red"]),
+        ([*SEARCH, "--where", "=red"], ["''", "id, label"]),
         ([*SEARCH, "--where", ""], ["''"]),
         (["search"], ["IMAGE", "retr search --help"]),
-        (["info"], ["FOLDER", "--help"]),
+        (["info"], ["folder", "retr info --help"]),
         ([*SEARCH, "--index"], ["--index", "retr search --help"]),
         (["index", "{embeddings}", "--json=yes"], ["--json"]),
     ],
@@ -128,11 +134,7 @@ def test_errors_leave_json_and_quiet_runs_with_one_line_too(retr: Retr, gallery:
 
 
 def test_debug_shows_the_traceback_and_the_line(retr: Retr) -> None:
-    from subprocess import run
-
-    from running import CONSOLE_SCRIPT
-
-    finished = run(
+    finished = subprocess.run(
         [CONSOLE_SCRIPT, "info", "nowhere", "--debug"],
         cwd=retr.cwd,
         capture_output=True,

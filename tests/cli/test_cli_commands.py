@@ -204,7 +204,7 @@ def test_people_get_sentences(retr: Retr, gallery: Gallery, command: str, said: 
 
 
 def test_the_module_runs_as_the_console_script_does(retr: Retr, gallery: Gallery) -> None:
-    command = [sys.executable, "-m", "cli.main", "info", gallery.embeddings, "--json"]
+    command = [sys.executable, "-m", "cli.main", "info", str(gallery.embeddings), "--json"]
     done = subprocess.run(command, cwd=retr.cwd, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == retr.json("info", gallery.embeddings)
 
@@ -350,3 +350,14 @@ def test_an_index_is_built_in_the_current_folder(tmp_path: Path, gallery: Galler
     retr = Retr(folder)
     assert retr.json("index", gallery.embeddings, "--backend", "exact", "--out", ".")["rows"] == 60
     assert retr.json("verify", folder)["ok"]
+
+
+def test_eval_counts_as_far_as_asked(retr: Retr, gallery: Gallery) -> None:
+    # A ranking of as many rows for each query would not fit into memory.
+    arguments = [*arguments_of("eval", gallery), "-k", "10,1000000000"]
+    exact = retr.json(*arguments)
+    assert exact["precision_at"]["1000000000"] == pytest.approx(19e-9)
+    through = retr.json(*arguments, "--index", gallery.index())
+    assert through["map"] is None
+    for measure in ("precision_at", "recall_at", "map_at"):
+        assert through[measure] == pytest.approx(exact[measure])

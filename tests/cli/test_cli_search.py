@@ -15,6 +15,8 @@ from running import CONSOLE_SCRIPT, Retr
 from retrieval import build_index, open_embeddings
 from retrieval.contracts import Metric
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_image_finds_its_nearest(retr: Retr, gallery: Gallery, backend: str) -> None:
@@ -218,7 +220,8 @@ def test_a_bad_image_among_good_ones_is_skipped(retr: Retr, gallery: Gallery) ->
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(retr: Retr, gallery: Gallery) -> None:
-    command = [CONSOLE_SCRIPT, "search", *[gallery.images] * 30, "--index", gallery.index()]
+    images = [str(gallery.images)] * 30
+    command = [str(CONSOLE_SCRIPT), "search", *images, "--index", str(gallery.index())]
     with subprocess.Popen(
         command, cwd=retr.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

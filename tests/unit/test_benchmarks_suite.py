@@ -125,16 +125,6 @@ def test_to_json_is_the_document_of_retr_bench(report: Report) -> None:
     assert document["machine"]["versions"]["numpy"] == np.__version__
 
 
-def test_the_table_is_flat_and_has_a_line_for_each_row(report: Report) -> None:
-    table = report.table()
-    assert [line["setting"] for line in table][1] == "n_lists=30 n_probe=1"
-    for line, row in zip(table, report.rows, strict=True):
-        assert line["recall@10"] == row.recall_at[10]
-        assert line["queries/s"] == row.qps
-        assert line["size MB"] == row.size_bytes / 1e6
-        assert not any(isinstance(value, dict | list) for value in line.values())
-
-
 def test_hits_are_judged_by_distance() -> None:
     # On a line: true neighbors of 0 are rows 0, 1, 2, …, at distance 1, 2, 3, …
     places = np.arange(1, 301, dtype=np.float32)[:, None]

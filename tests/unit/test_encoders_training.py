@@ -1,6 +1,7 @@
 """The parts of training, against numpy written out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_network_of_weights_has_their_sizes() -> None:
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
     images, labels = coloured()
     with pytest.raises(FloatingPointError, match=r"epoch 1, step \d+; lower"):
-        siamese.train(images, labels, siamese.Recipe(widths=(8, 12, 16), adam_lr=float("nan")))
+        siamese.train(images, labels, replace(SMALL, adam_lr=float("nan")))
 
 
 def test_autoencoder_learns_to_draw() -> None:
@@ -193,7 +194,7 @@ def test_autoencoder_learns_to_draw() -> None:
     recipe = autoencoder.Recipe(width=4, dim=8, batch=20, cover=0, recolour=0, translate=0)
     losses = []
     for epochs in (1, 8):
-        network = autoencoder.train(images, autoencoder.replace(recipe, epochs=epochs))
+        network = autoencoder.train(images, replace(recipe, epochs=epochs))
         batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             losses.append((network(batch) - batch).square().mean().item())
