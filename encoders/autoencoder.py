@@ -1,8 +1,8 @@
 """The autoencoder: an image's latent under a convolutional autoencoder trained without labels.
 
-Convolutions with stride 2 and ELU squeeze a 32×32 image into `dim` numbers, transposed
-convolutions draw it again. It is trained by `encoders.training.autoencoder` to draw the image
-as it was from a version that was shifted, mirrored and recoloured: what such a change does not
+Convolutions and ELU squeeze a 32×32 image into `dim` numbers, transposed convolutions draw it
+again. `encoders.training.autoencoder` trains it to draw what it was given, and to give two views
+of one image latents that point the same way: what cropping, mirroring and recolouring do not
 touch is what the latent keeps. docs/results.md has the figures and their conditions.
 """
 
@@ -24,29 +24,39 @@ class AutoencoderNetwork(nn.Module):
     def __init__(self, width: int, dim: int) -> None:
         """`width`: channels after the first convolution; they double twice."""
         super().__init__()
-        channels = (width, 2 * width, 4 * width)
-        inner = channels[-1] * (SIDE // 8) ** 2
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *channels), channels, strict=False):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1),
-                nn.ELU(),
-                nn.Conv2d(after, after, 4, stride=2, padding=1),
-                nn.ELU(),
-            ]
-        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inner, dim))
-        layers = [nn.Linear(dim, inner), nn.Unflatten(1, (channels[-1], SIDE // 8, SIDE // 8))]
-        for before, after in zip(channels[::-1], (*channels[-2::-1], width), strict=True):
-            layers += [nn.ELU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-        self.decoder = nn.Sequential(*layers, nn.ELU(), nn.Conv2d(width, 3, 3, padding=1))
+        inner = 4 * width * (SIDE // 8) ** 2
+        self.encoder = nn.Sequential(
+            *_layer(nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False)),
+            *_layer(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)),
+            *_layer(nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1, bias=False)),
+            *_layer(nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False)),
+            *_layer(nn.Conv2d(4 * width, 4 * width, 4, stride=2, padding=1, bias=False)),
+            nn.Flatten(),
+            nn.Linear(inner, dim),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(dim, inner),
+            nn.Unflatten(1, (4 * width, SIDE // 8, SIDE // 8)),
+            nn.ELU(),
+            nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1),
+            nn.ELU(),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+            nn.ELU(),
+            nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.sigmoid(self.decoder(self.encode(images)))
+        return self.decode(self.encode(images))
 
     def encode(self, images: Tensor) -> Tensor:
         """The latents (n, dim) of the images."""
         latents: Tensor = self.encoder(images - 0.5)
         return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images (n, 3, 32, 32) that the latents (n, dim) stand for."""
+        drawn: Tensor = self.decoder(latents)
+        return torch.sigmoid(drawn)
 
     @classmethod
     def of_weights(cls, weights: dict[str, Tensor]) -> "AutoencoderNetwork":
@@ -54,6 +64,10 @@ class AutoencoderNetwork(nn.Module):
         network = cls(len(weights["encoder.0.weight"]), weights["decoder.0.weight"].shape[1])
         network.load_state_dict(weights)
         return network
+
+
+def _layer(conv: nn.Conv2d) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return conv, nn.BatchNorm2d(conv.out_channels), nn.ELU()
 
 
 class Latent(nn.Module):

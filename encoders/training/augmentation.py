@@ -51,12 +51,17 @@ def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
     return (images - mean) * contrast + mean + tint
 
 
-def covered(images: Tensor, side: int, generator: Generator) -> Tensor:
-    """The batch with a grey square of `side` pixels over each image (DeVries and Taylor's
-    cutout, arXiv:1708.04552), at a random place, in part beyond the edge."""
-    n, _, height, width = images.shape
-    top = torch.randint(1 - side, height, (n, 1, 1), generator=generator)
-    left = torch.randint(1 - side, width, (n, 1, 1), generator=generator)
-    row, column = torch.arange(height).view(1, -1, 1), torch.arange(width).view(1, 1, -1)
-    inside = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
-    return images.masked_fill(inside[:, None], 0.5)
+def cropped(images: Tensor, smallest: float, generator: Generator) -> Tensor:
+    """The batch with a random square of each image scaled up to the whole, bilinearly.
+
+    The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too.
+    """
+    n = len(images)
+    side = (smallest + (1 - smallest) * torch.rand(n, generator=generator)).sqrt()
+    # The centre, in coordinates from -1 to 1, so that the square stays within the image.
+    centre = (1 - side)[:, None] * (2 * torch.rand(n, 2, generator=generator) - 1)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = centre
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -1,8 +1,9 @@
 """Trains the autoencoder without labels: `python -m encoders.training.autoencoder --help`.
 
-A denoising autoencoder (Vincent et al., ICML 2008) whose noise is what should not matter to a
-search: the input is shifted, mirrored, scaled in brightness and contrast and tinted, and covered
-in part; the target is the image as it was. Loss: mean squared error.
+Two views of each image, each cropped, mirrored and recoloured at random, pass the encoder. The
+loss is the mean squared error of the decoder's drawings of both, plus a contrastive term by which
+the latents of two views of one image point the same way and those of other images do not
+(SimCLR, arXiv:2002.05709, with its projection head, which is dropped after the training).
 """
 
 import math
@@ -12,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from encoders.autoencoder import SIDE, AutoencoderNetwork, Latent
 from encoders.inference import autocast, floats, keep_freed_memory
-from encoders.training.augmentation import covered, flipped, recoloured, shifted
+from encoders.training.augmentation import cropped, flipped, recoloured
 from encoders.training.data import read_training_set
+from encoders.training.losses import views_agree
 from encoders.training.runs import arguments, embed, save_run, score, write_log
 from retrieval.contracts import Framing, Images
 
@@ -28,14 +30,15 @@ from retrieval.contracts import Framing, Images
 class Recipe:
     """Every setting of a training run; with the data, seed and machine it decides the weights."""
 
-    width: int = 32
+    width: int = 48
     dim: int = 64
-    epochs: int = 12
-    batch: int = 250
-    lr: float = 2e-3  # of Adam, by a cosine to zero
-    translate: int = 4  # pixels
-    recolour: float = 0.4  # the most by which a channel's contrast and brightness change
-    cover: int = 8  # pixels, the side of the square that is covered
+    epochs: int = 8
+    batch: int = 500
+    lr: float = 2e-3  # of AdamW, by one cycle
+    smallest_crop: float = 0.3  # the share of the image's area
+    recolour: float = 0.4  # the most by which contrast changes; half of it, a channel
+    contrastive_weight: float = 0.05  # in units of the mean squared error
+    temperature: float = 0.2  # of the contrastive term
     seed: int = 0
 
 
@@ -64,10 +67,15 @@ def train(images: Images, recipe: Recipe, log: Path | None = None) -> Autoencode
             leave=False,
         )
         for step, chosen in enumerate(progress):
-            target = floats(pixels[chosen])
+            batch = floats(pixels[chosen])
+            views = torch.cat([view(batch, recipe, generator) for _ in range(2)])
             with autocast(torch.device("cpu")):
-                drawn = network(noisy(target, recipe, generator))
-            loss = functional.mse_loss(drawn.float(), target)
+                latents = network.encode(views)
+                drawn = network.decode(latents)
+                projected = head(latents)
+            first, second = functional.normalize(projected.float(), dim=1).chunk(2)
+            loss = functional.mse_loss(drawn.float(), views)
+            loss = loss + recipe.contrastive_weight * views_agree(first, second, recipe.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -84,12 +92,11 @@ def train(images: Images, recipe: Recipe, log: Path | None = None) -> Autoencode
     return network.eval()
 
 
-def noisy(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
+def view(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
     """The batch (n, 3, 32, 32), each image changed in the ways that should not matter."""
     mirror = torch.rand(len(images), generator=generator) < 0.5
-    images = shifted(flipped(images, mirror), recipe.translate, generator)
-    images = recoloured(images, recipe.recolour, generator)
-    return covered(images, recipe.cover, generator)
+    images = cropped(flipped(images, mirror), recipe.smallest_crop, generator)
+    return recoloured(images, recipe.recolour, generator)
 
 
 def main() -> None:

@@ -38,3 +38,15 @@ def supervised_contrastive(embeddings: Tensor, labels: Tensor, temperature: floa
     count = positive.sum(1)
     per_anchor = -log_share.masked_fill(~positive, 0).sum(1) / count.clamp(min=1)
     return per_anchor[count > 0].mean()
+
+
+def views_agree(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """The mean contrastive loss of two views of each image, without labels (NT-Xent).
+
+    Chen et al., A Simple Framework for Contrastive Learning, arXiv:2002.05709, equation 1: it is
+    the supervised contrastive loss with each image as a class of its own.
+
+    first, second: (n, dim), unit length, row i of both a view of image i.
+    """
+    images = torch.arange(len(first)).repeat(2)
+    return supervised_contrastive(torch.cat((first, second)), images, temperature)

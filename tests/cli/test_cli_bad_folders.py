@@ -212,8 +212,8 @@ def test_no_value_in_a_manifest_leads_astray(gallery: Gallery, copied: Copied) -
 
     def read() -> None:
         embeddings = open_embeddings(folder)
-        assert len(embeddings) == 60, len(embeddings)
         np.testing.assert_array_equal(embeddings.vectors(), vectors)
+        assert len(embeddings) == 60, len(embeddings)
 
     check_changes(folder / "manifest.json", read)
 
@@ -234,21 +234,7 @@ def test_no_value_in_an_index_json_leads_astray(
     check_changes(folder / "index.json", read)
 
 
-WRONG: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    10**30,
-    1.5,
-    "x",
-    "../x",
-    [],
-    ["x"],
-    [[]],
-    {},
-    {"x": 1},
-)
+WRONG: list[Any] = [None, True, -1, 0, 10**30, 1.5, "x", "../x", [], ["x"], [[]], {}, {"x": 1}]
 
 
 def check_changes(path: Path, read: Callable[[], None]) -> None:
@@ -256,7 +242,7 @@ def check_changes(path: Path, read: Callable[[], None]) -> None:
     whole = json.loads(path.read_text())
     astray: list[str] = []
     for place in places(whole):
-        for wrong in (*WRONG, KeyError):
+        for wrong in [*WRONG, KeyError]:
             path.write_text(json.dumps(changed(whole, place, wrong)))
             try:
                 read()

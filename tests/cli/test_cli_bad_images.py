@@ -34,7 +34,7 @@ def test_search_says_what_is_wrong_with_an_image(retr: Retr, gallery: Gallery, n
         ("cut.parquet#0", "cut.parquet"),
         ("digits#1797", "no such row"),
         ("two\nlines.png", "no such file"),
-        ("", "no such file"),
+        ("", "empty name"),
     ],
 )
 def test_search_says_what_is_wrong_with_a_source(
