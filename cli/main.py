@@ -10,16 +10,25 @@ import traceback
 import typer
 
 from cli import bench, demo, encode, evaluate, index, info, search, verify
+from cli.output import one_line
 from retrieval.errors import RetrError
 
 app = typer.Typer(
     help="Search images by picture: encode them, index them, and measure what you get.",
     epilog="First steps: retr demo",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+@app.callback(invoke_without_command=True)
+def without_command(context: typer.Context) -> None:
+    """Search images by picture: encode them, index them, and measure what you get."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 app.command("encode")(encode.encode)
 app.command("index")(index.index)
 app.command("search")(search.search)
@@ -38,12 +47,13 @@ def main() -> None:
 def run() -> int:
     """The exit code of the command line. One line on stderr says what went wrong."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="retr", standalone_mode=False)
         sys.stdout.flush()
     except RetrError as error:
         return _failed(error, str(error), error.exit_code)
     except typer.TyperException as error:
-        command = " ".join(("retr", *sys.argv[1:2])) if len(sys.argv) > 2 else "retr"
+        context = getattr(error, "ctx", None)
+        command = "retr" if context is None else context.command_path
         message = error.format_message().rstrip(".")
         return _failed(error, f"{message}; see '{command} --help'", 2)
     except BrokenPipeError:
@@ -60,7 +70,7 @@ def run() -> int:
 def _failed(error: Exception, message: str, exit_code: int) -> int:
     if "--debug" in sys.argv:
         traceback.print_exception(error)
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return exit_code
 
 

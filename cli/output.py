@@ -53,7 +53,7 @@ class Output:
     def warn(self, text: str) -> None:
         """Print a warning to stderr: also with --json, whose document stays alone on stdout."""
         if not self.quiet:
-            print(f"warning: {text}", file=sys.stderr)
+            print(f"warning: {one_line(text)}", file=sys.stderr)
 
     @contextmanager
     def progress(self, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
@@ -83,6 +83,11 @@ class Output:
             yield bar.set_description_str
         finally:
             bar.close()
+
+
+def one_line(text: str) -> str:
+    r"""The text with line breaks, which names of files may have, written as `\n`."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def duration(seconds: float) -> str:

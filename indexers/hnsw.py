@@ -67,10 +67,10 @@ class Hnsw:
                 f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"
             )
         check_range("m", self.m, 2, 1024)
-        check_range("ef_construction", self.ef_construction, 1)
-        check_range("ef", self.ef, 1)
+        check_range("ef_construction", self.ef_construction, 1, 2**31 - 1)
+        check_range("ef", self.ef, 1, 2**31 - 1)
         check_range("seed", self.seed, 0, 2**31 - 1)
-        check_range("build_threads", self.build_threads, 0)
+        check_range("build_threads", self.build_threads, 0, 1024)
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""

@@ -1,9 +1,9 @@
 """The core of retr: contracts, data on disk, search and evaluation.
 
-    from retrieval import Searcher
-    searcher = Searcher.open("photos-index")
-    for hit in searcher.search_images(["query.jpg"], k=10)[0]:
-        print(hit.rank, hit.distance, hit.path)
+from retrieval import Searcher
+searcher = Searcher.open("photos-index")
+for hit in searcher.search_images(["query.jpg"], k=10)[0]:
+    print(hit.rank, hit.distance, hit.path)
 """
 
 from importlib import import_module

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Encoder, Framing, Images, Vectors
-from retrieval.errors import BadData, BadImage
+from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.files import locked, made_folder
 from retrieval.images import Item, Source, load
 from retrieval.shards import (
+    MANIFEST,
     Dtype,
     EncoderFacts,
     Facts,
@@ -27,6 +28,7 @@ from retrieval.shards import (
     ShardWriter,
     Skipped,
     SourceFacts,
+    check_free,
 )
 
 SHARD_IMAGES = 10_000
@@ -72,6 +74,7 @@ def encode_source(
         source=SourceFacts(source.name, source.fingerprint, len(source)),
         shard_images=shard_images,
     )
+    check_free(folder, MANIFEST)
     made_folder(folder)
     with locked(folder):
         writer = ShardWriter(folder, facts)
@@ -85,9 +88,10 @@ def encode_source(
                 stretch = islice(items, min(shard_images, len(source) - done))
                 done = _write_shard(writer, decoder, encoder, stretch, done, progress)
         if writer.manifest.rows == 0:
+            first = writer.skipped[0]
             raise BadData(
-                f"none of the {len(source):,} images of {source.name} could be read; "
-                f"see {folder / 'skipped.parquet'}"
+                f"none of the {len(source):,} images of {source.name} could be read, the first "
+                f"({first.path}) because of: {first.reason}; see {folder / 'skipped.parquet'}"
             )
         return writer.finish()
 
@@ -101,6 +105,7 @@ def _write_shard(
     progress: Callable[[int, int], None],
 ) -> int:
     """Encode the stretch and write it as the next shard; the images done with it."""
+    start = done
     items: list[Item] = []
     skipped: list[Skipped] = []
     parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
@@ -111,6 +116,11 @@ def _write_shard(
         skipped += batch.skipped
         done += batch.seen
         progress(done, writer.facts.source.images)
+    if done < min(start + writer.facts.shard_images, writer.facts.source.images):
+        raise BadSource(
+            f"{writer.facts.source.name} has changed: it ended after {done:,} of "
+            f"{writer.facts.source.images:,} images; encode it anew"
+        )
     # Pixels of arrays from memory are not needed any more, only what the rows say.
     writer.write(
         ids=[item.id for item in items],

@@ -186,8 +186,8 @@ def evaluate_index(
             f"the index has {len(index)} rows, the database {len(database)}; build it again"
         )
     _check_ks(ks)
-    # One more, as the query itself may be among them.
-    hits = index.search(queries.vectors, max(ks) + 1)
+    # One more, as the query itself may be among them; the index has no more than its rows.
+    hits = index.search(queries.vectors, min(max(ks) + 1, len(index)))
     return evaluate_hits(queries, database, hits, metric, ks)
 
 

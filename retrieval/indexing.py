@@ -6,7 +6,8 @@ It is searchable without the embeddings it was built from. docs/formats.md write
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,6 @@ import pyarrow.parquet as pq
 from retrieval.contracts import Index, Indexer, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.files import (
-    LOCK,
     PARTIAL,
     locked,
     made_folder,
@@ -45,6 +45,9 @@ VERSION = 1
 INDEX = "index.json"
 ROWS = "rows.parquet"
 LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "numpy", "pyarrow")
+
+
+_KINDS = {"backend": str, "options": dict, "dim": int, "rows": int, "details": dict, "files": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,9 @@ class IndexFacts:
             document["encoder"] = EncoderFacts(**document["encoder"])
             document["embeddings"] = tuple(document["embeddings"])
             facts = cls(**document)
+            for name, kind in _KINDS.items():
+                if not isinstance(document[name], kind) or isinstance(document[name], bool):
+                    raise ValueError(f"{name}: {document[name]!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{path} lacks or misstates {error}; index anew") from None
         if any(Path(name).name != name for name in facts.files):
@@ -117,20 +123,19 @@ def build_index(
     something else, Busy if another process builds there.
     """
     facts = common_facts(sets)
+    if "metric" in (options or {}):
+        raise BadInput("the metric is no option of the backend; give it with --metric")
     indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
     check_free(folder, INDEX)
     rows, vectors = read_all(sets)
     if len(rows) == 0:
         raise BadInput("there are no embeddings to index; encode some images first")
-    partial = made_folder(folder.with_name(folder.name + PARTIAL))
-    with locked(partial):
-        for path in partial.iterdir():
-            if path.name != LOCK:
-                path.unlink()
+    made_folder(folder)
+    with locked(folder), _fresh(folder / PARTIAL) as partial:
         index = indexer.build(vectors)
         index.save(partial)
         write_whole(partial / ROWS, lambda path: pq.write_table(rows, path, compression="zstd"))
-        names = sorted(path.name for path in partial.iterdir() if path.name != LOCK)
+        names = sorted(path.name for path in partial.iterdir())
         built = IndexFacts(
             backend=backend,
             options=_options(indexer),
@@ -144,7 +149,7 @@ def build_index(
             files={name: sha256_of(partial / name) for name in names},
         )
         built.write(partial)
-        _publish(partial, folder)
+        _publish(partial, folder, built)
     return built
 
 
@@ -198,6 +203,11 @@ def common_facts(sets: Sequence[Embeddings]) -> EncoderFacts:
         check_same_encoder(
             first.facts.encoder, other.facts.encoder, str(first.folder), str(other.folder)
         )
+        if first.facts.dim != other.facts.dim:
+            raise Mismatch(
+                f"{first.folder} has {first.facts.dim} dimensions and {other.folder} has "
+                f"{other.facts.dim}; encode one of them anew"
+            )
     return first.facts.encoder
 
 
@@ -253,16 +263,37 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _publish(partial: Path, folder: Path) -> None:
-    """Put the finished folder in the place of `folder`, where an older index may stand."""
-    sync_folder(partial)
-    (partial / LOCK).unlink(missing_ok=True)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.replace(old)
-    partial.replace(folder)
-    shutil.rmtree(old)
-    sync_folder(folder.parent)
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """The folder, empty, for as long as it is needed."""
+    shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left behind
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _publish(partial: Path, folder: Path, built: IndexFacts) -> None:
+    """Put the finished files into `folder`, where an older index may stand.
+
+    `folder` itself stays, as it may be a mounted disk, a link or where the caller is. Who opens
+    the index between two of the moves finds hashes that do not fit, and no wrong index.
+    """
+    stale = _files_of(folder) - set(built.files)
+    for name in (*built.files, INDEX):
+        (partial / name).replace(folder / name)
+    sync_folder(folder)
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _files_of(folder: Path) -> set[str]:
+    """The files of the index that stands in the folder; none where there is no whole one."""
+    try:
+        return set(IndexFacts.read(folder).files)
+    except BadInput:
+        return set()
 
 
 def _read_rows(folder: Path) -> pa.Table:

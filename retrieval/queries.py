@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Framing, Images
-from retrieval.errors import BadImage
+from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, frame, load, open_source, read_image
+from retrieval.images.source import text
 from retrieval.shards import Skipped
 
 
@@ -31,8 +32,8 @@ def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[
     names, paths, labels = [], [], []
     images: list[Images] = []
     skipped: list[Skipped] = []
-    for text in given:
-        for item in _items(text):
+    for each in given:
+        for item in _items(each):
             try:
                 # An item without content is one to be read by its path.
                 pixels = (
@@ -52,13 +53,15 @@ def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[
     return Queries(np.stack(images), names, paths, labels), skipped
 
 
-def _items(text: str) -> Iterator[Item]:
+def _items(given: str) -> Iterator[Item]:
     """The images that one argument stands for."""
-    path = Path(text)
-    if path.is_dir() or (any(c in text for c in "*?[") and not path.exists()):
-        for item in open_source(text).items():
+    if not given:  # which Path takes for the current folder
+        raise BadInput("an image has an empty name; give a file, a folder or a glob")
+    path = Path(given)
+    if path.is_dir() or (any(c in given for c in "*?[") and not path.exists()):
+        for item in open_source(given).items():
             yield Item(str(item.path), item.label, item.path, item.content)
-    elif "#" in text and not path.exists():
-        yield Item(text, None, text, b"")
+    elif "#" in given and not path.exists():
+        yield Item(text(given), None, given, b"")
     else:
-        yield Item(text, None, str(path.absolute()), path)
+        yield Item(text(given), None, text(path.absolute()), path)

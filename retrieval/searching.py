@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from retrieval.contracts import Encoder, Hits, Json, Mask, Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.images import Item, load
+from retrieval.images.source import text
 from retrieval.indexing import OpenIndex, open_index
 from retrieval.registry import open_encoder
 
@@ -130,7 +131,7 @@ class Searcher:
 
     def label_of(self, path: str) -> str | None:
         """The label of the row whose image is at `path`, None where there is no such row."""
-        at = pc.index(self.opened.rows["path"], path).as_py()
+        at = pc.index(self.opened.rows["path"], text(path)).as_py()
         return None if at < 0 else self.opened.rows["label"][at].as_py()
 
     def _checked(self, encoder: Encoder) -> Encoder:

@@ -106,7 +106,12 @@ class Facts:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{where} lacks or misstates {error}; encode anew") from None
-        for name, number in (("dim", facts.dim), ("shard_images", facts.shard_images)):
+        counts = {
+            "dim": facts.dim,
+            "shard_images": facts.shard_images,
+            "source.images": facts.source.images,
+        }
+        for name, number in counts.items():
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise BadData(f"{where} says {name} is {number!r}; encode anew")
         return facts
@@ -186,11 +191,34 @@ class Manifest:
         try:
             shards = tuple(Shard(**shard) for shard in document["shards"])
             complete = document["complete"] is True
-        except (KeyError, TypeError) as error:
+            if any(not _is_shard(shard) for shard in shards):
+                raise ValueError("a shard's entry")
+        except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{path} lacks or misstates {error}; encode anew") from None
         if any(Path(shard.file).name != shard.file for shard in shards):
             raise BadData(f"{path} names a shard outside its folder; encode anew")
-        return cls(facts, shards, complete)
+        manifest = cls(facts, shards, complete)
+        manifest._check_counts(path)
+        return manifest
+
+    def _check_counts(self, path: Path) -> None:
+        """Raise BadData for a complete set without all its shards, and for impossible rows."""
+        wanted = -(-self.facts.source.images // self.facts.shard_images)
+        if self.complete and len(self.shards) != wanted:
+            raise BadData(
+                f"{path} says that it is complete, with {len(self.shards):,} of {wanted:,} shards; "
+                "encode anew"
+            )
+        # The column is not compressed: a file is no smaller than the numbers in it.
+        width = self.facts.dim * (2 if self.facts.dtype is Dtype.FLOAT16 else 4)
+        if any(shard.rows * width > shard.bytes for shard in self.shards):
+            raise BadData(f"{path} tells of more numbers than its shards can hold; encode anew")
+
+
+def _is_shard(shard: Shard) -> bool:
+    """Whether the fields are of the types that they are declared with, and no count negative."""
+    counts = (shard.rows, shard.skipped, shard.bytes)
+    return isinstance(shard.file, str) and all(type(n) is int and n >= 0 for n in counts)
 
 
 def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Path) -> None:
@@ -228,6 +256,7 @@ class ShardWriter:
 
     def _resumed(self) -> Manifest:
         check_free(self.folder, MANIFEST)
+        made_folder(self.folder)
         if not (self.folder / MANIFEST).exists():
             return Manifest(self.facts)
         found = Manifest.read(self.folder)
@@ -248,6 +277,11 @@ class ShardWriter:
             shards=tuple(whole),
             complete=found.complete and len(whole) == len(found.shards),
         )
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The images that could not be read so far, those of earlier runs included."""
+        return [Skipped(path, reason) for path, reason, _ in self._skipped]
 
     @property
     def position(self) -> int:
@@ -418,11 +452,10 @@ def check_unique(ids: pa.ChunkedArray, where: str) -> None:
 
 
 def check_free(folder: Path, owner: str) -> None:
-    """Make the folder, and raise BadInput if it holds files but not `owner`, the file that
-    says it is ours to write into."""
-    made_folder(folder)
-    if (folder / owner).exists():
-        return
+    """Raise BadInput if the folder holds files but not `owner`, the file that says it is ours
+    to write into."""
+    if not folder.is_dir() or (folder / owner).exists() or (folder / PARTIAL).is_dir():
+        return  # new, ours, or what an index build that was killed left behind
     other = sorted(
         path.name
         for path in folder.iterdir()

@@ -53,8 +53,13 @@ def train(images: Images, recipe: Recipe, log: Path | None = None) -> Autoencode
     pixels = torch.from_numpy(images)
     steps_an_epoch = len(images) // recipe.batch
     network = AutoencoderNetwork(recipe.width, recipe.dim).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps_an_epoch * recipe.epochs)
+    head = nn.Sequential(
+        nn.Linear(recipe.dim, 2 * recipe.dim), nn.ELU(), nn.Linear(2 * recipe.dim, recipe.dim)
+    )
+    optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=recipe.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=steps_an_epoch * recipe.epochs
+    )
     rows = []
     for epoch in range(recipe.epochs):
         started = time.perf_counter()

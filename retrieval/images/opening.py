@@ -50,7 +50,7 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
     if spec in DATA_SETS:
         return open_data_set(spec, split or SPLITS[0], data_dir)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return _of_folder(path.resolve(), split)
     if path.is_file():
         return _of_file(path.resolve(), split)

@@ -11,13 +11,13 @@ from encoders.siamese import MirrorAveraged, SiameseNetwork
 from encoders.training import autoencoder, siamese
 from encoders.training.augmentation import (
     alternating_flip,
-    covered,
+    cropped,
     flipped,
     recoloured,
     shifted,
 )
 from encoders.training.data import TrainingSet
-from encoders.training.losses import CosineClassifier, supervised_contrastive
+from encoders.training.losses import CosineClassifier, supervised_contrastive, views_agree
 from encoders.training.muon import Muon, orthogonalised
 from encoders.training.runs import embed, score
 
@@ -133,13 +133,28 @@ def test_recoloured_keeps_patterns() -> None:
     assert not torch.allclose(images, result, atol=0.02)
 
 
-def test_covered_is_one_grey_square() -> None:
-    result = covered(torch.ones(60, 3, 10, 10), 4, generator())
-    grey = (result == 0.5).all(1)
-    assert torch.equal(result == 0.5, grey[:, None].expand_as(result))
-    counts = grey.sum((1, 2))
-    assert counts.max() == 16
-    assert counts.min() >= 1
+def test_cropped_scales_up_a_square_of_each_image() -> None:
+    # Values rise by 1 from left to right and by 10 from top to bottom.
+    ramp = torch.linspace(0, 1, 16)
+    plane = ramp[None, :] + 10 * ramp[:, None]
+    result = cropped(plane.expand(50, 3, 16, 16), 0.25, generator())
+    right = (result[:, :, :, -3] - result[:, :, :, 2]).mean((1, 2))
+    down = (result[:, :, -3] - result[:, :, 2]).mean((1, 2)) / 10
+    whole = ramp[-3] - ramp[2]
+    torch.testing.assert_close(right, down, atol=0.02, rtol=0)  # squares stay squares
+    assert right.min() > 0.45 * whole
+    assert right.max() < 1.01 * whole
+    assert right.max() - right.min() > 0.2
+    assert result.min() >= 0
+    assert result.max() <= 11
+
+
+def test_views_agree_is_the_nt_xent_loss() -> None:
+    a, b = unit_vectors(8, 3).chunk(2)
+    z = torch.cat((a, b)).double().numpy()
+    exps = np.exp(z @ z.T / 0.5)
+    losses = [-np.log(exps[i, (i + 4) % 8] / (exps[i].sum() - exps[i, i])) for i in range(8)]
+    assert views_agree(a, b, 0.5).item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_training_separates_classes_and_is_repeatable() -> None:
@@ -191,14 +206,14 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
 
 def test_autoencoder_learns_to_draw() -> None:
     images, _ = coloured()
-    recipe = autoencoder.Recipe(width=4, dim=8, batch=20, cover=0, recolour=0, translate=0)
+    recipe = autoencoder.Recipe(width=4, dim=8, batch=20)
     losses = []
     for epochs in (1, 8):
         network = autoencoder.train(images, replace(recipe, epochs=epochs))
         batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             losses.append((network(batch) - batch).square().mean().item())
-    assert losses[1] < 0.9 * losses[0]
+    assert losses[1] < losses[0] / 2
 
 
 def test_a_split_parts_the_set() -> None:

@@ -150,9 +150,23 @@ def test_search_options_change_after_the_build_and_others_do_not(
 def test_an_index_is_replaced_whole(index: Path, tmp_path: Path) -> None:
     embeddings = open_embeddings(tmp_path / "embeddings")
     build_index([embeddings], "hnsw", index, Metric.COSINE)
-    assert sorted(p.name for p in index.iterdir()) == ["index.hnsw", "index.json", "rows.parquet"]
+    names = sorted(p.name for p in index.iterdir())
+    assert names == [".lock", "index.hnsw", "index.json", "rows.parquet"]
     assert open_index(index).facts.metric is Metric.COSINE
     assert not list(tmp_path.glob("index.*"))
+
+
+def test_a_first_build_that_was_killed_while_it_moved_its_files_is_made_anew(
+    index: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    (killed / ".partial").mkdir(parents=True)
+    shutil.copy(index / "index.faiss", killed)
+    with pytest.raises(BadInput, match="no index"):
+        open_index(killed)
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", killed)
+    assert verify(killed).problems == ()
+    assert not (killed / ".partial").exists()
 
 
 def test_a_build_that_fails_leaves_the_old_index(index: Path, tmp_path: Path) -> None:
