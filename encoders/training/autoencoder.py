@@ -30,9 +30,9 @@ from retrieval.contracts import Framing, Images
 class Recipe:
     """Every setting of a training run; with the data, seed and machine it decides the weights."""
 
-    width: int = 48
+    width: int = 32
     dim: int = 64
-    epochs: int = 8
+    epochs: int = 6
     batch: int = 500
     lr: float = 2e-3  # of AdamW, by one cycle
     smallest_crop: float = 0.3  # the share of the image's area

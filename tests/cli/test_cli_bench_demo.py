@@ -1,0 +1,115 @@
+"""`retr bench` and `retr demo`, on small data."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from running import Retr
+
+# Whoever wants to download something talks to a port where nothing listens.
+PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+NO_NETWORK = {
+    **dict.fromkeys(PROXIES, "http://127.0.0.1:9"),
+    "no_proxy": "",
+    "NO_PROXY": "",
+    "RETR_DATA_DIR": "",
+}
+ROW = {
+    "backend", "options", "recall_at", "qps", "latency_ms", "build_seconds", "size_bytes",
+    "memory_bytes", "map_at", "map_loss",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Retr:
+    retr = Retr(tmp_path_factory.mktemp("bench"), {"RETR_WORKSPACE": ""})
+    retr("encode", "digits", "--encoder", "toy")
+    return retr
+
+
+def test_bench_holds_queries_out_where_there_is_no_test_split(digits: Retr) -> None:
+    document = digits.json("bench", "--backend", "exact", "--backend", "hnsw", "--out", "report")
+    assert document["data"]["counts"] == {"queries": 287, "database": 1150}
+    assert document["data"]["queries"].startswith("287 rows held out of ")
+    rows = document["rows"]
+    assert [row["backend"] for row in rows] == ["exact", "hnsw", "hnsw", "hnsw"]
+    for row in rows:
+        assert row.keys() >= ROW
+        assert list(row["recall_at"]) == ["1", "10", "100"]
+        assert list(row["latency_ms"]) == ["p50", "p95", "p99"]
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
+        assert row["threads"] == 1
+    exact = rows[0]
+    assert exact["recall_at"] == {"1": 1, "10": 1, "100": 1}
+    assert exact["map_loss"] == pytest.approx(0, abs=1e-9)
+    assert exact["size_bytes"] > 1150 * 3 * 4
+    assert [row["options"]["ef"] for row in rows[1:]] == [100, 200, 400]
+    assert json.loads((digits.cwd / "report" / "bench.json").read_text()) == document
+
+
+def test_bench_takes_the_test_split_and_prints_a_table(digits: Retr, tmp_path: Path) -> None:
+    digits("encode", "digits", "--encoder", "toy", "--split", "test")
+    (tmp_path / "grid.toml").write_text("[ivf]\nn_lists = 20\nn_probe = [1, 20]\n")
+    shown = digits("bench", "--backend", "ivf", "--grid", tmp_path / "grid.toml").out
+    assert "360 queries against 1,437 vectors of 3 dimensions, euclidean; threads: 1" in shown
+    lines = [line for line in shown.splitlines() if line.startswith("ivf ")]
+    assert [line.split()[1:3] for line in lines] == [
+        ["n_lists=20", "n_probe=1"],
+        ["n_lists=20", "n_probe=20"],
+    ]
+    one, all_lists = (float(line.split()[4]) for line in lines)
+    assert one < 1
+    assert all_lists == 1
+    assert "recall@k of an index" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
+        (["--threads", "0"], "0 threads on"),
+        (["--grid", "gone.toml"], "gone.toml"),
+        (["--metric", "near"], "unknown metric 'near'"),
+        (["--database", "gone"], "gone"),
+    ],
+)
+def test_bench_refuses(digits: Retr, arguments: list[str], message: str) -> None:
+    assert message in digits.refused("bench", *arguments)
+
+
+def test_demo_runs_on_digits_without_data_and_network(tmp_path: Path) -> None:
+    retr = Retr(tmp_path, NO_NETWORK)
+    outcome = retr("demo", "--encoder", "toy", "--limit", "300", "--out", "demo")
+    warning = outcome.err.splitlines()
+    assert len(warning) == 1
+    assert warning[0].startswith("warning: no data set 'cifar10'")
+    assert warning[0].endswith("going on with scikit-learn's digits")
+    for part in ("P@k", "mAP ", "exact", "ivf", "hnsw", "What the numbers mean", "pictures: "):
+        assert part in outcome.out
+    document = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert document["data"] == {"queries": "digits/test", "database": "digits/train"}
+    assert next(row["backend"] for row in document["bench"]["rows"]) == "exact"
+    with Image.open(tmp_path / "demo" / "neighbors.png") as sheet:
+        assert sheet.width > 1000
+        assert sheet.height > 800
+
+    again = retr("demo", "--encoder", "toy", "--limit", "300", "--out", "demo", "--json")
+    assert again.document["official"]["map"] == document["official"]["map"]
+
+
+@pytest.mark.data("cifar10")
+def test_demo_finds_cifar10(tmp_path: Path) -> None:
+    document = Retr(tmp_path).json("demo", "--encoder", "toy", "--limit", "400", "--out", "demo")
+    assert document["data"] == {"queries": "cifar10/test", "database": "cifar10/train"}
+    assert document["official"]["map"] > 0.1  # ten classes: by chance, a tenth
+
+
+def test_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "demo" / "embeddings" / "digits-train").mkdir(parents=True)
+    (tmp_path / "demo" / "embeddings" / "digits-train" / "letter.txt").write_text("dear")
+    outcome = Retr(tmp_path, NO_NETWORK).run(
+        "demo", "--encoder", "toy", "--limit", "300", "--out", "demo"
+    )
+    assert outcome.code == 2
+    assert "holds something else (letter.txt)" in outcome.err
