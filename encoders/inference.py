@@ -57,12 +57,18 @@ class TorchEncoder:
         check_images(images, self.framing)
         images = np.require(images, requirements=("C", "W"))  # as torch wants its memory
         vectors = np.empty((len(images), self.dim), np.float32)
-        with torch.inference_mode(), autocast(self.device):
-            for start in range(0, len(images), self.batch):
-                pixels = torch.from_numpy(images[start : start + self.batch])
-                output = self.network(floats(pixels.to(self.device)))
-                vectors[start : start + len(pixels)] = output.float().cpu().numpy()
+        for start in range(0, len(images), self.batch):
+            pixels = torch.from_numpy(images[start : start + self.batch])
+            output = self.forward(floats(pixels.to(self.device)))
+            vectors[start : start + len(pixels)] = output.float().cpu().numpy()
         return vectors
+
+    @torch.inference_mode()
+    def forward(self, batch: Tensor) -> Tensor:
+        """The bare network's output (n, dim) for images (n, 3, side, side) from 0 to 1."""
+        with autocast(self.device):
+            output: Tensor = self.network(batch)
+        return output
 
 
 def check_images(images: Images, framing: Framing) -> None:

@@ -1,0 +1,95 @@
+"""What searching through retr adds to the library: `python -m benchmarks.overhead --help`.
+
+The same saved index is searched for the same batch of queries by the library's own call and by
+`Index.search`, in turns. A ratio of 1.05 is 5% of overhead.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import faiss
+import hnswlib
+import numpy as np
+
+from benchmarks import machine
+from retrieval.contracts import Index, Json, Metric, Vectors
+from retrieval.registry import make_indexer
+
+Search = Callable[[], object]
+
+
+def clustered(n: int, dim: int, seed: int, clusters: int = 100) -> Vectors:
+    """Vectors (n, dim) of unit length around centres: easier than noise, harder than classes."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((clusters, dim), dtype=np.float32)
+    vectors = centres[rng.integers(clusters, size=n)]
+    vectors += 0.7 * rng.standard_normal((n, dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def raw(backend: str, index: Index, folder: Path, queries: Vectors, k: int) -> Search:
+    """The library's own call on the index that `index` saved: cosine, so inner products."""
+    index.save(folder)
+    if backend == "hnsw":
+        graph = hnswlib.Index("cosine", index.dim)
+        graph.load_index(str(folder / "index.hnsw"))
+        graph.set_ef(64)
+        return lambda: graph.knn_query(queries, k)
+    loaded: Any = faiss.read_index(str(folder / "index.faiss"))
+    if backend == "ivf":
+        loaded.nprobe = 32
+    return lambda: loaded.search(queries, k)
+
+
+def measure(rows: int, dim: int, batch: int, k: int, repeats: int) -> dict[str, Json]:
+    """For each backend, the medians of both in milliseconds a batch, and their ratio."""
+    vectors = clustered(rows + batch, dim, seed=0)
+    database, queries = vectors[batch:], np.ascontiguousarray(vectors[:batch])
+    results: dict[str, Json] = {}
+    options = {"exact": {}, "ivf": {"n_probe": 32}, "hnsw": {"ef": 64}}
+    for backend, chosen in options.items():
+        index = make_indexer(backend, {**chosen, "metric": Metric.COSINE}).build(database)
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = raw(backend, index, Path(folder), queries, k)
+        times: dict[str, list[float]] = {"library": [], "retr": []}
+        for _ in range(repeats + 1):  # the first of each warms up
+            times["library"].append(_milliseconds(theirs))
+            times["retr"].append(_milliseconds(partial(index.search, queries, k)))
+        middle = {name: median(taken[1:]) for name, taken in times.items()}
+        results[backend] = {
+            "ratio": middle["retr"] / middle["library"],
+            "library_ms": cast(Json, times["library"][1:]),
+            "retr_ms": cast(Json, times["retr"][1:]),
+        }
+    return results
+
+
+def _milliseconds(search: Search) -> float:
+    started = time.perf_counter()
+    search()
+    return 1000 * (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print the ratios, as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("-k", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=15)
+    given = parser.parse_args()
+    results = measure(given.rows, given.dim, given.batch, given.k, given.repeats)
+    print(json.dumps({"backends": results, "machine": machine.describe()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
