@@ -8,7 +8,7 @@ the latents of two views of one image point the same way and those of other imag
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from encoders.autoencoder import SIDE, AutoencoderNetwork, Latent
-from encoders.inference import autocast, floats, keep_freed_memory
+from encoders.autoencoder import AutoencoderNetwork, Latent
+from encoders.inference import autocast, floats
 from encoders.training.augmentation import cropped, flipped, recoloured
-from encoders.training.data import read_training_set
 from encoders.training.losses import views_agree
-from encoders.training.runs import arguments, embed, save_run, score, write_log
-from retrieval.contracts import Framing, Images
+from encoders.training.runs import run, write_log
+from retrieval.contracts import Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +103,11 @@ def view(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
     return recoloured(images, recipe.recolour, generator)
 
 
-def main() -> None:
-    """Train by the recipe that ships, then write weights and card, or score held-out images."""
-    asked = arguments(__doc__ or "", "autoencoder")
-    keep_freed_memory()
-    recipe = Recipe(seed=asked.seed)
-    if asked.epochs is not None:
-        recipe = replace(recipe, epochs=asked.epochs)
-    data = read_training_set(asked.source, Framing(side=SIDE), asked.data)
-    kept, held_out = data.split(asked.validation, asked.seed)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    network = train(kept.images, recipe, asked.out / "autoencoder.csv")
-    minutes = (time.perf_counter() - started) / 60
-    if asked.validation:
-        result = score(embed(Latent(network), held_out.images), held_out.labels)
-        print(f"held-out mAP {result.map:.4f}, P@10 {result.precision_at[10]:.4f}")
-    else:
-        save_run(asked.out, "autoencoder", network, recipe, data, minutes)
-    print(f"{minutes:.1f} minutes")
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        "autoencoder",
+        __doc__ or "",
+        Recipe(),
+        lambda data, recipe, log: train(data.images, recipe, log),
+        Latent,
+    )

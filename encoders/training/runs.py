@@ -4,40 +4,42 @@ import argparse
 import csv
 import json
 import platform
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoders.inference import autocast, floats
-from encoders.training.data import TrainingSet
-from retrieval.contracts import Images, Metric, Vectors
+from encoders.inference import autocast, floats, keep_freed_memory
+from encoders.training.data import TrainingSet, read_training_set
+from retrieval.contracts import Framing, Images, Metric, Vectors
 from retrieval.evaluation import Evaluation, Labelled, evaluate
 
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """What the command line of a training script says."""
-
-    out: Path
-    data: Path | None
-    source: str
-    epochs: int | None
-    seed: int
-    validation: int
+Recipe = TypeVar("Recipe")
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def arguments(description: str, encoder: str) -> Arguments:
-    """The arguments of a training script, read from the command line."""
+def run(
+    encoder: str,
+    description: str,
+    recipe: Recipe,
+    train: Callable[[TrainingSet, Recipe, Path], Network],
+    embedding: Callable[[Network], nn.Module],
+) -> None:
+    """A training script: train as the command line says, then save weights and card, or score.
+
+    recipe: a frozen dataclass with the fields `seed` and `epochs`. train: writes its log into the
+    file that it is given. embedding: what an encoder runs of the network.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("encoders/weights"), help="folder")
     parser.add_argument("--data", type=Path, help="folder of data sets (or RETR_DATA_DIR)")
-    parser.add_argument("--source", default="cifar10", help="a data set with 32×32 images")
+    parser.add_argument("--source", default="cifar10", help="a data set of 32×32 images")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -45,10 +47,24 @@ def arguments(description: str, encoder: str) -> Arguments:
         type=int,
         default=0,
         metavar="N",
-        help="hold N training images out and score them: for choosing, never for the weights "
-        f"that ship ({encoder}.safetensors is then not written)",
+        help="hold N training images out, and score them instead of saving the weights",
     )
-    return Arguments(**vars(parser.parse_args()))
+    given = parser.parse_args()
+    changes = {"seed": given.seed} | ({"epochs": given.epochs} if given.epochs else {})
+    recipe = replace(cast(Any, recipe), **changes)
+    data = read_training_set(given.source, Framing(side=32), given.data)
+    kept, held_out = data.split(given.validation, given.seed)
+    given.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
+    started = time.perf_counter()
+    network = train(kept, recipe, given.out / f"{encoder}.csv")
+    minutes = (time.perf_counter() - started) / 60
+    if given.validation:
+        result = score(embed(embedding(network), held_out.images), held_out.labels)
+        print(f"held-out mAP {result.map:.4f}, P@10 {result.precision_at[10]:.4f}")
+    else:
+        save_run(given.out, encoder, network, recipe, data, minutes)
+    print(f"{minutes:.1f} minutes")
 
 
 def write_log(path: Path, header: Sequence[str], rows: Sequence[Sequence[float]]) -> None:

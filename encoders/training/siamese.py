@@ -9,7 +9,7 @@ What the recipe is made of, and where each part comes from:
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from encoders.inference import autocast, floats, keep_freed_memory
-from encoders.siamese import SIDE, MirrorAveraged, SiameseNetwork
+from encoders.inference import autocast, floats
+from encoders.siamese import MirrorAveraged, SiameseNetwork
 from encoders.training.augmentation import alternating_flip, flipped, shifted
-from encoders.training.data import read_training_set
 from encoders.training.losses import CosineClassifier, supervised_contrastive
 from encoders.training.muon import Muon
-from encoders.training.runs import arguments, embed, save_run, score, write_log
-from retrieval.contracts import Framing, Images
+from encoders.training.runs import run, write_log
+from retrieval.contracts import Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,26 +135,11 @@ def train(
     return network.eval()
 
 
-def main() -> None:
-    """Train by the recipe that ships, then write weights and card, or score held-out images."""
-    asked = arguments(__doc__ or "", "siamese")
-    keep_freed_memory()
-    recipe = Recipe(seed=asked.seed)
-    if asked.epochs is not None:
-        recipe = replace(recipe, epochs=asked.epochs)
-    data = read_training_set(asked.source, Framing(side=SIDE), asked.data)
-    kept, held_out = data.split(asked.validation, asked.seed)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    network = train(kept.images, kept.labels, recipe, asked.out / "siamese.csv")
-    minutes = (time.perf_counter() - started) / 60
-    if asked.validation:
-        result = score(embed(MirrorAveraged(network), held_out.images), held_out.labels)
-        print(f"held-out mAP {result.map:.4f}, P@10 {result.precision_at[10]:.4f}")
-    else:
-        save_run(asked.out, "siamese", network, recipe, data, minutes)
-    print(f"{minutes:.1f} minutes")
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        "siamese",
+        __doc__ or "",
+        Recipe(),
+        lambda data, recipe, log: train(data.images, data.labels, recipe, log),
+        MirrorAveraged,
+    )
