@@ -52,7 +52,10 @@ def measure(rows: int, dim: int, batch: int, k: int, repeats: int) -> dict[str, 
             index.index.nprobe = 32  # the library's own default is 1
         theirs = raw(index, queries, k)
         times: dict[str, list[float]] = {"library": [], "retr": []}
-        ways = [("library", theirs), ("retr", partial(index.search, queries, k))]
+        ways: list[tuple[str, Search]] = [
+            ("library", theirs),
+            ("retr", partial(index.search, queries, k)),
+        ]
         for _ in range(repeats + 1):  # the first of each warms up
             for name, way in ways:
                 times[name].append(_milliseconds(way))
