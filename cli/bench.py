@@ -164,5 +164,6 @@ def _test_split(place: "Workspace", database: "Embeddings") -> "Embeddings | Non
         return None
     found = open_embeddings(folder)
     same_encoder = found.facts.encoder.fingerprint == database.facts.encoder.fingerprint
-    same_data = found.facts.source.name.split("/")[0] == database.facts.source.name.split("/")[0]
-    return found if same_encoder and same_data and found.folder != database.folder else None
+    # Splits are named `cifar10/test`, or `FOLDER/test`: what stands before is the data set.
+    sets = {each.facts.source.name.rpartition("/")[0] for each in (found, database)}
+    return found if same_encoder and len(sets) == 1 and found.folder != database.folder else None

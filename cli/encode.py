@@ -65,17 +65,17 @@ def encode(
     place = Workspace.at(workspace)
     folder = out or place.embeddings_folder(images, opened, Dtype(dtype))
     started = time.perf_counter()
-    fresh = 0
 
     with output.progress(f"encode {images.name}", "image") as show:
-        first: list[int] = []
+        before = len(images)  # what earlier runs had done: all, unless progress says less
 
         def progress(done: int, total: int) -> None:
-            first.append(done) if not first else None
+            nonlocal before
+            before = min(before, done)
             show(done, total)
 
         manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
-        fresh = len(images) - first[0] if first else 0
+        fresh = len(images) - before
     seconds = time.perf_counter() - started
     if out is None or place.folder.is_dir():
         place.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)

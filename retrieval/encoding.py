@@ -121,7 +121,6 @@ def _write_shard(
             f"{writer.facts.source.name} has changed: it ended after {done:,} of "
             f"{writer.facts.source.images:,} images; encode it anew"
         )
-    # Pixels of arrays from memory are not needed any more, only what the rows say.
     writer.write(
         ids=[item.id for item in items],
         labels=[item.label for item in items],
