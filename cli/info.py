@@ -6,27 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import Debug, Json, Quiet
-from cli.output import Output, plural, size
+from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
 
-Folder = Annotated[Path, typer.Argument(help="An embeddings or an index folder.")]
+Folder = Annotated[Path, typer.Argument(help="An embeddings, an index or an encoder folder.")]
 
 
 def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Say what an embeddings or index folder holds, and what made it.
+    """Say what an embeddings, index or encoder folder holds, and what made it.
 
     Example: retr info .retr/indices/*
     """
     from retrieval.inspection import Kind, kind_of
 
     output = Output(json, quiet)
-    if kind_of(folder) is Kind.EMBEDDINGS:
-        document = _of_embeddings(output, folder)
-    else:
-        document = _of_index(output, folder)
-    output.document(document)
+    describe = {
+        Kind.EMBEDDINGS: _of_embeddings,
+        Kind.INDEX: _of_index,
+        Kind.ENCODER: _of_encoder,
+    }
+    output.document(describe[kind_of(folder)](output, folder))
 
 
 def _of_embeddings(output: Output, folder: Path) -> "dict[str, JsonValue]":
@@ -71,3 +72,24 @@ def _of_index(output: Output, folder: Path) -> "dict[str, JsonValue]":
     for name, value in facts.details.items():
         output.say(f"  {name:<9} {value}")
     return {"kind": "index", **asdict(facts), "size_bytes": n_bytes}
+
+
+def _of_encoder(output: Output, folder: Path) -> "dict[str, JsonValue]":
+    from dataclasses import asdict
+
+    from retrieval.cards import WEIGHTS, Card
+
+    card = Card.read(folder)
+    facts = card.training
+    n_bytes = card.check_weights(folder).stat().st_size
+    network = ", ".join(f"{name} {value}" for name, value in card.network.items())
+    scored = ", ".join(f"{name} {value}" for name, value in facts.metrics.items())
+    output.say(f"encoder: {card.encoder} of {card.dim} dimensions")
+    output.say(f"  network   {network}")
+    output.say(f"  metric    {card.metric}")
+    output.say(f"  classes   {', '.join(card.classes)}")
+    output.say(f"  trained   on {facts.data['images']} images of {facts.data['source']}")
+    output.say(f"            in {duration(60 * facts.minutes)}, seed {facts.seed}; {facts.machine}")
+    output.say(f"  scored    {scored}")
+    output.say(f"  files     {WEIGHTS}: {size(n_bytes)}")
+    return {"kind": "encoder", **asdict(card), "size_bytes": n_bytes}

@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from cli import bench, demo, encode, evaluate, index, info, search, verify
+from cli import bench, demo, encode, evaluate, index, info, search, train, verify
 from cli.output import one_line
 from retrieval.errors import RetrError
 
@@ -34,6 +34,7 @@ app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
+app.command("train")(train.train)
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)

@@ -33,7 +33,8 @@ EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="siamese, autoencoder, pretrained:MODEL (any timm model), toy, or a plug-in's name.",
+        help="siamese, autoencoder, pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), "
+        "toy, a plug-in's name, or a folder that 'retr train' made.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]

@@ -31,7 +31,7 @@ class Output:
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""
         if self.for_people:
-            print(text)
+            print(text, flush=True)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
         """Print rows under a header, the first `left` columns to the left, others to the right."""

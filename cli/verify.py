@@ -6,7 +6,7 @@ from cli.output import Output, plural
 
 
 def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Check the hashes, columns, counts and numbers of an embeddings or index folder.
+    """Check the hashes, columns, counts and numbers of an embeddings, index or encoder folder.
 
     Leaves with exit code 2 if anything is wrong, and says what.
 
@@ -22,8 +22,9 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debu
         output.say(f"wrong: {problem}")
     if not report.problems:
         output.say(
-            f"all is well with these {report.kind}: {plural(report.rows, 'row')}, "
-            f"{plural(report.files, 'file')}"
+            f"all is well with {folder} ({report.kind}): "
+            + (f"{plural(report.rows, 'row')}, " if report.rows else "")
+            + plural(report.files, "file")
         )
     output.document(
         {

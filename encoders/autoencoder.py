@@ -1,30 +1,47 @@
 """The autoencoder: an image's latent under a convolutional autoencoder trained without labels.
 
 Convolutions and ELU squeeze a 32×32 image into `dim` numbers, transposed convolutions draw it
-again. `encoders.training.autoencoder` trains it to draw what it was given, and to give two views
-of one image latents that point the same way: what cropping, mirroring and recolouring do not
-touch is what the latent keeps. docs/results.md has the figures and their conditions.
+again. A recipe's losses say what the latent should keep: what it takes to draw the image, and
+what two views of one image have in common. docs/results.md has the figures and their conditions.
 """
 
-from importlib.resources import as_file, files
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from encoders.inference import TorchEncoder, load_weights
-from retrieval.contracts import Framing, Metric, Resample
-
-VERSION = 1  # of this file's arithmetic; part of the fingerprint
-SIDE = 32
+from encoders.heads import MirrorAveraged
+from encoders.networks import Amount, Count, Network, Outputs
+from encoders.trained import TrainedEncoder
 
 
-class AutoencoderNetwork(nn.Module):
-    """Images (n, 3, 32, 32) from 0 to 1, to images of the same shape, through (n, dim)."""
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """The settings of a network, as a recipe's `[network]` has them."""
 
-    def __init__(self, width: int, dim: int) -> None:
-        """`width`: channels after the first convolution; they double twice."""
-        super().__init__()
-        inner = 4 * width * (SIDE // 8) ** 2
+    width: Count = 32  # channels after the first convolution; they double twice
+    dim: Count = 64  # numbers of the latent
+    projection: Amount = 64  # numbers that losses of embeddings see; 0: the latent itself
+    mirror: bool = True  # embed the mean of the image's latent and its mirror image's
+
+
+class AutoencoderNetwork(Network):
+    """Images (n, 3, side, side) from 0 to 1, to latents (n, dim) and to images again."""
+
+    settings_type = AutoencoderSettings
+    draws = True
+    settings: AutoencoderSettings
+
+    def __init__(self, settings: AutoencoderSettings, classes: int, side: int) -> None:
+        """Raises ValueError for images whose side is not a multiple of 8."""
+        super().__init__(settings, classes, side)
+        if side % 8:
+            raise ValueError(f"an autoencoder halves images three times, and {side} is odd by then")
+        self.settings = settings
+        width, dim = settings.width, settings.dim
+        inner = 4 * width * (side // 8) ** 2
         self.encoder = nn.Sequential(
             *_layer(nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False)),
             *_layer(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)),
@@ -36,7 +53,7 @@ class AutoencoderNetwork(nn.Module):
         )
         self.decoder = nn.Sequential(
             nn.Linear(dim, inner),
-            nn.Unflatten(1, (4 * width, SIDE // 8, SIDE // 8)),
+            nn.Unflatten(1, (4 * width, side // 8, side // 8)),
             nn.ELU(),
             nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1),
             nn.ELU(),
@@ -44,59 +61,45 @@ class AutoencoderNetwork(nn.Module):
             nn.ELU(),
             nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1),
         )
+        if settings.projection:
+            # Dropped after the training, as in SimCLR, arXiv:2002.05709.
+            self.projection = nn.Sequential(
+                nn.Linear(dim, 2 * dim), nn.ELU(), nn.Linear(2 * dim, settings.projection)
+            )
+
+    @property
+    def dim(self) -> int:
+        return self.settings.dim
+
+    @property
+    def training_dim(self) -> int:
+        return self.settings.projection or self.settings.dim
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.decode(self.encode(images))
-
-    def encode(self, images: Tensor) -> Tensor:
         """The latents (n, dim) of the images."""
         latents: Tensor = self.encoder(images - 0.5)
         return latents
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """The images (n, 3, 32, 32) that the latents (n, dim) stand for."""
-        drawn: Tensor = self.decoder(latents)
-        return torch.sigmoid(drawn)
+    def outputs(self, images: Tensor) -> Outputs:
+        latents = self(images)
+        seen = self.projection(latents) if self.settings.projection else latents
+        return Outputs(functional.normalize(seen.float(), dim=1), self.decode(latents))
 
-    @classmethod
-    def of_weights(cls, weights: dict[str, Tensor]) -> "AutoencoderNetwork":
-        """The network whose width and dimension are those of its saved weights."""
-        network = cls(len(weights["encoder.0.weight"]), weights["decoder.0.weight"].shape[1])
-        network.load_state_dict(weights)
-        return network
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images (n, 3, side, side) that the latents (n, dim) stand for."""
+        drawn: Tensor = self.decoder(latents)
+        return torch.sigmoid(drawn.float())
+
+    def embedder(self) -> nn.Module:
+        return MirrorAveraged(self, unit_length=False) if self.settings.mirror else self
 
 
 def _layer(conv: nn.Conv2d) -> tuple[nn.Module, nn.Module, nn.Module]:
     return conv, nn.BatchNorm2d(conv.out_channels), nn.ELU()
 
 
-class Latent(nn.Module):
-    """The mean of the latents of an image and of its mirror image."""
-
-    def __init__(self, network: AutoencoderNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (self.network.encode(images) + self.network.encode(images.flip(-1))) / 2
-
-
-class Autoencoder(TorchEncoder):
+class Autoencoder(TrainedEncoder):
     """`autoencoder`: the latent of an image framed to 32×32, made for cosine."""
 
-    def __init__(self, device: str = "auto") -> None:
-        """Load the weights that ship. device: auto, cpu or cuda."""
-        with as_file(files("encoders") / "weights" / "autoencoder.safetensors") as path:
-            weights = load_weights(path)
-        network = AutoencoderNetwork.of_weights(weights)
-        super().__init__(
-            Latent(network),
-            name="autoencoder",
-            dim=weights["decoder.0.weight"].shape[1],
-            metric=Metric.COSINE,
-            framing=Framing(side=SIDE, resample=Resample.BICUBIC),
-            config={"version": VERSION, "mirror": True},
-            weights=weights,
-            device=device,
-            batch=250,
-        )
+    plugin: ClassVar[str] = "autoencoder"
+    network_type = AutoencoderNetwork

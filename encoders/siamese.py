@@ -1,75 +1,118 @@
 """The siamese encoder: a small convolutional network whose cosine says "same class".
 
 The network follows the shape of Jordan's airbench (arXiv:2404.00498): a frozen 2×2 whitening
-convolution, three blocks of two 3×3 convolutions, and a linear neck to `dim` numbers of unit
-length. Two images are embedded by the same weights (the siamese branches) and compared by
-cosine. The weights that ship were trained from scratch by `encoders.training.siamese` on the
-50,000 training images of CIFAR-10; docs/results.md has the figures and their conditions.
+convolution, three blocks of 3×3 convolutions, and a linear neck to numbers of unit length. Two
+images are embedded by the same weights (the siamese branches) and compared by cosine. The
+weights that ship were trained from scratch on the training images of CIFAR-10, by the recipe on
+their card; docs/results.md has the figures and their conditions.
 """
 
 import copy
-from importlib.resources import as_file, files
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.inference import TorchEncoder, load_weights
-from retrieval.contracts import Framing, Metric, Resample
+from encoders.convolution import Conv3x3
+from encoders.heads import ClassShares, MirrorAveraged
+from encoders.networks import Count, Network, Positive
+from encoders.trained import TrainedEncoder
+from retrieval.contracts import Metric
 
-VERSION = 1  # of this file's arithmetic; part of the fingerprint
-SIDE = 32
 WHITENING_FILTERS = 24  # 2 signs × (2 × 2 pixels × 3 channels)
 
 
-class Block(nn.Module):
-    """Two 3×3 convolutions, each normalised and through GELU; the first halves the image."""
+@dataclass(frozen=True)
+class SiameseSettings:
+    """The settings of a network, as a recipe's `[network]` has them."""
 
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1, bias=False)
-        self.norm1 = FixedScaleNorm(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = FixedScaleNorm(channels)
-        for conv in (self.conv1, self.conv2):
-            nn.init.dirac_(conv.weight[: conv.in_channels])
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.gelu(self.norm1(functional.max_pool2d(self.conv1(x), 2)))
-        return functional.gelu(self.norm2(self.conv2(x)))
+    widths: tuple[Count, Count, Count] = (64, 256, 256)  # channels of each block
+    depth: Count = 2  # convolutions of a block
+    dim: Count = 128  # numbers from the neck
+    unit_length: bool = True  # and made for cosine; else Euclidean
+    mirror: bool = True  # embed the mean of the image and its mirror image, at twice the time
+    class_sharpness: Positive | None = None  # see `ClassShares`; None: the neck's numbers alone
+    class_weight: Positive = 2.0
 
 
-class FixedScaleNorm(nn.BatchNorm2d):
-    """Batch norm that learns a shift and no scale: its scale stays positive (see `folded`)."""
+class SiameseNetwork(Network):
+    """Images (n, 3, side, side) with values from 0 to 1, to vectors (n, dim)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-5, momentum=0.2)
-        nn.init.ones_(self.weight)
-        self.weight.requires_grad_(False)
-
-
-class SiameseNetwork(nn.Module):
-    """Images (n, 3, 32, 32) with values from 0 to 1, to unit vectors (n, dim)."""
-
+    settings_type = SiameseSettings
+    settings: SiameseSettings
     mean: Tensor
     std: Tensor
+    proxies: Tensor
 
-    def __init__(self, widths: tuple[int, int, int], dim: int) -> None:
-        super().__init__()
+    def __init__(self, settings: SiameseSettings, classes: int, side: int) -> None:
+        super().__init__(settings, classes, side)
+        self.settings = settings
+        self.metric = Metric.COSINE if settings.unit_length else Metric.EUCLIDEAN
         self.register_buffer("mean", torch.zeros(3))
         self.register_buffer("std", torch.ones(3))
         self.whitening = nn.Conv2d(3, WHITENING_FILTERS, 2)
         self.whitening.weight.requires_grad_(False)
-        channels = (WHITENING_FILTERS, *widths)
-        self.blocks = nn.Sequential(*(Block(*pair) for pair in zip(channels, widths, strict=False)))
-        self.neck = nn.Linear(widths[-1], dim, bias=False)
+        channels = (WHITENING_FILTERS, *settings.widths)
+        self.blocks = nn.Sequential(
+            *(
+                Block(before, after, settings.depth)
+                for before, after in zip(channels, settings.widths, strict=False)
+            )
+        )
+        self.neck = nn.Linear(settings.widths[-1], settings.dim, bias=False)
+        if settings.class_sharpness is not None:
+            self.register_buffer("proxies", torch.zeros(classes, settings.dim))
+
+    @property
+    def training_dim(self) -> int:
+        return self.settings.dim
+
+    @property
+    def dim(self) -> int:
+        classes = 0 if self.settings.class_sharpness is None else len(self.proxies)
+        return self.settings.dim + classes
+
+    def prepare(self, images: Tensor) -> None:
+        """Set mean, deviation and whitening from a sample of the training images."""
+        self.mean.copy_(images.mean((0, 2, 3)))
+        self.std.copy_(images.std((0, 2, 3)))
+        normalised = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        self.whitening.weight.data.copy_(whitening_filters(normalised))
+        assert self.whitening.bias is not None
+        nn.init.zeros_(self.whitening.bias)
+
+    def finish(self, proxies: Tensor | None) -> None:
+        """Keep the class proxies (classes, dim) of the loss, where the embedding needs them."""
+        if self.settings.class_sharpness is not None:
+            assert proxies is not None
+            self.proxies.copy_(functional.normalize(proxies, dim=1))
+
+    @property
+    def needs_proxies(self) -> bool:
+        return self.settings.class_sharpness is not None
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
         x = self.blocks(functional.gelu(self.whitening(x)))
-        x = self.neck(functional.max_pool2d(x, 3).flatten(1))
-        return functional.normalize(x.float(), dim=1)
+        x = self.neck(functional.max_pool2d(x, x.shape[-1]).flatten(1)).float()
+        return functional.normalize(x, dim=1) if self.settings.unit_length else x
+
+    def embedder(self) -> nn.Module:
+        folded = self.folded()
+        embedder: nn.Module = folded
+        if self.settings.mirror:
+            embedder = MirrorAveraged(embedder, self.settings.unit_length)
+        if self.settings.class_sharpness is not None:
+            embedder = nn.Sequential(
+                embedder,
+                ClassShares(
+                    self.proxies, self.settings.class_sharpness, self.settings.class_weight
+                ),
+            )
+        return embedder
 
     def folded(self) -> "SiameseNetwork":
         """The same function with normalisation folded into the convolutions, for inference.
@@ -88,53 +131,63 @@ class SiameseNetwork(nn.Module):
             network.mean.zero_()
             network.std.fill_(1)
         for block in network.blocks:
-            for number in (1, 2):
-                conv, norm = (getattr(block, f"{part}{number}") for part in ("conv", "norm"))
-                setattr(block, f"conv{number}", fuse_conv_bn_eval(conv, norm))
-                setattr(block, f"norm{number}", nn.Identity())
-        return network
-
-    @classmethod
-    def of_weights(cls, weights: dict[str, Tensor]) -> "SiameseNetwork":
-        """The network whose widths and dimension are those of its saved weights."""
-        first, second, third = (len(weights[f"blocks.{i}.conv1.weight"]) for i in range(3))
-        network = cls((first, second, third), len(weights["neck.weight"]))
-        network.load_state_dict(weights)
+            assert isinstance(block, Block)
+            for i, (conv, norm) in enumerate(zip(block.convs, block.norms, strict=True)):
+                assert isinstance(conv, Conv3x3)
+                assert isinstance(norm, FixedScaleNorm)
+                block.convs[i] = fuse_conv_bn_eval(conv, norm)
+                block.norms[i] = nn.Identity()
         return network
 
 
-class MirrorAveraged(nn.Module):
-    """The unit vector half way between those of an image and of its mirror image."""
+class Block(nn.Module):
+    """3×3 convolutions, each normalised and through GELU; the first halves the image.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        both = self.network(images) + self.network(images.flip(-1))
-        return functional.normalize(both, dim=1)
-
-
-class Siamese(TorchEncoder):
-    """`siamese`: 128 numbers of unit length for an image framed to 32×32, made for cosine.
-
-    The embedding is the mean of those of the image and of its mirror image, at unit length
-    again: the second view doubles the time.
+    The last of three or more takes a shortcut from behind the first, as in the largest airbench.
     """
 
-    def __init__(self, device: str = "auto") -> None:
-        """Load the weights that ship. device: auto, cpu or cuda."""
-        with as_file(files("encoders") / "weights" / "siamese.safetensors") as path:
-            weights = load_weights(path)
-        network = SiameseNetwork.of_weights(weights)
-        super().__init__(
-            MirrorAveraged(network.folded()),
-            name="siamese",
-            dim=network.neck.out_features,
-            metric=Metric.COSINE,
-            framing=Framing(side=SIDE, resample=Resample.BICUBIC),
-            config={"version": VERSION, "mirror": True},
-            weights=weights,
-            device=device,
-            batch=250,  # with its feature maps in the processor's cache
-        )
+    def __init__(self, channels_in: int, channels: int, depth: int) -> None:
+        super().__init__()
+        before = (channels_in, *(channels for _ in range(depth - 1)))
+        self.convs = nn.ModuleList(Conv3x3(n, channels) for n in before)
+        self.norms = nn.ModuleList(FixedScaleNorm(channels) for _ in before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = len(self.convs) - 1
+        shortcut = x
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = conv(x)
+            if i == 0:
+                x = functional.max_pool2d(x, 2)
+            x = norm(x)
+            if i == last >= 2:
+                x = x + shortcut
+            x = functional.gelu(x)
+            if i == 0:
+                shortcut = x
+        return x
+
+
+class FixedScaleNorm(nn.BatchNorm2d):
+    """Batch norm that learns a shift and no scale: its scale stays positive (see `folded`)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-5, momentum=0.2)
+        nn.init.ones_(self.weight)
+        self.weight.requires_grad_(False)
+
+
+def whitening_filters(images: Tensor, eps: float = 5e-4) -> Tensor:
+    """The eigenvectors of 2×2 patches of `images`, scaled to unit variance, with both signs."""
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1)  # (n, 3, rows, columns, 2, 2)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / torch.sqrt(values + eps)).T.reshape(12, 3, 2, 2).float()
+    return torch.cat((filters, -filters))
+
+
+class Siamese(TrainedEncoder):
+    """`siamese`: numbers of unit length for an image framed to 32×32, made for cosine."""
+
+    plugin: ClassVar[str] = "siamese"
+    network_type = SiameseNetwork

@@ -4,10 +4,10 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -65,6 +65,20 @@ def read_json(path: Path) -> dict[str, Json]:
     if not isinstance(document, dict):
         raise BadData(f"{path} holds no JSON object; write it anew")
     return cast(dict[str, Json], document)
+
+
+def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Path) -> None:
+    """Raise BadData unless the document is of the wanted format, in a version known here."""
+    if document.get("format") != wanted:
+        raise BadData(f"{where} is not of the format {wanted}; name another folder")
+    met = document.get("version")
+    if not isinstance(met, int) or met < 1:
+        raise BadData(f"{where} has no version; write it anew")
+    if met > version:
+        raise BadData(
+            f"{where} is of version {met} of {wanted}, this retr reads up to {version}; "
+            "use a newer retr"
+        )
 
 
 def made_folder(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from retrieval.contracts import Index, Indexer, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.files import (
     PARTIAL,
+    check_format,
     locked,
     made_folder,
     read_json,
@@ -35,7 +36,6 @@ from retrieval.shards import (
     ROW_FIELDS,
     Embeddings,
     EncoderFacts,
-    check_format,
     check_free,
     check_unique,
 )

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from retrieval.cards import CARD, is_trained
 from retrieval.errors import BadData, BadInput
 from retrieval.indexing import INDEX, IndexFacts, check_files, open_index
+from retrieval.registry import open_encoder
 from retrieval.shards import MANIFEST, SKIPPED, Manifest, check_unique, open_embeddings, read_shard
 
 
@@ -14,6 +16,7 @@ class Kind(StrEnum):
 
     EMBEDDINGS = "embeddings"
     INDEX = "index"
+    ENCODER = "encoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +24,36 @@ class Report:
     """The outcome of a check; `problems` is empty where all is well."""
 
     kind: Kind
-    rows: int
+    rows: int  # 0 for an encoder
     files: int
     problems: tuple[str, ...]
 
 
 def kind_of(folder: Path) -> Kind:
-    """What the folder is. Raises BadInput if it is neither embeddings nor index."""
+    """What the folder is. Raises BadInput if it is nothing of retr's."""
     if (folder / MANIFEST).is_file():
         return Kind.EMBEDDINGS
     if (folder / INDEX).is_file():
         return Kind.INDEX
+    if is_trained(folder):
+        return Kind.ENCODER
     if not folder.exists():
-        raise BadInput(f"{folder} is not there; name an embeddings or an index folder")
+        raise BadInput(f"{folder} is not there; name an embeddings, an index or an encoder folder")
     raise BadInput(
-        f"{folder} is neither embeddings (no {MANIFEST}) nor an index (no {INDEX}); "
-        "name a folder that 'retr encode' or 'retr index' made"
+        f"{folder} is neither embeddings (no {MANIFEST}) nor an index (no {INDEX}) nor an encoder "
+        f"(no {CARD}); name a folder that 'retr encode', 'retr index' or 'retr train' made"
     )
 
 
 def verify(folder: Path) -> Report:
     """Check hashes, schema, counts, finiteness and the uniqueness of ids of the folder."""
-    if kind_of(folder) is Kind.EMBEDDINGS:
-        return _verify_embeddings(folder)
-    return _verify_index(folder)
+    match kind_of(folder):
+        case Kind.EMBEDDINGS:
+            return _verify_embeddings(folder)
+        case Kind.INDEX:
+            return _verify_index(folder)
+        case Kind.ENCODER:
+            return _verify_encoder(folder)
 
 
 def _verify_embeddings(folder: Path) -> Report:
@@ -85,3 +94,12 @@ def _verify_index(folder: Path) -> Report:
     except BadInput as error:
         problems.append(str(error))
     return Report(Kind.INDEX, facts.rows, len(facts.files), tuple(problems))
+
+
+def _verify_encoder(folder: Path) -> Report:
+    problems: list[str] = []
+    try:
+        open_encoder(str(folder.resolve()), device="cpu")
+    except BadInput as error:
+        problems.append(str(error))
+    return Report(Kind.ENCODER, 0, 2, tuple(problems))

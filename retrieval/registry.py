@@ -11,13 +11,17 @@ from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from retrieval.cards import CARD, Card, is_trained
 from retrieval.contracts import Encoder, Indexer
 from retrieval.errors import BadInput, UnknownName
+from retrieval.training import Trainer
 
 ENCODERS = "retr.encoders"
 INDEXERS = "retr.indexers"
+TRAINERS = "retr.trainers"
 
 
 def encoder_names() -> list[str]:
@@ -30,13 +34,36 @@ def indexer_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=INDEXERS)})
 
 
-def open_encoder(spec: str, device: str = "auto") -> Encoder:
-    """The encoder that `spec` names: `NAME` or `NAME:ARGUMENT`, as in `pretrained:resnet18`.
+def encoder_plugin(name: str) -> type[Any]:
+    """The class of the encoder that is registered as `name`. Raises UnknownName."""
+    return cast(type[Any], _named(ENCODERS, "encoder", name).load())
 
-    device: auto, cpu or cuda. Raises UnknownName, and BadInput for an argument that the encoder
-    does not take or a device that is not there.
+
+def open_trainer() -> Trainer:
+    """What runs training recipes."""
+    return cast(Trainer, _named(TRAINERS, "trainer", "recipes").load()())
+
+
+def open_encoder(spec: str, device: str = "auto") -> Encoder:
+    """The encoder that `spec` names.
+
+    spec: `NAME`; `NAME:ARGUMENT`, as in `pretrained:resnet18`; or the folder of a trained one
+        (a folder of the same name as an encoder is written `./siamese`).
+    device: auto, cpu or cuda.
+
+    Raises UnknownName, BadInput for an argument that the encoder does not take or a device that
+    is not there, BadData for a folder that is damaged.
     """
     name, colon, argument = spec.partition(":")
+    if name not in encoder_names():
+        folder = Path(spec).expanduser()
+        if is_trained(folder):
+            return open_encoder(f"{Card.read(folder).encoder}:{folder.resolve()}", device)
+        if folder.is_dir() or "/" in name:
+            raise BadInput(
+                f"{spec} is no trained encoder (no {CARD}); give a folder that 'retr train' made, "
+                f"or one of {', '.join(encoder_names())}"
+            )
     plugin = _named(ENCODERS, "encoder", name).load()
     arguments = (argument,) if colon else ()
     try:

@@ -25,6 +25,7 @@ from retrieval.errors import BadData, BadInput
 from retrieval.files import (
     LOCK,
     PARTIAL,
+    check_format,
     made_folder,
     read_json,
     sha256_of,
@@ -219,20 +220,6 @@ def _is_shard(shard: Shard) -> bool:
     """Whether the fields are of the types that they are declared with, and no count negative."""
     counts = (shard.rows, shard.skipped, shard.bytes)
     return isinstance(shard.file, str) and all(type(n) is int and n >= 0 for n in counts)
-
-
-def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Path) -> None:
-    """Raise BadData unless the document is of the wanted format, in a version known here."""
-    if document.get("format") != wanted:
-        raise BadData(f"{where} is not of the format {wanted}; name another folder")
-    met = document.get("version")
-    if not isinstance(met, int) or met < 1:
-        raise BadData(f"{where} has no version; write it anew")
-    if met > version:
-        raise BadData(
-            f"{where} is of version {met} of {wanted}, this retr reads up to {version}; "
-            "use a newer retr"
-        )
 
 
 def shard_name(number: int) -> str:

@@ -50,6 +50,10 @@ class Workspace:
         """Where the index of this backend over these embeddings belongs."""
         return self.folder / "indices" / f"{embeddings.resolve().name}-{backend}-{_slug(metric)}"
 
+    def encoder_folder(self, recipe: str) -> Path:
+        """Where the encoder that this recipe trains belongs."""
+        return self.folder / "encoders" / _slug(Path(recipe).stem)
+
     def remember(self, role: Role, folder: Path) -> None:
         """Make `folder` the newest in its role."""
         made_folder(self.folder)

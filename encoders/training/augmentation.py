@@ -1,12 +1,51 @@
 """Augmentation of whole batches in torch: one call a batch, not one an image.
 
-Batches are (n, 3, height, width) float tensors; every random choice comes from the generator
-that is passed in.
+Batches are (n, 3, height, width) float tensors from 0 to 1; every random choice comes from the
+generator that is passed in, which lives where the batch does.
 """
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
+
+from encoders.training.recipe import Augmentation
+
+
+def augmented(
+    images: Tensor, settings: Augmentation, epoch: int, coin: Tensor, generator: Generator
+) -> Tensor:
+    """The batch as the recipe wants it changed; twice as long where it wants two views.
+
+    epoch: from 0; coin: (n,) bool, each image's own, for the alternating flip. The two views of
+    image i are i and n + i.
+    """
+    return torch.cat(
+        [_view(images, settings, epoch, coin, generator) for _ in range(settings.views)]
+    )
+
+
+def _view(
+    images: Tensor, settings: Augmentation, epoch: int, coin: Tensor, generator: Generator
+) -> Tensor:
+    if settings.flip == "alternating":
+        images = flipped(images, alternating_flip(epoch, coin))
+    elif settings.flip == "random":
+        images = flipped(images, _random(len(images), like=images, by=generator) < 0.5)
+    if settings.translate:
+        images = shifted(images, settings.translate, generator)
+    if settings.smallest_crop < 1:
+        images = cropped(images, settings.smallest_crop, generator)
+    if settings.recolour:
+        images = recoloured(images, settings.recolour, generator)
+    if settings.greyscale:
+        images = greyed(images, settings.greyscale, generator)
+    if settings.cutout:
+        images = cut_out(images, settings.cutout, generator)
+    return images
+
+
+def _random(*shape: int, like: Tensor, by: Generator) -> Tensor:
+    return torch.rand(*shape, generator=by, device=like.device)
 
 
 def flipped(images: Tensor, mask: Tensor) -> Tensor:
@@ -14,24 +53,25 @@ def flipped(images: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def alternating_flip(indices: Tensor, epoch: int, coin: Tensor) -> Tensor:
+def alternating_flip(epoch: int, coin: Tensor) -> Tensor:
     """A mask (n, bool) that mirrors each image in every other epoch.
 
-    An image is mirrored first or second by its own `coin` (one bool an image of the data set),
-    so that any two epochs in a row show both of its views: less redundant than a fresh coin
+    An image is mirrored first or second by its own `coin` (n, bool), so that any two epochs in
+    a row show both of its views: less redundant than a fresh coin
     (Jordan, 94% on CIFAR-10 in 3.29 seconds, arXiv:2404.00498).
     """
-    return coin[indices] ^ bool(epoch % 2)
+    return coin ^ bool(epoch % 2)
 
 
 def shifted(images: Tensor, most: int, generator: Generator) -> Tensor:
     """The batch with each image moved by up to `most` pixels each way, edges reflected."""
     n, _, height, width = images.shape
     padded = functional.pad(images, (most,) * 4, mode="reflect")
-    offsets = torch.randint(0, 2 * most + 1, (2, n), generator=generator)
-    rows = offsets[0].view(n, 1) + torch.arange(height)
-    columns = offsets[1].view(n, 1) + torch.arange(width)
-    which = torch.arange(n).view(n, 1, 1)
+    device = images.device
+    offsets = torch.randint(0, 2 * most + 1, (2, n), generator=generator, device=device)
+    rows = offsets[0].view(n, 1) + torch.arange(height, device=device)
+    columns = offsets[1].view(n, 1) + torch.arange(width, device=device)
+    which = torch.arange(n, device=device).view(n, 1, 1)
     # Indexing over channels-last memory moves three values at a time.
     return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2
@@ -45,8 +85,8 @@ def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
     is added to a channel. Values may leave the range from 0 to 1.
     """
     n = len(images)
-    contrast = 1 + most * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
-    tint = most / 2 * (2 * torch.rand(n, 3, 1, 1, generator=generator) - 1)
+    contrast = 1 + most * (2 * _random(n, 1, 1, 1, like=images, by=generator) - 1)
+    tint = most / 2 * (2 * _random(n, 3, 1, 1, like=images, by=generator) - 1)
     mean = images.mean((1, 2, 3), keepdim=True)
     return (images - mean) * contrast + mean + tint
 
@@ -57,11 +97,35 @@ def cropped(images: Tensor, smallest: float, generator: Generator) -> Tensor:
     The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too.
     """
     n = len(images)
-    side = (smallest + (1 - smallest) * torch.rand(n, generator=generator)).sqrt()
+    side = (smallest + (1 - smallest) * _random(n, like=images, by=generator)).sqrt()
     # The centre, in coordinates from -1 to 1, so that the square stays within the image.
-    centre = (1 - side)[:, None] * (2 * torch.rand(n, 2, generator=generator) - 1)
-    theta = torch.zeros(n, 2, 3)
+    centre = (1 - side)[:, None] * (2 * _random(n, 2, like=images, by=generator) - 1)
+    theta = torch.zeros(n, 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = centre
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def greyed(images: Tensor, share: float, generator: Generator) -> Tensor:
+    """The batch with about `share` of its images turned grey, by the weights of ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    grey = (images * weights).sum(1, keepdim=True)
+    chosen = _random(len(images), 1, 1, 1, like=images, by=generator) < share
+    return torch.where(chosen, grey, images)
+
+
+def cut_out(images: Tensor, side: int, generator: Generator) -> Tensor:
+    """The batch with a square of each image, at a random place, in the batch's mean colour.
+
+    The square's centre lies anywhere in the image, so that it may stick out
+    (DeVries and Taylor, Cutout, arXiv:1708.04552).
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    top = torch.randint(0, height, (n, 1, 1, 1), generator=generator, device=device) - side // 2
+    left = torch.randint(0, width, (n, 1, 1, 1), generator=generator, device=device) - side // 2
+    rows = torch.arange(height, device=device).view(1, 1, height, 1)
+    columns = torch.arange(width, device=device).view(1, 1, 1, width)
+    inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+    return torch.where(inside, images.mean((0, 2, 3), keepdim=True), images)

@@ -1,46 +1,110 @@
-"""Labelled images in memory, as training wants them."""
+"""Labelled images in memory, as training wants them: once, as bytes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts import Framing, Images
+from encoders.training import recipe
+from retrieval.contracts import Framing, Images, Json
+from retrieval.errors import BadInput, UnknownName
 from retrieval.images import load, open_source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSet:
-    """Images (n, side, side, 3), their labels (n,) as numbers, and the labels' names."""
+    """Images (n, side, side, 3), their labels (n,) as numbers, the labels' names, the images' ids.
+
+    training, held_out: the rows that are trained on, and those that are only scored.
+    """
 
     images: Images
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    ids: tuple[str, ...]
+    training: NDArray[np.int64]
+    held_out: NDArray[np.int64]
     source: str
     fingerprint: str
 
-    def split(self, validation: int, seed: int) -> "tuple[TrainingSet, TrainingSet]":
-        """This set less `validation` images drawn by seed, and those images."""
-        order = np.random.default_rng(seed).permutation(len(self.images))
-        kept, held_out = np.sort(order[validation:]), np.sort(order[:validation])
-        return self._taken(kept), self._taken(held_out)
-
-    def _taken(self, rows: NDArray[np.int64]) -> "TrainingSet":
-        return TrainingSet(
-            self.images[rows], self.labels[rows], self.names, self.source, self.fingerprint
-        )
+    def facts(self) -> dict[str, Json]:
+        """What a card says of the data."""
+        return {
+            "source": self.source,
+            "sha256": self.fingerprint,
+            "images": len(self.training),
+            "held_out": len(self.held_out),
+        }
 
 
-def read_training_set(source: str, framing: Framing, data: Path | None = None) -> TrainingSet:
-    """The training split of a data set, framed. Raises BadImage for the first unreadable one."""
-    images = open_source(source, "train", data)
-    pixels = np.empty((len(images), framing.side, framing.side, 3), np.uint8)
-    labels = []
-    for row, item in enumerate(images.items()):
-        pixels[row] = load(item, framing)
-        labels.append(item.label or "")
-    names = tuple(sorted(set(labels)))
+def read_training_set(
+    settings: recipe.Data, framing: Framing, seed: int, folder: Path | None = None
+) -> TrainingSet:
+    """The images that the recipe wants, framed; draws of images are by `seed`.
+
+    folder: where data sets lie. Raises UnknownName for a class that the source lacks, BadInput
+    for one with too few images, and BadImage for the first image that cannot be read.
+    """
+    source = open_source(settings.source, data_dir=folder)
+    given = [item.label or "" for item in source.items()]
+    names = _classes(settings, given)
     number = {name: i for i, name in enumerate(names)}
-    numbers = np.array([number[label] for label in labels], np.int64)
-    return TrainingSet(pixels, numbers, names, images.name, images.fingerprint)
+    rows = np.array([row for row, name in enumerate(given) if name in number])
+    labels = np.array([number[given[row]] for row in rows], np.int64)
+    generator = np.random.default_rng(seed)
+    drawn = _drawn(labels, names, settings.per_class, generator)
+    rows, labels = rows[drawn], labels[drawn]
+    ids = []
+    images = np.empty((len(rows), framing.side, framing.side, 3), np.uint8)
+    wanted = set(rows.tolist())
+    chosen = (item for row, item in enumerate(source.items()) if row in wanted)
+    for place, item in enumerate(chosen):
+        images[place] = load(item, framing)
+        ids.append(item.id)
+    if settings.validation >= len(rows):
+        raise BadInput(
+            f"data.validation {settings.validation:,} leaves none of {len(rows):,} images to "
+            "train on; set it lower"
+        )
+    order = generator.permutation(len(rows))
+    return TrainingSet(
+        images,
+        labels,
+        names,
+        tuple(ids),
+        np.sort(order[settings.validation :]),
+        np.sort(order[: settings.validation]),
+        source.name,
+        source.fingerprint,
+    )
+
+
+def _classes(settings: recipe.Data, labels: Iterable[str]) -> tuple[str, ...]:
+    there = set(labels)
+    for name in settings.classes:
+        if name not in there:
+            raise UnknownName(f"class of {settings.source}", name, there)
+    return tuple(sorted(settings.classes or there))
+
+
+def _drawn(
+    labels: NDArray[np.int64],
+    names: tuple[str, ...],
+    per_class: int,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """The places of `per_class` images of each class, or of all where it is 0, ascending."""
+    if not per_class:
+        return np.arange(len(labels))
+    parts = []
+    for number, name in enumerate(names):
+        places = np.flatnonzero(labels == number)
+        if len(places) < per_class:
+            raise BadInput(
+                f"class '{name}' has {len(places)} images, data.per_class wants {per_class}; "
+                "set it lower, or leave the class out with data.classes"
+            )
+        parts.append(generator.permutation(places)[:per_class])
+    return np.sort(np.concatenate(parts))

@@ -1,52 +1,213 @@
-"""Losses for embeddings of unit length; a mini-batch passes one weight-shared branch at once."""
+"""The losses and miners that a recipe may name.
+
+Those of pytorch-metric-learning (Musgrave et al., arXiv:2008.09164) under the names that their
+papers use; ours where it has none. Each takes embeddings (n, dim) and labels (n,), and where a
+miner or a sampler of pairs chose them, the indices of the pairs or triplets.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
+from pytorch_metric_learning import distances, losses, miners, reducers
+from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoders.training.recipe import Loss, Miner
+from retrieval.errors import BadInput, UnknownName
 
-class CosineClassifier(nn.Module):
-    """Cross-entropy over the scaled cosines to one learned proxy a class (normalised softmax)."""
+Indices = tuple[Tensor, ...]
+"""Four of pairs (anchors, positives, anchors, negatives), or three of triplets."""
 
-    def __init__(self, dim: int, classes: int, scale: float, smoothing: float) -> None:
+
+class SquaredContrastive(losses.ContrastiveLoss):  # type: ignore[misc]
+    """Half the squared distance of alike pairs, half the squared shortfall of others.
+
+    Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping (2006),
+    equation 4: ½·d² for a positive pair, ½·max(0, margin - d)² for a negative one, d Euclidean.
+    The mean of each kind is taken over all its pairs, zeros too, and the two are added.
+    pytorch-metric-learning has the form without squares (here `linear-contrastive`).
+    """
+
+    def __init__(self, margin: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(pos_margin=0.0, neg_margin=margin, **kwargs)
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Tensor, indices: Any, others: Any, other_labels: Any
+    ) -> Any:
+        # Theirs gives up on a batch of one pair.
+        pairs = loss_and_miner_utils.convert_to_pairs(indices, labels, other_labels)
+        return self.pair_based_loss(self.distance(embeddings, others), pairs)
+
+    def pos_calc(self, distance: Tensor, margin: float) -> Tensor:
+        return distance.square() / 2
+
+    def neg_calc(self, distance: Tensor, margin: float) -> Tensor:
+        return functional.relu(margin - distance).square() / 2
+
+    def get_default_distance(self) -> Any:
+        return distances.LpDistance(normalize_embeddings=False)
+
+    def get_default_reducer(self) -> Any:
+        return reducers.MeanReducer()
+
+
+class NormalisedSoftmax(losses.NormalizedSoftmaxLoss):  # type: ignore[misc]
+    """Cross-entropy over cosines / temperature to one proxy a class, labels smoothed.
+
+    Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, arXiv:1811.12649.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        temperature: float = 0.05,
+        smoothing: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, temperature, **kwargs)
+        self.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=smoothing)
+
+
+LOSSES: Mapping[str, Callable[..., nn.Module]] = {
+    "contrastive": SquaredContrastive,
+    "linear-contrastive": losses.ContrastiveLoss,
+    "triplet": losses.TripletMarginLoss,
+    "supervised-contrastive": losses.SupConLoss,
+    "nt-xent": losses.NTXentLoss,
+    "n-pair": losses.NPairsLoss,
+    "angular": losses.AngularLoss,
+    "multi-similarity": losses.MultiSimilarityLoss,
+    "circle": losses.CircleLoss,
+    "margin": losses.MarginLoss,
+    "lifted-structure": losses.GeneralizedLiftedStructureLoss,
+    "nca": losses.NCALoss,
+    "fast-ap": losses.FastAPLoss,
+    "smooth-ap": losses.SmoothAPLoss,
+    "proxy-anchor": losses.ProxyAnchorLoss,
+    "proxy-nca": losses.ProxyNCALoss,
+    "soft-triple": losses.SoftTripleLoss,
+    "normalised-softmax": NormalisedSoftmax,
+    "cosface": losses.CosFaceLoss,
+    "arcface": losses.ArcFaceLoss,
+    "sub-center-arcface": losses.SubCenterArcFaceLoss,
+}
+MINERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, object]]] = {
+    "semi-hard": (miners.TripletMarginMiner, {"type_of_triplets": "semihard"}),
+    "hard": (miners.TripletMarginMiner, {"type_of_triplets": "hard"}),
+    "batch-hard": (miners.BatchHardMiner, {}),
+    "multi-similarity": (miners.MultiSimilarityMiner, {}),
+    "angular": (miners.AngularMiner, {}),
+    "pair-margin": (miners.PairMarginMiner, {}),
+    "distance-weighted": (miners.DistanceWeightedMiner, {}),
+}
+DISTANCES: Mapping[str, Callable[[], nn.Module]] = {
+    "cosine": distances.CosineSimilarity,
+    "euclidean": lambda: distances.LpDistance(normalize_embeddings=False),
+    "unit-euclidean": distances.LpDistance,
+}
+OURS_AND_THEIRS = ("encoders.", "pytorch_metric_learning.losses", "pytorch_metric_learning.miners")
+RECONSTRUCTION = "reconstruction"  # the mean squared error of drawings
+
+
+class Term(nn.Module):
+    """One term of a recipe's loss, with its weight and its miner."""
+
+    def __init__(self, settings: Loss, classes: int, dim: int) -> None:
+        """Raises UnknownName for a loss, miner or option that is not there, BadInput for an
+        option of a wrong value."""
         super().__init__()
-        self.proxies = nn.Parameter(torch.randn(classes, dim))
-        self.scale = scale
-        self.smoothing = smoothing
+        self.settings = settings
+        self.classes = classes
+        self.loss = _loss(settings, classes, dim)
+        self.miner = None if settings.miner is None else _miner(settings)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of (n, dim) unit vectors with labels (n,)."""
-        cosines = embeddings @ functional.normalize(self.proxies, dim=1).T
-        return functional.cross_entropy(
-            self.scale * cosines, labels, label_smoothing=self.smoothing
-        )
+    def forward(self, embeddings: Tensor, labels: Tensor, pairs: Indices | None) -> Tensor:
+        """The term of embeddings (n, dim) with labels (n,), weight included.
+
+        pairs: the sampler's, for losses that have no miner of their own.
+        """
+        chosen = pairs if self.miner is None else self.miner(embeddings, labels)
+        value: Tensor = self.loss(embeddings, labels, chosen)
+        return self.settings.weight * value
+
+    def proxies(self) -> Tensor | None:
+        """The class proxies (classes, dim) of a loss that has one for each class, or None."""
+        for name, transposed in (("W", True), ("proxies", False)):
+            found = getattr(self.loss, name, None)
+            if isinstance(found, Tensor):
+                proxies = found.detach().T if transposed else found.detach()
+                if len(proxies) == self.classes:
+                    return proxies
+        return None
 
 
-def supervised_contrastive(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """The mean supervised contrastive loss over all pairs of a batch.
+def check_losses(terms: tuple[Loss, ...]) -> None:
+    """Raise UnknownName or BadInput for a term that cannot be built."""
+    for settings in terms:
+        if settings.name != RECONSTRUCTION:
+            Term(settings, classes=2, dim=2)
+        elif settings.options or settings.miner:
+            raise BadInput(f"loss {RECONSTRUCTION} takes a weight alone; remove the rest")
 
-    Khosla et al., Supervised Contrastive Learning, arXiv:2004.11362, equation 2 (L_out):
-    for each anchor, the mean over its positives of minus the log of their share in the softmax
-    over all other images of the batch. Anchors without a positive are left out.
 
-    embeddings: (n, dim), unit length; labels: (n,).
+def _loss(settings: Loss, classes: int, dim: int) -> nn.Module:
+    if settings.name not in LOSSES:
+        raise UnknownName("loss", settings.name, (*LOSSES, RECONSTRUCTION))
+    make = LOSSES[settings.name]
+    given: dict[str, object] = {}
+    if {"num_classes", "embedding_size"} <= _parameters(make):
+        given |= {"num_classes": classes, "embedding_size": dim}
+    if settings.distance is not None:
+        given["distance"] = DISTANCES[settings.distance]()
+    return _made(f"loss {settings.name}", make, given, settings.options)
+
+
+def _miner(loss: Loss) -> nn.Module:
+    settings = cast(Miner, loss.miner)
+    if settings.name not in MINERS:
+        raise UnknownName("miner", settings.name, MINERS)
+    make, given = MINERS[settings.name]
+    if loss.distance is not None:
+        given = given | {"distance": DISTANCES[loss.distance]()}
+    return _made(f"miner {settings.name}", make, given, settings.options)
+
+
+def _made(
+    what: str, make: Callable[..., nn.Module], given: dict[str, object], options: Mapping[str, Any]
+) -> nn.Module:
+    known = _parameters(make) - given.keys() - {"distance"}
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"option of {what}", option, known)
+    try:
+        return make(**given, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise BadInput(f"{what} does not take {dict(options)} ({error}); change them") from None
+
+
+def _parameters(make: Callable[..., nn.Module]) -> set[str]:
+    """What the class can be made with, its ancestors' parameters too."""
+    family = [c for c in getattr(make, "__mro__", ()) if c.__module__.startswith(OURS_AND_THEIRS)]
+    return {
+        name
+        for ancestor in family
+        if "__init__" in vars(ancestor)
+        for name, parameter in inspect.signature(ancestor).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def pairs_of(labels: Tensor) -> Indices:
+    """The pairs of a batch in which image i of the first half stands beside i of the second.
+
+    Returns (anchors, positives, anchors, negatives), as the losses take them.
     """
-    similarities = embeddings @ embeddings.T / temperature
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    log_share = functional.log_softmax(similarities.masked_fill(itself, float("-inf")), dim=1)
-    positive = (labels[:, None] == labels[None, :]) & ~itself
-    count = positive.sum(1)
-    per_anchor = -log_share.masked_fill(~positive, 0).sum(1) / count.clamp(min=1)
-    return per_anchor[count > 0].mean()
-
-
-def views_agree(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """The mean contrastive loss of two views of each image, without labels (NT-Xent).
-
-    Chen et al., A Simple Framework for Contrastive Learning, arXiv:2002.05709, equation 1: it is
-    the supervised contrastive loss with each image as a class of its own.
-
-    first, second: (n, dim), unit length, row i of both a view of image i.
-    """
-    images = torch.arange(len(first)).repeat(2)
-    return supervised_contrastive(torch.cat((first, second)), images, temperature)
+    half = len(labels) // 2
+    first = torch.arange(half, device=labels.device)
+    alike = labels[:half] == labels[half : 2 * half]
+    return first[alike], first[alike] + half, first[~alike], first[~alike] + half

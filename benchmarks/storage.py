@@ -1,0 +1,137 @@
+"""What an encoder reaches in every protocol and form of storage: `python -m benchmarks.storage -h`.
+
+Float embeddings are compared by their metric; binary ones, the signs of the numbers less the
+database's mean, by Hamming distance, whose many ties rank by row. int8 scales each vector by its
+largest number, which does not change a cosine.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from retrieval.contracts import Json, Metric, Vectors
+from retrieval.errors import BadInput
+from retrieval.evaluation import Labelled, evaluate
+from retrieval.shards import open_embeddings
+
+QUERIES_PER_CLASS = 100  # of the hashing protocols
+
+Stored = Callable[[Vectors, Vectors], Vectors]
+"""Vectors (n, dim), and the database's mean (dim,), to what is left of them after storage."""
+
+
+def _int8(vectors: Vectors, mean: Vectors) -> Vectors:
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    scaled = np.rint(vectors * (127 / np.maximum(largest, 1e-30))).astype(np.int8)
+    return scaled.astype(np.float32)
+
+
+STORAGE: Mapping[str, tuple[float, Stored]] = {
+    # bytes for each number, and the way there and back
+    "float32": (4, lambda vectors, mean: vectors),
+    "float16": (2, lambda vectors, mean: vectors.astype(np.float16).astype(np.float32)),
+    "int8": (1, _int8),
+    "binary": (1 / 8, lambda vectors, mean: np.where(vectors > mean, 1, -1).astype(np.float32)),
+}
+
+
+def hashing(
+    test: Labelled, train: Labelled, trained_on: set[str], seed: int
+) -> tuple[Labelled, Labelled]:
+    """Queries, 100 of each class drawn from the test set by seed, and the database of the rest.
+
+    The images that were trained on are left out: with 5,000 of them these are the 54,000 of the
+    protocol hashing-54k.
+    """
+    labels = np.array(test.labels)
+    generator = np.random.default_rng(seed)
+    drawn = np.sort(
+        np.concatenate(
+            [
+                generator.permutation(np.flatnonzero(labels == label))[:QUERIES_PER_CLASS]
+                for label in np.unique(labels)
+            ]
+        )
+    )
+    rest = np.setdiff1d(np.arange(len(test)), drawn)
+    unseen = np.array([i for i, name in enumerate(train.ids) if str(name) not in trained_on])
+    if len(unseen) + len(trained_on) != len(train):
+        raise BadInput(
+            f"{len(trained_on):,} images were trained on, of which the training embeddings have "
+            f"{len(train) - len(unseen):,}; give the file of the encoder that made them"
+        )
+    return _taken(test, drawn), Labelled(
+        np.concatenate((test.vectors[rest], train.vectors[unseen])),
+        [*(test.ids[i] for i in rest), *(train.ids[i] for i in unseen)],
+        [*(test.labels[i] for i in rest), *(train.labels[i] for i in unseen)],
+    )
+
+
+def _taken(labelled: Labelled, rows: np.ndarray) -> Labelled:  # type: ignore[type-arg]
+    return Labelled(
+        labelled.vectors[rows],
+        [labelled.ids[i] for i in rows],
+        [labelled.labels[i] for i in rows],
+    )
+
+
+def measure(
+    test: Labelled, train: Labelled, metric: Metric, trained_on: set[str], seed: int
+) -> list[dict[str, Json]]:
+    """mAP, precision@10 and kNN accuracy in each protocol and form of storage."""
+    protocols = {"official": (test, train), "unseen": (test, test)}
+    if trained_on:
+        protocols["hashing-54k"] = hashing(test, train, trained_on, seed)
+    rows: list[dict[str, Json]] = []
+    for protocol, (queries, database) in protocols.items():
+        mean = database.vectors.mean(axis=0)
+        for storage, (n_bytes, stored) in STORAGE.items():
+            sides = [
+                Labelled(stored(side.vectors, mean), side.ids, side.labels)
+                for side in (queries, database)
+            ]
+            used = Metric.COSINE if storage == "binary" else metric
+            result = evaluate(*sides, used, (10,))
+            rows.append(
+                {
+                    "protocol": protocol,
+                    "storage": storage,
+                    "bytes": n_bytes * test.vectors.shape[1],
+                    "map": result.map,
+                    "precision_at_10": result.precision_at[10],
+                    "knn_accuracy": result.knn_accuracy,
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Print the rows as JSON, one a line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--test", type=Path, required=True, help="embeddings of the test split")
+    parser.add_argument("--train", type=Path, required=True, help="embeddings of the other one")
+    parser.add_argument(
+        "--trained-on", type=Path, help="the encoder's training-images.txt, for hashing-54k"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of hashing queries")
+    given = parser.parse_args()
+    trained_on = set(given.trained_on.read_text().split("\n")[:-1] if given.trained_on else [])
+    sides = []
+    for folder in (given.test, given.train):
+        embeddings = open_embeddings(folder)
+        rows, vectors = embeddings.read()
+        # The splits' own ids differ: test/00042, train/00042.
+        sides.append(Labelled(vectors, rows["id"].to_pylist(), rows["label"].to_pylist()))
+    metric = embeddings.facts.metric
+    for row in measure(
+        *cast(tuple[Labelled, Labelled], tuple(sides)), metric, trained_on, given.seed
+    ):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How much of the bare network's speed `retr train` keeps: `python -m benchmarks.training --help`.
+
+Two ways of training take turns, so that a machine that is slower for a while is so for both: the
+bare network, forward and backward, on a batch that lies ready in memory; and the steps of a run:
+sampling, augmentation, forward, losses, backward, optimizers.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import torch
+
+from benchmarks import machine
+from retrieval.cards import Card
+from retrieval.contracts import Json
+from retrieval.registry import encoder_plugin, open_trainer
+
+
+def measure(recipe: str, changes: list[str], repeats: int, per_class: int) -> dict[str, Json]:
+    """Images per second of both ways in each repetition, and the ratio of their medians."""
+    rates: dict[str, list[float]] = {"bare": [], "train": []}
+    short = [*changes, "epochs=1", f"data.per_class={per_class}"]
+    for _ in range(repeats):
+        rows: list[Any] = []
+        with tempfile.TemporaryDirectory() as folder:
+            card = open_trainer().train(
+                recipe,
+                short,
+                Path(folder),
+                data=None,
+                device="cpu",
+                on_step=lambda done, total: None,
+                on_epoch=rows.append,
+            )
+        rates["train"].append(rows[0]["images_per_second"])
+        rates["bare"].append(_bare(card))
+    return {
+        "recipe": recipe,
+        "bare": cast(Json, rates["bare"]),
+        "train": cast(Json, rates["train"]),
+        "ratio": median(rates["train"]) / median(rates["bare"]),
+        "machine": machine.describe(),
+    }
+
+
+def _bare(card: Card, steps: int = 12) -> float:
+    """Images per second of forward and backward, in the recipe's batches and views."""
+    plugin = encoder_plugin(card.encoder).network_type
+    recipe = cast(Any, card.training.recipe)
+    network = plugin(plugin.settings_type(**card.network), len(card.classes), card.framing.side)
+    network = network.to(memory_format=torch.channels_last).train()
+    batch = recipe["sampler"]["batch"]
+    side = card.framing.side
+    images = torch.rand(batch * recipe["augmentation"]["views"], 3, side, side)
+    images = images.contiguous(memory_format=torch.channels_last)
+    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    for step in range(steps):
+        if step == 2:  # the first ones allocate
+            started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            outputs = network.outputs(images)
+        total = outputs.embeddings.float().sum()
+        if outputs.drawn is not None:
+            total = total + outputs.drawn.float().mean()
+        total.backward()
+        network.zero_grad(set_to_none=True)
+    return batch * (steps - 2) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print both rates and their ratio, as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="siamese-quick")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--per-class", type=int, default=600, help="images of each class")
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    result = measure(given.recipe, given.set, given.repeats, given.per_class)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

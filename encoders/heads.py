@@ -1,0 +1,82 @@
+"""What may stand between a network and its embeddings."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ClassShares(nn.Module):
+    """Unit vectors (n, dim), and the shares that each class has in them, to (n, dim + classes).
+
+    The shares are the softmax of `sharpness` times the cosines to the classes' proxies, scaled
+    to the length `weight`; the whole is of unit length again. The shares pull images of one class
+    together as a classifier would, while the vector keeps what tells images of one class, or of
+    no known class, apart.
+    """
+
+    proxies: Tensor
+
+    def __init__(self, proxies: Tensor, sharpness: float, weight: float) -> None:
+        """proxies: (classes, dim), of unit length."""
+        super().__init__()
+        self.register_buffer("proxies", proxies.clone())
+        self.sharpness = sharpness
+        self.weight = weight
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.float()
+            shares = (self.sharpness * vectors @ self.proxies.T).softmax(1)
+            shares = self.weight * functional.normalize(shares, dim=1)
+            return functional.normalize(torch.cat((vectors, shares), 1), dim=1)
+
+
+class MirrorAveraged(nn.Module):
+    """The mean of an image's vector and its mirror image's, of unit length where they are."""
+
+    def __init__(self, network: nn.Module, unit_length: bool = True) -> None:
+        super().__init__()
+        self.network = network
+        self.unit_length = unit_length
+
+    def forward(self, images: Tensor) -> Tensor:
+        both: Tensor = self.network(images) + self.network(images.flip(-1))
+        return functional.normalize(both, dim=1) if self.unit_length else both / 2
+
+
+class Whitening(nn.Module):
+    """Features (n, features) turned onto their `dim` principal axes, each of unit variance.
+
+    Jégou and Chum, Negative evidences and co-occurrences in image retrieval (ECCV 2012).
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    def __init__(self, features: int, dim: int) -> None:
+        """Raises ValueError for more axes than features."""
+        super().__init__()
+        if dim > features:
+            raise ValueError(f"{features} features have no {dim} principal axes")
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("axes", torch.zeros(features, dim))
+
+    def fit(self, features: Tensor) -> None:
+        """Find the axes of the features (n, features) of a database.
+
+        Raises ValueError where they vary in fewer directions than there are axes.
+        """
+        features = features.double()
+        mean = features.mean(0)
+        covariance = (features - mean).T @ (features - mean) / len(features)
+        values, vectors = torch.linalg.eigh(covariance)
+        dim = self.axes.shape[1]
+        values, vectors = values.flip(0)[:dim], vectors.flip(1)[:, :dim]
+        if values[-1] <= 1e-12 * values[0]:
+            raise ValueError(f"the features vary in fewer than {dim} directions")
+        self.mean.copy_(mean)
+        self.axes.copy_(vectors / values.sqrt())
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return (features.float() - self.mean) @ self.axes

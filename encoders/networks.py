@@ -1,0 +1,86 @@
+"""What a network must offer so that `retr train` can train it and an encoder can run it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+from retrieval.contracts import Metric
+
+Count = Annotated[int, Ge(1)]
+Amount = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+
+
+class Outputs(NamedTuple):
+    """What the losses of a training step see."""
+
+    embeddings: Tensor  # (n, dim), for losses over classes, pairs and triplets
+    drawn: Tensor | None = None  # (n, 3, height, width), for the loss of reconstruction
+
+
+class Network(nn.Module, ABC):
+    """Images (n, 3, side, side) from 0 to 1, to embeddings (n, dim).
+
+    A subclass names the frozen dataclass of its settings, which a recipe's `[network]` fills.
+    """
+
+    settings_type: ClassVar[type[Any]]
+    settings: Any
+    metric: Metric = Metric.COSINE
+    draws: ClassVar[bool] = False  # whether its outputs have drawings
+    precise: frozenset[str] = frozenset()  # weights that are not saved as float16
+
+    @abstractmethod
+    def __init__(self, settings: Any, classes: int, side: int) -> None:
+        """classes: how many the training data has; side: of its images, in pixels."""
+        super().__init__()
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """How many numbers an embedding has."""
+
+    @property
+    def training_dim(self) -> int:
+        """How many numbers `Outputs.embeddings` has, where a projection stands between."""
+        return self.dim
+
+    def prepare(self, images: Tensor) -> None:
+        """Set what is computed from a sample of the training images, before the first step."""
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """What the losses see of a batch."""
+        return Outputs(self(images))
+
+    def fresh_parameters(self) -> Sequence[Tensor]:
+        """Parameters that start from chance in a network that otherwise starts from weights."""
+        return ()
+
+    @property
+    def needs_proxies(self) -> bool:
+        """Whether `finish` must be given class proxies."""
+        return False
+
+    def finish(self, proxies: Tensor | None) -> None:
+        """Keep what an embedding needs of the loss: its class proxies (classes, training_dim)."""
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether `fit` must be given features."""
+        return False
+
+    def features(self) -> nn.Module:
+        """What `fit` wants of each training image."""
+        raise NotImplementedError
+
+    def fit(self, features: Tensor) -> None:
+        """Fit what is not trained to the `features` of all training images, after the training."""
+
+    def embedder(self) -> nn.Module:
+        """What an encoder runs: in evaluation mode, a function of these weights alone."""
+        return self

@@ -1,0 +1,57 @@
+"""Encoders that `retr train` made: a folder with weights and a card, run as it was trained."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from encoders.inference import TorchEncoder, load_weights
+from encoders.networks import Network
+from retrieval.cards import Card
+from retrieval.errors import BadData
+
+VERSION = 2  # of the arithmetic of the networks; part of the fingerprint
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class TrainedEncoder(TorchEncoder):
+    """An encoder around a trained network; a subclass says which network that is."""
+
+    plugin: ClassVar[str]
+    network_type: ClassVar[type[Network]]
+    at_once: ClassVar[int] = 250  # images; their feature maps fit the processor's cache
+
+    def __init__(self, folder: str | None = None, device: str = "auto") -> None:
+        """Load the weights of a trained encoder's folder, or those that ship with retr.
+
+        device: auto, cpu or cuda. Raises BadData for a folder that is none, or damaged.
+        """
+        path = SHIPPED / self.plugin if folder is None else Path(folder).expanduser().resolve()
+        card = Card.read(path)
+        network, weights = load_network(self.network_type, card, path)
+        super().__init__(
+            network.embedder(),
+            name=self.plugin if folder is None else f"{self.plugin}:{path}",
+            dim=network.dim,
+            metric=network.metric,
+            framing=card.framing,
+            config={"version": VERSION, "network": dict(card.network)},
+            weights=weights,
+            device=device,
+            batch=self.at_once,
+        )
+
+
+def load_network(
+    kind: type[Network], card: Card, folder: Path
+) -> tuple[Network, dict[str, torch.Tensor]]:
+    """The trained network of the folder and its weights. Raises BadData if they do not fit."""
+    weights = load_weights(card.check_weights(folder))
+    try:
+        settings: Any = kind.settings_type(**card.network)
+        network = kind(settings, len(card.classes), card.framing.side)
+        network.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise BadData(f"{folder} does not fit its card ({first}); train anew") from None
+    return network.eval(), weights

@@ -1,0 +1,87 @@
+"""The optimizers that a recipe may name, and how their learning rates run."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders.networks import Network
+from encoders.training import recipe
+from encoders.training.muon import Muon
+
+ADAM_BESIDE_MUON = (0.85, 0.95)
+"""The betas of airbench, arXiv:2404.00498."""
+
+
+class Optimizers:
+    """The optimizers of a run, moved together: their rates follow the recipe's schedule."""
+
+    def __init__(self, settings: recipe.Optimizer, network: Network, losses: nn.Module) -> None:
+        """For the trainable parameters of the network and of the losses (class proxies)."""
+        self.settings = settings
+        fresh = [*network.fresh_parameters(), *losses.parameters()]
+        known = {id(parameter) for parameter in fresh}
+        grown = [p for p in network.parameters() if id(p) not in known]
+        self.optimizers = _made(settings, _trainable(grown), _trainable(fresh))
+        self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
+
+    def step(self, done: float) -> None:
+        """Move the parameters by their gradients, and forget these. done: share of the run."""
+        factor = rate_at(done, self.settings)
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of each optimizer."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take up the state of a run of the same recipe."""
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def rate_at(done: float, settings: recipe.Optimizer) -> float:
+    """The factor of all learning rates after the share `done` of the run."""
+    if done < settings.warmup:
+        return done / settings.warmup
+    left = (1 - done) / (1 - settings.warmup) if settings.warmup < 1 else 1.0
+    return left if settings.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+
+def _trainable(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [p for p in parameters if p.requires_grad]
+
+
+def _made(
+    settings: recipe.Optimizer, grown: list[Tensor], fresh: list[Tensor]
+) -> list[torch.optim.Optimizer]:
+    if not grown and not fresh:
+        return []
+    decay = settings.weight_decay
+    other_lr = settings.other_lr or settings.lr
+    if settings.name == "muon":
+        matrices = [p for p in grown if p.ndim > 1]
+        rest = [*(p for p in grown if p.ndim < 2), *fresh]
+        muon = Muon(matrices, settings.lr, settings.momentum)
+        if not rest:
+            return [muon]
+        return [muon, torch.optim.AdamW(rest, other_lr, ADAM_BESIDE_MUON, weight_decay=decay)]
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "lr": lr, "weight_decay": weight_decay}
+        for family, lr in ((grown, settings.lr), (fresh, other_lr))
+        for parameters, weight_decay in (
+            ([p for p in family if p.ndim > 1], decay),
+            ([p for p in family if p.ndim < 2], 0.0),  # biases and norms are not decayed
+        )
+        if parameters
+    ]
+    if settings.name == "sgd":
+        nesterov = settings.momentum > 0
+        return [torch.optim.SGD(groups, settings.lr, settings.momentum, nesterov=nesterov)]
+    return [torch.optim.AdamW(groups, settings.lr)]

@@ -1,0 +1,240 @@
+"""Recipes: every setting of a training run, as a TOML file.
+
+With the data, the machine and the versions, a recipe decides the weights. The project's own lie
+in `encoders/recipes/`; docs/recipes.md explains each key.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from dataclasses import dataclass as settings
+from dataclasses import field as setting
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+from annotated_types import Gt, Le
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from encoders.networks import Amount, Count, NotNegative, Positive, Share
+from retrieval.contracts import Json
+from retrieval.errors import BadInput, UnknownName
+
+SUFFIX = ".toml"
+
+
+@settings(frozen=True)
+class Data:
+    """Which images are trained on."""
+
+    source: str = "cifar10"  # what `retr encode` takes; its training split where it has one
+    side: Count = 32  # images are framed to side × side, and kept in memory so
+    classes: tuple[str, ...] = ()  # these alone; all where empty
+    per_class: Amount = 0  # images of each class, drawn by seed; 0: all
+    validation: Amount = 0  # images held out of the training and scored after each epoch
+
+
+@settings(frozen=True)
+class Sampler:
+    """Which images meet in a batch."""
+
+    name: Literal["shuffled", "balanced", "pairs"] = "shuffled"
+    batch: Count = 500  # images; with `pairs`, half as many pairs
+    per_class: Count = 4  # images of a class in a batch, for `balanced`
+
+
+@settings(frozen=True)
+class Augmentation:
+    """How an image is changed each time that it is seen."""
+
+    flip: Literal["none", "random", "alternating"] = "none"
+    translate: Amount = 0  # pixels, each way, edges reflected
+    cutout: Amount = 0  # the side in pixels of a square that is greyed
+    smallest_crop: Annotated[float, Gt(0), Le(1)] = 1.0  # share of the area, scaled up
+    recolour: Share = 0.0  # the most by which contrast changes; half of it, a channel
+    greyscale: Share = 0.0  # the share of images that lose their colours
+    views: Literal[1, 2] = 1  # how often each image stands in the batch, changed anew
+
+
+@settings(frozen=True)
+class Optimizer:
+    """How weights are moved."""
+
+    name: Literal["muon", "adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3  # of all weights; of matrices and filters with `muon`
+    momentum: Share = 0.6  # of muon and sgd
+    other_lr: Positive | None = None  # of what muon leaves, and the losses' own; else `lr`
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["linear", "cosine"] = "linear"  # down to zero
+    warmup: Share = 0.0  # the share of the run in which learning rates rise from zero
+
+
+@settings(frozen=True)
+class Miner:
+    """Which pairs or triplets of a batch a loss looks at."""
+
+    name: str
+    options: dict[str, Any] = setting(default_factory=dict)
+
+
+@settings(frozen=True)
+class Loss:
+    """One term of the loss, by its name in `encoders.training.losses`."""
+
+    name: str
+    weight: NotNegative = 1.0
+    labels: Literal["class", "image"] = "class"  # image: views of one image alone are alike
+    distance: Literal["cosine", "euclidean", "unit-euclidean"] | None = None  # None: the loss's
+    miner: Miner | None = None
+    options: dict[str, Any] = setting(default_factory=dict)
+
+
+@settings(frozen=True)
+class Recipe:
+    """Every setting of a training run."""
+
+    encoder: str
+    network: dict[str, Any] = setting(default_factory=dict)  # settings of the encoder's network
+    losses: tuple[Loss, ...] = ()
+    epochs: Amount = 10
+    seed: int = 0
+    about: str = ""
+    data: Data = Data()
+    sampler: Sampler = Sampler()
+    augmentation: Augmentation = Augmentation()
+    optimizer: Optimizer = Optimizer()
+
+    def to_json(self) -> dict[str, Json]:
+        """All settings, defaults written out."""
+        return cast(dict[str, Json], _jsonable(asdict(self)))
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship, sorted."""
+    folder = files("encoders") / "recipes"
+    return sorted(f.name.removesuffix(SUFFIX) for f in folder.iterdir() if f.name.endswith(SUFFIX))
+
+
+def read_recipe(name: str, changes: Iterable[str] = ()) -> Recipe:
+    """The recipe of a file, or one that ships by its name, with `KEY=VALUE` changes applied.
+
+    A key is a path, `optimizer.lr` or `losses.0.weight`; a value is TOML, or else text. Raises
+    BadInput for a file that is not TOML, UnknownName for a recipe, key or loss that is not
+    there, with the nearest that is.
+    """
+    path = Path(name)
+    if path.suffix == SUFFIX:
+        if not path.is_file():
+            raise BadInput(f"recipe {path} is not there; give a TOML file or one of retr's own")
+        text, where = path.read_bytes(), str(path)
+    elif name in recipe_names():
+        text = (files("encoders") / "recipes" / (name + SUFFIX)).read_bytes()
+        where = f"recipe {name}"
+    else:
+        raise UnknownName("recipe", name, recipe_names())
+    try:
+        table = tomllib.loads(text.decode())
+    except ValueError as error:  # also of what is not UTF-8
+        raise BadInput(f"{where} is not TOML ({error}); mend it there") from None
+    for change in changes:
+        _apply(table, change)
+    _gather_options(table)
+    return cast(Recipe, typed(Recipe, table, where))
+
+
+def typed(kind: type[Any], table: Mapping[str, object], where: str) -> Any:
+    """The settings dataclass `kind` with the values of a table, each checked against its type.
+
+    Raises UnknownName for a key that it lacks and BadInput for a value of another type.
+    """
+    adapter = TypeAdapter(_strict(kind))
+    try:
+        return adapter.validate_python(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"]]
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            owner = _settings_at(kind, place[:-1])
+            section = ".".join(place[:-1])
+            described = f"key of [{section}] in {where}" if section else f"key of {where}"
+            raise UnknownName(described, place[-1], (f.name for f in fields(owner))) from None
+        message = first["msg"].removesuffix(".")
+        if first["type"] in ("missing", "missing_argument"):
+            raise BadInput(f"{where} lacks {'.'.join(place)}; add it") from None
+        raise BadInput(
+            f"{'.'.join(place)} of {where} cannot be {first['input']!r}: {message}; change it"
+        ) from None
+
+
+def _strict(kind: type[Any]) -> type[Any]:
+    """The dataclass, and those inside it, told to refuse keys that they do not know."""
+    if is_dataclass(kind) and "__pydantic_config__" not in vars(kind):
+        kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return kind
+
+
+for _kind in (Data, Sampler, Augmentation, Optimizer, Miner, Loss, Recipe):
+    _strict(_kind)
+
+
+def _settings_at(kind: type[Any], place: list[str]) -> type[Any]:
+    """The dataclass that the path leads to, from `kind` through its fields and their tuples."""
+    for part in place:
+        if part.isdigit():
+            continue
+        hint = next(f.type for f in fields(kind) if f.name == part)
+        inside = [hint, *get_args(hint)]
+        kind = next(h for h in inside if is_dataclass(h))  # type: ignore[assignment]
+    return kind
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    """Put the value of `KEY=VALUE` where the path KEY leads, making tables on the way."""
+    key, equals, text = change.partition("=")
+    key, text = key.strip(), text.strip()
+    if not (key and equals and text):
+        raise BadInput(f"--set {change} is not understood; write --set KEY=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.split(".")
+    place: Any = table
+    for part in path:
+        place = place.setdefault(part, {}) if isinstance(place, dict) else _item(place, part, key)
+    if isinstance(place, dict):
+        place[last] = value
+    elif isinstance(place, list):
+        _item(place, last, key)
+        place[int(last)] = value
+    else:
+        raise BadInput(f"--set {change}: {'.'.join(path)} is a value and has no {last}")
+
+
+def _item(place: Any, part: str, key: str) -> Any:
+    try:
+        return place[int(part)]
+    except (ValueError, IndexError, TypeError):
+        n = len(place) if isinstance(place, list) else 0
+        raise BadInput(
+            f"--set {key}: there is no '{part}'; number the {n} terms from 0 to {n - 1}"
+        ) from None
+
+
+def _gather_options(table: dict[str, Any]) -> None:
+    """Move what a loss or a miner has beside retr's own keys into its `options`."""
+    losses = table.get("losses")
+    for loss in losses if isinstance(losses, list) else []:
+        for owner, kind in ((loss, Loss), (loss.get("miner"), Miner)):
+            if isinstance(owner, dict):
+                known = {f.name for f in fields(kind)}
+                options = {key: owner.pop(key) for key in [*owner] if key not in known}
+                owner.setdefault("options", {}).update(options)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inside) for inside in value]
+    return value

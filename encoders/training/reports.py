@@ -1,0 +1,113 @@
+"""What a run reports: scores, a CSV and a picture of its curves, and the machine it ran on."""
+
+import csv
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from encoders.inference import autocast, floats
+from retrieval.contracts import Images, Json, Metric, Vectors
+from retrieval.evaluation import Labelled, evaluate
+from retrieval.files import write_whole
+
+LOG = "log.csv"
+CURVES = "curves.png"
+LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
+
+
+def embed(network: nn.Module, images: Images, device: torch.device) -> Vectors:
+    """The outputs (n, dim) of the network for images (n, side, side, 3)."""
+    parts = []
+    with torch.inference_mode(), autocast(device):
+        for start in range(0, len(images), 250):
+            pixels = torch.from_numpy(images[start : start + 250]).to(device)
+            parts.append(network(floats(pixels)).float().cpu())
+    vectors: Vectors = torch.cat(parts).numpy()
+    return vectors
+
+
+def score(
+    network: nn.Module,
+    images: Images,
+    labels: NDArray[np.int64],
+    on: str,
+    device: torch.device,
+    metric: Metric = Metric.COSINE,
+) -> dict[str, Json]:
+    """How well the images find those of their class among each other, each left out of its own.
+
+    on: what the images are, for people.
+    """
+    vectors = embed(network, images, device)
+    ids = [str(row) for row in range(len(vectors))]
+    labelled = Labelled(vectors, ids, [str(label) for label in labels])
+    result = evaluate(labelled, labelled, metric, (1, 10))
+    return {
+        "scored_on": f"{len(images):,} {on} images",
+        "map": result.map,
+        "precision_at_10": result.precision_at[10],
+        "knn_accuracy": result.knn_accuracy,
+    }
+
+
+def write_reports(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
+    """Write the log of the epochs so far as CSV, and its curves as PNG."""
+    write_whole(folder / LOG, lambda path: _write_csv(path, rows))
+    write_whole(folder / CURVES, lambda path: _draw(path, rows))
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Json]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Loss above, retrieval metrics below, over epochs."""
+    from matplotlib.figure import Figure  # slow to import
+
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    loss, metrics = figure.subplots(2, 1, sharex=True)
+    loss.plot(epochs, [row["loss"] for row in rows], marker=".", color="black")
+    loss.set_ylabel("loss")
+    named = {"map": "mAP", "precision_at_10": "precision@10", "knn_accuracy": "kNN accuracy"}
+    for key, name in named.items():
+        metrics.plot(epochs, [row[key] for row in rows], marker=".", label=name)
+    metrics.set_ylabel(f"on {rows[-1]['scored_on']}")
+    metrics.set_xlabel("epoch")
+    metrics.xaxis.get_major_locator().set_params(integer=True)
+    metrics.legend(loc="lower right")
+    for axes in (loss, metrics):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def machine(device: torch.device) -> str:
+    """The machine, in words that name no host."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} cores, {_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, Json]:
+    """The versions of the libraries that decide the weights."""
+    return {name: version(name) for name in LIBRARIES}

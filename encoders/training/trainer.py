@@ -1,0 +1,430 @@
+"""Runs a recipe: `retr train`.
+
+Whatever is random in a step follows from the recipe's seed, the epoch and the step, so that a
+run that was killed and goes on from its checkpoint ends with the weights of one that was not.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from encoders.inference import autocast, floats, keep_freed_memory, torch_device
+from encoders.networks import Network
+from encoders.training.augmentation import augmented
+from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from encoders.training.data import TrainingSet, read_training_set
+from encoders.training.losses import RECONSTRUCTION, Term, check_losses, pairs_of
+from encoders.training.optimizers import Optimizers
+from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
+from encoders.training.reports import embed, machine, score, versions, write_reports
+from encoders.training.sampling import batches, check_sampler
+from retrieval.cards import CARD, WEIGHTS, Card, TrainingFacts, is_trained
+from retrieval.contracts import Framing, Json
+from retrieval.errors import BadInput, Mismatch, RetrError, UnknownName
+from retrieval.files import locked, made_folder, sha256_of, write_whole
+from retrieval.registry import encoder_names, encoder_plugin
+
+CHECKPOINT_SECONDS = 60
+SAMPLE = 10_000  # images from which a network takes its statistics
+IMAGES = "training-images.txt"
+SCORED = 1_000  # images that are scored after an epoch; after the last, all held-out ones
+
+OnStep = Callable[[int, int], None]
+OnEpoch = Callable[[Mapping[str, Json]], None]
+
+
+class Trainer:
+    """The plug-in behind `retr train`."""
+
+    def recipes(self) -> dict[str, str]:
+        """The recipes that ship, and what each is for."""
+        return {name: read_recipe(name).about for name in recipe_names()}
+
+    def train(
+        self,
+        recipe: str,
+        changes: list[str],
+        folder: Path,
+        *,
+        data: Path | None,
+        device: str,
+        on_step: OnStep,
+        on_epoch: OnEpoch,
+    ) -> Card:
+        """The card of the trained encoder in `folder`, which is trained unless it is there.
+
+        recipe: a name or a TOML file; changes: `KEY=VALUE`. A run that was stopped goes on.
+        on_step is called with images done and to do, on_epoch with each row of the log.
+
+        Raises BadInput and its kinds for what cannot be trained as asked, Mismatch where the
+        folder holds another run, RetrError when the loss stops being a number or the disk is full.
+        """
+        return train(read_recipe(recipe, changes), folder, data, device, on_step, on_epoch)
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    data_folder: Path | None = None,
+    device: str = "auto",
+    on_step: OnStep = lambda done, total: None,
+    on_epoch: OnEpoch = lambda row: None,
+) -> Card:
+    """As `Trainer.train`, for a recipe that has been read."""
+    network_type, settings = _network_of(recipe)
+    check_losses(recipe.losses)
+    if recipe.epochs and not recipe.losses:
+        raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
+    where = torch_device(device)
+    framing = Framing(side=recipe.data.side)
+    data = read_training_set(recipe.data, framing, recipe.seed, data_folder)
+    if recipe.epochs:
+        check_sampler(recipe.sampler, torch.from_numpy(data.labels[data.training]), data.names)
+    made_folder(folder)
+    with locked(folder):
+        if is_trained(folder):
+            card = Card.read(folder)
+            _check_same(folder / CARD, card.training.recipe, card.training.data, recipe, data)
+            return card
+        try:
+            return Run(recipe, network_type, settings, data, framing, folder, where).finish(
+                on_step, on_epoch
+            )
+        except OSError as error:
+            raise RetrError(
+                f"cannot write into {folder} ({error.strerror}); the last checkpoint is whole: "
+                "make room and run the same command again"
+            ) from error
+
+
+def _network_of(recipe: Recipe) -> tuple[type[Network], Any]:
+    trainable = {}
+    for name in encoder_names():
+        if network_type := getattr(encoder_plugin(name), "network_type", None):
+            trainable[name] = network_type
+    if recipe.encoder not in trainable:
+        raise UnknownName("trainable encoder", recipe.encoder, trainable)
+    network_type = trainable[recipe.encoder]
+    return network_type, typed(network_type.settings_type, recipe.network, "network")
+
+
+def _check_same(
+    file: Path, made_by: Mapping[str, Json], made_from: Mapping[str, Json], recipe: Recipe,
+    data: TrainingSet,
+) -> None:  # fmt: skip
+    """Raise Mismatch unless the file's recipe and data are these."""
+    wanted = recipe.to_json()
+    if made_by != wanted:
+        differs = next(
+            key for key in sorted({*made_by, *wanted}) if made_by.get(key) != wanted.get(key)
+        )
+        raise Mismatch(
+            f"{file} is of another recipe (its {differs} is {made_by.get(differs)}, "
+            f"not {wanted.get(differs)}); name another folder with --out, or delete it"
+        )
+    if made_from != data.facts():
+        raise Mismatch(
+            f"{file} was made from other images of {data.source}; name another folder with "
+            "--out, or delete it"
+        )
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a run is."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    losses: tuple[float, ...] = ()  # of the epoch's steps so far
+    seconds: float = 0.0  # spent in this epoch
+    total_seconds: float = 0.0
+
+
+class Run:
+    """One training run; made on a folder with its checkpoint, it goes on behind that."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network_type: type[Network],
+        settings: Any,
+        data: TrainingSet,
+        framing: Framing,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        keep_freed_memory()
+        self.recipe, self.data, self.framing = recipe, data, framing
+        self.folder, self.device = folder, device
+        torch.manual_seed(seed_of(recipe.seed, "network"))
+        self.network = _built(network_type, settings, data, framing)
+        self.terms = nn.ModuleList(
+            Term(loss, len(data.names), self.network.training_dim)
+            for loss in recipe.losses
+            if loss.name != RECONSTRUCTION
+        ).to(device)
+        self.drawing = sum(loss.weight for loss in recipe.losses if loss.name == RECONSTRUCTION)
+        if self.drawing and not self.network.draws:
+            raise BadInput(
+                f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "
+                "remove it, or train an autoencoder"
+            )
+        if self.network.needs_proxies and self.proxies() is None:
+            raise BadInput(
+                "the network's settings want class proxies, and no loss of the recipe has any; "
+                "add the loss normalised-softmax, or remove network.class_sharpness"
+            )
+        self.pixels = torch.from_numpy(data.images).to(device)
+        self.labels = torch.from_numpy(data.labels).to(device)
+        self.training = torch.from_numpy(data.training)
+        sample = data.training[:SAMPLE]
+        self.network.to(device)
+        self.network.prepare(floats(self.pixels[torch.from_numpy(sample)]))
+        self.network.to(memory_format=torch.channels_last)
+        self.optimizers = Optimizers(recipe.optimizer, self.network, self.terms)
+        coins = torch.rand(len(data.images), generator=_generator(recipe.seed, "coin"))
+        self.coin = (coins < 0.5).to(device)
+        self.position = Position()
+        self.rows: list[dict[str, Json]] = []
+        self.load()
+
+    def finish(self, on_step: OnStep, on_epoch: OnEpoch) -> Card:
+        """Train to the end, publish weights, card, log and curves, and return the card."""
+        for row in self.rows:
+            on_epoch(row)
+        while self.position.epoch < self.recipe.epochs:
+            on_epoch(self.epoch(on_step))
+        if self.network.needs_features:
+            self.fit()
+        return self.publish()
+
+    def fit(self) -> None:
+        """Fit what the network fits to the features of all training images."""
+        extractor = self.network.features().to(self.device).eval()
+        features = embed(extractor, self.data.images[self.data.training], self.device)
+        try:
+            self.network.fit(torch.from_numpy(features))
+        except ValueError as error:
+            raise BadInput(f"{error}; set network.dim lower") from None
+
+    def epoch(self, on_step: OnStep) -> dict[str, Json]:
+        """Train the rest of the epoch at hand, score it, and return its row of the log."""
+        here, recipe = self.position, self.recipe
+        order = _generator(recipe.seed, "order", here.epoch)
+        parts = batches(recipe.sampler, self.labels[self.training].cpu(), order)
+        images = len(parts) * recipe.sampler.batch
+        self.network.train()
+        started = saved = time.perf_counter()
+        before = here.seconds
+        while here.step < len(parts):
+            done = (here.epoch + here.step / len(parts)) / recipe.epochs
+            loss = self.step(self.training[parts[here.step]], done)
+            here.losses = (*here.losses, loss)
+            here.step += 1
+            now = time.perf_counter()
+            here.seconds = before + now - started
+            on_step(here.epoch * images + here.step * recipe.sampler.batch, recipe.epochs * images)
+            if now - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = time.perf_counter()
+        metrics = self.scored(SCORED)
+        row: dict[str, Json] = {
+            "epoch": here.epoch + 1,
+            "loss": float(np.mean(here.losses)),
+            "seconds": round(here.seconds, 1),
+            "images_per_second": round(images / here.seconds, 1),
+            **metrics,
+        }
+        self.rows.append(row)
+        total = here.total_seconds + here.seconds
+        self.position = Position(epoch=here.epoch + 1, total_seconds=total)
+        self.save()
+        write_reports(self.folder, self.rows)
+        return row
+
+    def step(self, rows: Tensor, done: float) -> float:
+        """Train on the images of these rows (n,); return the loss. done: share of the run."""
+        here, recipe = self.position, self.recipe
+        place = (recipe.seed, "step", here.epoch, here.step)
+        torch.manual_seed(seed_of(*place))  # for dropout
+        rows = rows.to(self.device)
+        images = augmented(
+            floats(self.pixels[rows]),
+            recipe.augmentation,
+            here.epoch,
+            self.coin[rows],
+            _generator(*place, device=self.device),
+        )
+        loss = self.loss(images, self.labels[rows])
+        loss.backward()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RetrError(
+                f"the loss is {value} in epoch {here.epoch + 1}, step {here.step + 1}; "
+                f"{self.last_good()}; train into another --out with a lower optimizer.lr than "
+                f"{recipe.optimizer.lr}"
+            )
+        self.optimizers.step(done)
+        return value
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The recipe's loss of a batch (views · n, 3, side, side) with labels (n,)."""
+        views = self.recipe.augmentation.views
+        with autocast(self.device):
+            embeddings, drawn = self.network.outputs(images)
+        embeddings = embeddings.float()
+        of_class = labels.repeat(views)
+        of_image = torch.arange(len(labels), device=self.device).repeat(views)
+        pairs = pairs_of(of_class) if self.recipe.sampler.name == "pairs" else None
+        total = embeddings.new_zeros(())
+        for term in self.terms:
+            assert isinstance(term, Term)
+            kind = of_image if term.settings.labels == "image" else of_class
+            total = total + term(embeddings, kind, pairs)
+        if self.drawing:
+            assert drawn is not None
+            total = total + self.drawing * functional.mse_loss(drawn.float(), images)
+        return total
+
+    def proxies(self) -> Tensor | None:
+        """The class proxies (classes, dim) of the first loss that has them."""
+        found = (term.proxies() for term in self.terms if isinstance(term, Term))
+        return next((proxies for proxies in found if proxies is not None), None)
+
+    def scored(self, most: int | None = None) -> dict[str, Json]:
+        """How well held-out images find each other, or training images where none are held out.
+
+        most: how many images are scored at most; None: all that are held out.
+        """
+        self.network.finish(self.proxies())
+        rows, on = self.data.held_out, "held-out"
+        if not len(rows):
+            rows, on, most = self.data.training, "training", SCORED
+        chosen = rows
+        if most is not None and most < len(rows):
+            draw = np.random.default_rng(self.recipe.seed).permutation(len(rows))[:most]
+            chosen = rows[np.sort(draw)]
+        embedder = self.network.embedder().to(self.device).eval()
+        return score(embedder, self.data.images[chosen], self.data.labels[chosen], on, self.device)
+
+    def save(self) -> None:
+        """Replace the checkpoint by one of here and now."""
+        here = self.position
+        state = {
+            "recipe": self.recipe.to_json(),
+            "data": self.data.facts(),
+            "epoch": here.epoch,
+            "step": here.step,
+            "losses": [*here.losses],
+            "seconds": here.seconds,
+            "total_seconds": here.total_seconds,
+            "rows": self.rows,
+            "network": self.network.state_dict(),
+            "terms": self.terms.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+        }
+        save_checkpoint(self.folder, state)
+
+    def load(self) -> None:
+        """Take up the folder's checkpoint, if there is one. Raises Mismatch if it is another's."""
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return
+        file = self.folder / CHECKPOINT
+        _check_same(file, state["recipe"], state["data"], self.recipe, self.data)
+        self.position = Position(
+            state["epoch"],
+            state["step"],
+            tuple(state["losses"]),
+            state["seconds"],
+            state["total_seconds"],
+        )
+        self.rows = state["rows"]
+        self.network.load_state_dict(state["network"])
+        self.terms.load_state_dict(state["terms"])
+        self.optimizers.load_state_dict(state["optimizers"])
+
+    def last_good(self) -> str:
+        """What there is to go back to, for people."""
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return "there is no checkpoint yet"
+        return (
+            f"the last good checkpoint is of epoch {state['epoch'] + 1}, step {state['step']}, "
+            f"in {self.folder / CHECKPOINT}"
+        )
+
+    def publish(self) -> Card:
+        """Write weights (floats as float16) and card, the card last; remove the checkpoint."""
+        self.network.finish(self.proxies())
+        weights = {
+            name: _rounded(name, tensor, self.network.precise).contiguous().cpu()
+            for name, tensor in self.network.state_dict().items()
+        }
+        path = self.folder / WEIGHTS
+        write_whole(path, lambda partial: partial.write_bytes(save(weights)))
+        self.network.load_state_dict(weights)  # what is scored is what was written
+        if self.rows:
+            write_reports(self.folder, self.rows)
+        write_whole(self.folder / IMAGES, self._write_images)
+        card = Card(
+            encoder=self.recipe.encoder,
+            network=dict(self.recipe.network),
+            classes=self.data.names,
+            dim=self.network.dim,
+            metric=self.network.metric,
+            framing=self.framing,
+            weights_sha256=sha256_of(path),
+            training=TrainingFacts(
+                recipe=self.recipe.to_json(),
+                data=self.data.facts(),
+                seed=self.recipe.seed,
+                machine=machine(self.device),
+                versions=versions(),
+                minutes=round(self.position.total_seconds / 60, 2),
+                metrics=self.scored(),
+            ),
+        )
+        card.write(self.folder)
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return card
+
+    def _write_images(self, path: Path) -> None:
+        """The ids of the images that were trained on, one a line: what a test must leave out."""
+        ids = [self.data.ids[row] for row in self.data.training.tolist()]
+        path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
+
+
+def _built(
+    network_type: type[Network], settings: Any, data: TrainingSet, framing: Framing
+) -> Network:
+    try:
+        return network_type(settings, len(data.names), framing.side)
+    except ValueError as error:
+        raise BadInput(
+            f"the network cannot be built: {error}; change [network] or data.side"
+        ) from None
+
+
+def _rounded(name: str, tensor: Tensor, precise: frozenset[str]) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() and name not in precise else tensor
+
+
+def seed_of(*place: object) -> int:
+    """A seed for this place of a run: any change of the place gives an unrelated one."""
+    digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def _generator(*place: object, device: torch.device | str = "cpu") -> Generator:
+    return torch.Generator(device).manual_seed(seed_of(*place))

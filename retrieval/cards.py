@@ -1,0 +1,89 @@
+"""Trained encoders on disk: a folder with weights and the card that says how they came about.
+
+`card.json` names the plug-in that runs the weights, the settings of its network, the recipe and
+the data of the training, and the weights' sha256. docs/formats.md writes the format out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from retrieval.contracts import Framing, Json, Metric, Resample
+from retrieval.errors import BadData
+from retrieval.files import check_format, read_json, sha256_of, write_json
+
+FORMAT = "retr-encoder"
+VERSION = 1
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+_KINDS = {"encoder": str, "network": dict, "classes": list, "dim": int, "weights_sha256": str}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """Where weights come from."""
+
+    recipe: Mapping[str, Json]  # every setting, defaults written out
+    data: Mapping[str, Json]  # source, its sha256, classes, images trained on and held out
+    seed: int
+    machine: str
+    versions: Mapping[str, Json]
+    minutes: float
+    metrics: Mapping[str, Json]  # on which images, and what was reached
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a trained encoder is."""
+
+    encoder: str  # the plug-in that runs the weights
+    network: Mapping[str, Json]  # the settings of its network
+    classes: tuple[str, ...]  # that it was trained on, sorted
+    dim: int
+    metric: Metric
+    framing: Framing
+    weights_sha256: str
+    training: TrainingFacts
+
+    def write(self, folder: Path) -> None:
+        """Write the card into the folder, whole or not at all."""
+        write_json(folder / CARD, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The card of the folder. Raises BadData if it is not there or not understood."""
+        path = folder / CARD
+        document: dict[str, Any] = read_json(path)
+        check_format(document, FORMAT, VERSION, path)
+        try:
+            for key, kind in _KINDS.items():
+                if not isinstance(document[key], kind):
+                    raise TypeError(f"{key}, which is {document[key]!r}")
+            framing = document["framing"]
+            return cls(
+                encoder=document["encoder"],
+                network=document["network"],
+                classes=tuple(document["classes"]),
+                dim=document["dim"],
+                metric=Metric(document["metric"]),
+                framing=Framing(framing["side"], framing["crop"], Resample(framing["resample"])),
+                weights_sha256=document["weights_sha256"],
+                training=TrainingFacts(**document["training"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadData(f"{path} lacks or misstates {error}; train anew") from None
+
+    def check_weights(self, folder: Path) -> Path:
+        """The file of the weights. Raises BadData if it is missing or not the card's."""
+        path = folder / WEIGHTS
+        if not path.is_file():
+            raise BadData(f"{path} is missing; train anew, or copy it from where the card was")
+        if sha256_of(path) != self.weights_sha256:
+            raise BadData(f"{path} is not the file that {CARD} describes; train anew")
+        return path
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the folder is a trained encoder."""
+    return (folder / CARD).is_file()

@@ -1,0 +1,33 @@
+"""What `retr train` asks of the plug-in that trains encoders."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from retrieval.cards import Card
+from retrieval.contracts import Json
+
+
+class Trainer(Protocol):
+    """Runs recipes."""
+
+    def recipes(self) -> Mapping[str, str]:
+        """The recipes that ship, and what each is for."""
+
+    def train(
+        self,
+        recipe: str,
+        changes: Sequence[str],
+        folder: Path,
+        *,
+        data: Path | None,
+        device: str,
+        on_step: Callable[[int, int], None],
+        on_epoch: Callable[[Mapping[str, Json]], None],
+    ) -> Card:
+        """Train what the recipe says into `folder`, or go on there; return its card.
+
+        recipe: a name or a TOML file; changes: `KEY=VALUE` each; data: where data sets lie;
+        device: auto, cpu or cuda. on_step is called with images done and to do, on_epoch with
+        each row of the log, those of earlier runs too.
+        """

@@ -1,0 +1,357 @@
+"""Training runs: that they learn, can be killed and go on, and refuse what does not fit."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from encoders.training import trainer
+from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
+from encoders.training.reports import CURVES, LOG
+from encoders.training.trainer import IMAGES, train
+from retrieval.cards import CARD, WEIGHTS, Card
+from retrieval.errors import BadData, BadInput, Mismatch, RetrError, UnknownName
+from retrieval.registry import open_encoder
+
+SMALL = Recipe(
+    encoder="siamese",
+    network={"widths": [8, 8, 8], "dim": 6, "class_sharpness": 16.0},
+    losses=(
+        Loss("normalised-softmax", options={"temperature": 0.125}),
+        Loss("supervised-contrastive", weight=0.5),
+    ),
+    epochs=2,
+    data=Data("digits", per_class=20, validation=40),
+    sampler=Sampler(batch=40),
+    augmentation=Augmentation(flip="alternating", translate=2),
+    optimizer=Optimizer("muon", lr=0.1, other_lr=0.02),
+)
+
+
+class Stop(Exception):
+    """Raised in the midst of a run."""
+
+
+def stop_after(steps: int) -> Callable[[int, int], None]:
+    calls = 0
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == steps:
+            raise Stop
+
+    return on_step
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / WEIGHTS)
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = weights(first), weights(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "encoder"
+    train(SMALL, folder)
+    return folder
+
+
+def test_a_run_leaves_weights_card_log_and_curves(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()} - {".lock"}
+    assert names == {WEIGHTS, CARD, LOG, CURVES, IMAGES}
+    card = Card.read(trained)
+    assert (card.encoder, card.dim, card.classes) == ("siamese", 16, tuple("0123456789"))
+    assert card.training.recipe == SMALL.to_json()
+    assert card.training.data["images"] == 160
+    assert card.training.data["held_out"] == 40
+    assert card.training.metrics["scored_on"] == "40 held-out images"
+    with (trained / LOG).open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert 0 < float(rows[1]["map"]) <= 1
+    with Image.open(trained / CURVES) as picture:
+        assert min(picture.size) > 500
+    ids = (trained / IMAGES).read_text().split()
+    assert len(ids) == len(set(ids)) == 160
+
+
+def test_the_result_is_an_encoder(trained: Path) -> None:
+    encoder = open_encoder(str(trained))
+    assert encoder.name == f"siamese:{trained}"
+    assert encoder.dim == 16
+    assert open_encoder(encoder.name).fingerprint == encoder.fingerprint
+    assert open_encoder("siamese").fingerprint != encoder.fingerprint
+
+
+def test_the_same_recipe_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
+    train(SMALL, tmp_path)
+    assert same(trained, tmp_path)
+    train(replace(SMALL, seed=1), tmp_path / "other")
+    assert not same(trained, tmp_path / "other")
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 7])
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)  # behind every step
+    with pytest.raises(Stop):
+        train(SMALL, tmp_path, on_step=stop_after(steps))
+    assert not (tmp_path / CARD).exists()
+    seen = []
+    train(SMALL, tmp_path, on_step=lambda done, total: seen.append(done))
+    assert seen == [40 * step for step in range(steps, 9)]  # the stopped step was not saved
+    assert same(trained, tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_killed_run_goes_on(trained: Path, tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from pathlib import Path\n"
+        "from encoders.training import trainer\n"
+        "from encoders.training.recipe import *\n"
+        "trainer.CHECKPOINT_SECONDS = 0\n"
+        f"recipe = {SMALL!r}\n"
+        f"trainer.train(recipe, Path({str(tmp_path)!r}), on_step=lambda d, t: time.sleep(0.2))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 100
+    while not (tmp_path / CHECKPOINT).exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / CARD).exists()
+    train(SMALL, tmp_path)
+    assert same(trained, tmp_path)
+
+
+def test_a_finished_run_is_not_run_again(trained: Path) -> None:
+    before = (trained / CARD).stat().st_mtime_ns
+    card = train(SMALL, trained, on_step=stop_after(1))
+    assert card == Card.read(trained)
+    assert (trained / CARD).stat().st_mtime_ns == before
+
+
+def test_another_recipe_is_refused_and_nothing_overwritten(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(SMALL, optimizer=replace(SMALL.optimizer, lr=0.2))
+    with pytest.raises(Mismatch, match=r"card.json is of another recipe \(its optimizer is"):
+        train(other, trained)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(Stop):
+        train(SMALL, tmp_path, on_step=stop_after(3))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(Mismatch, match=r"checkpoint.safetensors is of another recipe"):
+        train(other, tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    with pytest.raises(BadData, match=r"cannot read .*checkpoint.safetensors .* delete it"):
+        train(SMALL, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    whole = trainer.Run.loss
+
+    def broken(run: trainer.Run, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = whole(run, images, labels)
+        here = run.position
+        return loss * math.nan if (here.epoch, here.step) == (1, 2) else loss
+
+    monkeypatch.setattr(trainer.Run, "loss", broken)
+    with pytest.raises(RetrError) as raised:
+        train(SMALL, tmp_path)
+    message = str(raised.value)
+    assert message.startswith("the loss is nan in epoch 2, step 3; ")
+    assert "last good checkpoint is of epoch 2, step 2, in " in message
+    assert "optimizer.lr than 0.1" in message
+    assert raised.value.exit_code == 1
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    limit = 40_000  # bytes; a checkpoint takes more
+    with pytest.raises(Stop):
+        train(SMALL, tmp_path, on_step=stop_after(3))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    assert len(before) > limit
+    code = (
+        "import resource, signal\n"
+        "from pathlib import Path\n"
+        "from encoders.training import trainer\n"
+        "from encoders.training.recipe import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "trainer.CHECKPOINT_SECONDS = 0\n"
+        f"recipe = {SMALL!r}\n"
+        "try:\n"
+        f"    trainer.train(recipe, Path({str(tmp_path)!r}))\n"
+        "except trainer.RetrError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"cannot write into {tmp_path}")
+    assert "the last checkpoint is whole" in done.stdout
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [p for p in tmp_path.iterdir() if "partial" in p.name] == []
+    train(SMALL, tmp_path)
+    assert same(trained, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error", "said"),
+    [
+        (replace(SMALL, encoder="siamees"), UnknownName, "'siamees'; did you mean 'siamese'?"),
+        (replace(SMALL, encoder="toy"), UnknownName, "unknown trainable encoder 'toy'"),
+        (replace(SMALL, network={"width": 3}), UnknownName, "did you mean 'widths'?"),
+        (replace(SMALL, losses=(Loss("tripet"),)), UnknownName, "did you mean 'triplet'?"),
+        (
+            replace(SMALL, data=Data("digits", classes=("3", "three"))),
+            UnknownName,
+            "unknown class of digits 'three'",
+        ),
+        (
+            replace(SMALL, data=Data("digits", per_class=500)),
+            BadInput,
+            "images, data.per_class wants 500",
+        ),
+        (
+            replace(SMALL, data=Data("digits", per_class=20, validation=200)),
+            BadInput,
+            "data.validation 200 leaves none of 200 images",
+        ),
+        (
+            replace(SMALL, sampler=Sampler("balanced", batch=160, per_class=20)),
+            BadInput,
+            "sampler balanced needs 20 of each",
+        ),
+        (
+            replace(SMALL, losses=(Loss("supervised-contrastive"),)),
+            BadInput,
+            "want class proxies, and no loss of the recipe has any; add the loss normalised-soft",
+        ),
+        (replace(SMALL, losses=()), BadInput, "no loss to train by"),
+        (
+            replace(SMALL, encoder="autoencoder", network={}, data=replace(SMALL.data, side=20)),
+            BadInput,
+            "the network cannot be built",
+        ),
+        (
+            replace(SMALL, losses=(*SMALL.losses, Loss("reconstruction"))),
+            BadInput,
+            "siamese draws no images; remove it",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    tmp_path: Path, recipe: Recipe, error: type[RetrError], said: str
+) -> None:
+    with pytest.raises(error) as raised:
+        train(recipe, tmp_path / "out")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(SMALL, network={"widths": [8, 8, 8], "dim": 10, "unit_length": False},
+                losses=(Loss("contrastive", distance="euclidean", options={"margin": 1.0}),),
+                sampler=Sampler("pairs", batch=40), optimizer=Optimizer("sgd", lr=0.05)),
+        replace(SMALL, sampler=Sampler("balanced", batch=40, per_class=4)),
+        replace(SMALL, encoder="autoencoder", network={"width": 8, "dim": 10},
+                losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image")),
+                augmentation=Augmentation(flip="random", smallest_crop=0.5, recolour=0.3, views=2),
+                optimizer=Optimizer("adamw", lr=2e-3, schedule="cosine", warmup=0.2)),
+    ],
+    ids=["pairs", "balanced", "autoencoder"],
+)  # fmt: skip
+def test_every_way_of_training_learns(tmp_path: Path, recipe: Recipe) -> None:
+    rows = []
+    train(replace(recipe, epochs=3), tmp_path, on_epoch=rows.append)
+    assert rows[2]["loss"] < rows[0]["loss"]
+
+
+def test_training_separates_classes(tmp_path: Path) -> None:
+    card = train(replace(SMALL, epochs=8, data=Data("digits", validation=300)), tmp_path)
+    metrics = card.training.metrics
+    assert metrics["map"] > 0.8  # type: ignore[operator]
+    assert metrics["precision_at_10"] > 0.85  # type: ignore[operator]
+
+
+def test_a_checkpoint_keeps_every_bit(tmp_path: Path) -> None:
+    state = {
+        "epoch": 3,
+        "losses": [0.1, 1e-300],
+        "none": None,
+        "network": {"a": torch.rand(2, 3), "empty": torch.zeros(0), "b": torch.tensor(7)},
+        "optimizers": [{"state": {0: {"step": torch.tensor(1.0)}, 1: {}}, "lr": 0.5}],
+        "half": torch.rand(3).bfloat16(),
+    }
+    save_checkpoint(tmp_path, state)
+    again = load_checkpoint(tmp_path)
+    assert again is not None
+    assert repr(again) == repr(state)
+    assert again["optimizers"][0]["state"].keys() == {0, 1}
+
+
+def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    document = json.loads((folder / CARD).read_text())
+    for change, said in (
+        ({"format": "retr-index"}, "is not of the format retr-encoder"),
+        ({"version": 2}, "is of version 2 of retr-encoder, this retr reads up to 1"),
+        ({"metric": "cosin"}, "lacks or misstates"),
+        ({"dim": "many"}, "lacks or misstates"),
+        ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not fit its card"),
+        ({"network": {"width": 8}}, "does not fit its card"),
+        ({"weights_sha256": "0" * 64}, "is not the file that card.json describes"),
+        ({"encoder": "siamees"}, "unknown encoder 'siamees'"),
+    ):
+        (folder / CARD).write_text(json.dumps(document | change))
+        with pytest.raises(BadInput) as raised:
+            open_encoder(str(folder))
+        assert said in str(raised.value), change
+    (folder / CARD).write_text(json.dumps(document))
+    os.truncate(folder / WEIGHTS, 1000)
+    with pytest.raises(BadData, match=r"is not the file that card.json describes; train anew"):
+        open_encoder(str(folder))
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(BadData, match=r"weights.safetensors is missing"):
+        open_encoder(str(folder))
+    (folder / CARD).unlink()
+    with pytest.raises(BadInput, match=r"is no trained encoder \(no card.json\)"):
+        open_encoder(str(folder))

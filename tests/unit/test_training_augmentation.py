@@ -1,0 +1,133 @@
+"""Augmentation of whole batches, against numpy written out."""
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.training.augmentation import (
+    alternating_flip,
+    augmented,
+    cropped,
+    cut_out,
+    flipped,
+    greyed,
+    recoloured,
+    shifted,
+)
+from encoders.training.recipe import Augmentation
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_alternating_flip_shows_both_views_in_two_epochs() -> None:
+    coin = torch.rand(50, generator=generator()) < 0.5
+    first, second = (alternating_flip(epoch, coin) for epoch in (0, 1))
+    assert torch.equal(first, ~second)
+    assert 10 < first.sum() < 40
+
+
+def test_flipped_mirrors_what_the_mask_says() -> None:
+    images = torch.rand(2, 3, 4, 5, generator=generator())
+    result = flipped(images, torch.tensor([True, False]))
+    assert torch.equal(result[0], images[0].flip(2))
+    assert torch.equal(result[1], images[1])
+
+
+def test_shifted_moves_each_image_and_reflects_its_edges() -> None:
+    images = torch.rand(40, 3, 8, 8, generator=generator())
+    result = shifted(images, 2, generator(1))
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    met = set()
+    for before, after in zip(padded, result.numpy(), strict=True):
+        places = [
+            (y, x)
+            for y in range(5)
+            for x in range(5)
+            if np.array_equal(before[:, y : y + 8, x : x + 8], after)
+        ]
+        assert len(places) == 1
+        met.add(places[0])
+    assert len(met) > 12  # of 25 places, by 40 images
+
+
+def test_recoloured_keeps_patterns() -> None:
+    images = torch.rand(4, 3, 6, 6, generator=generator())
+    result = recoloured(images, 0.4, generator(1))
+    for before, after in zip(images.flatten(2), result.flatten(2), strict=True):
+        for channel in range(3):
+            assert np.corrcoef(before[channel], after[channel])[0, 1] == pytest.approx(1, abs=1e-4)
+    assert not torch.allclose(images, result, atol=0.02)
+
+
+def test_cropped_scales_up_a_square_of_each_image() -> None:
+    # Values rise by 1 from left to right and by 10 from top to bottom.
+    ramp = torch.linspace(0, 1, 16)
+    plane = ramp[None, :] + 10 * ramp[:, None]
+    result = cropped(plane.expand(50, 3, 16, 16), 0.25, generator())
+    right = (result[:, :, :, -3] - result[:, :, :, 2]).mean((1, 2))
+    down = (result[:, :, -3] - result[:, :, 2]).mean((1, 2)) / 10
+    whole = ramp[-3] - ramp[2]
+    torch.testing.assert_close(right, down, atol=0.02, rtol=0)  # squares stay squares
+    assert right.min() > 0.45 * whole
+    assert right.max() < 1.01 * whole
+    assert right.max() - right.min() > 0.2
+    assert result.min() >= 0
+    assert result.max() <= 11
+
+
+def test_greyed_takes_the_colour_of_some() -> None:
+    images = torch.rand(200, 3, 4, 4, generator=generator())
+    result = greyed(images, 0.3, generator(1))
+    grey = (result == result[:, :1]).flatten(1).all(1)
+    assert 40 < grey.sum() < 80
+    torch.testing.assert_close(result[~grey], images[~grey])
+    luma = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    torch.testing.assert_close(result[grey][:, 0], luma[grey])
+
+
+def test_cut_out_greys_one_square_of_each_image() -> None:
+    images = torch.rand(300, 3, 12, 12, generator=generator())
+    result = cut_out(images, 4, generator(1))
+    changed = (result != images).any(1)
+    sizes = changed.flatten(1).sum(1)
+    assert sizes.max() == 16
+    assert (sizes == 16).sum() > 100  # the others stick out at an edge
+    assert changed.any(0).all()  # every place is met
+    for before, after, square in zip(images[:20], result[:20], changed[:20], strict=True):
+        assert torch.equal(before[:, ~square], after[:, ~square])
+        rows, columns = torch.nonzero(square, as_tuple=True)
+        height = rows.max() - rows.min() + 1
+        width = columns.max() - columns.min() + 1
+        assert height * width == square.sum()
+        torch.testing.assert_close(
+            after[:, square], images.mean((0, 2, 3)).view(3, 1).expand(3, square.sum())
+        )
+
+
+def test_no_augmentation_leaves_the_images() -> None:
+    images = torch.rand(5, 3, 8, 8, generator=generator())
+    coin = torch.ones(5, dtype=torch.bool)
+    assert torch.equal(augmented(images, Augmentation(), 0, coin, generator()), images)
+    two = augmented(images, Augmentation(views=2), 0, coin, generator())
+    assert torch.equal(two, torch.cat((images, images)))
+
+
+EVERYTHING = Augmentation(
+    flip="random", translate=2, cutout=3, smallest_crop=0.5, recolour=0.4, greyscale=0.2, views=2
+)
+
+
+@pytest.mark.parametrize("settings", [EVERYTHING, Augmentation(flip="alternating")])
+def test_augmentation_follows_its_generator(settings: Augmentation) -> None:
+    images = torch.rand(6, 3, 8, 8, generator=generator())
+    coin = torch.tensor([True, False] * 3)
+    first, again, other = (
+        augmented(images, settings, 0, coin, generator(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (settings.flip == "alternating")
+    if settings.views == 2:
+        assert first.shape == (12, 3, 8, 8)
+        assert not torch.equal(first[:6], first[6:])
