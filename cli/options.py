@@ -33,8 +33,8 @@ EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="siamese, autoencoder, pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), "
-        "toy, a plug-in's name, or a folder that 'retr train' made.",
+        help="siamese, autoencoder, pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm "
+        "model), toy, a plug-in's name, or a folder that 'retr train' made.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]

@@ -5,23 +5,31 @@ again. A recipe's losses say what the latent should keep: what it takes to draw 
 what two views of one image have in common. docs/results.md has the figures and their conditions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.heads import MirrorAveraged
+from encoders.inference import autocast, check_images, floats
 from encoders.networks import Amount, Count, Network, Outputs
+from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.trained import TrainedEncoder
+from retrieval.contracts import Images
 
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
     """The settings of a network, as a recipe's `[network]` has them."""
 
-    width: Count = 32  # channels after the first convolution; they double twice
+    width: Count = 32  # channels at the largest scale; they double twice
+    blocks: tuple[Count, Count, Count] | None = None  # widths of the siamese network's blocks,
+    # which then stand in place of strided convolutions
     dim: Count = 64  # numbers of the latent
     projection: Amount = 64  # numbers that losses of embeddings see; 0: the latent itself
     mirror: bool = True  # embed the mean of the image's latent and its mirror image's
@@ -42,14 +50,12 @@ class AutoencoderNetwork(Network):
         self.settings = settings
         width, dim = settings.width, settings.dim
         inner = 4 * width * (side // 8) ** 2
-        self.encoder = nn.Sequential(
-            *_layer(nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False)),
-            *_layer(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)),
-            *_layer(nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1, bias=False)),
-            *_layer(nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False)),
-            *_layer(nn.Conv2d(4 * width, 4 * width, 4, stride=2, padding=1, bias=False)),
-            nn.Flatten(),
-            nn.Linear(inner, dim),
+        self.encoder = (
+            _strided(width, inner, dim)
+            if settings.blocks is None
+            else SiameseNetwork(
+                SiameseSettings(settings.blocks, dim=dim, unit_length=False, mirror=False), 0, side
+            )
         )
         self.decoder = nn.Sequential(
             nn.Linear(dim, inner),
@@ -77,8 +83,19 @@ class AutoencoderNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """The latents (n, dim) of the images."""
-        latents: Tensor = self.encoder(images - 0.5)
+        # The siamese network centres images itself.
+        centred = images - 0.5 if self.settings.blocks is None else images
+        latents: Tensor = self.encoder(centred)
         return latents
+
+    def prepare(self, images: Tensor) -> None:
+        if isinstance(self.encoder, SiameseNetwork):
+            self.encoder.prepare(images)
+
+    def fresh_parameters(self) -> Sequence[Tensor]:
+        """All that Muon is not made for: what has no norms behind it."""
+        projection = self.projection.parameters() if self.settings.projection else ()
+        return [*self.decoder.parameters(), *projection]
 
     def outputs(self, images: Tensor) -> Outputs:
         latents = self(images)
@@ -91,7 +108,21 @@ class AutoencoderNetwork(Network):
         return torch.sigmoid(drawn.float())
 
     def embedder(self) -> nn.Module:
-        return MirrorAveraged(self, unit_length=False) if self.settings.mirror else self
+        encoder = self.encoder.embedder() if isinstance(self.encoder, SiameseNetwork) else self
+        return MirrorAveraged(encoder, unit_length=False) if self.settings.mirror else encoder
+
+
+def _strided(width: int, inner: int, dim: int) -> nn.Sequential:
+    """Convolutions with ELU, three of which halve the image, and a linear layer to (n, dim)."""
+    return nn.Sequential(
+        *_layer(nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False)),
+        *_layer(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)),
+        *_layer(nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1, bias=False)),
+        *_layer(nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False)),
+        *_layer(nn.Conv2d(4 * width, 4 * width, 4, stride=2, padding=1, bias=False)),
+        nn.Flatten(),
+        nn.Linear(inner, dim),
+    )
 
 
 def _layer(conv: nn.Conv2d) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -103,3 +134,19 @@ class Autoencoder(TrainedEncoder):
 
     plugin: ClassVar[str] = "autoencoder"
     network_type = AutoencoderNetwork
+
+    @torch.inference_mode()
+    def reconstruct(self, images: Images) -> NDArray[np.float32]:
+        """The images (n, side, side, 3), from 0 to 1, that the latents of these stand for.
+
+        images: as `encode` takes them. Each is drawn from its own latent, without its mirror's.
+        """
+        check_images(images, self.framing)
+        drawn = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), self.batch):
+            pixels = floats(torch.from_numpy(images[start : start + self.batch]).to(self.device))
+            with autocast(self.device):
+                output = self.trained.outputs(pixels).drawn
+            assert output is not None
+            drawn[start : start + len(pixels)] = output.permute(0, 2, 3, 1).float().cpu().numpy()
+        return drawn

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from encoders.inference import TorchEncoder, load_weights
+from encoders.inference import TorchEncoder, load_weights, torch_device
 from encoders.networks import Network
 from retrieval.cards import Card
 from retrieval.errors import BadData
@@ -29,6 +29,7 @@ class TrainedEncoder(TorchEncoder):
         path = SHIPPED / self.plugin if folder is None else Path(folder).expanduser().resolve()
         card = Card.read(path)
         network, weights = load_network(self.network_type, card, path)
+        self.trained = network.to(torch_device(device))
         super().__init__(
             network.embedder(),
             name=self.plugin if folder is None else f"{self.plugin}:{path}",

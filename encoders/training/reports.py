@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from encoders.inference import autocast, floats
@@ -20,6 +21,7 @@ from retrieval.files import write_whole
 
 LOG = "log.csv"
 CURVES = "curves.png"
+RECONSTRUCTIONS = "reconstructions.png"
 LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
 
 
@@ -90,6 +92,24 @@ def _draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for axes in (loss, metrics):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, format="png")
+
+
+def draw_reconstructions(
+    path: Path, images: Images, drawn: NDArray[np.float32], columns: int = 10, scale: int = 3
+) -> None:
+    """Write a PNG of images (n, side, side, 3), each above what was drawn of it, from 0 to 1."""
+    redrawn = np.rint(drawn * 255).clip(0, 255).astype(np.uint8)
+    side = images.shape[1]
+    rows = [
+        np.concatenate([*kind[start : start + columns]], axis=1)
+        for start in range(0, len(images) - columns + 1, columns)
+        for kind in (images, redrawn)
+    ]
+    # A white line between the pairs.
+    gap = np.full((max(1, side // 8), columns * side, 3), 255, np.uint8)
+    parts = [part for i, row in enumerate(rows) for part in ((gap, row) if i % 2 == 0 else (row,))]
+    sheet = np.concatenate(parts[1:]).repeat(scale, axis=0).repeat(scale, axis=1)
+    write_whole(path, lambda partial: Image.fromarray(sheet).save(partial, format="png"))
 
 
 def machine(device: torch.device) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -26,7 +27,15 @@ from encoders.training.data import TrainingSet, read_training_set
 from encoders.training.losses import RECONSTRUCTION, Term, check_losses, pairs_of
 from encoders.training.optimizers import Optimizers
 from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
-from encoders.training.reports import embed, machine, score, versions, write_reports
+from encoders.training.reports import (
+    RECONSTRUCTIONS,
+    draw_reconstructions,
+    embed,
+    machine,
+    score,
+    versions,
+    write_reports,
+)
 from encoders.training.sampling import batches, check_sampler
 from retrieval.cards import CARD, WEIGHTS, Card, TrainingFacts, is_trained
 from retrieval.contracts import Framing, Json
@@ -36,6 +45,7 @@ from retrieval.registry import encoder_names, encoder_plugin
 
 CHECKPOINT_SECONDS = 60
 SAMPLE = 10_000  # images from which a network takes its statistics
+SHOWN = 50  # images in the picture of reconstructions
 IMAGES = "training-images.txt"
 SCORED = 1_000  # images that are scored after an epoch; after the last, all held-out ones
 
@@ -307,15 +317,26 @@ class Run:
         most: how many images are scored at most; None: all that are held out.
         """
         self.network.finish(self.proxies())
-        rows, on = self.data.held_out, "held-out"
-        if not len(rows):
-            rows, on, most = self.data.training, "training", SCORED
-        chosen = rows
-        if most is not None and most < len(rows):
-            draw = np.random.default_rng(self.recipe.seed).permutation(len(rows))[:most]
-            chosen = rows[np.sort(draw)]
+        chosen, on = self._shown(most)
         embedder = self.network.embedder().to(self.device).eval()
-        return score(embedder, self.data.images[chosen], self.data.labels[chosen], on, self.device)
+        return score(
+            embedder,
+            self.data.images[chosen],
+            self.data.labels[chosen],
+            on,
+            self.device,
+            self.network.metric,
+        )
+
+    def _shown(self, most: int | None) -> tuple[NDArray[np.int64], str]:
+        """Rows to score, and what they are: held out, or trained on where none are held out."""
+        rows, what = self.data.held_out, "held-out"
+        if not len(rows):
+            rows, what, most = self.data.training, "training", SCORED
+        if most is None or most >= len(rows):
+            return rows, what
+        draw = np.random.default_rng(self.recipe.seed).permutation(len(rows))[:most]
+        return rows[np.sort(draw)], what
 
     def save(self) -> None:
         """Replace the checkpoint by one of here and now."""
@@ -376,6 +397,8 @@ class Run:
         self.network.load_state_dict(weights)  # what is scored is what was written
         if self.rows:
             write_reports(self.folder, self.rows)
+        if self.network.draws:
+            self.draw()
         write_whole(self.folder / IMAGES, self._write_images)
         card = Card(
             encoder=self.recipe.encoder,
@@ -398,6 +421,18 @@ class Run:
         card.write(self.folder)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return card
+
+    @torch.inference_mode()
+    def draw(self) -> None:
+        """Write a picture of some images beside what the network draws of them."""
+        rows, _ = self._shown(SHOWN)
+        images = self.data.images[rows[:SHOWN]]
+        self.network.eval()
+        with autocast(self.device):
+            drawn = self.network.outputs(floats(torch.from_numpy(images).to(self.device))).drawn
+        assert drawn is not None
+        pixels = drawn.permute(0, 2, 3, 1).float().cpu().numpy()
+        draw_reconstructions(self.folder / RECONSTRUCTIONS, images, pixels)
 
     def _write_images(self, path: Path) -> None:
         """The ids of the images that were trained on, one a line: what a test must leave out."""

@@ -193,7 +193,7 @@ def test_quiet_prints_nothing(retr: Retr, gallery: Gallery, command: str) -> Non
         ("search", ["(green)", "rank", "green/7.png", "0.0000"]),
         ("eval", ["60 queries against 60 images, euclidean", "P@k", "mAP", "green"]),
         ("info", ["embeddings: 60 rows of 3 × float32", "toy (", "complete  yes"]),
-        ("verify", ["all is well with these embeddings: 60 rows, 1 file"]),
+        ("verify", ["(embeddings): 60 rows, 1 file"]),
     ],
 )
 def test_people_get_sentences(retr: Retr, gallery: Gallery, command: str, said: list[str]) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from running import Retr
 
-COMMANDS = ["encode", "index", "search", "eval", "bench", "info", "verify", "demo"]
+COMMANDS = ["encode", "index", "search", "eval", "bench", "train", "info", "verify", "demo"]
 HEAVY = ["torch", "torchvision", "faiss", "hnswlib", "pyarrow", "numpy", "PIL", "sklearn", "tqdm"]
 
 LOADED = f"""

@@ -162,8 +162,14 @@ def test_whitening_of_too_few_directions_is_refused() -> None:
         Whitening(8, 3).fit(flat)
 
 
-def test_an_autoencoder_draws_images_of_the_side_it_was_made_for() -> None:
-    network = AutoencoderNetwork(AutoencoderSettings(width=4, dim=5, projection=7), 0, 16).eval()
+@pytest.mark.parametrize("blocks", [None, (8, 8, 12)])
+def test_an_autoencoder_draws_images_of_the_side_it_was_made_for(
+    blocks: tuple[int, int, int] | None,
+) -> None:
+    settings = AutoencoderSettings(width=4, blocks=blocks, dim=5, projection=7)
+    network = AutoencoderNetwork(settings, 0, 16)
+    network.prepare(random(64, 3, 16, 16, seed=1))
+    network.eval()
     with torch.inference_mode():
         outputs = network.outputs(random(2, 3, 16, 16))
         assert outputs.embeddings.shape == (2, 7)

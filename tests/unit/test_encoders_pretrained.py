@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -16,10 +17,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
-from retrieval.errors import UnknownName
-from retrieval.images import frame
+from encoders import pretrained
+from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
+from encoders.training.trainer import train
+from retrieval.errors import BadInput, UnknownName
+from retrieval.images import frame, load, open_source
 from retrieval.registry import open_encoder
 
 MODEL = "test_resnet"  # the smallest that timm has
@@ -152,3 +156,110 @@ def test_offline_weights_are_in_their_places() -> None:
     assert cosines[1, 3] > 0.7
     assert cosines[0, 1] < 0.4
     assert cosines[2, 3] < 0.4
+
+
+@pytest.fixture
+def published(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """The smallest model, as if its weights had been fetched; it has no classifier."""
+
+    def load(model: str) -> tuple[torch.nn.Module, str]:
+        copy = timm.create_model(model, pretrained=False, num_classes=0)
+        copy.load_state_dict(network.state_dict(), strict=False)
+        return copy.eval(), "a test"
+
+    monkeypatch.setattr(pretrained, "_load", load)
+    return load(MODEL)[0]
+
+
+def pixels(n: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def test_layers_are_averaged_scaled_and_put_side_by_side(published: torch.nn.Module) -> None:
+    encoder = open_encoder(f"pretrained:{MODEL}@layer2+layer1.0.conv1", "cpu")
+    assert encoder.name == f"pretrained:{MODEL}@layer2+layer1.0.conv1"
+    assert encoder.config["layers"] == ["layer2", "layer1.0.conv1"]
+    images = pixels(3, 160)
+    vectors = encoder.encode(images)
+    config = timm.data.resolve_model_data_config(published)
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    seen = []
+    for name in ("layer2", "layer1.0.conv1"):
+        published.get_submodule(name).register_forward_hook(lambda m, i, out: seen.append((m, out)))
+    with torch.inference_mode():
+        published((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
+    by_module = dict(seen)
+    expected = torch.cat(
+        [
+            torch.nn.functional.normalize(by_module[published.get_submodule(name)].mean((2, 3)))
+            for name in ("layer2", "layer1.0.conv1")
+        ],
+        1,
+    ).numpy()
+    assert vectors.shape == expected.shape == (3, encoder.dim)
+    np.testing.assert_allclose(vectors, expected, atol=0.01)  # bfloat16
+    assert open_encoder(f"pretrained:{MODEL}", "cpu").fingerprint != encoder.fingerprint
+
+
+def test_a_layer_that_is_not_there(published: torch.nn.Module) -> None:
+    with pytest.raises(UnknownName, match=rf"unknown layer of {MODEL} 'layer22'; did you mean 'l"):
+        open_encoder(f"pretrained:{MODEL}@layer22", "cpu")
+
+
+RECIPE = Recipe(
+    "pretrained",
+    network={"model": MODEL, "side": 48, "dim": 5},
+    losses=(Loss("normalised-softmax"),),
+    epochs=2,
+    data=Data("digits", per_class=12, validation=20),
+    sampler=Sampler(batch=25),
+    optimizer=Optimizer("adamw", lr=1e-3, other_lr=1e-2),
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"head": "hidden", "hidden": 7, "dropout": 0.2, "class_sharpness": 10.0, "mirror": True},
+        {"layers": ["layer1", "layer3"], "frozen": True},
+    ],
+    ids=["linear", "hidden", "frozen"],
+)
+def test_fine_tuning(
+    published: torch.nn.Module, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    recipe = replace(RECIPE, network={**RECIPE.network, **settings})
+    train(recipe, tmp_path)
+    encoder = open_encoder(str(tmp_path), "cpu")
+    assert encoder.name == f"pretrained:{tmp_path}"
+    assert encoder.dim == (15 if "class_sharpness" in settings else 5)
+    assert encoder.framing.side == 32
+    vectors = encoder.encode(pixels(2, 32))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-3)
+    name = "layer1.0.conv1.weight"
+    before = published.get_parameter(name)
+    after = load_file(tmp_path / "weights.safetensors")[f"body.network.{name}"].float()
+    assert torch.allclose(before, after, atol=2e-4) == ("frozen" in settings)
+
+
+def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_path: Path) -> None:
+    network = {**RECIPE.network, "head": "whitening"}
+    recipe = replace(RECIPE, network=network, epochs=0, losses=())
+    train(replace(recipe, data=replace(RECIPE.data, validation=0)), tmp_path)
+    encoder = open_encoder(str(tmp_path), "cpu")
+    images = np.stack([load(item, encoder.framing) for item in open_source("digits").items()])
+    kept = set((tmp_path / "training-images.txt").read_text().split())
+    chosen = [i for i, item in enumerate(open_source("digits").items()) if item.id in kept]
+    vectors = encoder.encode(images[chosen])
+    # Of unit length as they are, their directions are spread evenly: no axis leads.
+    spread = np.linalg.eigvalsh(np.cov(vectors.T))
+    assert spread.max() < 2.5 * spread.min()
+    plain = open_encoder(f"pretrained:{MODEL}", "cpu").encode(pixels(2, 160))
+    assert plain.shape[1] > vectors.shape[1] == 5
+
+
+def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_path: Path) -> None:
+    network = {**RECIPE.network, "head": "whitening", "dim": 2000}
+    with pytest.raises(BadInput, match=r"features have no 2000 principal axes; change \[network\]"):
+        train(replace(RECIPE, network=network, epochs=0, losses=()), tmp_path)

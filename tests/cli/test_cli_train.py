@@ -1,0 +1,124 @@
+"""`retr train` through the real command, and what other commands make of its folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pictures import save
+from running import Retr
+
+RECIPE = """
+about = "a test"
+encoder = "siamese"
+epochs = 2
+
+[network]
+widths = [8, 8, 8]
+dim = 6
+class_sharpness = 16.0
+
+[data]
+source = "digits"
+per_class = 20
+validation = 40
+
+[[losses]]
+name = "normalised-softmax"
+temperature = 0.125
+
+[sampler]
+batch = 40
+
+[optimizer]
+name = "muon"
+lr = 0.1
+other_lr = 0.02
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and the encoder that the command trained from it."""
+    place = tmp_path_factory.mktemp("train")
+    (place / "tiny.toml").write_text(RECIPE)
+    retr = Retr(place)
+    said = retr("train", "tiny.toml", "--out", "mine").out
+    assert "epoch" in said
+    assert "among 40 held-out images" in said
+    assert "use it: retr encode --encoder mine" in said
+    return place
+
+
+def test_the_document_says_what_was_trained(folder: Path) -> None:
+    retr = Retr(folder)
+    document = retr.json("train", "tiny.toml", "--out", "mine")  # which is done already
+    assert document["out"] == "mine"
+    assert document["dim"] == 16
+    assert document["encoder"]["name"] == f"siamese:{folder / 'mine'}"
+    assert document["metrics"]["scored_on"] == "40 held-out images"
+    assert json.loads((folder / "mine" / "card.json").read_text())["dim"] == 16
+
+
+def test_the_folder_is_an_encoder_everywhere(folder: Path) -> None:
+    retr = Retr(folder, {"RETR_WORKSPACE": str(folder / "workspace")})
+    encoded = retr.json("encode", "digits", "--encoder", "mine", "--limit", "50")
+    assert encoded["encoder"]["name"] == f"siamese:{folder / 'mine'}"
+    retr("index", "--backend", "exact")
+    save(folder / "picture.png", seed=0)
+    hits = retr.json("search", "picture.png", "-k", "3")  # opens the encoder by its name
+    assert [hit["rank"] for hit in hits[0]["hits"]] == [1, 2, 3]
+    message = retr.refused("search", "picture.png", "--encoder", "toy")
+    assert f"built with encoder siamese:{folder / 'mine'}" in message
+
+
+def test_info_and_verify_know_it(folder: Path) -> None:
+    retr = Retr(folder)
+    document = retr.json("info", "mine")
+    assert (document["kind"], document["dim"]) == ("encoder", 16)
+    said = retr("info", "mine").out
+    assert "encoder: siamese of 16 dimensions" in said
+    assert "trained   on 160 images of digits/train" in said
+    assert retr.json("verify", "mine")["ok"]
+    assert "all is well with mine (encoder): 2 files" in retr("verify", "mine").out
+    weights = folder / "mine" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        outcome = retr.run("verify", "mine")
+        assert outcome.code == 2
+        assert "is not the file that card.json describes" in outcome.out
+    finally:
+        weights.write_bytes(whole)
+
+
+def test_without_a_recipe_it_lists_them(folder: Path) -> None:
+    retr = Retr(folder)
+    assert "siamese-quick" in retr("train").out
+    assert "siamese-quick" in retr.json("train")["recipes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["siamese-quik"], ["unknown recipe 'siamese-quik'", "did you mean 'siamese-quick'?"]),
+        (["none.toml"], ["recipe none.toml is not there"]),
+        (["tiny.toml", "--set", "epoch=3"], ["'epoch'", "did you mean 'epochs'?"]),
+        (["tiny.toml", "--set", "epochs"], ["write --set KEY=VALUE"]),
+        (["tiny.toml", "--set", "losses.0.name=arcfase"], ["did you mean 'arcface'?"]),
+        (["tiny.toml", "--set", "data.classes=['11']"], ["unknown class of digits '11'"]),
+        (["tiny.toml", "--set", "data.source=digitz"], ["'digitz'", "did you mean 'digits'?"]),
+        (["tiny.toml", "--set", "sampler.batch=200"], ["more than the 160 images"]),
+        (["tiny.toml", "--device", "tpu"], ["device cannot be 'tpu'"]),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(
+    folder: Path, arguments: list[str], said: list[str]
+) -> None:
+    message = Retr(folder).refused("train", *arguments, "--out", "bad")
+    for words in said:
+        assert words in message
+
+
+def test_another_recipe_does_not_overwrite(folder: Path) -> None:
+    message = Retr(folder).refused("train", "tiny.toml", "--set", "seed=1", "--out", "mine")
+    assert "is of another recipe (its seed is 0, not 1); name another folder" in message

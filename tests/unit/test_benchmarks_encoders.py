@@ -1,0 +1,67 @@
+"""The scripts that measure encoders, on data small enough to work out by hand."""
+
+import numpy as np
+import pytest
+
+from benchmarks.storage import STORAGE, hashing, measure
+from retrieval.contracts import Metric
+from retrieval.errors import BadInput
+from retrieval.evaluation import Labelled
+
+
+def labelled(split: str, n: int, classes: int, noise: float, seed: int) -> Labelled:
+    """Unit vectors near one direction a class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    vectors = np.eye(16, dtype=np.float32)[labels] + noise * rng.standard_normal((n, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Labelled(
+        vectors.astype(np.float32),
+        [f"{split}/{i:05d}" for i in range(n)],
+        [str(label) for label in labels],
+    )
+
+
+def test_storage_keeps_what_it_can() -> None:
+    vectors = labelled("test", 20, 4, 0.3, 0).vectors
+    mean = vectors.mean(axis=0)
+    kept = {name: stored(vectors, mean) for name, (_, stored) in STORAGE.items()}
+    assert np.array_equal(kept["float32"], vectors)
+    np.testing.assert_allclose(kept["float16"], vectors, atol=1e-3)
+    assert np.array_equal(kept["int8"], kept["int8"].astype(np.int8))
+    assert np.abs(kept["int8"]).max(axis=1).tolist() == [127] * 20
+    cosine = (kept["int8"] * vectors).sum(1) / np.linalg.norm(kept["int8"], axis=1)
+    assert cosine.min() > 0.999
+    assert np.array_equal(kept["binary"] > 0, vectors > mean)
+    assert set(np.unique(kept["binary"])) == {-1.0, 1.0}
+
+
+def test_every_protocol_and_storage_has_a_row() -> None:
+    test, train = labelled("test", 240, 4, 0.25, 0), labelled("train", 200, 4, 0.25, 1)
+    trained_on = {f"train/{i:05d}" for i in range(80)}
+    rows = measure(test, train, Metric.COSINE, trained_on, seed=0)
+    assert len(rows) == 3 * 4
+    by = {(row["protocol"], row["storage"]): row for row in rows}
+    assert by["official", "float32"]["bytes"] == 64
+    assert by["official", "binary"]["bytes"] == 2
+    for protocol in ("official", "unseen", "hashing-54k"):
+        whole = by[protocol, "float32"]["map"]
+        assert isinstance(whole, float)
+        assert whole > 0.7
+        assert by[protocol, "int8"]["map"] == pytest.approx(whole, abs=0.02)
+        assert by[protocol, "binary"]["map"] < whole
+
+
+def test_hashing_leaves_out_what_was_trained_on() -> None:
+    test, train = labelled("test", 600, 3, 0.3, 0), labelled("train", 300, 3, 0.3, 1)
+    trained_on = {f"train/{i:05d}" for i in range(90)}
+    queries, database = hashing(test, train, trained_on, seed=0)
+    assert len(queries) == 300
+    assert [list(queries.labels).count(str(i)) for i in range(3)] == [100] * 3
+    assert len(database) == 300 + 210
+    assert not set(queries.ids) & set(database.ids)
+    assert not trained_on & set(database.ids)
+    again, _ = hashing(test, train, trained_on, seed=0)
+    assert list(again.ids) == list(queries.ids)
+    with pytest.raises(BadInput, match="91 images were trained on, of which the training embed"):
+        hashing(test, train, {*trained_on, "elsewhere/1"}, seed=0)
