@@ -9,14 +9,14 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.evaluation import Labelled, evaluate
-from retrieval.shards import open_embeddings
+from retrieval.shards import Embeddings, open_embeddings
 
 QUERIES_PER_CLASS = 100  # of the hashing protocols
 
@@ -71,7 +71,7 @@ def hashing(
     )
 
 
-def _taken(labelled: Labelled, rows: np.ndarray) -> Labelled:  # type: ignore[type-arg]
+def _taken(labelled: Labelled, rows: NDArray[np.int64]) -> Labelled:
     return Labelled(
         labelled.vectors[rows],
         [labelled.ids[i] for i in rows],
@@ -90,12 +90,12 @@ def measure(
     for protocol, (queries, database) in protocols.items():
         mean = database.vectors.mean(axis=0)
         for storage, (n_bytes, stored) in STORAGE.items():
-            sides = [
+            asked, searched = (
                 Labelled(stored(side.vectors, mean), side.ids, side.labels)
                 for side in (queries, database)
-            ]
+            )
             used = Metric.COSINE if storage == "binary" else metric
-            result = evaluate(*sides, used, (10,))
+            result = evaluate(asked, searched, used, (10,))
             rows.append(
                 {
                     "protocol": protocol,
@@ -120,17 +120,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of hashing queries")
     given = parser.parse_args()
     trained_on = set(given.trained_on.read_text().split("\n")[:-1] if given.trained_on else [])
-    sides = []
-    for folder in (given.test, given.train):
-        embeddings = open_embeddings(folder)
-        rows, vectors = embeddings.read()
-        # The splits' own ids differ: test/00042, train/00042.
-        sides.append(Labelled(vectors, rows["id"].to_pylist(), rows["label"].to_pylist()))
-    metric = embeddings.facts.metric
-    for row in measure(
-        *cast(tuple[Labelled, Labelled], tuple(sides)), metric, trained_on, given.seed
-    ):
+    test, train = (open_embeddings(folder) for folder in (given.test, given.train))
+    # The splits' own ids differ, test/00042 and train/00042, and are those of the encoder's list.
+    of_test, of_train = (_labelled(embeddings) for embeddings in (test, train))
+    for row in measure(of_test, of_train, test.facts.metric, trained_on, given.seed):
         print(json.dumps(row), flush=True)
+
+
+def _labelled(embeddings: Embeddings) -> Labelled:
+    rows, vectors = embeddings.read()
+    return Labelled(vectors, rows["id"].to_pylist(), rows["label"].to_pylist())
 
 
 if __name__ == "__main__":

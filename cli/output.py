@@ -30,8 +30,14 @@ class Output:
 
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""
-        if self.for_people:
-            print(text, flush=True)
+        if not self.for_people:
+            return
+        bars = sys.modules.get("tqdm")
+        if bars is None:
+            print(text)
+        else:
+            bars.tqdm.write(text)  # above a bar that is being drawn
+        sys.stdout.flush()
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
         """Print rows under a header, the first `left` columns to the left, others to the right."""

@@ -43,6 +43,8 @@ class SiameseNetwork(Network):
 
     settings_type = SiameseSettings
     settings: SiameseSettings
+    # Of grey images the filters are large where channels cancel out, to the last bits.
+    precise = frozenset({"mean", "std", "whitening.weight", "whitening.bias"})
     mean: Tensor
     std: Tensor
     proxies: Tensor

@@ -12,19 +12,24 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from encoders.autoencoder import Autoencoder
 from encoders.training import trainer
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
-from encoders.training.reports import CURVES, LOG
+from encoders.training.reports import CURVES, LOG, RECONSTRUCTIONS
 from encoders.training.trainer import IMAGES, train
 from retrieval.cards import CARD, WEIGHTS, Card
+from retrieval.contracts import Framing
 from retrieval.errors import BadData, BadInput, Mismatch, RetrError, UnknownName
+from retrieval.images import load, open_source
 from retrieval.registry import open_encoder
 
 SMALL = Recipe(
@@ -302,6 +307,35 @@ def test_every_way_of_training_learns(tmp_path: Path, recipe: Recipe) -> None:
     rows = []
     train(replace(recipe, epochs=3), tmp_path, on_epoch=rows.append)
     assert rows[2]["loss"] < rows[0]["loss"]
+
+
+def test_an_autoencoder_leaves_a_picture_of_what_it_draws(tmp_path: Path) -> None:
+    recipe = replace(
+        SMALL,
+        encoder="autoencoder",
+        network={"width": 8, "dim": 10, "projection": 0},
+        losses=(Loss("reconstruction"),),
+        epochs=6,
+        data=Data("digits", per_class=80, validation=60),
+        optimizer=Optimizer("adamw", lr=1e-2),
+    )
+    train(recipe, tmp_path)
+    images = np.stack([load(i, Framing(32)) for i in open_source("digits").items()])[:50]
+    encoder = cast(Autoencoder, open_encoder(str(tmp_path)))
+    drawn = encoder.reconstruct(images)
+    assert drawn.shape == images.shape
+    truth = images / np.float32(255)
+    assert np.square(drawn - truth).mean() < np.square(truth - truth.mean(0)).mean()
+    with Image.open(tmp_path / RECONSTRUCTIONS) as picture:
+        pixels = np.asarray(picture)
+    # Five times a row of 10 images above a row of drawings, with white between, three times as big.
+    assert pixels.shape == (3 * (10 * 32 + 4 * 4), 3 * 10 * 32, 3)
+    ids = {item.id: item for item in open_source("digits").items()}
+    trained_on = set((tmp_path / IMAGES).read_text().split())
+    first = pixels[: 3 * 32 : 3, : 3 * 32 : 3]
+    shown = [n for n, item in ids.items() if np.array_equal(load(item, Framing(32)), first)]
+    assert shown
+    assert not set(shown) <= trained_on  # held-out images are drawn
 
 
 def test_training_separates_classes(tmp_path: Path) -> None:
