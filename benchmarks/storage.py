@@ -27,7 +27,8 @@ Stored = Callable[[Vectors, Vectors], Vectors]
 def _int8(vectors: Vectors, mean: Vectors) -> Vectors:
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     scaled = np.rint(vectors * (127 / np.maximum(largest, 1e-30))).astype(np.int8)
-    return scaled.astype(np.float32)
+    restored: Vectors = scaled.astype(np.float32)
+    return restored
 
 
 STORAGE: Mapping[str, tuple[float, Stored]] = {

@@ -69,7 +69,7 @@ def _bare(card: Card, steps: int = 12) -> float:
             total = total + outputs.drawn.float().mean()
         total.backward()
         network.zero_grad(set_to_none=True)
-    return batch * (steps - 2) / (time.perf_counter() - started)
+    return float(batch * (steps - 2) / (time.perf_counter() - started))
 
 
 def main() -> None:
