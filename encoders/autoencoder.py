@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import MirrorAveraged
+from encoders.heads import ViewsAveraged
 from encoders.inference import autocast, check_images, floats
 from encoders.networks import Amount, Count, Network, Outputs
 from encoders.siamese import SiameseNetwork, SiameseSettings
@@ -109,7 +109,7 @@ class AutoencoderNetwork(Network):
 
     def embedder(self) -> nn.Module:
         encoder = self.encoder.embedder() if isinstance(self.encoder, SiameseNetwork) else self
-        return MirrorAveraged(encoder, unit_length=False) if self.settings.mirror else encoder
+        return ViewsAveraged(encoder, mirror=self.settings.mirror, unit_length=False)
 
 
 def _strided(width: int, inner: int, dim: int) -> nn.Sequential:

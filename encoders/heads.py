@@ -31,17 +31,35 @@ class ClassShares(nn.Module):
             return functional.normalize(torch.cat((vectors, shares), 1), dim=1)
 
 
-class MirrorAveraged(nn.Module):
-    """The mean of an image's vector and its mirror image's, of unit length where they are."""
+class ViewsAveraged(nn.Module):
+    """The mean of the vectors of several views of an image, of unit length where they are.
 
-    def __init__(self, network: nn.Module, unit_length: bool = True) -> None:
+    The views: the image; with `mirror`, its mirror image; with `shift`, both again, moved by so
+    many pixels up and left, and down and right, edges reflected.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, mirror: bool, shift: int = 0, unit_length: bool = True
+    ) -> None:
         super().__init__()
         self.network = network
+        self.mirror = mirror
+        self.shift = shift
         self.unit_length = unit_length
 
     def forward(self, images: Tensor) -> Tensor:
-        both: Tensor = self.network(images) + self.network(images.flip(-1))
-        return functional.normalize(both, dim=1) if self.unit_length else both / 2
+        views = self.views(images)
+        total: Tensor = sum(self.network(view) for view in views)
+        return functional.normalize(total, dim=1) if self.unit_length else total / len(views)
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """Each view of the batch (n, 3, side, side)."""
+        views = [images]
+        if self.shift:
+            far, side = 2 * self.shift, images.shape[-1]
+            padded = functional.pad(images, (self.shift,) * 4, mode="reflect")
+            views += [padded[..., far:, far:], padded[..., :side, :side]]
+        return [*views, *(view.flip(-1) for view in views)] if self.mirror else views
 
 
 class Whitening(nn.Module):

@@ -19,7 +19,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ClassShares, MirrorAveraged, Whitening
+from encoders.heads import ClassShares, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Share
 from encoders.trained import VERSION as TRAINED_VERSION
@@ -201,7 +201,7 @@ class PretrainedNetwork(Network):
             self.proxies.copy_(functional.normalize(proxies, dim=1))
 
     def embedder(self) -> nn.Module:
-        embedder: nn.Module = MirrorAveraged(self) if self.settings.mirror else self
+        embedder: nn.Module = ViewsAveraged(self, mirror=self.settings.mirror)
         sharpness = self.settings.class_sharpness
         if sharpness is None:
             return embedder

@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoders.convolution import Conv3x3
-from encoders.heads import ClassShares, MirrorAveraged
-from encoders.networks import Count, Network, Positive
+from encoders.heads import ClassShares, ViewsAveraged
+from encoders.networks import Amount, Count, Network, Positive
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Metric
 
@@ -34,6 +34,7 @@ class SiameseSettings:
     dim: Count = 128  # numbers from the neck
     unit_length: bool = True  # and made for cosine; else Euclidean
     mirror: bool = True  # embed the mean of the image and its mirror image, at twice the time
+    shift: Amount = 0  # and of both moved by so many pixels two ways, at three times that
     class_sharpness: Positive | None = None  # see `ClassShares`; None: the neck's numbers alone
     class_weight: Positive = 2.0
 
@@ -103,10 +104,12 @@ class SiameseNetwork(Network):
         return functional.normalize(x, dim=1) if self.settings.unit_length else x
 
     def embedder(self) -> nn.Module:
-        folded = self.folded()
-        embedder: nn.Module = folded
-        if self.settings.mirror:
-            embedder = MirrorAveraged(embedder, self.settings.unit_length)
+        embedder: nn.Module = ViewsAveraged(
+            self.folded(),
+            mirror=self.settings.mirror,
+            shift=self.settings.shift,
+            unit_length=self.settings.unit_length,
+        )
         if self.settings.class_sharpness is not None:
             embedder = nn.Sequential(
                 embedder,

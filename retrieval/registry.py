@@ -59,7 +59,7 @@ def open_encoder(spec: str, device: str = "auto") -> Encoder:
         folder = Path(spec).expanduser()
         if is_trained(folder):
             return open_encoder(f"{Card.read(folder).encoder}:{folder.resolve()}", device)
-        if folder.is_dir() or "/" in name:
+        if spec and (folder.is_dir() or "/" in name):
             raise BadInput(
                 f"{spec} is no trained encoder (no {CARD}); give a folder that 'retr train' made, "
                 f"or one of {', '.join(encoder_names())}"

@@ -179,7 +179,12 @@ def test_interrupted_from_the_keyboard_it_ends_without_a_word(retr: Retr, file: 
         (source / f"{number}.png").write_bytes(content)
     command = ["encode", "images", "--encoder", "toy", "--out", "made"]
     with subprocess.Popen(
-        [CONSOLE_SCRIPT, *command], cwd=retr.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [CONSOLE_SCRIPT, *command],
+        cwd=retr.cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a shell starts in the background, these tests perhaps, ignores the keyboard.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_until((retr.cwd / "made" / ".lock").exists)
         process.send_signal(signal.SIGINT)

@@ -1,5 +1,7 @@
 """The process that builds and times one index."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import sleep
@@ -91,7 +93,10 @@ def test_the_build_is_charged_the_memory_of_the_index(job: Job, tmp_path: Path) 
     large = np.random.default_rng(0).standard_normal((40_000, 256)).astype(np.float32)
     np.save(tmp_path / "database.npy", large)
     np.save(tmp_path / "queries.npy", large[:5])
-    answer = measure_in(tmp_path, replace(job, backend="exact", build={}, settings=[{}]))
+    replace(job, backend="exact", build={}, settings=[{}]).write(tmp_path)
+    # In a process of its own: this one may hold freed memory that the index would be built in.
+    subprocess.run([sys.executable, "-m", "benchmarks.worker", str(tmp_path)], check=True)
+    answer = Answer.read(tmp_path)
     assert answer.memory_bytes is not None
     assert 0.9 * large.nbytes < answer.memory_bytes < 3 * large.nbytes
 

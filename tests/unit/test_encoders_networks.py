@@ -6,7 +6,7 @@ from torch import nn
 
 from encoders.autoencoder import AutoencoderNetwork, AutoencoderSettings
 from encoders.convolution import Conv3x3, patches
-from encoders.heads import ClassShares, MirrorAveraged, Whitening
+from encoders.heads import ClassShares, ViewsAveraged, Whitening
 from encoders.siamese import SiameseNetwork, SiameseSettings, whitening_filters
 from retrieval.contracts import Metric
 
@@ -82,9 +82,21 @@ def test_without_unit_length_it_is_euclidean() -> None:
     with torch.inference_mode():
         assert network(batch).norm(dim=1).std() > 0.01
         torch.testing.assert_close(
-            MirrorAveraged(network, unit_length=False)(batch),
+            ViewsAveraged(network, mirror=True, unit_length=False)(batch),
             (network(batch) + network(batch.flip(-1))) / 2,
         )
+
+
+def test_shifted_views_are_moved_two_ways() -> None:
+    images = random(2, 3, 6, 6)
+    views = ViewsAveraged(nn.Identity(), mirror=True, shift=1).views(images)
+    assert len(views) == 6
+    assert torch.equal(views[0], images)
+    assert torch.equal(views[1][..., :-1, :-1], images[..., 1:, 1:])
+    assert torch.equal(views[2][..., 1:, 1:], images[..., :-1, :-1])
+    for view, mirrored in zip(views[:3], views[3:], strict=True):
+        assert view.shape == images.shape
+        assert torch.equal(view.flip(-1), mirrored)
 
 
 def test_class_shares_are_a_softmax_beside_the_vector() -> None:
