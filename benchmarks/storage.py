@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
@@ -65,18 +64,10 @@ def hashing(
             f"{len(trained_on):,} images were trained on, of which the training embeddings have "
             f"{len(train) - len(unseen):,}; give the file of the encoder that made them"
         )
-    return _taken(test, drawn), Labelled(
+    return test.take(drawn), Labelled(
         np.concatenate((test.vectors[rest], train.vectors[unseen])),
         [*(test.ids[i] for i in rest), *(train.ids[i] for i in unseen)],
         [*(test.labels[i] for i in rest), *(train.labels[i] for i in unseen)],
-    )
-
-
-def _taken(labelled: Labelled, rows: NDArray[np.int64]) -> Labelled:
-    return Labelled(
-        labelled.vectors[rows],
-        [labelled.ids[i] for i in rows],
-        [labelled.labels[i] for i in rows],
     )
 
 

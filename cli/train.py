@@ -85,7 +85,7 @@ def train(
             on_step=show,
             on_epoch=on_epoch,
         )
-    encoder = open_encoder(str(folder), device)
+    encoder = open_encoder(str(folder.resolve()), device)
     facts = card.training
     output.say(
         f"encoder {folder}: {card.dim} dimensions, trained in {duration(60 * facts.minutes)}"
@@ -94,7 +94,9 @@ def train(
         f"mAP {facts.metrics['map']:.4f}, P@10 {facts.metrics['precision_at_10']:.4f} among "
         f"{facts.metrics['scored_on']}, each left out of its own ranking"
     )
-    output.say(f"use it: retr encode --encoder {folder}")
+    # A bare name would be that of a registered encoder.
+    named = folder if len(folder.parts) > 1 else f"./{folder}"
+    output.say(f"use it: retr encode --encoder {named}")
     output.document(
         {
             "out": str(folder),

@@ -70,9 +70,10 @@ class Labelled:
             raise BadInput(f"{len(self)} rows are too few to hold some out; give at least 5")
         order = np.random.default_rng(seed).permutation(len(self))
         count = min(count, len(self) // 5)
-        return self._taken(np.sort(order[:count])), self._taken(np.sort(order[count:]))
+        return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
-    def _taken(self, rows: Rows) -> "Labelled":
+    def take(self, rows: Rows) -> "Labelled":
+        """These rows, in this order."""
         return Labelled(
             self.vectors[rows], [self.ids[i] for i in rows], [self.labels[i] for i in rows]
         )

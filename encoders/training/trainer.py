@@ -118,13 +118,12 @@ def train(
 
 
 def _network_of(recipe: Recipe) -> tuple[type[Network], Any]:
-    trainable = {}
-    for name in encoder_names():
-        if network_type := getattr(encoder_plugin(name), "network_type", None):
-            trainable[name] = network_type
-    if recipe.encoder not in trainable:
+    network_type = None
+    if recipe.encoder in encoder_names():
+        network_type = getattr(encoder_plugin(recipe.encoder), "network_type", None)
+    if network_type is None:
+        trainable = [n for n in encoder_names() if hasattr(encoder_plugin(n), "network_type")]
         raise UnknownName("trainable encoder", recipe.encoder, trainable)
-    network_type = trainable[recipe.encoder]
     return network_type, typed(network_type.settings_type, recipe.network, "network")
 
 
@@ -197,7 +196,8 @@ class Run:
         self.pixels = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
         self.training = torch.from_numpy(data.training)
-        sample = data.training[:SAMPLE]
+        # Spread over all: a folder's images stand class by class.
+        sample = data.training[:: max(1, len(data.training) // SAMPLE)]
         self.network.to(device)
         self.network.prepare(floats(self.pixels[torch.from_numpy(sample)]))
         self.network.to(memory_format=torch.channels_last)

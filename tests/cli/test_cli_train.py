@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = retr("train", "tiny.toml", "--out", "mine").out
     assert "epoch" in said
     assert "among 40 held-out images" in said
-    assert "use it: retr encode --encoder mine" in said
+    assert "use it: retr encode --encoder ./mine" in said
     return place
 
 
