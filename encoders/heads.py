@@ -1,5 +1,6 @@
 """What may stand between a network and its embeddings."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -84,16 +85,15 @@ class Whitening(nn.Module):
 
         Raises ValueError where they vary in fewer directions than there are axes.
         """
-        features = features.double()
-        mean = features.mean(0)
-        covariance = (features - mean).T @ (features - mean) / len(features)
-        values, vectors = torch.linalg.eigh(covariance)
+        from sklearn.decomposition import PCA  # slow to import
+
         dim = self.axes.shape[1]
-        values, vectors = values.flip(0)[:dim], vectors.flip(1)[:, :dim]
-        if values[-1] <= 1e-12 * values[0]:
+        found = PCA(dim, svd_solver="covariance_eigh").fit(features.numpy())
+        variance = found.explained_variance_
+        if variance[-1] <= 1e-6 * variance[0]:  # what is left below is rounding
             raise ValueError(f"the features vary in fewer than {dim} directions")
-        self.mean.copy_(mean)
-        self.axes.copy_(vectors / values.sqrt())
+        self.mean.copy_(torch.from_numpy(found.mean_))
+        self.axes.copy_(torch.from_numpy(found.components_.T / np.sqrt(variance)))
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

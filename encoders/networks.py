@@ -4,9 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
+from torch.nn import functional
 
+from encoders.heads import ClassShares
 from retrieval.contracts import Metric
 
 Count = Annotated[int, Ge(1)]
@@ -31,6 +34,7 @@ class Network(nn.Module, ABC):
 
     settings_type: ClassVar[type[Any]]
     settings: Any
+    proxies: Tensor | None
     metric: Metric = Metric.COSINE
     draws: ClassVar[bool] = False  # whether its outputs have drawings
     precise: frozenset[str] = frozenset()  # weights that are not saved as float16
@@ -39,16 +43,17 @@ class Network(nn.Module, ABC):
     def __init__(self, settings: Any, classes: int, side: int) -> None:
         """classes: how many the training data has; side: of its images, in pixels."""
         super().__init__()
+        self.register_buffer("proxies", None)
 
     @property
     @abstractmethod
-    def dim(self) -> int:
-        """How many numbers an embedding has."""
+    def training_dim(self) -> int:
+        """How many numbers `Outputs.embeddings` has."""
 
     @property
-    def training_dim(self) -> int:
-        """How many numbers `Outputs.embeddings` has, where a projection stands between."""
-        return self.dim
+    def dim(self) -> int:
+        """How many numbers an embedding has."""
+        return self.training_dim + (0 if self.proxies is None else len(self.proxies))
 
     def prepare(self, images: Tensor) -> None:
         """Set what is computed from a sample of the training images, before the first step."""
@@ -61,13 +66,22 @@ class Network(nn.Module, ABC):
         """Parameters that start from chance in a network that otherwise starts from weights."""
         return ()
 
-    @property
-    def needs_proxies(self) -> bool:
-        """Whether `finish` must be given class proxies."""
-        return False
+    def make_proxies(self, classes: int) -> None:
+        """Have a place for class proxies, whose shares will stand in the embedding."""
+        self.register_buffer("proxies", torch.zeros(classes, self.training_dim))
 
-    def finish(self, proxies: Tensor | None) -> None:
-        """Keep what an embedding needs of the loss: its class proxies (classes, training_dim)."""
+    def keep_proxies(self, proxies: Tensor) -> None:
+        """Keep the proxies (classes, training_dim) that the loss has learned."""
+        assert self.proxies is not None
+        self.proxies.copy_(functional.normalize(proxies, dim=1))
+
+    def with_shares(self, embedder: nn.Module) -> nn.Module:
+        """The embedder, with the classes' shares beside its numbers where there are proxies."""
+        if self.proxies is None:
+            return embedder
+        settings = self.settings
+        shares = ClassShares(self.proxies, settings.class_sharpness, settings.class_weight)
+        return nn.Sequential(embedder, shares)
 
     @property
     def needs_features(self) -> bool:

@@ -19,12 +19,11 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ClassShares, ViewsAveraged, Whitening
+from encoders.heads import ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Share
-from encoders.trained import VERSION as TRAINED_VERSION
-from encoders.trained import load_network
-from retrieval.cards import Card, is_trained
+from encoders.trained import TrainedEncoder
+from retrieval.cards import is_trained
 from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadInput, RetrError, UnknownName
 
@@ -43,7 +42,7 @@ class Features(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: str, layers: Sequence[str], network: nn.Module) -> None:
+    def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
         """network: the timm model without its classifier. Raises UnknownName for a layer."""
         super().__init__()
         settings = resolve_model_data_config(network)
@@ -59,7 +58,7 @@ class Features(nn.Module):
                 shown = (name for name in inside if name and name.count(".") < 2)
                 raise UnknownName(f"layer of {model}", layer, shown)
             inside[layer].register_forward_hook(self._keep(layer))
-        self.dim = self._dim(settings["input_size"])
+        self.dim = self._dim(settings["input_size"]) if layers else int(network.num_features)
 
     def forward(self, images: Tensor) -> Tensor:
         final: Tensor = self.network((images - self.mean) / self.std)
@@ -114,7 +113,6 @@ class PretrainedNetwork(Network):
     settings_type = PretrainedSettings
     settings: PretrainedSettings
     precise = frozenset({"head.mean", "head.axes"})
-    proxies: Tensor
 
     def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
         """The published weights are fetched by `prepare`, not here."""
@@ -129,7 +127,7 @@ class PretrainedNetwork(Network):
             self.body.requires_grad_(False)
         self.head = self._made_head(self.body.dim)
         if settings.class_sharpness is not None:
-            self.register_buffer("proxies", torch.zeros(classes, settings.dim))
+            self.make_proxies(classes)
 
     def _made_head(self, features: int) -> nn.Module:
         settings = self.settings
@@ -148,14 +146,6 @@ class PretrainedNetwork(Network):
     @property
     def training_dim(self) -> int:
         return int(self.settings.dim)
-
-    @property
-    def dim(self) -> int:
-        return self.training_dim + (len(self.proxies) if self.needs_proxies else 0)
-
-    @property
-    def needs_proxies(self) -> bool:
-        return self.settings.class_sharpness is not None
 
     @property
     def needs_features(self) -> bool:
@@ -195,18 +185,8 @@ class PretrainedNetwork(Network):
         assert isinstance(self.head, Whitening)
         self.head.fit(features)
 
-    def finish(self, proxies: Tensor | None) -> None:
-        if self.needs_proxies:
-            assert proxies is not None
-            self.proxies.copy_(functional.normalize(proxies, dim=1))
-
     def embedder(self) -> nn.Module:
-        embedder: nn.Module = ViewsAveraged(self, mirror=self.settings.mirror)
-        sharpness = self.settings.class_sharpness
-        if sharpness is None:
-            return embedder
-        shares = ClassShares(self.proxies, sharpness, self.settings.class_weight)
-        return nn.Sequential(embedder, shares)
+        return self.with_shares(ViewsAveraged(self, mirror=self.settings.mirror))
 
 
 class _OfImages(nn.Module):
@@ -220,7 +200,7 @@ class _OfImages(nn.Module):
         return self.network.features_of(images)
 
 
-class Pretrained(TorchEncoder):
+class Pretrained(TrainedEncoder):
     """`pretrained:MODEL@LAYER+LAYER`: features of a timm model, made for cosine.
 
     Without layers, the globally pooled features that its classifier would see. Images are framed
@@ -228,8 +208,9 @@ class Pretrained(TorchEncoder):
     `retr train` made of such a model.
     """
 
-    network_type: ClassVar[type[Network]] = PretrainedNetwork
-    at_once = 32
+    plugin: ClassVar[str] = "pretrained"
+    network_type = PretrainedNetwork
+    at_once: ClassVar[int] = 32
 
     def __init__(self, model: str = OFFLINE_MODEL, device: str = "auto") -> None:
         """Load a timm model by name, `resnet18` or with its tag `resnet18.a1_in1k`.
@@ -240,7 +221,7 @@ class Pretrained(TorchEncoder):
         """
         folder = Path(model).expanduser()
         if is_trained(folder):
-            self._open_trained(folder.resolve(), device)
+            super().__init__(str(folder), device)
         else:
             self._open_published(model, device)
 
@@ -261,7 +242,8 @@ class Pretrained(TorchEncoder):
             "mean": list(settings["mean"]),
             "std": list(settings["std"]),
         }
-        super().__init__(
+        TorchEncoder.__init__(
+            self,
             body,
             name=f"pretrained:{spec}",
             dim=body.dim,
@@ -273,21 +255,6 @@ class Pretrained(TorchEncoder):
             ),
             config={**config, "layers": [*body.layers]} if at else config,
             weights=network.state_dict(),
-            device=device,
-            batch=self.at_once,
-        )
-
-    def _open_trained(self, folder: Path, device: str) -> None:
-        card = Card.read(folder)
-        network, weights = load_network(self.network_type, card, folder)
-        super().__init__(
-            network.embedder(),
-            name=f"pretrained:{folder}",
-            dim=network.dim,
-            metric=network.metric,
-            framing=card.framing,
-            config={"version": TRAINED_VERSION, "network": dict(card.network)},
-            weights=weights,
             device=device,
             batch=self.at_once,
         )

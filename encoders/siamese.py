@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoders.convolution import Conv3x3
-from encoders.heads import ClassShares, ViewsAveraged
+from encoders.heads import ViewsAveraged
 from encoders.networks import Amount, Count, Network, Positive
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Metric
@@ -48,7 +48,6 @@ class SiameseNetwork(Network):
     precise = frozenset({"mean", "std", "whitening.weight", "whitening.bias"})
     mean: Tensor
     std: Tensor
-    proxies: Tensor
 
     def __init__(self, settings: SiameseSettings, classes: int, side: int) -> None:
         super().__init__(settings, classes, side)
@@ -67,16 +66,11 @@ class SiameseNetwork(Network):
         )
         self.neck = nn.Linear(settings.widths[-1], settings.dim, bias=False)
         if settings.class_sharpness is not None:
-            self.register_buffer("proxies", torch.zeros(classes, settings.dim))
+            self.make_proxies(classes)
 
     @property
     def training_dim(self) -> int:
         return self.settings.dim
-
-    @property
-    def dim(self) -> int:
-        classes = 0 if self.settings.class_sharpness is None else len(self.proxies)
-        return self.settings.dim + classes
 
     def prepare(self, images: Tensor) -> None:
         """Set mean, deviation and whitening from a sample of the training images."""
@@ -87,16 +81,6 @@ class SiameseNetwork(Network):
         assert self.whitening.bias is not None
         nn.init.zeros_(self.whitening.bias)
 
-    def finish(self, proxies: Tensor | None) -> None:
-        """Keep the class proxies (classes, dim) of the loss, where the embedding needs them."""
-        if self.settings.class_sharpness is not None:
-            assert proxies is not None
-            self.proxies.copy_(functional.normalize(proxies, dim=1))
-
-    @property
-    def needs_proxies(self) -> bool:
-        return self.settings.class_sharpness is not None
-
     def forward(self, images: Tensor) -> Tensor:
         x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
         x = self.blocks(functional.gelu(self.whitening(x)))
@@ -104,20 +88,13 @@ class SiameseNetwork(Network):
         return functional.normalize(x, dim=1) if self.settings.unit_length else x
 
     def embedder(self) -> nn.Module:
-        embedder: nn.Module = ViewsAveraged(
+        views = ViewsAveraged(
             self.folded(),
             mirror=self.settings.mirror,
             shift=self.settings.shift,
             unit_length=self.settings.unit_length,
         )
-        if self.settings.class_sharpness is not None:
-            embedder = nn.Sequential(
-                embedder,
-                ClassShares(
-                    self.proxies, self.settings.class_sharpness, self.settings.class_weight
-                ),
-            )
-        return embedder
+        return self.with_shares(views)
 
     def folded(self) -> "SiameseNetwork":
         """The same function with normalisation folded into the convolutions, for inference.

@@ -188,7 +188,7 @@ class Run:
                 f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "
                 "remove it, or train an autoencoder"
             )
-        if self.network.needs_proxies and self.proxies() is None:
+        if self.network.proxies is not None and self.proxies() is None:
             raise BadInput(
                 "the network's settings want class proxies, and no loss of the recipe has any; "
                 "add the loss normalised-softmax, or remove network.class_sharpness"
@@ -311,12 +311,18 @@ class Run:
         found = (term.proxies() for term in self.terms if isinstance(term, Term))
         return next((proxies for proxies in found if proxies is not None), None)
 
+    def keep_proxies(self) -> None:
+        """Hand the network the losses' class proxies, if its embeddings have shares of them."""
+        proxies = self.proxies()
+        if self.network.proxies is not None and proxies is not None:
+            self.network.keep_proxies(proxies)
+
     def scored(self, most: int | None = None) -> dict[str, Json]:
         """How well held-out images find each other, or training images where none are held out.
 
         most: how many images are scored at most; None: all that are held out.
         """
-        self.network.finish(self.proxies())
+        self.keep_proxies()
         chosen, on = self._shown(most)
         embedder = self.network.embedder().to(self.device).eval()
         return score(
@@ -387,7 +393,7 @@ class Run:
 
     def publish(self) -> Card:
         """Write weights (floats as float16) and card, the card last; remove the checkpoint."""
-        self.network.finish(self.proxies())
+        self.keep_proxies()
         weights = {
             name: _rounded(name, tensor, self.network.precise).contiguous().cpu()
             for name, tensor in self.network.state_dict().items()

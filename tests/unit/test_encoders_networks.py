@@ -110,12 +110,13 @@ def test_class_shares_are_a_softmax_beside_the_vector() -> None:
 
 def test_a_network_with_class_shares_has_their_dimensions() -> None:
     network = siamese(class_sharpness=10.0)
-    assert (network.training_dim, network.dim, network.needs_proxies) == (6, 9, True)
-    network.finish(3 * unit(3, 6))
+    assert (network.training_dim, network.dim) == (6, 9)
+    network.keep_proxies(3 * unit(3, 6))
     with torch.inference_mode():
         vectors = network.embedder()(random(2, 3, 32, 32))
     assert vectors.shape == (2, 9)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    assert network.proxies is not None
     torch.testing.assert_close(network.proxies.norm(dim=1), torch.ones(3))
 
 
