@@ -12,6 +12,9 @@ from retrieval.contracts import Framing, Images, Json
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import load, open_source
 
+NO_LABEL = ""
+"""What stands for the class of images without one."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSet:
@@ -48,7 +51,7 @@ def read_training_set(
     for one with too few images, and BadImage for the first image that cannot be read.
     """
     source = open_source(settings.source, data_dir=folder)
-    given = [item.label or "" for item in source.items()]
+    given = [item.label or NO_LABEL for item in source.items()]
     names = _classes(settings, given)
     number = {name: i for i, name in enumerate(names)}
     rows = np.array([row for row, name in enumerate(given) if name in number])

@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from encoders.inference import autocast, floats, keep_freed_memory, torch_device
 from encoders.networks import Network
 from encoders.training.augmentation import augmented
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
-from encoders.training.data import TrainingSet, read_training_set
+from encoders.training.data import NO_LABEL, TrainingSet, read_training_set
 from encoders.training.losses import RECONSTRUCTION, Term, check_losses, pairs_of
 from encoders.training.optimizers import Optimizers
 from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
@@ -97,17 +97,24 @@ def train(
         raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
     where = torch_device(device)
     framing = Framing(side=recipe.data.side)
+    if is_trained(folder):
+        _check_recipe(folder / CARD, Card.read(folder).training.recipe, recipe)
     data = read_training_set(recipe.data, framing, recipe.seed, data_folder)
     if recipe.epochs:
         check_sampler(recipe.sampler, torch.from_numpy(data.labels[data.training]), data.names)
+    _check_labels(recipe, data)
+    torch.manual_seed(seed_of(recipe.seed, "network"))
+    network = _built(network_type, settings, data, framing)
+    terms = _terms(recipe, network, len(data.names))
     made_folder(folder)
     with locked(folder):
         if is_trained(folder):
             card = Card.read(folder)
-            _check_same(folder / CARD, card.training.recipe, card.training.data, recipe, data)
+            _check_recipe(folder / CARD, card.training.recipe, recipe)
+            _check_data(folder / CARD, card.training.data, data)
             return card
         try:
-            return Run(recipe, network_type, settings, data, framing, folder, where).finish(
+            return Run(recipe, network, terms, data, framing, folder, where).finish(
                 on_step, on_epoch
             )
         except OSError as error:
@@ -127,25 +134,55 @@ def _network_of(recipe: Recipe) -> tuple[type[Network], Any]:
     return network_type, typed(network_type.settings_type, recipe.network, "network")
 
 
-def _check_same(
-    file: Path, made_by: Mapping[str, Json], made_from: Mapping[str, Json], recipe: Recipe,
-    data: TrainingSet,
-) -> None:  # fmt: skip
-    """Raise Mismatch unless the file's recipe and data are these."""
+def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
+    """Raise BadInput where a loss wants the class of images that have none."""
+    by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)
+    if by_class and NO_LABEL in data.names:
+        raise BadInput(
+            f"some images of {data.source} have no label, which the losses want; name the classes "
+            'with data.classes, or set labels = "image" for each loss'
+        )
+
+
+def _check_recipe(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> None:
+    """Raise Mismatch unless the file was made by this recipe."""
     wanted = recipe.to_json()
-    if made_by != wanted:
-        differs = next(
-            key for key in sorted({*made_by, *wanted}) if made_by.get(key) != wanted.get(key)
-        )
-        raise Mismatch(
-            f"{file} is of another recipe (its {differs} is {made_by.get(differs)}, "
-            f"not {wanted.get(differs)}); name another folder with --out, or delete it"
-        )
+    for key in sorted({*made_by, *wanted}):
+        met, given = made_by.get(key), wanted.get(key)
+        if met != given:
+            raise Mismatch(
+                f"{file} is of another recipe (its {key} is {met}, not {given}); name another "
+                "folder with --out, or delete it"
+            )
+
+
+def _check_data(file: Path, made_from: Mapping[str, Json], data: TrainingSet) -> None:
+    """Raise Mismatch unless the file was made from these images."""
     if made_from != data.facts():
         raise Mismatch(
             f"{file} was made from other images of {data.source}; name another folder with "
             "--out, or delete it"
         )
+
+
+def _terms(recipe: Recipe, network: Network, classes: int) -> nn.ModuleList:
+    """The losses of embeddings. Raises BadInput where losses and network do not go together."""
+    if not network.draws and any(loss.name == RECONSTRUCTION for loss in recipe.losses):
+        raise BadInput(
+            f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "
+            "remove it, or train an autoencoder"
+        )
+    terms = [
+        Term(loss, classes, network.training_dim)
+        for loss in recipe.losses
+        if loss.name != RECONSTRUCTION
+    ]
+    if network.proxies is not None and all(term.proxies() is None for term in terms):
+        raise BadInput(
+            "the network's settings want class proxies, and no loss of the recipe has any; "
+            "add the loss normalised-softmax, or remove network.class_sharpness"
+        )
+    return nn.ModuleList(terms)
 
 
 @dataclass(slots=True)
@@ -154,7 +191,7 @@ class Position:
 
     epoch: int = 0
     step: int = 0  # within the epoch
-    losses: tuple[float, ...] = ()  # of the epoch's steps so far
+    losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
     seconds: float = 0.0  # spent in this epoch
     total_seconds: float = 0.0
 
@@ -165,8 +202,8 @@ class Run:
     def __init__(
         self,
         recipe: Recipe,
-        network_type: type[Network],
-        settings: Any,
+        network: Network,
+        terms: nn.ModuleList,
         data: TrainingSet,
         framing: Framing,
         folder: Path,
@@ -175,24 +212,9 @@ class Run:
         keep_freed_memory()
         self.recipe, self.data, self.framing = recipe, data, framing
         self.folder, self.device = folder, device
-        torch.manual_seed(seed_of(recipe.seed, "network"))
-        self.network = _built(network_type, settings, data, framing)
-        self.terms = nn.ModuleList(
-            Term(loss, len(data.names), self.network.training_dim)
-            for loss in recipe.losses
-            if loss.name != RECONSTRUCTION
-        ).to(device)
+        self.network = network
+        self.terms = terms.to(device)
         self.drawing = sum(loss.weight for loss in recipe.losses if loss.name == RECONSTRUCTION)
-        if self.drawing and not self.network.draws:
-            raise BadInput(
-                f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "
-                "remove it, or train an autoencoder"
-            )
-        if self.network.proxies is not None and self.proxies() is None:
-            raise BadInput(
-                "the network's settings want class proxies, and no loss of the recipe has any; "
-                "add the loss normalised-softmax, or remove network.class_sharpness"
-            )
         self.pixels = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
         self.training = torch.from_numpy(data.training)
@@ -239,7 +261,7 @@ class Run:
         while here.step < len(parts):
             done = (here.epoch + here.step / len(parts)) / recipe.epochs
             loss = self.step(self.training[parts[here.step]], done)
-            here.losses = (*here.losses, loss)
+            here.losses.append(loss)
             here.step += 1
             now = time.perf_counter()
             here.seconds = before + now - started
@@ -352,7 +374,7 @@ class Run:
             "data": self.data.facts(),
             "epoch": here.epoch,
             "step": here.step,
-            "losses": [*here.losses],
+            "losses": here.losses,
             "seconds": here.seconds,
             "total_seconds": here.total_seconds,
             "rows": self.rows,
@@ -368,11 +390,12 @@ class Run:
         if state is None:
             return
         file = self.folder / CHECKPOINT
-        _check_same(file, state["recipe"], state["data"], self.recipe, self.data)
+        _check_recipe(file, state["recipe"], self.recipe)
+        _check_data(file, state["data"], self.data)
         self.position = Position(
             state["epoch"],
             state["step"],
-            tuple(state["losses"]),
+            state["losses"],
             state["seconds"],
             state["total_seconds"],
         )

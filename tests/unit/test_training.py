@@ -287,6 +287,20 @@ def test_what_cannot_be_trained_is_refused(
     with pytest.raises(error) as raised:
         train(recipe, tmp_path / "out")
     assert said in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "red" / "0.png", photos / "stray.png")
+    recipe = replace(SMALL, data=Data(str(photos)), sampler=Sampler(batch=10), epochs=1)
+    with pytest.raises(BadInput, match=r"some images of .* have no label, which the losses want"):
+        train(recipe, tmp_path / "out")
+    chosen = replace(recipe, data=replace(recipe.data, classes=("red", "blue")))
+    assert train(chosen, tmp_path / "out").classes == ("blue", "red")
+    drawing = replace(
+        recipe, encoder="autoencoder", network={"width": 8}, losses=(Loss("reconstruction"),)
+    )
+    train(drawing, tmp_path / "drawing")
 
 
 @pytest.mark.parametrize(
