@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from encoders.heads import ViewsAveraged
 from encoders.inference import autocast, check_images, floats
-from encoders.networks import Amount, Count, Network, Outputs
+from encoders.networks import Amount, Count, Network, Outputs, Settings
 from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Images
 
 
 @dataclass(frozen=True)
-class AutoencoderSettings:
+class AutoencoderSettings(Settings):
     """The settings of a network, as a recipe's `[network]` has them."""
 
     width: Count = 32  # channels at the largest scale; they double twice

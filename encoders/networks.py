@@ -19,6 +19,12 @@ Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 
 
+class Settings:
+    """What the dataclasses that a recipe fills have in common: unknown keys are refused."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
 class Outputs(NamedTuple):
     """What the losses of a training step see."""
 

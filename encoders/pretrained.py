@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from encoders.heads import ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
-from encoders.networks import Amount, Count, Network, Positive, Share
+from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.trained import TrainedEncoder
 from retrieval.cards import is_trained
 from retrieval.contracts import Framing, Json, Metric, Resample
@@ -90,7 +90,7 @@ def _pooled(output: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PretrainedSettings:
+class PretrainedSettings(Settings):
     """The settings of a network, as a recipe's `[network]` has them."""
 
     model: str = OFFLINE_MODEL  # timm's name

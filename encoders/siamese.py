@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoders.convolution import Conv3x3
 from encoders.heads import ViewsAveraged
-from encoders.networks import Amount, Count, Network, Positive
+from encoders.networks import Amount, Count, Network, Positive, Settings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Metric
 
@@ -26,7 +26,7 @@ WHITENING_FILTERS = 24  # 2 signs × (2 × 2 pixels × 3 channels)
 
 
 @dataclass(frozen=True)
-class SiameseSettings:
+class SiameseSettings(Settings):
     """The settings of a network, as a recipe's `[network]` has them."""
 
     widths: tuple[Count, Count, Count] = (64, 256, 256)  # channels of each block

@@ -6,25 +6,23 @@ in `encoders/recipes/`; docs/recipes.md explains each key.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
-from dataclasses import dataclass as settings
-from dataclasses import field as setting
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
 from annotated_types import Gt, Le
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from encoders.networks import Amount, Count, NotNegative, Positive, Share
+from encoders.networks import Amount, Count, NotNegative, Positive, Settings, Share
 from retrieval.contracts import Json
 from retrieval.errors import BadInput, UnknownName
 
 SUFFIX = ".toml"
 
 
-@settings(frozen=True)
-class Data:
+@dataclass(frozen=True)
+class Data(Settings):
     """Which images are trained on."""
 
     source: str = "cifar10"  # what `retr encode` takes; its training split where it has one
@@ -34,8 +32,8 @@ class Data:
     validation: Amount = 0  # images held out of the training and scored after each epoch
 
 
-@settings(frozen=True)
-class Sampler:
+@dataclass(frozen=True)
+class Sampler(Settings):
     """Which images meet in a batch."""
 
     name: Literal["shuffled", "balanced", "pairs"] = "shuffled"
@@ -43,8 +41,8 @@ class Sampler:
     per_class: Count = 4  # images of a class in a batch, for `balanced`
 
 
-@settings(frozen=True)
-class Augmentation:
+@dataclass(frozen=True)
+class Augmentation(Settings):
     """How an image is changed each time that it is seen."""
 
     flip: Literal["none", "random", "alternating"] = "none"
@@ -56,8 +54,8 @@ class Augmentation:
     views: Literal[1, 2] = 1  # how often each image stands in the batch, changed anew
 
 
-@settings(frozen=True)
-class Optimizer:
+@dataclass(frozen=True)
+class Optimizer(Settings):
     """How weights are moved."""
 
     name: Literal["muon", "adamw", "sgd"] = "adamw"
@@ -69,16 +67,16 @@ class Optimizer:
     warmup: Share = 0.0  # the share of the run in which learning rates rise from zero
 
 
-@settings(frozen=True)
-class Miner:
+@dataclass(frozen=True)
+class Miner(Settings):
     """Which pairs or triplets of a batch a loss looks at."""
 
     name: str
-    options: dict[str, Any] = setting(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-@settings(frozen=True)
-class Loss:
+@dataclass(frozen=True)
+class Loss(Settings):
     """One term of the loss, by its name in `encoders.training.losses`."""
 
     name: str
@@ -86,15 +84,15 @@ class Loss:
     labels: Literal["class", "image"] = "class"  # image: views of one image alone are alike
     distance: Literal["cosine", "euclidean", "unit-euclidean"] | None = None  # None: the loss's
     miner: Miner | None = None
-    options: dict[str, Any] = setting(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-@settings(frozen=True)
-class Recipe:
+@dataclass(frozen=True)
+class Recipe(Settings):
     """Every setting of a training run."""
 
     encoder: str
-    network: dict[str, Any] = setting(default_factory=dict)  # settings of the encoder's network
+    network: dict[str, Any] = field(default_factory=dict)  # settings of the encoder's network
     losses: tuple[Loss, ...] = ()
     epochs: Amount = 10
     seed: int = 0
@@ -147,7 +145,7 @@ def typed(kind: type[Any], table: Mapping[str, object], where: str) -> Any:
 
     Raises UnknownName for a key that it lacks and BadInput for a value of another type.
     """
-    adapter = TypeAdapter(_strict(kind))
+    adapter = TypeAdapter(kind)
     try:
         return adapter.validate_python(dict(table))
     except ValidationError as error:
@@ -164,17 +162,6 @@ def typed(kind: type[Any], table: Mapping[str, object], where: str) -> Any:
         raise BadInput(
             f"{'.'.join(place)} of {where} cannot be {first['input']!r}: {message}; change it"
         ) from None
-
-
-def _strict(kind: type[Any]) -> type[Any]:
-    """The dataclass, and those inside it, told to refuse keys that they do not know."""
-    if is_dataclass(kind) and "__pydantic_config__" not in vars(kind):
-        kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-    return kind
-
-
-for _kind in (Data, Sampler, Augmentation, Optimizer, Miner, Loss, Recipe):
-    _strict(_kind)
 
 
 def _settings_at(kind: type[Any], place: list[str]) -> type[Any]:
