@@ -49,7 +49,7 @@ class TorchEncoder:
         self.config = dict(config)
         self.device = torch_device(device)
         self.batch = batch
-        self.fingerprint = fingerprint_of(name, config, framing, weights)
+        self.fingerprint = fingerprint_of(config, framing, weights)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def encode(self, images: Images) -> Vectors:
@@ -106,11 +106,14 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def fingerprint_of(
-    name: str, config: Mapping[str, Json], framing: Framing, weights: Mapping[str, Tensor]
+    config: Mapping[str, Json], framing: Framing, weights: Mapping[str, Tensor]
 ) -> str:
-    """The sha256 of name, config, framing, and every weight's name, type, shape and bytes."""
+    """The sha256 of config, framing, and every weight's name, type, shape and bytes.
+
+    The encoder's name is no part of it: a folder that was moved still holds the same encoder.
+    """
     digest = hashlib.sha256()
-    facts = {"name": name, "config": dict(config), "framing": [*_fields(framing)]}
+    facts = {"config": dict(config), "framing": [*_fields(framing)]}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(weights):
         tensor = weights[key].detach().cpu().contiguous()

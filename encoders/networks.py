@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from dataclasses import asdict
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.heads import ClassShares
-from retrieval.contracts import Metric
+from retrieval.contracts import Json, Metric
 
 Count = Annotated[int, Ge(1)]
 Amount = Annotated[int, Ge(0)]
@@ -23,6 +24,18 @@ class Settings:
     """What the dataclasses that a recipe fills have in common: unknown keys are refused."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def to_json(self) -> dict[str, Json]:
+        """All settings, defaults written out."""
+        return cast(dict[str, Json], _jsonable(asdict(cast(Any, self))))
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _jsonable(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inside) for inside in value]
+    return value
 
 
 class Outputs(NamedTuple):
@@ -38,7 +51,7 @@ class Network(nn.Module, ABC):
     A subclass names the frozen dataclass of its settings, which a recipe's `[network]` fills.
     """
 
-    settings_type: ClassVar[type[Any]]
+    settings_type: ClassVar[type[Settings]]
     settings: Any
     proxies: Tensor | None
     metric: Metric = Metric.COSINE

@@ -236,6 +236,7 @@ class Pretrained(TrainedEncoder):
         resample = settings["interpolation"]
         body = Features(model, layers.split("+") if at else (), network)
         config: Mapping[str, Json] = {
+            "encoder": self.plugin,
             "version": VERSION,
             "model": model,
             "weights": weights_from,

@@ -36,7 +36,7 @@ class TrainedEncoder(TorchEncoder):
             dim=network.dim,
             metric=network.metric,
             framing=card.framing,
-            config={"version": VERSION, "network": dict(card.network)},
+            config={"encoder": self.plugin, "version": VERSION, "network": dict(card.network)},
             weights=weights,
             device=device,
             batch=self.at_once,

@@ -6,7 +6,7 @@ in `encoders/recipes/`; docs/recipes.md explains each key.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -15,7 +15,6 @@ from annotated_types import Gt, Le
 from pydantic import TypeAdapter, ValidationError
 
 from encoders.networks import Amount, Count, NotNegative, Positive, Settings, Share
-from retrieval.contracts import Json
 from retrieval.errors import BadInput, UnknownName
 
 SUFFIX = ".toml"
@@ -101,10 +100,6 @@ class Recipe(Settings):
     sampler: Sampler = Sampler()
     augmentation: Augmentation = Augmentation()
     optimizer: Optimizer = Optimizer()
-
-    def to_json(self) -> dict[str, Json]:
-        """All settings, defaults written out."""
-        return cast(dict[str, Json], _jsonable(asdict(self)))
 
 
 def recipe_names() -> list[str]:
@@ -217,11 +212,3 @@ def _gather_options(table: dict[str, Any]) -> None:
                 known = {f.name for f in fields(kind)}
                 options = {key: owner.pop(key) for key in [*owner] if key not in known}
                 owner.setdefault("options", {}).update(options)
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _jsonable(inside) for key, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(inside) for inside in value]
-    return value

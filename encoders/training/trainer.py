@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def train(
 ) -> Card:
     """As `Trainer.train`, for a recipe that has been read."""
     network_type, settings = _network_of(recipe)
+    recipe = replace(recipe, network=settings.to_json())  # defaults written out
     check_losses(recipe.losses)
     if recipe.epochs and not recipe.losses:
         raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
@@ -147,7 +148,7 @@ def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
 def _check_recipe(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> None:
     """Raise Mismatch unless the file was made by this recipe."""
     wanted = recipe.to_json()
-    for key in sorted({*made_by, *wanted}):
+    for key in sorted({*made_by, *wanted} - {"about"}):
         met, given = made_by.get(key), wanted.get(key)
         if met != given:
             raise Mismatch(
@@ -431,7 +432,7 @@ class Run:
         write_whole(self.folder / IMAGES, self._write_images)
         card = Card(
             encoder=self.recipe.encoder,
-            network=dict(self.recipe.network),
+            network=self.recipe.network,
             classes=self.data.names,
             dim=self.network.dim,
             metric=self.network.metric,

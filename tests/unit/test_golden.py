@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.contracts import Metric
+from retrieval.contracts import Framing, Metric
 from retrieval.indexing import open_index
 from retrieval.inspection import verify
+from retrieval.registry import open_encoder
 from retrieval.shards import Dtype, open_embeddings
 
 V1 = Path(__file__).parents[1] / "golden" / "v1"
@@ -52,3 +53,16 @@ def test_indices(backend: str) -> None:
     np.testing.assert_allclose(hits.distances[0], [0, step, step], rtol=1e-6)
     assert opened.rows["path"].to_pylist()[4] == "images/4.png"
     assert verify(V1 / backend).problems == ()
+
+
+def test_encoder() -> None:
+    encoder = open_encoder(str(V1 / "encoder"))
+    assert (encoder.dim, encoder.metric, encoder.framing) == (5, Metric.COSINE, Framing(side=32))
+    # Of another value, embeddings that were made before would be refused: raise a version then.
+    assert encoder.fingerprint.startswith("2e3e1ebd9b19495f")
+    lying = (np.arange(32 * 32 * 3) * 37 % 100).reshape(32, 32, 3).astype(np.uint8)
+    lying[::4] += 150
+    standing = np.ascontiguousarray(lying.transpose(1, 0, 2))
+    expected = [[0.119, -0.427, -0.062, 0.894, 0.003], [0.299, -0.298, -0.147, 0.887, 0.113]]
+    np.testing.assert_allclose(encoder.encode(np.stack((lying, standing))), expected, atol=0.02)
+    assert verify(V1 / "encoder").problems == ()

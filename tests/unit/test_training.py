@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from encoders.autoencoder import Autoencoder
+from encoders.siamese import SiameseSettings
 from encoders.training import trainer
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
@@ -84,7 +85,8 @@ def test_a_run_leaves_weights_card_log_and_curves(trained: Path) -> None:
     assert names == {WEIGHTS, CARD, LOG, CURVES, IMAGES}
     card = Card.read(trained)
     assert (card.encoder, card.dim, card.classes) == ("siamese", 16, tuple("0123456789"))
-    assert card.training.recipe == SMALL.to_json()
+    assert card.network == SiameseSettings((8, 8, 8), dim=6, class_sharpness=16.0).to_json()
+    assert card.training.recipe == {**SMALL.to_json(), "network": card.network}
     assert card.training.data["images"] == 160
     assert card.training.data["held_out"] == 40
     assert card.training.metrics["scored_on"] == "40 held-out images"
@@ -105,6 +107,11 @@ def test_the_result_is_an_encoder(trained: Path) -> None:
     assert encoder.dim == 16
     assert open_encoder(encoder.name).fingerprint == encoder.fingerprint
     assert open_encoder("siamese").fingerprint != encoder.fingerprint
+
+
+def test_a_moved_encoder_is_the_same_encoder(trained: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(trained, tmp_path / "moved"))
+    assert open_encoder(str(moved)).fingerprint == open_encoder(str(trained)).fingerprint
 
 
 def test_the_same_recipe_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
@@ -172,6 +179,10 @@ def test_another_recipe_is_refused_and_nothing_overwritten(
     with pytest.raises(Mismatch, match=r"checkpoint.safetensors is of another recipe"):
         train(other, tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_another_description_is_the_same_recipe(trained: Path) -> None:
+    train(replace(SMALL, about="small", network={**SMALL.network, "depth": 2}), trained)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
