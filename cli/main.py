@@ -9,7 +9,20 @@ import traceback
 
 import typer
 
-from cli import bench, demo, encode, evaluate, index, info, search, train, verify
+from cli import (
+    bench,
+    compare,
+    demo,
+    encode,
+    evaluate,
+    index,
+    info,
+    pairs,
+    plot,
+    search,
+    train,
+    verify,
+)
 from cli.output import one_line
 from retrieval.errors import RetrError
 
@@ -33,6 +46,9 @@ app.command("encode")(encode.encode)
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("pairs")(pairs.pairs)
+app.command("plot")(plot.plot)
 app.command("bench")(bench.bench)
 app.command("train")(train.train)
 app.command("info")(info.info)

@@ -1,12 +1,15 @@
 """The options that several commands share, and how their values are read."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from retrieval.contracts import Metric
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -74,14 +77,28 @@ def parsed_options(pairs: list[str] | None) -> dict[str, str]:
 def parsed_metric(name: str | None) -> "Metric | None":
     """The metric of this name, hyphens allowed. Raises UnknownName."""
     from retrieval.contracts import Metric
+
+    return None if name is None else parsed_choice("metric", name.replace("-", "_"), Metric)
+
+
+def parsed_choice(what: str, name: str, choices: type[Choice]) -> Choice:
+    """The choice of this name. Raises UnknownName, with what there is."""
     from retrieval.errors import UnknownName
 
-    if name is None:
-        return None
     try:
-        return Metric(name.replace("-", "_"))
+        return choices(name)
     except ValueError:
-        raise UnknownName("metric", name, Metric) from None
+        raise UnknownName(what, name, choices) from None
+
+
+def parsed_names(text: str) -> list[str]:
+    """The names of `cat,dog`. Raises BadInput where one is empty."""
+    from retrieval.errors import BadInput
+
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise BadInput(f"'{text}' is not understood; write names with commas between: cat,dog")
+    return names
 
 
 def parsed_ks(text: str) -> list[int]:

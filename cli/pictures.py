@@ -1,14 +1,18 @@
-"""Draws the answer to a search as a sheet."""
+"""Draws sheets: the answer to a search, and pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from retrieval.calibration import Calibration
+from retrieval.comparing import Asked, Compared
 from retrieval.errors import BadImage, BadInput
-from retrieval.figures import Picture, save_sheet
+from retrieval.evaluation import Labelled
+from retrieval.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.images import read_image
 from retrieval.searching import Hit
+from retrieval.verification import Outcome
 
 
 def draw_sheet(
@@ -37,8 +41,63 @@ def draw_sheet(
             for hit in hits
         ]
         rows.append((query, neighbors))
+    _written(path, lambda: save_sheet(path, rows, heading))
+
+
+def draw_pairs(
+    path: Path, tested: Labelled, paths: Mapping[str, str | None], outcome: Outcome, most: int
+) -> None:
+    """Write a PNG of the first pairs of either kind, with labels, distance and probability.
+
+    tested: the images; paths: where they are, by id. Pairs are marked by whether the threshold
+    puts them right.
+    """
+    drawn, half = outcome.pairs, len(outcome.pairs) // 2
+    chosen = [row for place in range(min(most // 2, half)) for row in (place, half + place)]
+    calibration = outcome.calibration
+    probabilities = calibration.curve.probability(outcome.distances)
+    pictures = []
+    for row in chosen:
+        sides = [
+            Picture(_opened(paths[tested.ids[i]]), str(tested.labels[i]))
+            for i in (int(drawn.first[row]), int(drawn.second[row]))
+        ]
+        distance = float(outcome.distances[row])
+        said = "same" if distance <= calibration.threshold else "not"
+        pictures.append(
+            PairPicture(
+                sides[0],
+                sides[1],
+                f"{said}: {distance:.3f}, p {probabilities[row]:.2f}",
+                (distance <= calibration.threshold) == drawn.alike[row],
+            )
+        )
+    heading = f"same class up to {calibration.metric} distance {calibration.threshold:.4g}"
+    _written(path, lambda: save_pairs(path, pictures, heading))
+
+
+def draw_compared(
+    path: Path,
+    answers: Sequence[tuple[Asked, Compared]],
+    calibration: Calibration | None,
+    heading: str,
+) -> None:
+    """Write a PNG of the compared pairs. Raises BadInput if `path` cannot be written."""
+    pictures = []
+    for pair, answer in answers:
+        note = f"{answer.distance:.4f}"
+        if calibration is not None and answer.probability_same is not None:
+            same = answer.distance <= calibration.threshold
+            note = f"{'same' if same else 'not'}: {note}, p {answer.probability_same:.2f}"
+        first = Picture(_opened(pair.path_a), Path(pair.a).name)
+        second = Picture(_opened(pair.path_b), Path(pair.b).name)
+        pictures.append(PairPicture(first, second, note))
+    _written(path, lambda: save_pairs(path, pictures, heading))
+
+
+def _written(path: Path, save: Callable[[], None]) -> None:
     try:
-        save_sheet(path, rows, heading)
+        save()
     except OSError as error:
         raise BadInput(f"cannot write {path} ({error.strerror}); name another file") from None
 

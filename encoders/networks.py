@@ -111,8 +111,11 @@ class Network(nn.Module, ABC):
         """What `fit` wants of each training image."""
         raise NotImplementedError
 
-    def fit(self, features: Tensor) -> None:
-        """Fit what is not trained to the `features` of all training images, after the training."""
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Fit what is not trained, after the training.
+
+        features: (n, numbers), those of all training images; labels: (n,), their classes.
+        """
 
     def embedder(self) -> nn.Module:
         """What an encoder runs: in evaluation mode, a function of these weights alone."""

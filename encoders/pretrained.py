@@ -118,7 +118,7 @@ class PretrainedNetwork(Network):
         """The published weights are fetched by `prepare`, not here."""
         super().__init__(settings, classes, side)
         self.settings = settings
-        _check_known(settings.model)
+        check_known(settings.model)
         bare = timm.create_model(
             settings.model, pretrained=False, num_classes=0, drop_path_rate=settings.drop_path
         )
@@ -153,7 +153,7 @@ class PretrainedNetwork(Network):
 
     def prepare(self, images: Tensor) -> None:
         """Take the model's published weights."""
-        model, _ = _load(self.settings.model)
+        model, _ = load_published(self.settings.model)
         self.body.network.load_state_dict(model.state_dict())
 
     def fresh_parameters(self) -> Sequence[Tensor]:
@@ -181,7 +181,7 @@ class PretrainedNetwork(Network):
     def features(self) -> nn.Module:
         return _OfImages(self)
 
-    def fit(self, features: Tensor) -> None:
+    def fit(self, features: Tensor, labels: Tensor) -> None:
         assert isinstance(self.head, Whitening)
         self.head.fit(features)
 
@@ -227,7 +227,7 @@ class Pretrained(TrainedEncoder):
 
     def _open_published(self, spec: str, device: str) -> None:
         model, at, layers = spec.partition("@")
-        network, weights_from = _load(model)
+        network, weights_from = load_published(model)
         settings = resolve_model_data_config(network)
         _, height, width = settings["input_size"]
         if height != width:
@@ -261,9 +261,9 @@ class Pretrained(TrainedEncoder):
         )
 
 
-def _load(model: str) -> tuple[Any, str]:
+def load_published(model: str) -> tuple[Any, str]:
     """The model without its classifier, and where its weights come from."""
-    _check_known(model)
+    check_known(model)
     if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
         return _load_offline()
     try:
@@ -298,7 +298,7 @@ def _load_offline() -> tuple[Any, str]:
     return network, f"{OFFLINE_PACKAGE} {version(OFFLINE_PACKAGE)}"
 
 
-def _check_known(model: str) -> None:
+def check_known(model: str) -> None:
     """Raise UnknownName unless timm has the model."""
     architecture = model.partition(".")[0]
     if architecture not in timm.list_models():

@@ -21,12 +21,17 @@ class TrainedEncoder(TorchEncoder):
     network_type: ClassVar[type[Network]]
     at_once: ClassVar[int] = 250  # images; their feature maps fit the processor's cache
 
+    @classmethod
+    def shipped(cls) -> Path:
+        """The folder of the weights that ship with retr, for encoders that have such."""
+        return SHIPPED / cls.plugin
+
     def __init__(self, folder: str | None = None, device: str = "auto") -> None:
         """Load the weights of a trained encoder's folder, or those that ship with retr.
 
         device: auto, cpu or cuda. Raises BadData for a folder that is none, or damaged.
         """
-        path = SHIPPED / self.plugin if folder is None else Path(folder).expanduser().resolve()
+        path = self.shipped() if folder is None else Path(folder).expanduser().resolve()
         card = Card.read(path)
         network, weights = load_network(self.network_type, card, path)
         self.trained = network.to(torch_device(device))

@@ -1,11 +1,11 @@
-"""What the parts of retr promise each other: arrays, metrics, encoders, indexers, indices.
+"""What the parts of retr promise each other: arrays, metrics, encoders, scorers, indexers, indices.
 
 Settings build products: an `Indexer` is a frozen dataclass of options and builds or loads an
 `Index`, which is searchable from the moment it exists. Indices know rows; ids, labels and
 paths belong to `retrieval` alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,11 @@ Vectors = NDArray[np.float32]
 
 Mask = NDArray[np.bool_]
 """(rows,): true for the rows that may be found."""
+
+Maps = NDArray[np.float16]
+"""(n, numbers): one layer's feature maps of n images."""
+
+Rows = NDArray[np.int64]
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -102,6 +107,32 @@ class Encoder(Protocol):
 
     def encode(self, images: Images) -> Vectors:
         """The embeddings (n, dim) of images (n, side, side, 3); n may be 0 or any number."""
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """Scores pairs of images by the layers of a network: see `encoders.layers`."""
+
+    @property
+    def name(self) -> str:
+        """What `--scorer` takes."""
+
+    @property
+    def framing(self) -> Framing:
+        """How images must be framed before `maps` gets them."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """The names of the layers."""
+
+    def maps(self, images: Images) -> list[Maps]:
+        """Each layer's maps (n, numbers) of images (n, side, side, 3)."""
+
+    def differences(self, maps: Sequence[Maps], first: Rows, second: Rows) -> Vectors:
+        """(pairs, layers): the mean squared differences between rows of the maps."""
+
+    def probability(self, differences: Vectors) -> NDArray[np.float64] | None:
+        """(pairs,): that these pairs show the same class; None where that is not known."""
 
 
 @runtime_checkable

@@ -4,7 +4,8 @@ An item is relevant to a query if it has the same label. A query that is in the 
 by its id, is left out of its own ranking. docs/metrics.md defines the measures.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval import metrics
 from retrieval.contracts import Hits, Index, Json, Metric, Vectors
-from retrieval.errors import BadInput, Mismatch
+from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.metrics import DEFINITIONS, Ranks
 from retrieval.ranking import Rows, map_rankings
 from retrieval.shards import Embeddings
@@ -72,11 +73,35 @@ class Labelled:
         count = min(count, len(self) // 5)
         return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
+    def single(self) -> list[str]:
+        """The classes that have one row, sorted."""
+        rows = Counter(label for label in self.labels if label is not None)
+        return sorted(name for name, count in rows.items() if count == 1)
+
+    def sample(self, most: int, seed: int) -> "Labelled":
+        """`most` rows drawn by seed, in their order, or all where there are fewer."""
+        drawn = np.random.default_rng(seed).permutation(len(self))[:most]
+        return self.take(np.sort(drawn))
+
+    def of_classes(self, names: Collection[str]) -> "Labelled":
+        """The rows of these classes alone. Raises UnknownName for a class that is not there."""
+        there = {label for label in self.labels if label is not None}
+        for name in names:
+            if name not in there:
+                raise UnknownName("class of these images", name, there)
+        return self.take(np.flatnonzero([label in names for label in self.labels]))
+
     def take(self, rows: Rows) -> "Labelled":
         """These rows, in this order."""
         return Labelled(
             self.vectors[rows], [self.ids[i] for i in rows], [self.labels[i] for i in rows]
         )
+
+
+def paths_of(embeddings: Embeddings) -> dict[str, str | None]:
+    """Where the image of each id of `Labelled.of(embeddings)` is; None where that is not known."""
+    rows, _ = embeddings.read()
+    return dict(zip(Labelled.of(embeddings).ids, rows["path"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

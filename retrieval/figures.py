@@ -1,7 +1,7 @@
 """Pictures for people: sheets of queries with their neighbours."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -49,6 +49,44 @@ def save_sheet(
         draw.line((line, y, line, y + height - GAP), PLAIN, 1)
         for column, picture in enumerate(neighbors, start=1):
             _draw(sheet, draw, (GAP + column * (TILE + GAP) + 2 * GAP, y), picture)
+    sheet.save(path, "PNG")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairPicture:
+    """Two images side by side, with a line of text below; `right` marks a right or wrong answer."""
+
+    first: Picture
+    second: Picture
+    note: str
+    right: bool | None = None
+
+
+def save_pairs(path: Path, pairs: Sequence[PairPicture], heading: str, columns: int = 4) -> None:
+    """Write a PNG of the pairs, `columns` in a row."""
+    columns = max(1, min(columns, len(pairs)))
+    width, height = 2 * TILE + GAP // 2, TILE + 2 * CAPTION // 2 + TEXT
+    top = 3 * TEXT
+    rows = -(-len(pairs) // columns)
+    sheet = Image.new(
+        "RGB",
+        (2 * GAP + columns * (width + 2 * GAP) - 2 * GAP, top + rows * (height + GAP) + GAP),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, TEXT), heading, INK, ImageFont.load_default(TEXT + 2))
+    font = ImageFont.load_default(TEXT)
+    for place, pair in enumerate(pairs):
+        x = GAP + place % columns * (width + 2 * GAP)
+        y = top + place // columns * (height + GAP)
+        _draw(sheet, draw, (x, y), replace(pair.first, note="", right=None))
+        _draw(sheet, draw, (x + TILE + GAP // 2, y), replace(pair.second, note="", right=None))
+        below = y + TILE + TEXT + 8
+        indent = 0
+        if pair.right is not None:
+            _mark(draw, x, below, pair.right)
+            indent = 20
+        draw.text((x + indent, below), pair.note, INK, font)
     sheet.save(path, "PNG")
 
 

@@ -61,7 +61,7 @@ def map_rankings(
     numbers = np.arange(len(database))
     size = max(1, BLOCK_BYTES // (8 * max(1, len(database))))
     room = np.empty((min(size, len(queries)), len(database)))
-    cores = _cores()
+    cores = usable_cores()
     results: list[Result] = []
 
     def summaries(start: int, block: Distances) -> list[Result]:
@@ -104,11 +104,11 @@ def distances_of(queries: Vectors, database: Vectors, rows: Rows, metric: Metric
         known = rows[block] >= 0
         a = np.broadcast_to(queries[block, None, :], (*known.shape, queries.shape[1]))[known]
         b = database[rows[block][known]]
-        distances[block][known] = _pairwise(a.astype(np.float64), b.astype(np.float64), metric)
+        distances[block][known] = pairwise(a.astype(np.float64), b.astype(np.float64), metric)
     return distances
 
 
-def _pairwise(a: Distances, b: Distances, metric: Metric) -> Distances:
+def pairwise(a: Distances, b: Distances, metric: Metric) -> Distances:
     """(n,): the distances of the vectors a from the vectors b, both (n, dim)."""
     match metric:
         case Metric.COSINE:
@@ -206,7 +206,7 @@ def _columns(vectors: Distances, *more: Distances | float) -> Distances:
     return np.hstack([vectors, *columns])
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from retrieval.cards import CARD, Card, is_trained
-from retrieval.contracts import Encoder, Indexer
+from retrieval.contracts import Encoder, Indexer, PairScorer
 from retrieval.errors import BadInput, UnknownName
 from retrieval.training import Trainer
 
@@ -37,6 +37,20 @@ def indexer_names() -> list[str]:
 def encoder_plugin(name: str) -> type[Any]:
     """The class of the encoder that is registered as `name`. Raises UnknownName."""
     return cast(type[Any], _named(ENCODERS, "encoder", name).load())
+
+
+def trained_folder(spec: str) -> Path | None:
+    """The folder of the trained encoder that `spec` names; None for one that has no folder."""
+    name, _, argument = spec.partition(":")
+    if name not in encoder_names():
+        folder = Path(spec).expanduser()
+    elif argument:
+        folder = Path(argument).expanduser()
+    elif hasattr(plugin := encoder_plugin(name), "shipped"):
+        folder = plugin.shipped()
+    else:
+        return None
+    return folder if is_trained(folder) else None
 
 
 def open_trainer() -> Trainer:
@@ -73,6 +87,20 @@ def open_encoder(spec: str, device: str = "auto") -> Encoder:
         problem = "takes no argument" if colon else "needs an argument"
         raise BadInput(f"encoder '{name}' {problem}, got '{spec}'; {usage}") from None
     return cast(Encoder, plugin(*arguments, device=device))
+
+
+def open_scorer(spec: str, device: str = "auto") -> PairScorer:
+    """The scorer of pairs that `spec` names, as for `open_encoder`.
+
+    Raises as `open_encoder` does, and BadInput for an encoder that scores no pairs.
+    """
+    scorer = open_encoder(spec, device)
+    if not isinstance(scorer, PairScorer):
+        raise BadInput(
+            f"encoder '{spec}' scores no pairs; give 'layers', or a folder that "
+            "'retr train layers' made"
+        )
+    return scorer
 
 
 def make_indexer(name: str, options: Mapping[str, object]) -> Indexer:

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,12 @@ from PIL import Image
 from torch import nn
 
 from encoders.inference import autocast, floats
+from retrieval.cards import LOG
 from retrieval.contracts import Images, Json, Metric, Vectors
 from retrieval.evaluation import Labelled, evaluate
 from retrieval.files import write_whole
+from retrieval.plots import draw_curves
 
-LOG = "log.csv"
 CURVES = "curves.png"
 RECONSTRUCTIONS = "reconstructions.png"
 LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
@@ -63,7 +63,7 @@ def score(
 def write_reports(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
     """Write the log of the epochs so far as CSV, and its curves as PNG."""
     write_whole(folder / LOG, lambda path: _write_csv(path, rows))
-    write_whole(folder / CURVES, lambda path: _draw(path, rows))
+    draw_curves(folder / CURVES, rows)
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Json]]) -> None:
@@ -71,27 +71,6 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Json]]) -> None:
         writer = csv.DictWriter(file, [*rows[0]])
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Loss above, retrieval metrics below, over epochs."""
-    from matplotlib.figure import Figure  # slow to import
-
-    epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    loss, metrics = figure.subplots(2, 1, sharex=True)
-    loss.plot(epochs, [row["loss"] for row in rows], marker=".", color="black")
-    loss.set_ylabel("loss")
-    named = {"map": "mAP", "precision_at_10": "precision@10", "knn_accuracy": "kNN accuracy"}
-    for key, name in named.items():
-        metrics.plot(epochs, [row[key] for row in rows], marker=".", label=name)
-    metrics.set_ylabel(f"on {rows[-1]['scored_on']}")
-    metrics.set_xlabel("epoch")
-    metrics.xaxis.get_major_locator().set_params(integer=True)
-    metrics.legend(loc="lower right")
-    for axes in (loss, metrics):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120, format="png")
 
 
 def draw_reconstructions(

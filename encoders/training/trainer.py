@@ -37,7 +37,7 @@ from encoders.training.reports import (
     write_reports,
 )
 from encoders.training.sampling import batches, check_sampler
-from retrieval.cards import CARD, WEIGHTS, Card, TrainingFacts, is_trained
+from retrieval.cards import CARD, IMAGES, WEIGHTS, Card, TrainingFacts, is_trained
 from retrieval.contracts import Framing, Json
 from retrieval.errors import BadInput, Mismatch, RetrError, UnknownName
 from retrieval.files import locked, made_folder, sha256_of, write_whole
@@ -46,7 +46,6 @@ from retrieval.registry import encoder_names, encoder_plugin
 CHECKPOINT_SECONDS = 60
 SAMPLE = 10_000  # images from which a network takes its statistics
 SHOWN = 50  # images in the picture of reconstructions
-IMAGES = "training-images.txt"
 SCORED = 1_000  # images that are scored after an epoch; after the last, all held-out ones
 
 OnStep = Callable[[int, int], None]
@@ -245,8 +244,10 @@ class Run:
         """Fit what the network fits to the features of all training images."""
         extractor = self.network.features().to(self.device).eval()
         features = embed(extractor, self.data.images[self.data.training], self.device)
+        labels = self.labels[self.training].cpu()
+        torch.manual_seed(seed_of(self.recipe.seed, "fit"))
         try:
-            self.network.fit(torch.from_numpy(features))
+            self.network.fit(torch.from_numpy(features), labels)
         except ValueError as error:
             raise BadInput(f"{error}; set network.dim lower") from None
 

@@ -6,7 +6,10 @@ import sys
 import pytest
 from running import Retr
 
-COMMANDS = ["encode", "index", "search", "eval", "bench", "train", "info", "verify", "demo"]
+COMMANDS = [
+    "encode", "index", "search", "compare", "eval", "pairs", "plot", "bench", "train", "info",
+    "verify", "demo",
+]  # fmt: skip
 HEAVY = ["torch", "torchvision", "faiss", "hnswlib", "pyarrow", "numpy", "PIL", "sklearn", "tqdm"]
 
 LOADED = f"""

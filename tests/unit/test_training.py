@@ -25,9 +25,9 @@ from encoders.siamese import SiameseSettings
 from encoders.training import trainer
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
-from encoders.training.reports import CURVES, LOG, RECONSTRUCTIONS
-from encoders.training.trainer import IMAGES, train
-from retrieval.cards import CARD, WEIGHTS, Card
+from encoders.training.reports import CURVES, RECONSTRUCTIONS
+from encoders.training.trainer import train
+from retrieval.cards import CARD, IMAGES, LOG, WEIGHTS, Card
 from retrieval.contracts import Framing
 from retrieval.errors import BadData, BadInput, Mismatch, RetrError, UnknownName
 from retrieval.images import load, open_source

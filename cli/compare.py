@@ -1,0 +1,147 @@
+"""`retr compare`: how similar two images are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import (
+    Debug,
+    Device,
+    EncoderName,
+    Json,
+    MetricName,
+    Quiet,
+    WorkspaceFolder,
+    parsed_metric,
+)
+from cli.output import Output, plural
+
+if TYPE_CHECKING:
+    from retrieval.calibration import Calibration
+    from retrieval.comparing import Asked, Compared
+    from retrieval.contracts import Json as JsonValue
+
+
+def compare(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[A B]", help="Two images.", show_default=False),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV file with two images a line, relative to its folder, in place of A and B.",
+            show_default=False,
+        ),
+    ] = None,
+    encoder: EncoderName = "siamese",
+    metric: MetricName = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="layers: the mean squared difference in each layer of a network too; or a folder "
+            "that 'retr train layers' made, for its probability.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the pairs with their scores into this PNG.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far two images are apart, and how likely they show the same class.
+
+    The probability comes from 'retr pairs --save', or with the encoder.
+
+    Example: retr compare cat.png dog.png --sheet pair.png
+    """
+    from cli.pictures import draw_compared
+    from retrieval.calibration import find_calibration
+    from retrieval.comparing import compare
+    from retrieval.errors import BadInput
+    from retrieval.registry import open_encoder, open_scorer
+    from retrieval.shards import EncoderFacts
+    from retrieval.workspace import Workspace
+
+    output = Output(json, quiet)
+    asked = _asked(output, images or [], pairs)
+    opened = open_encoder(encoder, device)
+    chosen = parsed_metric(metric) or opened.metric
+    place = Workspace.at(workspace).folder
+    calibration = find_calibration(EncoderFacts.of(opened), chosen, place)
+    layers = None if scorer is None else open_scorer(scorer, device)
+    answers, failed = compare(asked, opened, chosen, calibration, layers)
+    for pair, error in failed:
+        where = "" if pair.line is None else f"{pairs} line {pair.line}: "
+        if not answers:
+            raise BadInput(f"{where}{error}; give an image that can be read")
+        output.warn(f"{where}{error}")
+    if sheet is not None:
+        draw_compared(sheet, answers, calibration, f"{opened.name}, {chosen} distance")
+    _print(output, answers, calibration, str(chosen), opened.name)
+    if sheet is not None:
+        output.say(f"drawn: {sheet}")
+    documents: list[JsonValue] = [
+        answer.to_json() | ({} if pair.line is None else {"line": pair.line})
+        for pair, answer in answers
+    ]
+    output.document(documents if pairs is not None else documents[0])
+
+
+def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked]":
+    from retrieval.comparing import Asked, read_pairs
+    from retrieval.errors import BadInput
+
+    if pairs is None:
+        if len(images) != 2:
+            raise BadInput(
+                f"two images make a pair, got {len(images)}; give two, or a CSV with --pairs"
+            )
+        return [Asked.of(*images)]
+    if images:
+        raise BadInput("images and --pairs were given; give one of them")
+    asked, problems = read_pairs(pairs)
+    for problem in problems:
+        output.warn(f"skipped {pairs} {problem}; write two images, with a comma between")
+    if not asked:
+        raise BadInput(f"{pairs} has no pair; write two images a line, with a comma between")
+    return asked
+
+
+def _print(
+    output: Output,
+    answers: "list[tuple[Asked, Compared]]",
+    calibration: "Calibration | None",
+    metric: str,
+    encoder: str,
+) -> None:
+    def probability(answer: "Compared") -> str:
+        return "–" if answer.probability_same is None else f"{answer.probability_same:.4f}"
+
+    if len(answers) == 1:
+        _, answer = answers[0]
+        output.say(f"{metric} distance {answer.distance:.4f} by {encoder}")
+        if calibration is not None:
+            said = "same class" if answer.distance <= calibration.threshold else "not the same"
+            output.say(f"{said}: probability {probability(answer)}")
+    else:
+        output.table(
+            ("a", "b", "distance", "same class"),
+            [(a.a, a.b, f"{a.distance:.4f}", probability(a)) for _, a in answers],
+            left=2,
+        )
+        output.say(f"{plural(len(answers), 'pair')}, {metric} distance by {encoder}")
+    if len(answers) == 1 and answers[0][1].layers is not None:
+        output.say()
+        output.table(
+            ("layer", "mean squared difference"),
+            [(name, f"{value:.4g}") for name, value in answers[0][1].layers.items()],
+        )
+    if answers[0][1].probability_same is None:
+        output.say("no probability is known for this encoder: see 'retr pairs --save'")

@@ -1,0 +1,124 @@
+"""`retr plot`: pictures of embeddings, trainings and pair verification."""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from cli.options import Debug, Json, Quiet
+from cli.output import Output
+
+SCATTER = "scatter"
+MOST_DIMS = 12
+TEXTS = ("scored_on",)  # columns of a log that are no numbers
+
+
+def plot(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            help="An embeddings folder, the folder of a trained encoder or its log.csv, or a "
+            "pairs.json."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The picture: its ending, .png or .svg, says which kind.")
+    ] = Path("plot.png"),
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Of embeddings: pca; umap (needs 'retr[plots]'); or scatter, the first "
+            "dimensions against each other."
+        ),
+    ] = "pca",
+    dims: Annotated[int, typer.Option(help="Of scatter: how many dimensions.")] = 5,
+    limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the draw, and of umap.")] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw embeddings coloured by label, the curves of a training, or the ROC of pairs.
+
+    Example: retr plot test-embeddings --method umap --out map.svg
+    """
+    from retrieval.cards import LOG, is_trained
+    from retrieval.errors import BadInput
+
+    output = Output(json, quiet)
+    log = what / LOG if is_trained(what) else what
+    if log.suffix == ".csv":
+        _plot_log(log, out)
+        kind = "curves"
+    elif what.suffix == ".json":
+        _plot_pairs(what, out)
+        kind = "roc"
+    elif what.is_dir():
+        kind = method
+        _plot_embeddings(what, out, method, dims, limit, seed)
+    else:
+        raise BadInput(f"{what} is nothing to draw; give an embeddings folder, log.csv, pairs.json")
+    output.say(f"drawn: {out}")
+    output.document({"out": str(out), "kind": kind})
+
+
+def _plot_log(file: Path, out: Path) -> None:
+    import csv
+
+    from retrieval.errors import BadData
+    from retrieval.plots import draw_curves
+
+    try:
+        with file.open(newline="", encoding="utf-8") as text:
+            rows = [
+                {
+                    name: value if name == "scored_on" else float(value)
+                    for name, value in row.items()
+                }
+                for row in csv.DictReader(text)
+            ]
+        draw_curves(out, rows)
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise BadData(
+            f"{file} is no log of a training ({error}); give one of 'retr train'"
+        ) from None
+
+
+def _plot_pairs(file: Path, out: Path) -> None:
+    from cli.pairs import GROUPS
+    from retrieval.errors import BadData
+    from retrieval.files import read_json
+    from retrieval.plots import draw_roc
+
+    roc = read_json(file).get("roc")
+    if not isinstance(roc, dict):
+        raise BadData(f"{file} has no ROC; give the pairs.json of 'retr pairs --out'")
+    curves = cast(dict[str, Any], roc)
+    draw_roc(out, {GROUPS.get(name, name): points for name, points in curves.items()})
+
+
+def _plot_embeddings(
+    folder: Path, out: Path, method: str, dims: int, limit: int, seed: int
+) -> None:
+    from retrieval.errors import BadInput, UnknownName
+    from retrieval.evaluation import Labelled
+    from retrieval.layout import Layout, laid_out
+    from retrieval.plots import draw_map, draw_scatter_matrix
+    from retrieval.shards import open_embeddings
+
+    if method not in (SCATTER, *Layout):
+        raise UnknownName("method", method, (SCATTER, *Layout))
+    if limit < 1:
+        raise BadInput(f"--limit {limit} leaves nothing to draw; give 1 or more")
+    opened = open_embeddings(folder)
+    images = Labelled.of(opened).sample(limit, seed)
+    facts = opened.facts
+    title = f"{len(images):,} of {facts.source.name} by {facts.encoder.name}"
+    if method == SCATTER:
+        if not 2 <= dims <= min(MOST_DIMS, facts.dim):
+            raise BadInput(f"--dims {dims} cannot be drawn; give 2 to {min(MOST_DIMS, facts.dim)}")
+        vectors = images.vectors[:, :dims]
+        draw_scatter_matrix(out, vectors, images.labels, f"dimensions 1 to {dims}, {title}")
+    else:
+        points = laid_out(images.vectors, Layout(method), facts.metric, seed)
+        draw_map(out, points, images.labels, f"{method.upper()}, {title}")

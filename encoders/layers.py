@@ -1,0 +1,282 @@
+"""The layer scorer: same class or not, from how far two images are apart in each layer of a CNN.
+
+The network is an ImageNet CNN of timm's EfficientNet family. Its layers are the first
+convolution, the projection at the end of each of the last 16 blocks, and the last convolution. The
+mean squared differences of two images' feature maps, standardised, go into a small network, which
+`retr train layers` fits to all pairs of a small labelled set. An image's maps are computed once,
+in however many pairs it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from encoders.inference import TorchEncoder, autocast, check_images, floats
+from encoders.networks import Count, Network, Positive, Settings, Share
+from encoders.pretrained import OFFLINE_MODEL, check_known, load_published
+from encoders.trained import TrainedEncoder
+from retrieval.contracts import Framing, Images, Metric
+from retrieval.errors import BadInput
+
+VERSION = 1  # of this file's arithmetic; part of the fingerprint
+BLOCKS = 16
+UNITS = (32, 64)  # of the scorer's two hidden layers
+MOST_IMAGES = 500  # to train on: their maps take 4 MB each, and their pairs grow with the square
+PAIRS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class LayersSettings(Settings):
+    """The settings of a network, as a recipe's `[network]` has them."""
+
+    model: str = OFFLINE_MODEL  # timm's name
+    side: Count = 224  # images are resized to side × side before the model
+    dropout: Share = 0.3  # behind each hidden layer of the scorer
+    scorer_epochs: Count = 100  # over all pairs
+    scorer_batch: Count = 64  # pairs
+    scorer_lr: Positive = 0.001  # of Adam
+
+
+class LayersNetwork(Network):
+    """Images (n, 3, side, side) from 0 to 1, to the means (n, dim) of the last layer's map."""
+
+    settings_type = LayersSettings
+    settings: LayersSettings
+    precise = frozenset({"mean", "std"})
+    mean: Tensor  # of the differences of each layer
+    std: Tensor
+
+    def __init__(self, settings: LayersSettings, classes: int, side: int) -> None:
+        """The published weights are fetched by `prepare`. Raises UnknownName for a model that
+        timm does not have, BadInput for one without such layers."""
+        super().__init__(settings, classes, side)
+        self.settings = settings
+        check_known(settings.model)
+        bare = timm.create_model(settings.model, pretrained=False, num_classes=0)
+        self.body = Maps(settings.model, bare)
+        self.body.requires_grad_(False)
+        layers = len(self.body.layers)
+        self.register_buffer("mean", torch.zeros(layers))
+        self.register_buffer("std", torch.ones(layers))
+        self.scorer = nn.Sequential(
+            nn.Linear(layers, UNITS[0]),
+            nn.ReLU(),
+            nn.Dropout(settings.dropout),
+            nn.Linear(*UNITS),
+            nn.ReLU(),
+            nn.Dropout(settings.dropout),
+            nn.Linear(UNITS[1], 1),
+        )
+
+    @property
+    def training_dim(self) -> int:
+        return self.body.dim
+
+    @property
+    def needs_features(self) -> bool:
+        return True
+
+    def prepare(self, images: Tensor) -> None:
+        """Take the model's published weights."""
+        if len(images) > MOST_IMAGES:
+            raise BadInput(
+                f"the scorer is trained on all pairs of at most {MOST_IMAGES} images, got "
+                f"{len(images):,} or more; set data.per_class lower"
+            )
+        model, _ = load_published(self.settings.model)
+        self.body.network.load_state_dict(model.state_dict())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The means of the last layer's map, of unit length."""
+        return functional.normalize(self.maps(images)[-1].mean((2, 3)), dim=1)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Each layer's map (n, channels, height, width)."""
+        if images.shape[-1] != self.settings.side:
+            side = (self.settings.side, self.settings.side)
+            images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+        maps: list[Tensor] = self.body(images)
+        return maps
+
+    def features(self) -> nn.Module:
+        return _Flat(self)
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Train the scorer on all pairs of images with these maps (n, numbers), side by side."""
+        maps = features.split(self._sizes(), dim=1)
+        first, second = torch.triu_indices(len(labels), len(labels), 1)
+        alike = (labels[first] == labels[second]).float()
+        differences = _differences(maps, first, second)
+        self.mean.copy_(differences.mean(0))
+        self.std.copy_(differences.std(0).clamp_min(1e-12))
+        settings = self.settings
+        optimizer = torch.optim.Adam(self.scorer.parameters(), settings.scorer_lr)
+        self.scorer.train()
+        for _ in range(settings.scorer_epochs):
+            for rows in torch.randperm(len(alike)).split(settings.scorer_batch):
+                optimizer.zero_grad()
+                logits = self.logits(differences[rows])
+                functional.binary_cross_entropy_with_logits(logits, alike[rows]).backward()
+                optimizer.step()
+        self.scorer.eval()
+
+    def logits(self, differences: Tensor) -> Tensor:
+        """Log-odds (pairs,) that pairs of these differences (pairs, layers) are of one class."""
+        logits: Tensor = self.scorer((differences - self.mean) / self.std)
+        return logits.squeeze(1)
+
+    def _sizes(self) -> list[int]:
+        """How many numbers each layer's map has."""
+        with torch.inference_mode():
+            side = self.settings.side
+            return [m.numel() for m in self.body(self.body.mean.new_zeros(1, 3, side, side))]
+
+
+class Maps(nn.Module):
+    """Images (n, 3, h, w) from 0 to 1, to the outputs of a model's layers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: str, network: Any) -> None:
+        super().__init__()
+        settings = resolve_model_data_config(network)
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1), False)
+        self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1), False)
+        self.network = network
+        inside = dict(network.named_modules())
+        self.layers = _layers(model, inside)
+        self.dim = int(inside[self.layers[-1]].out_channels)
+        self._seen: dict[str, Tensor] = {}
+        for layer in self.layers:
+            inside[layer].register_forward_hook(self._keep(layer))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        self.network.forward_features((images - self.mean) / self.std)
+        return [self._seen.pop(layer).float() for layer in self.layers]
+
+    def _keep(self, layer: str) -> Any:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            self._seen[layer] = output
+
+        return hook
+
+
+def _layers(model: str, inside: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the layers: the last convolution of a block is its projection."""
+    blocks: dict[str, str] = {}
+    for name, module in inside.items():
+        if name.startswith("blocks.") and isinstance(module, nn.Conv2d):
+            blocks[".".join(name.split(".")[:3])] = name
+    found = ("conv_stem", *[*blocks.values()][-BLOCKS:], "conv_head")
+    if len(blocks) < BLOCKS or not all(name in inside for name in found):
+        raise BadInput(
+            f"{model} lacks a first convolution, {BLOCKS} blocks and a last convolution; choose "
+            f"a model such as {OFFLINE_MODEL} or mobilenetv2_100"
+        )
+    return found
+
+
+class _Flat(nn.Module):
+    """All maps of an image (n, numbers), side by side."""
+
+    def __init__(self, network: LayersNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([layer.flatten(1) for layer in self.network.maps(images)], 1)
+
+
+def _differences(maps: Sequence[Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """(pairs, layers): mean squared differences between rows of each layer's maps (n, numbers)."""
+    parts = [
+        torch.stack(
+            [(layer[a].float() - layer[b].float()).square().mean(1) for layer in maps], dim=1
+        )
+        for a, b in zip(first.split(PAIRS_AT_ONCE), second.split(PAIRS_AT_ONCE), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+class Layers(TrainedEncoder):
+    """`layers`: the last layer's means, made for cosine; and the scorer of pairs."""
+
+    plugin: ClassVar[str] = "layers"
+    network_type = LayersNetwork
+    at_once: ClassVar[int] = 16
+    trained: LayersNetwork
+
+    def __init__(self, folder: str | None = None, device: str = "auto") -> None:
+        """Open a folder that `retr train` made; without one, the published model, whose pairs
+        have differences but no probability."""
+        self.fitted = folder is not None
+        if folder is not None:
+            super().__init__(folder, device)
+            return
+        settings = LayersSettings()
+        network = LayersNetwork(settings, 0, settings.side)
+        network.prepare(torch.empty(0))
+        self.trained = network
+        TorchEncoder.__init__(
+            self,
+            network,
+            name=self.plugin,
+            dim=network.dim,
+            metric=Metric.COSINE,
+            framing=Framing(side=settings.side),
+            config={"encoder": self.plugin, "version": VERSION, "network": settings.to_json()},
+            weights=network.body.state_dict(),
+            device=device,
+            batch=self.at_once,
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers, from the first to the last."""
+        return self.trained.body.layers
+
+    @torch.inference_mode()
+    def maps(self, images: Images) -> list[NDArray[np.float16]]:
+        """Each layer's maps (n, numbers) of images as `encode` takes them."""
+        check_images(images, self.framing)
+        batches = [*self._batches(images)]
+        return [np.concatenate(layer) for layer in zip(*batches, strict=True)]
+
+    def _batches(self, images: Images) -> Iterator[list[NDArray[np.float16]]]:
+        for start in range(0, len(images), self.batch):
+            pixels = floats(torch.from_numpy(images[start : start + self.batch]).to(self.device))
+            with autocast(self.device):
+                maps = self.trained.maps(pixels)
+            yield [layer.flatten(1).half().cpu().numpy() for layer in maps]
+
+    @torch.inference_mode()
+    def differences(
+        self,
+        maps: Sequence[NDArray[np.float16]],
+        first: NDArray[np.int64],
+        second: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """(pairs, layers): the mean squared difference of each layer between rows of the maps."""
+        tensors = [torch.from_numpy(layer) for layer in maps]
+        rows = torch.from_numpy(first), torch.from_numpy(second)
+        return np.asarray(_differences(tensors, *rows).numpy())
+
+    @torch.inference_mode()
+    def probability(self, differences: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """(pairs,): that pairs of these differences (pairs, layers) show the same class.
+
+        None where the scorer has not been trained.
+        """
+        if not self.fitted:
+            return None
+        on_device = torch.from_numpy(differences).to(self.device)
+        return np.asarray(self.trained.logits(on_device).double().sigmoid().cpu().numpy())

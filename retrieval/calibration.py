@@ -1,0 +1,205 @@
+"""What a distance says of two images: the threshold to call them alike, and how sure that is.
+
+Both are fitted to validation pairs, whose images an encoder must not have been trained on: it knows
+those too well, so that alike ones stand closer together than new ones do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped]
+
+from retrieval.contracts import Metric
+from retrieval.errors import BadData, BadInput
+from retrieval.files import check_format, made_folder, read_json, write_json
+from retrieval.ranking import Distances
+from retrieval.registry import trained_folder
+from retrieval.shards import EncoderFacts
+
+FORMAT = "retr-calibration"
+VERSION = 1
+CALIBRATION = "calibration.json"
+BINS = 15
+"""Of the expected calibration error, as in Guo et al., arXiv:1706.04599."""
+
+Alike = NDArray[np.bool_]
+
+
+class Method(StrEnum):
+    """How probabilities are fitted: both fall as the distance grows."""
+
+    LOGISTIC = "logistic"
+    ISOTONIC = "isotonic"
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """1 / (1 + exp(-(intercept + slope * distance))): Platt, Probabilistic Outputs, 1999."""
+
+    intercept: float
+    slope: float
+
+    @classmethod
+    def fitted(cls, distances: Distances, alike: Alike) -> Self:
+        """The most likely curve of pairs at these distances (n,)."""
+        from sklearn.linear_model import LogisticRegression  # slow to import
+
+        # Two parameters need no penalty; scaled, the solver is sure to converge.
+        scale = float(distances.std()) or 1.0
+        model = LogisticRegression(C=np.inf).fit(distances[:, None] / scale, alike)
+        return cls(float(model.intercept_[0]), float(model.coef_[0, 0]) / scale)
+
+    def probability(self, distances: Distances) -> Distances:
+        """(n,): of pairs at these distances (n,)."""
+        return np.asarray(expit(self.intercept + self.slope * np.asarray(distances)))
+
+
+@dataclass(frozen=True, slots=True)
+class Isotonic:
+    """Lines between (distance, probability) points: Zadrozny and Elkan, KDD 2002."""
+
+    distances: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    @classmethod
+    def fitted(cls, distances: Distances, alike: Alike) -> Self:
+        """The falling curve with the least squared error for pairs at these distances (n,)."""
+        from sklearn.isotonic import IsotonicRegression
+
+        model = IsotonicRegression(increasing=False).fit(distances, alike)
+        return cls(tuple(model.X_thresholds_.tolist()), tuple(model.y_thresholds_.tolist()))
+
+    def probability(self, distances: Distances) -> Distances:
+        """(n,): of pairs at these distances (n,); beyond the points, that of the last."""
+        return np.interp(distances, self.distances, self.probabilities)
+
+
+CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
+    Method.LOGISTIC: Logistic,
+    Method.ISOTONIC: Isotonic,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The threshold up to which pairs are called alike, and the probability that they are."""
+
+    method: Method
+    curve: Logistic | Isotonic
+    threshold: float
+    metric: Metric
+    encoder: str  # the encoder's fingerprint
+    pairs: int  # that it was fitted to
+
+    @classmethod
+    def fitted(
+        cls, distances: Distances, alike: Alike, method: Method, metric: Metric, encoder: str
+    ) -> Self:
+        """The calibration of pairs at these distances (n,) that are `alike` (n,) or not.
+
+        encoder: its fingerprint. Raises BadInput unless some are alike and some are not.
+        """
+        check_kinds(alike)
+        curve = CURVES[method].fitted(distances, alike)
+        threshold = best_threshold(distances, alike)
+        return cls(method, curve, threshold, metric, encoder, len(alike))
+
+    def write(self, path: Path) -> None:
+        """Write the calibration as JSON, whole or not at all."""
+        made_folder(path.parent)
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The calibration in the file. Raises BadData if it is damaged."""
+        document: dict[str, Any] = read_json(path)
+        check_format(document, FORMAT, VERSION, path)
+        try:
+            method = Method(document["method"])
+            curve = document["curve"]
+            return cls(
+                method=method,
+                curve=Logistic(float(curve["intercept"]), float(curve["slope"]))
+                if method is Method.LOGISTIC
+                else Isotonic(tuple(curve["distances"]), tuple(curve["probabilities"])),
+                threshold=float(document["threshold"]),
+                metric=Metric(document["metric"]),
+                encoder=str(document["encoder"]),
+                pairs=int(document["pairs"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
+
+
+def place_to_keep(encoder: EncoderFacts, workspace: Path) -> Path:
+    """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
+    workspace."""
+    folder = trained_folder(encoder.name) if ":" in encoder.name else None
+    return _in_workspace(encoder, workspace) if folder is None else folder / CALIBRATION
+
+
+def find_calibration(encoder: EncoderFacts, metric: Metric, workspace: Path) -> Calibration | None:
+    """The calibration that was kept, else the one that came with the encoder, else None.
+
+    One for another metric or another encoder is none.
+    """
+    folder = trained_folder(encoder.name)
+    shipped = [] if folder is None else [folder / CALIBRATION]
+    for path in (_in_workspace(encoder, workspace), *shipped):
+        if path.is_file():
+            found = Calibration.read(path)
+            if (found.metric, found.encoder) == (metric, encoder.fingerprint):
+                return found
+    return None
+
+
+def _in_workspace(encoder: EncoderFacts, workspace: Path) -> Path:
+    return workspace / "calibrations" / f"{encoder.fingerprint[:16]}.json"
+
+
+def best_threshold(distances: Distances, alike: Alike) -> float:
+    """The threshold with the highest accuracy, midway between two distances; the lowest of equals.
+
+    Raises BadInput unless some pairs are alike and some are not.
+    """
+    check_kinds(alike)
+    found, counts, of_alike = by_distance(distances, alike)
+    # Right at found[i]: alike pairs up to it, and others beyond it.
+    right = np.cumsum(of_alike) + (len(alike) - alike.sum()) - np.cumsum(counts - of_alike)
+    best = int(np.argmax(right))
+    return float((found[best] + found[min(best + 1, len(found) - 1)]) / 2)
+
+
+def expected_calibration_error(probabilities: Distances, alike: Alike, bins: int = BINS) -> float:
+    """The mean gap between probability and share of alike pairs, over bins of equal width.
+
+    Each bin counts by its pairs. Guo et al., On Calibration of Modern Neural Networks,
+    arXiv:1706.04599, equation 5, for the probability of one class of two.
+    """
+    which = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    said = np.bincount(which, probabilities, minlength=bins)
+    met = np.bincount(which, alike, minlength=bins)
+    return float(np.abs(said - met).sum() / len(alike))
+
+
+def by_distance(
+    distances: Distances, alike: Alike
+) -> tuple[Distances, NDArray[np.int64], NDArray[np.int64]]:
+    """The distances that occur, ascending; how many pairs are there, and how many alike."""
+    found, which, counts = np.unique(distances, return_inverse=True, return_counts=True)
+    of_alike = np.bincount(which, alike, minlength=len(found)).astype(np.int64)
+    return found, counts, of_alike
+
+
+def check_kinds(alike: Alike) -> None:
+    """Raise BadInput unless some pairs are alike and some are not."""
+    if not alike.any() or alike.all():
+        raise BadInput(
+            f"of {len(alike)} pairs {int(alike.sum())} show the same class; give some that do and "
+            "some that do not"
+        )

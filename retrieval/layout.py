@@ -1,0 +1,36 @@
+"""Embeddings in the plane, for maps."""
+
+from enum import StrEnum
+
+import numpy as np
+
+from retrieval.contracts import Metric, Vectors
+from retrieval.errors import BadInput
+
+
+class Layout(StrEnum):
+    """How embeddings are laid out."""
+
+    PCA = "pca"  # the two directions in which they vary most
+    UMAP = "umap"  # McInnes et al., arXiv:1802.03426: neighbours stay neighbours
+
+
+def laid_out(vectors: Vectors, layout: Layout, metric: Metric, seed: int) -> Vectors:
+    """Points (n, 2) for vectors (n, dim). metric: what makes neighbours, for UMAP.
+
+    Raises BadInput for fewer than three vectors, and where umap-learn is not installed.
+    """
+    if len(vectors) < 3:
+        raise BadInput(f"{len(vectors)} embeddings make no map; give 3 or more")
+    if layout is Layout.PCA:
+        from sklearn.decomposition import PCA  # slow to import
+
+        return np.asarray(PCA(2).fit_transform(vectors), np.float32)
+    try:
+        from umap import UMAP  # slower
+    except ImportError:
+        raise BadInput("there is no umap-learn; pip install 'retr[plots]', or use pca") from None
+    # It has no inner product, and normalised vectors have the same neighbours by the cosine.
+    known = Metric.COSINE if metric is Metric.INNER_PRODUCT else metric
+    points = UMAP(metric=str(known), random_state=seed, n_jobs=1).fit_transform(vectors)
+    return np.asarray(points, np.float32)

@@ -1,0 +1,194 @@
+"""Plots of measurements: PNG or SVG, by the ending of the file's name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.calibration import Alike, Calibration
+from retrieval.contracts import Vectors
+from retrieval.errors import BadInput
+from retrieval.files import write_whole
+from retrieval.ranking import Distances
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Labels = Sequence[str | None] | NDArray[Any]
+
+DPI = 120
+ALIKE, OTHER = "tab:blue", "tab:orange"
+
+
+def draw_roc(path: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Draw the ROC of each group of pairs: points of false and true positive rates."""
+    figure = _figure(path, 5, 5)
+    axes = figure.subplots()
+    for name, points in curves.items():
+        x = np.array([point["false_positives"] for point in points])
+        y = np.array([point["true_positives"] for point in points])
+        axes.plot(x, y, label=f"{name}, AUC {np.trapezoid(y, x):.4f}")
+    axes.plot((0, 1), (1, 0), color="0.7", linewidth=0.8)  # where both errors are equal
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", title="classes")
+    _save(figure, path)
+
+
+def draw_matrix(path: Path, names: Sequence[str], matrix: Distances) -> None:
+    """Draw the accuracy over pairs of each two classes, (classes, classes)."""
+    size = max(4.0, 1.6 + 0.6 * len(names))
+    figure = _figure(path, size + 0.8, size)
+    axes = figure.subplots()
+    lowest = float(np.nanmin(matrix))
+    image = axes.imshow(matrix, cmap="viridis", vmin=lowest, vmax=1)
+    places = range(len(names))
+    axes.set_xticks(places, names, rotation=45, ha="right")
+    axes.set_yticks(places, names)
+    for row, column in np.argwhere(~np.isnan(matrix)).tolist():
+        value = float(matrix[row, column])
+        dark = value < (lowest + 1) / 2
+        axes.text(
+            column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    figure.colorbar(image, ax=axes, label="accuracy", shrink=0.8)
+    _save(figure, path)
+
+
+def draw_distances(
+    path: Path, distances: Distances, alike: Alike, calibration: Calibration
+) -> None:
+    """Draw how far pairs of either kind are apart, the threshold, and the probability."""
+    figure = _figure(path, 7, 4)
+    axes = figure.subplots()
+    edges = np.linspace(distances.min(), distances.max(), 60).tolist()
+    for kind, colour, name in ((alike, ALIKE, "same class"), (~alike, OTHER, "other classes")):
+        axes.hist(distances[kind], edges, color=colour, alpha=0.6, label=name)
+    axes.axvline(calibration.threshold, color="black", linewidth=1, label="threshold")
+    axes.set(xlabel=f"{calibration.metric} distance", ylabel="pairs")
+    probability = axes.twinx()
+    at = np.linspace(distances.min(), distances.max(), 300)
+    probability.plot(at, calibration.curve.probability(at), color="0.3", linestyle="--")
+    probability.set(ylabel="probability of the same class (dashed)", ylim=(0, 1))
+    axes.legend(loc="upper center")
+    _save(figure, path)
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a training log, one row for each epoch: loss above, retrieval metrics below."""
+    epochs = [row["epoch"] for row in rows]
+    figure = _figure(path, 7, 6)
+    loss, metrics = figure.subplots(2, 1, sharex=True)
+    loss.plot(epochs, [row["loss"] for row in rows], marker=".", color="black")
+    loss.set_ylabel("loss")
+    named = {"map": "mAP", "precision_at_10": "precision@10", "knn_accuracy": "kNN accuracy"}
+    for key, name in named.items():
+        metrics.plot(epochs, [row[key] for row in rows], marker=".", label=name)
+    metrics.set_ylabel(f"on {rows[-1]['scored_on']}")
+    metrics.set_xlabel("epoch")
+    metrics.xaxis.get_major_locator().set_params(integer=True)
+    metrics.legend(loc="lower right")
+    for axes in (loss, metrics):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_map(path: Path, points: Vectors, labels: Labels, title: str) -> None:
+    """Draw points (n, 2), coloured by label."""
+    figure = _figure(path, 8, 7)
+    axes = figure.subplots()
+    for name, rows, colour in _by_label(labels):
+        axes.scatter(
+            points[rows, 0], points[rows, 1], s=_size(len(points)), color=colour, label=name,
+            linewidths=0, alpha=0.7, rasterized=True,
+        )  # fmt: skip
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.set_aspect("equal", "datalim")
+    _legend(figure, axes)
+    _save(figure, path)
+
+
+def draw_scatter_matrix(path: Path, vectors: Vectors, labels: Labels, title: str) -> None:
+    """Draw each dimension of vectors (n, dims) against each other, and how each is spread."""
+    dims = vectors.shape[1]
+    figure = _figure(path, max(4.0, 1.5 * dims + 1.5), max(4.0, 1.5 * dims))
+    grid = figure.subplots(dims, dims, squeeze=False, sharex="col")
+    kinds = [*_by_label(labels)]
+    for row in range(dims):
+        for column in range(dims):
+            axes = grid[row, column]
+            for name, rows, colour in kinds:
+                if row == column:
+                    axes.hist(vectors[rows, row], 30, histtype="step", color=colour, label=name)
+                else:
+                    axes.scatter(
+                        vectors[rows, column], vectors[rows, row], s=_size(len(vectors)) / 3,
+                        color=colour, linewidths=0, alpha=0.6, rasterized=True,
+                    )  # fmt: skip
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(f"{row + 1}")
+            if row == dims - 1:
+                axes.set_xlabel(f"{column + 1}")
+    figure.suptitle(title)
+    _legend(figure, grid[0, 0])
+    _save(figure, path)
+
+
+def _by_label(
+    labels: Labels,
+) -> Iterator[tuple[str, NDArray[np.int64], tuple[float, float, float, float]]]:
+    """Each label, its rows and its colour; rows without a label first, in grey."""
+    from matplotlib import colormaps
+
+    array = np.array(labels, dtype=object)
+    unknown = np.flatnonzero([label is None for label in labels])
+    if len(unknown):
+        yield "no label", unknown, (0.7, 0.7, 0.7, 1.0)
+    names = sorted({label for label in labels if label is not None})
+    for i, name in enumerate(names):
+        few = colormaps["tab10" if len(names) <= 10 else "tab20"]
+        colour = few(i) if len(names) <= 20 else colormaps["gist_rainbow"](i / len(names))
+        yield name, np.flatnonzero(array == name), colour
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    """Name the colours beside the plot, unless there are too many to tell apart."""
+    from matplotlib.collections import PathCollection
+
+    handles, names = axes.get_legend_handles_labels()
+    if 0 < len(names) <= 30:
+        legend = figure.legend(handles, names, loc="outside right upper", frameon=False)
+        for handle in legend.legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([30])
+
+
+def _size(points: int) -> float:
+    """The area of a dot, in square points: smaller where there are many."""
+    return float(np.clip(20_000 / max(points, 1), 1, 20))
+
+
+def _figure(path: Path, width: float, height: float) -> "Figure":
+    """A new figure. Raises BadInput where no figure can be saved under this name."""
+    if _kind(path) not in ("png", "svg"):
+        raise BadInput(f"cannot draw {path}; name a file that ends in .png or .svg")
+    from matplotlib.figure import Figure  # slow to import
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    """Write the figure, whole or not at all. Raises BadInput where that cannot be."""
+    try:
+        write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, format=_kind(path)))
+    except OSError as error:
+        raise BadInput(f"cannot write {path} ({error.strerror}); name another file") from None
+
+
+def _kind(path: Path) -> str:
+    return path.suffix[1:].lower()

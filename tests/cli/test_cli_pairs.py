@@ -1,0 +1,210 @@
+"""`retr pairs` and `retr compare`: same class or not."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Gallery
+from pictures import picture, save
+from PIL import Image
+from running import Retr
+
+from retrieval import open_embeddings, open_encoder
+from retrieval.encoding import encode_source
+from retrieval.images import open_source
+
+pytestmark = pytest.mark.usefixtures("forked")
+
+
+def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: Gallery) -> None:
+    found = retr.json("pairs", gallery.embeddings, "--threshold", "0", "--threshold", "10")
+    assert found["pairs"] == 10_000
+    assert found["accuracy_at"] == {"0": 0.5, "10": 0.5}  # none is alike, and all are
+    assert found["metric"] == "euclidean"
+    assert [*found["groups"]] == ["joint"]  # nobody says what the toy encoder was trained on
+    joint = found["groups"]["joint"]
+    for key in ("accuracy", "auc", "eer", "ece", "pairs"):
+        assert joint[key] == found[key]
+    assert [*joint["per_class"]] == ["blue", "green", "red"]
+    again = retr.json("pairs", gallery.embeddings, "--threshold", "0", "--threshold", "10")
+    assert again == found
+    assert retr.json("pairs", gallery.embeddings, "--seed", "1")["auc"] != found["auc"]
+
+
+def test_colours_of_their_own_are_told_apart(retr: Retr) -> None:
+    _colours(retr.cwd / "photos")
+    encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
+    found = retr.json("pairs", "made", "--count", "200", "--scheme", "random")
+    assert (found["pairs"], found["accuracy"], found["auc"], found["eer"]) == (200, 1, 1, 0)
+    consecutive = retr.json("pairs", "made", "--scheme", "consecutive", "--calibration", "isotonic")
+    assert consecutive["accuracy"] == 1
+    grouped = retr.json("pairs", "made", "--held-out", "cyan,red")
+    assert [*grouped["groups"]] == ["joint", "trained", "held_out"]
+    assert [*grouped["groups"]["held_out"]["per_class"]] == ["cyan", "red"]
+    assert [*grouped["groups"]["trained"]["per_class"]] == ["blue", "green"]
+    few = retr.json("pairs", "made", "--classes", "blue,red")
+    assert [*few["groups"]["joint"]["per_class"]] == ["blue", "red"]
+    text = retr("pairs", "made", "--held-out", "cyan,red").out
+    assert "threshold from 16 images that are not tested" in text
+    assert "held out (2)    10,000    1.0000" in text
+
+
+def test_validation_images_of_their_own(retr: Retr) -> None:
+    _colours(retr.cwd / "photos")
+    _colours(retr.cwd / "others", seed=50)
+    for name in ("photos", "others"):
+        encode_source(
+            open_source(str(retr.cwd / name)), open_encoder("toy"), retr.cwd / f"e-{name}"
+        )
+    found = retr.json("pairs", "e-photos", "--validation", "e-others")
+    assert found["accuracy"] == 1
+    shutil.copytree(retr.cwd / "e-photos", retr.cwd / "copy")
+    message = retr.refused("pairs", "e-photos", "--validation", "copy", leaves=True)
+    assert "80 images are for validation and for the test, the first" in message
+
+
+def test_the_report_holds_plots_and_a_sheet(retr: Retr, gallery: Gallery) -> None:
+    retr("pairs", gallery.embeddings, "--count", "100", "--out", "report")
+    report = retr.cwd / "report"
+    names = {"roc.png", "matrix.png", "distances.png", "pairs.png", "pairs.json"}
+    assert {path.name for path in report.iterdir()} == names
+    for name in names - {"pairs.json"}:
+        with Image.open(report / name) as opened:
+            assert min(opened.size) > 300
+    retr("plot", "report/pairs.json", "--out", "roc.svg")
+    assert (retr.cwd / "roc.svg").read_text().startswith("<?xml")
+
+
+def test_what_was_kept_gives_a_probability(retr: Retr) -> None:
+    _colours(retr.cwd / "photos")
+    encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
+    one, other = "photos/blue/0.png", "photos/red/0.png"
+    asked = ["compare", one, other, "--encoder", "toy"]
+    before = retr.json(*asked)
+    assert before["probability_same"] is None
+    text = retr(*asked).out
+    assert "no probability is known for this encoder: see 'retr pairs --save'" in text
+    retr("pairs", "made", "--save")
+    after = retr.json(*asked)
+    assert (after["a"], after["b"], after["layers"]) == (one, other, None)
+    assert after["distance"] == before["distance"] > 0.5
+    assert after["probability_same"] < 0.1
+    assert "not the same: probability 0.0" in retr(*asked).out
+    same = retr.json("compare", one, one, "--encoder", "toy")
+    assert same["distance"] == 0
+    assert same["probability_same"] > 0.9
+    assert retr.json(*asked, "--metric", "cosine")["probability_same"] is None
+
+
+def test_compared_distances_are_those_of_the_embeddings(retr: Retr, gallery: Gallery) -> None:
+    rows, vectors = gallery.read()
+    a, b = rows[3]["path"], rows[50]["path"]
+    found = retr.json("compare", a, b, "--encoder", "toy")
+    assert found["distance"] == pytest.approx(np.linalg.norm(vectors[3] - vectors[50]), abs=1e-6)
+
+
+def test_many_pairs_come_from_a_file(retr: Retr) -> None:
+    for seed in range(3):
+        save(retr.cwd / "photos" / f"{seed}.png", seed)
+    (retr.cwd / "photos" / "bad.png").write_bytes(b"no image")
+    lines = [("a", "b"), ("0.png", "1.png"), ("0.png",), ("bad.png", "1.png"), (),
+             ("0.png", "gone.png"), ("2.png", "0.png"), ("1.png", "")]  # fmt: skip
+    with (retr.cwd / "photos" / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    asked = ["compare", "--pairs", "photos/pairs.csv", "--encoder", "toy"]
+    outcome = retr(*asked, "--json", "--sheet", "sheet.png")
+    assert [(pair["a"], pair["b"], pair["line"]) for pair in outcome.document] == [
+        ("0.png", "1.png", 2),
+        ("2.png", "0.png", 7),
+    ]
+    said = outcome.err.splitlines()
+    assert len(said) == 4
+    for number, words in ((3, "1 columns"), (8, "an empty one"), (4, "bad.png"), (6, "no such")):
+        assert any(f"line {number}" in line and words in line for line in said), number
+    with Image.open(retr.cwd / "sheet.png") as sheet:
+        assert sheet.width > sheet.height > 100
+    assert retr(*asked).out.count("–") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pairs", "{e}", "--classes", "blue,rad"], "'rad'; did you mean 'red'"),
+        (["pairs", "{e}", "--classes", "blue,"], "write names with commas between"),
+        (["pairs", "{e}", "--classes", "blue"], "images of 1 classes make no pairs that differ"),
+        (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
+        (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
+        (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),
+        (["pairs", "{e}", "--calibration", "plat"], "isotonic, logistic"),
+        (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' scores no pairs; give 'layers'"),
+        (["pairs", "{e}", "--metric", "l2"], "manhattan"),
+        (["pairs", "gone"], "gone"),
+        (["pairs"], "there is no queries in the workspace"),
+        (["compare", "{i}"], "two images make a pair, got 1"),
+        (["compare", "{i}", "{i}", "--pairs", "p.csv"], "give one of them"),
+        (["compare", "--pairs", "p.csv"], "cannot read p.csv"),
+        (["compare", "{i}", "gone.png", "--encoder", "toy"], "cannot read image gone.png"),
+        (["compare", "{i}", "{i}", "--encoder", "toy", "--sheet", "no/s.png"], "cannot write no/s"),
+        (["plot", "gone"], "gone is nothing to draw"),
+        (["plot", "{e}", "--method", "tsne"], "pca, scatter, umap"),
+        (["plot", "{e}", "--method", "scatter", "--dims", "4"], "give 2 to 3"),
+        (["plot", "{e}", "--out", "plot.pdf"], "ends in .png or .svg"),
+        (["plot", "{e}", "--limit", "0"], "leaves nothing to draw"),
+    ],
+)
+def test_bad_input_is_refused(
+    retr: Retr, gallery: Gallery, arguments: list[str], said: str
+) -> None:
+    places = {"e": gallery.embeddings, "i": gallery.image}
+    assert said in retr.refused(*(argument.format(**places) for argument in arguments))
+
+
+def test_a_class_with_a_single_image_is_said(retr: Retr) -> None:
+    _colours(retr.cwd / "photos")
+    save(retr.cwd / "photos" / "alone" / "0.png", seed=9)
+    encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
+    err = retr("pairs", "made", "--validation", _others(retr.cwd)).err
+    assert "class 'alone' has a single image, and so no pair that is alike" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ending"),
+    [([], "png"), (["--method", "scatter", "--dims", "3"], "png"), ([], "svg")],
+)
+def test_embeddings_are_drawn(
+    retr: Retr, gallery: Gallery, arguments: list[str], ending: str
+) -> None:
+    found = retr.json("plot", gallery.embeddings, *arguments, "--out", f"map.{ending}")
+    assert found["out"] == f"map.{ending}"
+    assert (retr.cwd / f"map.{ending}").stat().st_size > 5_000
+
+
+def test_curves_are_drawn_from_a_log(retr: Retr) -> None:
+    (retr.cwd / "log.csv").write_text(
+        "epoch,loss,seconds,images_per_second,scored_on,map,precision_at_10,knn_accuracy\n"
+        '1,2.5,1.0,10.0,"1,000 held-out images",0.2,0.3,0.4\n'
+        '2,2.0,1.0,10.0,"1,000 held-out images",0.3,0.4,0.5\n'
+    )
+    assert retr.json("plot", "log.csv") == {"out": "plot.png", "kind": "curves"}
+    (retr.cwd / "log.csv").write_text("a,b\n1,2\n")
+    assert "log.csv is no log of a training" in retr.refused("plot", "log.csv", leaves=True)
+
+
+def _colours(folder: Path, seed: int = 0) -> None:
+    """Twenty images of each of four colours, with some noise."""
+    colours = {"blue": (0, 0, 200), "cyan": (0, 200, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
+    for label, colour in colours.items():
+        for number in range(20):
+            pixels = picture(seed + number) // 8 + np.array(colour, np.uint8)
+            path = folder / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+def _others(folder: Path) -> Path:
+    _colours(folder / "others", seed=50)
+    encode_source(open_source(str(folder / "others")), open_encoder("toy"), folder / "e-others")
+    assert len(open_embeddings(folder / "e-others")) == 80
+    return folder / "e-others"
