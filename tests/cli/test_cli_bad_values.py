@@ -35,7 +35,7 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
         ([*INDEX, "--backend", "hsnw"], ["'hsnw'", "did you mean 'hnsw'?", "exact, hnsw, ivf"]),
         (
             ["encode", "{images}", "--encoder", "toyy"],
-            ["unknown encoder 'toyy'", "did you mean 'toy'?", "autoencoder, layers, pretrained, siamese"],
+            ["unknown encoder 'toyy'", "did you mean 'toy'?", "autoencoder, layers, pretrained"],
         ),
         (["encode", "{images}", "--encoder", "toy:3"], ["'toy' takes no argument", "'toy:3'"]),
         (["encode", "{images}", "--encoder", ""], ["unknown encoder ''", "toy"]),
