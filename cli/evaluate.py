@@ -109,23 +109,34 @@ def print_evaluation(output: Output, result: "Evaluation", ks: list[int]) -> Non
         ("k", *(f"{k:,}" for k in ks)),
         [
             ("P@k", *(f"{result.precision_at[k]:.4f}" for k in ks)),
+            ("  ±", *(_margin(result.margins.precision_at[k]) for k in ks)),
             ("recall@k", *(f"{result.recall_at[k]:.4f}" for k in ks)),
             ("mAP@k", *(f"{result.map_at[k]:.4f}" for k in ks)),
+            ("  ±", *(_margin(result.margins.map_at[k]) for k in ks)),
         ],
     )
     output.say()
     overall = [
-        (name, value)
-        for name, value in (
-            ("mAP", result.map),
-            ("R-precision", result.r_precision),
-            ("kNN accuracy", result.knn_accuracy),
+        (name, value, margin)
+        for name, value, margin in (
+            ("mAP", result.map, result.margins.map),
+            ("R-precision", result.r_precision, result.margins.r_precision),
+            ("kNN accuracy", result.knn_accuracy, result.margins.knn_accuracy),
         )
         if value is not None
     ]
     if overall:
-        output.say("   ".join(f"{name} {value:.4f}" for name, value in overall))
+        output.say(
+            "   ".join(
+                f"{name} {value:.4f}" + ("" if margin is None else f" ± {margin:.4f}")
+                for name, value, margin in overall
+            )
+        )
         output.say()
+
+
+def _margin(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _print(output: Output, result: "Evaluation", ks: list[int]) -> None:

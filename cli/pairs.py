@@ -163,16 +163,17 @@ def pairs(
         tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
         distances_of = improbability(judge, paths)
     outcome = verify(tested, validating, protocol, facts.fingerprint, trained, distances_of)
+    measured = f"{protocol.metric} distance" if judge is None else f"1 - p of {judge.name}"
     output.say(said)
-    _print(output, outcome)
+    _print(output, outcome, measured)
     if save:
         path = place_to_keep(facts, place.folder)
         outcome.calibration.write(path)
         output.say(f"kept for 'retr compare': {path}")
     if out is not None:
-        _report(out, tested, paths, outcome)
+        _report(out, tested, paths, outcome, measured)
         output.say(f"drawn into {out}")
-    output.document(_document(outcome))
+    output.document(_document(outcome, measured))
 
 
 def _images(
@@ -211,10 +212,10 @@ def _images(
     )
 
 
-def _print(output: Output, outcome: "Outcome") -> None:
+def _print(output: Output, outcome: "Outcome", measured: str) -> None:
     calibration = outcome.calibration
     output.say(
-        f"same class up to {calibration.metric} distance {calibration.threshold:.4g}, by "
+        f"same class up to {measured} {calibration.threshold:.4g}, by "
         f"{plural(calibration.pairs, 'validation pair')}"
     )
     output.say()
@@ -246,21 +247,25 @@ def _print(output: Output, outcome: "Outcome") -> None:
     )
 
 
-def _document(outcome: "Outcome") -> "dict[str, JsonValue]":
+def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
     groups: dict[str, JsonValue] = {name: of.to_json() for name, of in outcome.groups.items()}
     joint = outcome.groups["joint"].to_json()
     calibration = outcome.calibration
     return {
         **{key: joint[key] for key in ("pairs", "accuracy", "accuracy_at", "auc", "eer", "ece")},
         "threshold": calibration.threshold,
-        "metric": str(calibration.metric),
+        "measured": measured,
         "validation_pairs": calibration.pairs,
         "groups": groups,
     }
 
 
 def _report(
-    folder: Path, tested: "Labelled", paths: "Mapping[str, str | None]", outcome: "Outcome"
+    folder: Path,
+    tested: "Labelled",
+    paths: "Mapping[str, str | None]",
+    outcome: "Outcome",
+    measured: str,
 ) -> None:
     """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
@@ -270,10 +275,17 @@ def _report(
     made_folder(folder)
     joint = outcome.groups["joint"]
     roc = {name: of.roc_points() for name, of in outcome.groups.items()}
-    write_json(folder / "pairs.json", _document(outcome) | {"roc": cast("JsonValue", roc)})
+    write_json(
+        folder / "pairs.json", _document(outcome, measured) | {"roc": cast("JsonValue", roc)}
+    )
     draw_roc(folder / "roc.png", {GROUPS[name]: points for name, points in roc.items()})
     draw_matrix(folder / "matrix.png", joint.classes, joint.matrix)
     draw_distances(
-        folder / "distances.png", outcome.distances, outcome.pairs.alike, outcome.calibration
+        folder / "distances.png",
+        outcome.distances,
+        outcome.pairs.alike,
+        outcome.calibration,
+        measured,
     )
-    draw_pairs(folder / "pairs.png", tested, paths, outcome, SHOWN)
+    heading = f"same class up to {measured} {outcome.calibration.threshold:.4g}"
+    draw_pairs(folder / "pairs.png", tested, paths, outcome, heading, SHOWN)

@@ -45,7 +45,12 @@ def draw_sheet(
 
 
 def draw_pairs(
-    path: Path, tested: Labelled, paths: Mapping[str, str | None], outcome: Outcome, most: int
+    path: Path,
+    tested: Labelled,
+    paths: Mapping[str, str | None],
+    outcome: Outcome,
+    heading: str,
+    most: int,
 ) -> None:
     """Write a PNG of the first pairs of either kind, with labels, distance and probability.
 
@@ -72,7 +77,6 @@ def draw_pairs(
                 (distance <= calibration.threshold) == drawn.alike[row],
             )
         )
-    heading = f"same class up to {calibration.metric} distance {calibration.threshold:.4g}"
     _written(path, lambda: save_pairs(path, pictures, heading))
 
 

@@ -69,8 +69,12 @@ class AutoencoderNetwork(Network):
         )
         if settings.projection:
             # Dropped after the training, as in SimCLR, arXiv:2002.05709.
+            hidden = 4 * dim
             self.projection = nn.Sequential(
-                nn.Linear(dim, 2 * dim), nn.ELU(), nn.Linear(2 * dim, settings.projection)
+                nn.Linear(dim, hidden, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ELU(),
+                nn.Linear(hidden, settings.projection),
             )
 
     @property

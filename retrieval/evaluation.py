@@ -5,7 +5,7 @@ by its id, is left out of its own ranking. docs/metrics.md defines the measures.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -122,6 +122,29 @@ class OfClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Margins:
+    """Half of each measure's 95% confidence interval over queries; None where there is none."""
+
+    map: float | None
+    map_at: dict[int, float | None]
+    precision_at: dict[int, float | None]
+    recall_at: dict[int, float | None]
+    r_precision: float | None
+    knn_accuracy: float | None
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr eval --json`."""
+        return {
+            "map": self.map,
+            "map_at": _by_k(self.map_at),
+            "precision_at": _by_k(self.precision_at),
+            "recall_at": _by_k(self.recall_at),
+            "r_precision": self.r_precision,
+            "knn_accuracy": self.knn_accuracy,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The means of the measures over all queries that have something relevant to find.
 
@@ -143,6 +166,7 @@ class Evaluation:
     recall_at: dict[int, float]
     r_precision: float | None
     knn_accuracy: float | None
+    margins: Margins
     per_class: dict[str, OfClass] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
@@ -161,6 +185,7 @@ class Evaluation:
             "recall_at": _by_k(self.recall_at),
             "r_precision": self.r_precision,
             "knn_accuracy": self.knn_accuracy,
+            "margins": self.margins.to_json(),
             "per_class": {label: of.to_json() for label, of in self.per_class.items()},
             "definitions": {name: DEFINITIONS[name] for name in self.defined},
         }
@@ -168,7 +193,9 @@ class Evaluation:
     @property
     def defined(self) -> list[str]:
         """The measures that have a value here."""
-        names = ["precision_at", "recall_at", "map", "map_at", "r_precision", "knn_accuracy"]
+        names = [
+            "precision_at", "recall_at", "map", "map_at", "r_precision", "knn_accuracy", "margins",
+        ]  # fmt: skip
         return [name for name in names if getattr(self, name) is not None]
 
 
@@ -335,8 +362,20 @@ class _Task:
             recall_at=self._means([of.recall_at for of in measured]),
             r_precision=_mean([of.r_precision for of in measured]),
             knn_accuracy=_mean([of.knn_accuracy for of in measured]),
+            margins=Margins(
+                map=_margin([of.map for of in measured]),
+                map_at=self._margins([of.map_at for of in measured]),
+                precision_at=self._margins([of.precision_at for of in measured]),
+                recall_at=self._margins([of.recall_at for of in measured]),
+                r_precision=_margin([of.r_precision for of in measured]),
+                knn_accuracy=_margin([of.knn_accuracy for of in measured]),
+            ),
             per_class=per_class,
         )
+
+    def _margins(self, values: list[list[float]]) -> dict[int, float | None]:
+        columns = zip(*values, strict=True)
+        return {k: metrics.margin(of_k) for k, of_k in zip(self.ks, columns, strict=True)}
 
     def _means(self, values: list[list[float]]) -> dict[int, float]:
         return dict(zip(self.ks, np.mean(values, axis=0).tolist(), strict=True))
@@ -353,5 +392,9 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(taken)) if taken else None
 
 
-def _by_k(values: dict[int, float]) -> dict[str, Json]:
+def _margin(values: list[float | None]) -> float | None:
+    return metrics.margin([value for value in values if value is not None])
+
+
+def _by_k(values: Mapping[int, float | None]) -> dict[str, Json]:
     return {str(k): value for k, value in values.items()}

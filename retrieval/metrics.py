@@ -9,7 +9,7 @@ docs/metrics.md in the same words.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,6 +48,11 @@ DEFINITIONS = {
         f"kNN accuracy: the share of queries that get their own label by a vote of the "
         f"{NEIGHBORS_THAT_VOTE} nearest items, one vote each; of tied labels the one whose "
         f"nearest item is nearest wins, and items without a label do not vote."
+    ),
+    "margins": (
+        "±: half of the 95% confidence interval of a mean, 1.96 times the standard error over "
+        "queries: what other queries of the same kind might change, and not what another training "
+        "or another database would."
     ),
     "index_recall_at": (
         "recall@k of an index: the share of its first k hits that are no farther than the k-th "
@@ -140,3 +145,14 @@ def _found(ranks: Ranks, k: int) -> int:
 
 def _sum_of_precisions(ranks: Ranks) -> float:
     return float(np.sum(np.arange(1, len(ranks) + 1) / ranks))
+
+
+def margin(values: Sequence[float]) -> float | None:
+    """Half of the 95% confidence interval of the mean of the queries' `values`.
+
+    By the normal approximation: 1.96 · s / √n, with s² the sum of squares over n - 1. None for a
+    single query.
+    """
+    if len(values) < 2:
+        return None
+    return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -60,16 +60,19 @@ def draw_matrix(path: Path, names: Sequence[str], matrix: Distances) -> None:
 
 
 def draw_distances(
-    path: Path, distances: Distances, alike: Alike, calibration: Calibration
+    path: Path, distances: Distances, alike: Alike, calibration: Calibration, measured: str
 ) -> None:
-    """Draw how far pairs of either kind are apart, the threshold, and the probability."""
+    """Draw how far pairs of either kind are apart, the threshold, and the probability.
+
+    measured: what the distances are, for people.
+    """
     figure = _figure(path, 7, 4)
     axes = figure.subplots()
     edges = np.linspace(distances.min(), distances.max(), 60).tolist()
     for kind, colour, name in ((alike, ALIKE, "same class"), (~alike, OTHER, "other classes")):
         axes.hist(distances[kind], edges, color=colour, alpha=0.6, label=name)
     axes.axvline(calibration.threshold, color="black", linewidth=1, label="threshold")
-    axes.set(xlabel=f"{calibration.metric} distance", ylabel="pairs")
+    axes.set(xlabel=measured, ylabel="pairs")
     probability = axes.twinx()
     at = np.linspace(distances.min(), distances.max(), 300)
     probability.plot(at, calibration.curve.probability(at), color="0.3", linestyle="--")

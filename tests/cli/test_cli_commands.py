@@ -108,7 +108,7 @@ def test_eval_takes_the_test_split_for_queries(session: Session) -> None:
     document = session.retr.json("eval", "-k", "1,5,10")
     assert document.keys() == {
         "queries", "database", "metric", "map", "map_at", "precision_at", "recall_at",
-        "r_precision", "knn_accuracy", "per_class", "definitions", "left_out", "counts",
+        "r_precision", "knn_accuracy", "margins", "per_class", "definitions", "left_out", "counts",
     }  # fmt: skip
     assert document["queries"] == str(session.retr.cwd / session.test["out"])
     assert document["database"] == str(session.retr.cwd / session.train["out"])

@@ -22,7 +22,7 @@ def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: 
     found = retr.json("pairs", gallery.embeddings, "--threshold", "0", "--threshold", "10")
     assert found["pairs"] == 10_000
     assert found["accuracy_at"] == {"0": 0.5, "10": 0.5}  # none is alike, and all are
-    assert found["metric"] == "euclidean"
+    assert found["measured"] == "euclidean distance"
     assert [*found["groups"]] == ["joint"]  # nobody says what the toy encoder was trained on
     joint = found["groups"]["joint"]
     for key in ("accuracy", "auc", "eer", "ece", "pairs"):

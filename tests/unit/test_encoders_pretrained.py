@@ -167,7 +167,7 @@ def published(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> torc
         copy.load_state_dict(network.state_dict(), strict=False)
         return copy.eval(), "a test"
 
-    monkeypatch.setattr(pretrained, "_load", load)
+    monkeypatch.setattr(pretrained, "load_published", load)
     return load(MODEL)[0]
 
 

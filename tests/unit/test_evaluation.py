@@ -293,8 +293,10 @@ def test_to_json_is_the_document_of_retr_eval() -> None:
     document = json.loads(json.dumps(result.to_json()))
     assert document.pop("definitions") == {
         name: DEFINITIONS[name]
-        for name in ("precision_at", "recall_at", "map", "map_at", "r_precision", "knn_accuracy")
-    }
+        for name in (
+            "precision_at", "recall_at", "map", "map_at", "r_precision", "knn_accuracy", "margins",
+        )
+    }  # fmt: skip
     assert document == {
         "queries": 1,
         "left_out": {"unlabelled": 1, "without_relevant": 0},
@@ -306,6 +308,14 @@ def test_to_json_is_the_document_of_retr_eval() -> None:
         "recall_at": {"1": 0.0, "10": 1.0},
         "r_precision": 0.0,
         "knn_accuracy": 0.0,
+        "margins": {
+            "map": None,
+            "map_at": {"1": None, "10": None},
+            "precision_at": {"1": None, "10": None},
+            "recall_at": {"1": None, "10": None},
+            "r_precision": None,
+            "knn_accuracy": None,
+        },
         "per_class": {
             "a": {"queries": 1, "map": 0.5, "precision_at": {"1": 0.0, "10": 0.1}},
         },
@@ -315,7 +325,10 @@ def test_to_json_is_the_document_of_retr_eval() -> None:
 def test_what_is_not_measured_through_an_index_is_not_defined_there() -> None:
     queries, database = on_a_line([0], "a", prefix="q"), on_a_line([1], "a")
     found = evaluate_index(queries, database, Canned([[0]], 1), Metric.EUCLIDEAN, (1,))
-    assert list(found.to_json()["definitions"]) == ["precision_at", "recall_at", "map_at"]  # type: ignore[arg-type]
+    document = found.to_json()
+    there = ["precision_at", "recall_at", "map_at", "margins"]
+    assert list(document["definitions"]) == there  # type: ignore[arg-type]
+    assert document["margins"]["map"] is None  # type: ignore[index, call-overload]
 
 
 @pytest.mark.parametrize("ks", [(), (0,), (5, -1)])
@@ -373,3 +386,17 @@ def test_rows_held_out_are_no_longer_in_the_database_and_keep_what_is_theirs() -
     assert len(items.held_out(1000, seed=1)[0]) == 10
     with pytest.raises(BadInput, match="4 rows are too few"):
         clusters(4, "d", 3).held_out(1, seed=0)
+
+
+def test_margins_are_those_of_the_queries() -> None:
+    items = clusters(60, "abc", 2)
+    found = evaluate(items, items, Metric.EUCLIDEAN, (1, 5))
+    # A share has the variance p (1 - p) n / (n - 1).
+    for share, margin in (
+        (found.precision_at[1], found.margins.precision_at[1]),
+        (found.knn_accuracy, found.margins.knn_accuracy),
+    ):
+        assert share is not None
+        assert margin == pytest.approx(1.96 * (share * (1 - share) / (found.queries - 1)) ** 0.5)
+    assert found.margins.map is not None
+    assert 0 < found.margins.map < found.map  # type: ignore[operator]

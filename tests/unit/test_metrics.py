@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import sem
 from sklearn.metrics import average_precision_score
 
 from retrieval import metrics
@@ -154,3 +155,12 @@ def test_index_recall_of_missing_hits() -> None:
 @pytest.mark.parametrize("name", metrics.DEFINITIONS)
 def test_the_docs_have_each_definition_in_the_same_words(name: str) -> None:
     assert f"**{metrics.DEFINITIONS[name]}**" in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_margin_by_hand_and_by_scipy() -> None:
+    # Mean ½, s² = (¼ + ¼) / 1, and √n cancels √½ to ½.
+    assert metrics.margin([0, 1]) == pytest.approx(1.96 / 2)
+    values = np.random.default_rng(0).random(50)
+    assert metrics.margin(values.tolist()) == pytest.approx(1.96 * sem(values))
+    assert metrics.margin([0.3, 0.3, 0.3]) == 0
+    assert metrics.margin([0.3]) is None

@@ -43,7 +43,8 @@ def test_recipes_that_ship_can_be_built(name: str) -> None:
     check_losses(recipe.losses)
     network: type[Network] = encoder_plugin(recipe.encoder).network_type
     settings = typed(network.settings_type, recipe.network, "network")
-    assert network(settings, 10, recipe.data.side).dim <= 128
+    dim = network(settings, 10, recipe.data.side).dim
+    assert dim <= 128 or recipe.encoder == "layers"  # which judges pairs
 
 
 def test_a_recipe_is_read(small: Path) -> None:
