@@ -69,7 +69,7 @@ def bench(
     searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
     asked = open_embeddings(queries) if queries else _test_split(place, searched)
     if asked is None:
-        labelled = Labelled.of(searched).held_out(HELD_OUT, seed)
+        labelled = Labelled.of(searched).split_off(HELD_OUT, seed)
         name = f"{len(labelled[0]):,} rows held out of {searched.folder}"
     else:
         check_same_encoder(

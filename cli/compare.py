@@ -18,9 +18,11 @@ from cli.options import (
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
-    from retrieval.calibration import Calibration
     from retrieval.comparing import Asked, Compared
     from retrieval.contracts import Json as JsonValue
+
+
+MOST_DRAWN = 100  # pairs on a sheet
 
 
 def compare(
@@ -83,10 +85,11 @@ def compare(
             raise BadInput(f"{where}{error}; give an image that can be read")
         output.warn(f"{where}{error}")
     if sheet is not None:
-        draw_compared(sheet, answers, calibration, f"{opened.name}, {chosen} distance")
-    _print(output, answers, calibration, str(chosen), opened.name)
+        drawn = answers[:MOST_DRAWN]
+        draw_compared(sheet, drawn, f"{opened.name}, {chosen} distance")
+    _print(output, answers, str(chosen), opened.name)
     if sheet is not None:
-        output.say(f"drawn: {sheet}")
+        output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
     documents: list[JsonValue] = [
         answer.to_json() | ({} if pair.line is None else {"line": pair.line})
         for pair, answer in answers
@@ -117,7 +120,6 @@ def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked
 def _print(
     output: Output,
     answers: "list[tuple[Asked, Compared]]",
-    calibration: "Calibration | None",
     metric: str,
     encoder: str,
 ) -> None:
@@ -127,8 +129,8 @@ def _print(
     if len(answers) == 1:
         _, answer = answers[0]
         output.say(f"{metric} distance {answer.distance:.4f} by {encoder}")
-        if calibration is not None:
-            said = "same class" if answer.distance <= calibration.threshold else "not the same"
+        if answer.same is not None:
+            said = "same class" if answer.same else "not the same"
             output.say(f"{said}: probability {probability(answer)}")
     else:
         output.table(

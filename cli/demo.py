@@ -111,7 +111,7 @@ def demo(
 
     output.say("\n5. Measure the indices")
     with output.steps() as step:
-        few, _ = labelled[0].held_out(QUERIES_TIMED, seed=0)
+        few, _ = labelled[0].split_off(QUERIES_TIMED, seed=0)
         report = run(few, labelled[1], database.facts.metric, BACKENDS, progress=step)
     print_report(output, report)
 

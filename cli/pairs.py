@@ -19,15 +19,15 @@ from cli.options import (
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from retrieval.contracts import Json as JsonValue
     from retrieval.evaluation import Labelled
-    from retrieval.shards import Embeddings
+    from retrieval.provenance import Provenance
+    from retrieval.shards import Embeddings, EncoderFacts
     from retrieval.verification import Outcome
 
 SHOWN = 32  # pairs on the sheet
-MOST_SCORED = 1_000  # images that a scorer keeps the maps of, 2 MB each
+MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
+MOST_CLASSES = 30  # in a table or a picture
 GROUPS = {"joint": "all", "trained": "trained on", "held_out": "held out"}
 
 
@@ -94,7 +94,7 @@ def pairs(
         str | None,
         typer.Option(
             help="A folder that 'retr train layers' made: judge by its probability, in place of "
-            "the embeddings' distance; at most 1,000 images are taken.",
+            "the embeddings' distance; of 500 images at most.",
             show_default=False,
         ),
     ] = None,
@@ -124,11 +124,11 @@ def pairs(
     from retrieval.calibration import Method, place_to_keep
     from retrieval.comparing import improbability
     from retrieval.errors import BadInput
-    from retrieval.evaluation import paths_of
+    from retrieval.evaluation import Labelled
     from retrieval.pairs import Scheme
-    from retrieval.registry import open_scorer, trained_folder
-    from retrieval.shards import open_embeddings
-    from retrieval.verification import Protocol, trained_classes, verify
+    from retrieval.registry import open_scorer
+    from retrieval.shards import EncoderFacts, open_embeddings
+    from retrieval.verification import Protocol, class_groups, verify
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -136,91 +136,113 @@ def pairs(
     test = open_embeddings(
         embeddings or place.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
     )
+    others = None if validation is None else open_embeddings(validation)
+    if save and scorer is not None:
+        raise BadInput("a scorer has a probability of its own; leave --save or --scorer away")
+    judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
     protocol = Protocol(
         parsed_metric(metric) or test.facts.metric,
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        parsed_choice("calibration", calibration, Method),
+        parsed_choice("calibration", calibration, Method) if judge is None else Method.GIVEN,
         tuple(threshold or ()),
     )
-    if save and scorer is not None:
-        raise BadInput("a scorer has a probability of its own; leave --save or --scorer away")
-    judge = None if scorer is None else open_scorer(scorer, device)
-    folder = trained_folder(facts.name if judge is None else judge.name)
-    others = test if validation is None else open_embeddings(validation)
-    paths = paths_of(test) | paths_of(others)
-    tested, validating, said = _images(output, test, others, folder, seed)
-    if classes is not None:
-        wanted = parsed_names(classes)
-        tested, validating = (side.of_classes(wanted) for side in (tested, validating))
-    for name in tested.single():
+    judged_by = facts if judge is None else EncoderFacts.of(judge)
+    trained = _provenance(output, judged_by)
+
+    images = Labelled.of(test)
+    chosen = parsed_names(classes) if classes is not None else None
+    images.check_classes(chosen or ())
+    for name in images.single():
         output.warn(f"class '{name}' has a single image, and so no pair that is alike")
-    trained = trained_classes(folder, tested, None if held_out is None else parsed_names(held_out))
+    tested, validating = _split(output, test, images, others, trained, seed)
+    if chosen is not None:
+        tested, validating = tested.of_classes(chosen), validating.of_classes(chosen)
+    groups = class_groups(tested, trained, parsed_names(held_out) if held_out else None)
     distances_of = None
     if judge is not None:
         tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
-        distances_of = improbability(judge, paths)
-    outcome = verify(tested, validating, protocol, facts.fingerprint, trained, distances_of)
+        distances_of = improbability(judge)
+    outcome = verify(tested, validating, protocol, judged_by.fingerprint, groups, distances_of)
+
     measured = f"{protocol.metric} distance" if judge is None else f"1 - p of {judge.name}"
-    output.say(said)
-    _print(output, outcome, measured)
+    output.say(
+        f"same class up to {measured} {outcome.calibration.threshold:.4g}, by "
+        f"{plural(outcome.calibration.pairs, 'pair')} of {plural(len(validating), 'image')} that "
+        + ("are not tested" if others is None else f"{facts.name} was not trained on")
+    )
+    _print(output, outcome)
     if save:
         path = place_to_keep(facts, place.folder)
         outcome.calibration.write(path)
         output.say(f"kept for 'retr compare': {path}")
     if out is not None:
-        _report(out, tested, paths, outcome, measured)
+        _report(out, tested, outcome, measured, seed)
         output.say(f"drawn into {out}")
     output.document(_document(outcome, measured))
 
 
-def _images(
-    output: Output, test: "Embeddings", others: "Embeddings", encoder: Path | None, seed: int
-) -> "tuple[Labelled, Labelled, str]":
-    """The test images, the validation images among the others, and what these are.
+def _provenance(output: Output, encoder: "EncoderFacts") -> "Provenance | None":
+    from retrieval.provenance import is_lost, provenance_of
 
-    others: may be the test images, of which a fifth is taken then.
-    encoder: its folder, if it has one.
-    """
+    if is_lost(encoder):
+        output.warn(
+            f"the folder of encoder {encoder.name} is gone, or holds other weights by now: which "
+            "images and classes it was trained on is not known"
+        )
+    return provenance_of(encoder)
+
+
+def _split(
+    output: Output,
+    test: "Embeddings",
+    images: "Labelled",
+    others: "Embeddings | None",
+    trained: "Provenance | None",
+    seed: int,
+) -> "tuple[Labelled, Labelled]":
+    """The images to test, and others for validation that the encoder was not trained on."""
+    import numpy as np
+
+    from retrieval.errors import Mismatch
     from retrieval.evaluation import Labelled
     from retrieval.indexing import check_same_encoder
-    from retrieval.verification import check_apart, not_trained_on
+    from retrieval.verification import check_apart, seen
 
-    tested = Labelled.of(test)
-    seen = len(tested) - len(not_trained_on(test, encoder))
-    if seen:
+    known = seen(images, test.facts.source, trained)
+    if known.any():
         output.warn(
-            f"the encoder was trained on {plural(seen, 'image')} of {test.folder}, which flatters "
-            "what follows; give images that it has not seen"
+            f"the encoder was trained on {plural(int(known.sum()), 'image')} of {test.folder}, "
+            "which flatters what follows; give images that it has not seen"
         )
-    if others is test:
-        validating, tested = tested.held_out(len(tested) // 5, seed)
-        said = f"threshold from {plural(len(validating), 'image')} that are not tested"
-        return tested, validating, said
-    check_same_encoder(
-        test.facts.encoder, others.facts.encoder, str(test.folder), str(others.folder)
-    )
-    validating = not_trained_on(others, encoder)
-    check_apart(tested, validating)
-    return (
-        tested,
-        validating,
-        f"threshold from {len(validating):,} of {plural(len(others), 'image')} of {others.folder}: "
-        "those that the encoder was not trained on",
-    )
+    if others is not None:
+        check_same_encoder(
+            test.facts.encoder, others.facts.encoder, str(test.folder), str(others.folder)
+        )
+        given = Labelled.of(others)
+        validating = given.take(np.flatnonzero(~seen(given, others.facts.source, trained)))
+        check_apart(images, validating)
+        where = others.folder
+    else:
+        new = images.take(np.flatnonzero(~known))
+        validating = new.split_off(len(new) // 5, seed)[0] if len(new) >= 5 else new.sample(0, 0)
+        held = set(validating.ids)
+        images = images.take(np.flatnonzero([name not in held for name in images.ids]))
+        where = test.folder
+    if not len(validating):
+        raise Mismatch(
+            f"the encoder was trained on all images of {where}, or there are fewer than 5, so that "
+            "none is left for validation; give others with --validation"
+        )
+    return images, validating
 
 
-def _print(output: Output, outcome: "Outcome", measured: str) -> None:
-    calibration = outcome.calibration
-    output.say(
-        f"same class up to {measured} {calibration.threshold:.4g}, by "
-        f"{plural(calibration.pairs, 'validation pair')}"
-    )
+def _print(output: Output, outcome: "Outcome") -> None:
     output.say()
     groups = outcome.groups
-    asked = [*next(iter(groups.values())).accuracy_at]
+    asked = [*groups["joint"].accuracy_at]
     output.table(
         ("classes", "pairs", "accuracy", *(f"at {t:g}" for t in asked), "AUC", "EER", "ECE"),
         [
@@ -236,13 +258,18 @@ def _print(output: Output, outcome: "Outcome", measured: str) -> None:
             for name, of in groups.items()
         ],
     )
+    for name, why in outcome.left_out.items():
+        output.say(f"no pairs of the classes {GROUPS[name]}: {why}")
     output.say()
     joint = groups["joint"]
+    if len(joint.classes) > MOST_CLASSES:
+        output.say(f"accuracy by class: --json has it for {len(joint.classes):,} classes")
+        return
     output.table(
         ("accuracy", *(name[:10] for name in joint.classes)),
         [
             (name, *("–" if value != value else f"{value:.3f}" for value in line))
-            for name, line in zip(joint.classes, joint.matrix.tolist(), strict=True)
+            for name, line in zip(joint.classes, joint.matrix().tolist(), strict=True)
         ],
     )
 
@@ -260,32 +287,22 @@ def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
     }
 
 
-def _report(
-    folder: Path,
-    tested: "Labelled",
-    paths: "Mapping[str, str | None]",
-    outcome: "Outcome",
-    measured: str,
-) -> None:
+def _report(folder: Path, tested: "Labelled", outcome: "Outcome", measured: str, seed: int) -> None:
     """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
     from retrieval.files import made_folder, write_json
     from retrieval.plots import draw_distances, draw_matrix, draw_roc
 
     made_folder(folder)
-    joint = outcome.groups["joint"]
+    joint, calibration = outcome.groups["joint"], outcome.calibration
     roc = {name: of.roc_points() for name, of in outcome.groups.items()}
     write_json(
         folder / "pairs.json", _document(outcome, measured) | {"roc": cast("JsonValue", roc)}
     )
     draw_roc(folder / "roc.png", {GROUPS[name]: points for name, points in roc.items()})
-    draw_matrix(folder / "matrix.png", joint.classes, joint.matrix)
-    draw_distances(
-        folder / "distances.png",
-        outcome.distances,
-        outcome.pairs.alike,
-        outcome.calibration,
-        measured,
-    )
-    heading = f"same class up to {measured} {outcome.calibration.threshold:.4g}"
-    draw_pairs(folder / "pairs.png", tested, paths, outcome, heading, SHOWN)
+    if len(joint.classes) <= MOST_CLASSES:
+        draw_matrix(folder / "matrix.png", joint.classes, joint.matrix())
+    alike = outcome.pairs.alike
+    draw_distances(folder / "distances.png", outcome.distances, alike, calibration, measured)
+    heading = f"same class up to {measured} {calibration.threshold:.4g}"
+    draw_pairs(folder / "pairs.png", tested, outcome, heading, SHOWN, seed)

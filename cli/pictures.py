@@ -1,11 +1,11 @@
 """Draws sheets: the answer to a search, and pairs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from retrieval.calibration import Calibration
 from retrieval.comparing import Asked, Compared
 from retrieval.errors import BadImage, BadInput
 from retrieval.evaluation import Labelled
@@ -13,6 +13,8 @@ from retrieval.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.images import read_image
 from retrieval.searching import Hit
 from retrieval.verification import Outcome
+
+LARGEST = 512  # pixels of a picture that is kept for a sheet
 
 
 def draw_sheet(
@@ -45,54 +47,40 @@ def draw_sheet(
 
 
 def draw_pairs(
-    path: Path,
-    tested: Labelled,
-    paths: Mapping[str, str | None],
-    outcome: Outcome,
-    heading: str,
-    most: int,
+    path: Path, tested: Labelled, outcome: Outcome, heading: str, most: int, seed: int
 ) -> None:
-    """Write a PNG of the first pairs of either kind, with labels, distance and probability.
+    """Write a PNG of pairs drawn by seed, half of them alike, with labels, distance, probability.
 
-    tested: the images; paths: where they are, by id. Pairs are marked by whether the threshold
-    puts them right.
+    Pairs are marked by whether the threshold puts them right.
     """
-    drawn, half = outcome.pairs, len(outcome.pairs) // 2
-    chosen = [row for place in range(min(most // 2, half)) for row in (place, half + place)]
-    calibration = outcome.calibration
+    drawn, calibration = outcome.pairs, outcome.calibration
+    generator = np.random.default_rng(seed)
+    kinds = (
+        generator.permutation(np.flatnonzero(kind))[: most // 2]
+        for kind in (drawn.alike, ~drawn.alike)
+    )
     probabilities = calibration.curve.probability(outcome.distances)
     pictures = []
-    for row in chosen:
-        sides = [
-            Picture(_opened(paths[tested.ids[i]]), str(tested.labels[i]))
+    for row in (row for both in zip(*kinds, strict=False) for row in both):
+        first, second = (
+            Picture(_opened(tested.paths[i]), str(tested.labels[i]))
             for i in (int(drawn.first[row]), int(drawn.second[row]))
-        ]
-        distance = float(outcome.distances[row])
-        said = "same" if distance <= calibration.threshold else "not"
-        pictures.append(
-            PairPicture(
-                sides[0],
-                sides[1],
-                f"{said}: {distance:.3f}, p {probabilities[row]:.2f}",
-                (distance <= calibration.threshold) == drawn.alike[row],
-            )
         )
+        distance = float(outcome.distances[row])
+        same = distance <= calibration.threshold
+        note = f"{'same' if same else 'not'}: {distance:.3f}, p {probabilities[row]:.2f}"
+        pictures.append(PairPicture(first, second, note, same == drawn.alike[row]))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
 
-def draw_compared(
-    path: Path,
-    answers: Sequence[tuple[Asked, Compared]],
-    calibration: Calibration | None,
-    heading: str,
-) -> None:
+def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading: str) -> None:
     """Write a PNG of the compared pairs. Raises BadInput if `path` cannot be written."""
     pictures = []
     for pair, answer in answers:
         note = f"{answer.distance:.4f}"
-        if calibration is not None and answer.probability_same is not None:
-            same = answer.distance <= calibration.threshold
-            note = f"{'same' if same else 'not'}: {note}, p {answer.probability_same:.2f}"
+        if answer.same is not None:
+            said = "same" if answer.same else "not"
+            note = f"{said}: {note}, p {answer.probability_same:.2f}"
         first = Picture(_opened(pair.path_a), Path(pair.a).name)
         second = Picture(_opened(pair.path_b), Path(pair.b).name)
         pictures.append(PairPicture(first, second, note))
@@ -108,6 +96,10 @@ def _written(path: Path, save: Callable[[], None]) -> None:
 
 def _opened(path: str | None) -> Image.Image | None:
     try:
-        return None if path is None else read_image(path)
+        if path is None:
+            return None
+        image = read_image(path)
+        image.thumbnail((LARGEST, LARGEST))  # a sheet holds many, and photographs are large
+        return image
     except BadImage:
         return None  # moved or deleted since: the sheet says "no picture"

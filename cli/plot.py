@@ -71,10 +71,7 @@ def _plot_log(file: Path, out: Path) -> None:
     try:
         with file.open(newline="", encoding="utf-8") as text:
             rows = [
-                {
-                    name: value if name == "scored_on" else float(value)
-                    for name, value in row.items()
-                }
+                {name: value if name in TEXTS else float(value) for name, value in row.items()}
                 for row in csv.DictReader(text)
             ]
         draw_curves(out, rows)

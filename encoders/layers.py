@@ -114,7 +114,15 @@ class LayersNetwork(Network):
         maps = features.split(self._sizes(), dim=1)
         first, second = torch.triu_indices(len(labels), len(labels), 1)
         alike = (labels[first] == labels[second]).float()
-        differences = _differences(maps, first, second)
+        if not 0 < alike.sum() < len(alike):
+            raise BadInput(
+                f"of {len(alike)} pairs of images {int(alike.sum())} show the same class; give "
+                "2 classes or more, of 2 images or more"
+            )
+        differences = _differences(maps, first, second).to(self.mean.device)
+        alike = alike.to(self.mean.device)
+        # As if half of the pairs were alike, which is what probabilities mean elsewhere.
+        weight = (1 - alike.mean()) / alike.mean()
         self.mean.copy_(differences.mean(0))
         self.std.copy_(differences.std(0).clamp_min(1e-12))
         settings = self.settings
@@ -124,7 +132,9 @@ class LayersNetwork(Network):
             for rows in torch.randperm(len(alike)).split(settings.scorer_batch):
                 optimizer.zero_grad()
                 logits = self.logits(differences[rows])
-                functional.binary_cross_entropy_with_logits(logits, alike[rows]).backward()
+                functional.binary_cross_entropy_with_logits(
+                    logits, alike[rows], pos_weight=weight
+                ).backward()
                 optimizer.step()
         self.scorer.eval()
 
@@ -158,6 +168,11 @@ class Maps(nn.Module):
         self._seen: dict[str, Tensor] = {}
         for layer in self.layers:
             inside[layer].register_forward_hook(self._keep(layer))
+        with torch.inference_mode():
+            network.eval().forward_features(torch.zeros(1, 3, 32, 32))
+        if len(self._seen) < len(self.layers):  # the last convolution is part of the classifier
+            raise _unfit(model)
+        self._seen.clear()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         self.network.forward_features((images - self.mean) / self.std)
@@ -178,11 +193,15 @@ def _layers(model: str, inside: dict[str, Any]) -> tuple[str, ...]:
             blocks[".".join(name.split(".")[:3])] = name
     found = ("conv_stem", *[*blocks.values()][-BLOCKS:], "conv_head")
     if len(blocks) < BLOCKS or not all(name in inside for name in found):
-        raise BadInput(
-            f"{model} lacks a first convolution, {BLOCKS} blocks and a last convolution; choose "
-            f"a model such as {OFFLINE_MODEL} or mobilenetv2_100"
-        )
+        raise _unfit(model)
     return found
+
+
+def _unfit(model: str) -> BadInput:
+    return BadInput(
+        f"{model} lacks a first convolution, {BLOCKS} blocks and a last convolution before its "
+        f"classifier; choose a model such as {OFFLINE_MODEL} or mobilenetv2_100"
+    )
 
 
 class _Flat(nn.Module):

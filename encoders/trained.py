@@ -41,7 +41,12 @@ class TrainedEncoder(TorchEncoder):
             dim=network.dim,
             metric=network.metric,
             framing=card.framing,
-            config={"encoder": self.plugin, "version": VERSION, "network": dict(card.network)},
+            config={
+                "encoder": self.plugin,
+                "version": VERSION,
+                "network": dict(card.network),
+                "weights_sha256": card.weights_sha256,
+            },
             weights=weights,
             device=device,
             batch=self.at_once,

@@ -17,8 +17,8 @@ from scipy.special import expit  # type: ignore[import-untyped]
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.files import check_format, made_folder, read_json, write_json
+from retrieval.provenance import provenance_of
 from retrieval.ranking import Distances
-from retrieval.registry import trained_folder
 from retrieval.shards import EncoderFacts
 
 FORMAT = "retr-calibration"
@@ -35,6 +35,7 @@ class Method(StrEnum):
 
     LOGISTIC = "logistic"
     ISOTONIC = "isotonic"
+    GIVEN = "given"  # by a scorer, whose distance is 1 - p
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class Logistic:
 
     intercept: float
     slope: float
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Self:
+        """The curve of a calibration's file."""
+        return cls(float(document["intercept"]), float(document["slope"]))
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
@@ -67,6 +73,12 @@ class Isotonic:
     probabilities: tuple[float, ...]
 
     @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Self:
+        """The curve of a calibration's file."""
+        points = (tuple(map(float, document[key])) for key in ("distances", "probabilities"))
+        return cls(*points)
+
+    @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
         """The falling curve with the least squared error for pairs at these distances (n,)."""
         from sklearn.isotonic import IsotonicRegression
@@ -79,9 +91,30 @@ class Isotonic:
         return np.interp(distances, self.distances, self.probabilities)
 
 
-CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
+@dataclass(frozen=True, slots=True)
+class Given:
+    """1 - distance, for distances that are made of probabilities."""
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Self:
+        """The curve of a calibration's file."""
+        return cls()
+
+    @classmethod
+    def fitted(cls, distances: Distances, alike: Alike) -> Self:
+        """The same for all."""
+        return cls()
+
+    def probability(self, distances: Distances) -> Distances:
+        """(n,): of pairs at these distances (n,)."""
+        return 1 - np.asarray(distances)
+
+
+Curve = Logistic | Isotonic | Given
+CURVES: Mapping[Method, type[Curve]] = {
     Method.LOGISTIC: Logistic,
     Method.ISOTONIC: Isotonic,
+    Method.GIVEN: Given,
 }
 
 
@@ -90,7 +123,7 @@ class Calibration:
     """The threshold up to which pairs are called alike, and the probability that they are."""
 
     method: Method
-    curve: Logistic | Isotonic
+    curve: Curve
     threshold: float
     metric: Metric
     encoder: str  # the encoder's fingerprint
@@ -121,12 +154,9 @@ class Calibration:
         check_format(document, FORMAT, VERSION, path)
         try:
             method = Method(document["method"])
-            curve = document["curve"]
             return cls(
                 method=method,
-                curve=Logistic(float(curve["intercept"]), float(curve["slope"]))
-                if method is Method.LOGISTIC
-                else Isotonic(tuple(curve["distances"]), tuple(curve["probabilities"])),
+                curve=CURVES[method].of_json(document["curve"]),
                 threshold=float(document["threshold"]),
                 metric=Metric(document["metric"]),
                 encoder=str(document["encoder"]),
@@ -139,8 +169,8 @@ class Calibration:
 def place_to_keep(encoder: EncoderFacts, workspace: Path) -> Path:
     """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
     workspace."""
-    folder = trained_folder(encoder.name) if ":" in encoder.name else None
-    return _in_workspace(encoder, workspace) if folder is None else folder / CALIBRATION
+    found = provenance_of(encoder) if ":" in encoder.name else None
+    return _in_workspace(encoder, workspace) if found is None else found.folder / CALIBRATION
 
 
 def find_calibration(encoder: EncoderFacts, metric: Metric, workspace: Path) -> Calibration | None:
@@ -148,8 +178,8 @@ def find_calibration(encoder: EncoderFacts, metric: Metric, workspace: Path) -> 
 
     One for another metric or another encoder is none.
     """
-    folder = trained_folder(encoder.name)
-    shipped = [] if folder is None else [folder / CALIBRATION]
+    own = provenance_of(encoder)
+    shipped = [] if own is None else [own.folder / CALIBRATION]
     for path in (_in_workspace(encoder, workspace), *shipped):
         if path.is_file():
             found = Calibration.read(path)

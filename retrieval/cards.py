@@ -4,7 +4,7 @@
 the data of the training, and the weights' sha256. docs/formats.md writes the format out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -75,20 +75,6 @@ class Card:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{path} lacks or misstates {error}; train anew") from None
-
-    def trained_on(self, folder: Path, source: str, ids: Iterable[str]) -> list[bool]:
-        """Which of the images with these ids the folder's encoder was trained on.
-
-        source: the name of where they are from. Where the folder has no list of them, the
-        encoder was trained on all images of its source.
-        """
-        if self.training.data.get("source") != source:
-            return [False for _ in ids]
-        path = folder / IMAGES
-        if not path.is_file():
-            return [True for _ in ids]
-        trained = set(path.read_text(encoding="utf-8").split("\n"))
-        return [name in trained for name in ids]
 
     def check_weights(self, folder: Path) -> Path:
         """The file of the weights. Raises BadData if it is missing or not the card's."""

@@ -47,12 +47,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The answer. probability_same is None where nothing gives it, layers without a scorer."""
+    """The answer.
+
+    probability_same, same: whether both show the same class, None where nothing tells; layers:
+    None without a scorer.
+    """
 
     a: str
     b: str
     distance: float
     probability_same: float | None
+    same: bool | None
     layers: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -69,25 +74,23 @@ class Compared:
 def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
     """The pairs of a CSV file of two columns, and what is wrong with lines that are no pair.
 
-    A first line `a,b` is a header. Names are relative to the file's folder. Raises BadInput for a
-    file that cannot be read.
+    A first line `a,b` is a header. Names are relative to the file's folder, and have no line
+    breaks. Raises BadInput for a file that cannot be read.
     """
-    asked, problems = [], []
     try:
-        with file.open(newline="", encoding="utf-8") as text:
-            lines = csv.reader(text)
-            for cells in lines:
-                number = lines.line_num
-                names = [cell.strip() for cell in cells]
-                if not any(names) or (number == 1 and names == ["a", "b"]):
-                    continue
-                if len(names) != 2 or not all(names):
-                    problems.append(f"line {number} has {len(names)} columns or an empty one")
-                    continue
-                a, b = names
-                asked.append(Asked(a, b, str(file.parent / a), str(file.parent / b), number))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file} ({error}); give a CSV of two columns, a,b") from None
+    asked, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        names = [cell.strip() for cell in next(csv.reader([line]), [])]
+        if not any(names) or (number == 1 and names == ["a", "b"]):
+            continue
+        if len(names) != 2 or not all(names):
+            problems.append(f"line {number} has {len(names)} columns or an empty one")
+            continue
+        a, b = names
+        asked.append(Asked(a, b, str(file.parent / a), str(file.parent / b), number))
     return asked, problems
 
 
@@ -98,45 +101,43 @@ def compare(
     calibration: Calibration | None,
     scorer: PairScorer | None = None,
 ) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
-    """The answers, in order, and the pairs that have none, each with the image at fault.
+    """The answers, in order, and the pairs that have none with each image at fault.
 
-    Each image is read and encoded once, in however many pairs it is. The probability is the
-    scorer's, where it has one, or else the calibration's.
+    Each image is read and encoded once, in however many pairs it is. Whether a pair shows the same
+    class is the scorer's to say, where it is trained, or else the calibration's.
     """
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
     vectors, unreadable = embed_paths(paths, encoder)
     row = {path: i for i, path in enumerate(path for path in paths if path not in unreadable)}
     answered, failed = [], []
     for pair in asked:
-        bad = unreadable.get(pair.path_a) or unreadable.get(pair.path_b)
-        if bad is None:
+        bad = [path for path in (pair.path_a, pair.path_b) if path in unreadable]
+        failed += [(pair, unreadable[path]) for path in dict.fromkeys(bad)]
+        if not bad:
             answered.append(pair)
-        else:
-            failed.append((pair, bad))
     pairs = Pairs(
         np.array([row[pair.path_a] for pair in answered], np.int64),
         np.array([row[pair.path_b] for pair in answered], np.int64),
         np.zeros(len(answered), bool),
     )
     distances = pair_distances(vectors, pairs, metric)
-    probabilities = None if calibration is None else calibration.curve.probability(distances)
+    probabilities: list[float] | list[None] = [None] * len(answered)
+    same: list[bool] | list[None] = [None] * len(answered)
     layers: list[dict[str, float]] | list[None] = [None] * len(answered)
+    if calibration is not None:
+        probabilities = calibration.curve.probability(distances).tolist()
+        same = (distances <= calibration.threshold).tolist()
     if scorer is not None:
         differences = layer_differences([(p.path_a, p.path_b) for p in answered], scorer)
         layers = [dict(zip(scorer.layers, line, strict=True)) for line in differences.tolist()]
         known = scorer.probability(differences)
-        probabilities = probabilities if known is None else known
-    found = [
-        (pair, Compared(pair.a, pair.b, distance, probability, of_layers))
-        for pair, distance, probability, of_layers in zip(
-            answered,
-            distances.tolist(),
-            [None] * len(answered) if probabilities is None else probabilities.tolist(),
-            layers,
-            strict=True,
-        )
-    ]
-    return found, failed
+        if known is not None:
+            probabilities, same = known.tolist(), (known >= 0.5).tolist()
+    rest = zip(distances.tolist(), probabilities, same, layers, strict=True)
+    return [
+        (pair, Compared(pair.a, pair.b, *of_pair))
+        for pair, of_pair in zip(answered, rest, strict=True)
+    ], failed
 
 
 def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> Vectors:
@@ -151,7 +152,11 @@ def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> V
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         some = pairs[start : start + PAIRS_AT_ONCE]
         paths = [*dict.fromkeys(path for pair in some for path in pair)]
-        kept |= _maps([path for path in paths if path not in kept], scorer)
+        new = [path for path in paths if path not in kept]
+        if new:
+            maps = scorer.maps(np.stack([_read(path, scorer.framing) for path in new]))
+            # Copies: a view would keep the maps of all these images.
+            kept |= {path: [m[i : i + 1].copy() for m in maps] for i, path in enumerate(new)}
         together = [
             np.concatenate(layer) for layer in zip(*(kept[path] for path in paths), strict=True)
         ]
@@ -164,39 +169,46 @@ def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> V
     return np.concatenate(parts)
 
 
-def improbability(
-    scorer: PairScorer, paths: Mapping[str, str | None]
-) -> Callable[[Labelled, Pairs], Distances]:
+def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
     """How unlikely the scorer finds it that pairs of images show the same class, as a distance.
 
-    paths: where the image of each id is. Raises BadInput for a scorer that was not trained; the
-    function raises it for an image whose place is not known.
+    The maps of all images are kept from one call to the next with the same images. Raises BadInput
+    for a scorer that was not trained; the function raises it for images whose place is not known.
     """
     if scorer.probability(np.zeros((1, len(scorer.layers)), np.float32)) is None:
         raise BadInput(
             f"scorer {scorer.name} was not trained; give a folder of 'retr train layers'"
         )
+    kept: tuple[Labelled, list[Maps]] | None = None
 
     def distances(images: Labelled, pairs: Pairs) -> Distances:
-        places = [paths[name] for name in images.ids]
-        at = [(places[i], places[j]) for i, j in zip(pairs.first, pairs.second, strict=True)]
-        known = [(a, b) for a, b in at if a is not None and b is not None]
-        if len(known) < len(at):
-            raise BadInput("the embeddings do not say where their images are; encode anew")
-        probabilities = scorer.probability(layer_differences(known, scorer))
+        nonlocal kept
+        if kept is None or kept[0] is not images:
+            kept = images, _all_maps(images, scorer)
+        differences = scorer.differences(kept[1], pairs.first, pairs.second)
+        probabilities = scorer.probability(differences)
         assert probabilities is not None
         return 1 - probabilities
 
     return distances
 
 
-def _maps(paths: Sequence[str], scorer: PairScorer) -> dict[str, list[Maps]]:
-    """Each image's maps (1, numbers)."""
-    if not paths:
-        return {}
-    images = np.stack([frame(read_image(path), scorer.framing) for path in paths])
-    maps = scorer.maps(images)
-    return {path: [layer[i : i + 1] for layer in maps] for i, path in enumerate(paths)}
+def _all_maps(images: Labelled, scorer: PairScorer) -> list[Maps]:
+    """Each layer's maps (n, numbers) of the images."""
+    paths = [path for path in images.paths if path is not None]
+    if len(paths) < len(images):
+        raise BadInput("the embeddings do not say where their images are; encode them anew")
+    parts = [
+        scorer.maps(
+            np.stack([_read(path, scorer.framing) for path in paths[start : start + PAIRS_AT_ONCE]])
+        )
+        for start in range(0, len(paths), PAIRS_AT_ONCE)
+    ]
+    return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+
+
+def _read(path: str, framing: Framing) -> Images:
+    return frame(read_image(path), framing)
 
 
 def embed_paths(paths: Sequence[str], encoder: Encoder) -> tuple[Vectors, dict[str, BadImage]]:
@@ -220,6 +232,6 @@ def embed_paths(paths: Sequence[str], encoder: Encoder) -> tuple[Vectors, dict[s
 
 def _framed(path: str, framing: Framing) -> Images | BadImage:
     try:
-        return frame(read_image(path), framing)
+        return _read(path, framing)
     except BadImage as error:
         return error

@@ -110,16 +110,11 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
-class PairScorer(Protocol):
-    """Scores pairs of images by the layers of a network: see `encoders.layers`."""
+class PairScorer(Encoder, Protocol):
+    """An encoder that also scores pairs of images, by the layers of its network.
 
-    @property
-    def name(self) -> str:
-        """What `--scorer` takes."""
-
-    @property
-    def framing(self) -> Framing:
-        """How images must be framed before `maps` gets them."""
+    `encoders.layers` is one.
+    """
 
     @property
     def layers(self) -> Sequence[str]:

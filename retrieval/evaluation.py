@@ -5,7 +5,7 @@ by its id, is left out of its own ranking. docs/metrics.md defines the measures.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -28,12 +28,15 @@ _NO_LABEL = -1
 class Labelled:
     """Vectors (n, dim) with their unique ids (n,) and labels (n,); a label is None if unknown.
 
+    paths: (n,), where the images are, None where that is not known; empty if nobody asks.
+
     Raises Mismatch where these are not of one length, BadInput where an id comes twice.
     """
 
     vectors: Vectors
     ids: Sequence[str] | NDArray[Any]
     labels: Sequence[str | None] | NDArray[Any]
+    paths: Sequence[str | None] = ()
 
     def __post_init__(self) -> None:
         if not len(self.vectors) == len(self.ids) == len(self.labels):
@@ -60,18 +63,25 @@ class Labelled:
         rows, vectors = embeddings.read()
         source = embeddings.facts.source.name
         ids = [f"{source}: {name}" for name in rows["id"].to_pylist()]
-        return cls(vectors, ids, rows["label"].to_pylist())
+        return cls(vectors, ids, rows["label"].to_pylist(), rows["path"].to_pylist())
 
-    def held_out(self, count: int, seed: int) -> "tuple[Labelled, Labelled]":
+    def split_off(self, count: int, seed: int) -> "tuple[Labelled, Labelled]":
         """`count` rows drawn by seed, at most a fifth of all, and the rows that are left.
 
         Raises BadInput where there are fewer than 5 rows.
         """
         if len(self) < 5:
-            raise BadInput(f"{len(self)} rows are too few to hold some out; give at least 5")
+            raise BadInput(f"{len(self)} rows are too few to split some off; give at least 5")
         order = np.random.default_rng(seed).permutation(len(self))
         count = min(count, len(self) // 5)
         return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
+
+    def check_classes(self, names: Iterable[str]) -> None:
+        """Raise UnknownName for a class that has no row."""
+        there = {label for label in self.labels if label is not None}
+        for name in names:
+            if name not in there:
+                raise UnknownName("class of these images", name, there)
 
     def single(self) -> list[str]:
         """The classes that have one row, sorted."""
@@ -84,24 +94,17 @@ class Labelled:
         return self.take(np.sort(drawn))
 
     def of_classes(self, names: Collection[str]) -> "Labelled":
-        """The rows of these classes alone. Raises UnknownName for a class that is not there."""
-        there = {label for label in self.labels if label is not None}
-        for name in names:
-            if name not in there:
-                raise UnknownName("class of these images", name, there)
+        """The rows of these classes alone."""
         return self.take(np.flatnonzero([label in names for label in self.labels]))
 
     def take(self, rows: Rows) -> "Labelled":
         """These rows, in this order."""
         return Labelled(
-            self.vectors[rows], [self.ids[i] for i in rows], [self.labels[i] for i in rows]
+            self.vectors[rows],
+            [self.ids[i] for i in rows],
+            [self.labels[i] for i in rows],
+            [self.paths[i] for i in rows] if self.paths else (),
         )
-
-
-def paths_of(embeddings: Embeddings) -> dict[str, str | None]:
-    """Where the image of each id of `Labelled.of(embeddings)` is; None where that is not known."""
-    rows, _ = embeddings.read()
-    return dict(zip(Labelled.of(embeddings).ids, rows["path"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def laid_out(vectors: Vectors, layout: Layout, metric: Metric, seed: int) -> Vec
     if layout is Layout.PCA:
         from sklearn.decomposition import PCA  # slow to import
 
-        return np.asarray(PCA(2).fit_transform(vectors), np.float32)
+        return np.asarray(PCA(2, random_state=seed).fit_transform(vectors), np.float32)
     try:
         from umap import UMAP  # slower
     except ImportError:

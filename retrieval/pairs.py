@@ -53,12 +53,13 @@ def draw_pairs(
 ) -> Pairs:
     """`count` pairs, half of them alike; None: 10,000, or in CONSECUTIVE all that there are.
 
-    Rows without a label are in no pair, and a class with a single image is in none that is alike.
+    Rows without a label are in no pair, and a class with a single image is in none that is alike,
+    and in CONSECUTIVE in none at all.
     Raises BadInput where no pair can be drawn, for an odd count, and for more pairs than
     CONSECUTIVE has.
     """
     if count is not None and (count < 2 or count % 2):
-        raise BadInput(f"{count} pairs cannot be half alike, half not; give an even number")
+        raise BadInput(f"{count} pairs cannot be half alike; give an even number, 2 or more")
     order = np.argsort(labels, kind="stable")
     order = order[labels[order] >= 0]
     classes, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
@@ -104,6 +105,9 @@ def _random(
 def _consecutive(
     order: Rows, starts: Rows, sizes: Rows, count: int | None, generator: np.random.Generator
 ) -> Pairs:
+    starts, sizes = starts[sizes > 1], sizes[sizes > 1]
+    if len(sizes) < 2:
+        raise BadInput("consecutive pairs need 2 classes of 2 images or more; give more images")
     shortest = int(sizes.min()) - 1
     all_pairs = 2 * len(sizes) * shortest
     if count is not None and count > all_pairs:

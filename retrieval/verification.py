@@ -6,7 +6,6 @@ questions, and are answered apart. docs/metrics.md defines the measures.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,13 @@ from retrieval.calibration import (
     check_kinds,
     expected_calibration_error,
 )
-from retrieval.cards import Card
-from retrieval.contracts import Json, Metric
-from retrieval.errors import Mismatch, UnknownName
+from retrieval.contracts import Json, Mask, Metric
+from retrieval.errors import BadInput, Mismatch
 from retrieval.evaluation import Labelled
 from retrieval.pairs import Pairs, Scheme, draw_pairs, pair_distances
+from retrieval.provenance import Provenance
 from retrieval.ranking import Distances
-from retrieval.shards import Embeddings
+from retrieval.shards import SourceFacts
 
 DistancesOf = Callable[[Labelled, Pairs], Distances]
 
@@ -57,7 +56,8 @@ class Verification:
     eer: the error rate where as many alike pairs are rejected as others are accepted.
     ece: the expected calibration error of the probabilities.
     roc: (points, 2), false and true positive rates, ascending from 0 to 1.
-    matrix: (classes, classes), accuracy over the pairs of each two classes; NaN where none is.
+    classes: the names; per_class: the accuracy over the pairs of each two of them that have any,
+        by their places in `classes`, the lower first.
     """
 
     pairs: int
@@ -68,7 +68,14 @@ class Verification:
     ece: float
     roc: Distances
     classes: Sequence[str]
-    matrix: Distances
+    per_class: Mapping[tuple[int, int], float]
+
+    def matrix(self) -> Distances:
+        """(classes, classes): `per_class`; NaN where there are no pairs."""
+        matrix = np.full((len(self.classes), len(self.classes)), np.nan)
+        for (a, b), accuracy in self.per_class.items():
+            matrix[a, b] = matrix[b, a] = accuracy
+        return matrix
 
     def roc_points(self, most: int = 1_000) -> list[dict[str, float]]:
         """Points of the ROC, at most so many, evenly spread over it."""
@@ -77,21 +84,18 @@ class Verification:
 
     def to_json(self) -> dict[str, Json]:
         """As in `retr pairs --json`."""
+        per_class: dict[str, dict[str, Json]] = {}
+        for (a, b), accuracy in self.per_class.items():
+            for one, other in ((a, b), (b, a)):
+                per_class.setdefault(self.classes[one], {})[self.classes[other]] = accuracy
         return {
             "pairs": self.pairs,
             "accuracy": self.accuracy,
-            "accuracy_at": {f"{at:g}": value for at, value in self.accuracy_at.items()},
+            "accuracy_at": {f"{at:.12g}": value for at, value in self.accuracy_at.items()},
             "auc": self.auc,
             "eer": self.eer,
             "ece": self.ece,
-            "per_class": {
-                name: {
-                    other: value
-                    for other, value in zip(self.classes, line.tolist(), strict=True)
-                    if not np.isnan(value)
-                }
-                for name, line in zip(self.classes, self.matrix, strict=True)
-            },
+            "per_class": dict(sorted(per_class.items())),
         }
 
 
@@ -100,59 +104,53 @@ class Outcome:
     """The calibration, and how well it does on pairs of new images.
 
     groups: `joint`, over all classes; `trained` and `held_out`, over those that the encoder was
-        trained on and those that it was not, where there are two or more.
+        trained on and those that it was not.
+    left_out: why a group has no pairs.
     pairs, distances: those of the group `joint`; rows are the test images'.
     """
 
     calibration: Calibration
     groups: Mapping[str, Verification]
+    left_out: Mapping[str, str]
     pairs: Pairs
     distances: Distances
 
 
-def not_trained_on(embeddings: Embeddings, encoder: Path | None) -> Labelled:
-    """The images that the encoder was not trained on, as far as its folder says.
-
-    encoder: its folder; None for one that has none, and is taken to know none of the images.
-    """
-    images = Labelled.of(embeddings)
+def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> Mask:
+    """(n,): the images of the source that the encoder was trained on, as far as is known."""
     if encoder is None:
-        return images
-    ids = embeddings.read()[0]["id"].to_pylist()
-    seen = Card.read(encoder).trained_on(encoder, embeddings.facts.source.name, ids)
-    return images.take(np.flatnonzero(~np.array(seen, bool)))
+        return np.zeros(len(images), bool)
+    prefix = f"{source.name}: "  # see `Labelled.of`
+    return encoder.has_seen(source, [str(name).removeprefix(prefix) for name in images.ids])
 
 
-def trained_classes(
-    encoder: Path | None, images: Labelled, held_out: Collection[str] | None
-) -> set[str] | None:
-    """The classes that the encoder was trained on; None where nobody says so.
+def class_groups(
+    images: Labelled, encoder: Provenance | None, held_out: Collection[str] | None
+) -> dict[str, set[str]]:
+    """The classes that the encoder was trained on, and those that it was not.
 
-    encoder: its folder, if it has one; held_out: the classes that the caller takes for new ones.
-    Raises UnknownName for such a class that the images lack, Mismatch for one that is not new.
+    held_out: those that the caller takes for new; None: all that the encoder's card does not name.
+    Nothing where neither says anything. Raises UnknownName for a held-out class that the images
+    lack, Mismatch for one that the encoder was trained on.
     """
-    known = None if encoder is None else set(Card.read(encoder).classes)
-    if held_out is None:
-        return known
-    there = {label for label in images.labels if label is not None}
-    for name in held_out:
-        if name not in there:
-            raise UnknownName("class of these images", name, there)
-        if known is not None and name in known:
+    there = {str(label) for label in images.labels if label is not None}
+    if held_out is not None:
+        images.check_classes(held_out)
+        known = frozenset() if encoder is None else encoder.classes
+        for name in sorted(known & set(held_out)):
             raise Mismatch(
                 f"class '{name}' is not held out: the encoder was trained on it; name classes "
                 f"other than {', '.join(sorted(known))}"
             )
-    return there - set(held_out)
+        trained = there - set(held_out) if encoder is None else there & known
+        return {TRAINED: trained, HELD_OUT: set(held_out)}
+    if encoder is None:
+        return {}
+    return {TRAINED: there & encoder.classes, HELD_OUT: there - encoder.classes}
 
 
 def check_apart(test: Labelled, validation: Labelled) -> None:
-    """Raise Mismatch where an image is in both, or validation has none."""
-    if not len(validation):
-        raise Mismatch(
-            "the encoder was trained on all validation images; give others, or leave them to be "
-            "taken from the test images"
-        )
+    """Raise Mismatch where an image is in both."""
     both = set(test.ids) & set(validation.ids)
     if both:
         raise Mismatch(
@@ -166,46 +164,48 @@ def verify(
     validation: Labelled,
     protocol: Protocol,
     encoder: str,
-    trained: Collection[str] | None = None,
+    groups: Mapping[str, Collection[str]] | None = None,
     distances_of: DistancesOf | None = None,
 ) -> Outcome:
     """Calibrate on pairs of validation images, and verify pairs of test images.
 
-    encoder: its fingerprint, for the record; trained: the classes it was trained on, None where
-    that is not known; distances_of: (images, pairs) to distances (pairs,), None for the
-    protocol's metric between their vectors. The validation pairs are of the classes that were
-    trained on, or of all where fewer than two are there. Raises BadInput where pairs cannot be
-    drawn.
+    encoder: its fingerprint, for the record; groups: as `class_groups` has them; distances_of:
+    (images, pairs) to distances (pairs,), None for the protocol's metric between their vectors.
+    The validation pairs are of the classes that were trained on, or of all where fewer than two
+    are there. Raises BadInput where pairs of all classes cannot be drawn.
     """
 
     def by_vectors(images: Labelled, pairs: Pairs) -> Distances:
         return pair_distances(images.vectors, pairs, protocol.metric)
 
     measure = distances_of or by_vectors
-    names = sorted({name for name in test.labels if name is not None})
-    groups = {JOINT: names}
-    if trained is not None:
-        groups[TRAINED] = [name for name in names if name in trained]
-        groups[HELD_OUT] = [name for name in names if name not in trained]
-    groups = {group: of for group, of in groups.items() if group == JOINT or len(of) > 1}
-
-    known = groups.get(TRAINED, names)
-    drawn, _ = _drawn(validation, known, protocol, 0)
-    distances = measure(validation, drawn)
+    names = sorted({str(name) for name in test.labels if name is not None})
+    named = {JOINT: names} | {group: sorted(of) for group, of in (groups or {}).items()}
+    known = named.get(TRAINED, names)
+    try:
+        drawn, _ = _drawn(validation, known if len(known) > 1 else names, protocol, 0)
+    except BadInput as error:
+        raise BadInput(f"of the validation images: {error}") from None
     calibration = Calibration.fitted(
-        distances, drawn.alike, protocol.method, protocol.metric, encoder
+        measure(validation, drawn), drawn.alike, protocol.method, protocol.metric, encoder
     )
-    found = {}
-    of_joint = None
-    for number, (group, of) in enumerate(groups.items(), start=1):
-        drawn, classes = _drawn(test, of, protocol, number)
-        distances = measure(test, drawn)
+
+    drawn, classes = _drawn(test, names, protocol, 1)
+    distances = measure(test, drawn)
+    found = {JOINT: verify_pairs(distances, drawn.alike, classes, names, calibration, protocol)}
+    left_out = {}
+    for number, group in enumerate((TRAINED, HELD_OUT), start=2):
+        if not named.get(group):
+            continue
+        try:
+            pairs, classes = _drawn(test, named[group], protocol, number)
+        except BadInput as error:
+            left_out[group] = str(error)
+            continue
         found[group] = verify_pairs(
-            distances, drawn.alike, classes, of, calibration, protocol.thresholds
+            measure(test, pairs), pairs.alike, classes, named[group], calibration, protocol
         )
-        of_joint = of_joint or (drawn, distances)
-    assert of_joint is not None
-    return Outcome(calibration, found, *of_joint)
+    return Outcome(calibration, found, left_out, drawn, distances)
 
 
 def _drawn(
@@ -215,8 +215,7 @@ def _drawn(
     numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     labels = np.array([numbers.get(name, -1) for name in images.labels], np.int64)
     pairs = draw_pairs(labels, protocol.count, protocol.scheme, (protocol.seed, number))
-    classes = np.stack((labels[pairs.first], labels[pairs.second]), axis=1)
-    return pairs, classes
+    return pairs, np.stack((labels[pairs.first], labels[pairs.second]), axis=1)
 
 
 def verify_pairs(
@@ -225,7 +224,7 @@ def verify_pairs(
     classes_of: NDArray[np.int64],
     names: Sequence[str],
     calibration: Calibration,
-    thresholds: Sequence[float] = (),
+    protocol: Protocol,
 ) -> Verification:
     """What the distances (n,) say of pairs that are `alike` (n,) or not.
 
@@ -238,13 +237,13 @@ def verify_pairs(
     return Verification(
         pairs=len(alike),
         accuracy=float(right.mean()),
-        accuracy_at={t: float(((distances <= t) == alike).mean()) for t in thresholds},
+        accuracy_at={t: float(((distances <= t) == alike).mean()) for t in protocol.thresholds},
         auc=float(np.trapezoid(true_positives, false_positives)),
         eer=equal_error_rate(false_positives, true_positives),
         ece=expected_calibration_error(calibration.curve.probability(distances), alike),
         roc=np.stack((false_positives, true_positives), axis=1),
         classes=names,
-        matrix=_matrix(right, classes_of, len(names)),
+        per_class=_per_class(right, classes_of, len(names)),
     )
 
 
@@ -271,10 +270,14 @@ def equal_error_rate(false_positives: Distances, true_positives: Distances) -> f
     return float(false_positives[before] + share * step)
 
 
-def _matrix(right: Alike, classes_of: NDArray[np.int64], classes: int) -> Distances:
-    cell = classes_of.min(axis=1) * classes + classes_of.max(axis=1)
-    pairs = np.bincount(cell, minlength=classes**2).reshape(classes, classes)
-    rights = np.bincount(cell, right, minlength=classes**2).reshape(classes, classes)
-    with np.errstate(invalid="ignore"):
-        half = rights / pairs
-    return np.where(np.isnan(half), half.T, half)
+def _per_class(
+    right: Alike, classes_of: NDArray[np.int64], classes: int
+) -> dict[tuple[int, int], float]:
+    """The share of right ones among the pairs of each two classes that have any."""
+    keys = classes_of.min(axis=1) * classes + classes_of.max(axis=1)
+    met, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    shares = np.bincount(which, right) / counts
+    return {
+        divmod(key, classes): share
+        for key, share in zip(met.tolist(), shares.tolist(), strict=True)
+    }

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from pictures import picture, save
 from PIL import Image
 from running import Retr
 
+from encoders.training.recipe import Data, Loss, Recipe, Sampler
+from encoders.training.trainer import train
 from retrieval import open_embeddings, open_encoder
 from retrieval.encoding import encode_source
 from retrieval.images import open_source
@@ -47,7 +51,7 @@ def test_colours_of_their_own_are_told_apart(retr: Retr) -> None:
     few = retr.json("pairs", "made", "--classes", "blue,red")
     assert [*few["groups"]["joint"]["per_class"]] == ["blue", "red"]
     text = retr("pairs", "made", "--held-out", "cyan,red").out
-    assert "threshold from 16 images that are not tested" in text
+    assert "by 10,000 pairs of 16 images that are not tested" in text
     assert "held out (2)    10,000    1.0000" in text
 
 
@@ -136,6 +140,7 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         (["pairs", "{e}", "--classes", "blue"], "images of 1 classes make no pairs that differ"),
         (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
         (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
+        (["pairs", "{e}", "--count", "0"], "give an even number, 2 or more"),
         (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),
         (["pairs", "{e}", "--calibration", "plat"], "isotonic, logistic"),
         (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' scores no pairs; give 'layers'"),
@@ -159,6 +164,82 @@ def test_bad_input_is_refused(
 ) -> None:
     places = {"e": gallery.embeddings, "i": gallery.image}
     assert said in retr.refused(*(argument.format(**places) for argument in arguments))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """An encoder trained on ten images each of the digits 0 to 4, and embeddings by it."""
+
+    encoder: Path
+    test: Path
+    train: Path
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learned]:
+    folder = tmp_path_factory.mktemp("learned")
+    recipe = Recipe(
+        "siamese",
+        network={"widths": [4, 4, 4], "dim": 4},
+        losses=(Loss("supervised-contrastive"),),
+        epochs=1,
+        data=Data("digits", classes=tuple("01234"), per_class=10),
+        sampler=Sampler(batch=25),
+    )
+    made = Learned(folder / "encoder", folder / "test", folder / "train")
+    train(recipe, made.encoder)
+    for split in ("test", "train"):
+        source = open_source("digits", split)
+        encode_source(source, open_encoder(str(made.encoder), "cpu"), folder / split)
+    yield made
+
+
+def test_classes_that_were_trained_on_are_told_from_others(retr: Retr, learned: Learned) -> None:
+    found = retr.json("pairs", learned.test)
+    groups = found["groups"]
+    assert [*groups] == ["joint", "trained", "held_out"]
+    assert [*groups["trained"]["per_class"]] == [*"01234"]
+    assert [*groups["held_out"]["per_class"]] == [*"56789"]
+    named = retr.json("pairs", learned.test, "--held-out", "5,6")["groups"]
+    assert [*named["held_out"]["per_class"]] == [*"56"]
+    assert [*named["trained"]["per_class"]] == [*"01234"]
+    outcome = retr("pairs", learned.test, "--held-out", "7")
+    assert "no pairs of the classes held out: images of 1 classes make no pairs" in outcome.out
+    assert "trained on (5)" in outcome.out
+    message = retr.refused("pairs", learned.test, "--held-out", "7,3")
+    assert "class '3' is not held out: the encoder was trained on it; name classes" in message
+
+
+def test_images_that_were_trained_on_are_no_validation(retr: Retr, learned: Learned) -> None:
+    images = len(open_embeddings(learned.train))
+    outcome = retr("pairs", learned.test, "--validation", learned.train)
+    assert f"pairs of {images - 50:,} images that siamese:" in outcome.out
+    assert outcome.err == ""
+    # The other way round they are tested, which is said, and still no validation.
+    outcome = retr("pairs", learned.train)
+    assert "was trained on 50 images of" in outcome.err
+    assert f"pairs of {(images - 50) // 5} images that are not tested" in outcome.out
+
+
+def test_what_a_lost_encoder_has_seen_is_not_known(retr: Retr, learned: Learned) -> None:
+    copy = Path(shutil.copytree(learned.encoder, retr.cwd / "copy"))
+    encode_source(open_source("digits", "test"), open_encoder(str(copy), "cpu"), retr.cwd / "made")
+    assert [*retr.json("pairs", "made")["groups"]] == ["joint", "trained", "held_out"]
+    copy.rename(retr.cwd / "moved")
+    outcome = retr("pairs", "made", "--json")
+    assert [*outcome.document["groups"]] == ["joint"]
+    assert "is gone, or holds other weights by now" in outcome.err
+
+
+def test_a_trained_encoder_keeps_its_calibration(retr: Retr, learned: Learned) -> None:
+    own = Path(shutil.copytree(learned.encoder, retr.cwd / "own"))
+    encode_source(open_source("digits", "test"), open_encoder(str(own), "cpu"), retr.cwd / "made")
+    retr("pairs", "made", "--save", "--calibration", "isotonic")
+    assert (own / "calibration.json").is_file()
+    save(retr.cwd / "a.png", 1)
+    asked = ["compare", "a.png", "a.png", "--encoder", "own"]
+    assert 0.5 < retr.json(*asked)["probability_same"] <= 1
+    assert retr.json(*asked, "--metric", "manhattan")["probability_same"] is None
 
 
 def test_a_class_with_a_single_image_is_said(retr: Retr) -> None:

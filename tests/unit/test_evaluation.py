@@ -371,9 +371,9 @@ def test_unequal_lengths_and_repeated_ids_are_refused() -> None:
         on_a_line([0, 1], "ab", ids=["x", "x"])
 
 
-def test_rows_held_out_are_no_longer_in_the_database_and_keep_what_is_theirs() -> None:
+def test_rows_split_off_are_no_longer_in_the_database_and_keep_what_is_theirs() -> None:
     items = clusters(50, "d", 3)
-    queries, database = items.held_out(10, seed=1)
+    queries, database = items.split_off(10, seed=1)
     assert (len(queries), len(database)) == (10, 40)
     assert sorted([*queries.ids, *database.ids]) == sorted(items.ids)
     for part in (queries, database):
@@ -381,11 +381,11 @@ def test_rows_held_out_are_no_longer_in_the_database_and_keep_what_is_theirs() -
             row = list(items.ids).index(name)
             assert np.array_equal(vector, items.vectors[row])
             assert label == items.labels[row]
-    assert list(items.held_out(10, seed=1)[0].ids) == list(queries.ids)
-    assert list(items.held_out(10, seed=2)[0].ids) != list(queries.ids)
-    assert len(items.held_out(1000, seed=1)[0]) == 10
+    assert list(items.split_off(10, seed=1)[0].ids) == list(queries.ids)
+    assert list(items.split_off(10, seed=2)[0].ids) != list(queries.ids)
+    assert len(items.split_off(1000, seed=1)[0]) == 10
     with pytest.raises(BadInput, match="4 rows are too few"):
-        clusters(4, "d", 3).held_out(1, seed=0)
+        clusters(4, "d", 3).split_off(1, seed=0)
 
 
 def test_margins_are_those_of_the_queries() -> None:

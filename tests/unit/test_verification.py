@@ -1,5 +1,6 @@
 """Thresholds, ROC, equal error rate and calibration, by hand and against scikit-learn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from retrieval.calibration import (
 )
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
-from retrieval.verification import equal_error_rate, roc_curve, verify_pairs
+from retrieval.verification import Protocol, equal_error_rate, roc_curve, verify_pairs
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
 DISTANCES = np.array([0.6, 0.1, 0.2, 0.3, 0.25, 0.5, 0.7, 0.9])
 ALIKE = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
+PROTOCOL = Protocol(Metric.COSINE)
 
 
 def test_the_best_threshold_by_hand() -> None:
@@ -55,7 +57,8 @@ def test_roc_and_auc_are_those_of_scikit_learn(pairs: list[tuple[int, bool]]) ->
     expected = roc_of_sklearn(alike, -distances, drop_intermediate=False)
     np.testing.assert_allclose(false_positives, expected[0], atol=1e-12)
     np.testing.assert_allclose(true_positives, expected[1], atol=1e-12)
-    found = verify_pairs(distances, alike, np.zeros((len(alike), 2), int), ["a"], calibration())
+    classes = np.zeros((len(alike), 2), int)
+    found = verify_pairs(distances, alike, classes, ["a"], calibration(), PROTOCOL)
     assert found.auc == pytest.approx(roc_auc_score(alike, -distances))
 
 
@@ -79,7 +82,7 @@ def test_the_calibration_error_by_hand() -> None:
     assert error == pytest.approx((0.6 + 0.2) / 4)
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", [Method.LOGISTIC, Method.ISOTONIC])
 def test_probabilities_are_what_is_met(method: Method) -> None:
     generator = np.random.default_rng(0)
     distances = generator.uniform(0, 4, 20_000)
@@ -109,12 +112,13 @@ def test_a_calibration_is_read_as_it_was_written(method: Method, tmp_path: Path)
 
 def test_verification_by_hand() -> None:
     classes = np.array([[0, 0], [0, 0], [1, 1], [1, 1], [0, 1], [1, 0], [0, 1], [2, 0]])
-    found = verify_pairs(DISTANCES, ALIKE, classes, ["a", "b", "c"], calibration(), [0.3, 10])
+    protocol = replace(PROTOCOL, thresholds=(0.3, 10))
+    found = verify_pairs(DISTANCES, ALIKE, classes, ["a", "b", "c"], calibration(), protocol)
     # The threshold is .225: the alike pairs at .6 and .3 are taken for others.
     assert (found.pairs, found.accuracy) == (8, 6 / 8)
     assert found.accuracy_at == {0.3: 6 / 8, 10: 0.5}
     expected = [[0.5, 1, 1], [1, 0.5, np.nan], [1, np.nan, np.nan]]
-    np.testing.assert_array_equal(found.matrix, expected)
+    np.testing.assert_array_equal(found.matrix(), expected)
     document = found.to_json()
     assert document["per_class"] == {"a": {"a": 0.5, "b": 1, "c": 1}, "b": {"a": 1, "b": 0.5},
                                      "c": {"a": 1}}  # fmt: skip
@@ -124,3 +128,8 @@ def test_verification_by_hand() -> None:
 
 def calibration(method: Method = Method.LOGISTIC) -> Calibration:
     return Calibration.fitted(DISTANCES, ALIKE, method, Metric.COSINE, "f" * 64)
+
+
+def test_a_scorer_has_probabilities_of_its_own() -> None:
+    given = calibration(Method.GIVEN)
+    assert given.curve.probability(np.array([0.0, 0.25, 1.0])).tolist() == [1, 0.75, 0]

@@ -1,0 +1,62 @@
+"""What an encoder was trained on, as the folder of its weights says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.cards import IMAGES, Card
+from retrieval.contracts import Mask
+from retrieval.errors import BadData
+from retrieval.registry import trained_folder
+from retrieval.shards import EncoderFacts, SourceFacts
+
+WEIGHTS = "weights_sha256"  # in the configuration of an encoder that has a card
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The folder of a trained encoder and its card."""
+
+    folder: Path
+    card: Card
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """The classes that the encoder was trained on."""
+        return frozenset(self.card.classes)
+
+    def has_seen(self, source: SourceFacts, ids: Sequence[str]) -> Mask:
+        """(n,): which of the source's images with these ids the encoder was trained on.
+
+        Where the folder has no list of them, these are all images of the source that the card
+        names. A source is known by its name, or as a copy by its fingerprint.
+        """
+        data = self.card.training.data
+        if source.name != data.get("source") and source.fingerprint != data.get("sha256"):
+            return np.zeros(len(ids), bool)
+        path = self.folder / IMAGES
+        if not path.is_file():
+            return np.ones(len(ids), bool)
+        trained = set(path.read_text(encoding="utf-8").split("\n"))
+        return np.array([name in trained for name in ids], bool)
+
+
+def provenance_of(encoder: EncoderFacts) -> Provenance | None:
+    """Where the encoder's weights come from; None for one without a card, or whose folder is gone
+    or holds other weights by now."""
+    wanted = encoder.config.get(WEIGHTS)
+    folder = trained_folder(encoder.name)
+    if wanted is None or folder is None:
+        return None
+    try:
+        card = Card.read(folder)
+    except BadData:
+        return None
+    return Provenance(folder, card) if card.weights_sha256 == wanted else None
+
+
+def is_lost(encoder: EncoderFacts) -> bool:
+    """Whether the encoder has a card, and it cannot be found."""
+    return WEIGHTS in encoder.config and provenance_of(encoder) is None
