@@ -1,9 +1,14 @@
 """The scripts that measure encoders, on data small enough to work out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks import ablation
 from benchmarks.storage import STORAGE, hashing, measure
+from encoders.training.recipe import Data, Loss, Recipe, Sampler
+from encoders.training.trainer import train
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.evaluation import Labelled
@@ -65,3 +70,22 @@ def test_hashing_leaves_out_what_was_trained_on() -> None:
     assert list(again.ids) == list(queries.ids)
     with pytest.raises(BadInput, match="91 images were trained on, of which the training embed"):
         hashing(test, train, {*trained_on, "elsewhere/1"}, seed=0)
+
+
+def test_each_part_of_an_embedding_has_a_row(tmp_path: Path) -> None:
+    recipe = Recipe(
+        "siamese",
+        network={"widths": [4, 4, 4], "dim": 3, "class_sharpness": 16.0},
+        losses=(Loss("normalised-softmax"),),
+        epochs=1,
+        data=Data("digits", per_class=10, validation=30),
+        sampler=Sampler(batch=35),
+    )
+    train(recipe, tmp_path)
+    rows = [*ablation.measure(tmp_path, "train", 1_000)]
+    assert [row["numbers"] for row in rows] == [3, 3, 13, 3, 13]
+    held_out = 1437 - 70  # what the test split leaves, less what was trained on
+    assert {row["images"] for row in rows} == {1_000}
+    assert len({row["map"] for row in rows}) == len(rows)
+    (few, *_) = ablation.measure(tmp_path, "train", 10_000)
+    assert few["images"] == held_out

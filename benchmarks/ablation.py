@@ -1,0 +1,98 @@
+"""What the parts of an embedding give: `python -m benchmarks.ablation --help`.
+
+A siamese network's embedding is the neck's numbers, averaged over views of an image (its mirror
+image; both of them shifted), with the shares of the classes beside them. The same weights are tried
+with one part after another, on images that they were not trained on, each left out of its own
+ranking.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from retrieval.cards import IMAGES, WEIGHTS, Card
+from retrieval.contracts import Encoder, Images, Json
+from retrieval.errors import BadInput
+from retrieval.evaluation import Labelled, evaluate
+from retrieval.files import sha256_of
+from retrieval.images import load, open_source
+from retrieval.registry import open_encoder
+
+STEPS: dict[str, dict[str, Json]] = {
+    "neck": {"mirror": False, "shift": 0, "class_sharpness": None},
+    "mirror": {"mirror": True, "shift": 0, "class_sharpness": None},
+    "mirror, shares": {"mirror": True, "shift": 0},
+    "mirror, shift": {"mirror": True, "shift": 1, "class_sharpness": None},
+    "mirror, shift, shares": {"mirror": True, "shift": 1},
+}
+
+
+def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
+    """A row for each step. Raises BadInput where the encoder has no proxies for shares."""
+    card = Card.read(folder)
+    if card.network.get("class_sharpness") is None:
+        raise BadInput(f"{folder} has no class proxies; train with network.class_sharpness")
+    images, labels = _unseen(card, folder, split, limit)
+    ids = [str(row) for row in range(len(images))]
+    for step, settings in STEPS.items():
+        with tempfile.TemporaryDirectory() as name:
+            encoder = _variant(card, folder, settings, Path(name))
+            started = time.perf_counter()
+            vectors = encoder.encode(images)
+            seconds = time.perf_counter() - started
+        items = Labelled(vectors, ids, labels)
+        result = evaluate(items, items, encoder.metric, (10,))
+        yield {
+            "embedding": step,
+            "numbers": encoder.dim,
+            "images": len(images),
+            "map": result.map,
+            "precision_at_10": result.precision_at[10],
+            "knn_accuracy": result.knn_accuracy,
+            "images_per_second": len(images) / seconds,
+        }
+
+
+def _unseen(card: Card, folder: Path, split: str, limit: int) -> tuple[Images, list[str | None]]:
+    """The first images of the split that were not trained on, and their labels."""
+    trained = set()
+    if split == "train":
+        trained = set((folder / IMAGES).read_text(encoding="utf-8").split("\n"))
+    source = open_source(str(card.training.data["source"]).split("/")[0], split)
+    items = [item for item in source.items() if item.id not in trained][:limit]
+    if not items:
+        raise BadInput(f"{folder} was trained on all images; train with data.validation")
+    return np.stack([load(item, card.framing) for item in items]), [item.label for item in items]
+
+
+def _variant(card: Card, folder: Path, settings: dict[str, Json], place: Path) -> Encoder:
+    """The encoder with other settings, which is a folder of its own with the same weights."""
+    weights = load_file(card.check_weights(folder))
+    if "class_sharpness" in settings:
+        del weights["proxies"]
+    save_file(weights, place / WEIGHTS)
+    network = {**card.network, **settings}
+    replace(card, network=network, weights_sha256=sha256_of(place / WEIGHTS)).write(place)
+    return open_encoder(str(place), "cpu")
+
+
+def main() -> None:
+    """Print the rows as JSON, one a line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", type=Path, required=True, help="a folder of `retr train`")
+    parser.add_argument("--split", default="train", help="train: what was held out; or test")
+    parser.add_argument("--limit", type=int, default=10_000, help="images")
+    given = parser.parse_args()
+    for row in measure(given.encoder, given.split, given.limit):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
