@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.storage import STORAGE, hashing, measure
-from encoders.training.recipe import Data, Loss, Recipe, Sampler
+from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
@@ -77,9 +77,10 @@ def test_each_part_of_an_embedding_has_a_row(tmp_path: Path) -> None:
         "siamese",
         network={"widths": [4, 4, 4], "dim": 3, "class_sharpness": 16.0},
         losses=(Loss("normalised-softmax"),),
-        epochs=1,
+        epochs=4,
         data=Data("digits", per_class=10, validation=30),
         sampler=Sampler(batch=35),
+        optimizer=Optimizer("adamw", lr=0.01),
     )
     train(recipe, tmp_path)
     rows = [*ablation.measure(tmp_path, "train", 1_000)]
