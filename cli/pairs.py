@@ -146,7 +146,7 @@ def pairs(
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        parsed_choice("calibration", calibration, Method) if judge is None else Method.GIVEN,
+        parsed_choice("calibration", calibration, Method) if judge is None else None,
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)

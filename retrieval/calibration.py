@@ -35,7 +35,6 @@ class Method(StrEnum):
 
     LOGISTIC = "logistic"
     ISOTONIC = "isotonic"
-    GIVEN = "given"  # by a scorer, whose distance is 1 - p
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +92,16 @@ class Isotonic:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """1 - distance, for distances that are made of probabilities."""
-
-    @classmethod
-    def of_json(cls, document: Mapping[str, Any]) -> Self:
-        """The curve of a calibration's file."""
-        return cls()
-
-    @classmethod
-    def fitted(cls, distances: Distances, alike: Alike) -> Self:
-        """The same for all."""
-        return cls()
+    """1 - distance, for distances that a scorer made of its probabilities."""
 
     def probability(self, distances: Distances) -> Distances:
         """(n,): of pairs at these distances (n,)."""
         return 1 - np.asarray(distances)
 
 
-Curve = Logistic | Isotonic | Given
-CURVES: Mapping[Method, type[Curve]] = {
+CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
     Method.LOGISTIC: Logistic,
     Method.ISOTONIC: Isotonic,
-    Method.GIVEN: Given,
 }
 
 
@@ -122,8 +109,8 @@ CURVES: Mapping[Method, type[Curve]] = {
 class Calibration:
     """The threshold up to which pairs are called alike, and the probability that they are."""
 
-    method: Method
-    curve: Curve
+    method: Method | None  # None: the distances say the probability themselves
+    curve: Logistic | Isotonic | Given
     threshold: float
     metric: Metric
     encoder: str  # the encoder's fingerprint
@@ -131,14 +118,15 @@ class Calibration:
 
     @classmethod
     def fitted(
-        cls, distances: Distances, alike: Alike, method: Method, metric: Metric, encoder: str
+        cls, distances: Distances, alike: Alike, method: Method | None, metric: Metric, encoder: str
     ) -> Self:
         """The calibration of pairs at these distances (n,) that are `alike` (n,) or not.
 
-        encoder: its fingerprint. Raises BadInput unless some are alike and some are not.
+        method: None for distances that are 1 - p; encoder: its fingerprint. Raises BadInput
+        unless some are alike and some are not.
         """
         check_kinds(alike)
-        curve = CURVES[method].fitted(distances, alike)
+        curve = Given() if method is None else CURVES[method].fitted(distances, alike)
         threshold = best_threshold(distances, alike)
         return cls(method, curve, threshold, metric, encoder, len(alike))
 

@@ -65,7 +65,7 @@ class PairPicture:
 def save_pairs(path: Path, pairs: Sequence[PairPicture], heading: str, columns: int = 4) -> None:
     """Write a PNG of the pairs, `columns` in a row."""
     columns = max(1, min(columns, len(pairs)))
-    width, height = 2 * TILE + GAP // 2, TILE + 2 * CAPTION // 2 + TEXT
+    width, height = 2 * TILE + GAP // 2, TILE + CAPTION + TEXT
     top = 3 * TEXT
     rows = -(-len(pairs) // columns)
     sheet = Image.new(

@@ -36,6 +36,7 @@ class Protocol:
     """How pairs are drawn and judged.
 
     count: pairs of each group, half of them alike; None: as `draw_pairs` says.
+    method: how probabilities are fitted; None for distances that are 1 - p.
     thresholds: where accuracy is measured besides the threshold that the validation pairs give.
     """
 
@@ -43,7 +44,7 @@ class Protocol:
     count: int | None = None
     scheme: Scheme = Scheme.RANDOM
     seed: int = 0
-    method: Method = Method.LOGISTIC
+    method: Method | None = Method.LOGISTIC
     thresholds: tuple[float, ...] = ()
 
 

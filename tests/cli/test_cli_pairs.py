@@ -142,7 +142,7 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
         (["pairs", "{e}", "--count", "0"], "give an even number, 2 or more"),
         (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),
-        (["pairs", "{e}", "--calibration", "plat"], "isotonic, logistic"),
+        (["pairs", "{e}", "--calibration", "given"], "isotonic, logistic"),
         (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' scores no pairs; give 'layers'"),
         (["pairs", "{e}", "--metric", "l2"], "manhattan"),
         (["pairs", "gone"], "gone"),
