@@ -15,13 +15,12 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.inference import TorchEncoder, autocast, check_images, floats
 from encoders.networks import Count, Network, Positive, Settings, Share
-from encoders.pretrained import OFFLINE_MODEL, check_known, load_published
+from encoders.pretrained import OFFLINE_MODEL, LayerOutputs, check_known, load_published
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Framing, Images, Metric
 from retrieval.errors import BadInput
@@ -61,7 +60,7 @@ class LayersNetwork(Network):
         self.settings = settings
         check_known(settings.model)
         bare = timm.create_model(settings.model, pretrained=False, num_classes=0)
-        self.body = Maps(settings.model, bare)
+        self.body = LayerOutputs(settings.model, _layers(settings.model, bare), bare)
         self.body.requires_grad_(False)
         layers = len(self.body.layers)
         self.register_buffer("mean", torch.zeros(layers))
@@ -78,7 +77,7 @@ class LayersNetwork(Network):
 
     @property
     def training_dim(self) -> int:
-        return self.body.dim
+        return int(self.body.network.conv_head.out_channels)
 
     @property
     def needs_features(self) -> bool:
@@ -103,8 +102,7 @@ class LayersNetwork(Network):
         if images.shape[-1] != self.settings.side:
             side = (self.settings.side, self.settings.side)
             images = functional.interpolate(images, side, mode="bilinear", antialias=True)
-        maps: list[Tensor] = self.body(images)
-        return maps
+        return self.body.run(images)[1]
 
     def features(self) -> nn.Module:
         return _Flat(self)
@@ -147,61 +145,23 @@ class LayersNetwork(Network):
         """How many numbers each layer's map has."""
         with torch.inference_mode():
             side = self.settings.side
-            return [m.numel() for m in self.body(self.body.mean.new_zeros(1, 3, side, side))]
+            return [m.numel() for m in self.maps(self.mean.new_zeros(1, 3, side, side))]
 
 
-class Maps(nn.Module):
-    """Images (n, 3, h, w) from 0 to 1, to the outputs of a model's layers."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: str, network: Any) -> None:
-        super().__init__()
-        settings = resolve_model_data_config(network)
-        self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1), False)
-        self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1), False)
-        self.network = network
-        inside = dict(network.named_modules())
-        self.layers = _layers(model, inside)
-        self.dim = int(inside[self.layers[-1]].out_channels)
-        self._seen: dict[str, Tensor] = {}
-        for layer in self.layers:
-            inside[layer].register_forward_hook(self._keep(layer))
-        with torch.inference_mode():
-            network.eval().forward_features(torch.zeros(1, 3, 32, 32))
-        if len(self._seen) < len(self.layers):  # the last convolution is part of the classifier
-            raise _unfit(model)
-        self._seen.clear()
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        self.network.forward_features((images - self.mean) / self.std)
-        return [self._seen.pop(layer).float() for layer in self.layers]
-
-    def _keep(self, layer: str) -> Any:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            self._seen[layer] = output
-
-        return hook
-
-
-def _layers(model: str, inside: dict[str, Any]) -> tuple[str, ...]:
+def _layers(model: str, network: Any) -> tuple[str, ...]:
     """The names of the layers: the last convolution of a block is its projection."""
+    inside = dict(network.named_modules())
     blocks: dict[str, str] = {}
     for name, module in inside.items():
         if name.startswith("blocks.") and isinstance(module, nn.Conv2d):
             blocks[".".join(name.split(".")[:3])] = name
     found = ("conv_stem", *[*blocks.values()][-BLOCKS:], "conv_head")
     if len(blocks) < BLOCKS or not all(name in inside for name in found):
-        raise _unfit(model)
+        raise BadInput(
+            f"{model} lacks a first convolution, {BLOCKS} blocks and a last convolution; choose "
+            f"a model such as {OFFLINE_MODEL} or mobilenetv2_100"
+        )
     return found
-
-
-def _unfit(model: str) -> BadInput:
-    return BadInput(
-        f"{model} lacks a first convolution, {BLOCKS} blocks and a last convolution before its "
-        f"classifier; choose a model such as {OFFLINE_MODEL} or mobilenetv2_100"
-    )
 
 
 class _Flat(nn.Module):

