@@ -185,14 +185,15 @@ def pairs(
 
 
 def _provenance(output: Output, encoder: "EncoderFacts") -> "Provenance | None":
-    from retrieval.provenance import is_lost, provenance_of
+    from retrieval.provenance import has_card, provenance_of
 
-    if is_lost(encoder):
+    found = provenance_of(encoder)
+    if found is None and has_card(encoder):
         output.warn(
             f"the folder of encoder {encoder.name} is gone, or holds other weights by now: which "
             "images and classes it was trained on is not known"
         )
-    return provenance_of(encoder)
+    return found
 
 
 def _split(
@@ -209,7 +210,7 @@ def _split(
     from retrieval.errors import Mismatch
     from retrieval.evaluation import Labelled
     from retrieval.indexing import check_same_encoder
-    from retrieval.verification import check_apart, seen
+    from retrieval.verification import check_apart, seen, split
 
     known = seen(images, test.facts.source, trained)
     if known.any():
@@ -226,10 +227,7 @@ def _split(
         check_apart(images, validating)
         where = others.folder
     else:
-        new = images.take(np.flatnonzero(~known))
-        validating = new.split_off(len(new) // 5, seed)[0] if len(new) >= 5 else new.sample(0, 0)
-        held = set(validating.ids)
-        images = images.take(np.flatnonzero([name not in held for name in images.ids]))
+        images, validating = split(images, known, seed)
         where = test.folder
     if not len(validating):
         raise Mismatch(

@@ -60,10 +60,11 @@ def draw_pairs(
         for kind in (drawn.alike, ~drawn.alike)
     )
     probabilities = calibration.curve.probability(outcome.distances)
+    paths = [None] * len(tested) if tested.paths is None else tested.paths.to_pylist()
     pictures = []
     for row in (row for both in zip(*kinds, strict=False) for row in both):
         first, second = (
-            Picture(_opened(tested.paths[i]), str(tested.labels[i]))
+            Picture(_opened(paths[i]), str(tested.labels[i]))
             for i in (int(drawn.first[row]), int(drawn.second[row]))
         )
         distance = float(outcome.distances[row])

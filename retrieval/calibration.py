@@ -186,7 +186,8 @@ def best_threshold(distances: Distances, alike: Alike) -> float:
     Raises BadInput unless some pairs are alike and some are not.
     """
     check_kinds(alike)
-    found, counts, of_alike = by_distance(distances, alike)
+    found, which, counts = np.unique(distances, return_inverse=True, return_counts=True)
+    of_alike = np.bincount(which, alike, minlength=len(found))
     # Right at found[i]: alike pairs up to it, and others beyond it.
     right = np.cumsum(of_alike) + (len(alike) - alike.sum()) - np.cumsum(counts - of_alike)
     best = int(np.argmax(right))
@@ -203,15 +204,6 @@ def expected_calibration_error(probabilities: Distances, alike: Alike, bins: int
     said = np.bincount(which, probabilities, minlength=bins)
     met = np.bincount(which, alike, minlength=bins)
     return float(np.abs(said - met).sum() / len(alike))
-
-
-def by_distance(
-    distances: Distances, alike: Alike
-) -> tuple[Distances, NDArray[np.int64], NDArray[np.int64]]:
-    """The distances that occur, ascending; how many pairs are there, and how many alike."""
-    found, which, counts = np.unique(distances, return_inverse=True, return_counts=True)
-    of_alike = np.bincount(which, alike, minlength=len(found)).astype(np.int64)
-    return found, counts, of_alike
 
 
 def check_kinds(alike: Alike) -> None:

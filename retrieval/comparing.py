@@ -195,7 +195,7 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
 
 def _all_maps(images: Labelled, scorer: PairScorer) -> list[Maps]:
     """Each layer's maps (n, numbers) of the images."""
-    paths = [path for path in images.paths if path is not None]
+    paths = [] if images.paths is None else images.paths.drop_null().to_pylist()
     if len(paths) < len(images):
         raise BadInput("the embeddings do not say where their images are; encode them anew")
     parts = [

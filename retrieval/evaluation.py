@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from retrieval import metrics
@@ -28,7 +29,7 @@ _NO_LABEL = -1
 class Labelled:
     """Vectors (n, dim) with their unique ids (n,) and labels (n,); a label is None if unknown.
 
-    paths: (n,), where the images are, None where that is not known; empty if nobody asks.
+    paths: (n,), an Arrow column of where the images are, null where that is not known.
 
     Raises Mismatch where these are not of one length, BadInput where an id comes twice.
     """
@@ -36,7 +37,7 @@ class Labelled:
     vectors: Vectors
     ids: Sequence[str] | NDArray[Any]
     labels: Sequence[str | None] | NDArray[Any]
-    paths: Sequence[str | None] = ()
+    paths: pa.ChunkedArray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.vectors) == len(self.ids) == len(self.labels):
@@ -63,7 +64,7 @@ class Labelled:
         rows, vectors = embeddings.read()
         source = embeddings.facts.source.name
         ids = [f"{source}: {name}" for name in rows["id"].to_pylist()]
-        return cls(vectors, ids, rows["label"].to_pylist(), rows["path"].to_pylist())
+        return cls(vectors, ids, rows["label"].to_pylist(), rows["path"])
 
     def split_off(self, count: int, seed: int) -> "tuple[Labelled, Labelled]":
         """`count` rows drawn by seed, at most a fifth of all, and the rows that are left.
@@ -103,7 +104,7 @@ class Labelled:
             self.vectors[rows],
             [self.ids[i] for i in rows],
             [self.labels[i] for i in rows],
-            [self.paths[i] for i in rows] if self.paths else (),
+            None if self.paths is None else self.paths.take(pa.array(rows)),
         )
 
 
@@ -137,14 +138,7 @@ class Margins:
 
     def to_json(self) -> dict[str, Json]:
         """As in `retr eval --json`."""
-        return {
-            "map": self.map,
-            "map_at": _by_k(self.map_at),
-            "precision_at": _by_k(self.precision_at),
-            "recall_at": _by_k(self.recall_at),
-            "r_precision": self.r_precision,
-            "knn_accuracy": self.knn_accuracy,
-        }
+        return _measures(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +176,7 @@ class Evaluation:
             },
             "database": self.database,
             "metric": self.metric.value,
-            "map": self.map,
-            "map_at": _by_k(self.map_at),
-            "precision_at": _by_k(self.precision_at),
-            "recall_at": _by_k(self.recall_at),
-            "r_precision": self.r_precision,
-            "knn_accuracy": self.knn_accuracy,
+            **_measures(self),
             "margins": self.margins.to_json(),
             "per_class": {label: of.to_json() for label, of in self.per_class.items()},
             "definitions": {name: DEFINITIONS[name] for name in self.defined},
@@ -393,6 +382,18 @@ def _mean(values: list[float | None]) -> float | None:
     """None where the measure was not taken."""
     taken = [value for value in values if value is not None]
     return float(np.mean(taken)) if taken else None
+
+
+def _measures(of: Evaluation | Margins) -> dict[str, Json]:
+    """The measures as `retr eval --json` names them."""
+    return {
+        "map": of.map,
+        "map_at": _by_k(of.map_at),
+        "precision_at": _by_k(of.precision_at),
+        "recall_at": _by_k(of.recall_at),
+        "r_precision": of.r_precision,
+        "knn_accuracy": of.knn_accuracy,
+    }
 
 
 def _margin(values: list[float | None]) -> float | None:

@@ -46,17 +46,16 @@ class Provenance:
 def provenance_of(encoder: EncoderFacts) -> Provenance | None:
     """Where the encoder's weights come from; None for one without a card, or whose folder is gone
     or holds other weights by now."""
-    wanted = encoder.config.get(WEIGHTS)
-    folder = trained_folder(encoder.name)
-    if wanted is None or folder is None:
+    folder = trained_folder(encoder.name) if has_card(encoder) else None
+    if folder is None:
         return None
     try:
         card = Card.read(folder)
     except BadData:
         return None
-    return Provenance(folder, card) if card.weights_sha256 == wanted else None
+    return Provenance(folder, card) if card.weights_sha256 == encoder.config[WEIGHTS] else None
 
 
-def is_lost(encoder: EncoderFacts) -> bool:
-    """Whether the encoder has a card, and it cannot be found."""
-    return WEIGHTS in encoder.config and provenance_of(encoder) is None
+def has_card(encoder: EncoderFacts) -> bool:
+    """Whether the encoder came from a folder with a card, wherever that is by now."""
+    return WEIGHTS in encoder.config

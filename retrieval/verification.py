@@ -14,7 +14,6 @@ from retrieval.calibration import (
     Alike,
     Calibration,
     Method,
-    by_distance,
     check_kinds,
     expected_calibration_error,
 )
@@ -56,7 +55,8 @@ class Verification:
     auc: the chance that a pair that is alike is nearer than one that is not; ties count half.
     eer: the error rate where as many alike pairs are rejected as others are accepted.
     ece: the expected calibration error of the probabilities.
-    roc: (points, 2), false and true positive rates, ascending from 0 to 1.
+    roc: (points, 2), false and true positive rates, ascending from 0 to 1; points on a line
+        between two others are left out.
     classes: the names; per_class: the accuracy over the pairs of each two of them that have any,
         by their places in `classes`, the lower first.
     """
@@ -150,6 +150,17 @@ def class_groups(
     return {TRAINED: there & encoder.classes, HELD_OUT: there - encoder.classes}
 
 
+def split(images: Labelled, known: Mask, seed: int) -> tuple[Labelled, Labelled]:
+    """The images to test, and a fifth of the unknown ones, drawn by seed, for validation.
+
+    known: (n,), which images the encoder was trained on.
+    """
+    new = np.random.default_rng(seed).permutation(np.flatnonzero(~known))
+    validating = np.zeros(len(images), bool)
+    validating[new[: len(new) // 5]] = True
+    return images.take(np.flatnonzero(~validating)), images.take(np.flatnonzero(validating))
+
+
 def check_apart(test: Labelled, validation: Labelled) -> None:
     """Raise Mismatch where an image is in both."""
     both = set(test.ids) & set(validation.ids)
@@ -232,33 +243,22 @@ def verify_pairs(
     classes_of: (n, 2), the numbers in `names` of both images' classes. Raises BadInput unless
     some pairs are alike and some are not.
     """
+    from sklearn.metrics import auc, roc_curve  # slow to import
+
     check_kinds(alike)
-    false_positives, true_positives = roc_curve(distances, alike)
+    false_positives, true_positives, _ = roc_curve(alike, -distances)
     right = (distances <= calibration.threshold) == alike
     return Verification(
         pairs=len(alike),
         accuracy=float(right.mean()),
         accuracy_at={t: float(((distances <= t) == alike).mean()) for t in protocol.thresholds},
-        auc=float(np.trapezoid(true_positives, false_positives)),
+        auc=float(auc(false_positives, true_positives)),
         eer=equal_error_rate(false_positives, true_positives),
         ece=expected_calibration_error(calibration.curve.probability(distances), alike),
         roc=np.stack((false_positives, true_positives), axis=1),
         classes=names,
         per_class=_per_class(right, classes_of, len(names)),
     )
-
-
-def roc_curve(distances: Distances, alike: Alike) -> tuple[Distances, Distances]:
-    """False and true positive rates, ascending from 0 to 1.
-
-    The first point is for no pair accepted, then one follows for each distance that occurs.
-    """
-    _, counts, of_alike = by_distance(distances, alike)
-    accepted, right = np.cumsum(counts), np.cumsum(of_alike)
-    zero = np.zeros(1)
-    false_positives = np.concatenate((zero, (accepted - right) / (len(alike) - alike.sum())))
-    true_positives = np.concatenate((zero, right / alike.sum()))
-    return false_positives, true_positives
 
 
 def equal_error_rate(false_positives: Distances, true_positives: Distances) -> float:
