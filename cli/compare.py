@@ -75,7 +75,7 @@ def compare(
     asked = _asked(output, images or [], pairs)
     opened = open_encoder(encoder, device)
     chosen = parsed_metric(metric) or opened.metric
-    place = Workspace.at(workspace).folder
+    place = Workspace.at(workspace)
     calibration = find_calibration(EncoderFacts.of(opened), chosen, place)
     layers = None if scorer is None else open_scorer(scorer, device)
     answers, failed = compare(asked, opened, chosen, calibration, layers)

@@ -175,7 +175,7 @@ def pairs(
     )
     _print(output, outcome)
     if save:
-        path = place_to_keep(facts, place.folder)
+        path = place_to_keep(facts, place)
         outcome.calibration.write(path)
         output.say(f"kept for 'retr compare': {path}")
     if out is not None:

@@ -20,6 +20,7 @@ from retrieval.files import check_format, made_folder, read_json, write_json
 from retrieval.provenance import provenance_of
 from retrieval.ranking import Distances
 from retrieval.shards import EncoderFacts
+from retrieval.workspace import Workspace
 
 FORMAT = "retr-calibration"
 VERSION = 1
@@ -154,30 +155,28 @@ class Calibration:
             raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
 
 
-def place_to_keep(encoder: EncoderFacts, workspace: Path) -> Path:
+def place_to_keep(encoder: EncoderFacts, workspace: Workspace) -> Path:
     """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
     workspace."""
     found = provenance_of(encoder) if ":" in encoder.name else None
-    return _in_workspace(encoder, workspace) if found is None else found.folder / CALIBRATION
+    return workspace.calibration_file(encoder) if found is None else found.folder / CALIBRATION
 
 
-def find_calibration(encoder: EncoderFacts, metric: Metric, workspace: Path) -> Calibration | None:
+def find_calibration(
+    encoder: EncoderFacts, metric: Metric, workspace: Workspace
+) -> Calibration | None:
     """The calibration that was kept, else the one that came with the encoder, else None.
 
     One for another metric or another encoder is none.
     """
     own = provenance_of(encoder)
     shipped = [] if own is None else [own.folder / CALIBRATION]
-    for path in (_in_workspace(encoder, workspace), *shipped):
+    for path in (workspace.calibration_file(encoder), *shipped):
         if path.is_file():
             found = Calibration.read(path)
             if (found.metric, found.encoder) == (metric, encoder.fingerprint):
                 return found
     return None
-
-
-def _in_workspace(encoder: EncoderFacts, workspace: Path) -> Path:
-    return workspace / "calibrations" / f"{encoder.fingerprint[:16]}.json"
 
 
 def best_threshold(distances: Distances, alike: Alike) -> float:

@@ -15,7 +15,7 @@ from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
 from retrieval.files import made_folder, read_json, write_json
 from retrieval.images import Source
-from retrieval.shards import Dtype
+from retrieval.shards import Dtype, EncoderFacts
 
 LATEST = "latest.json"
 
@@ -53,6 +53,10 @@ class Workspace:
     def encoder_folder(self, recipe: str) -> Path:
         """Where the encoder that this recipe trains belongs."""
         return self.folder / "encoders" / _slug(Path(recipe).stem)
+
+    def calibration_file(self, encoder: EncoderFacts) -> Path:
+        """Where what is known of this encoder's distances belongs."""
+        return self.folder / "calibrations" / f"{encoder.fingerprint[:16]}.json"
 
     def remember(self, role: Role, folder: Path) -> None:
         """Make `folder` the newest in its role."""
