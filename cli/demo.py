@@ -25,7 +25,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="The folder for embeddings, indices, tables and pictures.")
     ] = Path("retr-demo"),
-    encoder: EncoderName = "siamese",
+    encoder: EncoderName = "siamese-quick",
     limit: Annotated[
         int | None,
         typer.Option(help="Take the first N images of each split only.", show_default=False),

@@ -36,8 +36,9 @@ EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="siamese, autoencoder, pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm "
-        "model), toy, a plug-in's name, or a folder that 'retr train' made.",
+        help="siamese, siamese-quick, autoencoder, pretrained:MODEL or "
+        "pretrained:MODEL@LAYER+LAYER (any timm model), toy, a plug-in's name, or a folder that "
+        "'retr train' made.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ViewsAveraged
+from encoders.heads import ViewsAveraged, Whitening
 from encoders.inference import autocast, check_images, floats
-from encoders.networks import Amount, Count, Network, Outputs, Settings
+from encoders.networks import Amount, Count, Network, Outputs, Settings, Share
 from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Images
@@ -33,6 +33,7 @@ class AutoencoderSettings(Settings):
     dim: Count = 64  # numbers of the latent
     projection: Amount = 64  # numbers that losses of embeddings see; 0: the latent itself
     mirror: bool = True  # embed the mean of the image's latent and its mirror image's
+    whitening: Share = 0.0  # the power to which that is whitened, see `Whitening`
 
 
 class AutoencoderNetwork(Network):
@@ -41,6 +42,7 @@ class AutoencoderNetwork(Network):
     settings_type = AutoencoderSettings
     draws = True
     settings: AutoencoderSettings
+    precise = frozenset({"whitening.mean", "whitening.axes"})
 
     def __init__(self, settings: AutoencoderSettings, classes: int, side: int) -> None:
         """Raises ValueError for images whose side is not a multiple of 8."""
@@ -77,6 +79,9 @@ class AutoencoderNetwork(Network):
                 nn.Linear(hidden, settings.projection),
             )
 
+        if settings.whitening:
+            self.whitening = Whitening(dim, dim, settings.whitening)
+
     @property
     def dim(self) -> int:
         return self.settings.dim
@@ -111,7 +116,18 @@ class AutoencoderNetwork(Network):
         drawn: Tensor = self.decoder(latents)
         return torch.sigmoid(drawn.float())
 
+    @property
+    def needs_features(self) -> bool:
+        return bool(self.settings.whitening)
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        self.whitening.fit(features)
+
     def embedder(self) -> nn.Module:
+        latents = self.features()
+        return nn.Sequential(latents, self.whitening) if self.settings.whitening else latents
+
+    def features(self) -> nn.Module:
         encoder = self.encoder.embedder() if isinstance(self.encoder, SiameseNetwork) else self
         return ViewsAveraged(encoder, mirror=self.settings.mirror, unit_length=False)
 

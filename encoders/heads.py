@@ -1,6 +1,5 @@
 """What may stand between a network and its embeddings."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -66,19 +65,22 @@ class ViewsAveraged(nn.Module):
 class Whitening(nn.Module):
     """Features (n, features) turned onto their `dim` principal axes, each of unit variance.
 
-    Jégou and Chum, Negative evidences and co-occurrences in image retrieval (ECCV 2012).
+    Jégou and Chum, Negative evidences and co-occurrences in image retrieval (ECCV 2012). With a
+    power below 1 axes are divided by their standard deviation to that power, so that weak ones,
+    which are mostly noise, stay weaker. Before the fit the features pass as they are.
     """
 
     mean: Tensor
     axes: Tensor
 
-    def __init__(self, features: int, dim: int) -> None:
+    def __init__(self, features: int, dim: int, power: float = 1.0) -> None:
         """Raises ValueError for more axes than features."""
         super().__init__()
         if dim > features:
             raise ValueError(f"{features} features have no {dim} principal axes")
         self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("axes", torch.zeros(features, dim))
+        self.register_buffer("axes", torch.eye(features, dim))
+        self.power = power
 
     def fit(self, features: Tensor) -> None:
         """Find the axes of the features (n, features) of a database.
@@ -93,7 +95,7 @@ class Whitening(nn.Module):
         if variance[-1] <= 1e-6 * variance[0]:  # what is left below is rounding
             raise ValueError(f"the features vary in fewer than {dim} directions")
         self.mean.copy_(torch.from_numpy(found.mean_))
-        self.axes.copy_(torch.from_numpy(found.components_.T / np.sqrt(variance)))
+        self.axes.copy_(torch.from_numpy(found.components_.T / variance ** (self.power / 2)))
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

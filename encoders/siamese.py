@@ -173,3 +173,9 @@ class Siamese(TrainedEncoder):
 
     plugin: ClassVar[str] = "siamese"
     network_type = SiameseNetwork
+
+
+class SiameseQuick(Siamese):
+    """`siamese-quick`: a smaller network, whose embeddings take a tenth of the time."""
+
+    ships_as: ClassVar[str] = "siamese-quick"

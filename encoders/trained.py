@@ -15,16 +15,21 @@ SHIPPED = Path(__file__).parent / "weights"
 
 
 class TrainedEncoder(TorchEncoder):
-    """An encoder around a trained network; a subclass says which network that is."""
+    """An encoder around a trained network; a subclass says which network that is.
+
+    plugin: the encoder that a card names; ships_as: the folder of the weights that ship with retr,
+    where it has another name.
+    """
 
     plugin: ClassVar[str]
+    ships_as: ClassVar[str] = ""
     network_type: ClassVar[type[Network]]
     at_once: ClassVar[int] = 250  # images; their feature maps fit the processor's cache
 
     @classmethod
     def shipped(cls) -> Path:
         """The folder of the weights that ship with retr, for encoders that have such."""
-        return SHIPPED / cls.plugin
+        return SHIPPED / (cls.ships_as or cls.plugin)
 
     def __init__(self, folder: str | None = None, device: str = "auto") -> None:
         """Load the weights of a trained encoder's folder, or those that ship with retr.
@@ -37,7 +42,7 @@ class TrainedEncoder(TorchEncoder):
         self.trained = network.to(torch_device(device))
         super().__init__(
             network.embedder(),
-            name=self.plugin if folder is None else f"{self.plugin}:{path}",
+            name=path.name if folder is None else f"{self.plugin}:{path}",
             dim=network.dim,
             metric=network.metric,
             framing=card.framing,

@@ -33,8 +33,8 @@ def _view(
         images = flipped(images, _random(len(images), like=images, by=generator) < 0.5)
     if settings.translate:
         images = shifted(images, settings.translate, generator)
-    if settings.smallest_crop < 1:
-        images = cropped(images, settings.smallest_crop, generator)
+    if settings.smallest_crop < 1 or settings.crop_side:
+        images = cropped(images, settings.smallest_crop, settings.crop_side, generator)
     if settings.recolour:
         images = recoloured(images, settings.recolour, generator)
     if settings.greyscale:
@@ -91,19 +91,21 @@ def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
     return (images - mean) * contrast + mean + tint
 
 
-def cropped(images: Tensor, smallest: float, generator: Generator) -> Tensor:
-    """The batch with a random square of each image scaled up to the whole, bilinearly.
+def cropped(images: Tensor, smallest: float, side_out: int, generator: Generator) -> Tensor:
+    """The batch with a random square of each image scaled bilinearly to side_out × side_out.
 
     The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too.
+    side_out: pixels; 0 for the images' own.
     """
     n = len(images)
+    shape = [n, images.shape[1], side_out, side_out] if side_out else list(images.shape)
     side = (smallest + (1 - smallest) * _random(n, like=images, by=generator)).sqrt()
     # The centre, in coordinates from -1 to 1, so that the square stays within the image.
     centre = (1 - side)[:, None] * (2 * _random(n, 2, like=images, by=generator) - 1)
     theta = torch.zeros(n, 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = centre
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = functional.affine_grid(theta, shape, align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 

@@ -48,6 +48,7 @@ class Augmentation(Settings):
     translate: Amount = 0  # pixels, each way, edges reflected
     cutout: Amount = 0  # the side in pixels of a square that is greyed
     smallest_crop: Annotated[float, Gt(0), Le(1)] = 1.0  # share of the area, scaled up
+    crop_side: Amount = 0  # to so many pixels, for speed; 0: those of the image
     recolour: Share = 0.0  # the most by which contrast changes; half of it, a channel
     greyscale: Share = 0.0  # the share of images that lose their colours
     views: Literal[1, 2] = 1  # how often each image stands in the batch, changed anew

@@ -105,6 +105,7 @@ def train(
     _check_labels(recipe, data)
     torch.manual_seed(seed_of(recipe.seed, "network"))
     network = _built(network_type, settings, data, framing)
+    _check_crops(network, recipe.augmentation.crop_side)
     terms = _terms(recipe, network, len(data.names))
     made_folder(folder)
     with locked(folder):
@@ -125,13 +126,17 @@ def train(
 
 
 def _network_of(recipe: Recipe) -> tuple[type[Network], Any]:
-    network_type = None
-    if recipe.encoder in encoder_names():
-        network_type = getattr(encoder_plugin(recipe.encoder), "network_type", None)
+    network_type = _trainable(recipe.encoder) if recipe.encoder in encoder_names() else None
     if network_type is None:
-        trainable = [n for n in encoder_names() if hasattr(encoder_plugin(n), "network_type")]
+        trainable = [name for name in encoder_names() if _trainable(name) is not None]
         raise UnknownName("trainable encoder", recipe.encoder, trainable)
     return network_type, typed(network_type.settings_type, recipe.network, "network")
+
+
+def _trainable(name: str) -> type[Network] | None:
+    """The network of the encoder; several encoders may run one, that of its own name is trained."""
+    plugin = encoder_plugin(name)
+    return plugin.network_type if getattr(plugin, "plugin", None) == name else None
 
 
 def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
@@ -327,7 +332,9 @@ class Run:
             total = total + term(embeddings, kind, pairs)
         if self.drawing:
             assert drawn is not None
-            total = total + self.drawing * functional.mse_loss(drawn.float(), images)
+            # Drawings are as large as the images, views perhaps smaller.
+            drawn = functional.adaptive_avg_pool2d(drawn.float(), images.shape[-1])
+            total = total + self.drawing * functional.mse_loss(drawn, images)
         return total
 
     def proxies(self) -> Tensor | None:
@@ -480,6 +487,22 @@ def _built(
         raise BadInput(
             f"the network cannot be built: {error}; change [network] or data.side"
         ) from None
+
+
+def _check_crops(network: Network, side: int) -> None:
+    """Raise BadInput if the network takes no crops of so many pixels; 0: there are none."""
+    if not side:
+        return
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval().outputs(torch.zeros(1, 3, side, side))
+    except RuntimeError as error:
+        raise BadInput(
+            f"the network takes no crops of {side} × {side} pixels ({error}); change "
+            "augmentation.crop_side"
+        ) from None
+    network.train(training)
 
 
 def _rounded(name: str, tensor: Tensor, precise: frozenset[str]) -> Tensor:

@@ -35,7 +35,11 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
         ([*INDEX, "--backend", "hsnw"], ["'hsnw'", "did you mean 'hnsw'?", "exact, hnsw, ivf"]),
         (
             ["encode", "{images}", "--encoder", "toyy"],
-            ["unknown encoder 'toyy'", "did you mean 'toy'?", "autoencoder, layers, pretrained"],
+            [
+                "unknown encoder 'toyy'",
+                "did you mean 'toy'?",
+                "autoencoder, layers, pretrained, siamese",
+            ],
         ),
         (["encode", "{images}", "--encoder", "toy:3"], ["'toy' takes no argument", "'toy:3'"]),
         (["encode", "{images}", "--encoder", ""], ["unknown encoder ''", "toy"]),

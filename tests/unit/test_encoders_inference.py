@@ -92,7 +92,7 @@ def test_weights_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def
             load_weights(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["siamese", "autoencoder"])
+@pytest.mark.parametrize("name", ["siamese-quick", "autoencoder"])
 def test_ours_see_an_image_and_its_mirror_image_alike(name: str) -> None:
     encoder = open_encoder(name, "cpu")
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -100,8 +100,9 @@ def test_ours_see_an_image_and_its_mirror_image_alike(name: str) -> None:
     np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
 
 
-def test_siamese_vectors_have_unit_length() -> None:
+@pytest.mark.parametrize("name", ["siamese", "siamese-quick"])
+def test_siamese_vectors_have_unit_length(name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
-    vectors = open_encoder("siamese", "cpu").encode(images)
+    vectors = open_encoder(name, "cpu").encode(images)
     assert vectors.shape == (9, 128)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

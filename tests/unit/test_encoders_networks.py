@@ -167,6 +167,15 @@ def test_whitening_gives_uncorrelated_numbers_of_unit_variance() -> None:
     assert head.axes.norm(dim=0)[0] == head.axes.norm(dim=0).min()
 
 
+def test_whitening_by_half_halves_the_logarithm_of_variances() -> None:
+    features = random(500, 8) @ random(8, 8, seed=1) + 3
+    head = Whitening(8, 8, power=0.5)
+    torch.testing.assert_close(head(features), features)
+    head.fit(features)
+    deviations = torch.linalg.svdvals((features - features.mean(0)).double()) / 499**0.5
+    torch.testing.assert_close(head(features).double().std(0), deviations**0.5, rtol=1e-2, atol=0)
+
+
 def test_whitening_of_too_few_directions_is_refused() -> None:
     with pytest.raises(ValueError, match="8 features have no 9 principal axes"):
         Whitening(8, 9)

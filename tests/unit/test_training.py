@@ -286,6 +286,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             "the network cannot be built",
         ),
         (
+            replace(SMALL, augmentation=Augmentation(crop_side=5)),
+            BadInput,
+            "takes no crops of 5 × 5 pixels",
+        ),
+        (
             replace(SMALL, losses=(*SMALL.losses, Loss("reconstruction"))),
             BadInput,
             "siamese draws no images; remove it",
@@ -325,8 +330,12 @@ def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_p
                 losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image")),
                 augmentation=Augmentation(flip="random", smallest_crop=0.5, recolour=0.3, views=2),
                 optimizer=Optimizer("adamw", lr=2e-3, schedule="cosine", warmup=0.2)),
+        replace(SMALL, encoder="autoencoder",
+                network={"blocks": [8, 8, 8], "width": 8, "dim": 10, "projection": 12},
+                losses=(Loss("reconstruction"), Loss("supervised-contrastive", 0.1, "image")),
+                augmentation=Augmentation(smallest_crop=0.5, crop_side=16, views=2)),
     ],
-    ids=["pairs", "balanced", "autoencoder"],
+    ids=["pairs", "balanced", "autoencoder", "crops"],
 )  # fmt: skip
 def test_every_way_of_training_learns(tmp_path: Path, recipe: Recipe) -> None:
     rows = []

@@ -65,7 +65,7 @@ def test_cropped_scales_up_a_square_of_each_image() -> None:
     # Values rise by 1 from left to right and by 10 from top to bottom.
     ramp = torch.linspace(0, 1, 16)
     plane = ramp[None, :] + 10 * ramp[:, None]
-    result = cropped(plane.expand(50, 3, 16, 16), 0.25, generator())
+    result = cropped(plane.expand(50, 3, 16, 16), 0.25, 0, generator())
     right = (result[:, :, :, -3] - result[:, :, :, 2]).mean((1, 2))
     down = (result[:, :, -3] - result[:, :, 2]).mean((1, 2)) / 10
     whole = ramp[-3] - ramp[2]
@@ -75,6 +75,14 @@ def test_cropped_scales_up_a_square_of_each_image() -> None:
     assert right.max() - right.min() > 0.2
     assert result.min() >= 0
     assert result.max() <= 11
+
+
+def test_cropped_scales_to_the_side_that_is_wanted() -> None:
+    images = torch.rand(4, 3, 16, 16, generator=generator())
+    whole = cropped(images, 1.0, 8, generator(1))
+    # Between two pixels in each direction, bilinear is the mean of both.
+    torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(images, 2))
+    assert cropped(images, 0.5, 8, generator(1)).shape == (4, 3, 8, 8)
 
 
 def test_greyed_takes_the_colour_of_some() -> None:
