@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.training import recipe
-from retrieval.contracts import Framing, Images, Json
+from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import load, open_source
+from retrieval.registry import open_encoder
 
 NO_LABEL = ""
 """What stands for the class of images without one."""
@@ -20,21 +21,27 @@ NO_LABEL = ""
 class TrainingSet:
     """Images (n, side, side, 3), their labels (n,) as numbers, the labels' names, the images' ids.
 
-    training, held_out: the rows that are trained on, and those that are only scored.
+    clusters: (n,), as `data.clusters` asks, or all 0; training, held_out: the rows that are trained
+    on, and those that are only scored.
     """
 
     images: Images
     labels: NDArray[np.int64]
+    clusters: NDArray[np.int64]
     names: tuple[str, ...]
     ids: tuple[str, ...]
     training: NDArray[np.int64]
     held_out: NDArray[np.int64]
     source: str
     fingerprint: str
+    clustered_by: str  # the fingerprint of the encoder that found the clusters; or empty
 
     def facts(self) -> dict[str, Json]:
         """What a card says of the data."""
-        return {
+        clustered: dict[str, Json] = (
+            {"clustered_by": self.clustered_by} if self.clustered_by else {}
+        )
+        return clustered | {
             "source": self.source,
             "sha256": self.fingerprint,
             "images": len(self.training),
@@ -72,15 +79,18 @@ def read_training_set(
             "train on; set it lower"
         )
     order = generator.permutation(len(rows))
+    clusters, clustered_by = _clustered(settings, images, framing, seed)
     return TrainingSet(
         images,
         labels,
+        clusters,
         names,
         tuple(ids),
         np.sort(order[settings.validation :]),
         np.sort(order[: settings.validation]),
         source.name,
         source.fingerprint,
+        clustered_by,
     )
 
 
@@ -90,6 +100,40 @@ def _classes(settings: recipe.Data, labels: Iterable[str]) -> tuple[str, ...]:
         if name not in there:
             raise UnknownName(f"class of {settings.source}", name, there)
     return tuple(sorted(settings.classes or there))
+
+
+def _clustered(
+    settings: recipe.Data, images: Images, framing: Framing, seed: int
+) -> tuple[NDArray[np.int64], str]:
+    """The cluster (n,) of each image, and the fingerprint of the encoder that finds them.
+
+    They are those of k-means of the embeddings, on the unit sphere where these are for cosine.
+
+    Clusters of a network's own features as classes are from Caron et al., Deep Clustering for
+    Unsupervised Learning of Visual Features, arXiv:1807.05520.
+    """
+    if not settings.clusters:
+        return np.zeros(len(images), np.int64), ""
+    from sklearn.cluster import KMeans  # slow to import
+
+    encoder = open_encoder(settings.clustered_by)
+    if encoder.framing != framing:
+        raise BadInput(
+            f"data.clustered_by: {encoder.name} wants images of {encoder.framing.side} pixels, and "
+            f"data.side is {framing.side}; set it to that, or name another encoder"
+        )
+    if settings.clusters > len(images):
+        raise BadInput(
+            f"data.clusters {settings.clusters:,} is more than there are images, {len(images):,}; "
+            "set it lower"
+        )
+    vectors = np.concatenate(
+        [encoder.encode(images[start : start + 1000]) for start in range(0, len(images), 1000)]
+    )
+    if encoder.metric == Metric.COSINE:
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    found = KMeans(settings.clusters, n_init=1, random_state=seed).fit_predict(vectors)
+    return found.astype(np.int64), encoder.fingerprint
 
 
 def _drawn(

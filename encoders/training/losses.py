@@ -136,6 +136,8 @@ class Term(nn.Module):
 
     def proxies(self) -> Tensor | None:
         """The class proxies (classes, dim) of a loss that has one for each class, or None."""
+        if self.settings.labels != "class":
+            return None
         for name, transposed in (("W", True), ("proxies", False)):
             found = getattr(self.loss, name, None)
             if isinstance(found, Tensor):

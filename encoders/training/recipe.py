@@ -29,6 +29,8 @@ class Data(Settings):
     classes: tuple[str, ...] = ()  # these alone; all where empty
     per_class: Amount = 0  # images of each class, drawn by seed; 0: all
     validation: Amount = 0  # images held out of the training and scored after each epoch
+    clusters: Amount = 0  # images are sorted into so many by an encoder, for losses that ask
+    clustered_by: str = ""  # which encoder that is
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Loss(Settings):
 
     name: str
     weight: NotNegative = 1.0
-    labels: Literal["class", "image"] = "class"  # image: views of one image alone are alike
+    labels: Literal["class", "image", "cluster"] = "class"  # what images that are alike share
     distance: Literal["cosine", "euclidean", "unit-euclidean"] | None = None  # None: the loss's
     miner: Miner | None = None
     options: dict[str, Any] = field(default_factory=dict)

@@ -140,7 +140,11 @@ def _trainable(name: str) -> type[Network] | None:
 
 
 def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
-    """Raise BadInput where a loss wants the class of images that have none."""
+    """Raise BadInput where a loss wants classes or clusters of images that have none."""
+    if not recipe.data.clusters and any(loss.labels == "cluster" for loss in recipe.losses):
+        raise BadInput(
+            "a loss wants clusters, and there are none; set data.clusters and data.clustered_by"
+        )
     by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)
     if by_class and NO_LABEL in data.names:
         raise BadInput(
@@ -178,7 +182,11 @@ def _terms(recipe: Recipe, network: Network, classes: int) -> nn.ModuleList:
             "remove it, or train an autoencoder"
         )
     terms = [
-        Term(loss, classes, network.training_dim)
+        Term(
+            loss,
+            recipe.data.clusters if loss.labels == "cluster" else classes,
+            network.training_dim,
+        )
         for loss in recipe.losses
         if loss.name != RECONSTRUCTION
     ]
@@ -222,6 +230,7 @@ class Run:
         self.drawing = sum(loss.weight for loss in recipe.losses if loss.name == RECONSTRUCTION)
         self.pixels = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
+        self.clusters = torch.from_numpy(data.clusters).to(device)
         self.training = torch.from_numpy(data.training)
         # Spread over all: a folder's images stand class by class.
         sample = data.training[:: max(1, len(data.training) // SAMPLE)]
@@ -304,7 +313,7 @@ class Run:
             self.coin[rows],
             _generator(*place, device=self.device),
         )
-        loss = self.loss(images, self.labels[rows])
+        loss = self.loss(images, rows)
         loss.backward()
         value = loss.item()
         if not math.isfinite(value):
@@ -316,20 +325,22 @@ class Run:
         self.optimizers.step(done)
         return value
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The recipe's loss of a batch (views · n, 3, side, side) with labels (n,)."""
+    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The recipe's loss of a batch (views · n, 3, side, side) of these rows (n,)."""
         views = self.recipe.augmentation.views
         with autocast(self.device):
             embeddings, drawn = self.network.outputs(images)
         embeddings = embeddings.float()
-        of_class = labels.repeat(views)
-        of_image = torch.arange(len(labels), device=self.device).repeat(views)
-        pairs = pairs_of(of_class) if self.recipe.sampler.name == "pairs" else None
+        shared = {
+            "class": self.labels[rows].repeat(views),
+            "cluster": self.clusters[rows].repeat(views),
+            "image": torch.arange(len(rows), device=self.device).repeat(views),
+        }
+        pairs = pairs_of(shared["class"]) if self.recipe.sampler.name == "pairs" else None
         total = embeddings.new_zeros(())
         for term in self.terms:
             assert isinstance(term, Term)
-            kind = of_image if term.settings.labels == "image" else of_class
-            total = total + term(embeddings, kind, pairs)
+            total = total + term(embeddings, shared[term.settings.labels], pairs)
         if self.drawing:
             assert drawn is not None
             # Drawings are as large as the images, views perhaps smaller.

@@ -286,6 +286,28 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             "the network cannot be built",
         ),
         (
+            replace(SMALL, losses=(Loss("normalised-softmax", labels="cluster"),)),
+            BadInput,
+            "wants clusters, and there are none; set data.clusters and data.clustered_by",
+        ),
+        (
+            replace(SMALL, data=replace(SMALL.data, clusters=5, clustered_by="siamees")),
+            UnknownName,
+            "'siamees'; did you mean 'siamese'?",
+        ),
+        (
+            replace(
+                SMALL, data=replace(SMALL.data, side=16, clusters=5, clustered_by="siamese-quick")
+            ),
+            BadInput,
+            "siamese-quick wants images of 32 pixels, and data.side is 16",
+        ),
+        (
+            replace(SMALL, data=replace(SMALL.data, clusters=9999, clustered_by="siamese-quick")),
+            BadInput,
+            "data.clusters 9,999 is more than there are images",
+        ),
+        (
             replace(SMALL, augmentation=Augmentation(crop_side=5)),
             BadInput,
             "takes no crops of 5 × 5 pixels",
@@ -330,12 +352,15 @@ def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_p
                 losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image")),
                 augmentation=Augmentation(flip="random", smallest_crop=0.5, recolour=0.3, views=2),
                 optimizer=Optimizer("adamw", lr=2e-3, schedule="cosine", warmup=0.2)),
+        replace(SMALL, data=replace(SMALL.data, clusters=5, clustered_by="siamese-quick"),
+                network={"widths": [8, 8, 8], "dim": 10},
+                losses=(Loss("normalised-softmax", labels="cluster"),)),
         replace(SMALL, encoder="autoencoder",
                 network={"blocks": [8, 8, 8], "width": 8, "dim": 10, "projection": 12},
                 losses=(Loss("reconstruction"), Loss("supervised-contrastive", 0.1, "image")),
                 augmentation=Augmentation(smallest_crop=0.5, crop_side=16, views=2)),
     ],
-    ids=["pairs", "balanced", "autoencoder", "crops"],
+    ids=["pairs", "balanced", "autoencoder", "clusters", "crops"],
 )  # fmt: skip
 def test_every_way_of_training_learns(tmp_path: Path, recipe: Recipe) -> None:
     rows = []
