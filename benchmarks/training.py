@@ -55,7 +55,7 @@ def _bare(card: Card, steps: int = 12) -> float:
     network = plugin(plugin.settings_type(**card.network), len(card.classes), card.framing.side)
     network = network.to(memory_format=torch.channels_last).train()
     batch = recipe["sampler"]["batch"]
-    side = card.framing.side
+    side = recipe["augmentation"]["crop_side"] or card.framing.side
     images = torch.rand(batch * recipe["augmentation"]["views"], 3, side, side)
     images = images.contiguous(memory_format=torch.channels_last)
     fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
