@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from retrieval.cards import IMAGES, WEIGHTS, Card
 from retrieval.contracts import Encoder, Images, Json
 from retrieval.errors import BadInput
-from retrieval.evaluation import Labelled, evaluate
-from retrieval.files import sha256_of
 from retrieval.images import load, open_source
+from retrieval.quality.evaluation import Labelled, evaluate
 from retrieval.registry import open_encoder
+from retrieval.storage.cards import IMAGES, WEIGHTS, Card
+from retrieval.storage.files import sha256_of
 
 STEPS: dict[str, dict[str, Json]] = {
     "neck": {"mirror": False, "shift": 0, "class_sharpness": None},

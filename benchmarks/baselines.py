@@ -11,8 +11,8 @@ from typing import cast
 import numpy as np
 
 from retrieval.contracts import Framing, Json, Metric, Vectors
-from retrieval.evaluation import Labelled, evaluate
 from retrieval.images import Source, load, open_source
+from retrieval.quality.evaluation import Labelled, evaluate
 
 FRAMING = Framing(side=32)
 

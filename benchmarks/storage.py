@@ -14,8 +14,8 @@ import numpy as np
 
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.evaluation import Labelled, evaluate
-from retrieval.shards import Embeddings, open_embeddings
+from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.storage.shards import Embeddings, open_embeddings
 
 QUERIES_PER_CLASS = 100  # of the hashing protocols
 

@@ -20,9 +20,9 @@ from benchmarks.grid import Grid, Setting, read_grid
 from benchmarks.job import Answer, Job, Timing, hits_file
 from retrieval.contracts import Hits, Indexer, Json, Metric
 from retrieval.errors import BadInput, RetrError
-from retrieval.evaluation import Labelled, evaluate_hits
-from retrieval.metrics import DEFINITIONS, index_recall_at
-from retrieval.ranking import Distances, Rows, distances_of, nearest
+from retrieval.quality.evaluation import Labelled, evaluate_hits
+from retrieval.quality.metrics import DEFINITIONS, index_recall_at
+from retrieval.quality.ranking import Distances, Rows, distances_of, nearest
 from retrieval.registry import make_indexer
 
 KS = (1, 10, 100)

@@ -16,9 +16,9 @@ from typing import Any, cast
 import torch
 
 from benchmarks import machine
-from retrieval.cards import Card
 from retrieval.contracts import Json
 from retrieval.registry import encoder_plugin, open_trainer
+from retrieval.storage.cards import Card
 
 
 def measure(recipe: str, changes: list[str], repeats: int, per_class: int) -> dict[str, Json]:

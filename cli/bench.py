@@ -11,7 +11,7 @@ from cli.output import Output, duration, size
 
 if TYPE_CHECKING:
     from benchmarks.suite import Report
-    from retrieval.shards import Embeddings
+    from retrieval.storage.shards import Embeddings
     from retrieval.workspace import Workspace
 
 BACKENDS = ("exact", "ivf", "hnsw")
@@ -57,11 +57,11 @@ def bench(
     """
     from benchmarks.grid import read_grid
     from benchmarks.suite import run
-    from retrieval.evaluation import Labelled
-    from retrieval.files import made_folder, write_json
     from retrieval.indexing import check_same_encoder
-    from retrieval.metrics import DEFINITIONS
-    from retrieval.shards import open_embeddings
+    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.metrics import DEFINITIONS
+    from retrieval.storage.files import made_folder, write_json
+    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -156,7 +156,7 @@ def print_report(output: Output, report: "Report") -> None:
 
 def _test_split(place: "Workspace", database: "Embeddings") -> "Embeddings | None":
     """The workspace's last test split, if the same encoder made it from the same data set."""
-    from retrieval.shards import open_embeddings
+    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role
 
     folder = place.latest(Role.QUERIES)

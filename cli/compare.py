@@ -18,8 +18,8 @@ from cli.options import (
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
-    from retrieval.comparing import Asked, Compared
     from retrieval.contracts import Json as JsonValue
+    from retrieval.quality.comparing import Asked, Compared
 
 
 MOST_DRAWN = 100  # pairs on a sheet
@@ -64,11 +64,11 @@ def compare(
     Example: retr compare cat.png dog.png --sheet pair.png
     """
     from cli.pictures import draw_compared
-    from retrieval.calibration import find_calibration
-    from retrieval.comparing import compare
     from retrieval.errors import BadInput
+    from retrieval.quality.calibration import find_calibration
+    from retrieval.quality.comparing import compare
     from retrieval.registry import open_encoder, open_scorer
-    from retrieval.shards import EncoderFacts
+    from retrieval.storage.shards import EncoderFacts
     from retrieval.workspace import Workspace
 
     output = Output(json, quiet)
@@ -98,8 +98,8 @@ def compare(
 
 
 def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked]":
-    from retrieval.comparing import Asked, read_pairs
     from retrieval.errors import BadInput
+    from retrieval.quality.comparing import Asked, read_pairs
 
     if pairs is None:
         if len(images) != 2:

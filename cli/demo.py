@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
     from retrieval.images import Source
-    from retrieval.shards import Embeddings
+    from retrieval.storage.shards import Embeddings
 
 QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
@@ -50,12 +50,12 @@ def demo(
     from cli.bench import print_report
     from cli.evaluate import print_evaluation
     from cli.pictures import draw_sheet
-    from retrieval.evaluation import Labelled, evaluate
-    from retrieval.files import made_folder, write_json
     from retrieval.indexing import build_index
-    from retrieval.metrics import DEFINITIONS
+    from retrieval.quality.evaluation import Labelled, evaluate
+    from retrieval.quality.metrics import DEFINITIONS
     from retrieval.registry import open_encoder
     from retrieval.searching import Searcher
+    from retrieval.storage.files import made_folder, write_json
 
     started = time.perf_counter()
     output = Output(json, quiet)
@@ -153,7 +153,7 @@ def _encoded(output: Output, source: "Source", encoder: "Encoder", out: Path) ->
     import time
 
     from retrieval.encoding import encode_source
-    from retrieval.shards import open_embeddings
+    from retrieval.storage.shards import open_embeddings
 
     folder = out / "embeddings" / source.name.replace("/", "-")
     before = time.perf_counter()

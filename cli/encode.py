@@ -54,7 +54,7 @@ def encode(
     from retrieval.errors import UnknownName
     from retrieval.images import open_source
     from retrieval.registry import open_encoder
-    from retrieval.shards import Dtype
+    from retrieval.storage.shards import Dtype
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)

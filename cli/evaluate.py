@@ -20,7 +20,7 @@ from cli.options import (
 from cli.output import Output
 
 if TYPE_CHECKING:
-    from retrieval.evaluation import Evaluation
+    from retrieval.quality.evaluation import Evaluation
 
 Queries = Annotated[
     Path | None,
@@ -63,9 +63,9 @@ def evaluate(
 
     Example: retr eval --queries test-embeddings --database train-embeddings
     """
-    from retrieval.evaluation import Labelled, evaluate, evaluate_index
     from retrieval.indexing import check_indexed, check_same_encoder, open_index
-    from retrieval.shards import open_embeddings
+    from retrieval.quality.evaluation import Labelled, evaluate, evaluate_index
+    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -140,7 +140,7 @@ def _margin(value: float | None) -> str:
 
 
 def _print(output: Output, result: "Evaluation", ks: list[int]) -> None:
-    from retrieval.metrics import DEFINITIONS
+    from retrieval.quality.metrics import DEFINITIONS
 
     print_evaluation(output, result, ks)
     output.table(

@@ -47,7 +47,7 @@ def index(
     import time
 
     from retrieval.indexing import build_index
-    from retrieval.shards import open_embeddings
+    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)

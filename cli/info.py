@@ -31,7 +31,7 @@ def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug 
 
 
 def _of_embeddings(output: Output, folder: Path) -> "dict[str, JsonValue]":
-    from retrieval.shards import Manifest
+    from retrieval.storage.shards import Manifest
 
     manifest = Manifest.read(folder)
     facts = manifest.facts
@@ -77,7 +77,7 @@ def _of_index(output: Output, folder: Path) -> "dict[str, JsonValue]":
 def _of_encoder(output: Output, folder: Path) -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
-    from retrieval.cards import WEIGHTS, Card
+    from retrieval.storage.cards import WEIGHTS, Card
 
     card = Card.read(folder)
     facts = card.training

@@ -20,10 +20,10 @@ from cli.output import Output, plural
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.evaluation import Labelled
-    from retrieval.provenance import Provenance
-    from retrieval.shards import Embeddings, EncoderFacts
-    from retrieval.verification import Outcome
+    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.provenance import Provenance
+    from retrieval.quality.verification import Outcome
+    from retrieval.storage.shards import Embeddings, EncoderFacts
 
 SHOWN = 32  # pairs on the sheet
 MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
@@ -121,14 +121,14 @@ def pairs(
 
     Example: retr pairs test-embeddings --threshold 0.5 --out pairs
     """
-    from retrieval.calibration import Method, place_to_keep
-    from retrieval.comparing import improbability
     from retrieval.errors import BadInput
-    from retrieval.evaluation import Labelled
-    from retrieval.pairs import Scheme
+    from retrieval.quality.calibration import Method, place_to_keep
+    from retrieval.quality.comparing import improbability
+    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.pairs import Scheme
+    from retrieval.quality.verification import Protocol, class_groups, verify
     from retrieval.registry import open_scorer
-    from retrieval.shards import EncoderFacts, open_embeddings
-    from retrieval.verification import Protocol, class_groups, verify
+    from retrieval.storage.shards import EncoderFacts, open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -185,7 +185,7 @@ def pairs(
 
 
 def _provenance(output: Output, encoder: "EncoderFacts") -> "Provenance | None":
-    from retrieval.provenance import has_card, provenance_of
+    from retrieval.quality.provenance import has_card, provenance_of
 
     found = provenance_of(encoder)
     if found is None and has_card(encoder):
@@ -208,9 +208,9 @@ def _split(
     import numpy as np
 
     from retrieval.errors import Mismatch
-    from retrieval.evaluation import Labelled
     from retrieval.indexing import check_same_encoder
-    from retrieval.verification import check_apart, seen, split
+    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.verification import check_apart, seen, split
 
     known = seen(images, test.facts.source, trained)
     if known.any():
@@ -288,8 +288,8 @@ def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
 def _report(folder: Path, tested: "Labelled", outcome: "Outcome", measured: str, seed: int) -> None:
     """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
-    from retrieval.files import made_folder, write_json
-    from retrieval.plots import draw_distances, draw_matrix, draw_roc
+    from retrieval.drawing.plots import draw_distances, draw_matrix, draw_roc
+    from retrieval.storage.files import made_folder, write_json
 
     made_folder(folder)
     joint, calibration = outcome.groups["joint"], outcome.calibration

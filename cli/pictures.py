@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.comparing import Asked, Compared
+from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.errors import BadImage, BadInput
-from retrieval.evaluation import Labelled
-from retrieval.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.images import read_image
+from retrieval.quality.comparing import Asked, Compared
+from retrieval.quality.evaluation import Labelled
+from retrieval.quality.verification import Outcome
 from retrieval.searching import Hit
-from retrieval.verification import Outcome
 
 LARGEST = 512  # pixels of a picture that is kept for a sheet
 

@@ -42,8 +42,8 @@ def plot(
 
     Example: retr plot test-embeddings --method umap --out map.svg
     """
-    from retrieval.cards import LOG, is_trained
     from retrieval.errors import BadInput
+    from retrieval.storage.cards import LOG, is_trained
 
     output = Output(json, quiet)
     log = what / LOG if is_trained(what) else what
@@ -65,8 +65,8 @@ def plot(
 def _plot_log(file: Path, out: Path) -> None:
     import csv
 
+    from retrieval.drawing.plots import draw_curves
     from retrieval.errors import BadData
-    from retrieval.plots import draw_curves
 
     try:
         with file.open(newline="", encoding="utf-8") as text:
@@ -83,9 +83,9 @@ def _plot_log(file: Path, out: Path) -> None:
 
 def _plot_pairs(file: Path, out: Path) -> None:
     from cli.pairs import GROUPS
+    from retrieval.drawing.plots import draw_roc
     from retrieval.errors import BadData
-    from retrieval.files import read_json
-    from retrieval.plots import draw_roc
+    from retrieval.storage.files import read_json
 
     roc = read_json(file).get("roc")
     if not isinstance(roc, dict):
@@ -97,11 +97,11 @@ def _plot_pairs(file: Path, out: Path) -> None:
 def _plot_embeddings(
     folder: Path, out: Path, method: str, dims: int, limit: int, seed: int
 ) -> None:
+    from retrieval.drawing.layout import Layout, laid_out
+    from retrieval.drawing.plots import draw_map, draw_scatter_matrix
     from retrieval.errors import BadInput, UnknownName
-    from retrieval.evaluation import Labelled
-    from retrieval.layout import Layout, laid_out
-    from retrieval.plots import draw_map, draw_scatter_matrix
-    from retrieval.shards import open_embeddings
+    from retrieval.quality.evaluation import Labelled
+    from retrieval.storage.shards import open_embeddings
 
     if method not in (SCATTER, *Layout):
         raise UnknownName("method", method, (SCATTER, *Layout))

@@ -23,9 +23,9 @@ from encoders.heads import ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.trained import TrainedEncoder
-from retrieval.cards import is_trained
 from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadInput, RetrError, UnknownName
+from retrieval.storage.cards import is_trained
 
 VERSION = 1  # of this file's arithmetic; part of the fingerprint
 OFFLINE_MODEL = "tf_efficientnet_lite0"

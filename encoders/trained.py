@@ -7,8 +7,8 @@ import torch
 
 from encoders.inference import TorchEncoder, load_weights, torch_device
 from encoders.networks import Network
-from retrieval.cards import Card
 from retrieval.errors import BadData
+from retrieval.storage.cards import Card
 
 VERSION = 2  # of the arithmetic of the networks; part of the fingerprint
 SHIPPED = Path(__file__).parent / "weights"

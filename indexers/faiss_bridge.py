@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Mask, Metric
 from retrieval.errors import BadData
-from retrieval.files import write_whole
+from retrieval.storage.files import write_whole
 
 FILE = "index.faiss"
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from indexers.options import check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
-from retrieval.files import write_whole
 from retrieval.hits import BLOCK, Found, answer, checked_vectors, prepared, prepared_blocks
+from retrieval.storage.files import write_whole
 
 FILE = "index.hnsw"
 

@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrieval.evaluation import Labelled as Labelled
-    from retrieval.evaluation import evaluate as evaluate
     from retrieval.indexing import build_index as build_index
     from retrieval.indexing import open_index as open_index
+    from retrieval.quality.evaluation import Labelled as Labelled
+    from retrieval.quality.evaluation import evaluate as evaluate
     from retrieval.registry import open_encoder as open_encoder
     from retrieval.searching import Searcher as Searcher
-    from retrieval.shards import open_embeddings as open_embeddings
+    from retrieval.storage.shards import open_embeddings as open_embeddings
 
 # Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
 _HOMES = {
-    "Labelled": "evaluation",
+    "Labelled": "quality.evaluation",
     "Searcher": "searching",
     "build_index": "indexing",
-    "evaluate": "evaluation",
-    "open_embeddings": "shards",
+    "evaluate": "quality.evaluation",
+    "open_embeddings": "storage.shards",
     "open_encoder": "registry",
     "open_index": "indexing",
 }

@@ -17,9 +17,9 @@ import numpy as np
 
 from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.errors import BadData, BadImage, BadSource
-from retrieval.files import locked, made_folder
 from retrieval.images import Item, Source, load
-from retrieval.shards import (
+from retrieval.storage.files import locked, made_folder
+from retrieval.storage.shards import (
     MANIFEST,
     Dtype,
     EncoderFacts,

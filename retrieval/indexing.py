@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from retrieval.contracts import Index, Indexer, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch
-from retrieval.files import (
+from retrieval.registry import make_indexer, typed_options
+from retrieval.storage.files import (
     PARTIAL,
     check_format,
     locked,
@@ -30,8 +31,7 @@ from retrieval.files import (
     write_json,
     write_whole,
 )
-from retrieval.registry import make_indexer, typed_options
-from retrieval.shards import (
+from retrieval.storage.shards import (
     MANIFEST,
     ROW_FIELDS,
     Embeddings,

@@ -4,11 +4,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from retrieval.cards import CARD, is_trained
 from retrieval.errors import BadData, BadInput
 from retrieval.indexing import INDEX, IndexFacts, check_files, open_index
 from retrieval.registry import open_encoder
-from retrieval.shards import MANIFEST, SKIPPED, Manifest, check_unique, open_embeddings, read_shard
+from retrieval.storage.cards import CARD, is_trained
+from retrieval.storage.shards import (
+    MANIFEST,
+    SKIPPED,
+    Manifest,
+    check_unique,
+    open_embeddings,
+    read_shard,
+)
 
 
 class Kind(StrEnum):

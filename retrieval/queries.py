@@ -10,7 +10,7 @@ from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, frame, load, open_source, read_image
 from retrieval.images.source import text
-from retrieval.shards import Skipped
+from retrieval.storage.shards import Skipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)

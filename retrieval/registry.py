@@ -14,9 +14,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from retrieval.cards import CARD, Card, is_trained
 from retrieval.contracts import Encoder, Indexer, PairScorer
 from retrieval.errors import BadInput, UnknownName
+from retrieval.storage.cards import CARD, Card, is_trained
 from retrieval.training import Trainer
 
 ENCODERS = "retr.encoders"

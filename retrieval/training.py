@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from retrieval.cards import Card
 from retrieval.contracts import Json
+from retrieval.storage.cards import Card
 
 
 class Trainer(Protocol):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
-from retrieval.files import made_folder, read_json, write_json
 from retrieval.images import Source
-from retrieval.shards import Dtype, EncoderFacts
+from retrieval.storage.files import made_folder, read_json, write_json
+from retrieval.storage.shards import Dtype, EncoderFacts
 
 LATEST = "latest.json"
 

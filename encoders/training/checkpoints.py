@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from retrieval.errors import BadData
-from retrieval.files import write_whole
+from retrieval.storage.files import write_whole
 
 CHECKPOINT = "checkpoint.safetensors"
 STATE = "state"

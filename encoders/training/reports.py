@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 
 from encoders.inference import autocast, floats
-from retrieval.cards import LOG
 from retrieval.contracts import Images, Json, Metric, Vectors
-from retrieval.evaluation import Labelled, evaluate
-from retrieval.files import write_whole
-from retrieval.plots import draw_curves
+from retrieval.drawing.plots import draw_curves
+from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.storage.cards import LOG
+from retrieval.storage.files import write_whole
 
 CURVES = "curves.png"
 RECONSTRUCTIONS = "reconstructions.png"

@@ -37,11 +37,11 @@ from encoders.training.reports import (
     write_reports,
 )
 from encoders.training.sampling import batches, check_sampler
-from retrieval.cards import CARD, IMAGES, WEIGHTS, Card, TrainingFacts, is_trained
 from retrieval.contracts import Framing, Json
 from retrieval.errors import BadInput, Mismatch, RetrError, UnknownName
-from retrieval.files import locked, made_folder, sha256_of, write_whole
 from retrieval.registry import encoder_names, encoder_plugin
+from retrieval.storage.cards import CARD, IMAGES, WEIGHTS, Card, TrainingFacts, is_trained
+from retrieval.storage.files import locked, made_folder, sha256_of, write_whole
 
 CHECKPOINT_SECONDS = 60
 SAMPLE = 10_000  # images from which a network takes its statistics

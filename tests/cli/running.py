@@ -19,7 +19,7 @@ PRELOADED = (
     "indexers.exact",
     "indexers.hnsw",
     "indexers.ivf",
-    "retrieval.evaluation",
+    "retrieval.quality.evaluation",
     "retrieval.images.digits",
     "retrieval.inspection",
     "retrieval.searching",

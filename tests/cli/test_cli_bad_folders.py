@@ -19,8 +19,8 @@ from running import Retr, snapshot
 from retrieval import open_embeddings, open_encoder, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
-from retrieval.files import locked, sha256_of
-from retrieval.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
+from retrieval.storage.files import locked, sha256_of
+from retrieval.storage.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
 
 pytestmark = pytest.mark.usefixtures("forked")
 

@@ -20,8 +20,8 @@ from running import CONSOLE_SCRIPT, Retr, snapshot
 from retrieval import open_embeddings, open_encoder
 from retrieval.encoding import encode_source
 from retrieval.errors import BadInput, BadSource, Busy
-from retrieval.files import locked
 from retrieval.images import Item
+from retrieval.storage.files import locked
 
 IMAGES = 620
 SHARDS = 13  # of 50 images, the last of 20

@@ -13,11 +13,11 @@ from PIL import Image
 
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
-from retrieval.cards import WEIGHTS, Card
 from retrieval.contracts import Metric
-from retrieval.files import locked, made_folder
 from retrieval.indexing import build_index
-from retrieval.shards import (
+from retrieval.storage.cards import WEIGHTS, Card
+from retrieval.storage.files import locked, made_folder
+from retrieval.storage.shards import (
     Dtype,
     EncoderFacts,
     Facts,

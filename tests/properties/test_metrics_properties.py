@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval import metrics
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
-from retrieval.evaluation import Evaluation, Labelled, evaluate
+from retrieval.quality import metrics
+from retrieval.quality.evaluation import Evaluation, Labelled, evaluate
 
 KS = (1, 2, 3, 7, 40)
 

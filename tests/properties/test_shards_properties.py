@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from retrieval.contracts import Metric
 from retrieval.indexing import build_index, open_index
 from retrieval.inspection import verify
-from retrieval.shards import (
+from retrieval.storage.shards import (
     Dtype,
     EncoderFacts,
     Facts,

@@ -11,7 +11,7 @@ from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
-from retrieval.evaluation import Labelled
+from retrieval.quality.evaluation import Labelled
 
 
 def labelled(split: str, n: int, classes: int, noise: float, seed: int) -> Labelled:

@@ -12,9 +12,9 @@ from benchmarks import machine, suite
 from benchmarks.suite import K, Report, run
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
-from retrieval.evaluation import Labelled, evaluate
-from retrieval.metrics import DEFINITIONS
-from retrieval.ranking import nearest
+from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.metrics import DEFINITIONS
+from retrieval.quality.ranking import nearest
 
 GRID = {
     "ivf": [

@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from encoders.layers import Layers
 from encoders.training.recipe import Data, Recipe
 from encoders.training.trainer import train
-from retrieval.comparing import improbability, layer_differences
 from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.images import load, open_source
+from retrieval.quality.comparing import improbability, layer_differences
 from retrieval.registry import open_scorer
 
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ from encoders.toy import Toy
 from retrieval.contracts import Images, Vectors
 from retrieval.encoding import Decoder, encode_source
 from retrieval.errors import BadData, Busy
-from retrieval.files import locked
 from retrieval.images import Item, open_source
-from retrieval.shards import open_embeddings
+from retrieval.storage.files import locked
+from retrieval.storage.shards import open_embeddings
 
 
 class Stopping(Toy):

@@ -9,11 +9,11 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from retrieval import ranking
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
-from retrieval.evaluation import Evaluation, Labelled, evaluate, evaluate_index
-from retrieval.metrics import DEFINITIONS
+from retrieval.quality import ranking
+from retrieval.quality.evaluation import Evaluation, Labelled, evaluate, evaluate_index
+from retrieval.quality.metrics import DEFINITIONS
 
 
 def f32(*rows: list[float]) -> Vectors:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.figures import RIGHT, TILE, WRONG, Picture, save_sheet
+from retrieval.drawing.figures import RIGHT, TILE, WRONG, Picture, save_sheet
 
 
 def colours_of(path: Path) -> dict[tuple[int, int, int], int]:

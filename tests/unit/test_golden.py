@@ -9,7 +9,7 @@ from retrieval.contracts import Framing, Metric
 from retrieval.indexing import open_index
 from retrieval.inspection import verify
 from retrieval.registry import open_encoder
-from retrieval.shards import Dtype, open_embeddings
+from retrieval.storage.shards import Dtype, open_embeddings
 
 V1 = Path(__file__).parents[1] / "golden" / "v1"
 EXPECTED = np.array(

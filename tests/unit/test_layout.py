@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from retrieval.contracts import Metric
+from retrieval.drawing.layout import Layout, laid_out
 from retrieval.errors import BadInput
-from retrieval.layout import Layout, laid_out
 
 VECTORS = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32) * (9, 5, 1, 1, 1)
 

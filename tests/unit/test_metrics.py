@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import sem
 from sklearn.metrics import average_precision_score
 
-from retrieval import metrics
+from retrieval.quality import metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 

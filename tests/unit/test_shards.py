@@ -10,8 +10,8 @@ import pytest
 
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
-from retrieval.files import sha256_of
-from retrieval.shards import (
+from retrieval.storage.files import sha256_of
+from retrieval.storage.shards import (
     Dtype,
     EncoderFacts,
     Facts,
@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("retrieval.shards._write_parquet", full)
+    monkeypatch.setattr("retrieval.storage.shards._write_parquet", full)
     with pytest.raises(OSError, match="No space"):
         writer.write(["c", "d"], [None, None], [None, None], VECTORS[:2])
     names = sorted(p.name for p in tmp_path.iterdir())

@@ -27,11 +27,11 @@ from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_chec
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.reports import CURVES, RECONSTRUCTIONS
 from encoders.training.trainer import train
-from retrieval.cards import CARD, IMAGES, LOG, WEIGHTS, Card
 from retrieval.contracts import Framing
 from retrieval.errors import BadData, BadInput, Mismatch, RetrError, UnknownName
 from retrieval.images import load, open_source
 from retrieval.registry import open_encoder
+from retrieval.storage.cards import CARD, IMAGES, LOG, WEIGHTS, Card
 
 SMALL = Recipe(
     encoder="siamese",

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.calibration import (
+from retrieval.contracts import Metric
+from retrieval.errors import BadData, BadInput
+from retrieval.quality.calibration import (
     Calibration,
     Method,
     best_threshold,
     expected_calibration_error,
 )
-from retrieval.contracts import Metric
-from retrieval.errors import BadData, BadInput
-from retrieval.verification import Protocol, verify_pairs
+from retrieval.quality.verification import Protocol, verify_pairs
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
 DISTANCES = np.array([0.6, 0.1, 0.2, 0.3, 0.25, 0.5, 0.7, 0.9])

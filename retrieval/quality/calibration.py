@@ -16,10 +16,10 @@ from scipy.special import expit  # type: ignore[import-untyped]
 
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
-from retrieval.files import check_format, made_folder, read_json, write_json
-from retrieval.provenance import provenance_of
-from retrieval.ranking import Distances
-from retrieval.shards import EncoderFacts
+from retrieval.quality.provenance import provenance_of
+from retrieval.quality.ranking import Distances
+from retrieval.storage.files import check_format, made_folder, read_json, write_json
+from retrieval.storage.shards import EncoderFacts
 from retrieval.workspace import Workspace
 
 FORMAT = "retr-calibration"

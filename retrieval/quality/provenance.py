@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.cards import IMAGES, Card
 from retrieval.contracts import Mask
 from retrieval.errors import BadData
 from retrieval.registry import trained_folder
-from retrieval.shards import EncoderFacts, SourceFacts
+from retrieval.storage.cards import IMAGES, Card
+from retrieval.storage.shards import EncoderFacts, SourceFacts
 
 WEIGHTS = "weights_sha256"  # in the configuration of an encoder that has a card
 

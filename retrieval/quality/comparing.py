@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.calibration import Calibration
 from retrieval.contracts import (
     Encoder,
     Framing,
@@ -20,10 +19,11 @@ from retrieval.contracts import (
     Vectors,
 )
 from retrieval.errors import BadImage, BadInput
-from retrieval.evaluation import Labelled
 from retrieval.images import frame, read_image
-from retrieval.pairs import Pairs, pair_distances
-from retrieval.ranking import Distances, usable_cores
+from retrieval.quality.calibration import Calibration
+from retrieval.quality.evaluation import Labelled
+from retrieval.quality.pairs import Pairs, pair_distances
+from retrieval.quality.ranking import Distances, usable_cores
 
 AT_ONCE = 512  # images that are decoded before they are encoded
 PAIRS_AT_ONCE = 64  # of a scorer, whose maps take megabytes an image

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.calibration import Alike, Calibration
 from retrieval.contracts import Vectors
 from retrieval.errors import BadInput
-from retrieval.files import write_whole
-from retrieval.ranking import Distances
+from retrieval.quality.calibration import Alike, Calibration
+from retrieval.quality.ranking import Distances
+from retrieval.storage.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

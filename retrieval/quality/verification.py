@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.calibration import (
+from retrieval.contracts import Json, Mask, Metric
+from retrieval.errors import BadInput, Mismatch
+from retrieval.quality.calibration import (
     Alike,
     Calibration,
     Method,
     check_kinds,
     expected_calibration_error,
 )
-from retrieval.contracts import Json, Mask, Metric
-from retrieval.errors import BadInput, Mismatch
-from retrieval.evaluation import Labelled
-from retrieval.pairs import Pairs, Scheme, draw_pairs, pair_distances
-from retrieval.provenance import Provenance
-from retrieval.ranking import Distances
-from retrieval.shards import SourceFacts
+from retrieval.quality.evaluation import Labelled
+from retrieval.quality.pairs import Pairs, Scheme, draw_pairs, pair_distances
+from retrieval.quality.provenance import Provenance
+from retrieval.quality.ranking import Distances
+from retrieval.storage.shards import SourceFacts
 
 DistancesOf = Callable[[Labelled, Pairs], Distances]
 

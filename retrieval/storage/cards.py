@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadData
-from retrieval.files import check_format, read_json, sha256_of, write_json
+from retrieval.storage.files import check_format, read_json, sha256_of, write_json
 
 FORMAT = "retr-encoder"
 VERSION = 1

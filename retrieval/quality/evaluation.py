@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from retrieval import metrics
 from retrieval.contracts import Hits, Index, Json, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
-from retrieval.metrics import DEFINITIONS, Ranks
-from retrieval.ranking import Rows, map_rankings
-from retrieval.shards import Embeddings
+from retrieval.quality import metrics
+from retrieval.quality.metrics import DEFINITIONS, Ranks
+from retrieval.quality.ranking import Rows, map_rankings
+from retrieval.storage.shards import Embeddings
 
 KS = (1, 5, 10, 100)
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
-from retrieval.files import (
+from retrieval.storage.files import (
     LOCK,
     PARTIAL,
     check_format,

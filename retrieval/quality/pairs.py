@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.ranking import Distances, Rows, pairwise, usable_cores
+from retrieval.quality.ranking import Distances, Rows, pairwise, usable_cores
 
 Labels = NDArray[np.int64]
 """(n,): the number of each row's class, -1 where it is unknown."""

@@ -1,0 +1,1 @@
+"""Pictures: sheets of images, plots of measurements, maps of embeddings."""
