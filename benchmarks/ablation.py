@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from retrieval.contracts import Encoder, Images, Json
 from retrieval.errors import BadInput
 from retrieval.images import load, open_source
-from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import IMAGES, WEIGHTS, Card
 from retrieval.storage.files import sha256_of

@@ -12,7 +12,8 @@ import numpy as np
 
 from retrieval.contracts import Framing, Json, Metric, Vectors
 from retrieval.images import Source, load, open_source
-from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
 
 FRAMING = Framing(side=32)
 

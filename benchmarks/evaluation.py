@@ -14,7 +14,8 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.overhead import clustered
 from retrieval.contracts import Json, Metric
-from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
 
 
 def measure(queries: int, rows: int, dim: int, metric: Metric) -> dict[str, Json]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.storage.shards import Embeddings, open_embeddings
-
-QUERIES_PER_CLASS = 100  # of the hashing protocols
 
 Stored = Callable[[Vectors, Vectors], Vectors]
 """Vectors (n, dim), and the database's mean (dim,), to what is left of them after storage."""
@@ -39,47 +39,26 @@ STORAGE: Mapping[str, tuple[float, Stored]] = {
 }
 
 
-def hashing(
-    test: Labelled, train: Labelled, trained_on: set[str], seed: int
-) -> tuple[Labelled, Labelled]:
-    """Queries, 100 of each class drawn from the test set by seed, and the database of the rest.
-
-    The images that were trained on are left out: with 5,000 of them these are the 54,000 of the
-    protocol hashing-54k.
-    """
-    labels = np.array(test.labels)
-    generator = np.random.default_rng(seed)
-    drawn = np.sort(
-        np.concatenate(
-            [
-                generator.permutation(np.flatnonzero(labels == label))[:QUERIES_PER_CLASS]
-                for label in np.unique(labels)
-            ]
-        )
-    )
-    rest = np.setdiff1d(np.arange(len(test)), drawn)
-    unseen = np.array([i for i, name in enumerate(train.ids) if str(name) not in trained_on])
-    if len(unseen) + len(trained_on) != len(train):
-        raise BadInput(
-            f"{len(trained_on):,} images were trained on, of which the training embeddings have "
-            f"{len(train) - len(unseen):,}; give the file of the encoder that made them"
-        )
-    return test.take(drawn), Labelled(
-        np.concatenate((test.vectors[rest], train.vectors[unseen])),
-        [*(test.ids[i] for i in rest), *(train.ids[i] for i in unseen)],
-        [*(test.labels[i] for i in rest), *(train.labels[i] for i in unseen)],
-    )
-
-
 def measure(
     test: Labelled, train: Labelled, metric: Metric, trained_on: set[str], seed: int
 ) -> list[dict[str, Json]]:
-    """mAP, precision@10 and kNN accuracy in each protocol and form of storage."""
-    protocols = {"official": (test, train), "unseen": (test, test)}
+    """mAP, precision@10 and kNN accuracy in each protocol and form of storage.
+
+    trained_on: ids of the encoder's training images; hashing-54k takes part where there are such.
+    """
+    seen = np.array([str(name) in trained_on for name in train.ids])
+    if seen.sum() != len(trained_on):
+        raise BadInput(
+            f"{len(trained_on):,} images were trained on, of which the training embeddings have "
+            f"{seen.sum():,}; give the file of the encoder that made them"
+        )
+    protocols = [Protocol.OFFICIAL, Protocol.UNSEEN]
     if trained_on:
-        protocols["hashing-54k"] = hashing(test, train, trained_on, seed)
+        protocols.append(Protocol.HASHING_54K)
     rows: list[dict[str, Json]] = []
-    for protocol, (queries, database) in protocols.items():
+    for protocol in protocols:
+        sides = sides_of(protocol, test, train, seen, seed)
+        queries, database = sides.queries, sides.database
         mean = database.vectors.mean(axis=0)
         for storage, (n_bytes, stored) in STORAGE.items():
             asked, searched = (
@@ -90,7 +69,7 @@ def measure(
             result = evaluate(asked, searched, used, (10,))
             rows.append(
                 {
-                    "protocol": protocol,
+                    "protocol": protocol.value,
                     "storage": storage,
                     "bytes": n_bytes * test.vectors.shape[1],
                     "map": result.map,

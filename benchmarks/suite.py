@@ -20,7 +20,8 @@ from benchmarks.grid import Grid, Setting, read_grid
 from benchmarks.job import Answer, Job, Timing, hits_file
 from retrieval.contracts import Hits, Indexer, Json, Metric
 from retrieval.errors import BadInput, RetrError
-from retrieval.quality.evaluation import Labelled, evaluate_hits
+from retrieval.quality.evaluation import evaluate_hits
+from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of, nearest
 from retrieval.registry import make_indexer

@@ -58,7 +58,7 @@ def bench(
     from benchmarks.grid import read_grid
     from benchmarks.suite import run
     from retrieval.indexing import check_same_encoder
-    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.storage.files import made_folder, write_json
     from retrieval.storage.shards import open_embeddings

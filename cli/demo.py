@@ -51,7 +51,8 @@ def demo(
     from cli.evaluate import print_evaluation
     from cli.pictures import draw_sheet
     from retrieval.indexing import build_index
-    from retrieval.quality.evaluation import Labelled, evaluate
+    from retrieval.quality.evaluation import evaluate
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.registry import open_encoder
     from retrieval.searching import Searcher

@@ -13,6 +13,7 @@ from cli.options import (
     Options,
     Quiet,
     WorkspaceFolder,
+    parsed_choice,
     parsed_ks,
     parsed_metric,
     parsed_options,
@@ -20,7 +21,12 @@ from cli.options import (
 from cli.output import Output
 
 if TYPE_CHECKING:
+    from retrieval.contracts import Json as JsonValue
     from retrieval.quality.evaluation import Evaluation
+    from retrieval.quality.exchange import Difference
+    from retrieval.quality.labelled import Labelled
+    from retrieval.quality.protocols import Sides
+    from retrieval.storage.shards import Embeddings
 
 Queries = Annotated[
     Path | None,
@@ -51,6 +57,49 @@ def evaluate(
         ),
     ] = None,
     options: Options = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="official, unseen, hashing-54k or hashing-59k, where the queries are a test "
+            "split and the database is its training split.  [default: all queries, the whole "
+            "database]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws of a hashing protocol.")] = 0,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the draw of a hashing protocol in this file, or take the one in it.",
+            show_default=False,
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the measures of each query here, as Parquet.", show_default=False),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with an evaluation that --save wrote, query by query: differences, "
+            "their intervals, and how likely chance is.",
+            show_default=False,
+        ),
+    ] = None,
+    export_run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the rankings up to the largest k, as trec_eval and ranx read them.",
+            show_default=False,
+        ),
+    ] = None,
+    export_qrels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what is relevant to each query, as trec_eval and ranx read it.",
+            show_default=False,
+        ),
+    ] = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -63,8 +112,9 @@ def evaluate(
 
     Example: retr eval --queries test-embeddings --database train-embeddings
     """
-    from retrieval.indexing import check_indexed, check_same_encoder, open_index
-    from retrieval.quality.evaluation import Labelled, evaluate, evaluate_index
+    from retrieval.indexing import check_same_encoder
+    from retrieval.quality import evaluation, exchange
+    from retrieval.quality.labelled import Labelled
     from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
@@ -78,26 +128,115 @@ def evaluate(
         asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
     )
     ks = parsed_ks(k)
+    other = None if against is None else exchange.read_queries(against)
+    sides = _sides(protocol, asked, searched, seed, draw, whole=index is not None)
+    left, right = (
+        (Labelled.of(asked), Labelled.of(searched))
+        if sides is None
+        else (sides.queries, sides.database)
+    )
+    depth = max(ks) if export_run is not None else 0
     if index is None:
         chosen = parsed_metric(metric) or searched.facts.metric
-        result = evaluate(Labelled.of(asked), Labelled.of(searched), chosen, ks)
+        result = evaluation.evaluate(left, right, chosen, ks, depth)
     else:
-        opened = open_index(index, parsed_options(options))
-        check_indexed(opened, searched)
-        result = evaluate_index(
-            Labelled.of(asked), Labelled.of(searched), opened.index, opened.facts.metric, ks
+        result = _through(index, options, searched, left, right, ks, depth)
+    facts: dict[str, JsonValue] = {
+        "queries": str(asked.folder),
+        "database": str(searched.folder),
+        "encoder": asked.facts.encoder.name,
+        "metric": result.metric.value,
+        "protocol": None if sides is None else sides.protocol.value,
+    }
+    _print(output, result, ks, None if sides is None else sides.protocol.value)
+    differences = {} if other is None else exchange.compared(result, other)
+    if against is not None:
+        _print_differences(output, differences, against)
+    if save is not None:
+        exchange.write_queries(save, result, facts)
+        output.say(f"\nmeasures of each query: {save}")
+    if export_run is not None:
+        exchange.write_run(export_run, result, right, asked.facts.encoder.name)
+        output.say(f"\nrankings up to {depth:,}: {export_run}")
+    if export_qrels is not None:
+        exchange.write_qrels(export_qrels, result, right)
+        output.say(f"\nwhat is relevant: {export_qrels}")
+    document = result.to_json() | facts
+    document["counts"] = {"queries": result.queries, "database": result.database}
+    if sides is not None and sides.drawn:
+        document["seed"] = sides.seed
+    if against is not None:
+        document["against"] = str(against)
+        document["differences"] = {name: of.to_json() for name, of in differences.items()}
+    output.document(document)
+
+
+def _sides(
+    protocol: str | None,
+    asked: "Embeddings",
+    searched: "Embeddings",
+    seed: int,
+    draw: Path | None,
+    whole: bool,
+) -> "Sides | None":
+    """Who asks whom in the protocol; None without one. whole: an index has all of the database."""
+    import numpy as np
+
+    from retrieval.errors import BadInput
+    from retrieval.quality.labelled import Labelled
+    from retrieval.quality.protocols import Protocol, read_draw, sides_of
+    from retrieval.quality.provenance import provenance_of
+
+    if protocol is None:
+        if draw is not None:
+            raise BadInput("--draw is for a protocol that draws; add --protocol hashing-54k")
+        return None
+    chosen = parsed_choice("protocol", protocol, Protocol)
+    if whole and chosen is not Protocol.OFFICIAL:
+        raise BadInput(
+            f"an index has the whole database, and {chosen} searches other images; leave out "
+            "--index or --protocol"
         )
-    _print(output, result, ks)
-    output.document(
-        result.to_json()
-        | {"queries": str(asked.folder), "database": str(searched.folder)}
-        | {"counts": {"queries": result.queries, "database": result.database}}
+    test, train = Labelled.of(asked), Labelled.of(searched)
+    if draw is not None and draw.exists():
+        return read_draw(draw, chosen, test, train)
+    made_by = provenance_of(searched.facts.encoder)
+    seen = np.zeros(len(train), bool)
+    if made_by is not None:
+        rows, _ = searched.read()
+        seen = made_by.has_seen(searched.facts.source, rows["id"].to_pylist())
+    sides = sides_of(chosen, test, train, seen, seed)
+    if draw is not None:
+        sides.write_draw(draw)
+    return sides
+
+
+def _through(
+    index: Path,
+    options: list[str] | None,
+    searched: "Embeddings",
+    queries: "Labelled",
+    database: "Labelled",
+    ks: list[int],
+    depth: int,
+) -> "Evaluation":
+    """The evaluation of what an index of the database finds."""
+    from retrieval.indexing import check_indexed, open_index
+    from retrieval.quality.evaluation import evaluate_index
+
+    opened = open_index(index, parsed_options(options))
+    check_indexed(opened, searched)
+    return evaluate_index(queries, database, opened.index, opened.facts.metric, ks, depth)
+
+
+def print_evaluation(
+    output: Output, result: "Evaluation", ks: list[int], protocol: str | None = None
+) -> None:
+    """Print the means, by k and overall."""
+    output.say(
+        f"{result.queries:,} queries against {result.database:,} images, {result.metric}"
+        + (f", protocol {protocol}" if protocol else "")
     )
-
-
-def print_evaluation(output: Output, result: "Evaluation", ks: list[int]) -> None:
-    """Print the means, the classes, and what each number means."""
-    output.say(f"{result.queries:,} queries against {result.database:,} images, {result.metric}")
     for count, why in (
         (result.unlabelled, "have no label"),
         (result.without_relevant, "have nothing relevant to find"),
@@ -109,21 +248,18 @@ def print_evaluation(output: Output, result: "Evaluation", ks: list[int]) -> Non
         ("k", *(f"{k:,}" for k in ks)),
         [
             ("P@k", *(f"{result.precision_at[k]:.4f}" for k in ks)),
-            ("  ±", *(_margin(result.margins.precision_at[k]) for k in ks)),
+            ("  ±", *(_margin(result.margin(f"precision_at_{k}")) for k in ks)),
             ("recall@k", *(f"{result.recall_at[k]:.4f}" for k in ks)),
             ("mAP@k", *(f"{result.map_at[k]:.4f}" for k in ks)),
-            ("  ±", *(_margin(result.margins.map_at[k]) for k in ks)),
+            ("  ±", *(_margin(result.margin(f"map_at_{k}")) for k in ks)),
+            ("nDCG@k", *(f"{result.ndcg_at[k]:.4f}" for k in ks)),
         ],
     )
     output.say()
     overall = [
-        (name, value, margin)
-        for name, value, margin in (
-            ("mAP", result.map, result.margins.map),
-            ("R-precision", result.r_precision, result.margins.r_precision),
-            ("kNN accuracy", result.knn_accuracy, result.margins.knn_accuracy),
-        )
-        if value is not None
+        (name, result.means[column], result.margin(column))
+        for column, name in NAMES.items()
+        if column in result.means
     ]
     if overall:
         output.say(
@@ -135,14 +271,23 @@ def print_evaluation(output: Output, result: "Evaluation", ks: list[int]) -> Non
         output.say()
 
 
+NAMES = {
+    "map": "mAP",
+    "r_precision": "R-precision",
+    "mrr": "MRR",
+    "knn_accuracy": "kNN accuracy",
+}
+"""Measures without a k, for people."""
+
+
 def _margin(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _print(output: Output, result: "Evaluation", ks: list[int]) -> None:
+def _print(output: Output, result: "Evaluation", ks: list[int], protocol: str | None) -> None:
     from retrieval.quality.metrics import DEFINITIONS
 
-    print_evaluation(output, result, ks)
+    print_evaluation(output, result, ks, protocol)
     output.table(
         ("class", "queries", "mAP", *(f"P@{k}" for k in ks)),
         [
@@ -158,3 +303,25 @@ def _print(output: Output, result: "Evaluation", ks: list[int]) -> None:
     output.say()
     for name in result.defined:
         output.say(DEFINITIONS[name])
+
+
+def _print_differences(output: Output, differences: "dict[str, Difference]", against: Path) -> None:
+    from retrieval.quality.metrics import DEFINITIONS
+
+    output.say(f"\nagainst {against}")
+    output.table(
+        ("measure", "there", "here", "difference", "95% interval", "p"),
+        [
+            (
+                name,
+                f"{of.there:.4f}",
+                f"{of.here:.4f}",
+                f"{of.here - of.there:+.4f}",
+                f"{of.interval[0]:+.4f} … {of.interval[1]:+.4f}",
+                f"{of.p:.4f}",
+            )
+            for name, of in differences.items()
+        ],
+    )
+    output.say()
+    output.say(DEFINITIONS["p"])

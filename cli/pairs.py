@@ -20,7 +20,7 @@ from cli.output import Output, plural
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import Provenance
     from retrieval.quality.verification import Outcome
     from retrieval.storage.shards import Embeddings, EncoderFacts
@@ -124,7 +124,7 @@ def pairs(
     from retrieval.errors import BadInput
     from retrieval.quality.calibration import Method, place_to_keep
     from retrieval.quality.comparing import improbability
-    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.pairs import Scheme
     from retrieval.quality.verification import Protocol, class_groups, verify
     from retrieval.registry import open_scorer
@@ -209,7 +209,7 @@ def _split(
 
     from retrieval.errors import Mismatch
     from retrieval.indexing import check_same_encoder
-    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.verification import check_apart, seen, split
 
     known = seen(images, test.facts.source, trained)

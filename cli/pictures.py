@@ -10,7 +10,7 @@ from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_she
 from retrieval.errors import BadImage, BadInput
 from retrieval.images import read_image
 from retrieval.quality.comparing import Asked, Compared
-from retrieval.quality.evaluation import Labelled
+from retrieval.quality.labelled import Labelled
 from retrieval.quality.verification import Outcome
 from retrieval.searching import Hit
 

@@ -100,7 +100,7 @@ def _plot_embeddings(
     from retrieval.drawing.layout import Layout, laid_out
     from retrieval.drawing.plots import draw_map, draw_scatter_matrix
     from retrieval.errors import BadInput, UnknownName
-    from retrieval.quality.evaluation import Labelled
+    from retrieval.quality.labelled import Labelled
     from retrieval.storage.shards import open_embeddings
 
     if method not in (SCATTER, *Layout):

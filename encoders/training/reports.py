@@ -16,7 +16,8 @@ from torch import nn
 from encoders.inference import autocast, floats
 from retrieval.contracts import Images, Json, Metric, Vectors
 from retrieval.drawing.plots import draw_curves
-from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
 from retrieval.storage.cards import LOG
 from retrieval.storage.files import write_whole
 

@@ -21,7 +21,7 @@ from retrieval.contracts import (
 from retrieval.errors import BadImage, BadInput
 from retrieval.images import frame, read_image
 from retrieval.quality.calibration import Calibration
-from retrieval.quality.evaluation import Labelled
+from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, pair_distances
 from retrieval.quality.ranking import Distances, usable_cores
 

@@ -2,14 +2,15 @@
 
 A query's ranking enters as the `ranks` of the relevant items that were found: 1-based and
 ascending. `relevant` is R, the number of relevant items there are, found or not; it is at least
-1, because a query without any has no recall and no average precision.
+1, because a query without any has no recall and no average precision. `ks` is one k, or an array
+of them (k,), and the result is of its shape.
 
 `DEFINITIONS` says each measure in a sentence: it is printed beside the numbers, and stands in
 docs/metrics.md in the same words.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 
 Ranks = NDArray[np.int64]
 """(r,): 1-based and ascending."""
+
+Ks = int | NDArray[np.int64]
+Values = Any
+"""A float where ks is one k; for an array of them, an array."""
 
 NEIGHBORS_THAT_VOTE = 10
 """How many of the nearest items `knn_accuracy` asks."""
@@ -43,16 +48,26 @@ DEFINITIONS = {
         "mAP@k: the mean over queries of AP@k, the sum of the precisions at the ranks of the "
         "relevant items among the first k, over min(R, k)."
     ),
+    "ndcg_at": (
+        "nDCG@k: the sum of 1 / log2(1 + rank) over the relevant items among the first k, over "
+        "what it is where the first min(R, k) are all relevant."
+    ),
     "r_precision": "R-precision: precision@R, with each query's own R.",
+    "mrr": "MRR: the mean over queries of 1 over the rank of the first relevant item.",
     "knn_accuracy": (
         f"kNN accuracy: the share of queries that get their own label by a vote of the "
         f"{NEIGHBORS_THAT_VOTE} nearest items, one vote each; of tied labels the one whose "
         f"nearest item is nearest wins, and items without a label do not vote."
     ),
-    "margins": (
-        "±: half of the 95% confidence interval of a mean, 1.96 times the standard error over "
-        "queries: what other queries of the same kind might change, and not what another training "
-        "or another database would."
+    "intervals": (
+        "±: half of the 95% confidence interval of a mean, by bootstrap over queries: what other "
+        "queries of the same kind might change, and not what another training or another "
+        "database would."
+    ),
+    "p": (
+        "p: how likely a mean difference as large is by chance, were both alike: the share of "
+        "random signs of the queries' differences that make it; of many measures, some are small "
+        "by chance."
     ),
     "index_recall_at": (
         "recall@k of an index: the share of its first k hits that are no farther than the k-th "
@@ -72,14 +87,14 @@ def ranks_of(relevant: NDArray[np.bool_]) -> Ranks:
     return np.flatnonzero(relevant) + 1
 
 
-def precision_at(ranks: Ranks, k: int) -> float:
+def precision_at(ranks: Ranks, ks: Ks) -> Values:
     """The relevant items among the first k, over k, however short the ranking is."""
-    return _found(ranks, k) / k
+    return _found(ranks, ks) / ks
 
 
-def recall_at(ranks: Ranks, relevant: int, k: int) -> float:
+def recall_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
     """The relevant items among the first k, over R."""
-    return _found(ranks, k) / relevant
+    return _found(ranks, ks) / relevant
 
 
 def average_precision(ranks: Ranks, relevant: int) -> float:
@@ -87,20 +102,40 @@ def average_precision(ranks: Ranks, relevant: int) -> float:
 
     Not interpolated; Manning, Raghavan, Schütze: Introduction to Information Retrieval, 8.4.
     """
-    return _sum_of_precisions(ranks) / relevant
+    return float(np.sum(np.arange(1, len(ranks) + 1) / ranks)) / relevant
 
 
-def average_precision_at(ranks: Ranks, relevant: int, k: int) -> float:
+def average_precision_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
     """The sum of the precisions at the relevant ranks up to k, over min(R, k).
 
     So it is 1 where the first k are all relevant, or all relevant items come first.
     """
-    return _sum_of_precisions(ranks[: _found(ranks, k)]) / min(relevant, k)
+    found = _found(ranks, ks)
+    first = ranks[: np.max(found)]
+    return _sums(np.arange(1, len(first) + 1) / first)[found] / np.minimum(relevant, ks)
+
+
+def ndcg_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
+    """The discounted gain of the relevant items up to k, over that of the best ranking there is.
+
+    A relevant item gains 1, discounted by log2(1 + rank): Järvelin and Kekäläinen, Cumulated
+    gain-based evaluation of IR techniques (2002), in the form of Burges et al. (2005), which is
+    trec_eval's and scikit-learn's.
+    """
+    found = _found(ranks, ks)
+    gains = _sums(1 / np.log2(1 + ranks[: np.max(found)]))
+    best = np.minimum(relevant, ks)
+    return gains[found] / _sums(1 / np.log2(np.arange(2, np.max(best) + 2)))[best]
+
+
+def reciprocal_rank(ranks: Ranks) -> float:
+    """1 over the rank of the first relevant item; 0 where none was found."""
+    return float(1 / ranks[0]) if len(ranks) else 0.0
 
 
 def r_precision(ranks: Ranks, relevant: int) -> float:
     """The precision at R, which is also the recall at R."""
-    return precision_at(ranks, relevant)
+    return float(precision_at(ranks, relevant))
 
 
 def vote(labels: Iterable[Label | None]) -> Label | None:
@@ -139,20 +174,11 @@ def index_recall_at(
     return np.asarray(within / count, dtype=np.float64)
 
 
-def _found(ranks: Ranks, k: int) -> int:
-    return int(np.searchsorted(ranks, k, side="right"))
+def _found(ranks: Ranks, ks: Ks) -> Any:
+    """How many relevant items are among the first k."""
+    return np.searchsorted(ranks, ks, side="right")
 
 
-def _sum_of_precisions(ranks: Ranks) -> float:
-    return float(np.sum(np.arange(1, len(ranks) + 1) / ranks))
-
-
-def margin(values: Sequence[float]) -> float | None:
-    """Half of the 95% confidence interval of the mean of the queries' `values`.
-
-    By the normal approximation: 1.96 · s / √n, with s² the sum of squares over n - 1. None for a
-    single query.
-    """
-    if len(values) < 2:
-        return None
-    return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values)))
+def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n + 1,): the sums of the first 0, 1, … n values."""
+    return np.concatenate(([0.0], np.cumsum(values)))

@@ -19,7 +19,7 @@ from retrieval.quality.calibration import (
     check_kinds,
     expected_calibration_error,
 )
-from retrieval.quality.evaluation import Labelled
+from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, Scheme, draw_pairs, pair_distances
 from retrieval.quality.provenance import Provenance
 from retrieval.quality.ranking import Distances

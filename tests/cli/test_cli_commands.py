@@ -107,16 +107,20 @@ def pixels_of(session: Session, name: str) -> Any:
 def test_eval_takes_the_test_split_for_queries(session: Session) -> None:
     document = session.retr.json("eval", "-k", "1,5,10")
     assert document.keys() == {
-        "queries", "database", "metric", "map", "map_at", "precision_at", "recall_at",
-        "r_precision", "knn_accuracy", "margins", "per_class", "definitions", "left_out", "counts",
+        "queries", "database", "encoder", "metric", "protocol", "map", "map_at", "precision_at",
+        "recall_at", "ndcg_at", "r_precision", "mrr", "knn_accuracy", "intervals", "per_class",
+        "definitions", "left_out", "counts",
     }  # fmt: skip
     assert document["queries"] == str(session.retr.cwd / session.test["out"])
     assert document["database"] == str(session.retr.cwd / session.train["out"])
     assert document["metric"] == "euclidean"
     assert document["counts"] == {"queries": DIGITS_TEST, "database": DIGITS_TRAIN}
     assert document["per_class"].keys() == set("0123456789")
-    for measure in ("map", "map_at", "precision_at", "recall_at", "r_precision", "knn_accuracy"):
-        assert document["definitions"][measure]
+    assert document["definitions"].keys() == {
+        "map", "map_at", "precision_at", "recall_at", "ndcg_at", "r_precision", "mrr",
+        "knn_accuracy", "intervals",
+    }  # fmt: skip
+    assert document["intervals"]["map"][0] < document["map"] < document["intervals"]["map"][1]
 
     queries, asked = open_embeddings(session.retr.cwd / session.test["out"]).read()
     database, searched = open_embeddings(session.retr.cwd / session.train["out"]).read()

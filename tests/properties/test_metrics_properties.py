@@ -1,5 +1,6 @@
 """Evaluation against a slow oracle in exact fractions, on vectors with plenty of ties."""
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.quality import metrics
-from retrieval.quality.evaluation import Evaluation, Labelled, evaluate
+from retrieval.quality.evaluation import Evaluation, evaluate
+from retrieval.quality.labelled import Labelled
 
 KS = (1, 2, 3, 7, 40)
 
@@ -56,9 +58,13 @@ def oracle(queries: Labelled, database: Labelled, metric: Metric) -> dict[str, o
             last = min(k, n)
             rows.setdefault(f"precision_at {k}", []).append(hits[last] / k)
             rows.setdefault(f"recall_at {k}", []).append(hits[last] / total)
+            gains = [rel[i] / math.log2(1 + i) for i in range(1, last + 1)]
+            best = [1 / math.log2(1 + i) for i in range(1, min(total, k) + 1)]
+            rows.setdefault(f"ndcg_at {k}", []).append(sum(gains) / sum(best))
             rows.setdefault(f"map_at {k}", []).append(
                 sum(rel[i] * hits[i] / i for i in range(1, last + 1)) / min(total, k)
             )
+        rows.setdefault("mrr", []).append(1 / rel.index(1))
         rows.setdefault("r_precision", []).append(hits[total] / total)
         voters = [other for _, _, other in sorted(items, key=lambda t: t[:2])[:10]]
         votes = [other for other in voters if other is not None]
@@ -73,10 +79,10 @@ def oracle(queries: Labelled, database: Labelled, metric: Metric) -> dict[str, o
 def flat(result: Evaluation) -> dict[str, object]:
     by_k = {
         f"{name} {k}": value
-        for name in ("precision_at", "recall_at", "map_at")
+        for name in ("precision_at", "recall_at", "map_at", "ndcg_at")
         for k, value in getattr(result, name).items()
     }
-    whole = ("map", "r_precision", "knn_accuracy", "queries")
+    whole = ("map", "r_precision", "mrr", "knn_accuracy", "queries")
     return by_k | {name: getattr(result, name) for name in whole}
 
 
@@ -148,7 +154,7 @@ def test_scale_does_not_matter(pair: tuple[Labelled, Labelled], metric: Metric) 
     small, smaller = (
         Labelled((of.vectors * 2.0**-20).astype(np.float32), of.ids, of.labels) for of in pair
     )
-    assert evaluate(small, smaller, metric, KS) == evaluate(*pair, metric, KS)
+    assert flat(evaluate(small, smaller, metric, KS)) == flat(evaluate(*pair, metric, KS))
 
 
 @settings(deadline=None)  # the machine may be busy

@@ -12,7 +12,8 @@ from benchmarks import machine, suite
 from benchmarks.suite import K, Report, run
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
-from retrieval.quality.evaluation import Labelled, evaluate
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS
 from retrieval.quality.ranking import nearest
 

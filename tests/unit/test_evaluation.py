@@ -12,7 +12,8 @@ import pytest
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.quality import ranking
-from retrieval.quality.evaluation import Evaluation, Labelled, evaluate, evaluate_index
+from retrieval.quality.evaluation import Evaluation, evaluate, evaluate_index
+from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS
 
 
@@ -33,6 +34,12 @@ def on_a_line(
 
 def line_eval(queries: Labelled, database: Labelled, ks: tuple[int, ...] = (1, 2, 3)) -> Evaluation:
     return evaluate(queries, database, Metric.EUCLIDEAN, ks)
+
+
+def table(result: Evaluation) -> tuple[list[str], list[str], list[list[float]]]:
+    """Every measure of every query."""
+    of = result.per_query
+    return of.ids, of.columns, of.values.tolist()
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ def test_the_result_does_not_depend_on_the_size_of_blocks(
     whole = evaluate(queries, database, metric)
     for rows in (1, 2, 5, 36):
         monkeypatch.setattr(ranking, "BLOCK_BYTES", rows * 8 * 300)
-        assert evaluate(queries, database, metric) == whole
+        assert table(evaluate(queries, database, metric)) == table(whole)
 
 
 def test_memory_is_bounded_by_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +225,7 @@ def test_euclidean_rankings_far_from_the_origin_are_those_near_it() -> None:
     here, there = (
         evaluate(moved(queries, by), moved(database, by), Metric.EUCLIDEAN) for by in (0, 2**20)
     )
-    assert here == there
+    assert table(here) == table(there)
 
 
 def test_vectors_of_one_direction_are_equally_near_by_cosine() -> None:
@@ -294,7 +301,8 @@ def test_to_json_is_the_document_of_retr_eval() -> None:
     assert document.pop("definitions") == {
         name: DEFINITIONS[name]
         for name in (
-            "precision_at", "recall_at", "map", "map_at", "r_precision", "knn_accuracy", "margins",
+            "map_at", "precision_at", "recall_at", "ndcg_at", "map", "r_precision", "mrr",
+            "knn_accuracy",
         )
     }  # fmt: skip
     assert document == {
@@ -306,14 +314,18 @@ def test_to_json_is_the_document_of_retr_eval() -> None:
         "map_at": {"1": 0.0, "10": 0.5},
         "precision_at": {"1": 0.0, "10": 0.1},
         "recall_at": {"1": 0.0, "10": 1.0},
+        "ndcg_at": {"1": 0.0, "10": pytest.approx(1 / np.log2(3))},
         "r_precision": 0.0,
+        "mrr": 0.5,
         "knn_accuracy": 0.0,
-        "margins": {
+        "intervals": {
             "map": None,
             "map_at": {"1": None, "10": None},
             "precision_at": {"1": None, "10": None},
             "recall_at": {"1": None, "10": None},
+            "ndcg_at": {"1": None, "10": None},
             "r_precision": None,
+            "mrr": None,
             "knn_accuracy": None,
         },
         "per_class": {
@@ -326,9 +338,9 @@ def test_what_is_not_measured_through_an_index_is_not_defined_there() -> None:
     queries, database = on_a_line([0], "a", prefix="q"), on_a_line([1], "a")
     found = evaluate_index(queries, database, Canned([[0]], 1), Metric.EUCLIDEAN, (1,))
     document = found.to_json()
-    there = ["precision_at", "recall_at", "map_at", "margins"]
+    there = ["map_at", "precision_at", "recall_at", "ndcg_at"]
     assert list(document["definitions"]) == there  # type: ignore[arg-type]
-    assert document["margins"]["map"] is None  # type: ignore[index, call-overload]
+    assert (document["map"], document["mrr"]) == (None, None)
 
 
 @pytest.mark.parametrize("ks", [(), (0,), (5, -1)])
@@ -388,15 +400,38 @@ def test_rows_split_off_are_no_longer_in_the_database_and_keep_what_is_theirs() 
         clusters(4, "d", 3).split_off(1, seed=0)
 
 
-def test_margins_are_those_of_the_queries() -> None:
+def test_intervals_are_those_of_the_queries() -> None:
     items = clusters(60, "abc", 2)
     found = evaluate(items, items, Metric.EUCLIDEAN, (1, 5))
-    # A share has the variance p (1 - p) n / (n - 1).
-    for share, margin in (
-        (found.precision_at[1], found.margins.precision_at[1]),
-        (found.knn_accuracy, found.margins.knn_accuracy),
-    ):
-        assert share is not None
-        assert margin == pytest.approx(1.96 * (share * (1 - share) / (found.queries - 1)) ** 0.5)
-    assert found.margins.map is not None
-    assert 0 < found.margins.map < found.map  # type: ignore[operator]
+    share = found.precision_at[1]
+    # A share has the variance p (1 - p) / n.
+    wanted = 1.96 * (share * (1 - share) / found.queries) ** 0.5
+    assert found.margin("precision_at_1") == pytest.approx(wanted, rel=0.15)
+    low, high = found.intervals["map"]
+    assert low < found.means["map"] < high
+    document = found.to_json()
+    assert document["intervals"]["map"] == [low, high]  # type: ignore[index, call-overload]
+    assert list(document["definitions"])[-1] == "intervals"  # type: ignore[arg-type]
+
+
+def test_values_of_each_query_and_the_rows_that_are_kept() -> None:
+    database = on_a_line([1, 2, 5, 7], "abab")
+    found = evaluate(
+        on_a_line([0, 3, 10], "a?b", prefix="q"), database, Metric.EUCLIDEAN, (1, 2), depth=5
+    )
+    of = found.per_query
+    assert (of.ids, of.labels) == (["q0", "q2"], ["a", "b"])
+    assert of.rows.tolist() == [[0, 1, 2, 3, -1], [3, 2, 1, 0, -1]]
+    values = dict(zip(of.columns, of.values.T.tolist(), strict=True))
+    assert values["map"] == pytest.approx([5 / 6, 5 / 6])
+    assert values["precision_at_2"] == [1 / 2, 1 / 2]
+    assert values["mrr"] == [1, 1]
+    hits = evaluate_index(
+        on_a_line([0], "a", prefix="q"),
+        database,
+        Canned([[2, 0, 1]], 4),
+        Metric.EUCLIDEAN,
+        (1,),
+        depth=2,
+    )
+    assert hits.per_query.rows.tolist() == [[2, 0]]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import sem
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from retrieval.quality import metrics
 
@@ -74,12 +73,49 @@ def test_r_precision_counts_up_to_the_number_of_relevant_items() -> None:
     assert metrics.r_precision(np.array([3, 4]), 2) == 0
 
 
+@pytest.mark.parametrize(
+    ("k", "gain", "best"),
+    [
+        (1, 1, 1),
+        (2, 1, 1 + 1 / np.log2(3)),
+        (3, 1 + 1 / 2, 1 + 1 / np.log2(3) + 1 / 2),
+        (10, 1 + 1 / 2 + 1 / np.log2(5) + 1 / np.log2(9), 1.5 + 1 / np.log2(3) + 1 / np.log2(5)),
+    ],
+)
+def test_ndcg(k: int, gain: float, best: float) -> None:
+    assert metrics.ndcg_at(RANKS, 4, k) == pytest.approx(gain / best)
+
+
+def test_ndcg_is_scikit_learns_where_no_scores_are_equal() -> None:
+    rng = np.random.default_rng(4)
+    for share in (0.02, 0.3, 0.9):
+        relevant = rng.random(400) < share
+        scores = rng.permutation(400)
+        ranks = metrics.ranks_of(relevant[np.argsort(-scores)])
+        for k in (1, 10, 400):
+            ours = metrics.ndcg_at(ranks, int(relevant.sum()), k)
+            assert ours == pytest.approx(ndcg_score([relevant], [scores], k=k))
+
+
+def test_the_reciprocal_rank_is_that_of_the_first_relevant_item() -> None:
+    assert metrics.reciprocal_rank(np.array([4, 5])) == 1 / 4
+
+
+def test_many_ks_at_once_are_each_k() -> None:
+    ks = np.array([1, 3, 5, 100])
+    for measure in (metrics.average_precision_at, metrics.recall_at, metrics.ndcg_at):
+        assert measure(RANKS, 4, ks).tolist() == [measure(RANKS, 4, k) for k in ks.tolist()]
+    assert metrics.precision_at(RANKS, ks).tolist() == [1, 2 / 3, 3 / 5, 4 / 100]
+
+
 def test_nothing_found() -> None:
     none = np.array([], dtype=np.int64)
     assert metrics.precision_at(none, 5) == 0
     assert metrics.recall_at(none, 3, 5) == 0
     assert metrics.average_precision(none, 3) == 0
     assert metrics.average_precision_at(none, 3, 5) == 0
+    assert metrics.ndcg_at(none, 3, 5) == 0
+    assert metrics.reciprocal_rank(none) == 0
 
 
 def test_average_precision_is_scikit_learns_where_no_scores_are_equal() -> None:
@@ -155,12 +191,3 @@ def test_index_recall_of_missing_hits() -> None:
 @pytest.mark.parametrize("name", metrics.DEFINITIONS)
 def test_the_docs_have_each_definition_in_the_same_words(name: str) -> None:
     assert f"**{metrics.DEFINITIONS[name]}**" in DOCS.read_text(encoding="utf-8")
-
-
-def test_the_margin_by_hand_and_by_scipy() -> None:
-    # Mean ½, s² = (¼ + ¼) / 1, and √n cancels √½ to ½.
-    assert metrics.margin([0, 1]) == pytest.approx(1.96 / 2)
-    values = np.random.default_rng(0).random(50)
-    assert metrics.margin(values.tolist()) == pytest.approx(1.96 * sem(values))
-    assert metrics.margin([0.3, 0.3, 0.3]) == 0
-    assert metrics.margin([0.3]) is None

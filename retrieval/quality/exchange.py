@@ -1,0 +1,165 @@
+"""Evaluations as files: tables of queries for a later comparison, runs and judgments for others.
+
+A run and judgments ("qrels") have the form of TREC, which trec_eval, ranx and their like read.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.contracts import Json
+from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.quality.evaluation import Evaluation
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.significance import Values, bootstrap, permutation_test
+from retrieval.storage.files import check_format, made_folder, write_whole
+
+QUERIES = "retr-queries"
+VERSION = 1
+
+_FACTS = b"retr"
+_KEPT = ("id", "label")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryTable:
+    """The measures of each query, as a file has them, and what they are of."""
+
+    ids: list[str]
+    columns: list[str]
+    values: Values
+    facts: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A mean over the queries of both evaluations: there, here, and what is between.
+
+    interval: 95%, of the difference, by bootstrap; p: by the paired permutation test.
+    """
+
+    there: float
+    here: float
+    interval: tuple[float, float]
+    p: float
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr eval --json`."""
+        return {
+            "there": self.there,
+            "here": self.here,
+            "difference": self.here - self.there,
+            "interval": list(self.interval),
+            "p": self.p,
+        }
+
+
+def write_queries(path: Path, evaluation: Evaluation, facts: Mapping[str, Json]) -> None:
+    """Write the measures of each query as Parquet: id, label and a column for each measure.
+
+    facts: what was evaluated, for whoever opens the file later.
+    """
+    of = evaluation.per_query
+    columns = {"id": of.ids, "label": of.labels}
+    table = pa.table(
+        columns | {name: of.values[:, i] for i, name in enumerate(of.columns)},
+        metadata={_FACTS: json.dumps({"format": QUERIES, "version": VERSION, **facts})},
+    )
+    made_folder(path.parent)
+    write_whole(path, lambda partial: pq.write_table(table, partial))
+
+
+def read_queries(path: Path) -> QueryTable:
+    """What `write_queries` wrote. Raises BadInput where there is no such file, BadData where it
+    is none of retr's."""
+    if not path.is_file():
+        raise BadInput(f"{path} is not there; write it with 'retr eval --save {path}'")
+    try:
+        table = pq.read_table(path)
+        facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadData(f"cannot read {path} ({error}); write it anew") from None
+    check_format(facts, QUERIES, VERSION, path)
+    columns = [name for name in table.column_names if name not in _KEPT]
+    values = np.column_stack([table[name].to_numpy() for name in columns])
+    return QueryTable(table["id"].to_pylist(), columns, values, facts)
+
+
+def compared(evaluation: Evaluation, other: QueryTable) -> dict[str, Difference]:
+    """For each measure that both have, the means over the queries that both have.
+
+    Raises Mismatch where no query is in both.
+    """
+    of = evaluation.per_query
+    rows = {name: row for row, name in enumerate(other.ids)}
+    both = [(i, rows[name]) for i, name in enumerate(of.ids) if name in rows]
+    if not both:
+        raise Mismatch("no query is in both evaluations; evaluate both with the same queries")
+    here_rows, there_rows = np.array(both).T
+    found = {}
+    for i, name in enumerate(of.columns):
+        if name not in other.columns:
+            continue
+        here = of.values[here_rows, i]
+        there = other.values[there_rows, other.columns.index(name)]
+        low, high = bootstrap((here - there)[:, None])[:, 0].tolist()
+        found[name] = Difference(
+            float(there.mean()), float(here.mean()), (low, high), permutation_test(here - there)
+        )
+    return found
+
+
+def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) -> None:
+    """Write the rows that the evaluation kept, nearest first: `query Q0 item rank score tag`.
+
+    Scores fall by 1 from rank to rank, so that readers who sort by score find this order. White
+    space in ids is written as in an address, %20.
+    """
+    of = evaluation.per_query
+    names = [_token(str(name)) for name in database.ids]
+    depth = of.rows.shape[1]
+
+    def lines() -> Iterator[str]:
+        for query, rows in zip(of.ids, of.rows, strict=True):
+            asked = _token(query)
+            for rank, row in enumerate(rows[rows >= 0].tolist(), 1):
+                yield f"{asked} Q0 {names[row]} {rank} {depth + 1 - rank} {_token(tag)}\n"
+
+    _write_lines(path, lines())
+
+
+def write_qrels(path: Path, evaluation: Evaluation, database: Labelled) -> None:
+    """Write all that is relevant to each query: `query 0 item 1`, the query itself left out."""
+    of = evaluation.per_query
+    of_label: dict[str, list[str]] = {}
+    for name, label in zip(database.ids, database.labels, strict=True):
+        if label is not None:
+            of_label.setdefault(label, []).append(_token(str(name)))
+
+    def lines() -> Iterator[str]:
+        for query, label in zip(of.ids, of.labels, strict=True):
+            asked = _token(query)
+            # One string for each query: there may be thousands relevant to each.
+            yield "".join(f"{asked} 0 {name} 1\n" for name in of_label[label] if name != asked)
+
+    _write_lines(path, lines())
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    made_folder(path.parent)
+    write_whole(path, write)
+
+
+def _token(text: str) -> str:
+    """The text without white space: that, and what would be taken for it, as %20."""
+    return re.sub(r"[\s%]", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()), text)

@@ -1,0 +1,112 @@
+"""Vectors with labels: what is evaluated, and against what."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from retrieval.contracts import Vectors
+from retrieval.errors import BadInput, Mismatch, UnknownName
+from retrieval.quality.ranking import Rows
+from retrieval.storage.shards import Embeddings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Vectors (n, dim) with their unique ids (n,) and labels (n,); a label is None if unknown.
+
+    paths: (n,), an Arrow column of where the images are, null where that is not known.
+
+    Raises Mismatch where these are not of one length, BadInput where an id comes twice.
+    """
+
+    vectors: Vectors
+    ids: Sequence[str] | NDArray[Any]
+    labels: Sequence[str | None] | NDArray[Any]
+    paths: pa.ChunkedArray | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.vectors) == len(self.ids) == len(self.labels):
+            raise Mismatch(
+                f"{len(self.vectors)} vectors have {len(self.ids)} ids and {len(self.labels)} "
+                "labels; give one of each to every vector"
+            )
+        seen: set[str] = set()
+        for name in self.ids:
+            if name in seen:
+                raise BadInput(f"id '{name}' comes more than once; ids must be unique")
+            seen.add(name)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def of(cls, embeddings: Embeddings) -> Self:
+        """The embeddings of a folder.
+
+        Ids are unique within a source, so that they get its name here: `1.jpg` of one folder is
+        not `1.jpg` of another.
+        """
+        rows, vectors = embeddings.read()
+        source = embeddings.facts.source.name
+        ids = [f"{source}: {name}" for name in rows["id"].to_pylist()]
+        return cls(vectors, ids, rows["label"].to_pylist(), rows["path"])
+
+    def split_off(self, count: int, seed: int) -> "tuple[Labelled, Labelled]":
+        """`count` rows drawn by seed, at most a fifth of all, and the rows that are left.
+
+        Raises BadInput where there are fewer than 5 rows.
+        """
+        if len(self) < 5:
+            raise BadInput(f"{len(self)} rows are too few to split some off; give at least 5")
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = min(count, len(self) // 5)
+        return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
+
+    def check_classes(self, names: Iterable[str]) -> None:
+        """Raise UnknownName for a class that has no row."""
+        there = {label for label in self.labels if label is not None}
+        for name in names:
+            if name not in there:
+                raise UnknownName("class of these images", name, there)
+
+    def single(self) -> list[str]:
+        """The classes that have one row, sorted."""
+        rows = Counter(label for label in self.labels if label is not None)
+        return sorted(name for name, count in rows.items() if count == 1)
+
+    def sample(self, most: int, seed: int) -> "Labelled":
+        """`most` rows drawn by seed, in their order, or all where there are fewer."""
+        drawn = np.random.default_rng(seed).permutation(len(self))[:most]
+        return self.take(np.sort(drawn))
+
+    def of_classes(self, names: Collection[str]) -> "Labelled":
+        """The rows of these classes alone."""
+        return self.take(np.flatnonzero([label in names for label in self.labels]))
+
+    def with_rows_of(self, others: "Labelled") -> "Labelled":
+        """These rows, and the others' behind them; paths only where both have them."""
+        paths = (
+            None
+            if self.paths is None or others.paths is None
+            else pa.chunked_array([*self.paths.chunks, *others.paths.chunks])
+        )
+        return Labelled(
+            np.concatenate((self.vectors, others.vectors)),
+            [*self.ids, *others.ids],
+            [*self.labels, *others.labels],
+            paths,
+        )
+
+    def take(self, rows: Rows) -> "Labelled":
+        """These rows, in this order."""
+        return Labelled(
+            self.vectors[rows],
+            [self.ids[i] for i in rows],
+            [self.labels[i] for i in rows],
+            None if self.paths is None else self.paths.take(pa.array(rows)),
+        )

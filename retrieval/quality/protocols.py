@@ -1,0 +1,155 @@
+"""Protocols: which labelled images ask, and which are searched.
+
+Published figures on CIFAR-10 follow one of these; docs/metrics.md says which needs what.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from retrieval.contracts import Mask
+from retrieval.errors import BadInput, Mismatch
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.ranking import Rows
+from retrieval.storage.files import check_format, made_folder, read_json, write_json
+
+DRAW = "retr-draw"
+VERSION = 1
+
+QUERIES_OF_A_CLASS = 100
+TRAINED_OF_A_CLASS = 500
+
+
+class Protocol(StrEnum):
+    """By the names that `retr eval --protocol` takes."""
+
+    OFFICIAL = "official"  # test images ask the training images
+    UNSEEN = "unseen"  # test images ask each other, each left out of its own ranking
+    HASHING_54K = "hashing-54k"  # 1,000 test images ask all others but 5,000 trained on
+    HASHING_59K = "hashing-59k"  # 1,000 test images ask all others
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sides:
+    """Who asks whom, and how that was drawn.
+
+    left_out: the ids of images on neither side, for the record.
+    """
+
+    queries: Labelled
+    database: Labelled
+    protocol: Protocol
+    seed: int
+    left_out: list[str]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance had a part in it."""
+        return self.protocol in (Protocol.HASHING_54K, Protocol.HASHING_59K)
+
+    def write_draw(self, path: Path) -> None:
+        """Write the ids of the queries, and of what is on neither side, as JSON."""
+        made_folder(path.parent)
+        write_json(
+            path,
+            {
+                "format": DRAW,
+                "version": VERSION,
+                "protocol": self.protocol.value,
+                "seed": self.seed,
+                "queries": [str(name) for name in self.queries.ids],
+                "left_out": [*self.left_out],
+            },
+        )
+
+
+def read_draw(path: Path, protocol: Protocol, test: Labelled, train: Labelled) -> Sides:
+    """The sides that were drawn before, from what `Sides.write_draw` wrote.
+
+    Raises BadData for another file, Mismatch where the draw is of another protocol, or an image of
+    it is not there.
+    """
+    draw = read_json(path)
+    check_format(draw, DRAW, VERSION, path)
+    if draw.get("protocol") != protocol:
+        raise Mismatch(f"{path} is a draw of {draw.get('protocol')}; name another file")
+    asked, left_out = (
+        _rows(path, images, cast(list[str], draw[key]))
+        for images, key in ((test, "queries"), (train, "left_out"))
+    )
+    return _split(protocol, test, train, asked, left_out, cast(int, draw["seed"]))
+
+
+def sides_of(
+    protocol: Protocol, test: Labelled, train: Labelled, trained_on: Mask, seed: int = 0
+) -> Sides:
+    """The two sides of a protocol, from the embeddings of both splits.
+
+    trained_on: (train,), which of the training images the encoder has seen. Draws are by class and
+    by seed. Raises BadInput for a class with too few images, and in `hashing-54k` for an encoder
+    that was trained on others than 500 images of each class; one that was trained on none is
+    evaluated with as many drawn and left out, as if it had been.
+    """
+    if protocol is Protocol.OFFICIAL:
+        return Sides(test, train, protocol, seed, [])
+    if protocol is Protocol.UNSEEN:
+        return Sides(test, test, protocol, seed, [])
+    generator = np.random.default_rng(seed)
+    asked = _drawn(test, QUERIES_OF_A_CLASS, "queries", generator)
+    left_out = np.array([], np.int64)
+    if protocol is Protocol.HASHING_54K:
+        left_out = np.flatnonzero(trained_on)
+        if not len(left_out):
+            left_out = _drawn(train, TRAINED_OF_A_CLASS, "training images", generator)
+        elif len(left_out) != TRAINED_OF_A_CLASS * len(_classes(train)):
+            raise BadInput(
+                f"{protocol} is for encoders trained on {TRAINED_OF_A_CLASS} images of each class, "
+                f"and this one was trained on {len(left_out):,} in all; take {Protocol.HASHING_59K}"
+            )
+    return _split(protocol, test, train, asked, left_out, seed)
+
+
+def _split(
+    protocol: Protocol, test: Labelled, train: Labelled, asked: Rows, left_out: Rows, seed: int
+) -> Sides:
+    rest = test.take(np.setdiff1d(np.arange(len(test)), asked))
+    others = train.take(np.setdiff1d(np.arange(len(train)), left_out))
+    return Sides(
+        test.take(asked),
+        rest.with_rows_of(others),
+        protocol,
+        seed,
+        [str(train.ids[i]) for i in left_out.tolist()],
+    )
+
+
+def _rows(path: Path, images: Labelled, ids: list[str]) -> Rows:
+    row = {str(name): i for i, name in enumerate(images.ids)}
+    missing = next((name for name in ids if name not in row), None)
+    if missing is not None:
+        raise Mismatch(
+            f"image '{missing}' of the draw {path} is not among the embeddings; name another file"
+        )
+    return np.array([row[name] for name in ids], np.int64)
+
+
+def _classes(images: Labelled) -> list[str]:
+    return sorted({label for label in images.labels if label is not None})
+
+
+def _drawn(images: Labelled, count: int, what: str, generator: np.random.Generator) -> Rows:
+    """`count` rows of each class, ascending."""
+    labels = np.array([label or "" for label in images.labels])
+    parts = []
+    for name in _classes(images):
+        rows = np.flatnonzero(labels == name)
+        if len(rows) < count:
+            raise BadInput(
+                f"class '{name}' has {len(rows)} images, and the protocol draws {count} {what} of "
+                "each class; take official or unseen"
+            )
+        parts.append(generator.permutation(rows)[:count])
+    return np.sort(np.concatenate(parts))
