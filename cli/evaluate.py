@@ -148,19 +148,24 @@ def evaluate(
         "metric": result.metric.value,
         "protocol": None if sides is None else sides.protocol.value,
     }
-    _print(output, result, ks, None if sides is None else sides.protocol.value)
     differences = {} if other is None else exchange.compared(result, other)
-    if against is not None:
-        _print_differences(output, differences, against)
+    written = []
     if save is not None:
         exchange.write_queries(save, result, facts)
-        output.say(f"\nmeasures of each query: {save}")
+        written.append(f"measures of each query: {save}")
     if export_run is not None:
         exchange.write_run(export_run, result, right, asked.facts.encoder.name)
-        output.say(f"\nrankings up to {depth:,}: {export_run}")
+        written.append(f"rankings up to {depth:,}: {export_run}")
     if export_qrels is not None:
         exchange.write_qrels(export_qrels, result, right)
-        output.say(f"\nwhat is relevant: {export_qrels}")
+        written.append(f"what is relevant: {export_qrels}")
+    _print(output, result, ks, None if sides is None else sides.protocol.value)
+    if against is not None:
+        _print_differences(output, differences, against)
+    if written:
+        output.say()
+    for line in written:
+        output.say(line)
     document = result.to_json() | facts
     document["counts"] = {"queries": result.queries, "database": result.database}
     if sides is not None and sides.drawn:
