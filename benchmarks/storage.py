@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.contracts import Json, Metric, Vectors
-from retrieval.errors import BadInput
+from retrieval.contracts import Json, Mask, Metric, Vectors
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.protocols import Protocol, sides_of
-from retrieval.storage.shards import Embeddings, open_embeddings
+from retrieval.quality.protocols import TRAINED_OF_A_CLASS, Protocol, sides_of
+from retrieval.quality.provenance import seen_in
+from retrieval.storage.shards import open_embeddings
 
 Stored = Callable[[Vectors, Vectors], Vectors]
 """Vectors (n, dim), and the database's mean (dim,), to what is left of them after storage."""
@@ -40,24 +40,19 @@ STORAGE: Mapping[str, tuple[float, Stored]] = {
 
 
 def measure(
-    test: Labelled, train: Labelled, metric: Metric, trained_on: set[str], seed: int
+    test: Labelled, train: Labelled, metric: Metric, trained_on: Mask, seed: int
 ) -> list[dict[str, Json]]:
     """mAP, precision@10 and kNN accuracy in each protocol and form of storage.
 
-    trained_on: ids of the encoder's training images; hashing-54k takes part where there are such.
+    trained_on: (train,), which images the encoder has seen; hashing-54k takes part where these are
+    none, or the 500 of each class that it asks for.
     """
-    seen = np.array([str(name) in trained_on for name in train.ids])
-    if seen.sum() != len(trained_on):
-        raise BadInput(
-            f"{len(trained_on):,} images were trained on, of which the training embeddings have "
-            f"{seen.sum():,}; give the file of the encoder that made them"
-        )
-    protocols = [Protocol.OFFICIAL, Protocol.UNSEEN]
-    if trained_on:
+    protocols = [Protocol.OFFICIAL, Protocol.UNSEEN, Protocol.HASHING_59K]
+    if trained_on.sum() in (0, TRAINED_OF_A_CLASS * len(set(train.labels))):
         protocols.append(Protocol.HASHING_54K)
     rows: list[dict[str, Json]] = []
     for protocol in protocols:
-        sides = sides_of(protocol, test, train, seen, seed)
+        sides = sides_of(protocol, test, train, trained_on, seed)
         queries, database = sides.queries, sides.database
         mean = database.vectors.mean(axis=0)
         for storage, (n_bytes, stored) in STORAGE.items():
@@ -85,22 +80,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test", type=Path, required=True, help="embeddings of the test split")
     parser.add_argument("--train", type=Path, required=True, help="embeddings of the other one")
-    parser.add_argument(
-        "--trained-on", type=Path, help="the encoder's training-images.txt, for hashing-54k"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw of hashing queries")
     given = parser.parse_args()
-    trained_on = set(given.trained_on.read_text().split("\n")[:-1] if given.trained_on else [])
     test, train = (open_embeddings(folder) for folder in (given.test, given.train))
-    # The splits' own ids differ, test/00042 and train/00042, and are those of the encoder's list.
-    of_test, of_train = (_labelled(embeddings) for embeddings in (test, train))
-    for row in measure(of_test, of_train, test.facts.metric, trained_on, given.seed):
+    sides = Labelled.of(test), Labelled.of(train)
+    for row in measure(*sides, test.facts.metric, seen_in(train), given.seed):
         print(json.dumps(row), flush=True)
-
-
-def _labelled(embeddings: Embeddings) -> Labelled:
-    rows, vectors = embeddings.read()
-    return Labelled(vectors, rows["id"].to_pylist(), rows["label"].to_pylist())
 
 
 if __name__ == "__main__":

@@ -185,12 +185,10 @@ def _sides(
     whole: bool,
 ) -> "Sides | None":
     """Who asks whom in the protocol; None without one. whole: an index has all of the database."""
-    import numpy as np
-
     from retrieval.errors import BadInput
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Protocol, read_draw, sides_of
-    from retrieval.quality.provenance import provenance_of
+    from retrieval.quality.provenance import seen_in
 
     if protocol is None:
         if draw is not None:
@@ -205,12 +203,7 @@ def _sides(
     test, train = Labelled.of(asked), Labelled.of(searched)
     if draw is not None and draw.exists():
         return read_draw(draw, chosen, test, train)
-    made_by = provenance_of(searched.facts.encoder)
-    seen = np.zeros(len(train), bool)
-    if made_by is not None:
-        rows, _ = searched.read()
-        seen = made_by.has_seen(searched.facts.source, rows["id"].to_pylist())
-    sides = sides_of(chosen, test, train, seen, seed)
+    sides = sides_of(chosen, test, train, seen_in(searched), seed)
     if draw is not None:
         sides.write_draw(draw)
     return sides
