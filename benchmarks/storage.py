@@ -16,7 +16,7 @@ from retrieval.contracts import Json, Mask, Metric, Vectors
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import TRAINED_OF_A_CLASS, Protocol, sides_of
-from retrieval.quality.provenance import seen_in
+from retrieval.quality.provenance import provenance_of, seen
 from retrieval.storage.shards import open_embeddings
 
 Stored = Callable[[Vectors, Vectors], Vectors]
@@ -83,8 +83,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of hashing queries")
     given = parser.parse_args()
     test, train = (open_embeddings(folder) for folder in (given.test, given.train))
-    sides = Labelled.of(test), Labelled.of(train)
-    for row in measure(*sides, test.facts.metric, seen_in(train), given.seed):
+    of_test, of_train = Labelled.of(test), Labelled.of(train)
+    trained_on = seen(of_train, train.facts.source, provenance_of(train.facts.encoder))
+    for row in measure(of_test, of_train, test.facts.metric, trained_on, given.seed):
         print(json.dumps(row), flush=True)
 
 

@@ -19,6 +19,7 @@ from cli.options import (
     parsed_options,
 )
 from cli.output import Output
+from cli.provenance import known_provenance
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
@@ -129,7 +130,7 @@ def evaluate(
     )
     ks = parsed_ks(k)
     other = None if against is None else exchange.read_queries(against)
-    sides = _sides(protocol, asked, searched, seed, draw, whole=index is not None)
+    sides = _sides(output, protocol, asked, searched, seed, draw, whole=index is not None)
     left, right = (
         (Labelled.of(asked), Labelled.of(searched))
         if sides is None
@@ -177,6 +178,7 @@ def evaluate(
 
 
 def _sides(
+    output: Output,
     protocol: str | None,
     asked: "Embeddings",
     searched: "Embeddings",
@@ -188,7 +190,7 @@ def _sides(
     from retrieval.errors import BadInput
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Protocol, read_draw, sides_of
-    from retrieval.quality.provenance import seen_in
+    from retrieval.quality.provenance import seen
 
     if protocol is None:
         if draw is not None:
@@ -203,7 +205,8 @@ def _sides(
     test, train = Labelled.of(asked), Labelled.of(searched)
     if draw is not None and draw.exists():
         return read_draw(draw, chosen, test, train)
-    sides = sides_of(chosen, test, train, seen_in(searched), seed)
+    trained = known_provenance(output, searched.facts.encoder) if chosen.needs_training else None
+    sides = sides_of(chosen, test, train, seen(train, searched.facts.source, trained), seed)
     if draw is not None:
         sides.write_draw(draw)
     return sides

@@ -17,13 +17,14 @@ from cli.options import (
     parsed_names,
 )
 from cli.output import Output, plural
+from cli.provenance import known_provenance
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import Provenance
     from retrieval.quality.verification import Outcome
-    from retrieval.storage.shards import Embeddings, EncoderFacts
+    from retrieval.storage.shards import Embeddings
 
 SHOWN = 32  # pairs on the sheet
 MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
@@ -150,7 +151,7 @@ def pairs(
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)
-    trained = _provenance(output, judged_by)
+    trained = known_provenance(output, judged_by)
 
     images = Labelled.of(test)
     chosen = parsed_names(classes) if classes is not None else None
@@ -184,18 +185,6 @@ def pairs(
     output.document(_document(outcome, measured))
 
 
-def _provenance(output: Output, encoder: "EncoderFacts") -> "Provenance | None":
-    from retrieval.quality.provenance import has_card, provenance_of
-
-    found = provenance_of(encoder)
-    if found is None and has_card(encoder):
-        output.warn(
-            f"the folder of encoder {encoder.name} is gone, or holds other weights by now: which "
-            "images and classes it was trained on is not known"
-        )
-    return found
-
-
 def _split(
     output: Output,
     test: "Embeddings",
@@ -210,7 +199,8 @@ def _split(
     from retrieval.errors import Mismatch
     from retrieval.indexing import check_same_encoder
     from retrieval.quality.labelled import Labelled
-    from retrieval.quality.verification import check_apart, seen, split
+    from retrieval.quality.provenance import seen
+    from retrieval.quality.verification import check_apart, split
 
     known = seen(images, test.facts.source, trained)
     if known.any():

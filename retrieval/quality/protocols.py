@@ -31,6 +31,11 @@ class Protocol(StrEnum):
     HASHING_54K = "hashing-54k"  # 1,000 test images ask all others but 5,000 trained on
     HASHING_59K = "hashing-59k"  # 1,000 test images ask all others
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether it depends on which images the encoder was trained on."""
+        return self is Protocol.HASHING_54K
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sides:

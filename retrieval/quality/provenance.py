@@ -8,9 +8,10 @@ import numpy as np
 
 from retrieval.contracts import Mask
 from retrieval.errors import BadData
+from retrieval.quality.labelled import Labelled
 from retrieval.registry import trained_folder
 from retrieval.storage.cards import IMAGES, Card
-from retrieval.storage.shards import Embeddings, EncoderFacts, SourceFacts
+from retrieval.storage.shards import EncoderFacts, SourceFacts
 
 WEIGHTS = "weights_sha256"  # in the configuration of an encoder that has a card
 
@@ -56,13 +57,12 @@ def provenance_of(encoder: EncoderFacts) -> Provenance | None:
     return Provenance(folder, card) if card.weights_sha256 == encoder.config[WEIGHTS] else None
 
 
-def seen_in(embeddings: Embeddings) -> Mask:
-    """(n,): which of the embedded images their encoder was trained on, as far as is known."""
-    made_by = provenance_of(embeddings.facts.encoder)
-    if made_by is None:
-        return np.zeros(len(embeddings), bool)
-    rows, _ = embeddings.read()
-    return made_by.has_seen(embeddings.facts.source, rows["id"].to_pylist())
+def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> Mask:
+    """(n,): the images of the source that the encoder was trained on, as far as is known."""
+    if encoder is None:
+        return np.zeros(len(images), bool)
+    prefix = f"{source.name}: "  # see `Labelled.of`
+    return encoder.has_seen(source, [str(name).removeprefix(prefix) for name in images.ids])
 
 
 def has_card(encoder: EncoderFacts) -> bool:

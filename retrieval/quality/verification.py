@@ -23,7 +23,6 @@ from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, Scheme, draw_pairs, pair_distances
 from retrieval.quality.provenance import Provenance
 from retrieval.quality.ranking import Distances
-from retrieval.storage.shards import SourceFacts
 
 DistancesOf = Callable[[Labelled, Pairs], Distances]
 
@@ -115,14 +114,6 @@ class Outcome:
     left_out: Mapping[str, str]
     pairs: Pairs
     distances: Distances
-
-
-def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> Mask:
-    """(n,): the images of the source that the encoder was trained on, as far as is known."""
-    if encoder is None:
-        return np.zeros(len(images), bool)
-    prefix = f"{source.name}: "  # see `Labelled.of`
-    return encoder.has_seen(source, [str(name).removeprefix(prefix) for name in images.ids])
 
 
 def class_groups(
