@@ -142,14 +142,15 @@ def evaluate(
         result = evaluation.evaluate(left, right, chosen, ks, depth)
     else:
         result = _through(index, options, searched, left, right, ks, depth)
+    name = None if sides is None else sides.protocol.value
     facts: dict[str, JsonValue] = {
         "queries": str(asked.folder),
         "database": str(searched.folder),
         "encoder": asked.facts.encoder.name,
         "metric": result.metric.value,
-        "protocol": None if sides is None else sides.protocol.value,
+        "protocol": name,
     }
-    differences = {} if other is None else exchange.compared(result, other)
+    differences = {} if other is None else exchange.compared(result, other, name)
     written = []
     if save is not None:
         exchange.write_queries(save, result, facts)
@@ -160,7 +161,7 @@ def evaluate(
     if export_qrels is not None:
         exchange.write_qrels(export_qrels, result, right)
         written.append(f"what is relevant: {export_qrels}")
-    _print(output, result, ks, None if sides is None else sides.protocol.value)
+    _print(output, result, ks, name)
     if against is not None:
         _print_differences(output, differences, against)
     if written:
@@ -169,7 +170,7 @@ def evaluate(
         output.say(line)
     document = result.to_json() | facts
     document["counts"] = {"queries": result.queries, "database": result.database}
-    if sides is not None and sides.drawn:
+    if sides is not None and sides.protocol.draws:
         document["seed"] = sides.seed
     if against is not None:
         document["against"] = str(against)
@@ -192,11 +193,11 @@ def _sides(
     from retrieval.quality.protocols import Protocol, read_draw, sides_of
     from retrieval.quality.provenance import seen
 
-    if protocol is None:
-        if draw is not None:
-            raise BadInput("--draw is for a protocol that draws; add --protocol hashing-54k")
+    chosen = None if protocol is None else parsed_choice("protocol", protocol, Protocol)
+    if draw is not None and (chosen is None or not chosen.draws):
+        raise BadInput("--draw is for a protocol that draws; add --protocol hashing-54k")
+    if chosen is None:
         return None
-    chosen = parsed_choice("protocol", protocol, Protocol)
     if whole and chosen is not Protocol.OFFICIAL:
         raise BadInput(
             f"an index has the whole database, and {chosen} searches other images; leave out "
@@ -249,10 +250,10 @@ def print_evaluation(
         ("k", *(f"{k:,}" for k in ks)),
         [
             ("P@k", *(f"{result.precision_at[k]:.4f}" for k in ks)),
-            ("  ±", *(_margin(result.margin(f"precision_at_{k}")) for k in ks)),
+            ("  ±", *(_margin(result.margin("precision_at", k)) for k in ks)),
             ("recall@k", *(f"{result.recall_at[k]:.4f}" for k in ks)),
             ("mAP@k", *(f"{result.map_at[k]:.4f}" for k in ks)),
-            ("  ±", *(_margin(result.margin(f"map_at_{k}")) for k in ks)),
+            ("  ±", *(_margin(result.margin("map_at", k)) for k in ks)),
             ("nDCG@k", *(f"{result.ndcg_at[k]:.4f}" for k in ks)),
         ],
     )

@@ -21,8 +21,8 @@ NO_LABEL = ""
 class TrainingSet:
     """Images (n, side, side, 3), their labels (n,) as numbers, the labels' names, the images' ids.
 
-    clusters: (n,), as `data.clusters` asks, or all 0; training, held_out: the rows that are trained
-    on, and those that are only scored.
+    clusters: (n,), of training images where `data.clusters` asks for them, else 0.
+    training, held_out: the rows that are trained on, and those that are only scored.
     """
 
     images: Images
@@ -79,14 +79,15 @@ def read_training_set(
             "train on; set it lower"
         )
     order = generator.permutation(len(rows))
-    clusters, clustered_by = _clustered(settings, images, framing, seed)
+    training = np.sort(order[settings.validation :])
+    clusters, clustered_by = _clustered(settings, images, training, framing, seed)
     return TrainingSet(
         images,
         labels,
         clusters,
         names,
         tuple(ids),
-        np.sort(order[settings.validation :]),
+        training,
         np.sort(order[: settings.validation]),
         source.name,
         source.fingerprint,
@@ -103,17 +104,21 @@ def _classes(settings: recipe.Data, labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _clustered(
-    settings: recipe.Data, images: Images, framing: Framing, seed: int
+    settings: recipe.Data,
+    images: Images,
+    training: NDArray[np.int64],
+    framing: Framing,
+    seed: int,
 ) -> tuple[NDArray[np.int64], str]:
-    """The cluster (n,) of each image, and the fingerprint of the encoder that finds them.
+    """The cluster (n,) of each training image, and the fingerprint of the encoder that finds them.
 
     They are those of k-means of the embeddings, on the unit sphere where these are for cosine.
-
     Clusters of a network's own features as classes are from Caron et al., Deep Clustering for
     Unsupervised Learning of Visual Features, arXiv:1807.05520.
     """
+    clusters = np.zeros(len(images), np.int64)
     if not settings.clusters:
-        return np.zeros(len(images), np.int64), ""
+        return clusters, ""
     from sklearn.cluster import KMeans  # slow to import
 
     encoder = open_encoder(settings.clustered_by)
@@ -122,18 +127,17 @@ def _clustered(
             f"data.clustered_by: {encoder.name} wants images of {encoder.framing.side} pixels, and "
             f"data.side is {framing.side}; set it to that, or name another encoder"
         )
-    if settings.clusters > len(images):
+    if settings.clusters > len(training):
         raise BadInput(
-            f"data.clusters {settings.clusters:,} is more than there are images, {len(images):,}; "
-            "set it lower"
+            f"data.clusters {settings.clusters:,} is more than there are images to train on, "
+            f"{len(training):,}; set it lower"
         )
-    vectors = np.concatenate(
-        [encoder.encode(images[start : start + 1000]) for start in range(0, len(images), 1000)]
-    )
+    parts = np.split(training, range(1000, len(training), 1000))
+    vectors = np.concatenate([encoder.encode(images[rows]) for rows in parts])
     if encoder.metric == Metric.COSINE:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    found = KMeans(settings.clusters, n_init=1, random_state=seed).fit_predict(vectors)
-    return found.astype(np.int64), encoder.fingerprint
+    clusters[training] = KMeans(settings.clusters, n_init=1, random_state=seed).fit_predict(vectors)
+    return clusters, encoder.fingerprint
 
 
 def _drawn(

@@ -95,6 +95,7 @@ def train(
     check_losses(recipe.losses)
     if recipe.epochs and not recipe.losses:
         raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
+    _check_clusters(recipe)
     where = torch_device(device)
     framing = Framing(side=recipe.data.side)
     if is_trained(folder):
@@ -139,12 +140,22 @@ def _trainable(name: str) -> type[Network] | None:
     return plugin.network_type if getattr(plugin, "plugin", None) == name else None
 
 
-def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
-    """Raise BadInput where a loss wants classes or clusters of images that have none."""
-    if not recipe.data.clusters and any(loss.labels == "cluster" for loss in recipe.losses):
+def _check_clusters(recipe: Recipe) -> None:
+    """Raise BadInput where a loss wants clusters and there are none, or none wants them."""
+    wanted = any(loss.labels == "cluster" for loss in recipe.losses)
+    if wanted and not recipe.data.clusters:
         raise BadInput(
             "a loss wants clusters, and there are none; set data.clusters and data.clustered_by"
         )
+    if not wanted and (recipe.data.clusters or recipe.data.clustered_by):
+        raise BadInput(
+            "no loss wants clusters; remove data.clusters and data.clustered_by, or set labels = "
+            '"cluster" for a loss'
+        )
+
+
+def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
+    """Raise BadInput where a loss wants the class of images that have none."""
     by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)
     if by_class and NO_LABEL in data.names:
         raise BadInput(

@@ -136,9 +136,9 @@ class Evaluation:
         pairs = zip(low, high, strict=True)
         return dict(zip(self.per_query.columns, pairs, strict=True))
 
-    def margin(self, column: str) -> float | None:
+    def margin(self, measure: str, k: int | None = None) -> float | None:
         """Half of the interval's width, for `±`; None where there is no interval."""
-        ends = self.intervals.get(column)
+        ends = self.intervals.get(measure if k is None else column(measure, k))
         return None if ends is None else (ends[1] - ends[0]) / 2
 
     def to_json(self) -> dict[str, Json]:

@@ -91,11 +91,20 @@ def read_queries(path: Path) -> QueryTable:
     return QueryTable(table["id"].to_pylist(), columns, values, facts)
 
 
-def compared(evaluation: Evaluation, other: QueryTable) -> dict[str, Difference]:
+def compared(
+    evaluation: Evaluation, other: QueryTable, protocol: str | None
+) -> dict[str, Difference]:
     """For each measure that both have, the means over the queries that both have.
 
-    Raises Mismatch where no query is in both.
+    protocol: the evaluation's. Raises Mismatch where the other's is another, or no query is in
+    both.
     """
+    there = other.facts.get("protocol")
+    if there != protocol:
+        raise Mismatch(
+            f"the other evaluation is of protocol {there or 'none'}, this one of "
+            f"{protocol or 'none'}; evaluate both by the same"
+        )
     of = evaluation.per_query
     rows = {name: row for row, name in enumerate(other.ids)}
     both = [(i, rows[name]) for i, name in enumerate(of.ids) if name in rows]
@@ -107,10 +116,10 @@ def compared(evaluation: Evaluation, other: QueryTable) -> dict[str, Difference]
         if name not in other.columns:
             continue
         here = of.values[here_rows, i]
-        there = other.values[there_rows, other.columns.index(name)]
-        low, high = bootstrap((here - there)[:, None])[:, 0].tolist()
+        before = other.values[there_rows, other.columns.index(name)]
+        low, high = bootstrap((here - before)[:, None])[:, 0].tolist()
         found[name] = Difference(
-            float(there.mean()), float(here.mean()), (low, high), permutation_test(here - there)
+            float(before.mean()), float(here.mean()), (low, high), permutation_test(here - before)
         )
     return found
 

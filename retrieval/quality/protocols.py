@@ -6,12 +6,11 @@ Published figures on CIFAR-10 follow one of these; docs/metrics.md says which ne
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from retrieval.contracts import Mask
-from retrieval.errors import BadInput, Mismatch
+from retrieval.contracts import Json, Mask
+from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows
 from retrieval.storage.files import check_format, made_folder, read_json, write_json
@@ -32,6 +31,11 @@ class Protocol(StrEnum):
     HASHING_59K = "hashing-59k"  # 1,000 test images ask all others
 
     @property
+    def draws(self) -> bool:
+        """Whether chance has a part in it."""
+        return self in (Protocol.HASHING_54K, Protocol.HASHING_59K)
+
+    @property
     def needs_training(self) -> bool:
         """Whether it depends on which images the encoder was trained on."""
         return self is Protocol.HASHING_54K
@@ -49,11 +53,6 @@ class Sides:
     protocol: Protocol
     seed: int
     left_out: list[str]
-
-    @property
-    def drawn(self) -> bool:
-        """Whether chance had a part in it."""
-        return self.protocol in (Protocol.HASHING_54K, Protocol.HASHING_59K)
 
     def write_draw(self, path: Path) -> None:
         """Write the ids of the queries, and of what is on neither side, as JSON."""
@@ -74,18 +73,18 @@ class Sides:
 def read_draw(path: Path, protocol: Protocol, test: Labelled, train: Labelled) -> Sides:
     """The sides that were drawn before, from what `Sides.write_draw` wrote.
 
-    Raises BadData for another file, Mismatch where the draw is of another protocol, or an image of
-    it is not there.
+    Raises BadData for another file or a damaged one, Mismatch where the draw is of another
+    protocol, or an image of it is not there.
     """
     draw = read_json(path)
     check_format(draw, DRAW, VERSION, path)
     if draw.get("protocol") != protocol:
         raise Mismatch(f"{path} is a draw of {draw.get('protocol')}; name another file")
-    asked, left_out = (
-        _rows(path, images, cast(list[str], draw[key]))
-        for images, key in ((test, "queries"), (train, "left_out"))
-    )
-    return _split(protocol, test, train, asked, left_out, cast(int, draw["seed"]))
+    queries, left_out, seed = (draw.get(key) for key in ("queries", "left_out", "seed"))
+    if not isinstance(queries, list) or not isinstance(left_out, list) or not isinstance(seed, int):
+        raise BadData(f"{path} lacks queries, left_out or seed; delete it, and draw anew")
+    asked, others = _rows(path, test, queries), _rows(path, train, left_out)
+    return _split(protocol, test, train, asked, others, seed)
 
 
 def sides_of(
@@ -131,8 +130,8 @@ def _split(
     )
 
 
-def _rows(path: Path, images: Labelled, ids: list[str]) -> Rows:
-    row = {str(name): i for i, name in enumerate(images.ids)}
+def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
+    row: dict[Json, int] = {str(name): i for i, name in enumerate(images.ids)}
     missing = next((name for name in ids if name not in row), None)
     if missing is not None:
         raise Mismatch(

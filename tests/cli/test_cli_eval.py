@@ -75,6 +75,7 @@ def test_runs_and_judgments_are_written(retr: Retr, gallery: Gallery) -> None:
     [
         (["--protocol", "offical"], ["unknown protocol 'offical'", "did you mean 'official'?"]),
         (["--draw", "d.json"], ["--draw is for a protocol that draws"]),
+        (["--protocol", "unseen", "--draw", "d.json"], ["--draw is for a protocol that draws"]),
         (
             ["--protocol", "unseen", "--index", "{i}"],
             ["unseen searches other images", "leave out --index or --protocol"],

@@ -406,7 +406,7 @@ def test_intervals_are_those_of_the_queries() -> None:
     share = found.precision_at[1]
     # A share has the variance p (1 - p) / n.
     wanted = 1.96 * (share * (1 - share) / found.queries) ** 0.5
-    assert found.margin("precision_at_1") == pytest.approx(wanted, rel=0.15)
+    assert found.margin("precision_at", 1) == pytest.approx(wanted, rel=0.15)
     low, high = found.intervals["map"]
     assert low < found.means["map"] < high
     document = found.to_json()

@@ -67,7 +67,7 @@ def test_two_evaluations_are_compared_over_the_queries_of_both(tmp_path: Path) -
     worse = Labelled(items(20, "q", 2, 3.0).vectors, QUERIES.ids, QUERIES.labels)
     others = worse.take(np.arange(19, 4, -1))  # in another order, and not the first five
     there = evaluate(others, DATABASE, Metric.EUCLIDEAN, (1, 10))
-    found = compared(FOUND, kept(there, tmp_path))
+    found = compared(FOUND, kept(there, tmp_path), None)
     # k = 5 is not in one, k = 10 not in the other.
     assert list(found) == [
         "map", "r_precision", "mrr", "knn_accuracy",
@@ -86,7 +86,9 @@ def test_two_evaluations_are_compared_over_the_queries_of_both(tmp_path: Path) -
 def test_evaluations_without_a_common_query_are_refused(tmp_path: Path) -> None:
     other = evaluate(items(9, "x", 2), DATABASE, Metric.EUCLIDEAN, (1,))
     with pytest.raises(Mismatch, match="no query is in both"):
-        compared(FOUND, kept(other, tmp_path))
+        compared(FOUND, kept(other, tmp_path), None)
+    with pytest.raises(Mismatch, match="is of protocol none, this one of unseen"):
+        compared(FOUND, kept(FOUND, tmp_path), "unseen")
 
 
 def test_a_run_has_the_rankings_and_judgments_what_is_relevant(tmp_path: Path) -> None:

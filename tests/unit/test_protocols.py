@@ -31,13 +31,13 @@ def test_official_and_unseen_draw_nothing() -> None:
     assert (official.queries, official.database) == (TEST, TRAIN)
     unseen = sides_of(Protocol.UNSEEN, TEST, TRAIN, NONE)
     assert (unseen.queries, unseen.database) == (TEST, TEST)
-    assert not official.drawn
-    assert not unseen.drawn
+    assert not official.protocol.draws
+    assert not unseen.protocol.draws
 
 
 def test_hashing_59k_asks_a_hundred_of_each_class_of_all_others() -> None:
     sides = sides_of(Protocol.HASHING_59K, TEST, TRAIN, NONE)
-    assert sides.drawn
+    assert sides.protocol.draws
     assert [list(sides.queries.labels).count(name) for name in CLASSES] == [100] * 3
     assert ids(sides.queries) < ids(TEST)
     assert ids(sides.database) == (ids(TEST) | ids(TRAIN)) - ids(sides.queries)
@@ -90,6 +90,9 @@ def test_a_draw_is_kept_and_taken_again(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"format": "retr-index", "version": 1}')
     with pytest.raises(BadData, match="is not of the format retr-draw"):
         read_draw(tmp_path / "other.json", Protocol.HASHING_54K, TEST, TRAIN)
+    file.write_text('{"format": "retr-draw", "version": 1, "protocol": "hashing-54k"}')
+    with pytest.raises(BadData, match="lacks queries, left_out or seed"):
+        read_draw(file, Protocol.HASHING_54K, TEST, TRAIN)
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

@@ -48,6 +48,9 @@ SMALL = Recipe(
 )
 
 
+CLUSTERED = replace(SMALL, losses=(Loss("normalised-softmax", labels="cluster"),))
+
+
 class Stop(Exception):
     """Raised in the midst of a run."""
 
@@ -286,24 +289,32 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             "the network cannot be built",
         ),
         (
-            replace(SMALL, losses=(Loss("normalised-softmax", labels="cluster"),)),
+            CLUSTERED,
             BadInput,
             "wants clusters, and there are none; set data.clusters and data.clustered_by",
         ),
         (
-            replace(SMALL, data=replace(SMALL.data, clusters=5, clustered_by="siamees")),
+            replace(SMALL, data=replace(SMALL.data, clustered_by="siamese")),
+            BadInput,
+            "no loss wants clusters; remove data.clusters",
+        ),
+        (
+            replace(CLUSTERED, data=replace(SMALL.data, clusters=5, clustered_by="siamees")),
             UnknownName,
             "'siamees'; did you mean 'siamese'?",
         ),
         (
             replace(
-                SMALL, data=replace(SMALL.data, side=16, clusters=5, clustered_by="siamese-quick")
+                CLUSTERED,
+                data=replace(SMALL.data, side=16, clusters=5, clustered_by="siamese-quick"),
             ),
             BadInput,
             "siamese-quick wants images of 32 pixels, and data.side is 16",
         ),
         (
-            replace(SMALL, data=replace(SMALL.data, clusters=9999, clustered_by="siamese-quick")),
+            replace(
+                CLUSTERED, data=replace(SMALL.data, clusters=9999, clustered_by="siamese-quick")
+            ),
             BadInput,
             "data.clusters 9,999 is more than there are images",
         ),
