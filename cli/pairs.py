@@ -127,7 +127,7 @@ def pairs(
     from retrieval.quality.comparing import improbability
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.pairs import Scheme
-    from retrieval.quality.verification import Protocol, class_groups, verify
+    from retrieval.quality.verification import Procedure, class_groups, verify
     from retrieval.registry import open_scorer
     from retrieval.storage.shards import EncoderFacts, open_embeddings
     from retrieval.workspace import Role, Workspace
@@ -142,7 +142,7 @@ def pairs(
         raise BadInput("a scorer has a probability of its own; leave --save or --scorer away")
     judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
-    protocol = Protocol(
+    procedure = Procedure(
         parsed_metric(metric) or test.facts.metric,
         count,
         parsed_choice("scheme", scheme, Scheme),
@@ -166,9 +166,9 @@ def pairs(
     if judge is not None:
         tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
         distances_of = improbability(judge)
-    outcome = verify(tested, validating, protocol, judged_by.fingerprint, groups, distances_of)
+    outcome = verify(tested, validating, procedure, judged_by.fingerprint, groups, distances_of)
 
-    measured = f"{protocol.metric} distance" if judge is None else f"1 - p of {judge.name}"
+    measured = f"{procedure.metric} distance" if judge is None else f"1 - p of {judge.name}"
     output.say(
         f"same class up to {measured} {outcome.calibration.threshold:.4g}, by "
         f"{plural(outcome.calibration.pairs, 'pair')} of {plural(len(validating), 'image')} that "

@@ -30,7 +30,7 @@ JOINT, TRAINED, HELD_OUT = "joint", "trained", "held_out"
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class Procedure:
     """How pairs are drawn and judged.
 
     count: pairs of each group, half of them alike; None: as `draw_pairs` says.
@@ -165,7 +165,7 @@ def check_apart(test: Labelled, validation: Labelled) -> None:
 def verify(
     test: Labelled,
     validation: Labelled,
-    protocol: Protocol,
+    procedure: Procedure,
     encoder: str,
     groups: Mapping[str, Collection[str]] | None = None,
     distances_of: DistancesOf | None = None,
@@ -173,51 +173,51 @@ def verify(
     """Calibrate on pairs of validation images, and verify pairs of test images.
 
     encoder: its fingerprint, for the record; groups: as `class_groups` has them; distances_of:
-    (images, pairs) to distances (pairs,), None for the protocol's metric between their vectors.
+    (images, pairs) to distances (pairs,), None for the procedure's metric between their vectors.
     The validation pairs are of the classes that were trained on, or of all where fewer than two
     are there. Raises BadInput where pairs of all classes cannot be drawn.
     """
 
     def by_vectors(images: Labelled, pairs: Pairs) -> Distances:
-        return pair_distances(images.vectors, pairs, protocol.metric)
+        return pair_distances(images.vectors, pairs, procedure.metric)
 
     measure = distances_of or by_vectors
     names = sorted({str(name) for name in test.labels if name is not None})
     named = {JOINT: names} | {group: sorted(of) for group, of in (groups or {}).items()}
     known = named.get(TRAINED, names)
     try:
-        drawn, _ = _drawn(validation, known if len(known) > 1 else names, protocol, 0)
+        drawn, _ = _drawn(validation, known if len(known) > 1 else names, procedure, 0)
     except BadInput as error:
         raise BadInput(f"of the validation images: {error}") from None
     calibration = Calibration.fitted(
-        measure(validation, drawn), drawn.alike, protocol.method, protocol.metric, encoder
+        measure(validation, drawn), drawn.alike, procedure.method, procedure.metric, encoder
     )
 
-    drawn, classes = _drawn(test, names, protocol, 1)
+    drawn, classes = _drawn(test, names, procedure, 1)
     distances = measure(test, drawn)
-    found = {JOINT: verify_pairs(distances, drawn.alike, classes, names, calibration, protocol)}
+    found = {JOINT: verify_pairs(distances, drawn.alike, classes, names, calibration, procedure)}
     left_out = {}
     for number, group in enumerate((TRAINED, HELD_OUT), start=2):
         if not named.get(group):
             continue
         try:
-            pairs, classes = _drawn(test, named[group], protocol, number)
+            pairs, classes = _drawn(test, named[group], procedure, number)
         except BadInput as error:
             left_out[group] = str(error)
             continue
         found[group] = verify_pairs(
-            measure(test, pairs), pairs.alike, classes, named[group], calibration, protocol
+            measure(test, pairs), pairs.alike, classes, named[group], calibration, procedure
         )
     return Outcome(calibration, found, left_out, drawn, distances)
 
 
 def _drawn(
-    images: Labelled, names: Sequence[str], protocol: Protocol, number: int
+    images: Labelled, names: Sequence[str], procedure: Procedure, number: int
 ) -> tuple[Pairs, NDArray[np.int64]]:
     """Pairs of these classes, and the classes (n, 2) of their images."""
     numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     labels = np.array([numbers.get(name, -1) for name in images.labels], np.int64)
-    pairs = draw_pairs(labels, protocol.count, protocol.scheme, (protocol.seed, number))
+    pairs = draw_pairs(labels, procedure.count, procedure.scheme, (procedure.seed, number))
     return pairs, np.stack((labels[pairs.first], labels[pairs.second]), axis=1)
 
 
@@ -227,7 +227,7 @@ def verify_pairs(
     classes_of: NDArray[np.int64],
     names: Sequence[str],
     calibration: Calibration,
-    protocol: Protocol,
+    procedure: Procedure,
 ) -> Verification:
     """What the distances (n,) say of pairs that are `alike` (n,) or not.
 
@@ -242,7 +242,7 @@ def verify_pairs(
     return Verification(
         pairs=len(alike),
         accuracy=float(right.mean()),
-        accuracy_at={t: float(((distances <= t) == alike).mean()) for t in protocol.thresholds},
+        accuracy_at={t: float(((distances <= t) == alike).mean()) for t in procedure.thresholds},
         auc=float(auc(false_positives, true_positives)),
         eer=equal_error_rate(false_positives, true_positives),
         ece=expected_calibration_error(calibration.curve.probability(distances), alike),

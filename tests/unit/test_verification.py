@@ -16,12 +16,12 @@ from retrieval.quality.calibration import (
     best_threshold,
     expected_calibration_error,
 )
-from retrieval.quality.verification import Protocol, verify_pairs
+from retrieval.quality.verification import Procedure, verify_pairs
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
 DISTANCES = np.array([0.6, 0.1, 0.2, 0.3, 0.25, 0.5, 0.7, 0.9])
 ALIKE = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
-PROTOCOL = Protocol(Metric.COSINE)
+PROCEDURE = Procedure(Metric.COSINE)
 
 
 def test_the_best_threshold_by_hand() -> None:
@@ -55,7 +55,7 @@ def test_the_auc_counts_pairs_of_pairs(pairs: list[tuple[int, bool]]) -> None:
     alike = np.array([a for _, a in pairs])
     classes = np.zeros((len(alike), 2), int)
     distances = np.array([d for d, _ in pairs], float)
-    found = verify_pairs(distances, alike, classes, ["a"], calibration(), PROTOCOL)
+    found = verify_pairs(distances, alike, classes, ["a"], calibration(), PROCEDURE)
     won = sum((a < b) + (a == b) / 2 for a in near for b in far)
     assert found.auc == pytest.approx(won / (len(near) * len(far)))
     assert found.roc[0].tolist() == [0, 0]
@@ -76,7 +76,7 @@ def test_the_equal_error_rate_by_hand(
 ) -> None:
     kinds = np.array(alike, bool)
     classes = np.zeros((len(kinds), 2), int)
-    found = verify_pairs(np.array(distances), kinds, classes, ["a"], calibration(), PROTOCOL)
+    found = verify_pairs(np.array(distances), kinds, classes, ["a"], calibration(), PROCEDURE)
     assert found.eer == expected
 
 
@@ -118,8 +118,8 @@ def test_a_calibration_is_read_as_it_was_written(method: Method, tmp_path: Path)
 
 def test_verification_by_hand() -> None:
     classes = np.array([[0, 0], [0, 0], [1, 1], [1, 1], [0, 1], [1, 0], [0, 1], [2, 0]])
-    protocol = replace(PROTOCOL, thresholds=(0.3, 10))
-    found = verify_pairs(DISTANCES, ALIKE, classes, ["a", "b", "c"], calibration(), protocol)
+    procedure = replace(PROCEDURE, thresholds=(0.3, 10))
+    found = verify_pairs(DISTANCES, ALIKE, classes, ["a", "b", "c"], calibration(), procedure)
     # The threshold is .225: the alike pairs at .6 and .3 are taken for others.
     assert (found.pairs, found.accuracy) == (8, 6 / 8)
     assert found.accuracy_at == {0.3: 6 / 8, 10: 0.5}
