@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -98,8 +98,9 @@ NAME = st.text("ab1029.é ", min_size=1, max_size=5).filter(
 )
 
 
-def key(path: str) -> list[list[tuple[int, object]]]:
-    """Natural order by another way: runs of digits and of others, digits before others."""
+def key(path: str) -> list[tuple[list[tuple[int, object]], str]]:
+    """Natural order by another way: runs of digits and of others, digits before others; names
+    whose numbers are the same, such as 09 and 9, by their text."""
     keys = []
     for name in path.split("/"):
         runs: list[tuple[int, object]] = []
@@ -109,12 +110,13 @@ def key(path: str) -> list[list[tuple[int, object]]]:
                 runs[-1] = (kind, str(runs[-1][1]) + character)
             else:
                 runs.append((kind, character))
-        keys.append([(kind, int(str(run)) if kind == 0 else run) for kind, run in runs])
+        keys.append(([(kind, int(str(run)) if kind == 0 else run) for kind, run in runs], name))
     return keys
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.lists(NAME, min_size=1, max_size=3).map(tuple), min_size=1, max_size=8))
+@example({("09", "1"), ("9", "0")})
 def test_the_walk_is_the_natural_order_of_all_paths(paths: set[tuple[str, ...]]) -> None:
     with tempfile.TemporaryDirectory() as root:
         expected = set()
