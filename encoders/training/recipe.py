@@ -95,6 +95,7 @@ class Recipe(Settings):
 
     encoder: str
     network: dict[str, Any] = field(default_factory=dict)  # settings of the encoder's network
+    start: str = ""  # a trained encoder of such a network, whose weights are trained on
     losses: tuple[Loss, ...] = ()
     epochs: Amount = 10
     seed: int = 0

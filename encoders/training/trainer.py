@@ -37,6 +37,7 @@ from encoders.training.reports import (
     write_reports,
 )
 from encoders.training.sampling import batches, check_sampler
+from encoders.training.start import Start, start_from
 from retrieval.contracts import Framing, Json
 from retrieval.errors import BadInput, Mismatch, RetrError, UnknownName
 from retrieval.registry import encoder_names, encoder_plugin
@@ -106,6 +107,7 @@ def train(
     _check_labels(recipe, data)
     torch.manual_seed(seed_of(recipe.seed, "network"))
     network = _built(network_type, settings, data, framing)
+    start = start_from(recipe.start, network, data) if recipe.start else Start()
     _check_crops(network, recipe.augmentation.crop_side)
     terms = _terms(recipe, network, len(data.names))
     made_folder(folder)
@@ -113,10 +115,10 @@ def train(
         if is_trained(folder):
             card = Card.read(folder)
             _check_recipe(folder / CARD, card.training.recipe, recipe)
-            _check_data(folder / CARD, card.training.data, data)
+            _check_data(folder / CARD, card.training.data, data, start)
             return card
         try:
-            return Run(recipe, network, terms, data, framing, folder, where).finish(
+            return Run(recipe, network, terms, data, start, framing, folder, where).finish(
                 on_step, on_epoch
             )
         except OSError as error:
@@ -176,12 +178,12 @@ def _check_recipe(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> No
             )
 
 
-def _check_data(file: Path, made_from: Mapping[str, Json], data: TrainingSet) -> None:
-    """Raise Mismatch unless the file was made from these images."""
-    if made_from != data.facts():
+def _check_data(file: Path, made_from: Mapping[str, Json], data: TrainingSet, start: Start) -> None:
+    """Raise Mismatch unless the file was made from these images, and from the same start."""
+    if made_from != data.facts() | start.facts():
         raise Mismatch(
-            f"{file} was made from other images of {data.source}; name another folder with "
-            "--out, or delete it"
+            f"{file} was made from other images of {data.source}, or from an encoder that is "
+            "another by now; name another folder with --out, or delete it"
         )
 
 
@@ -229,12 +231,13 @@ class Run:
         network: Network,
         terms: nn.ModuleList,
         data: TrainingSet,
+        start: Start,
         framing: Framing,
         folder: Path,
         device: torch.device,
     ) -> None:
         keep_freed_memory()
-        self.recipe, self.data, self.framing = recipe, data, framing
+        self.recipe, self.data, self.start, self.framing = recipe, data, start, framing
         self.folder, self.device = folder, device
         self.network = network
         self.terms = terms.to(device)
@@ -246,7 +249,8 @@ class Run:
         # Spread over all: a folder's images stand class by class.
         sample = data.training[:: max(1, len(data.training) // SAMPLE)]
         self.network.to(device)
-        self.network.prepare(floats(self.pixels[torch.from_numpy(sample)]))
+        if not recipe.start:
+            self.network.prepare(floats(self.pixels[torch.from_numpy(sample)]))
         self.network.to(memory_format=torch.channels_last)
         self.optimizers = Optimizers(recipe.optimizer, self.network, self.terms)
         coins = torch.rand(len(data.images), generator=_generator(recipe.seed, "coin"))
@@ -402,7 +406,7 @@ class Run:
         here = self.position
         state = {
             "recipe": self.recipe.to_json(),
-            "data": self.data.facts(),
+            "data": self.data.facts() | self.start.facts(),
             "epoch": here.epoch,
             "step": here.step,
             "losses": here.losses,
@@ -422,7 +426,7 @@ class Run:
             return
         file = self.folder / CHECKPOINT
         _check_recipe(file, state["recipe"], self.recipe)
-        _check_data(file, state["data"], self.data)
+        _check_data(file, state["data"], self.data, self.start)
         self.position = Position(
             state["epoch"],
             state["step"],
@@ -470,7 +474,7 @@ class Run:
             weights_sha256=sha256_of(path),
             training=TrainingFacts(
                 recipe=self.recipe.to_json(),
-                data=self.data.facts(),
+                data=self.data.facts() | self.start.facts(),
                 seed=self.recipe.seed,
                 machine=machine(self.device),
                 versions=versions(),
@@ -496,7 +500,8 @@ class Run:
 
     def _write_images(self, path: Path) -> None:
         """The ids of the images that were trained on, one a line: what a test must leave out."""
-        ids = [self.data.ids[row] for row in self.data.training.tolist()]
+        own = [self.data.ids[row] for row in self.data.training.tolist()]
+        ids = [*own, *sorted(self.start.ids.difference(own))]
         path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
 
 

@@ -32,9 +32,13 @@ class Provenance:
         """(n,): which of the source's images with these ids the encoder was trained on.
 
         Where the folder has no list of them, these are all images of the source that the card
-        names. A source is known by its name, or as a copy by its fingerprint.
+        names. Of a source that the encoder it started from has seen, all images count. A source is
+        known by its name, or as a copy by its fingerprint.
         """
         data = self.card.training.data
+        before = data.get("also_seen")
+        if isinstance(before, list) and (source.name in before or source.fingerprint in before):
+            return np.ones(len(ids), bool)
         if source.name != data.get("source") and source.fingerprint != data.get("sha256"):
             return np.zeros(len(ids), bool)
         path = self.folder / IMAGES

@@ -30,8 +30,10 @@ from encoders.training.trainer import train
 from retrieval.contracts import Framing
 from retrieval.errors import BadData, BadInput, Mismatch, RetrError, UnknownName
 from retrieval.images import load, open_source
+from retrieval.quality.provenance import Provenance
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, IMAGES, LOG, WEIGHTS, Card
+from retrieval.storage.shards import SourceFacts
 
 SMALL = Recipe(
     encoder="siamese",
@@ -318,6 +320,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             BadInput,
             "data.clusters 9,999 is more than there are images",
         ),
+        (replace(SMALL, start="toy"), BadInput, "start: toy is no folder that 'retr train' made"),
+        (replace(SMALL, start="autoencoder"), BadInput, "runs another kind of network"),
+        (
+            replace(SMALL, start="siamese-quick"),
+            BadInput,
+            "siamese-quick has no weights for whitening",
+        ),
         (
             replace(SMALL, augmentation=Augmentation(crop_side=5)),
             BadInput,
@@ -377,6 +386,75 @@ def test_every_way_of_training_learns(tmp_path: Path, recipe: Recipe) -> None:
     rows = []
     train(replace(recipe, epochs=3), tmp_path, on_epoch=rows.append)
     assert rows[2]["loss"] < rows[0]["loss"]
+
+
+def test_training_goes_on_from_an_encoder(trained: Path, tmp_path: Path) -> None:
+    before = open_encoder(str(trained))
+    bare = {"widths": [8, 8, 8], "dim": 6}
+    card = train(
+        replace(SMALL, start=str(trained), network=bare, losses=(), epochs=0), tmp_path / "same"
+    )
+    images = np.stack([load(i, Framing(32)) for i in open_source("digits").items()][:50])
+    vectors = open_encoder(str(tmp_path / "same")).encode(images)
+    with_shares = before.encode(images)[:, :6]
+    with_shares /= np.linalg.norm(with_shares, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, with_shares, atol=0.01)
+    assert card.training.data["started_from"] == before.fingerprint
+    rows = []
+    train(replace(SMALL, start=str(trained)), tmp_path / "on", on_epoch=rows.append)
+    fresh = []
+    train(SMALL, tmp_path / "fresh", on_epoch=fresh.append)
+    assert rows[0]["loss"] < fresh[0]["loss"]
+
+
+def test_what_the_start_has_seen_counts_as_seen(trained: Path, tmp_path: Path) -> None:
+    """Of the same source by the list of images, of others as a whole; twice removed too."""
+    other = Recipe(
+        "siamese",
+        network=SMALL.network,
+        losses=SMALL.losses,
+        epochs=1,
+        start=str(trained),
+        data=Data("digits", classes=("3", "4"), per_class=30),
+        sampler=Sampler(batch=40),
+    )
+    with pytest.raises(BadInput, match="of the images that are held out now"):
+        train(replace(other, data=Data("digits", per_class=20, validation=90)), tmp_path / "no")
+    train(other, tmp_path / "same")
+    ids = (tmp_path / "same" / IMAGES).read_text().split()
+    before = set((trained / IMAGES).read_text().split())
+    assert len(ids) == len(set(ids)) > 60
+    assert before <= set(ids)
+    photos = tmp_path / "photos"
+    for number in range(12):
+        path = photos / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * number, 100, 50)).save(path)
+    mine = replace(
+        other, start=str(tmp_path / "same"), data=Data(str(photos)), sampler=Sampler(batch=12)
+    )
+    card = train(mine, tmp_path / "mine")
+    assert (tmp_path / "mine" / IMAGES).read_text().split() == [
+        f"{'ab'[n % 2]}/{n}.png" for n in (0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11)
+    ]
+    digits = open_source("digits")
+    encoder = open_encoder(str(tmp_path / "mine"))
+    found = Provenance(tmp_path / "mine", card)
+    assert found.has_seen(SourceFacts(digits.name, digits.fingerprint, 1797), ["1", "2"]).all()
+    assert not found.has_seen(SourceFacts("elsewhere", "0", 1), ["1"]).any()
+    assert encoder.fingerprint != open_encoder(str(tmp_path / "same")).fingerprint
+
+
+def test_a_start_that_has_changed_is_refused(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "start"
+    shutil.copytree(trained, copy)
+    recipe = replace(SMALL, start=str(copy))
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "out", on_step=stop_after(6))
+    shutil.rmtree(copy)
+    train(replace(SMALL, seed=0, epochs=1), copy)
+    with pytest.raises(Mismatch, match="from an encoder that is another by now"):
+        train(recipe, tmp_path / "out")
 
 
 def test_an_autoencoder_leaves_a_picture_of_what_it_draws(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Training from the weights of an encoder that was trained before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoders.networks import Network
+from encoders.trained import TrainedEncoder
+from encoders.training.data import TrainingSet
+from retrieval.contracts import Json
+from retrieval.errors import BadInput
+from retrieval.registry import open_encoder, trained_folder
+from retrieval.storage.cards import IMAGES, Card
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run starts from: chance, or an encoder by its fingerprint and what that has seen."""
+
+    fingerprint: str = ""
+    ids: frozenset[str] = frozenset()  # images of the run's own source
+    sources: tuple[str, ...] = ()  # others as a whole, each by its name and by its sha256
+
+    def facts(self) -> dict[str, Json]:
+        """What a card says of it, beside the data."""
+        if not self.fingerprint:
+            return {}
+        return {"started_from": self.fingerprint, "also_seen": [*self.sources]}
+
+    def has_seen(self, data: TrainingSet, rows: NDArray[np.int64]) -> int:
+        """How many of these rows of the data the encoder was trained on, as far as is known."""
+        if {data.source, data.fingerprint} & {*self.sources}:
+            return len(rows)
+        return len(self.ids.intersection(data.ids[row] for row in rows.tolist()))
+
+
+def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
+    """Give the network the weights of the trained encoder that `spec` names.
+
+    What is fitted after the training, such as whitening, is taken where it fits; it is fitted
+    anew. Raises UnknownName for no encoder, BadInput for one that has no folder or runs another
+    network, or that was trained on images that are held out now.
+    """
+    encoder, folder = open_encoder(spec, "cpu"), trained_folder(spec)
+    if not isinstance(encoder, TrainedEncoder) or folder is None:
+        raise BadInput(
+            f"start: {spec} is no folder that 'retr train' made, nor an encoder that ships with "
+            "its weights; give one of these"
+        )
+    there = encoder.trained.state_dict()
+    _check_weights(spec, encoder.trained, network, there)
+    fitting = {
+        name: there[name]
+        for name, tensor in network.state_dict().items()
+        if name in there and there[name].shape == tensor.shape
+    }
+    network.load_state_dict(fitting, strict=False)
+    start = _start(encoder.fingerprint, folder, data)
+    if held_out := start.has_seen(data, data.held_out):
+        raise BadInput(
+            f"start: {spec} was trained on {held_out:,} of the images that are held out now, so "
+            "that their scores would say nothing; set data.validation to 0, or hold out what it did"
+        )
+    return start
+
+
+def _check_weights(
+    spec: str, trained: Network, network: Network, there: Mapping[str, Tensor]
+) -> None:
+    """Raise BadInput unless the trained network has all that the other trains."""
+    if type(trained) is not type(network):
+        raise BadInput(
+            f"start: {spec} runs another kind of network than the recipe's; set encoder as its "
+            "card has it"
+        )
+    for name, parameter in network.named_parameters():
+        if name not in there or there[name].shape != parameter.shape:
+            raise BadInput(
+                f"start: {spec} has no weights for {name} {tuple(parameter.shape)}; set [network] "
+                "as its card has it"
+            )
+
+
+def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
+    facts = Card.read(folder).training.data
+    source, sha256 = str(facts.get("source")), str(facts.get("sha256"))
+    before = facts.get("also_seen", [])
+    assert isinstance(before, list)
+    sources = [str(name) for name in before]
+    list_of_ids = folder / IMAGES
+    if list_of_ids.is_file() and (source == data.source or sha256 == data.fingerprint):
+        ids = frozenset(list_of_ids.read_text(encoding="utf-8").splitlines())
+    else:
+        ids, sources = frozenset(), [*sources, source, sha256]
+    return Start(fingerprint, ids, tuple(dict.fromkeys(sources)))
