@@ -34,6 +34,7 @@ class AutoencoderSettings(Settings):
     projection: Amount = 64  # numbers that losses of embeddings see; 0: the latent itself
     mirror: bool = True  # embed the mean of the image's latent and its mirror image's
     whitening: Share = 0.0  # the power to which that is whitened, see `Whitening`
+    frozen: bool = False  # train what draws alone
 
 
 class AutoencoderNetwork(Network):
@@ -79,6 +80,9 @@ class AutoencoderNetwork(Network):
                 nn.Linear(hidden, settings.projection),
             )
 
+        if settings.frozen:
+            self.requires_grad_(False)
+            self.decoder.requires_grad_(True)
         if settings.whitening:
             self.whitening = Whitening(dim, dim, settings.whitening)
 
@@ -89,6 +93,12 @@ class AutoencoderNetwork(Network):
     @property
     def training_dim(self) -> int:
         return self.settings.projection or self.settings.dim
+
+    def train(self, mode: bool = True) -> "AutoencoderNetwork":
+        """As in torch; what is frozen stays in evaluation mode."""
+        super().train(mode and not self.settings.frozen)
+        self.decoder.train(mode)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """The latents (n, dim) of the images."""

@@ -1,5 +1,6 @@
 """What may stand between a network and its embeddings."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -90,7 +91,8 @@ class Whitening(nn.Module):
         from sklearn.decomposition import PCA  # slow to import
 
         dim = self.axes.shape[1]
-        found = PCA(dim, svd_solver="covariance_eigh").fit(features.numpy())
+        with np.errstate(invalid="ignore"):  # the shares of no variance at all
+            found = PCA(dim, svd_solver="covariance_eigh").fit(features.numpy())
         variance = found.explained_variance_
         if variance[-1] <= 1e-6 * variance[0]:  # what is left below is rounding
             raise ValueError(f"the features vary in fewer than {dim} directions")

@@ -266,6 +266,7 @@ class Run:
         while self.position.epoch < self.recipe.epochs:
             on_epoch(self.epoch(on_step))
         if self.network.needs_features:
+            self.network.load_state_dict(self.rounded())  # fitted to what will be written
             self.fit()
         return self.publish()
 
@@ -358,9 +359,10 @@ class Run:
             total = total + term(embeddings, shared[term.settings.labels], pairs)
         if self.drawing:
             assert drawn is not None
-            # Drawings are as large as the images, views perhaps smaller.
-            drawn = functional.adaptive_avg_pool2d(drawn.float(), images.shape[-1])
-            total = total + self.drawing * functional.mse_loss(drawn, images)
+            # Drawings are as large as the images, views perhaps smaller. Drawings scaled down
+            # instead would be free to hold a grid that the scaling does not see.
+            wanted = functional.interpolate(images, drawn.shape[-1], mode="bilinear")
+            total = total + self.drawing * functional.mse_loss(drawn.float(), wanted)
         return total
 
     def proxies(self) -> Tensor | None:
@@ -450,12 +452,9 @@ class Run:
         )
 
     def publish(self) -> Card:
-        """Write weights (floats as float16) and card, the card last; remove the checkpoint."""
+        """Write weights and card, the card last; remove the checkpoint."""
         self.keep_proxies()
-        weights = {
-            name: _rounded(name, tensor, self.network.precise).contiguous().cpu()
-            for name, tensor in self.network.state_dict().items()
-        }
+        weights = self.rounded()
         path = self.folder / WEIGHTS
         write_whole(path, lambda partial: partial.write_bytes(save(weights)))
         self.network.load_state_dict(weights)  # what is scored is what was written
@@ -485,6 +484,13 @@ class Run:
         card.write(self.folder)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return card
+
+    def rounded(self) -> dict[str, Tensor]:
+        """The network's weights as they are written: floats as float16, but for the precise."""
+        return {
+            name: _rounded(name, tensor, self.network.precise).contiguous().cpu()
+            for name, tensor in self.network.state_dict().items()
+        }
 
     @torch.inference_mode()
     def draw(self) -> None:

@@ -407,6 +407,39 @@ def test_training_goes_on_from_an_encoder(trained: Path, tmp_path: Path) -> None
     assert rows[0]["loss"] < fresh[0]["loss"]
 
 
+def test_a_frozen_autoencoder_learns_to_draw_and_embeds_as_before(tmp_path: Path) -> None:
+    network = {"width": 8, "blocks": [8, 8, 16], "dim": 10, "whitening": 0.5}
+    views = Recipe(
+        "autoencoder",
+        network=network,
+        losses=(Loss("supervised-contrastive", labels="image"),),
+        epochs=2,
+        data=SMALL.data,
+        sampler=Sampler(batch=40),
+        augmentation=Augmentation(smallest_crop=0.5, views=2),
+        optimizer=SMALL.optimizer,
+    )
+    train(views, tmp_path / "views")
+    drawing = replace(
+        views,
+        network=network | {"frozen": True},
+        start=str(tmp_path / "views"),
+        losses=(Loss("reconstruction"),),
+        epochs=4,
+        augmentation=Augmentation(),
+        optimizer=Optimizer(lr=0.01),
+    )
+    train(drawing, tmp_path / "drawing")
+    images = np.stack([load(i, Framing(32)) for i in open_source("digits").items()][:50])
+    before, after = (
+        cast(Autoencoder, open_encoder(str(tmp_path / name))) for name in ("views", "drawing")
+    )
+    np.testing.assert_allclose(after.encode(images), before.encode(images), atol=1e-4)
+    truth = images / np.float32(255)
+    errors = [np.square(e.reconstruct(images) - truth).mean() for e in (before, after)]
+    assert errors[1] < 0.8 * errors[0]
+
+
 def test_what_the_start_has_seen_counts_as_seen(trained: Path, tmp_path: Path) -> None:
     """Of the same source by the list of images, of others as a whole; twice removed too."""
     other = Recipe(
