@@ -325,7 +325,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         (
             replace(SMALL, start="siamese-quick"),
             BadInput,
-            "siamese-quick has no weights for whitening",
+            "siamese-quick has no weights for blocks.0.convs.0.weight (8, 24, 3, 3)",
         ),
         (
             replace(SMALL, augmentation=Augmentation(crop_side=5)),
