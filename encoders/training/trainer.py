@@ -115,7 +115,7 @@ def train(
         if is_trained(folder):
             card = Card.read(folder)
             _check_recipe(folder / CARD, card.training.recipe, recipe)
-            _check_data(folder / CARD, card.training.data, data, start)
+            _check_origin(folder / CARD, card.training.data, data, start)
             return card
         try:
             return Run(recipe, network, terms, data, start, framing, folder, where).finish(
@@ -178,9 +178,16 @@ def _check_recipe(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> No
             )
 
 
-def _check_data(file: Path, made_from: Mapping[str, Json], data: TrainingSet, start: Start) -> None:
+def _origin(data: TrainingSet, start: Start) -> dict[str, Json]:
+    """What a run is made from."""
+    return data.facts() | start.facts()
+
+
+def _check_origin(
+    file: Path, made_from: Mapping[str, Json], data: TrainingSet, start: Start
+) -> None:
     """Raise Mismatch unless the file was made from these images, and from the same start."""
-    if made_from != data.facts() | start.facts():
+    if made_from != _origin(data, start):
         raise Mismatch(
             f"{file} was made from other images of {data.source}, or from an encoder that is "
             "another by now; name another folder with --out, or delete it"
@@ -408,7 +415,7 @@ class Run:
         here = self.position
         state = {
             "recipe": self.recipe.to_json(),
-            "data": self.data.facts() | self.start.facts(),
+            "data": _origin(self.data, self.start),
             "epoch": here.epoch,
             "step": here.step,
             "losses": here.losses,
@@ -428,7 +435,7 @@ class Run:
             return
         file = self.folder / CHECKPOINT
         _check_recipe(file, state["recipe"], self.recipe)
-        _check_data(file, state["data"], self.data, self.start)
+        _check_origin(file, state["data"], self.data, self.start)
         self.position = Position(
             state["epoch"],
             state["step"],
@@ -473,7 +480,7 @@ class Run:
             weights_sha256=sha256_of(path),
             training=TrainingFacts(
                 recipe=self.recipe.to_json(),
-                data=self.data.facts() | self.start.facts(),
+                data=_origin(self.data, self.start),
                 seed=self.recipe.seed,
                 machine=machine(self.device),
                 versions=versions(),
