@@ -36,7 +36,7 @@ EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="siamese, siamese-quick, autoencoder, pretrained:MODEL or "
+        help="siamese, siamese-quick, autoencoder, autoencoder-10, pretrained:MODEL or "
         "pretrained:MODEL@LAYER+LAYER (any timm model), toy, a plug-in's name, or a folder that "
         "'retr train' made.",
     ),

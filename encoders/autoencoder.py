@@ -180,3 +180,9 @@ class Autoencoder(TrainedEncoder):
             assert output is not None
             drawn[start : start + len(pixels)] = output.permute(0, 2, 3, 1).float().cpu().numpy()
         return drawn
+
+
+class Autoencoder10(Autoencoder):
+    """`autoencoder-10`: ten numbers from strided convolutions, drawn better than by PCA."""
+
+    ships_as: ClassVar[str] = "autoencoder-10"

@@ -92,7 +92,7 @@ def test_weights_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def
             load_weights(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["siamese-quick", "autoencoder"])
+@pytest.mark.parametrize("name", ["siamese-quick", "autoencoder", "autoencoder-10"])
 def test_ours_see_an_image_and_its_mirror_image_alike(name: str) -> None:
     encoder = open_encoder(name, "cpu")
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
