@@ -24,6 +24,7 @@ from encoders.networks import Network
 from encoders.training.augmentation import augmented
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.data import NO_LABEL, TrainingSet, read_training_set
+from encoders.training.depthwise import FastDepthwise
 from encoders.training.losses import RECONSTRUCTION, Term, check_losses, pairs_of
 from encoders.training.optimizers import Optimizers
 from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
@@ -351,7 +352,7 @@ class Run:
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """The recipe's loss of a batch (views · n, 3, side, side) of these rows (n,)."""
         views = self.recipe.augmentation.views
-        with autocast(self.device):
+        with autocast(self.device), FastDepthwise():
             embeddings, drawn = self.network.outputs(images)
         embeddings = embeddings.float()
         shared = {
