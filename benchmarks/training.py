@@ -1,14 +1,16 @@
 """How much of the bare network's speed `retr train` keeps: `python -m benchmarks.training --help`.
 
-Two ways of training take turns, so that a machine that is slower for a while is so for both: the
-bare network, forward and backward, on a batch that lies ready in memory; and the steps of a run:
-sampling, augmentation, forward, losses, backward, optimizers.
+Ways of training take turns, so that a machine that is slower for a while is so for all: the bare
+network, forward and backward, on a batch that lies ready in memory; the same without retr's own
+gradients of depthwise convolutions, where asked for; and the steps of a run: sampling,
+augmentation, forward, losses, backward, optimizers.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -22,9 +24,14 @@ from retrieval.registry import encoder_plugin, open_trainer
 from retrieval.storage.cards import Card
 
 
-def measure(recipe: str, changes: list[str], repeats: int, per_class: int) -> dict[str, Json]:
-    """Images per second of both ways in each repetition, and the ratio of their medians."""
-    rates: dict[str, list[float]] = {"bare": [], "train": []}
+def measure(
+    recipe: str, changes: list[str], repeats: int, per_class: int, slow: bool
+) -> dict[str, Json]:
+    """Images per second of each way in each repetition, and the ratio of the medians.
+
+    slow: also without retr's own gradients of depthwise convolutions.
+    """
+    rates: dict[str, list[float]] = {"bare": [], "train": [], "bare, PyTorch's gradients": []}
     short = [*changes, "epochs=1", f"data.per_class={per_class}"]
     for _ in range(repeats):
         rows: list[Any] = []
@@ -39,17 +46,18 @@ def measure(recipe: str, changes: list[str], repeats: int, per_class: int) -> di
                 on_epoch=rows.append,
             )
         rates["train"].append(rows[0]["images_per_second"])
-        rates["bare"].append(_bare(card))
+        rates["bare"].append(_bare(card, FastDepthwise()))
+        if slow:
+            rates["bare, PyTorch's gradients"].append(_bare(card, nullcontext()))
     return {
         "recipe": recipe,
-        "bare": cast(Json, rates["bare"]),
-        "train": cast(Json, rates["train"]),
+        **{way: cast(Json, measured) for way, measured in rates.items() if measured},
         "ratio": median(rates["train"]) / median(rates["bare"]),
         "machine": machine.describe(),
     }
 
 
-def _bare(card: Card, steps: int = 12) -> float:
+def _bare(card: Card, gradients: AbstractContextManager[object], steps: int = 12) -> float:
     """Images per second of forward and backward, in the recipe's batches and views."""
     plugin = encoder_plugin(card.encoder).network_type
     recipe = cast(Any, card.training.recipe)
@@ -63,7 +71,7 @@ def _bare(card: Card, steps: int = 12) -> float:
     for step in range(steps):
         if step == 2:  # the first ones allocate
             started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast), FastDepthwise():
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast), gradients:
             outputs = network.outputs(images)
         total = outputs.embeddings.float().sum()
         if outputs.drawn is not None:
@@ -80,8 +88,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--per-class", type=int, default=600, help="images of each class")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--pytorch", action="store_true", help="also with PyTorch's gradients of all convolutions"
+    )
     given = parser.parse_args()
-    result = measure(given.recipe, given.set, given.repeats, given.per_class)
+    result = measure(given.recipe, given.set, given.repeats, given.per_class, given.pytorch)
     print(json.dumps(result, indent=2))
 
 

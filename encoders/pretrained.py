@@ -6,7 +6,7 @@ takes its weights from there and needs no network.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ViewsAveraged, Whitening
+from encoders.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.trained import TrainedEncoder
@@ -108,6 +108,7 @@ class PretrainedSettings(Settings):
     model: str = OFFLINE_MODEL  # timm's name
     layers: tuple[str, ...] = ()  # see `Features`
     side: Amount = 0  # images are resized to side × side before the model; 0: left as they are
+    embed_side: Amount = 0  # the same for embedding, where it should differ; 0: `side`
     head: Literal["linear", "hidden", "whitening"] = "linear"
     dim: Count = 128  # numbers from the head
     hidden: Count = 512  # units of the hidden layer
@@ -115,8 +116,10 @@ class PretrainedSettings(Settings):
     dropout: Share = 0.0  # of the features before the head
     drop_path: Share = 0.0  # of the model's residual branches, where it has any
     mirror: bool = False  # embed the mean of the image and its mirror image, at twice the time
+    shift: Amount = 0  # and of both moved by so many pixels two ways, at three times that
     class_sharpness: Positive | None = None  # see `ClassShares`; None: the head's numbers alone
     class_weight: Positive = 2.0
+    itq: bool = False  # turn the embedding so that its signs say most, see `Rotation`
 
 
 class PretrainedNetwork(Network):
@@ -124,7 +127,7 @@ class PretrainedNetwork(Network):
 
     settings_type = PretrainedSettings
     settings: PretrainedSettings
-    precise = frozenset({"head.mean", "head.axes"})
+    precise = frozenset({"head.mean", "head.axes", "rotation.axes"})
 
     def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
         """The published weights are fetched by `prepare`, not here."""
@@ -140,6 +143,8 @@ class PretrainedNetwork(Network):
         self.head = self._made_head(self.body.dim)
         if settings.class_sharpness is not None:
             self.make_proxies(classes)
+        if settings.itq:
+            self.rotation = Rotation(self.dim)
 
     def _made_head(self, features: int) -> nn.Module:
         settings = self.settings
@@ -161,7 +166,7 @@ class PretrainedNetwork(Network):
 
     @property
     def needs_features(self) -> bool:
-        return self.settings.head == "whitening"
+        return self.settings.head == "whitening" or self.settings.itq
 
     def prepare(self, images: Tensor) -> None:
         """Take the model's published weights."""
@@ -179,37 +184,57 @@ class PretrainedNetwork(Network):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.head(self.features_of(images))
-        return functional.normalize(vectors.float(), dim=1)
+        return self.vectors(images, self.settings.side)
 
-    def features_of(self, images: Tensor) -> Tensor:
-        """The model's features (n, features) of images of any size."""
-        if self.settings.side and images.shape[-1] != self.settings.side:
-            side = (self.settings.side, self.settings.side)
-            images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+    def vectors(self, images: Tensor, side: int) -> Tensor:
+        """Unit vectors (n, dim) of images of any size, seen at side × side pixels."""
+        return functional.normalize(self.head(self.features_of(images, side)).float(), dim=1)
+
+    def features_of(self, images: Tensor, side: int) -> Tensor:
+        """The model's features (n, features) of images of any size, seen at side × side pixels."""
+        if side and images.shape[-1] != side:
+            images = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
         features: Tensor = self.body(images)
         return features
 
     def features(self) -> nn.Module:
-        return _OfImages(self)
+        """What the head is fitted to; with a head that is trained, what is turned."""
+        if self.settings.head == "whitening":
+            return _AsEmbedded(self, self.features_of)
+        return self._unturned()
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        assert isinstance(self.head, Whitening)
-        self.head.fit(features)
+        if isinstance(self.head, Whitening):
+            self.head.fit(features)
+            features = functional.normalize(self.head(features), dim=1)
+        if self.settings.itq:
+            self.rotation.fit(features)
 
     def embedder(self) -> nn.Module:
-        return self.with_shares(ViewsAveraged(self, mirror=self.settings.mirror))
+        unturned = self._unturned()
+        return nn.Sequential(unturned, self.rotation) if self.settings.itq else unturned
+
+    def _unturned(self) -> nn.Module:
+        seen = _AsEmbedded(self, self.vectors)
+        settings = self.settings
+        return self.with_shares(ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift))
 
 
-class _OfImages(nn.Module):
-    """The features of a network before its head."""
+class _AsEmbedded(nn.Module):
+    """What a method of the network makes of images at the side at which they are embedded.
 
-    def __init__(self, network: PretrainedNetwork) -> None:
+    At a side that is larger than in training, objects look as large as they did in its random
+    crops: Touvron et al., Fixing the train-test resolution discrepancy, arXiv:1906.06423.
+    """
+
+    def __init__(self, network: PretrainedNetwork, method: Callable[[Tensor, int], Tensor]) -> None:
         super().__init__()
         self.network = network
+        self.method = method
+        self.side = network.settings.embed_side or network.settings.side
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.features_of(images)
+        return self.method(images, self.side)
 
 
 class Pretrained(TrainedEncoder):

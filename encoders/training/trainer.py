@@ -274,6 +274,7 @@ class Run:
         while self.position.epoch < self.recipe.epochs:
             on_epoch(self.epoch(on_step))
         if self.network.needs_features:
+            self.keep_proxies()
             self.network.load_state_dict(self.rounded())  # fitted to what will be written
             self.fit()
         return self.publish()

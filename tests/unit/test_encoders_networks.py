@@ -6,7 +6,7 @@ from torch import nn
 
 from encoders.autoencoder import AutoencoderNetwork, AutoencoderSettings
 from encoders.convolution import Conv3x3, patches
-from encoders.heads import ClassShares, ViewsAveraged, Whitening
+from encoders.heads import ClassShares, Rotation, ViewsAveraged, Whitening
 from encoders.siamese import SiameseNetwork, SiameseSettings, whitening_filters
 from retrieval.contracts import Metric
 
@@ -182,6 +182,20 @@ def test_whitening_of_too_few_directions_is_refused() -> None:
     flat = random(50, 2) @ random(2, 8)
     with pytest.raises(ValueError, match="fewer than 3 directions"):
         Whitening(8, 3).fit(flat)
+
+
+def test_a_rotation_brings_vectors_near_to_their_signs() -> None:
+    # Codes of 16 bits, turned away from the axes and with some noise, are found again.
+    torch.manual_seed(0)
+    codes = (random(400, 16) - 0.5).sign()
+    turned = codes @ torch.linalg.qr(random(16, 16, seed=1))[0] + 0.1 * random(400, 16, seed=2)
+    head = Rotation(16)
+    torch.testing.assert_close(head(turned), turned)
+    head.fit(turned)
+    back = head(turned)
+    torch.testing.assert_close(head.axes @ head.axes.T, torch.eye(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(back @ back.T, turned @ turned.T, atol=1e-3, rtol=0)
+    assert (back - back.sign()).square().mean() < 0.3 * (turned - turned.sign()).square().mean()
 
 
 @pytest.mark.parametrize("blocks", [None, (8, 8, 12)])

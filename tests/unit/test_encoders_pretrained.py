@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 
 from encoders import pretrained
+from encoders.trained import TrainedEncoder
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.errors import BadInput, UnknownName
@@ -257,6 +258,38 @@ def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_pat
     assert spread.max() < 2.5 * spread.min()
     plain = open_encoder(f"pretrained:{MODEL}", "cpu").encode(pixels(2, 160))
     assert plain.shape[1] > vectors.shape[1] == 5
+
+
+def test_turned_embeddings_have_the_same_cosines(
+    published: torch.nn.Module, tmp_path: Path
+) -> None:
+    plain = {**RECIPE.network, "mirror": True, "class_sharpness": 10.0}
+    vectors = {}
+    for itq in (False, True):
+        train(replace(RECIPE, network={**plain, "itq": itq}), tmp_path / str(itq))
+        vectors[itq] = open_encoder(str(tmp_path / str(itq)), "cpu").encode(pixels(6, 32))
+    np.testing.assert_allclose(
+        vectors[True] @ vectors[True].T, vectors[False] @ vectors[False].T, atol=1e-4
+    )
+    axes = load_file(tmp_path / "True" / "weights.safetensors")["rotation.axes"]
+    torch.testing.assert_close(torch.from_numpy(vectors[False]) @ axes, torch.tensor(vectors[True]))
+    assert (axes - torch.eye(15)).abs().max() > 0.1
+
+
+def test_images_are_embedded_at_a_side_of_their_own(
+    published: torch.nn.Module, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    for side, embed_side in ((48, 0), (48, 64)):
+        folder = tmp_path / str(embed_side)
+        train(replace(RECIPE, network={**RECIPE.network, "embed_side": embed_side}), folder)
+        encoder = open_encoder(str(folder), "cpu")
+        assert isinstance(encoder, TrainedEncoder)
+        encoder.trained.body.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[-1]))
+        encoder.encode(pixels(2, 32))
+        assert seen.pop() == (embed_side or side)
+    first, second = (load_file(tmp_path / n / "weights.safetensors") for n in ("0", "64"))
+    assert all(torch.equal(first[name], second[name]) for name in first)  # trained alike
 
 
 def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_path: Path) -> None:
