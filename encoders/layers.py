@@ -50,6 +50,7 @@ class LayersNetwork(Network):
     settings_type = LayersSettings
     settings: LayersSettings
     precise = frozenset({"mean", "std"})
+    at_once = 16
     mean: Tensor  # of the differences of each layer
     std: Tensor
 
@@ -191,7 +192,6 @@ class Layers(TrainedEncoder):
 
     plugin: ClassVar[str] = "layers"
     network_type = LayersNetwork
-    at_once: ClassVar[int] = 16
     trained: LayersNetwork
 
     def __init__(self, folder: str | None = None, device: str = "auto") -> None:
@@ -215,7 +215,7 @@ class Layers(TrainedEncoder):
             config={"encoder": self.plugin, "version": VERSION, "network": settings.to_json()},
             weights=network.body.state_dict(),
             device=device,
-            batch=self.at_once,
+            batch=network.at_once,
         )
 
     @property

@@ -57,6 +57,7 @@ class Network(nn.Module, ABC):
     metric: Metric = Metric.COSINE
     draws: ClassVar[bool] = False  # whether its outputs have drawings
     precise: frozenset[str] = frozenset()  # weights that are not saved as float16
+    at_once: ClassVar[int] = 250  # images to embed; their feature maps fit the processor's cache
 
     @abstractmethod
     def __init__(self, settings: Any, classes: int, side: int) -> None:

@@ -128,6 +128,7 @@ class PretrainedNetwork(Network):
     settings_type = PretrainedSettings
     settings: PretrainedSettings
     precise = frozenset({"head.mean", "head.axes", "rotation.axes"})
+    at_once = 32
 
     def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
         """The published weights are fetched by `prepare`, not here."""
@@ -247,7 +248,6 @@ class Pretrained(TrainedEncoder):
 
     plugin: ClassVar[str] = "pretrained"
     network_type = PretrainedNetwork
-    at_once: ClassVar[int] = 32
 
     def __init__(self, model: str = OFFLINE_MODEL, device: str = "auto") -> None:
         """Load a timm model by name, `resnet18` or with its tag `resnet18.a1_in1k`.
@@ -294,7 +294,7 @@ class Pretrained(TrainedEncoder):
             config={**config, "layers": [*body.layers]} if at else config,
             weights=network.state_dict(),
             device=device,
-            batch=self.at_once,
+            batch=self.network_type.at_once,
         )
 
 

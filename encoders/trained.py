@@ -24,7 +24,6 @@ class TrainedEncoder(TorchEncoder):
     plugin: ClassVar[str]
     ships_as: ClassVar[str] = ""
     network_type: ClassVar[type[Network]]
-    at_once: ClassVar[int] = 250  # images; their feature maps fit the processor's cache
 
     @classmethod
     def shipped(cls) -> Path:
@@ -54,7 +53,7 @@ class TrainedEncoder(TorchEncoder):
             },
             weights=weights,
             device=device,
-            batch=self.at_once,
+            batch=network.at_once,
         )
 
 

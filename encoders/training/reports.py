@@ -26,12 +26,12 @@ RECONSTRUCTIONS = "reconstructions.png"
 LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
 
 
-def embed(network: nn.Module, images: Images, device: torch.device) -> Vectors:
-    """The outputs (n, dim) of the network for images (n, side, side, 3)."""
+def embed(network: nn.Module, images: Images, device: torch.device, at_once: int) -> Vectors:
+    """The outputs (n, dim) of the network for images (n, side, side, 3), so many at once."""
     parts = []
     with torch.inference_mode(), autocast(device):
-        for start in range(0, len(images), 250):
-            pixels = torch.from_numpy(images[start : start + 250]).to(device)
+        for start in range(0, len(images), at_once):
+            pixels = torch.from_numpy(images[start : start + at_once]).to(device)
             parts.append(network(floats(pixels)).float().cpu())
     vectors: Vectors = torch.cat(parts).numpy()
     return vectors
@@ -43,13 +43,14 @@ def score(
     labels: NDArray[np.int64],
     on: str,
     device: torch.device,
-    metric: Metric = Metric.COSINE,
+    metric: Metric,
+    at_once: int,
 ) -> dict[str, Json]:
     """How well the images find those of their class among each other, each left out of its own.
 
     on: what the images are, for people.
     """
-    vectors = embed(network, images, device)
+    vectors = embed(network, images, device, at_once)
     ids = [str(row) for row in range(len(vectors))]
     labelled = Labelled(vectors, ids, [str(label) for label in labels])
     result = evaluate(labelled, labelled, metric, (1, 10))

@@ -282,7 +282,8 @@ class Run:
     def fit(self) -> None:
         """Fit what the network fits to the features of all training images."""
         extractor = self.network.features().to(self.device).eval()
-        features = embed(extractor, self.data.images[self.data.training], self.device)
+        images = self.data.images[self.data.training]
+        features = embed(extractor, images, self.device, self.network.at_once)
         labels = self.labels[self.training].cpu()
         torch.manual_seed(seed_of(self.recipe.seed, "fit"))
         try:
@@ -400,6 +401,7 @@ class Run:
             on,
             self.device,
             self.network.metric,
+            self.network.at_once,
         )
 
     def _shown(self, most: int | None) -> tuple[NDArray[np.int64], str]:
