@@ -5,6 +5,7 @@ Weights come from the model's hub at run time. Where the package
 takes its weights from there and needs no network.
 """
 
+import copy
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoders.folding import folded
 from encoders.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
@@ -77,8 +79,8 @@ class Features(LayerOutputs):
     def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
         """As `LayerOutputs`."""
         super().__init__(model, layers, network)
-        shape = resolve_model_data_config(network)["input_size"]
-        self.dim = self._dim(shape) if layers else int(network.num_features)
+        self.shape = tuple(resolve_model_data_config(network)["input_size"])
+        self.dim = self._dim() if layers else int(network.num_features)
 
     def forward(self, images: Tensor) -> Tensor:
         final, outputs = self.run(images)
@@ -86,10 +88,23 @@ class Features(LayerOutputs):
             return final
         return torch.cat([functional.normalize(_pooled(output), dim=1) for output in outputs], 1)
 
-    def _dim(self, shape: tuple[int, int, int]) -> int:
+    def folded(self) -> "Features":
+        """The same in evaluation mode, with norms folded into convolutions.
+
+        With layers itself, since these may be norms, or stand before them.
+        """
+        if self.layers:
+            return self
+        features = copy.deepcopy(self).eval()
+        generator = torch.Generator(self.mean.device).manual_seed(0)
+        example = torch.randn(2, *self.shape, generator=generator, device=self.mean.device)
+        features.network = folded(features.network, example)
+        return features
+
+    def _dim(self) -> int:
         training = self.network.training
         with torch.inference_mode():
-            dim = self.eval()(torch.zeros(1, *shape)).shape[1]
+            dim = self.eval()(torch.zeros(1, *self.shape)).shape[1]
         self.train(training)
         return int(dim)
 
@@ -215,9 +230,17 @@ class PretrainedNetwork(Network):
         unturned = self._unturned()
         return nn.Sequential(unturned, self.rotation) if self.settings.itq else unturned
 
+    def folded(self) -> "PretrainedNetwork":
+        """The same function with norms folded into convolutions, for inference."""
+        if self.settings.layers:
+            return self
+        network = copy.deepcopy(self).eval()
+        network.body = network.body.folded()
+        return network
+
     def _unturned(self) -> nn.Module:
-        seen = _AsEmbedded(self, self.vectors)
-        settings = self.settings
+        network, settings = self.folded(), self.settings
+        seen = _AsEmbedded(network, network.vectors)
         return self.with_shares(ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift))
 
 
@@ -282,7 +305,7 @@ class Pretrained(TrainedEncoder):
         }
         TorchEncoder.__init__(
             self,
-            body,
+            body.folded(),
             name=f"pretrained:{spec}",
             dim=body.dim,
             metric=Metric.COSINE,
