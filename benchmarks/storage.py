@@ -7,6 +7,7 @@ largest number, which does not change a cosine.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def measure(
                 {
                     "protocol": protocol.value,
                     "storage": storage,
-                    "bytes": n_bytes * test.vectors.shape[1],
+                    "bytes": math.ceil(n_bytes * test.vectors.shape[1]),
                     "map": result.map,
                     "precision_at_10": result.precision_at[10],
                     "knn_accuracy": result.knn_accuracy,

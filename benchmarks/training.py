@@ -25,13 +25,13 @@ from retrieval.storage.cards import Card
 
 
 def measure(
-    recipe: str, changes: list[str], repeats: int, per_class: int, slow: bool
+    recipe: str, changes: list[str], repeats: int, per_class: int, pytorch: bool
 ) -> dict[str, Json]:
     """Images per second of each way in each repetition, and the ratio of the medians.
 
-    slow: also without retr's own gradients of depthwise convolutions.
+    pytorch: also the bare network without retr's own gradients of depthwise convolutions.
     """
-    rates: dict[str, list[float]] = {"bare": [], "train": [], "bare, PyTorch's gradients": []}
+    rates: dict[str, list[float]] = {"bare": [], "train": []}
     short = [*changes, "epochs=1", f"data.per_class={per_class}"]
     for _ in range(repeats):
         rows: list[Any] = []
@@ -47,11 +47,11 @@ def measure(
             )
         rates["train"].append(rows[0]["images_per_second"])
         rates["bare"].append(_bare(card, FastDepthwise()))
-        if slow:
-            rates["bare, PyTorch's gradients"].append(_bare(card, nullcontext()))
+        if pytorch:
+            rates.setdefault("pytorch", []).append(_bare(card, nullcontext()))
     return {
         "recipe": recipe,
-        **{way: cast(Json, measured) for way, measured in rates.items() if measured},
+        **cast(dict[str, Json], rates),
         "ratio": median(rates["train"]) / median(rates["bare"]),
         "machine": machine.describe(),
     }

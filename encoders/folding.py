@@ -1,6 +1,5 @@
 """Norms folded into the convolutions before them: the same function in fewer steps, to embed by."""
 
-import copy
 from collections import Counter
 from typing import Any
 
@@ -9,31 +8,37 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+
 
 @torch.no_grad()
-def folded(network: nn.Module, example: Tensor) -> nn.Module:
-    """A copy of the network for inference, with batch norms folded into their convolutions.
+def fold(network: nn.Module, example: Tensor) -> None:
+    """Fold the batch norms of a network in evaluation mode into their convolutions.
 
     Which convolution a norm stands behind is seen when the example (n, 3, h, w) runs through.
-    Where the copy says something else of it than the network, since the output of a convolution
-    is wanted before its norm too, the copy has its norms.
+    Where the network then says something else of it, since the output of a convolution is wanted
+    before its norm too, all stays as it was. The tensors that were the weights keep their values.
     """
-    plain = copy.deepcopy(network).eval()
-    found = _norms_behind(plain, example)
-    if not found:
-        return plain
-    shorter = copy.deepcopy(plain)
+    if not any(type(module) in NORMS for module in network.modules()):
+        return
+    found, wanted = _norms_behind(network, example)
+    replaced = {name: network.get_submodule(name) for pair in found.items() for name in pair}
     for norm_name, conv_name in found.items():
-        norm: Any = shorter.get_submodule(norm_name)
-        conv: Any = shorter.get_submodule(conv_name)
-        shorter.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        shorter.set_submodule(norm_name, _behind(norm))
-    wanted, met = plain(example), shorter(example)
-    return shorter if torch.allclose(met, wanted, 1e-3, 1e-3 * float(wanted.abs().max())) else plain
+        norm: Any = replaced[norm_name]
+        conv: Any = replaced[conv_name]
+        network.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
+        network.set_submodule(norm_name, _behind(norm))
+    met = network(example)
+    if not torch.allclose(met, wanted, 1e-3, 1e-3 * float(wanted.abs().max())):
+        for name, module in replaced.items():
+            network.set_submodule(name, module)
 
 
-def _norms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
-    """The names of norms, each with that of the convolution whose output it is given."""
+def _norms_behind(network: nn.Module, example: Tensor) -> tuple[dict[str, str], Tensor]:
+    """The names of norms, each with that of the convolution whose output it is given.
+
+    With them what the network says of the example.
+    """
     found: dict[str, str] = {}
     outputs: dict[int, tuple[str, Tensor]] = {}  # kept, so that no other tensor has their ids
     runs: Counter[str] = Counter()
@@ -46,7 +51,7 @@ def _norms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
                 outputs[id(output)] = (name, output)
 
             hooks.append(module.register_forward_hook(keep))
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
+        elif type(module) in NORMS:
 
             def look(module: nn.Module, given: Any, name: str = name) -> None:
                 runs[name] += 1
@@ -54,10 +59,11 @@ def _norms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
                     found[name] = outputs[id(given[0])][0]
 
             hooks.append(module.register_forward_pre_hook(look))
-    network(example)
+    output: Tensor = network(example)
     for hook in hooks:
         hook.remove()
-    return {norm: conv for norm, conv in found.items() if runs[norm] == runs[conv] == 1}
+    once = {norm: conv for norm, conv in found.items() if runs[norm] == runs[conv] == 1}
+    return once, output
 
 
 def _behind(norm: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.folding import folded
+from encoders.folding import fold
 from encoders.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
@@ -88,18 +88,16 @@ class Features(LayerOutputs):
             return final
         return torch.cat([functional.normalize(_pooled(output), dim=1) for output in outputs], 1)
 
-    def folded(self) -> "Features":
-        """The same in evaluation mode, with norms folded into convolutions.
+    def fold(self) -> None:
+        """Go over to evaluation, with norms folded into convolutions.
 
-        With layers itself, since these may be norms, or stand before them.
+        Not with layers, since these may be norms, or stand before them.
         """
-        if self.layers:
-            return self
-        features = copy.deepcopy(self).eval()
-        generator = torch.Generator(self.mean.device).manual_seed(0)
-        example = torch.randn(2, *self.shape, generator=generator, device=self.mean.device)
-        features.network = folded(features.network, example)
-        return features
+        self.eval()
+        if not self.layers:
+            generator = torch.Generator(self.mean.device).manual_seed(0)
+            example = torch.randn(2, *self.shape, generator=generator, device=self.mean.device)
+            fold(self.network, example)
 
     def _dim(self) -> int:
         training = self.network.training
@@ -235,7 +233,7 @@ class PretrainedNetwork(Network):
         if self.settings.layers:
             return self
         network = copy.deepcopy(self).eval()
-        network.body = network.body.folded()
+        network.body.fold()
         return network
 
     def _unturned(self) -> nn.Module:
@@ -288,6 +286,7 @@ class Pretrained(TrainedEncoder):
     def _open_published(self, spec: str, device: str) -> None:
         model, at, layers = spec.partition("@")
         network, weights_from = load_published(model)
+        weights = network.state_dict()
         settings = resolve_model_data_config(network)
         _, height, width = settings["input_size"]
         if height != width:
@@ -303,9 +302,10 @@ class Pretrained(TrainedEncoder):
             "mean": list(settings["mean"]),
             "std": list(settings["std"]),
         }
+        body.fold()
         TorchEncoder.__init__(
             self,
-            body.folded(),
+            body,
             name=f"pretrained:{spec}",
             dim=body.dim,
             metric=Metric.COSINE,
@@ -315,7 +315,7 @@ class Pretrained(TrainedEncoder):
                 resample=Resample(resample) if resample in known else Resample.BICUBIC,
             ),
             config={**config, "layers": [*body.layers]} if at else config,
-            weights=network.state_dict(),
+            weights=weights,
             device=device,
             batch=self.network_type.at_once,
         )
