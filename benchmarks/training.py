@@ -10,7 +10,9 @@ import argparse
 import json
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -18,7 +20,6 @@ from typing import Any, cast
 import torch
 
 from benchmarks import machine
-from encoders.training.depthwise import FastDepthwise
 from retrieval.contracts import Json
 from retrieval.registry import encoder_plugin, open_trainer
 from retrieval.storage.cards import Card
@@ -46,9 +47,9 @@ def measure(
                 on_epoch=rows.append,
             )
         rates["train"].append(rows[0]["images_per_second"])
-        rates["bare"].append(_bare(card, FastDepthwise()))
+        rates["bare"].append(_bare(card, partial(open_trainer().forward_pass, "cpu")))
         if pytorch:
-            rates.setdefault("pytorch", []).append(_bare(card, nullcontext()))
+            rates.setdefault("pytorch", []).append(_bare(card, _autocast))
     return {
         "recipe": recipe,
         **cast(dict[str, Json], rates),
@@ -57,7 +58,14 @@ def measure(
     }
 
 
-def _bare(card: Card, gradients: AbstractContextManager[object], steps: int = 12) -> float:
+def _autocast() -> AbstractContextManager[object]:
+    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+
+
+def _bare(
+    card: Card, forward_pass: Callable[[], AbstractContextManager[object]], steps: int = 12
+) -> float:
     """Images per second of forward and backward, in the recipe's batches and views."""
     plugin = encoder_plugin(card.encoder).network_type
     recipe = cast(Any, card.training.recipe)
@@ -67,11 +75,10 @@ def _bare(card: Card, gradients: AbstractContextManager[object], steps: int = 12
     side = recipe["augmentation"]["crop_side"] or card.framing.side
     images = torch.rand(batch * recipe["augmentation"]["views"], 3, side, side)
     images = images.contiguous(memory_format=torch.channels_last)
-    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     for step in range(steps):
         if step == 2:  # the first ones allocate
             started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast), gradients:
+        with forward_pass():
             outputs = network.outputs(images)
         total = outputs.embeddings.float().sum()
         if outputs.drawn is not None:

@@ -1,6 +1,7 @@
 """What `retr train` asks of the plug-in that trains encoders."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -31,3 +32,6 @@ class Trainer(Protocol):
         device: auto, cpu or cuda. on_step is called with images done and to do, on_epoch with
         each row of the log, those of earlier runs too.
         """
+
+    def forward_pass(self, device: str) -> AbstractContextManager[object]:
+        """What a step's forward pass runs in: its precision, and how its gradients will come."""

@@ -7,7 +7,8 @@ run that was killed and goes on from its checkpoint ends with the weights of one
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ class Trainer:
         folder holds another run, RetrError when the loss stops being a number or the disk is full.
         """
         return train(read_recipe(recipe, changes), folder, data, device, on_step, on_epoch)
+
+    def forward_pass(self, device: str) -> AbstractContextManager[object]:
+        """What a step's forward pass runs in: its precision, and how its gradients will come."""
+        return _forward_pass(torch_device(device))
+
+
+@contextmanager
+def _forward_pass(device: torch.device) -> Iterator[None]:
+    with autocast(device), FastDepthwise():
+        yield
 
 
 def train(
@@ -354,7 +365,7 @@ class Run:
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """The recipe's loss of a batch (views · n, 3, side, side) of these rows (n,)."""
         views = self.recipe.augmentation.views
-        with autocast(self.device), FastDepthwise():
+        with _forward_pass(self.device):
             embeddings, drawn = self.network.outputs(images)
         embeddings = embeddings.float()
         shared = {
