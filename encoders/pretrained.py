@@ -207,7 +207,7 @@ class PretrainedNetwork(Network):
     def features_of(self, images: Tensor, side: int) -> Tensor:
         """The model's features (n, features) of images of any size, seen at side × side pixels."""
         if side and images.shape[-1] != side:
-            images = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+            images = functional.interpolate(images, (side, side), mode="bicubic", antialias=True)
         features: Tensor = self.body(images)
         return features
 

@@ -92,13 +92,15 @@ def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
 
 
 def cropped(images: Tensor, smallest: float, side_out: int, generator: Generator) -> Tensor:
-    """The batch with a random square of each image scaled bilinearly to side_out × side_out.
+    """The batch with a random square of each image scaled to side_out × side_out.
 
     The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too.
+    Scaling is bilinear, or bicubic where it enlarges the images.
     side_out: pixels; 0 for the images' own.
     """
     n = len(images)
     shape = [n, images.shape[1], side_out, side_out] if side_out else list(images.shape)
+    kernel = "bicubic" if side_out > images.shape[-1] else "bilinear"
     side = (smallest + (1 - smallest) * _random(n, like=images, by=generator)).sqrt()
     # The centre, in coordinates from -1 to 1, so that the square stays within the image.
     centre = (1 - side)[:, None] * (2 * _random(n, 2, like=images, by=generator) - 1)
@@ -106,7 +108,9 @@ def cropped(images: Tensor, smallest: float, side_out: int, generator: Generator
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = centre
     grid = functional.affine_grid(theta, shape, align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return functional.grid_sample(
+        images, grid, kernel, padding_mode="reflection", align_corners=False
+    )
 
 
 def greyed(images: Tensor, share: float, generator: Generator) -> Tensor:

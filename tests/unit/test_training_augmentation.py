@@ -85,6 +85,14 @@ def test_cropped_scales_to_the_side_that_is_wanted() -> None:
     assert cropped(images, 0.5, 8, generator(1)).shape == (4, 3, 8, 8)
 
 
+def test_cropped_enlarges_bicubically() -> None:
+    images = torch.rand(4, 3, 16, 16, generator=generator())
+    whole = cropped(images, 1.0, 48, generator(1))
+    wanted = torch.nn.functional.interpolate(images, 48, mode="bicubic")
+    inside = (..., slice(6, -6), slice(6, -6))  # edges are reflected in one, repeated in the other
+    torch.testing.assert_close(whole[inside], wanted[inside])
+
+
 def test_greyed_takes_the_colour_of_some() -> None:
     images = torch.rand(200, 3, 4, 4, generator=generator())
     result = greyed(images, 0.3, generator(1))
