@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from safetensors.torch import load_file, save_file
 
-from retrieval.contracts import Encoder, Images, Json
+from benchmarks.unseen import unseen
+from retrieval.contracts import Encoder, Json
 from retrieval.errors import BadInput
-from retrieval.images import load, open_source
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import open_encoder
-from retrieval.storage.cards import IMAGES, WEIGHTS, Card
+from retrieval.storage.cards import WEIGHTS, Card
 from retrieval.storage.files import sha256_of
 
 STEPS: dict[str, dict[str, Json]] = {
@@ -40,8 +39,7 @@ def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
     card = Card.read(folder)
     if card.network.get("class_sharpness") is None:
         raise BadInput(f"{folder} has no class proxies; train with network.class_sharpness")
-    images, labels = _unseen(card, folder, split, limit)
-    ids = [str(row) for row in range(len(images))]
+    images, ids, labels = unseen(card, folder, split, limit)
     for step, settings in STEPS.items():
         with tempfile.TemporaryDirectory() as name:
             encoder = _variant(card, folder, settings, Path(name))
@@ -59,18 +57,6 @@ def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
             "knn_accuracy": result.knn_accuracy,
             "images_per_second": len(images) / seconds,
         }
-
-
-def _unseen(card: Card, folder: Path, split: str, limit: int) -> tuple[Images, list[str | None]]:
-    """The first images of the split that were not trained on, and their labels."""
-    trained = set()
-    if split == "train":
-        trained = set((folder / IMAGES).read_text(encoding="utf-8").split("\n"))
-    source = open_source(str(card.training.data["source"]).split("/")[0], split)
-    items = [item for item in source.items() if item.id not in trained][:limit]
-    if not items:
-        raise BadInput(f"{folder} was trained on all images; train with data.validation")
-    return np.stack([load(item, card.framing) for item in items]), [item.label for item in items]
 
 
 def _variant(card: Card, folder: Path, settings: dict[str, Json], place: Path) -> Encoder:

@@ -100,6 +100,27 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     _save(figure, path)
 
 
+def draw_lines(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]],
+    x: str,
+    y: str,
+) -> None:
+    """Draw panels side by side, by name: lines, by name, over the same points of the x axis."""
+    figure = _figure(path, 3.2 * len(panels) + 1.5, 3.6)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(title=title, xlabel=x)
+        axes.grid(alpha=0.3)
+    grid[0].set_ylabel(y)
+    if any(lines for lines in panels.values() if [*lines] != [""]):
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right upper", frameon=False)
+    _save(figure, path)
+
+
 def draw_map(path: Path, points: Vectors, labels: Labels, title: str) -> None:
     """Draw points (n, 2), coloured by label."""
     figure = _figure(path, 8, 7)

@@ -1,17 +1,20 @@
 """The scripts that measure encoders, on data small enough to work out by hand."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ablation, sweep
 from benchmarks.storage import STORAGE, measure
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric
+from retrieval.errors import BadInput
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol
+from retrieval.storage.cards import Card
 
 
 def labelled(split: str, n: int, classes: int, noise: float, seed: int) -> Labelled:
@@ -78,3 +81,50 @@ def test_each_part_of_an_embedding_has_a_row(tmp_path: Path) -> None:
     assert len({row["map"] for row in rows}) == len(rows)
     (few, *_) = ablation.measure(tmp_path, "train", 10_000)
     assert few["images"] == held_out
+
+
+SMALL = """
+encoder = "siamese"
+network = {widths = [4, 4, 4], dim = 3}
+losses = [{name = "contrastive"}]
+epochs = 1
+data = {source = "digits", classes = ["0", "1", "2"], per_class = 20, validation = 15}
+sampler = {batch = 15}
+optimizer = {name = "adamw", lr = 0.01}
+"""
+
+
+def test_a_sweep_has_a_row_for_each_combination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(SMALL)
+    out = tmp_path / "out"
+    varied = ["sampler.batch=15|45", "network.widths=[4, 4, 4]|[8, 4, 4]"]
+    given = ["sweep", str(recipe), "--set", "epochs=2", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*given, *(w for text in varied for w in ("--vary", text))])
+    sweep.main()
+    with (out / "sweep.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [(row["sampler.batch"], row["network.widths"]) for row in rows] == [
+        ("15", "[4, 4, 4]"), ("15", "[8, 4, 4]"), ("45", "[4, 4, 4]"), ("45", "[8, 4, 4]"),
+    ]  # fmt: skip
+    weights = [int(row["weights"]) for row in rows]
+    assert weights[0] == weights[2] < weights[1] == weights[3]
+    assert all(0.4 < float(row[group]) <= 1 for row in rows for group in sweep.GROUPS)
+    assert len({row["joint"] for row in rows}) > 1
+    assert (out / "sweep.png").stat().st_size > 10_000
+    folder = out / "sampler.batch=45,network.widths=[8, 4, 4]"
+    card = Card.read(folder)
+    assert card.training.recipe["epochs"] == 2
+    before = (folder / "card.json").stat().st_mtime_ns
+    assert [*sweep.measure(str(recipe), ["epochs=2"], varied, out)][3]["joint"] == float(
+        rows[3]["joint"]
+    )
+    assert (folder / "card.json").stat().st_mtime_ns == before  # nothing was trained again
+
+
+@pytest.mark.parametrize("text", ["epochs", "epochs=", "=1|2", "epochs=1||2"])
+def test_a_sweep_says_how_to_vary(text: str) -> None:
+    with pytest.raises(BadInput, match="is not understood; write --vary"):
+        [*sweep.combinations([text])]
