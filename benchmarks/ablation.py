@@ -64,6 +64,9 @@ def _variant(card: Card, folder: Path, settings: dict[str, Json], place: Path) -
     weights = load_file(card.check_weights(folder))
     if "class_sharpness" in settings:
         del weights["proxies"]
+    if card.network.get("itq"):  # turns all numbers, which changes no cosine
+        settings = {**settings, "itq": False}
+        del weights["rotation.axes"]
     save_file(weights, place / WEIGHTS)
     network = {**card.network, **settings}
     replace(card, network=network, weights_sha256=sha256_of(place / WEIGHTS)).write(place)

@@ -18,12 +18,14 @@ from retrieval.quality.labelled import Labelled
 FRAMING = Framing(side=32)
 
 
-def pixels(source: Source) -> tuple[Vectors, list[str], list[str | None]]:
-    """The pixels (n, 3072) of all images, their ids and labels."""
-    vectors = np.empty((len(source), 3 * FRAMING.side**2), np.float32)
+def pixels(
+    source: Source, framing: Framing = FRAMING
+) -> tuple[Vectors, list[str], list[str | None]]:
+    """The pixels (n, 3 · side²) of all images, their ids and labels."""
+    vectors = np.empty((len(source), 3 * framing.side**2), np.float32)
     ids, labels = [], []
     for row, item in enumerate(source.items()):
-        vectors[row] = load(item, FRAMING).reshape(-1)
+        vectors[row] = load(item, framing).reshape(-1)
         ids.append(item.id)
         labels.append(item.label)
     return vectors / np.float32(255), ids, labels

@@ -27,8 +27,8 @@ def measure(name: str, source: str, limit: int | None) -> dict[str, Json]:
     drawn = encoder.reconstruct(images)
     error = float(np.square(drawn - images / np.float32(255)).mean())
 
-    asked, _, _ = pixels(test)
-    known, _, _ = pixels(open_source(source, "train", limit=limit))
+    asked, _, _ = pixels(test, encoder.framing)
+    known, _, _ = pixels(open_source(source, "train", limit=limit), encoder.framing)
     mean = known.mean(axis=0)
     axes = components(known - mean, encoder.dim)
     centred = asked - mean

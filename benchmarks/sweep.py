@@ -2,9 +2,9 @@
 
 Every combination of the settings is trained into a folder of its own, and its encoder tells pairs
 of test images of one class from others: of the classes that it was trained on, of those that it
-was not, and of all together. The threshold comes from training images that the recipe held out
-(`data.validation`). Combinations that are there already are not trained again. A table as CSV and
-a plot lie beside the folders.
+was not, and of all together. The threshold comes from pairs of the training split's other images
+of the classes that it was trained on. Combinations that are there already are not trained again. A
+table as CSV and a plot lie beside the folders.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
     def write(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, [*rows[0]])
+            table = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
             table.writeheader()
             table.writerows(rows)
 

@@ -8,7 +8,9 @@ import numpy as np
 from retrieval.contracts import Images
 from retrieval.errors import BadInput
 from retrieval.images import load, open_source
-from retrieval.storage.cards import IMAGES, Card
+from retrieval.quality.provenance import Provenance
+from retrieval.storage.cards import Card
+from retrieval.storage.shards import SourceFacts
 
 
 def unseen(
@@ -20,19 +22,21 @@ def unseen(
 ) -> tuple[Images, list[str], list[str | None]]:
     """The first images of the split that were not trained on, their ids and labels.
 
-    They are those of the data set that the encoder was trained on; classes: of these alone.
-    Raises BadInput for none.
+    They are those of the data set that the recipe names; classes: of these alone. Raises BadInput
+    for none.
     """
-    trained = set()
-    if split == "train":
-        trained = set((folder / IMAGES).read_text(encoding="utf-8").split("\n"))
-    source = open_source(str(card.training.data["source"]).split("/")[0], split)
-    items = [
-        item
-        for item in source.items()
-        if item.id not in trained and (classes is None or item.label in classes)
-    ][:limit]
+    source = open_source(_source_of(card), split)
+    items = [item for item in source.items() if classes is None or item.label in classes]
+    facts = SourceFacts(source.name, source.fingerprint, len(source))
+    seen = Provenance(folder, card).has_seen(facts, [item.id for item in items])
+    items = [item for item, known in zip(items, seen, strict=True) if not known][:limit]
     if not items:
         raise BadInput(f"{folder} was trained on all images; train with data.validation")
     images = np.stack([load(item, card.framing) for item in items])
     return images, [item.id for item in items], [item.label for item in items]
+
+
+def _source_of(card: Card) -> str:
+    data = card.training.recipe["data"]
+    assert isinstance(data, dict)
+    return str(data["source"])

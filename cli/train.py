@@ -72,8 +72,8 @@ def train(
                 output.say(f"{'epoch':>5}  {'loss':>8}  {'mAP':>6}  {'P@10':>6}  {'images/s':>8}")
                 first = False
             output.say(
-                f"{row['epoch']:>5}  {row['loss']:>8.4f}  {row['map']:>6.4f}  "
-                f"{row['precision_at_10']:>6.4f}  {row['images_per_second']:>8,.0f}"
+                f"{row['epoch']:>5}  {row['loss']:>8.4f}  {_share(row['map']):>6}  "
+                f"{_share(row['precision_at_10']):>6}  {row['images_per_second']:>8,.0f}"
             )
 
         card = trainer.train(
@@ -91,8 +91,8 @@ def train(
         f"encoder {folder}: {card.dim} dimensions, trained in {duration(60 * facts.minutes)}"
     )
     output.say(
-        f"mAP {facts.metrics['map']:.4f}, P@10 {facts.metrics['precision_at_10']:.4f} among "
-        f"{facts.metrics['scored_on']}, each left out of its own ranking"
+        f"mAP {_share(facts.metrics['map'])}, P@10 {_share(facts.metrics['precision_at_10'])} "
+        f"among {facts.metrics['scored_on']}, each left out of its own ranking"
     )
     # A bare name would be that of a registered encoder.
     named = folder if len(folder.parts) > 1 else f"./{folder}"
@@ -108,3 +108,7 @@ def train(
             "metrics": dict(facts.metrics),
         }
     )
+
+
+def _share(value: "JsonValue") -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -28,7 +28,6 @@ from retrieval.errors import BadInput
 VERSION = 1  # of this file's arithmetic; part of the fingerprint
 BLOCKS = 16
 UNITS = (32, 64)  # of the scorer's two hidden layers
-MOST_IMAGES = 500  # to train on: their maps take 4 MB each, and their pairs grow with the square
 PAIRS_AT_ONCE = 64
 
 
@@ -51,6 +50,8 @@ class LayersNetwork(Network):
     settings: LayersSettings
     precise = frozenset({"mean", "std"})
     at_once = 16
+    most_images = 500  # their maps take 4 MB each, and their pairs grow with the square
+    fits_labels = True
     mean: Tensor  # of the differences of each layer
     std: Tensor
 
@@ -86,11 +87,6 @@ class LayersNetwork(Network):
 
     def prepare(self, images: Tensor) -> None:
         """Take the model's published weights."""
-        if len(images) > MOST_IMAGES:
-            raise BadInput(
-                f"the scorer is trained on all pairs of at most {MOST_IMAGES} images, got "
-                f"{len(images):,} or more; set data.per_class lower"
-            )
         model, _ = load_published(self.settings.model)
         self.body.network.load_state_dict(model.state_dict())
 

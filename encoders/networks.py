@@ -56,6 +56,8 @@ class Network(nn.Module, ABC):
     proxies: Tensor | None
     metric: Metric = Metric.COSINE
     draws: ClassVar[bool] = False  # whether its outputs have drawings
+    most_images: ClassVar[int | None] = None  # to train on; None: any number
+    fits_labels: ClassVar[bool] = False  # whether `fit` wants to know each image's class
     precise: frozenset[str] = frozenset()  # weights that are not saved as float16
     at_once: ClassVar[int] = 250  # images to embed; their feature maps fit the processor's cache
 

@@ -148,9 +148,7 @@ class PretrainedNetwork(Network):
         super().__init__(settings, classes, side)
         self.settings = settings
         check_known(settings.model)
-        bare = timm.create_model(
-            settings.model, pretrained=False, num_classes=0, drop_path_rate=settings.drop_path
-        )
+        bare = _bare(settings)
         self.body = Features(settings.model, settings.layers, bare)
         if settings.frozen or settings.head == "whitening":
             self.body.requires_grad_(False)
@@ -220,7 +218,8 @@ class PretrainedNetwork(Network):
     def fit(self, features: Tensor, labels: Tensor) -> None:
         if isinstance(self.head, Whitening):
             self.head.fit(features)
-            features = functional.normalize(self.head(features), dim=1)
+            features = features.to(self.head.mean.device)
+            features = functional.normalize(self.head(features), dim=1).cpu()
         if self.settings.itq:
             self.rotation.fit(features)
 
@@ -240,6 +239,22 @@ class PretrainedNetwork(Network):
         network, settings = self.folded(), self.settings
         seen = _AsEmbedded(network, network.vectors)
         return self.with_shares(ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift))
+
+
+def _bare(settings: PretrainedSettings) -> Any:
+    """The model without its classifier and its weights. Raises BadInput where timm makes none."""
+    try:
+        return timm.create_model(
+            settings.model,
+            pretrained=False,
+            num_classes=0,
+            drop_path_rate=settings.drop_path or None,  # which not all models know
+        )
+    except (TypeError, RuntimeError) as error:
+        raise BadInput(
+            f"timm makes no {settings.model} with drop_path {settings.drop_path} ({error}); change "
+            "network.model or network.drop_path"
+        ) from None
 
 
 class _AsEmbedded(nn.Module):

@@ -30,7 +30,7 @@ class Trainer(Protocol):
 
         recipe: a name or a TOML file; changes: `KEY=VALUE` each; data: where data sets lie;
         device: auto, cpu or cuda. on_step is called with images done and to do, on_epoch with
-        each row of the log, those of earlier runs too.
+        each row of the log, those from before a stop too; neither where all is done already.
         """
 
     def forward_pass(self, device: str) -> AbstractContextManager[object]:

@@ -100,7 +100,7 @@ def _classes(settings: recipe.Data, labels: Iterable[str]) -> tuple[str, ...]:
     for name in settings.classes:
         if name not in there:
             raise UnknownName(f"class of {settings.source}", name, there)
-    return tuple(sorted(settings.classes or there))
+    return tuple(sorted({*settings.classes} or there))
 
 
 def _clustered(
@@ -120,6 +120,7 @@ def _clustered(
     if not settings.clusters:
         return clusters, ""
     from sklearn.cluster import KMeans  # slow to import
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     encoder = open_encoder(settings.clustered_by)
     if encoder.framing != framing:
@@ -136,7 +137,9 @@ def _clustered(
     vectors = np.concatenate([encoder.encode(images[rows]) for rows in parts])
     if encoder.metric == Metric.COSINE:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    clusters[training] = KMeans(settings.clusters, n_init=1, random_state=seed).fit_predict(vectors)
+    with threadpool_limits(1):  # sums of several threads come in any order
+        found = KMeans(settings.clusters, n_init=1, random_state=seed).fit_predict(vectors)
+    clusters[training] = found
     return clusters, encoder.fingerprint
 
 

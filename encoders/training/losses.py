@@ -6,6 +6,7 @@ miner or a sampler of pairs chose them, the indices of the pairs or triplets.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -33,6 +34,8 @@ class SquaredContrastive(losses.ContrastiveLoss):  # type: ignore[misc]
 
     def __init__(self, margin: float = 1.0, **kwargs: Any) -> None:
         super().__init__(pos_margin=0.0, neg_margin=margin, **kwargs)
+        if self.distance.is_inverted:
+            raise ValueError("it wants a distance, and cosines are larger for what is nearer")
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor, indices: Any, others: Any, other_labels: Any
@@ -118,7 +121,7 @@ class Term(nn.Module):
 
     def __init__(self, settings: Loss, classes: int, dim: int) -> None:
         """Raises UnknownName for a loss, miner or option that is not there, BadInput for an
-        option of a wrong value."""
+        option that it does not take."""
         super().__init__()
         self.settings = settings
         self.classes = classes
@@ -147,13 +150,30 @@ class Term(nn.Module):
         return None
 
 
-def check_losses(terms: tuple[Loss, ...]) -> None:
-    """Raise UnknownName or BadInput for a term that cannot be built."""
-    for settings in terms:
-        if settings.name != RECONSTRUCTION:
-            Term(settings, classes=2, dim=2)
-        elif settings.options or settings.miner:
+def check_loss(settings: Loss) -> None:
+    """Raise UnknownName or BadInput for a term that cannot be built, or fails on a small batch."""
+    if settings.name == RECONSTRUCTION:
+        if settings.options or settings.miner:
             raise BadInput(f"loss {RECONSTRUCTION} takes a weight alone; remove the rest")
+        return
+    generator = torch.Generator().manual_seed(0)
+    embeddings = functional.normalize(torch.randn(16, 8, generator=generator), dim=1)
+    labels = torch.arange(16) % 2
+    term = Term(settings, classes=2, dim=8)
+    options = dict(settings.options) | (dict(settings.miner.options) if settings.miner else {})
+    try:
+        value = float(term(embeddings, labels, None))
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
+        raise BadInput(
+            f"loss {settings.name} fails with {options} ({error}); change them"
+        ) from None
+    if not math.isfinite(value):
+        raise BadInput(f"loss {settings.name} is {value} with {options}; change them")
+
+
+def has_classes(name: str) -> bool:
+    """Whether the loss learns something for each class."""
+    return {"num_classes", "embedding_size"} <= _parameters(LOSSES[name])
 
 
 def _loss(settings: Loss, classes: int, dim: int) -> nn.Module:
@@ -161,7 +181,7 @@ def _loss(settings: Loss, classes: int, dim: int) -> nn.Module:
         raise UnknownName("loss", settings.name, (*LOSSES, RECONSTRUCTION))
     make = LOSSES[settings.name]
     given: dict[str, object] = {}
-    if {"num_classes", "embedding_size"} <= _parameters(make):
+    if has_classes(settings.name):
         given |= {"num_classes": classes, "embedding_size": dim}
     if settings.distance is not None:
         given["distance"] = DISTANCES[settings.distance]()

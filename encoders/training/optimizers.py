@@ -27,6 +27,12 @@ class Optimizers:
         self.optimizers = _made(settings, _trainable(grown), _trainable(fresh))
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
+    def length(self) -> float:
+        """The Euclidean length of all gradients together."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return float(nn.utils.get_total_norm(gradients))
+
     def step(self, done: float) -> None:
         """Move the parameters by their gradients, and forget these. done: share of the run."""
         factor = rate_at(done, self.settings)
@@ -44,6 +50,11 @@ class Optimizers:
         """Take up the state of a run of the same recipe."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+            for parameter, kept in optimizer.state.items():
+                for name, value in kept.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        # As the optimizer would lay it out itself.
+                        kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def rate_at(done: float, settings: recipe.Optimizer) -> float:
@@ -65,22 +76,23 @@ def _made(
         return []
     decay = settings.weight_decay
     other_lr = settings.other_lr or settings.lr
+    muon: list[torch.optim.Optimizer] = []
+    lr = settings.lr
     if settings.name == "muon":
-        matrices = [p for p in grown if p.ndim > 1]
-        rest = [*(p for p in grown if p.ndim < 2), *fresh]
-        muon = Muon(matrices, settings.lr, settings.momentum)
-        if not rest:
-            return [muon]
-        return [muon, torch.optim.AdamW(rest, other_lr, ADAM_BESIDE_MUON, weight_decay=decay)]
+        matrices, lr = [p for p in grown if p.ndim > 1], other_lr
+        grown = [p for p in grown if p.ndim < 2]
+        muon = [Muon(matrices, settings.lr, settings.momentum)] if matrices else []
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "lr": lr, "weight_decay": weight_decay}
-        for family, lr in ((grown, settings.lr), (fresh, other_lr))
+        {"params": parameters, "lr": lr_of_family, "weight_decay": weight_decay}
+        for family, lr_of_family in ((grown, lr), (fresh, other_lr))
         for parameters, weight_decay in (
             ([p for p in family if p.ndim > 1], decay),
             ([p for p in family if p.ndim < 2], 0.0),  # biases and norms are not decayed
         )
         if parameters
     ]
+    if settings.name == "muon":
+        return [*muon, *([torch.optim.AdamW(groups, betas=ADAM_BESIDE_MUON)] if groups else [])]
     if settings.name == "sgd":
         nesterov = settings.momentum > 0
         return [torch.optim.SGD(groups, settings.lr, settings.momentum, nesterov=nesterov)]

@@ -215,4 +215,5 @@ def _gather_options(table: dict[str, Any]) -> None:
             if isinstance(owner, dict):
                 known = {f.name for f in fields(kind)}
                 options = {key: owner.pop(key) for key in [*owner] if key not in known}
-                owner.setdefault("options", {}).update(options)
+                if isinstance(owner.setdefault("options", {}), dict):
+                    owner["options"].update(options)

@@ -21,6 +21,7 @@ from retrieval.quality.labelled import Labelled
 from retrieval.storage.cards import LOG
 from retrieval.storage.files import write_whole
 
+MEASURES = ("map", "precision_at_10", "knn_accuracy")
 CURVES = "curves.png"
 RECONSTRUCTIONS = "reconstructions.png"
 LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
@@ -28,19 +29,21 @@ LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
 
 def embed(network: nn.Module, images: Images, device: torch.device, at_once: int) -> Vectors:
     """The outputs (n, dim) of the network for images (n, side, side, 3), so many at once."""
-    parts = []
+    vectors = np.empty((len(images), 0), np.float32)
     with torch.inference_mode(), autocast(device):
         for start in range(0, len(images), at_once):
             pixels = torch.from_numpy(images[start : start + at_once]).to(device)
-            parts.append(network(floats(pixels)).float().cpu())
-    vectors: Vectors = torch.cat(parts).numpy()
+            output = network(floats(pixels)).float().cpu().numpy()
+            if not start:
+                vectors = np.empty((len(images), output.shape[1]), np.float32)
+            vectors[start : start + len(output)] = output
     return vectors
 
 
 def score(
     network: nn.Module,
     images: Images,
-    labels: NDArray[np.int64],
+    labels: Sequence[str | None],
     on: str,
     device: torch.device,
     metric: Metric,
@@ -48,18 +51,18 @@ def score(
 ) -> dict[str, Json]:
     """How well the images find those of their class among each other, each left out of its own.
 
-    on: what the images are, for people.
+    on: what the images are, for people. Where no two have a label in common, measures are None.
     """
+    scored_on: dict[str, Json] = {"scored_on": f"{len(images):,} {on} images"}
+    known = [label for label in labels if label is not None]
+    if len(known) == len({*known}):
+        return scored_on | dict.fromkeys(MEASURES)
     vectors = embed(network, images, device, at_once)
     ids = [str(row) for row in range(len(vectors))]
-    labelled = Labelled(vectors, ids, [str(label) for label in labels])
+    labelled = Labelled(vectors, ids, labels)
     result = evaluate(labelled, labelled, metric, (1, 10))
-    return {
-        "scored_on": f"{len(images):,} {on} images",
-        "map": result.map,
-        "precision_at_10": result.precision_at[10],
-        "knn_accuracy": result.knn_accuracy,
-    }
+    values = (result.map, result.precision_at[10], result.knn_accuracy)
+    return scored_on | dict(zip(MEASURES, values, strict=True))
 
 
 def write_reports(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:

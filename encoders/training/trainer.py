@@ -24,9 +24,10 @@ from encoders.inference import autocast, floats, keep_freed_memory, torch_device
 from encoders.networks import Network
 from encoders.training.augmentation import augmented
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from encoders.training.checks import check_data, check_network, check_recipe
 from encoders.training.data import NO_LABEL, TrainingSet, read_training_set
 from encoders.training.depthwise import FastDepthwise
-from encoders.training.losses import RECONSTRUCTION, Term, check_losses, pairs_of
+from encoders.training.losses import RECONSTRUCTION, Term, pairs_of
 from encoders.training.optimizers import Optimizers
 from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
 from encoders.training.reports import (
@@ -38,7 +39,7 @@ from encoders.training.reports import (
     versions,
     write_reports,
 )
-from encoders.training.sampling import batches, check_sampler
+from encoders.training.sampling import batches
 from encoders.training.start import Start, start_from
 from retrieval.contracts import Framing, Json
 from retrieval.errors import BadInput, Mismatch, RetrError, UnknownName
@@ -47,7 +48,7 @@ from retrieval.storage.cards import CARD, IMAGES, WEIGHTS, Card, TrainingFacts, 
 from retrieval.storage.files import locked, made_folder, sha256_of, write_whole
 
 CHECKPOINT_SECONDS = 60
-SAMPLE = 10_000  # images from which a network takes its statistics
+SAMPLE_PIXELS = 10_000 * 32 * 32  # of the images from which a network takes its statistics
 SHOWN = 50  # images in the picture of reconstructions
 SCORED = 1_000  # images that are scored after an epoch; after the last, all held-out ones
 
@@ -105,34 +106,31 @@ def train(
     """As `Trainer.train`, for a recipe that has been read."""
     network_type, settings = _network_of(recipe)
     recipe = replace(recipe, network=settings.to_json())  # defaults written out
-    check_losses(recipe.losses)
-    if recipe.epochs and not recipe.losses:
-        raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
-    _check_clusters(recipe)
+    check_recipe(recipe)
     where = torch_device(device)
     framing = Framing(side=recipe.data.side)
     if is_trained(folder):
-        _check_recipe(folder / CARD, Card.read(folder).training.recipe, recipe)
+        _check_made_by(folder / CARD, Card.read(folder).training.recipe, recipe)
     data = read_training_set(recipe.data, framing, recipe.seed, data_folder)
-    if recipe.epochs:
-        check_sampler(recipe.sampler, torch.from_numpy(data.labels[data.training]), data.names)
-    _check_labels(recipe, data)
+    check_data(recipe, network_type, data)
     torch.manual_seed(seed_of(recipe.seed, "network"))
     network = _built(network_type, settings, data, framing)
     start = start_from(recipe.start, network, data) if recipe.start else Start()
-    _check_crops(network, recipe.augmentation.crop_side)
     terms = _terms(recipe, network, len(data.names))
+    check_network(recipe, network, terms)
     made_folder(folder)
     with locked(folder):
         if is_trained(folder):
             card = Card.read(folder)
-            _check_recipe(folder / CARD, card.training.recipe, recipe)
+            _check_made_by(folder / CARD, card.training.recipe, recipe)
             _check_origin(folder / CARD, card.training.data, data, start)
             return card
         try:
             return Run(recipe, network, terms, data, start, framing, folder, where).finish(
                 on_step, on_epoch
             )
+        except BrokenPipeError:
+            raise  # whoever was told of the epochs is gone
         except OSError as error:
             raise RetrError(
                 f"cannot write into {folder} ({error.strerror}); the last checkpoint is whole: "
@@ -154,31 +152,7 @@ def _trainable(name: str) -> type[Network] | None:
     return plugin.network_type if getattr(plugin, "plugin", None) == name else None
 
 
-def _check_clusters(recipe: Recipe) -> None:
-    """Raise BadInput where a loss wants clusters and there are none, or none wants them."""
-    wanted = any(loss.labels == "cluster" for loss in recipe.losses)
-    if wanted and not recipe.data.clusters:
-        raise BadInput(
-            "a loss wants clusters, and there are none; set data.clusters and data.clustered_by"
-        )
-    if not wanted and (recipe.data.clusters or recipe.data.clustered_by):
-        raise BadInput(
-            "no loss wants clusters; remove data.clusters and data.clustered_by, or set labels = "
-            '"cluster" for a loss'
-        )
-
-
-def _check_labels(recipe: Recipe, data: TrainingSet) -> None:
-    """Raise BadInput where a loss wants the class of images that have none."""
-    by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)
-    if by_class and NO_LABEL in data.names:
-        raise BadInput(
-            f"some images of {data.source} have no label, which the losses want; name the classes "
-            'with data.classes, or set labels = "image" for each loss'
-        )
-
-
-def _check_recipe(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> None:
+def _check_made_by(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> None:
     """Raise Mismatch unless the file was made by this recipe."""
     wanted = recipe.to_json()
     for key in sorted({*made_by, *wanted} - {"about"}):
@@ -207,12 +181,7 @@ def _check_origin(
 
 
 def _terms(recipe: Recipe, network: Network, classes: int) -> nn.ModuleList:
-    """The losses of embeddings. Raises BadInput where losses and network do not go together."""
-    if not network.draws and any(loss.name == RECONSTRUCTION for loss in recipe.losses):
-        raise BadInput(
-            f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "
-            "remove it, or train an autoencoder"
-        )
+    """The losses of embeddings."""
     terms = [
         Term(
             loss,
@@ -222,11 +191,6 @@ def _terms(recipe: Recipe, network: Network, classes: int) -> nn.ModuleList:
         for loss in recipe.losses
         if loss.name != RECONSTRUCTION
     ]
-    if network.proxies is not None and all(term.proxies() is None for term in terms):
-        raise BadInput(
-            "the network's settings want class proxies, and no loss of the recipe has any; "
-            "add the loss normalised-softmax, or remove network.class_sharpness"
-        )
     return nn.ModuleList(terms)
 
 
@@ -266,7 +230,8 @@ class Run:
         self.clusters = torch.from_numpy(data.clusters).to(device)
         self.training = torch.from_numpy(data.training)
         # Spread over all: a folder's images stand class by class.
-        sample = data.training[:: max(1, len(data.training) // SAMPLE)]
+        most = max(1, SAMPLE_PIXELS // framing.side**2)
+        sample = data.training[:: -(-len(data.training) // most)]
         self.network.to(device)
         if not recipe.start:
             self.network.prepare(floats(self.pixels[torch.from_numpy(sample)]))
@@ -276,6 +241,7 @@ class Run:
         self.coin = (coins < 0.5).to(device)
         self.position = Position()
         self.rows: list[dict[str, Json]] = []
+        self.trained = time.perf_counter()  # when all epochs were done
         self.load()
 
     def finish(self, on_step: OnStep, on_epoch: OnEpoch) -> Card:
@@ -284,6 +250,7 @@ class Run:
             on_epoch(row)
         while self.position.epoch < self.recipe.epochs:
             on_epoch(self.epoch(on_step))
+        self.trained = time.perf_counter()
         if self.network.needs_features:
             self.keep_proxies()
             self.network.load_state_dict(self.rounded())  # fitted to what will be written
@@ -322,6 +289,7 @@ class Run:
             if now - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.perf_counter()
+        trained = time.perf_counter()
         metrics = self.scored(SCORED)
         row: dict[str, Json] = {
             "epoch": here.epoch + 1,
@@ -331,7 +299,7 @@ class Run:
             **metrics,
         }
         self.rows.append(row)
-        total = here.total_seconds + here.seconds
+        total = here.total_seconds + here.seconds + time.perf_counter() - trained
         self.position = Position(epoch=here.epoch + 1, total_seconds=total)
         self.save()
         write_reports(self.folder, self.rows)
@@ -353,12 +321,14 @@ class Run:
         loss = self.loss(images, rows)
         loss.backward()
         value = loss.item()
-        if not math.isfinite(value):
-            raise RetrError(
-                f"the loss is {value} in epoch {here.epoch + 1}, step {here.step + 1}; "
-                f"{self.last_good()}; train into another --out with a lower optimizer.lr than "
-                f"{recipe.optimizer.lr}"
-            )
+        # Weights are moved by finite numbers alone: checkpoints stay good.
+        for name, met in (("loss", value), ("length of its gradient", self.optimizers.length())):
+            if not math.isfinite(met):
+                raise RetrError(
+                    f"the {name} is {met} in epoch {here.epoch + 1}, step {here.step + 1}; "
+                    f"{self.last_good()}; train into another --out with a lower optimizer.lr than "
+                    f"{recipe.optimizer.lr}"
+                )
         self.optimizers.step(done)
         return value
 
@@ -405,10 +375,11 @@ class Run:
         self.keep_proxies()
         chosen, on = self._shown(most)
         embedder = self.network.embedder().to(self.device).eval()
+        names = [self.data.names[label] for label in self.data.labels[chosen].tolist()]
         return score(
             embedder,
             self.data.images[chosen],
-            self.data.labels[chosen],
+            [None if name == NO_LABEL else name for name in names],
             on,
             self.device,
             self.network.metric,
@@ -449,7 +420,7 @@ class Run:
         if state is None:
             return
         file = self.folder / CHECKPOINT
-        _check_recipe(file, state["recipe"], self.recipe)
+        _check_made_by(file, state["recipe"], self.recipe)
         _check_origin(file, state["data"], self.data, self.start)
         self.position = Position(
             state["epoch"],
@@ -485,6 +456,8 @@ class Run:
         if self.network.draws:
             self.draw()
         write_whole(self.folder / IMAGES, self._write_images)
+        metrics = self.scored()
+        seconds = self.position.total_seconds + time.perf_counter() - self.trained
         card = Card(
             encoder=self.recipe.encoder,
             network=self.recipe.network,
@@ -499,8 +472,8 @@ class Run:
                 seed=self.recipe.seed,
                 machine=machine(self.device),
                 versions=versions(),
-                minutes=round(self.position.total_seconds / 60, 2),
-                metrics=self.scored(),
+                minutes=round(seconds / 60, 2),
+                metrics=metrics,
             ),
         )
         card.write(self.folder)
@@ -542,22 +515,6 @@ def _built(
         raise BadInput(
             f"the network cannot be built: {error}; change [network] or data.side"
         ) from None
-
-
-def _check_crops(network: Network, side: int) -> None:
-    """Raise BadInput if the network takes no crops of so many pixels; 0: there are none."""
-    if not side:
-        return
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval().outputs(torch.zeros(1, 3, side, side))
-    except RuntimeError as error:
-        raise BadInput(
-            f"the network takes no crops of {side} × {side} pixels ({error}); change "
-            "augmentation.crop_side"
-        ) from None
-    network.train(training)
 
 
 def _rounded(name: str, tensor: Tensor, precise: frozenset[str]) -> Tensor:

@@ -141,6 +141,31 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     assert not (tmp_path / CHECKPOINT).exists()
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(SMALL, optimizer=Optimizer("adamw", lr=0.01, weight_decay=0.1, warmup=0.3)),
+        replace(SMALL, optimizer=Optimizer("sgd", lr=0.05), sampler=Sampler("balanced", batch=40)),
+        replace(SMALL, encoder="autoencoder",
+                network={"width": 8, "blocks": [8, 8, 8], "dim": 10, "whitening": 0.5},
+                losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image"),
+                        Loss("normalised-softmax", 0.1, "cluster")),
+                data=replace(SMALL.data, clusters=5, clustered_by="siamese-quick"),
+                augmentation=Augmentation(flip="random", smallest_crop=0.5, views=2)),
+    ],
+    ids=["adamw", "sgd", "autoencoder"],
+)  # fmt: skip
+def test_any_stopped_run_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "stopped", on_step=stop_after(3))
+    train(recipe, tmp_path / "stopped")
+    assert same(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_a_killed_run_goes_on(trained: Path, tmp_path: Path) -> None:
     code = (
         "import time\n"
@@ -215,6 +240,27 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert "last good checkpoint is of epoch 2, step 2, in " in message
     assert "optimizer.lr than 0.1" in message
     assert raised.value.exit_code == 1
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    whole = trainer.Run.loss
+
+    def broken(run: trainer.Run, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = whole(run, images, labels)
+        here = run.position
+        if (here.epoch, here.step) == (1, 3):  # the last of the epoch
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return loss
+
+    monkeypatch.setattr(trainer.Run, "loss", broken)
+    with pytest.raises(RetrError, match=r"^the length of its gradient is (nan|inf) in epoch 2, st"):
+        train(SMALL, tmp_path)
     state = load_checkpoint(tmp_path)
     assert state is not None
     assert all(tensor.isfinite().all() for tensor in state["network"].values())
@@ -337,6 +383,77 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             BadInput,
             "siamese draws no images; remove it",
         ),
+        (replace(SMALL, data=replace(SMALL.data, side=5)), BadInput, "takes no images of 5 × 5"),
+        (
+            replace(SMALL, network={**SMALL.network, "shift": 32}),
+            BadInput,
+            "cannot embed images of 32 × 32 pixels",
+        ),
+        (
+            replace(SMALL, augmentation=Augmentation(translate=32)),
+            BadInput,
+            "images of 32 pixels cannot be moved by 32",
+        ),
+        (
+            replace(SMALL, losses=(Loss("contrastive", distance="cosine"),)),
+            BadInput,
+            "loss contrastive does not take {} (it wants a distance",
+        ),
+        (
+            replace(
+                SMALL, losses=(Loss("supervised-contrastive", options={"temperature": "hot"}),)
+            ),
+            BadInput,
+            "loss supervised-contrastive fails with {'temperature': ''}",
+        ),
+        (
+            replace(SMALL, losses=(Loss("supervised-contrastive", options={"temperature": 0.0}),)),
+            BadInput,
+            "loss supervised-contrastive is nan with {'temperature': 0.0}",
+        ),
+        (
+            replace(SMALL, losses=(Loss("nt-xent", labels="image"),)),
+            BadInput,
+            "wants two views of each image; set augmentation.views to 2",
+        ),
+        (
+            replace(
+                SMALL,
+                losses=(Loss("normalised-softmax", labels="image"),),
+                augmentation=Augmentation(views=2),
+            ),
+            BadInput,
+            "has a proxy for each class, and images are too many",
+        ),
+        (
+            replace(
+                SMALL,
+                losses=(Loss("contrastive"),),
+                sampler=Sampler("pairs", batch=40),
+                augmentation=Augmentation(views=2),
+            ),
+            BadInput,
+            "the sampler pairs wants one view of each image",
+        ),
+        (
+            replace(
+                CLUSTERED,
+                data=replace(SMALL.data, clusters=5, clustered_by="siamese-quick"),
+                sampler=Sampler("pairs", batch=40),
+            ),
+            BadInput,
+            'wants labels = "cluster"; take another sampler',
+        ),
+        (
+            replace(
+                SMALL,
+                encoder="autoencoder",
+                network={"width": 8, "frozen": True},
+                losses=(Loss("supervised-contrastive"),),
+            ),
+            BadInput,
+            "nothing of this autoencoder network learns from the recipe's losses",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -351,14 +468,22 @@ def test_what_cannot_be_trained_is_refused(
 def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_path: Path) -> None:
     shutil.copy(photos / "red" / "0.png", photos / "stray.png")
     recipe = replace(SMALL, data=Data(str(photos)), sampler=Sampler(batch=10), epochs=1)
-    with pytest.raises(BadInput, match=r"some images of .* have no label, which the losses want"):
+    with pytest.raises(BadInput, match=r"some images of .* have no label, which"):
         train(recipe, tmp_path / "out")
     chosen = replace(recipe, data=replace(recipe.data, classes=("red", "blue")))
     assert train(chosen, tmp_path / "out").classes == ("blue", "red")
     drawing = replace(
         recipe, encoder="autoencoder", network={"width": 8}, losses=(Loss("reconstruction"),)
     )
-    train(drawing, tmp_path / "drawing")
+    rows = []
+    metrics = train(drawing, tmp_path / "drawing", on_epoch=rows.append).training.metrics
+    assert rows[0]["map"] is metrics["map"] is metrics["knn_accuracy"] is None
+    assert (tmp_path / "drawing" / "curves.png").stat().st_size > 5_000
+
+
+def test_a_class_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    data = replace(SMALL.data, classes=("3", "4", "3"))
+    assert train(replace(SMALL, data=data, epochs=1), tmp_path).classes == ("3", "4")
 
 
 @pytest.mark.parametrize(

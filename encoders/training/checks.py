@@ -1,0 +1,138 @@
+"""What can be refused before a run begins: parts of a recipe that do not go together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from encoders.networks import Network
+from encoders.training.data import NO_LABEL, TrainingSet
+from encoders.training.losses import RECONSTRUCTION, Term, check_loss, has_classes
+from encoders.training.recipe import Loss, Recipe
+from encoders.training.sampling import check_sampler
+from retrieval.errors import BadInput
+
+UNFIT = (RuntimeError, AssertionError, ValueError)  # what networks raise for a size of images
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise BadInput and its kinds where the recipe cannot be trained, whatever the data is."""
+    if recipe.epochs and not recipe.losses:
+        raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
+    for loss in recipe.losses:
+        check_loss(loss)
+    terms = [loss for loss in recipe.losses if loss.name != RECONSTRUCTION]
+    _check_clusters(recipe)
+    _check_views(recipe, terms)
+    if recipe.augmentation.translate >= recipe.data.side:
+        raise BadInput(
+            f"images of {recipe.data.side} pixels cannot be moved by "
+            f"{recipe.augmentation.translate}; set augmentation.translate lower"
+        )
+
+
+def check_data(recipe: Recipe, network: type[Network], data: TrainingSet) -> None:
+    """Raise BadInput for too few or too many images, and for some without the labels they need."""
+    if recipe.epochs:
+        check_sampler(recipe.sampler, torch.from_numpy(data.labels[data.training]), data.names)
+    if network.most_images is not None and len(data.training) > network.most_images:
+        raise BadInput(
+            f"{recipe.encoder} is trained on at most {network.most_images} images, got "
+            f"{len(data.training):,}; set data.per_class lower"
+        )
+    by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)
+    if NO_LABEL in data.names and (by_class or network.fits_labels):
+        raise BadInput(
+            f"some images of {data.source} have no label, which the training wants; name the "
+            'classes with data.classes, or set labels = "image" for each loss'
+        )
+
+
+def check_network(recipe: Recipe, network: Network, terms: nn.ModuleList) -> None:
+    """Raise BadInput where the losses do not go with the network, or the images' size does not."""
+    if not network.draws and any(loss.name == RECONSTRUCTION for loss in recipe.losses):
+        raise BadInput(
+            f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "
+            "remove it, or train an autoencoder"
+        )
+    found = [term.proxies() for term in terms if isinstance(term, Term)]
+    if network.proxies is not None and all(proxies is None for proxies in found):
+        raise BadInput(
+            "the network's settings want class proxies, and no loss of the recipe has any; "
+            "add the loss normalised-softmax, or remove network.class_sharpness"
+        )
+    training = network.training
+    network.eval()
+    if recipe.epochs:
+        _check_outputs(recipe, network)
+    side = recipe.data.side
+    try:
+        with torch.inference_mode():
+            network.embedder().eval()(torch.zeros(2, 3, side, side))
+    except UNFIT as error:
+        raise BadInput(
+            f"the network cannot embed images of {side} × {side} pixels ({error}); change "
+            "data.side or [network]"
+        ) from None
+    network.train(training)
+
+
+def _check_outputs(recipe: Recipe, network: Network) -> None:
+    crops = recipe.augmentation.crop_side
+    side = crops or recipe.data.side
+    try:
+        outputs = network.outputs(torch.zeros(2, 3, side, side))
+    except UNFIT as error:
+        what, key = ("crops", "augmentation.crop_side") if crops else ("images", "data.side")
+        raise BadInput(
+            f"the network takes no {what} of {side} × {side} pixels ({error}); change {key}"
+        ) from None
+    names = {loss.name for loss in recipe.losses}
+    seen = [outputs.embeddings] if names != {RECONSTRUCTION} else []
+    if RECONSTRUCTION in names and outputs.drawn is not None:
+        seen.append(outputs.drawn)
+    if not any(output.requires_grad for output in seen):
+        raise BadInput(
+            f"nothing of this {recipe.encoder} network learns from the recipe's losses; set epochs "
+            "to 0, or change [network] or [[losses]]"
+        )
+
+
+def _check_clusters(recipe: Recipe) -> None:
+    wanted = any(loss.labels == "cluster" for loss in recipe.losses)
+    if wanted and not recipe.data.clusters:
+        raise BadInput(
+            "a loss wants clusters, and there are none; set data.clusters and data.clustered_by"
+        )
+    if not wanted and (recipe.data.clusters or recipe.data.clustered_by):
+        raise BadInput(
+            "no loss wants clusters; remove data.clusters and data.clustered_by, or set labels = "
+            '"cluster" for a loss'
+        )
+
+
+def _check_views(recipe: Recipe, terms: Sequence[Loss]) -> None:
+    """Raise BadInput where a loss would see no pair that is alike, or none that is not."""
+    views = recipe.augmentation.views
+    for loss in terms:
+        if loss.labels == "image" and views < 2:
+            raise BadInput(
+                f'loss {loss.name} with labels = "image" wants two views of each image; set '
+                "augmentation.views to 2"
+            )
+        if loss.labels == "image" and has_classes(loss.name):
+            raise BadInput(
+                f"loss {loss.name} has a proxy for each class, and images are too many for that; "
+                "take another loss, or other labels"
+            )
+        if recipe.sampler.name == "pairs" and loss.miner is None:
+            if views > 1:
+                raise BadInput(
+                    "the sampler pairs wants one view of each image; set augmentation.views to 1, "
+                    "or take another sampler"
+                )
+            if loss.labels != "class":
+                raise BadInput(
+                    f"the sampler pairs draws pairs by class, and loss {loss.name} wants labels = "
+                    f'"{loss.labels}"; take another sampler'
+                )
