@@ -100,7 +100,7 @@ def pairs(
         ),
     ] = None,
     metric: MetricName = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -272,6 +272,7 @@ def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
         "measured": measured,
         "validation_pairs": calibration.pairs,
         "groups": groups,
+        "left_out": dict(outcome.left_out),
     }
 
 

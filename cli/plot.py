@@ -10,6 +10,7 @@ from cli.output import Output
 
 SCATTER = "scatter"
 MOST_DIMS = 12
+MOST_SEED = 2**32 - 1  # that umap takes
 TEXTS = ("scored_on",)  # columns of a log that are no numbers
 
 
@@ -33,7 +34,7 @@ def plot(
     ] = "pca",
     dims: Annotated[int, typer.Option(help="Of scatter: how many dimensions.")] = 5,
     limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the draw, and of umap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draw, and of umap.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -71,7 +72,7 @@ def _plot_log(file: Path, out: Path) -> None:
     try:
         with file.open(newline="", encoding="utf-8") as text:
             rows = [
-                {name: value if name in TEXTS else float(value) for name, value in row.items()}
+                {name: value if name in TEXTS else _number(value) for name, value in row.items()}
                 for row in csv.DictReader(text)
             ]
         draw_curves(out, rows)
@@ -81,17 +82,24 @@ def _plot_log(file: Path, out: Path) -> None:
         ) from None
 
 
+def _number(text: str) -> float:
+    """A cell of the log; nothing is a measure that is not known."""
+    return float(text) if text else float("nan")
+
+
 def _plot_pairs(file: Path, out: Path) -> None:
     from cli.pairs import GROUPS
     from retrieval.drawing.plots import draw_roc
     from retrieval.errors import BadData
     from retrieval.storage.files import read_json
 
-    roc = read_json(file).get("roc")
-    if not isinstance(roc, dict):
-        raise BadData(f"{file} has no ROC; give the pairs.json of 'retr pairs --out'")
-    curves = cast(dict[str, Any], roc)
-    draw_roc(out, {GROUPS.get(name, name): points for name, points in curves.items()})
+    try:
+        curves = cast(dict[str, Any], read_json(file)["roc"])
+        draw_roc(out, {GROUPS.get(name, name): points for name, points in curves.items()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadData(
+            f"{file} has no ROC ({error}); give the pairs.json of 'retr pairs --out'"
+        ) from None
 
 
 def _plot_embeddings(

@@ -37,7 +37,7 @@ def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[
             try:
                 # An item without content is one to be read by its path.
                 pixels = (
-                    frame(read_image(item.path), framing)
+                    frame(read_image(item.path, framing), framing)
                     if item.content == b""
                     else load(item, framing)
                 )

@@ -24,12 +24,17 @@ class Start:
     fingerprint: str = ""
     ids: frozenset[str] = frozenset()  # images of the run's own source
     sources: tuple[str, ...] = ()  # others as a whole, each by its name and by its sha256
+    classes: tuple[str, ...] = ()  # sorted
 
     def facts(self) -> dict[str, Json]:
         """What a card says of it, beside the data."""
         if not self.fingerprint:
             return {}
-        return {"started_from": self.fingerprint, "also_seen": [*self.sources]}
+        return {
+            "started_from": self.fingerprint,
+            "also_seen": [*self.sources],
+            "also_seen_classes": [*self.classes],
+        }
 
     def has_seen(self, data: TrainingSet, rows: NDArray[np.int64]) -> int:
         """How many of these rows of the data the encoder was trained on, as far as is known."""
@@ -86,7 +91,11 @@ def _check_weights(
 
 
 def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
-    facts = Card.read(folder).training.data
+    card = Card.read(folder)
+    facts = card.training.data
+    seen_before = facts.get("also_seen_classes", [])
+    assert isinstance(seen_before, list)
+    classes = tuple(sorted({*card.classes, *map(str, seen_before)}))
     source, sha256 = str(facts.get("source")), str(facts.get("sha256"))
     before = facts.get("also_seen", [])
     assert isinstance(before, list)
@@ -96,4 +105,4 @@ def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
         ids = frozenset(list_of_ids.read_text(encoding="utf-8").splitlines())
     else:
         ids, sources = frozenset(), [*sources, source, sha256]
-    return Start(fingerprint, ids, tuple(dict.fromkeys(sources)))
+    return Start(fingerprint, ids, tuple(dict.fromkeys(sources)), classes)

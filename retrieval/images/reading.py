@@ -4,22 +4,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from retrieval.contracts import Images
+from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadSource
 from retrieval.images import cifar, idx, parquet
 from retrieval.images.decoding import decode
 
 
-def read_image(path: str) -> Image.Image:
-    """The image, as `decode` gives it.
+def read_image(path: str, framing: Framing | None = None) -> Image.Image:
+    """The image, as `decode` gives it, with a `framing` for one that it will get.
 
     path: a file; or the row of a container, `FILE#ROW`, where FILE is a Parquet or idx file, or
     a batch in a folder or archive of CIFAR-10; or `digits#ROW`. Raises BadImage, also for a
     container that is damaged or gone.
     """
+    if "\0" in path:
+        raise BadImage(path, "no such file")
     container, mark, row = path.rpartition("#")
     if not mark or not (row.isascii() and row.isdigit()) or Path(path).is_file():
-        return decode(Path(path), path)
+        return decode(Path(path), path, framing)
     try:
         content = _content(Path(container), int(row))
     except FileNotFoundError:
@@ -30,7 +32,7 @@ def read_image(path: str) -> Image.Image:
         raise BadImage(path, str(error)) from error
     if content is None:
         raise BadImage(path, "no such row")
-    return decode(content, path)
+    return decode(content, path, framing)
 
 
 def _content(file: Path, row: int) -> bytes | Images | None:

@@ -32,7 +32,7 @@ Alike = NDArray[np.bool_]
 
 
 class Method(StrEnum):
-    """How probabilities are fitted: both fall as the distance grows."""
+    """How probabilities are fitted."""
 
     LOGISTIC = "logistic"
     ISOTONIC = "isotonic"
@@ -75,8 +75,14 @@ class Isotonic:
     @classmethod
     def of_json(cls, document: Mapping[str, Any]) -> Self:
         """The curve of a calibration's file."""
-        points = (tuple(map(float, document[key])) for key in ("distances", "probabilities"))
-        return cls(*points)
+        distances, probabilities = (
+            tuple(map(float, document[key])) for key in ("distances", "probabilities")
+        )
+        if not distances or len(distances) != len(probabilities):
+            raise ValueError("distances and probabilities, which are not of one length")
+        if any(np.diff(distances) <= 0):
+            raise ValueError("distances, which do not ascend")
+        return cls(distances, probabilities)
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:

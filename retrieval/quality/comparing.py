@@ -78,12 +78,16 @@ def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
     breaks. Raises BadInput for a file that cannot be read.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file} ({error}); give a CSV of two columns, a,b") from None
     asked, problems = [], []
     for number, line in enumerate(lines, start=1):
-        names = [cell.strip() for cell in next(csv.reader([line]), [])]
+        try:
+            names = [cell.strip() for cell in next(csv.reader([line]), [])]
+        except csv.Error as error:
+            problems.append(f"line {number} is no CSV ({error})")
+            continue
         if not any(names) or (number == 1 and names == ["a", "b"]):
             continue
         if len(names) != 2 or not all(names):
@@ -103,7 +107,7 @@ def compare(
 ) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
     """The answers, in order, and the pairs that have none with each image at fault.
 
-    Each image is read and encoded once, in however many pairs it is. Whether a pair shows the same
+    Each image is encoded once, in however many pairs it is. Whether a pair shows the same
     class is the scorer's to say, where it is trained, or else the calibration's.
     """
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
@@ -208,7 +212,7 @@ def _all_maps(images: Labelled, scorer: PairScorer) -> list[Maps]:
 
 
 def _read(path: str, framing: Framing) -> Images:
-    return frame(read_image(path), framing)
+    return frame(read_image(path, framing), framing)
 
 
 def embed_paths(paths: Sequence[str], encoder: Encoder) -> tuple[Vectors, dict[str, BadImage]]:

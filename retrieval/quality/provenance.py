@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -25,8 +26,12 @@ class Provenance:
 
     @property
     def classes(self) -> frozenset[str]:
-        """The classes that the encoder was trained on."""
-        return frozenset(self.card.classes)
+        """The classes that the encoder was trained on, and what it started from.
+
+        Without labels there is one class, whose name is empty.
+        """
+        before = self.card.training.data.get("also_seen_classes", [])
+        return frozenset({*self.card.classes, *map(str, cast(list[str], before))})
 
     def has_seen(self, source: SourceFacts, ids: Sequence[str]) -> Mask:
         """(n,): which of the source's images with these ids the encoder was trained on.

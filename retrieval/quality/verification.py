@@ -122,8 +122,8 @@ def class_groups(
     """The classes that the encoder was trained on, and those that it was not.
 
     held_out: those that the caller takes for new; None: all that the encoder's card does not name.
-    Nothing where neither says anything. Raises UnknownName for a held-out class that the images
-    lack, Mismatch for one that the encoder was trained on.
+    Nothing where neither says anything, or where it was trained without labels. Raises UnknownName
+    for a held-out class that the images lack, Mismatch for one that the encoder was trained on.
     """
     there = {str(label) for label in images.labels if label is not None}
     if held_out is not None:
@@ -136,7 +136,7 @@ def class_groups(
             )
         trained = there - set(held_out) if encoder is None else there & known
         return {TRAINED: trained, HELD_OUT: set(held_out)}
-    if encoder is None:
+    if encoder is None or "" in encoder.classes:
         return {}
     return {TRAINED: there & encoder.classes, HELD_OUT: there - encoder.classes}
 

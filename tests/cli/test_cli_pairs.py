@@ -109,12 +109,24 @@ def test_compared_distances_are_those_of_the_embeddings(retr: Retr, gallery: Gal
     assert found["distance"] == pytest.approx(np.linalg.norm(vectors[3] - vectors[50]), abs=1e-6)
 
 
+def test_a_large_jpeg_is_compared_as_it_is_encoded(retr: Retr) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 320, 400, 3), np.uint8)
+    (retr.cwd / "large").mkdir()
+    for name, pixels in zip("ab", noise, strict=True):
+        Image.fromarray(pixels).save(retr.cwd / "large" / f"{name}.jpg")
+    retr("encode", "large", "--encoder", "toy", "--out", "large-embeddings")
+    _, vectors = open_embeddings(retr.cwd / "large-embeddings").read()
+    found = retr.json("compare", "large/a.jpg", "large/b.jpg", "--encoder", "toy")
+    assert found["distance"] == pytest.approx(np.linalg.norm(vectors[0] - vectors[1]), abs=1e-6)
+
+
 def test_many_pairs_come_from_a_file(retr: Retr) -> None:
     for seed in range(3):
         save(retr.cwd / "photos" / f"{seed}.png", seed)
     (retr.cwd / "photos" / "bad.png").write_bytes(b"no image")
     lines = [("a", "b"), ("0.png", "1.png"), ("0.png",), ("bad.png", "1.png"), (),
-             ("0.png", "gone.png"), ("2.png", "0.png"), ("1.png", "")]  # fmt: skip
+             ("0.png", "gone.png"), ("2.png", "0.png"), ("1.png", ""), ("a\0.png", "1.png"),
+             ("0\x85.png", "1.png"), ("x" * 200_000, "1.png")]  # fmt: skip
     with (retr.cwd / "photos" / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows(lines)
     asked = ["compare", "--pairs", "photos/pairs.csv", "--encoder", "toy"]
@@ -124,8 +136,11 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         ("2.png", "0.png", 7),
     ]
     said = outcome.err.splitlines()
-    assert len(said) == 4
-    for number, words in ((3, "1 columns"), (8, "an empty one"), (4, "bad.png"), (6, "no such")):
+    assert len(said) == 7
+    for number, words in (
+        (3, "1 columns"), (8, "an empty one"), (4, "bad.png"), (6, "no such"), (9, "no such file"),
+        (10, "no such"), (11, "is no CSV"),
+    ):  # fmt: skip
         assert any(f"line {number}" in line and words in line for line in said), number
     with Image.open(retr.cwd / "sheet.png") as sheet:
         assert sheet.width > sheet.height > 100
@@ -139,6 +154,7 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         (["pairs", "{e}", "--classes", "blue,"], "write names with commas between"),
         (["pairs", "{e}", "--classes", "blue"], "images of 1 classes make no pairs that differ"),
         (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
+        (["pairs", "{e}", "--seed", "-1"], "-1"),
         (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
         (["pairs", "{e}", "--count", "0"], "give an even number, 2 or more"),
         (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),
@@ -269,8 +285,17 @@ def test_curves_are_drawn_from_a_log(retr: Retr) -> None:
         '2,2.0,1.0,10.0,"1,000 held-out images",0.3,0.4,0.5\n'
     )
     assert retr.json("plot", "log.csv") == {"out": "plot.png", "kind": "curves"}
+    with (retr.cwd / "log.csv").open("a") as file:
+        file.write('3,1.5,1.0,10.0,"1,000 held-out images",,,\n')  # of images without labels
+    assert retr.json("plot", "log.csv")["kind"] == "curves"
     (retr.cwd / "log.csv").write_text("a,b\n1,2\n")
     assert "log.csv is no log of a training" in retr.refused("plot", "log.csv", leaves=True)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"roc": [1]}', '{"roc": {"joint": [1, 2]}}'])
+def test_a_damaged_report_is_named(retr: Retr, text: str) -> None:
+    (retr.cwd / "pairs.json").write_text(text)
+    assert "pairs.json has no ROC" in retr.refused("plot", "pairs.json", leaves=True)
 
 
 def _colours(folder: Path, seed: int = 0) -> None:

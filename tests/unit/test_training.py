@@ -598,6 +598,7 @@ def test_what_the_start_has_seen_counts_as_seen(trained: Path, tmp_path: Path) -
     digits = open_source("digits")
     encoder = open_encoder(str(tmp_path / "mine"))
     found = Provenance(tmp_path / "mine", card)
+    assert found.classes == {*"0123456789", "a", "b"}
     assert found.has_seen(SourceFacts(digits.name, digits.fingerprint, 1797), ["1", "2"]).all()
     assert not found.has_seen(SourceFacts("elsewhere", "0", 1), ["1"]).any()
     assert encoder.fingerprint != open_encoder(str(tmp_path / "same")).fingerprint

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.contracts import Metric
+from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.quality.calibration import (
     Calibration,
@@ -17,6 +17,7 @@ from retrieval.quality.calibration import (
     expected_calibration_error,
 )
 from retrieval.quality.verification import Procedure, verify_pairs
+from retrieval.storage.files import read_json, write_json
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
 DISTANCES = np.array([0.6, 0.1, 0.2, 0.3, 0.25, 0.5, 0.7, 0.9])
@@ -113,6 +114,24 @@ def test_a_calibration_is_read_as_it_was_written(method: Method, tmp_path: Path)
     assert Calibration.read(path) == written
     path.write_text(path.read_text().replace('"curve"', '"kurve"'))
     with pytest.raises(BadData, match="lacks or misstates 'curve'; calibrate anew"):
+        Calibration.read(path)
+
+
+@pytest.mark.parametrize(
+    ("curve", "said"),
+    [
+        ({"distances": [0.1, 0.2], "probabilities": [0.5]}, "not of one length"),
+        ({"distances": [], "probabilities": []}, "not of one length"),
+        ({"distances": [0.2, 0.1], "probabilities": [0.9, 0.1]}, "which do not ascend"),
+    ],
+)
+def test_an_impossible_curve_is_named(tmp_path: Path, curve: dict[str, Json], said: str) -> None:
+    path = tmp_path / "calibration.json"
+    fitted = Calibration.fitted(DISTANCES, ALIKE, Method.ISOTONIC, Metric.COSINE, "e")
+    fitted.write(path)
+    assert Calibration.read(path) == fitted
+    write_json(path, {**read_json(path), "curve": curve})
+    with pytest.raises(BadData, match=said):
         Calibration.read(path)
 
 
