@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from cli.options import Debug, Json, Quiet
+from cli.options import Debug, Json, Quiet, WorkspaceFolder
 from cli.output import Output
 
 SCATTER = "scatter"
@@ -16,12 +16,13 @@ TEXTS = ("scored_on",)  # columns of a log that are no numbers
 
 def plot(
     what: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="An embeddings folder, the folder of a trained encoder or its log.csv, or a "
-            "pairs.json."
+            "pairs.json.  [default: the last embeddings]",
+            show_default=False,
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="The picture: its ending, .png or .svg, says which kind.")
     ] = Path("plot.png"),
@@ -32,9 +33,16 @@ def plot(
             "dimensions against each other."
         ),
     ] = "pca",
-    dims: Annotated[int, typer.Option(help="Of scatter: how many dimensions.")] = 5,
+    dims: Annotated[
+        int | None,
+        typer.Option(
+            help="Of scatter: how many dimensions.  [default: 5, or all there are]",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draw, and of umap.")] = 0,
+    workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -45,8 +53,11 @@ def plot(
     """
     from retrieval.errors import BadInput
     from retrieval.storage.cards import LOG, is_trained
+    from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
+    if what is None:
+        what = Workspace.at(workspace).needed(Role.DATABASE, "retr encode", "WHAT")
     log = what / LOG if is_trained(what) else what
     if log.suffix == ".csv":
         _plot_log(log, out)
@@ -103,7 +114,7 @@ def _plot_pairs(file: Path, out: Path) -> None:
 
 
 def _plot_embeddings(
-    folder: Path, out: Path, method: str, dims: int, limit: int, seed: int
+    folder: Path, out: Path, method: str, dims: int | None, limit: int, seed: int
 ) -> None:
     from retrieval.drawing.layout import Layout, laid_out
     from retrieval.drawing.plots import draw_map, draw_scatter_matrix
@@ -120,8 +131,12 @@ def _plot_embeddings(
     facts = opened.facts
     title = f"{len(images):,} of {facts.source.name} by {facts.encoder.name}"
     if method == SCATTER:
-        if not 2 <= dims <= min(MOST_DIMS, facts.dim):
-            raise BadInput(f"--dims {dims} cannot be drawn; give 2 to {min(MOST_DIMS, facts.dim)}")
+        most = min(MOST_DIMS, facts.dim)
+        if most < 2:
+            raise BadInput(f"{folder} has one dimension, and 2 make a plane; draw others")
+        dims = min(5, most) if dims is None else dims
+        if not 2 <= dims <= most:
+            raise BadInput(f"--dims {dims} cannot be drawn; give 2 to {most}")
         vectors = images.vectors[:, :dims]
         draw_scatter_matrix(out, vectors, images.labels, f"dimensions 1 to {dims}, {title}")
     else:

@@ -18,10 +18,13 @@ class Layout(StrEnum):
 def laid_out(vectors: Vectors, layout: Layout, metric: Metric, seed: int) -> Vectors:
     """Points (n, 2) for vectors (n, dim). metric: what makes neighbours, for UMAP.
 
-    Raises BadInput for fewer than three vectors, and where umap-learn is not installed.
+    Raises BadInput for fewer than four vectors, for one dimension, and where umap-learn is not
+    installed.
     """
-    if len(vectors) < 3:
-        raise BadInput(f"{len(vectors)} embeddings make no map; give 3 or more")
+    if len(vectors) < 4:  # for UMAP's spectral start
+        raise BadInput(f"{len(vectors)} embeddings make no map; give 4 or more")
+    if vectors.shape[1] < 2:
+        raise BadInput("embeddings of one dimension make no map; give some of 2 or more")
     if layout is Layout.PCA:
         from sklearn.decomposition import PCA  # slow to import
 

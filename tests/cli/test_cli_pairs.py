@@ -268,7 +268,12 @@ def test_a_class_with_a_single_image_is_said(retr: Retr) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "ending"),
-    [([], "png"), (["--method", "scatter", "--dims", "3"], "png"), ([], "svg")],
+    [
+        ([], "png"),
+        (["--method", "scatter", "--dims", "3"], "png"),
+        (["--method", "scatter"], "png"),
+        ([], "svg"),
+    ],
 )
 def test_embeddings_are_drawn(
     retr: Retr, gallery: Gallery, arguments: list[str], ending: str
@@ -276,6 +281,13 @@ def test_embeddings_are_drawn(
     found = retr.json("plot", gallery.embeddings, *arguments, "--out", f"map.{ending}")
     assert found["out"] == f"map.{ending}"
     assert (retr.cwd / f"map.{ending}").stat().st_size > 5_000
+
+
+def test_the_last_embeddings_are_drawn_unless_others_are_named(retr: Retr) -> None:
+    assert "run 'retr encode' first, or name one with WHAT" in retr.refused("plot")
+    _colours(retr.cwd / "photos")
+    retr("encode", "photos", "--encoder", "toy")
+    assert retr.json("plot") == {"out": "plot.png", "kind": "pca"}
 
 
 def test_curves_are_drawn_from_a_log(retr: Retr) -> None:

@@ -46,6 +46,8 @@ def test_umap_gets_the_metric_and_the_seed(
 def test_what_cannot_be_laid_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="2 embeddings make no map"):
         laid_out(np.zeros((2, 5), np.float32), Layout.PCA, Metric.COSINE, seed=0)
+    with pytest.raises(BadInput, match="one dimension make no map"):
+        laid_out(np.zeros((9, 1), np.float32), Layout.PCA, Metric.COSINE, seed=0)
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(BadInput, match="pip install 'retr\\[plots\\]', or use pca"):
         laid_out(np.zeros((3, 5), np.float32), Layout.UMAP, Metric.COSINE, seed=0)
