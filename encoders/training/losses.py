@@ -162,7 +162,7 @@ def check_loss(settings: Loss) -> None:
     term = Term(settings, classes=2, dim=8)
     options = dict(settings.options) | (dict(settings.miner.options) if settings.miner else {})
     try:
-        value = float(term(embeddings, labels, None))
+        value = term(embeddings, labels, None).item()
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
         raise BadInput(
             f"loss {settings.name} fails with {options} ({error}); change them"

@@ -154,7 +154,7 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         (["pairs", "{e}", "--classes", "blue,"], "write names with commas between"),
         (["pairs", "{e}", "--classes", "blue"], "images of 1 classes make no pairs that differ"),
         (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
-        (["pairs", "{e}", "--seed", "-1"], "-1"),
+        (["pairs", "{e}", "--seed", "-1"], "greater than or equal to 0"),
         (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
         (["pairs", "{e}", "--count", "0"], "give an even number, 2 or more"),
         (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),

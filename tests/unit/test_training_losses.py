@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.training.losses import LOSSES, MINERS, Term, check_losses, pairs_of
+from encoders.training.losses import LOSSES, MINERS, Term, check_loss, pairs_of
 from encoders.training.recipe import Loss, Miner
 from retrieval.errors import BadInput, UnknownName
 
@@ -157,11 +157,11 @@ def test_pairs_stand_half_a_batch_apart() -> None:
 )
 def test_unknown_names_come_with_the_nearest(loss: Loss, said: str) -> None:
     with pytest.raises(UnknownName) as raised:
-        check_losses((loss,))
+        check_loss(loss)
     assert str(raised.value).startswith(said)
 
 
 def test_reconstruction_takes_a_weight_alone() -> None:
-    check_losses((Loss("reconstruction", weight=2),))
+    check_loss(Loss("reconstruction", weight=2))
     with pytest.raises(BadInput, match="takes a weight alone"):
-        check_losses((Loss("reconstruction", options={"margin": 1}),))
+        check_loss(Loss("reconstruction", options={"margin": 1}))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from encoders.networks import Network
-from encoders.training.losses import check_losses
+from encoders.training.checks import check_recipe
 from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
 from retrieval.errors import BadInput, UnknownName
 from retrieval.registry import encoder_plugin
@@ -40,7 +40,7 @@ def small(tmp_path: Path) -> Path:
 def test_recipes_that_ship_can_be_built(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.about
-    check_losses(recipe.losses)
+    check_recipe(recipe)
     network: type[Network] = encoder_plugin(recipe.encoder).network_type
     settings = typed(network.settings_type, recipe.network, "network")
     dim = network(settings, 10, recipe.data.side).dim
@@ -95,7 +95,7 @@ def test_changes_reach_every_place(small: Path) -> None:
         ("epoch=3", "unknown key of {file} 'epoch'; did you mean 'epochs'?"),
         ("optimizer.rate=3", "unknown key of [optimizer] in {file} 'rate'"),
         ("optimiser.lr=3", "unknown key of {file} 'optimiser'; did you mean 'optimizer'?"),
-        ("losses.0.wieght=1", None),  # an option of the loss, which check_losses refuses
+        ("losses.0.wieght=1", None),  # an option of the loss, which check_recipe refuses
         ("epochs=many", "epochs of {file} cannot be 'many'"),
         ("epochs=-1", "epochs of {file} cannot be -1"),
         ("optimizer.lr=0", "optimizer.lr of {file} cannot be 0"),
@@ -110,7 +110,7 @@ def test_changes_reach_every_place(small: Path) -> None:
 def test_a_wrong_change_is_named(small: Path, change: str, said: str | None) -> None:
     if said is None:
         with pytest.raises(UnknownName, match="unknown option of loss triplet 'wieght'"):
-            check_losses(read_recipe(str(small), [change]).losses)
+            check_recipe(read_recipe(str(small), [change]))
         return
     with pytest.raises(BadInput) as raised:
         read_recipe(str(small), [change])
