@@ -50,4 +50,4 @@ def test_what_cannot_be_laid_out_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         laid_out(np.zeros((9, 1), np.float32), Layout.PCA, Metric.COSINE, seed=0)
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(BadInput, match="pip install 'retr\\[plots\\]', or use pca"):
-        laid_out(np.zeros((3, 5), np.float32), Layout.UMAP, Metric.COSINE, seed=0)
+        laid_out(np.zeros((4, 5), np.float32), Layout.UMAP, Metric.COSINE, seed=0)

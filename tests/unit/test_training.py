@@ -147,7 +147,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
         replace(SMALL, optimizer=Optimizer("adamw", lr=0.01, weight_decay=0.1, warmup=0.3)),
         replace(SMALL, optimizer=Optimizer("sgd", lr=0.05), sampler=Sampler("balanced", batch=40)),
         replace(SMALL, encoder="autoencoder",
-                network={"width": 8, "blocks": [8, 8, 8], "dim": 10, "whitening": 0.5},
+                network={"width": 8, "blocks": [8, 8, 8], "dim": 10},
                 losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image"),
                         Loss("normalised-softmax", 0.1, "cluster")),
                 data=replace(SMALL.data, clusters=5, clustered_by="siamese-quick"),
