@@ -241,7 +241,6 @@ class Run:
         self.coin = (coins < 0.5).to(device)
         self.position = Position()
         self.rows: list[dict[str, Json]] = []
-        self.trained = time.perf_counter()  # when all epochs were done
         self.load()
 
     def finish(self, on_step: OnStep, on_epoch: OnEpoch) -> Card:
@@ -250,12 +249,12 @@ class Run:
             on_epoch(row)
         while self.position.epoch < self.recipe.epochs:
             on_epoch(self.epoch(on_step))
-        self.trained = time.perf_counter()
+        trained = time.perf_counter()
         if self.network.needs_features:
             self.keep_proxies()
             self.network.load_state_dict(self.rounded())  # fitted to what will be written
             self.fit()
-        return self.publish()
+        return self.publish(trained)
 
     def fit(self) -> None:
         """Fit what the network fits to the features of all training images."""
@@ -444,8 +443,11 @@ class Run:
             f"in {self.folder / CHECKPOINT}"
         )
 
-    def publish(self) -> Card:
-        """Write weights and card, the card last; remove the checkpoint."""
+    def publish(self, trained: float) -> Card:
+        """Write weights and card, the card last; remove the checkpoint.
+
+        trained: when all epochs were done, in seconds of the clock that the run goes by.
+        """
         self.keep_proxies()
         weights = self.rounded()
         path = self.folder / WEIGHTS
@@ -457,7 +459,7 @@ class Run:
             self.draw()
         write_whole(self.folder / IMAGES, self._write_images)
         metrics = self.scored()
-        seconds = self.position.total_seconds + time.perf_counter() - self.trained
+        seconds = self.position.total_seconds + time.perf_counter() - trained
         card = Card(
             encoder=self.recipe.encoder,
             network=self.recipe.network,

@@ -107,8 +107,8 @@ def compare(
 ) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
     """The answers, in order, and the pairs that have none with each image at fault.
 
-    Each image is encoded once, in however many pairs it is. Whether a pair shows the same
-    class is the scorer's to say, where it is trained, or else the calibration's.
+    Each image is encoded once, in however many pairs it is. Whether a pair shows the same class is
+    the scorer's to say, where it is trained, or else the calibration's.
     """
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
     vectors, unreadable = embed_paths(paths, encoder)

@@ -297,3 +297,11 @@ def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_pa
     network = {**RECIPE.network, "head": "whitening", "dim": 2000}
     with pytest.raises(BadInput, match=r"features have no 2000 principal axes; change \[network\]"):
         train(replace(RECIPE, network=network, epochs=0, losses=()), tmp_path)
+
+
+def test_models_that_know_no_drop_path_are_built_without() -> None:
+    settings = pretrained.PretrainedSettings(model="densenet121", dim=4)
+    assert pretrained.PretrainedNetwork(settings, 2, 32).dim == 4
+    for wrong in (replace(settings, drop_path=0.1), replace(settings, model="resnet18.nonsense")):
+        with pytest.raises(BadInput, match=f"timm makes no {wrong.model} with drop_path"):
+            pretrained.PretrainedNetwork(wrong, 2, 32)
