@@ -102,7 +102,7 @@ def test_maps_are_computed_once_an_image(
         ({"model": "resnet18"}, {}, BadInput, "resnet18 lacks a first convolution, 16 blocks"),
         ({}, {"classes": ("0",)}, BadInput, "of 66 pairs of images 66 show the same class"),
         ({"model": "mobilenet"}, {}, UnknownName, "unknown timm model 'mobilenet'"),
-        ({}, {"per_class": 0, "classes": ()}, BadInput, "all pairs of at most 500 images"),
+        ({}, {"per_class": 0, "classes": ()}, BadInput, "trained on at most 500 images, got 1,437"),
         ({"scorer_epoch": 3}, {}, UnknownName, "did you mean 'scorer_epochs'"),
     ],
 )
