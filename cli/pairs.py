@@ -86,8 +86,12 @@ def pairs(
         ),
     ] = None,
     calibration: Annotated[
-        str, typer.Option(help="How probabilities are fitted: logistic or isotonic.")
-    ] = "logistic",
+        str | None,
+        typer.Option(
+            help="How probabilities are fitted: logistic or isotonic.  [default: logistic]",
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[
         bool, typer.Option(help="Keep threshold and probability for 'retr compare'.")
     ] = False,
@@ -138,8 +142,10 @@ def pairs(
         embeddings or place.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
     )
     others = None if validation is None else open_embeddings(validation)
-    if save and scorer is not None:
-        raise BadInput("a scorer has a probability of its own; leave --save or --scorer away")
+    if scorer is not None:
+        given = {"--save": save, "--calibration": calibration, "--metric": metric}
+        for option in (name for name, value in given.items() if value):
+            raise BadInput(f"a scorer has a probability of its own; leave {option} or it away")
     judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
     procedure = Procedure(
@@ -147,7 +153,7 @@ def pairs(
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        parsed_choice("calibration", calibration, Method) if judge is None else None,
+        None if judge else parsed_choice("calibration", calibration or Method.LOGISTIC, Method),
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)
@@ -156,11 +162,11 @@ def pairs(
     images = Labelled.of(test)
     chosen = parsed_names(classes) if classes is not None else None
     images.check_classes(chosen or ())
-    for name in images.single():
-        output.warn(f"class '{name}' has a single image, and so no pair that is alike")
     tested, validating = _split(output, test, images, others, trained, seed)
     if chosen is not None:
         tested, validating = tested.of_classes(chosen), validating.of_classes(chosen)
+    for name in tested.single():
+        output.warn(f"class '{name}' has a single image to test, and so no pair that is alike")
     groups = class_groups(tested, trained, parsed_names(held_out) if held_out else None)
     distances_of = None
     if judge is not None:
@@ -172,11 +178,11 @@ def pairs(
     output.say(
         f"same class up to {measured} {outcome.calibration.threshold:.4g}, by "
         f"{plural(outcome.calibration.pairs, 'pair')} of {plural(len(validating), 'image')} that "
-        + ("are not tested" if others is None else f"{facts.name} was not trained on")
+        + ("are not tested" if others is None else f"{judged_by.name} was not trained on")
     )
     _print(output, outcome)
     if save:
-        path = place_to_keep(facts, place)
+        path = place_to_keep(facts, procedure.metric, place)
         outcome.calibration.write(path)
         output.say(f"kept for 'retr compare': {path}")
     if out is not None:
@@ -212,6 +218,11 @@ def _split(
         check_same_encoder(
             test.facts.encoder, others.facts.encoder, str(test.folder), str(others.folder)
         )
+        if test.facts.source.fingerprint == others.facts.source.fingerprint:
+            raise Mismatch(
+                f"{others.folder} has the same images as {test.folder}, and validation needs "
+                "others; leave --validation away, or give embeddings of other images"
+            )
         given = Labelled.of(others)
         validating = given.take(np.flatnonzero(~seen(given, others.facts.source, trained)))
         check_apart(images, validating)

@@ -54,9 +54,9 @@ class Workspace:
         """Where the encoder that this recipe trains belongs."""
         return self.folder / "encoders" / _slug(Path(recipe).stem)
 
-    def calibration_file(self, encoder: EncoderFacts) -> Path:
+    def calibrations_folder(self, encoder: EncoderFacts) -> Path:
         """Where what is known of this encoder's distances belongs."""
-        return self.folder / "calibrations" / f"{encoder.fingerprint[:16]}.json"
+        return self.folder / "calibrations" / encoder.fingerprint[:16]
 
     def remember(self, role: Role, folder: Path) -> None:
         """Make `folder` the newest in its role."""

@@ -46,8 +46,9 @@ def draw_matrix(path: Path, names: Sequence[str], matrix: Distances) -> None:
     lowest = float(np.nanmin(matrix))
     image = axes.imshow(matrix, cmap="viridis", vmin=lowest, vmax=1)
     places = range(len(names))
-    axes.set_xticks(places, names, rotation=45, ha="right")
-    axes.set_yticks(places, names)
+    shown = [_plain(name) for name in names]
+    axes.set_xticks(places, shown, rotation=45, ha="right")
+    axes.set_yticks(places, shown)
     for row, column in np.argwhere(~np.isnan(matrix)).tolist():
         value = float(matrix[row, column])
         dark = value < (lowest + 1) / 2
@@ -130,7 +131,7 @@ def draw_map(path: Path, points: Vectors, labels: Labels, title: str) -> None:
             points[rows, 0], points[rows, 1], s=_size(len(points)), color=colour, label=name,
             linewidths=0, alpha=0.7, rasterized=True,
         )  # fmt: skip
-    axes.set(title=title, xticks=[], yticks=[])
+    axes.set(title=_plain(title), xticks=[], yticks=[])
     axes.set_aspect("equal", "datalim")
     _legend(figure, axes)
     _save(figure, path)
@@ -158,7 +159,7 @@ def draw_scatter_matrix(path: Path, vectors: Vectors, labels: Labels, title: str
                 axes.set_ylabel(f"{row + 1}")
             if row == dims - 1:
                 axes.set_xlabel(f"{column + 1}")
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     _legend(figure, grid[0, 0])
     _save(figure, path)
 
@@ -177,7 +178,13 @@ def _by_label(
     for i, name in enumerate(names):
         few = colormaps["tab10" if len(names) <= 10 else "tab20"]
         colour = few(i) if len(names) <= 20 else colormaps["gist_rainbow"](i / len(names))
-        yield name, np.flatnonzero(array == name), colour
+        yield _plain(name), np.flatnonzero(array == name), colour
+
+
+def _plain(name: str) -> str:
+    """The name as matplotlib draws it letter by letter: to it $ begins a formula, and a label that
+    begins with _ is kept out of legends."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:

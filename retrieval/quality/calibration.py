@@ -24,7 +24,6 @@ from retrieval.workspace import Workspace
 
 FORMAT = "retr-calibration"
 VERSION = 1
-CALIBRATION = "calibration.json"
 BINS = 15
 """Of the expected calibration error, as in Guo et al., arXiv:1706.04599."""
 
@@ -161,11 +160,17 @@ class Calibration:
             raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
 
 
-def place_to_keep(encoder: EncoderFacts, workspace: Workspace) -> Path:
+def file_name(metric: Metric) -> str:
+    """Of the calibration of distances by this metric, in the folder of an encoder."""
+    return f"calibration-{metric}.json"
+
+
+def place_to_keep(encoder: EncoderFacts, metric: Metric, workspace: Workspace) -> Path:
     """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
     workspace."""
     found = provenance_of(encoder) if ":" in encoder.name else None
-    return workspace.calibration_file(encoder) if found is None else found.folder / CALIBRATION
+    folder = workspace.calibrations_folder(encoder) if found is None else found.folder
+    return folder / file_name(metric)
 
 
 def find_calibration(
@@ -176,8 +181,9 @@ def find_calibration(
     One for another metric or another encoder is none.
     """
     own = provenance_of(encoder)
-    shipped = [] if own is None else [own.folder / CALIBRATION]
-    for path in (workspace.calibration_file(encoder), *shipped):
+    shipped = [] if own is None else [own.folder]
+    for folder in (workspace.calibrations_folder(encoder), *shipped):
+        path = folder / file_name(metric)
         if path.is_file():
             found = Calibration.read(path)
             if (found.metric, found.encoder) == (metric, encoder.fingerprint):

@@ -27,6 +27,7 @@ from retrieval.quality.ranking import Distances, usable_cores
 
 AT_ONCE = 512  # images that are decoded before they are encoded
 PAIRS_AT_ONCE = 64  # of a scorer, whose maps take megabytes an image
+MOST_KEPT = 256  # images whose maps wait for their next pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,9 @@ def compare(
 def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> Vectors:
     """(pairs, layers): the mean squared differences of pairs of images, given by their paths.
 
-    Each image's maps are computed once, and kept until its last pair is done. Raises BadImage for
-    an image that cannot be read.
+    Each image's maps are computed once, and kept until its last pair is done; where more than
+    MOST_KEPT images wait for another pair, the first of them are dropped, and computed again.
+    Raises BadImage for an image that cannot be read.
     """
     last = {path: i for i, pair in enumerate(pairs) for path in pair}
     kept: dict[str, list[Maps]] = {}
@@ -168,8 +170,11 @@ def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> V
         first, second = (np.array([row[pair[side]] for pair in some]) for side in (0, 1))
         parts.append(scorer.differences(together, first, second))
         for path in paths:
-            if last[path] < start + len(some):
-                del kept[path]
+            maps_of = kept.pop(path)
+            if last[path] >= start + len(some):
+                kept[path] = maps_of  # behind those that were needed less recently
+        for path in [*kept][: max(0, len(kept) - MOST_KEPT)]:
+            del kept[path]
     return np.concatenate(parts)
 
 

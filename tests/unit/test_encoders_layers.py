@@ -85,6 +85,10 @@ def test_maps_are_computed_once_an_image(
     monkeypatch.setattr(scorer, "maps", lambda images: seen.append(len(images)) or original(images))
     found = layer_differences(pairs, scorer)
     assert sum(seen) == 20
+    # In blocks of 64 pairs with few images kept, those that are dropped come again.
+    monkeypatch.setattr("retrieval.quality.comparing.MOST_KEPT", 3)
+    np.testing.assert_allclose(layer_differences(pairs, scorer), found, rtol=0.05)
+    assert 40 < sum(seen) < 20 + 20 * len(pairs) // 64 + 20
     monkeypatch.undo()
     (expected,) = scorer.differences(
         scorer.maps(np.stack([np.asarray(Image.open(paths[i])) for i in (3, 17)])),

@@ -1,4 +1,4 @@
-"""Folders of every format version that was ever released, opened by the code of today."""
+"""Folders and files of every format version that was ever released, opened by the code of today."""
 
 from pathlib import Path
 
@@ -8,6 +8,10 @@ import pytest
 from retrieval.contracts import Framing, Metric
 from retrieval.indexing import open_index
 from retrieval.inspection import verify
+from retrieval.quality.calibration import Calibration, Method
+from retrieval.quality.exchange import read_queries
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.protocols import Protocol, read_draw
 from retrieval.registry import open_encoder
 from retrieval.storage.shards import Dtype, open_embeddings
 
@@ -66,3 +70,35 @@ def test_encoder() -> None:
     expected = [[0.119, -0.427, -0.062, 0.894, 0.003], [0.299, -0.298, -0.147, 0.887, 0.113]]
     np.testing.assert_allclose(encoder.encode(np.stack((lying, standing))), expected, atol=0.02)
     assert verify(V1 / "encoder").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "probabilities"),
+    [(Method.LOGISTIC, [0.908, 0.576, 0.158]), (Method.ISOTONIC, [1.0, 0.5, 0.0])],
+)
+def test_calibrations(method: Method, probabilities: list[float]) -> None:
+    found = Calibration.read(V1 / f"calibration-{method}.json")
+    assert (found.method, found.metric, found.encoder) == (method, Metric.COSINE, "0" * 64)
+    assert (found.pairs, found.threshold) == (9, 0.625)
+    np.testing.assert_allclose(
+        found.curve.probability(np.array([0.0, 1.0, 2.0])), probabilities, atol=0.001
+    )
+
+
+def test_an_evaluation() -> None:
+    table = read_queries(V1 / "queries.parquet")
+    assert table.ids == [f"golden: {i}" for i in range(6)]
+    assert table.columns[0] == "map"
+    assert table.facts["protocol"] == "unseen"
+    # Of 0 the neighbours are 1 to 5, of which 2 and 4 are even, too.
+    assert table.values[0, 0] == pytest.approx((1 / 2 + 2 / 4) / 2)
+
+
+def test_a_draw() -> None:
+    ids = [f"golden: {i}" for i in range(6)]
+    images = Labelled(EXPECTED, ids, ["even", "odd"] * 3)
+    sides = read_draw(V1 / "draw.json", Protocol.HASHING_54K, images.take(np.arange(4)),
+                      images.take(np.array([4, 5])))  # fmt: skip
+    assert [*sides.queries.ids] == ids[:2]
+    assert [*sides.database.ids] == ids[2:4]
+    assert (sides.seed, sides.left_out) == (3, ids[4:])
