@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
-from retrieval.errors import BadImage, BadInput
+from retrieval.errors import BadImage, CannotWrite
 from retrieval.images import read_image
 from retrieval.quality.comparing import Asked, Compared
 from retrieval.quality.labelled import Labelled
@@ -28,7 +28,7 @@ def draw_sheet(
     """Write a PNG with a row for each query: its picture, then those of its hits.
 
     Hits are marked as right or wrong where the query's label and theirs are known. A picture
-    that cannot be read any more is left blank. Raises BadInput if `path` cannot be written.
+    that cannot be read any more is left blank. Raises CannotWrite if `path` cannot be written.
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
@@ -75,7 +75,7 @@ def draw_pairs(
 
 
 def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading: str) -> None:
-    """Write a PNG of the compared pairs. Raises BadInput if `path` cannot be written."""
+    """Write a PNG of the compared pairs. Raises CannotWrite if `path` cannot be written."""
     pictures = []
     for pair, answer in answers:
         note = f"{answer.distance:.4f}"
@@ -92,7 +92,7 @@ def _written(path: Path, save: Callable[[], None]) -> None:
     try:
         save()
     except OSError as error:
-        raise BadInput(f"cannot write {path} ({error.strerror}); name another file") from None
+        raise CannotWrite(path, error) from None
 
 
 def _opened(path: str | None) -> Image.Image | None:

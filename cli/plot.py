@@ -59,6 +59,8 @@ def plot(
     if what is None:
         what = Workspace.at(workspace).needed(Role.DATABASE, "retr encode", "WHAT")
     log = what / LOG if is_trained(what) else what
+    if log != what and not log.is_file():
+        raise BadInput(f"{what} has no {LOG}, as it was not trained here; give a folder that was")
     if log.suffix == ".csv":
         _plot_log(log, out)
         kind = "curves"

@@ -87,6 +87,9 @@ def train(
         )
     encoder = open_encoder(str(folder.resolve()), device)
     facts = card.training
+    unreadable = facts.data.get("unreadable")
+    for why in unreadable if isinstance(unreadable, list) else []:
+        output.warn(f"not trained on: {why}")
     output.say(
         f"encoder {folder}: {card.dim} dimensions, trained in {duration(60 * facts.minutes)}"
     )

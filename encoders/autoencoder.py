@@ -43,7 +43,13 @@ class AutoencoderNetwork(Network):
     settings_type = AutoencoderSettings
     draws = True
     settings: AutoencoderSettings
-    precise = frozenset({"whitening.mean", "whitening.axes"})
+    precise = frozenset(
+        {
+            "whitening.mean",
+            "whitening.axes",
+            *(f"encoder.{name}" for name in SiameseNetwork.precise),
+        }
+    )
 
     def __init__(self, settings: AutoencoderSettings, classes: int, side: int) -> None:
         """Raises ValueError for images whose side is not a multiple of 8."""
@@ -125,6 +131,10 @@ class AutoencoderNetwork(Network):
         """The images (n, 3, side, side) that the latents (n, dim) stand for."""
         drawn: Tensor = self.decoder(latents)
         return torch.sigmoid(drawn.float())
+
+    @property
+    def fitted_axes(self) -> int:
+        return self.settings.dim if self.settings.whitening else 0
 
     @property
     def needs_features(self) -> bool:

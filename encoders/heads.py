@@ -84,9 +84,9 @@ class Whitening(nn.Module):
         self.power = power
 
     def fit(self, features: Tensor) -> None:
-        """Find the axes of the features (n, features) of a database.
+        """Find the axes of the features (n, features) of a database, n above the number of axes.
 
-        Raises ValueError where they vary in fewer directions than there are axes.
+        Where the features vary in fewer directions, the axes behind these stay next to nothing.
         """
         from sklearn.decomposition import PCA  # slow to import
 
@@ -94,8 +94,8 @@ class Whitening(nn.Module):
         with np.errstate(invalid="ignore"):  # the shares of no variance at all
             found = PCA(dim, svd_solver="covariance_eigh").fit(features.numpy())
         variance = found.explained_variance_
-        if variance[-1] <= 1e-6 * variance[0]:  # what is left below is rounding
-            raise ValueError(f"the features vary in fewer than {dim} directions")
+        # What is left below is rounding, and stays as small.
+        variance = np.maximum(variance, 1e-6 * variance[0] or 1.0)
         self.mean.copy_(torch.from_numpy(found.mean_))
         self.axes.copy_(torch.from_numpy(found.components_.T / variance ** (self.power / 2)))
 

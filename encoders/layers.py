@@ -77,6 +77,10 @@ class LayersNetwork(Network):
             nn.Linear(UNITS[1], 1),
         )
 
+    @classmethod
+    def natural_side(cls, settings: LayersSettings) -> int:
+        return settings.side
+
     @property
     def training_dim(self) -> int:
         return int(self.body.network.conv_head.out_channels)

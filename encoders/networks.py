@@ -67,6 +67,14 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.register_buffer("proxies", None)
 
+    @classmethod
+    def natural_side(cls, settings: Any) -> int:
+        """The side in pixels of the images that it sees, unless a recipe says otherwise.
+
+        Raises UnknownName for settings that name a model which is not there.
+        """
+        return 32
+
     @property
     @abstractmethod
     def training_dim(self) -> int:
@@ -104,6 +112,11 @@ class Network(nn.Module, ABC):
         settings = self.settings
         shares = ClassShares(self.proxies, settings.class_sharpness, settings.class_weight)
         return nn.Sequential(embedder, shares)
+
+    @property
+    def fitted_axes(self) -> int:
+        """How many principal axes of the features `fit` looks for; it wants more images."""
+        return 0
 
     @property
     def needs_features(self) -> bool:

@@ -17,6 +17,7 @@ import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.data import resolve_model_data_config
+from timm.layers import Format
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -77,16 +78,18 @@ class Features(LayerOutputs):
     """
 
     def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
-        """As `LayerOutputs`."""
+        """As `LayerOutputs`. Raises BadInput for a layer that has no output an image."""
         super().__init__(model, layers, network)
         self.shape = tuple(resolve_model_data_config(network)["input_size"])
+        self.channels_last = getattr(network, "output_fmt", None) == Format.NHWC
         self.dim = self._dim() if layers else int(network.num_features)
 
     def forward(self, images: Tensor) -> Tensor:
         final, outputs = self.run(images)
         if not self.layers:
             return final
-        return torch.cat([functional.normalize(_pooled(output), dim=1) for output in outputs], 1)
+        pooled = [_pooled(output, self.channels_last) for output in outputs]
+        return torch.cat([functional.normalize(vectors, dim=1) for vectors in pooled], 1)
 
     def fold(self) -> None:
         """Go over to evaluation, with norms folded into convolutions.
@@ -102,16 +105,29 @@ class Features(LayerOutputs):
     def _dim(self) -> int:
         training = self.network.training
         with torch.inference_mode():
-            dim = self.eval()(torch.zeros(1, *self.shape)).shape[1]
+            _, outputs = self.eval().run(torch.zeros(2, *self.shape))
         self.train(training)
-        return int(dim)
+        for layer, output in zip(self.layers, outputs, strict=True):
+            if len(output) != 2:
+                raise BadInput(
+                    f"layer {layer} puts out {tuple(output.shape)} for two images, which are not "
+                    "told apart there; choose another layer"
+                )
+        return sum(_pooled(output, self.channels_last).shape[1] for output in outputs)
 
 
-def _pooled(output: Tensor) -> Tensor:
-    """A layer's output averaged over places: (n, c, h, w), tokens (n, t, c) or (n, c) to (n, c)."""
-    return (
-        output.mean((2, 3)) if output.ndim == 4 else output.mean(1) if output.ndim == 3 else output
-    )
+def _pooled(output: Tensor, channels_last: bool) -> Tensor:
+    """A layer's output averaged over places: maps, tokens (n, t, c) or (n, c) to (n, c).
+
+    Images are square, and so are maps: where only two sides of one are alike, these are the
+    places; else `channels_last` says whether a map is (n, h, w, c) or (n, c, h, w).
+    """
+    if output.ndim < 4:
+        return output.mean(1) if output.ndim == 3 else output
+    _, first, second, third = output.shape
+    if (first == second) != (second == third):
+        channels_last = first == second
+    return output.mean((1, 2) if channels_last else (2, 3))
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,20 @@ class PretrainedNetwork(Network):
         if settings.itq:
             self.rotation = Rotation(self.dim)
 
+    @classmethod
+    def natural_side(cls, settings: PretrainedSettings) -> int:
+        """The larger of the sides at which the model is to see images."""
+        check_known(settings.model)
+        if settings.side or settings.embed_side:
+            return max(settings.side, settings.embed_side)
+        try:
+            own = timm.get_pretrained_cfg(settings.model, allow_unregistered=False)
+        except RuntimeError as error:
+            raise BadInput(
+                f"timm has no {settings.model} ({error}); change network.model"
+            ) from None
+        return int(own.input_size[-1])
+
     def _made_head(self, features: int) -> nn.Module:
         settings = self.settings
         if settings.head == "whitening":
@@ -175,6 +205,10 @@ class PretrainedNetwork(Network):
     @property
     def training_dim(self) -> int:
         return int(self.settings.dim)
+
+    @property
+    def fitted_axes(self) -> int:
+        return self.settings.dim if self.settings.head == "whitening" else 0
 
     @property
     def needs_features(self) -> bool:

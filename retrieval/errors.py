@@ -4,6 +4,7 @@ RetrError                     a failure at run time: exit code 1
 └── BadInput                  what came in cannot be used: exit code 2
     ├── UnknownName           no encoder, backend, option, split of this name
     ├── BadImage              an image that cannot be read
+    ├── CannotWrite           a file that cannot be written where it was asked for
     ├── BadSource             a source of images that is not there or not understood
     ├── BadData               a shard, manifest or index that is damaged or not what it says
     ├── Mismatch              two things that do not belong together: encoder, dimension, metric
@@ -14,6 +15,7 @@ Messages are one line of two halves: what is wrong, with its numbers; then what 
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class RetrError(Exception):
@@ -46,6 +48,14 @@ class BadImage(BadInput):
         super().__init__(f"cannot read image {path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class CannotWrite(BadInput):
+    """A file that cannot be written where it was asked for; strerror: the system's reason."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write {path} ({error.strerror}); name another file")
+        self.strerror = error.strerror
 
 
 class BadSource(BadInput):

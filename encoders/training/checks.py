@@ -20,11 +20,11 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.epochs and not recipe.losses:
         raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
     for loss in recipe.losses:
-        check_loss(loss)
+        check_loss(loss, recipe.sampler.name == "pairs")
     terms = [loss for loss in recipe.losses if loss.name != RECONSTRUCTION]
     _check_clusters(recipe)
     _check_views(recipe, terms)
-    if recipe.augmentation.translate >= recipe.data.side:
+    if 0 < recipe.data.side <= recipe.augmentation.translate:
         raise BadInput(
             f"images of {recipe.data.side} pixels cannot be moved by "
             f"{recipe.augmentation.translate}; set augmentation.translate lower"
@@ -48,8 +48,14 @@ def check_data(recipe: Recipe, network: type[Network], data: TrainingSet) -> Non
         )
 
 
-def check_network(recipe: Recipe, network: Network, terms: nn.ModuleList) -> None:
-    """Raise BadInput where the losses do not go with the network, or the images' size does not."""
+def check_network(recipe: Recipe, network: Network, terms: nn.ModuleList, images: int) -> None:
+    """Raise BadInput where the losses do not go with the network, or the images do not: their
+    size, or how many there are to train on."""
+    if images <= network.fitted_axes:
+        raise BadInput(
+            f"whitening to {network.fitted_axes} numbers wants more images than that, got "
+            f"{images}; set network.dim lower"
+        )
     if not network.draws and any(loss.name == RECONSTRUCTION for loss in recipe.losses):
         raise BadInput(
             f"the loss {RECONSTRUCTION} wants drawings, and {recipe.encoder} draws no images; "

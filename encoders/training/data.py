@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from encoders.training import recipe
 from retrieval.contracts import Framing, Images, Json, Metric
-from retrieval.errors import BadInput, UnknownName
+from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.images import load, open_source
 from retrieval.registry import open_encoder
 
@@ -35,18 +35,21 @@ class TrainingSet:
     source: str
     fingerprint: str
     clustered_by: str  # the fingerprint of the encoder that found the clusters; or empty
+    unreadable: tuple[str, ...] = ()  # why images were left out that the recipe wants
 
     def facts(self) -> dict[str, Json]:
         """What a card says of the data."""
-        clustered: dict[str, Json] = (
-            {"clustered_by": self.clustered_by} if self.clustered_by else {}
-        )
-        return clustered | {
+        facts: dict[str, Json] = {
             "source": self.source,
             "sha256": self.fingerprint,
             "images": len(self.training),
             "held_out": len(self.held_out),
         }
+        if self.clustered_by:
+            facts["clustered_by"] = self.clustered_by
+        if self.unreadable:
+            facts["unreadable"] = [*self.unreadable]
+        return facts
 
 
 def read_training_set(
@@ -54,8 +57,8 @@ def read_training_set(
 ) -> TrainingSet:
     """The images that the recipe wants, framed; draws of images are by `seed`.
 
-    folder: where data sets lie. Raises UnknownName for a class that the source lacks, BadInput
-    for one with too few images, and BadImage for the first image that cannot be read.
+    Images that cannot be read are left out. folder: where data sets lie. Raises UnknownName for a
+    class that the source lacks, BadInput for one with too few images.
     """
     source = open_source(settings.source, data_dir=folder)
     given = [item.label or NO_LABEL for item in source.items()]
@@ -66,19 +69,27 @@ def read_training_set(
     generator = np.random.default_rng(seed)
     drawn = _drawn(labels, names, settings.per_class, generator)
     rows, labels = rows[drawn], labels[drawn]
-    ids = []
+    ids: list[str] = []
+    read: list[int] = []
+    unreadable: list[str] = []
     images = np.empty((len(rows), framing.side, framing.side, 3), np.uint8)
     wanted = set(rows.tolist())
     chosen = (item for row, item in enumerate(source.items()) if row in wanted)
     for place, item in enumerate(chosen):
-        images[place] = load(item, framing)
+        try:
+            images[len(ids)] = load(item, framing)
+        except BadImage as error:
+            unreadable.append(str(error))
+            continue
         ids.append(item.id)
-    if settings.validation >= len(rows):
+        read.append(place)
+    images, labels = images[: len(ids)], labels[read]
+    if settings.validation >= len(ids):
         raise BadInput(
-            f"data.validation {settings.validation:,} leaves none of {len(rows):,} images to "
+            f"data.validation {settings.validation:,} leaves none of {len(ids):,} images to "
             "train on; set it lower"
         )
-    order = generator.permutation(len(rows))
+    order = generator.permutation(len(ids))
     training = np.sort(order[settings.validation :])
     clusters, clustered_by = _clustered(settings, images, training, framing, seed)
     return TrainingSet(
@@ -92,6 +103,7 @@ def read_training_set(
         source.name,
         source.fingerprint,
         clustered_by,
+        tuple(unreadable),
     )
 
 

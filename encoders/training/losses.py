@@ -8,6 +8,7 @@ miner or a sampler of pairs chose them, the indices of the pairs or triplets.
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -150,25 +151,47 @@ class Term(nn.Module):
         return None
 
 
-def check_loss(settings: Loss) -> None:
-    """Raise UnknownName or BadInput for a term that cannot be built, or fails on a small batch."""
+def check_loss(settings: Loss, in_pairs: bool) -> None:
+    """Raise UnknownName or BadInput for a term that cannot be built, or fails on a small batch.
+
+    in_pairs: whether it sees pairs alone, and so learns nothing if it wants triplets.
+    """
     if settings.name == RECONSTRUCTION:
-        if settings.options or settings.miner:
-            raise BadInput(f"loss {RECONSTRUCTION} takes a weight alone; remove the rest")
+        _check_reconstruction(settings)
         return
     generator = torch.Generator().manual_seed(0)
     embeddings = functional.normalize(torch.randn(16, 8, generator=generator), dim=1)
-    labels = torch.arange(16) % 2
+    embeddings.requires_grad_()
+    labels = torch.tensor([0, 1] * 4 + [0, 0, 1, 1] * 2)
     term = Term(settings, classes=2, dim=8)
     options = dict(settings.options) | (dict(settings.miner.options) if settings.miner else {})
+    pairs = pairs_of(labels) if in_pairs and settings.miner is None else None
     try:
-        value = term(embeddings, labels, None).item()
+        loss = term(embeddings, labels, pairs)
+        value = loss.item()
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
         raise BadInput(
             f"loss {settings.name} fails with {options} ({error}); change them"
         ) from None
     if not math.isfinite(value):
         raise BadInput(f"loss {settings.name} is {value} with {options}; change them")
+    if pairs is None:
+        return
+    (gradient,) = torch.autograd.grad(loss, embeddings, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise BadInput(
+            f"loss {settings.name} learns nothing from pairs, as it compares an image with one "
+            "that is alike and one that is not; give it a miner, or take another sampler"
+        )
+
+
+def _check_reconstruction(settings: Loss) -> None:
+    for option in settings.options:
+        raise UnknownName(f"option of loss {RECONSTRUCTION}", option, ["weight"])
+    plain = Loss(settings.name, settings.weight)
+    for name in ("labels", "distance", "miner"):
+        if getattr(settings, name) != getattr(plain, name):
+            raise BadInput(f"loss {RECONSTRUCTION} takes a weight alone; remove {name}")
 
 
 def has_classes(name: str) -> bool:
@@ -185,7 +208,8 @@ def _loss(settings: Loss, classes: int, dim: int) -> nn.Module:
         given |= {"num_classes": classes, "embedding_size": dim}
     if settings.distance is not None:
         given["distance"] = DISTANCES[settings.distance]()
-    return _made(f"loss {settings.name}", make, given, settings.options)
+    ours = {f.name for f in fields(Loss)} - {"options"}
+    return _made(f"loss {settings.name}", make, given, settings.options, ours)
 
 
 def _miner(loss: Loss) -> nn.Module:
@@ -195,16 +219,21 @@ def _miner(loss: Loss) -> nn.Module:
     make, given = MINERS[settings.name]
     if loss.distance is not None:
         given = given | {"distance": DISTANCES[loss.distance]()}
-    return _made(f"miner {settings.name}", make, given, settings.options)
+    return _made(f"miner {settings.name}", make, given, settings.options, {"name"})
 
 
 def _made(
-    what: str, make: Callable[..., nn.Module], given: dict[str, object], options: Mapping[str, Any]
+    what: str,
+    make: Callable[..., nn.Module],
+    given: dict[str, object],
+    options: Mapping[str, Any],
+    ours: set[str],
 ) -> nn.Module:
+    """ours: what else a recipe may say of it."""
     known = _parameters(make) - given.keys() - {"distance"}
     for option in options:
         if option not in known:
-            raise UnknownName(f"option of {what}", option, known)
+            raise UnknownName(f"option of {what}", option, known | ours)
     try:
         return make(**given, **options)
     except (TypeError, ValueError, AssertionError) as error:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import TypeAdapter, ValidationError
 
 from encoders.networks import Amount, Count, NotNegative, Positive, Settings, Share
@@ -25,7 +25,7 @@ class Data(Settings):
     """Which images are trained on."""
 
     source: str = "cifar10"  # what `retr encode` takes; its training split where it has one
-    side: Count = 32  # images are framed to side × side, and kept in memory so
+    side: Amount = 0  # images are framed to side × side, and kept in memory so; 0: see `Network`
     classes: tuple[str, ...] = ()  # these alone; all where empty
     per_class: Amount = 0  # images of each class, drawn by seed; 0: all
     validation: Amount = 0  # images held out of the training and scored after each epoch
@@ -98,7 +98,7 @@ class Recipe(Settings):
     start: str = ""  # a trained encoder of such a network, whose weights are trained on
     losses: tuple[Loss, ...] = ()
     epochs: Amount = 10
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # the range of k-means
     about: str = ""
     data: Data = Data()
     sampler: Sampler = Sampler()
@@ -210,7 +210,8 @@ def _item(place: Any, part: str, key: str) -> Any:
 def _gather_options(table: dict[str, Any]) -> None:
     """Move what a loss or a miner has beside retr's own keys into its `options`."""
     losses = table.get("losses")
-    for loss in losses if isinstance(losses, list) else []:
+    terms = losses if isinstance(losses, list) else []
+    for loss in (term for term in terms if isinstance(term, dict)):
         for owner, kind in ((loss, Loss), (loss.get("miner"), Miner)):
             if isinstance(owner, dict):
                 known = {f.name for f in fields(kind)}

@@ -83,7 +83,7 @@ def draw_reconstructions(
 ) -> None:
     """Write a PNG of images (n, side, side, 3), each above what was drawn of it, from 0 to 1."""
     redrawn = np.rint(drawn * 255).clip(0, 255).astype(np.uint8)
-    side = images.shape[1]
+    side, columns = images.shape[1], min(columns, len(images))
     rows = [
         np.concatenate([*kind[start : start + columns]], axis=1)
         for start in range(0, len(images) - columns + 1, columns)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ class Start:
     ids: frozenset[str] = frozenset()  # images of the run's own source
     sources: tuple[str, ...] = ()  # others as a whole, each by its name and by its sha256
     classes: tuple[str, ...] = ()  # sorted
+    minutes: float = 0.0  # that its own training took, and that of what it started from
 
     def facts(self) -> dict[str, Json]:
         """What a card says of it, beside the data."""
@@ -32,6 +34,7 @@ class Start:
             return {}
         return {
             "started_from": self.fingerprint,
+            "start_minutes": self.minutes,
             "also_seen": [*self.sources],
             "also_seen_classes": [*self.classes],
         }
@@ -66,9 +69,14 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
     network.load_state_dict(fitting, strict=False)
     start = _start(encoder.fingerprint, folder, data)
     if held_out := start.has_seen(data, data.held_out):
+        listed = (
+            f"; {IMAGES} in its folder lists them"
+            if start.ids
+            else (", as far as is known: its folder does not list them")
+        )
         raise BadInput(
-            f"start: {spec} was trained on {held_out:,} of the images that are held out now, so "
-            "that their scores would say nothing; set data.validation to 0, or hold out what it did"
+            f"start: {spec} was trained on {held_out:,} of the images that are held out now"
+            f"{listed}, and their scores would say nothing; set data.validation to 0"
         )
     return start
 
@@ -102,7 +110,8 @@ def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
     sources = [str(name) for name in before]
     list_of_ids = folder / IMAGES
     if list_of_ids.is_file() and (source == data.source or sha256 == data.fingerprint):
-        ids = frozenset(list_of_ids.read_text(encoding="utf-8").splitlines())
+        ids = frozenset(list_of_ids.read_text(encoding="utf-8").split("\n"))
     else:
         ids, sources = frozenset(), [*sources, source, sha256]
-    return Start(fingerprint, ids, tuple(dict.fromkeys(sources)), classes)
+    minutes = card.training.minutes + cast(float, facts.get("start_minutes", 0.0))
+    return Start(fingerprint, ids, tuple(dict.fromkeys(sources)), classes, round(minutes, 2))

@@ -42,11 +42,12 @@ from encoders.training.reports import (
 from encoders.training.sampling import batches
 from encoders.training.start import Start, start_from
 from retrieval.contracts import Framing, Json
-from retrieval.errors import BadInput, Mismatch, RetrError, UnknownName
+from retrieval.errors import BadData, BadInput, CannotWrite, Mismatch, RetrError, UnknownName
 from retrieval.registry import encoder_names, encoder_plugin
 from retrieval.storage.cards import CARD, IMAGES, WEIGHTS, Card, TrainingFacts, is_trained
 from retrieval.storage.files import locked, made_folder, sha256_of, write_whole
 
+VERSION = 1  # of checkpoints
 CHECKPOINT_SECONDS = 60
 SAMPLE_PIXELS = 10_000 * 32 * 32  # of the images from which a network takes its statistics
 SHOWN = 50  # images in the picture of reconstructions
@@ -104,8 +105,11 @@ def train(
     on_epoch: OnEpoch = lambda row: None,
 ) -> Card:
     """As `Trainer.train`, for a recipe that has been read."""
+    began = time.perf_counter()
     network_type, settings = _network_of(recipe)
-    recipe = replace(recipe, network=settings.to_json())  # defaults written out
+    side = recipe.data.side or network_type.natural_side(settings)
+    # Defaults written out.
+    recipe = replace(recipe, network=settings.to_json(), data=replace(recipe.data, side=side))
     check_recipe(recipe)
     where = torch_device(device)
     framing = Framing(side=recipe.data.side)
@@ -117,7 +121,7 @@ def train(
     network = _built(network_type, settings, data, framing)
     start = start_from(recipe.start, network, data) if recipe.start else Start()
     terms = _terms(recipe, network, len(data.names))
-    check_network(recipe, network, terms)
+    check_network(recipe, network, terms, len(data.training))
     made_folder(folder)
     with locked(folder):
         if is_trained(folder):
@@ -126,12 +130,12 @@ def train(
             _check_origin(folder / CARD, card.training.data, data, start)
             return card
         try:
-            return Run(recipe, network, terms, data, start, framing, folder, where).finish(
-                on_step, on_epoch
-            )
+            run = Run(recipe, network, terms, data, start, framing, folder, where)
+            run.position.total_seconds += time.perf_counter() - began
+            return run.finish(on_step, on_epoch)
         except BrokenPipeError:
             raise  # whoever was told of the epochs is gone
-        except OSError as error:
+        except (OSError, CannotWrite) as error:
             raise RetrError(
                 f"cannot write into {folder} ({error.strerror}); the last checkpoint is whole: "
                 "make room and run the same command again"
@@ -263,10 +267,7 @@ class Run:
         features = embed(extractor, images, self.device, self.network.at_once)
         labels = self.labels[self.training].cpu()
         torch.manual_seed(seed_of(self.recipe.seed, "fit"))
-        try:
-            self.network.fit(torch.from_numpy(features), labels)
-        except ValueError as error:
-            raise BadInput(f"{error}; set network.dim lower") from None
+        self.network.fit(torch.from_numpy(features), labels)
 
     def epoch(self, on_step: OnStep) -> dict[str, Json]:
         """Train the rest of the epoch at hand, score it, and return its row of the log."""
@@ -399,6 +400,7 @@ class Run:
         """Replace the checkpoint by one of here and now."""
         here = self.position
         state = {
+            "version": VERSION,
             "recipe": self.recipe.to_json(),
             "data": _origin(self.data, self.start),
             "epoch": here.epoch,
@@ -419,6 +421,11 @@ class Run:
         if state is None:
             return
         file = self.folder / CHECKPOINT
+        if state.get("version") != VERSION:
+            raise BadData(
+                f"{file} is of version {state.get('version')}, this retr writes {VERSION}; delete "
+                "it to train from the start"
+            )
         _check_made_by(file, state["recipe"], self.recipe)
         _check_origin(file, state["data"], self.data, self.start)
         self.position = Position(

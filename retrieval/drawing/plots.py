@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts import Vectors
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, CannotWrite
 from retrieval.quality.calibration import Alike, Calibration
 from retrieval.quality.ranking import Distances
 from retrieval.storage.files import write_whole
@@ -214,11 +214,11 @@ def _figure(path: Path, width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """Write the figure, whole or not at all. Raises BadInput where that cannot be."""
+    """Write the figure, whole or not at all. Raises CannotWrite where that cannot be."""
     try:
         write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, format=_kind(path)))
     except OSError as error:
-        raise BadInput(f"cannot write {path} ({error.strerror}); name another file") from None
+        raise CannotWrite(path, error) from None
 
 
 def _kind(path: Path) -> str:

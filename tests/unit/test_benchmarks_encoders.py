@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablation, sweep
+from benchmarks import ablation, contrastive, sweep
 from benchmarks.storage import STORAGE, measure
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
@@ -28,6 +28,24 @@ def labelled(split: str, n: int, classes: int, noise: float, seed: int) -> Label
         [f"{split}/{i:05d}" for i in range(n)],
         [str(label) for label in labels],
     )
+
+
+def test_the_contrastive_loss_of_pairs() -> None:
+    # The squares of a published pair: 0.30502 apart; as a negative one it lacks 1 - 0.5523.
+    distance = np.sqrt(np.array([2 * 0.15251, 2 * 0.15251]))
+    found = contrastive.contrastive(distance, np.array([True, False]), 1.0)
+    np.testing.assert_allclose(found, [0.15251, 0.10023], atol=1e-5)
+    # Two of either class, at 0 and at 3 on a line: alike pairs are 0 apart, others 3, and one
+    # without a label is in no pair.
+    images = Labelled(
+        np.array([[0], [0], [3], [3], [9]], np.float32),
+        [*"abcde"],
+        ["near", "near", "far", "far", None],
+    )
+    document = contrastive.measure(images, 5.0, 1000, 0)
+    assert (document["pairs"], document["of_alike"], document["of_others"]) == (1000, 0, 2)
+    assert document["loss"] == 1
+    assert document["interval"] == pytest.approx([1, 1], abs=0.1)
 
 
 def test_storage_keeps_what_it_can() -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 
 from encoders import pretrained
 from encoders.trained import TrainedEncoder
+from encoders.training import trainer
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.errors import BadInput, UnknownName
@@ -212,7 +213,7 @@ RECIPE = Recipe(
     network={"model": MODEL, "side": 48, "dim": 5},
     losses=(Loss("normalised-softmax"),),
     epochs=2,
-    data=Data("digits", per_class=12, validation=20),
+    data=Data("digits", side=32, per_class=12, validation=20),
     sampler=Sampler(batch=25),
     optimizer=Optimizer("adamw", lr=1e-3, other_lr=1e-2),
 )
@@ -293,10 +294,85 @@ def test_images_are_embedded_at_a_side_of_their_own(
     assert all(torch.equal(first[name], second[name]) for name in first)  # trained alike
 
 
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [({}, 160), ({"side": 48}, 48), ({"side": 48, "embed_side": 64}, 64)],
+)
+def test_images_are_as_large_as_the_model_sees_them(settings: dict[str, int], side: int) -> None:
+    typed = pretrained.PretrainedSettings(model=MODEL, **settings)
+    assert pretrained.PretrainedNetwork.natural_side(typed) == side
+    with pytest.raises(UnknownName, match="unknown timm model 'resnet-18'"):
+        pretrained.PretrainedNetwork.natural_side(replace(typed, model="resnet-18"))
+
+
+def test_photographs_are_framed_for_the_model(
+    published: torch.nn.Module, photos: Path, tmp_path: Path
+) -> None:
+    network = {"model": MODEL, "head": "whitening", "dim": 4}
+    recipe = Recipe("pretrained", network=network, epochs=0, data=Data(str(photos)))
+    card = train(recipe, tmp_path / "out")
+    assert card.framing.side == 160
+    assert open_encoder(str(tmp_path / "out"), "cpu").encode(pixels(2, 160)).shape == (2, 4)
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(
+    published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout, norms that keep averages, and ITQ behind the training; stopped there too."""
+    network = {**RECIPE.network, "dropout": 0.3, "class_sharpness": 10.0, "itq": True}
+    recipe = replace(RECIPE, network=network)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    train(recipe, tmp_path / "whole")
+    steps = 0
+
+    def stop(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "stopped", on_step=stop)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer.Run, "publish", lambda run, trained: stop_now())
+        train(recipe, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "card.json").exists()
+    train(recipe, tmp_path / "stopped")
+    whole, stopped = (load_file(tmp_path / n / "weights.safetensors") for n in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def stop_now() -> None:
+    raise KeyboardInterrupt
+
+
+def test_layers_that_keep_channels_last_are_averaged_over_places() -> None:
+    small = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 2}
+    model = "swin_tiny_patch4_window7_224"
+    network = timm.create_model(model, pretrained=False, num_classes=0, img_size=32, **small)
+    network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (3, 32, 32)}
+    features = pretrained.Features(model, ["layers.0", "layers.1"], network).eval()
+    assert features.dim == 12 + 24
+    with torch.inference_mode():
+        images = torch.rand(2, 3, 32, 32)
+        _, (first, second) = features.run(images)
+        assert (first.shape, second.shape) == ((2, 8, 8, 12), (2, 4, 4, 24))
+        wanted = torch.cat(
+            [torch.nn.functional.normalize(out.mean((1, 2)), dim=1) for out in (first, second)], 1
+        )
+        torch.testing.assert_close(features(images), wanted)
+    with pytest.raises(BadInput, match="for two images, which are not told apart there"):
+        pretrained.Features(model, ["layers.0.blocks.0.attn"], network)
+
+
 def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_path: Path) -> None:
     network = {**RECIPE.network, "head": "whitening", "dim": 2000}
     with pytest.raises(BadInput, match=r"features have no 2000 principal axes; change \[network\]"):
         train(replace(RECIPE, network=network, epochs=0, losses=()), tmp_path)
+    recipe = replace(RECIPE, network={**network, "dim": 96}, epochs=0, losses=())
+    with pytest.raises(BadInput, match="whitening to 96 numbers wants more images than that, got"):
+        train(replace(recipe, data=replace(RECIPE.data, per_class=10)), tmp_path)
 
 
 def test_models_that_know_no_drop_path_are_built_without() -> None:

@@ -25,10 +25,10 @@ from encoders.siamese import SiameseSettings
 from encoders.training import trainer
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
-from encoders.training.reports import CURVES, RECONSTRUCTIONS
+from encoders.training.reports import CURVES, RECONSTRUCTIONS, draw_reconstructions
 from encoders.training.trainer import train
 from retrieval.contracts import Framing
-from retrieval.errors import BadData, BadInput, Mismatch, RetrError, UnknownName
+from retrieval.errors import BadData, BadInput, CannotWrite, Mismatch, RetrError, UnknownName
 from retrieval.images import load, open_source
 from retrieval.quality.provenance import Provenance
 from retrieval.registry import open_encoder
@@ -91,7 +91,8 @@ def test_a_run_leaves_weights_card_log_and_curves(trained: Path) -> None:
     card = Card.read(trained)
     assert (card.encoder, card.dim, card.classes) == ("siamese", 16, tuple("0123456789"))
     assert card.network == SiameseSettings((8, 8, 8), dim=6, class_sharpness=16.0).to_json()
-    assert card.training.recipe == {**SMALL.to_json(), "network": card.network}
+    written_out = replace(SMALL, network=card.network, data=replace(SMALL.data, side=32))
+    assert card.training.recipe == written_out.to_json()
     assert card.training.data["images"] == 160
     assert card.training.data["held_out"] == 40
     assert card.training.metrics["scored_on"] == "40 held-out images"
@@ -147,7 +148,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
         replace(SMALL, optimizer=Optimizer("adamw", lr=0.01, weight_decay=0.1, warmup=0.3)),
         replace(SMALL, optimizer=Optimizer("sgd", lr=0.05), sampler=Sampler("balanced", batch=40)),
         replace(SMALL, encoder="autoencoder",
-                network={"width": 8, "blocks": [8, 8, 8], "dim": 10},
+                network={"width": 8, "blocks": [8, 8, 8], "dim": 10, "whitening": 0.5},
                 losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image"),
                         Loss("normalised-softmax", 0.1, "cluster")),
                 data=replace(SMALL.data, clusters=5, clustered_by="siamese-quick"),
@@ -213,6 +214,12 @@ def test_another_recipe_is_refused_and_nothing_overwritten(
 
 def test_another_description_is_the_same_recipe(trained: Path) -> None:
     train(replace(SMALL, about="small", network={**SMALL.network, "depth": 2}), trained)
+
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"version": 99})
+    with pytest.raises(BadData, match="is of version 99, this retr writes 1; delete it"):
+        train(SMALL, tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -293,6 +300,21 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert "the last checkpoint is whole" in done.stdout
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert [p for p in tmp_path.iterdir() if "partial" in p.name] == []
+    train(SMALL, tmp_path)
+    assert same(trained, tmp_path)
+
+
+def test_a_disk_that_is_full_for_the_curves_alone(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, rows: object) -> None:
+        raise CannotWrite(folder / CURVES, OSError(28, "No space left on device"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "write_reports", full)
+        with pytest.raises(RetrError, match="the last checkpoint is whole") as e:
+            train(SMALL, tmp_path)
+    assert e.value.exit_code == 1
     train(SMALL, tmp_path)
     assert same(trained, tmp_path)
 
@@ -444,6 +466,21 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             'wants labels = "cluster"; take another sampler',
         ),
         (
+            replace(SMALL, sampler=Sampler("pairs", batch=40)),
+            BadInput,
+            "loss supervised-contrastive learns nothing from pairs",
+        ),
+        (
+            replace(
+                SMALL,
+                encoder="autoencoder",
+                network={"width": 8, "dim": 160, "whitening": 0.5},
+                losses=(Loss("reconstruction"),),
+            ),
+            BadInput,
+            "whitening to 160 numbers wants more images than that, got 160",
+        ),
+        (
             replace(
                 SMALL,
                 encoder="autoencoder",
@@ -484,6 +521,20 @@ def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_p
     metrics = train(flat, tmp_path / "none", on_epoch=rows.append).training.metrics
     assert rows[0]["map"] is metrics["map"] is metrics["knn_accuracy"] is None
     assert (tmp_path / "none" / "curves.png").stat().st_size > 5_000
+
+
+def test_images_that_cannot_be_read_are_left_out(photos: Path, tmp_path: Path) -> None:
+    (photos / "red" / "3.png").write_bytes(b"no image")
+    recipe = replace(SMALL, data=Data(str(photos)), sampler=Sampler(batch=10), epochs=1)
+    card = train(recipe, tmp_path / "out")
+    assert card.training.data["images"] == 29
+    (why,) = cast(list[str], card.training.data["unreadable"])
+    assert why.startswith(f"cannot read image {photos / 'red' / '3.png'}: ")
+    ids = (tmp_path / "out" / IMAGES).read_text().split()
+    assert len(ids) == 29
+    assert "red/3.png" not in ids
+    with pytest.raises(BadInput, match="29 leaves none of 29 images"):
+        train(replace(recipe, data=replace(recipe.data, validation=29)), tmp_path / "no")
 
 
 def test_a_class_that_is_named_twice_is_one(tmp_path: Path) -> None:
@@ -604,6 +655,8 @@ def test_what_the_start_has_seen_counts_as_seen(trained: Path, tmp_path: Path) -
     encoder = open_encoder(str(tmp_path / "mine"))
     found = Provenance(tmp_path / "mine", card)
     assert found.classes == {*"0123456789", "a", "b"}
+    minutes = [Card.read(folder).training.minutes for folder in (trained, tmp_path / "same")]
+    assert card.training.data["start_minutes"] == pytest.approx(sum(minutes), abs=0.02)
     assert found.has_seen(SourceFacts(digits.name, digits.fingerprint, 1797), ["1", "2"]).all()
     assert not found.has_seen(SourceFacts("elsewhere", "0", 1), ["1"]).any()
     assert encoder.fingerprint != open_encoder(str(tmp_path / "same")).fingerprint
@@ -648,6 +701,18 @@ def test_an_autoencoder_leaves_a_picture_of_what_it_draws(tmp_path: Path) -> Non
     shown = [n for n, item in ids.items() if np.array_equal(load(item, Framing(32)), first)]
     assert shown
     assert not set(shown) <= trained_on  # held-out images are drawn
+
+
+@pytest.mark.parametrize("images", [1, 9, 25])
+def test_reconstructions_of_few_images(tmp_path: Path, images: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8, 3), np.uint8)
+    drawn = (pixels / np.float32(255))[..., ::-1]
+    draw_reconstructions(tmp_path / "drawn.png", pixels, drawn, scale=1)
+    with Image.open(tmp_path / "drawn.png") as picture:
+        sheet = np.asarray(picture)
+    assert sheet.shape[1] == 8 * min(images, 10)
+    np.testing.assert_array_equal(sheet[:8, :8], pixels[0])
+    np.testing.assert_array_equal(sheet[8:16, :8], pixels[0, ..., ::-1])
 
 
 def test_training_separates_classes(tmp_path: Path) -> None:

@@ -150,6 +150,14 @@ def test_pairs_stand_half_a_batch_apart() -> None:
         (Loss("triplet", miner=Miner("semihard")), "unknown miner 'semihard'; did you mean 'semi"),
         (Loss("triplet", options={"margn": 1}), "unknown option of loss triplet 'margn'; did you"),
         (
+            Loss("triplet", options={"wieght": 1}),
+            "unknown option of loss triplet 'wieght'; did you mean 'weight'?",
+        ),
+        (
+            Loss("reconstruction", options={"wieght": 1}),
+            "unknown option of loss reconstruction 'wieght'; did you mean 'weight'?",
+        ),
+        (
             Loss("triplet", miner=Miner("hard", options={"margn": 1})),
             "unknown option of miner hard 'margn'; did you mean 'margin'?",
         ),
@@ -157,11 +165,22 @@ def test_pairs_stand_half_a_batch_apart() -> None:
 )
 def test_unknown_names_come_with_the_nearest(loss: Loss, said: str) -> None:
     with pytest.raises(UnknownName) as raised:
-        check_loss(loss)
+        check_loss(loss, in_pairs=False)
     assert str(raised.value).startswith(said)
 
 
 def test_reconstruction_takes_a_weight_alone() -> None:
-    check_loss(Loss("reconstruction", weight=2))
-    with pytest.raises(BadInput, match="takes a weight alone"):
-        check_loss(Loss("reconstruction", options={"margin": 1}))
+    check_loss(Loss("reconstruction", weight=2), in_pairs=True)
+    with pytest.raises(BadInput, match="takes a weight alone; remove labels"):
+        check_loss(Loss("reconstruction", labels="image"), in_pairs=False)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_learns_from_pairs_or_is_refused(name: str) -> None:
+    # To these an image counts with one that is alike and one that is not, which pairs don't have.
+    if name not in {"triplet", "supervised-contrastive", "nt-xent", "circle", "margin"}:
+        check_loss(Loss(name), in_pairs=True)
+        return
+    with pytest.raises(BadInput, match="learns nothing from pairs"):
+        check_loss(Loss(name), in_pairs=True)
+    check_loss(Loss(name, miner=Miner("semi-hard")), in_pairs=True)

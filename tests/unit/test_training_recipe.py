@@ -43,7 +43,7 @@ def test_recipes_that_ship_can_be_built(name: str) -> None:
     check_recipe(recipe)
     network: type[Network] = encoder_plugin(recipe.encoder).network_type
     settings = typed(network.settings_type, recipe.network, "network")
-    dim = network(settings, 10, recipe.data.side).dim
+    dim = network(settings, 10, recipe.data.side or network.natural_side(settings)).dim
     assert dim <= 128 or recipe.encoder == "layers"  # which judges pairs
 
 
@@ -96,6 +96,9 @@ def test_changes_reach_every_place(small: Path) -> None:
         ("optimizer.rate=3", "unknown key of [optimizer] in {file} 'rate'"),
         ("optimiser.lr=3", "unknown key of {file} 'optimiser'; did you mean 'optimizer'?"),
         ("losses.0.wieght=1", None),  # an option of the loss, which check_recipe refuses
+        ("losses.0=triplet", "losses.0 of {file} cannot be 'triplet'"),
+        ("seed=-1", "seed of {file} cannot be -1"),
+        ("seed=5000000000", "seed of {file} cannot be 5000000000"),
         ("epochs=many", "epochs of {file} cannot be 'many'"),
         ("epochs=-1", "epochs of {file} cannot be -1"),
         ("optimizer.lr=0", "optimizer.lr of {file} cannot be 0"),
@@ -109,7 +112,7 @@ def test_changes_reach_every_place(small: Path) -> None:
 )
 def test_a_wrong_change_is_named(small: Path, change: str, said: str | None) -> None:
     if said is None:
-        with pytest.raises(UnknownName, match="unknown option of loss triplet 'wieght'"):
+        with pytest.raises(UnknownName, match="'wieght'; did you mean 'weight'"):
             check_recipe(read_recipe(str(small), [change]))
         return
     with pytest.raises(BadInput) as raised:
