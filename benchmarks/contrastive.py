@@ -16,7 +16,7 @@ from retrieval.contracts import Json, Metric
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Scheme, draw_pairs, pair_distances
 from retrieval.quality.ranking import Distances
-from retrieval.quality.significance import bootstrap
+from retrieval.quality.significance import interval_over_pairs
 from retrieval.storage.shards import open_embeddings
 
 
@@ -35,7 +35,7 @@ def measure(images: Labelled, margin: float, count: int, seed: int) -> dict[str,
     return {
         "pairs": len(drawn),
         "loss": float(losses.mean()),
-        "interval": bootstrap(losses[:, None])[:, 0].tolist(),
+        "interval": interval_over_pairs(losses[:, None], drawn.first, drawn.second)[:, 0].tolist(),
         "of_alike": float(losses[drawn.alike].mean()),
         "of_others": float(losses[~drawn.alike].mean()),
     }

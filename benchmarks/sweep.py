@@ -59,7 +59,8 @@ def measure(
         encoder = open_encoder(f"{card.encoder}:{folder.resolve()}", "cpu")
         tested = _embedded(encoder, card, folder, "test")
         validating = _embedded(encoder, card, folder, "train", card.classes)
-        groups = class_groups(tested, Provenance(folder, card), None)
+        there = {*tested.classes(), *validating.classes()}
+        groups = class_groups(there, Provenance(folder, card), None)
         procedure = Procedure(encoder.metric, seed=seed)
         outcome = verify(tested, validating, procedure, encoder.fingerprint, groups)
         yield {
@@ -68,6 +69,7 @@ def measure(
             "minutes": round(card.training.minutes, 1),
             "threshold": outcome.calibration.threshold,
             **{name: of.accuracy for name, of in outcome.groups.items()},
+            **{f"{name}_margin": of.margin for name, of in outcome.groups.items()},
         }
 
 
@@ -129,7 +131,7 @@ def draw(path: Path, rows: Sequence[Row], varied: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Print the rows as they come, as JSON, and keep them as CSV and as a plot."""
+    """Print the rows as they come, as JSON, and keep all of them as CSV and as a plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -144,8 +146,8 @@ def main() -> None:
     for row in measure(given.recipe, given.set, given.vary, given.out, given.seed):
         rows.append(row)
         print(json.dumps(row), flush=True)
-        write_table(given.out / "sweep.csv", rows)
-        draw(given.out / "sweep.png", rows, given.vary)
+    write_table(given.out / "sweep.csv", rows)
+    draw(given.out / "sweep.png", rows, given.vary)
 
 
 if __name__ == "__main__":

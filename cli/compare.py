@@ -19,6 +19,7 @@ from cli.output import Output, plural
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.quality.calibration import Calibration
     from retrieval.quality.comparing import Asked, Compared
 
 
@@ -66,7 +67,7 @@ def compare(
     from cli.pictures import draw_compared
     from retrieval.errors import BadInput
     from retrieval.quality.calibration import find_calibration
-    from retrieval.quality.comparing import compare
+    from retrieval.quality.comparing import compare, knows_probability
     from retrieval.registry import open_encoder, open_scorer
     from retrieval.storage.shards import EncoderFacts
     from retrieval.workspace import Workspace
@@ -77,24 +78,32 @@ def compare(
     chosen = parsed_metric(metric) or opened.metric
     place = Workspace.at(workspace)
     calibration = find_calibration(EncoderFacts.of(opened), chosen, place)
-    layers = None if scorer is None else open_scorer(scorer, device)
-    answers, failed = compare(asked, opened, chosen, calibration, layers)
-    for pair, error in failed:
-        where = "" if pair.line is None else f"{pairs} line {pair.line}: "
-        if not answers:
-            raise BadInput(f"{where}{error}; give an image that can be read")
-        output.warn(f"{where}{error}")
-    if sheet is not None:
-        drawn = answers[:MOST_DRAWN]
-        draw_compared(sheet, drawn, f"{opened.name}, {chosen} distance")
-    _print(output, answers, str(chosen), opened.name)
-    if sheet is not None:
-        output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
+    layers = of_layers = None
+    if scorer is not None:
+        layers = open_scorer(scorer, device)
+        of_layers = find_calibration(EncoderFacts.of(layers), None, place)
+        if knows_probability(layers):
+            calibration = None
+    answers, failed = compare(asked, opened, chosen, calibration, layers, of_layers)
+    said = [
+        f"{error}" if pair.line is None else f"{pairs} line {pair.line}: {error}"
+        for pair, error in failed
+    ]
+    last = None if answers else said.pop()
+    for problem in said:
+        output.warn(problem)
+    if last is not None:
+        raise BadInput(f"{last}; give images that can be read")
+    _print(output, answers, str(chosen), opened.name, of_layers or calibration)
     documents: list[JsonValue] = [
         answer.to_json() | ({} if pair.line is None else {"line": pair.line})
         for pair, answer in answers
     ]
     output.document(documents if pairs is not None else documents[0])
+    if sheet is not None:
+        drawn = answers[:MOST_DRAWN]
+        draw_compared(sheet, drawn, f"{opened.name}, {chosen} distance")
+        output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
 
 
 def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked]":
@@ -122,6 +131,7 @@ def _print(
     answers: "list[tuple[Asked, Compared]]",
     metric: str,
     encoder: str,
+    calibration: "Calibration | None",
 ) -> None:
     def probability(answer: "Compared") -> str:
         return "–" if answer.probability_same is None else f"{answer.probability_same:.4f}"
@@ -130,11 +140,11 @@ def _print(
         _, answer = answers[0]
         output.say(f"{metric} distance {answer.distance:.4f} by {encoder}")
         if answer.same is not None:
-            said = "same class" if answer.same else "not the same"
-            output.say(f"{said}: probability {probability(answer)}")
+            said = "the same class" if answer.same else "not the same class"
+            output.say(f"{said}; probability that they are the same {probability(answer)}")
     else:
         output.table(
-            ("a", "b", "distance", "same class"),
+            ("a", "b", "distance", "p of the same"),
             [(a.a, a.b, f"{a.distance:.4f}", probability(a)) for _, a in answers],
             left=2,
         )
@@ -145,5 +155,9 @@ def _print(
             ("layer", "mean squared difference"),
             [(name, f"{value:.4g}") for name, value in answers[0][1].layers.items()],
         )
+    if calibration is not None:
+        of = calibration.fitted_to
+        met = "" if calibration.ece is None else f", mean error {calibration.ece:.4f}"
+        output.say(f"calibrated on {plural(of.pairs, 'pair')} of {of.source}{met}")
     if answers[0][1].probability_same is None:
         output.say("no probability is known for this encoder: see 'retr pairs --save'")

@@ -78,6 +78,7 @@ def encode(
         fresh = len(images) - before
     seconds = time.perf_counter() - started
     if out is None or place.folder.is_dir():
+        place.remember(Role.EMBEDDINGS, folder)
         place.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
 
     if manifest.skipped:

@@ -88,7 +88,8 @@ def pairs(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="How probabilities are fitted: logistic or isotonic.  [default: logistic]",
+            help="How probabilities are fitted: logistic or isotonic.  [default: logistic; a "
+            "scorer's own probability as it is]",
             show_default=False,
         ),
     ] = None,
@@ -126,13 +127,16 @@ def pairs(
 
     Example: retr pairs test-embeddings --threshold 0.5 --out pairs
     """
+    from dataclasses import replace
+
     from retrieval.errors import BadInput
     from retrieval.quality.calibration import Method, place_to_keep
     from retrieval.quality.comparing import improbability
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.pairs import Scheme
-    from retrieval.quality.verification import Procedure, class_groups, verify
+    from retrieval.quality.verification import TRAINED, Procedure, class_groups, verify
     from retrieval.registry import open_scorer
+    from retrieval.storage.files import made_folder
     from retrieval.storage.shards import EncoderFacts, open_embeddings
     from retrieval.workspace import Role, Workspace
 
@@ -142,10 +146,10 @@ def pairs(
         embeddings or place.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
     )
     others = None if validation is None else open_embeddings(validation)
-    if scorer is not None:
-        given = {"--save": save, "--calibration": calibration, "--metric": metric}
-        for option in (name for name, value in given.items() if value):
-            raise BadInput(f"a scorer has a probability of its own; leave {option} or it away")
+    if scorer is not None and metric is not None:
+        raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
+    if out is not None:
+        made_folder(out)  # before the work
     judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
     procedure = Procedure(
@@ -153,7 +157,9 @@ def pairs(
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        None if judge else parsed_choice("calibration", calibration or Method.LOGISTIC, Method),
+        None
+        if judge and not calibration
+        else parsed_choice("calibration", calibration or Method.LOGISTIC, Method),
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)
@@ -161,34 +167,56 @@ def pairs(
 
     images = Labelled.of(test)
     chosen = parsed_names(classes) if classes is not None else None
-    images.check_classes(chosen or ())
+    new = parsed_names(held_out) if held_out else None
+    images.check_classes([*(chosen or ()), *(new or ())])
     tested, validating = _split(output, test, images, others, trained, seed)
     if chosen is not None:
-        tested, validating = tested.of_classes(chosen), validating.of_classes(chosen)
-    for name in tested.single():
-        output.warn(f"class '{name}' has a single image to test, and so no pair that is alike")
-    groups = class_groups(tested, trained, parsed_names(held_out) if held_out else None)
+        tested = tested.of_classes(chosen)
+    groups = class_groups({*images.classes(), *validating.classes()}, trained, new)
     distances_of = None
     if judge is not None:
         tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
         distances_of = improbability(judge)
-    outcome = verify(tested, validating, procedure, judged_by.fingerprint, groups, distances_of)
+    rows = tested.rows_of_classes()
+    for name in chosen or images.classes():
+        if rows[name] < 2:
+            some = "a single image" if rows[name] else "no image"
+            output.warn(f"class '{name}' has {some} to test, and so no pair that is alike")
+    outcome = verify(
+        tested,
+        validating,
+        procedure,
+        judged_by.fingerprint,
+        groups,
+        distances_of,
+        (others or test).facts.source.name,
+    )
 
+    calibration_pairs = outcome.calibration.fitted_to
+    known = groups.get(TRAINED, {*calibration_pairs.classes})
+    if not known.issuperset(calibration_pairs.classes):
+        output.warn(
+            "among the validation images are no two classes that the encoder was trained on: the "
+            "threshold comes from pairs of held-out classes, which flatters the accuracy over them"
+        )
     measured = f"{procedure.metric} distance" if judge is None else f"1 - p of {judge.name}"
     output.say(
         f"same class up to {measured} {outcome.calibration.threshold:.4g}, by "
-        f"{plural(outcome.calibration.pairs, 'pair')} of {plural(len(validating), 'image')} that "
+        f"{plural(calibration_pairs.pairs, 'pair')} of "
+        f"{plural(calibration_pairs.images, 'image')} that "
         + ("are not tested" if others is None else f"{judged_by.name} was not trained on")
     )
     _print(output, outcome)
+    output.document(_document(outcome, measured))
     if save:
-        path = place_to_keep(facts, procedure.metric, place)
-        outcome.calibration.write(path)
-        output.say(f"kept for 'retr compare': {path}")
+        kept = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
+        path = place_to_keep(judged_by, kept.metric, place)
+        instead = ", in place of one before" if path.exists() else ""
+        kept.write(path)
+        output.say(f"kept for 'retr compare'{instead}: {path}")
     if out is not None:
         _report(out, tested, outcome, measured, seed)
         output.say(f"drawn into {out}")
-    output.document(_document(outcome, measured))
 
 
 def _split(
@@ -218,22 +246,17 @@ def _split(
         check_same_encoder(
             test.facts.encoder, others.facts.encoder, str(test.folder), str(others.folder)
         )
-        if test.facts.source.fingerprint == others.facts.source.fingerprint:
-            raise Mismatch(
-                f"{others.folder} has the same images as {test.folder}, and validation needs "
-                "others; leave --validation away, or give embeddings of other images"
-            )
         given = Labelled.of(others)
         validating = given.take(np.flatnonzero(~seen(given, others.facts.source, trained)))
-        check_apart(images, validating)
+        check_apart(images, validating, test.facts.source, others.facts.source)
         where = others.folder
     else:
         images, validating = split(images, known, seed)
         where = test.folder
     if not len(validating):
         raise Mismatch(
-            f"the encoder was trained on all images of {where}, or there are fewer than 5, so that "
-            "none is left for validation; give others with --validation"
+            f"the encoder was trained on all images of {where}, or there are fewer than 4 of each "
+            "class, so that none is left for validation; give others with --validation"
         )
     return images, validating
 
@@ -248,7 +271,7 @@ def _print(output: Output, outcome: "Outcome") -> None:
             (
                 f"{GROUPS[name]} ({len(of.classes)})",
                 f"{of.pairs:,}",
-                f"{of.accuracy:.4f}",
+                f"{of.accuracy:.4f} ± {of.margin:.4f}",
                 *(f"{of.accuracy_at[t]:.4f}" for t in asked),
                 f"{of.auc:.4f}",
                 f"{of.eer:.4f}",
@@ -257,8 +280,12 @@ def _print(output: Output, outcome: "Outcome") -> None:
             for name, of in groups.items()
         ],
     )
-    for name, why in outcome.left_out.items():
-        output.say(f"no pairs of the classes {GROUPS[name]}: {why}")
+    reasons = {why: name for name, why in outcome.left_out.items()}
+    if len(reasons) < len(outcome.left_out):
+        output.say(f"no groups of classes: {next(iter(reasons))}")
+    else:
+        for why, name in reasons.items():
+            output.say(f"no pairs of classes {GROUPS[name]}: {why}")
     output.say()
     joint = groups["joint"]
     if len(joint.classes) > MOST_CLASSES:
@@ -274,14 +301,18 @@ def _print(output: Output, outcome: "Outcome") -> None:
 
 
 def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
-    groups: dict[str, JsonValue] = {name: of.to_json() for name, of in outcome.groups.items()}
+    from dataclasses import asdict
+
+    groups: dict[str, JsonValue] = dict.fromkeys(GROUPS)
+    groups |= {name: of.to_json() for name, of in outcome.groups.items()}
     joint = outcome.groups["joint"].to_json()
+    del joint["per_class"]
     calibration = outcome.calibration
     return {
-        **{key: joint[key] for key in ("pairs", "accuracy", "accuracy_at", "auc", "eer", "ece")},
+        **joint,
         "threshold": calibration.threshold,
         "measured": measured,
-        "validation_pairs": calibration.pairs,
+        "validation": asdict(calibration.fitted_to),
         "groups": groups,
         "left_out": dict(outcome.left_out),
     }

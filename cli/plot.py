@@ -51,13 +51,15 @@ def plot(
 
     Example: retr plot test-embeddings --method umap --out map.svg
     """
+    from retrieval.drawing.plots import check_picture
     from retrieval.errors import BadInput
     from retrieval.storage.cards import LOG, is_trained
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
+    check_picture(out)
     if what is None:
-        what = Workspace.at(workspace).needed(Role.DATABASE, "retr encode", "WHAT")
+        what = Workspace.at(workspace).needed(Role.EMBEDDINGS, "retr encode", "WHAT")
     log = what / LOG if is_trained(what) else what
     if log != what and not log.is_file():
         raise BadInput(f"{what} has no {LOG}, as it was not trained here; give a folder that was")

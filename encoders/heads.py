@@ -9,25 +9,34 @@ from torch.nn import functional
 class ClassShares(nn.Module):
     """Unit vectors (n, dim), and the shares that each class has in them, to (n, dim + classes).
 
-    The shares are the softmax of `sharpness` times the cosines to the classes' proxies, scaled
-    to the length `weight`; the whole is of unit length again. The shares pull images of one class
-    together as a classifier would, while the vector keeps what tells images of one class, or of
-    no known class, apart.
+    The shares are the softmax of `sharpness` times the cosines to the classes' proxies. They pull
+    images of one class together as a classifier would, while the vector keeps what tells images of
+    one class, or of no known class, apart.
+
+    With `unit_length` they are scaled to the length `weight`, and the whole is of unit length
+    again, for cosines. Else they are scaled by `weight` as they are, for inner products: that of
+    two images' shares is the chance that both are of one class, which is less where either is in
+    doubt, and which cosines do not see.
     """
 
     proxies: Tensor
 
-    def __init__(self, proxies: Tensor, sharpness: float, weight: float) -> None:
+    def __init__(
+        self, proxies: Tensor, sharpness: float, weight: float, *, unit_length: bool = True
+    ) -> None:
         """proxies: (classes, dim), of unit length."""
         super().__init__()
         self.register_buffer("proxies", proxies.clone())
         self.sharpness = sharpness
         self.weight = weight
+        self.unit_length = unit_length
 
     def forward(self, vectors: Tensor) -> Tensor:
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
             shares = (self.sharpness * vectors @ self.proxies.T).softmax(1)
+            if not self.unit_length:
+                return torch.cat((vectors, self.weight * shares), 1)
             shares = self.weight * functional.normalize(shares, dim=1)
             return functional.normalize(torch.cat((vectors, shares), 1), dim=1)
 
@@ -105,11 +114,12 @@ class Whitening(nn.Module):
 
 
 class Rotation(nn.Module):
-    """Vectors (n, dim) turned so that each has about equal parts of all numbers.
+    """The first numbers of vectors (n, ≥ dim) turned so that each is about as large as the others.
 
-    Lengths and cosines stay. The signs of the numbers, less the database's mean, are then codes
-    that lose little: iterative quantisation (ITQ), Gong and Lazebnik, Iterative Quantization: A
-    Procrustean Approach to Learning Binary Codes (CVPR 2011). Before the fit nothing is turned.
+    What stands behind them, lengths and cosines stay. The signs of the numbers, less the database's
+    mean, are then codes that lose little: iterative quantisation (ITQ), Gong and Lazebnik,
+    Iterative Quantization: A Procrustean Approach to Learning Binary Codes (CVPR 2011). Before the
+    fit nothing is turned.
     """
 
     STEPS = 50  # as published
@@ -130,4 +140,6 @@ class Rotation(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         with torch.autocast(vectors.device.type, enabled=False):
-            return vectors.float() @ self.axes
+            dim = len(self.axes)
+            turned = vectors[:, :dim].float() @ self.axes
+            return torch.cat((turned, vectors[:, dim:].float()), 1)

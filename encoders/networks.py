@@ -110,7 +110,12 @@ class Network(nn.Module, ABC):
         if self.proxies is None:
             return embedder
         settings = self.settings
-        shares = ClassShares(self.proxies, settings.class_sharpness, settings.class_weight)
+        shares = ClassShares(
+            self.proxies,
+            settings.class_sharpness,
+            settings.class_weight,
+            unit_length=self.metric is not Metric.INNER_PRODUCT,
+        )
         return nn.Sequential(embedder, shares)
 
     @property

@@ -148,7 +148,8 @@ class PretrainedSettings(Settings):
     shift: Amount = 0  # and of both moved by so many pixels two ways, at three times that
     class_sharpness: Positive | None = None  # see `ClassShares`; None: the head's numbers alone
     class_weight: Positive = 2.0
-    itq: bool = False  # turn the embedding so that its signs say most, see `Rotation`
+    metric: Literal["cosine", "inner_product"] = "cosine"  # that embeddings are made for
+    itq: bool = False  # turn the head's numbers so that their signs say most, see `Rotation`
 
 
 class PretrainedNetwork(Network):
@@ -163,6 +164,7 @@ class PretrainedNetwork(Network):
         """The published weights are fetched by `prepare`, not here."""
         super().__init__(settings, classes, side)
         self.settings = settings
+        self.metric = Metric(settings.metric)
         check_known(settings.model)
         bare = _bare(settings)
         self.body = Features(settings.model, settings.layers, bare)
@@ -172,7 +174,7 @@ class PretrainedNetwork(Network):
         if settings.class_sharpness is not None:
             self.make_proxies(classes)
         if settings.itq:
-            self.rotation = Rotation(self.dim)
+            self.rotation = Rotation(settings.dim)
 
     @classmethod
     def natural_side(cls, settings: PretrainedSettings) -> int:
@@ -247,7 +249,7 @@ class PretrainedNetwork(Network):
         """What the head is fitted to; with a head that is trained, what is turned."""
         if self.settings.head == "whitening":
             return _AsEmbedded(self, self.features_of)
-        return self._unturned()
+        return self._views()
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         if isinstance(self.head, Whitening):
@@ -258,7 +260,7 @@ class PretrainedNetwork(Network):
             self.rotation.fit(features)
 
     def embedder(self) -> nn.Module:
-        unturned = self._unturned()
+        unturned = self.with_shares(self._views())
         return nn.Sequential(unturned, self.rotation) if self.settings.itq else unturned
 
     def folded(self) -> "PretrainedNetwork":
@@ -269,10 +271,10 @@ class PretrainedNetwork(Network):
         network.body.fold()
         return network
 
-    def _unturned(self) -> nn.Module:
+    def _views(self) -> nn.Module:
         network, settings = self.folded(), self.settings
         seen = _AsEmbedded(network, network.vectors)
-        return self.with_shares(ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift))
+        return ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift)
 
 
 def _bare(settings: PretrainedSettings) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.images import Item, Source, load
+from retrieval.images.source import First
 from retrieval.storage.files import locked, made_folder
 from retrieval.storage.shards import (
     MANIFEST,
@@ -71,7 +72,12 @@ def encode_source(
         dim=encoder.dim,
         dtype=dtype,
         metric=encoder.metric,
-        source=SourceFacts(source.name, source.fingerprint, len(source)),
+        source=SourceFacts(
+            source.name,
+            source.fingerprint,
+            len(source),
+            source.source.fingerprint if isinstance(source, First) else None,
+        ),
         shard_images=shard_images,
     )
     check_free(folder, MANIFEST)

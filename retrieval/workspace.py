@@ -23,6 +23,7 @@ LATEST = "latest.json"
 class Role(StrEnum):
     """What a folder is for: a test split is for queries, all else is a database."""
 
+    EMBEDDINGS = "embeddings"  # of either kind
     DATABASE = "database"
     QUERIES = "queries"
     INDEX = "index"

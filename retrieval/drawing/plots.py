@@ -204,10 +204,15 @@ def _size(points: int) -> float:
     return float(np.clip(20_000 / max(points, 1), 1, 20))
 
 
-def _figure(path: Path, width: float, height: float) -> "Figure":
-    """A new figure. Raises BadInput where no figure can be saved under this name."""
+def check_picture(path: Path) -> None:
+    """Raise BadInput where no figure can be saved under this name."""
     if _kind(path) not in ("png", "svg"):
         raise BadInput(f"cannot draw {path}; name a file that ends in .png or .svg")
+
+
+def _figure(path: Path, width: float, height: float) -> "Figure":
+    """A new figure. Raises BadInput where no figure can be saved under this name."""
+    check_picture(path)
     from matplotlib.figure import Figure  # slow to import
 
     return Figure(figsize=(width, height), layout="constrained")

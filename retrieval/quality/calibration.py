@@ -112,29 +112,52 @@ CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """The threshold up to which pairs are called alike, and the probability that they are."""
+class FittedTo:
+    """What pairs a calibration was fitted to: how many, of how many images, of which classes.
 
-    method: Method | None  # None: the distances say the probability themselves
+    source: the name of the source of the images.
+    """
+
+    pairs: int
+    images: int
+    classes: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The threshold up to which pairs are called alike, and the probability that they are.
+
+    metric: None for the distance 1 - p of a scorer that has a probability p of its own; method:
+    None where that is kept. encoder: the fingerprint of the encoder or the scorer. ece: the
+    expected calibration error that was met on other pairs, where some were tried.
+    """
+
+    method: Method | None
     curve: Logistic | Isotonic | Given
     threshold: float
-    metric: Metric
-    encoder: str  # the encoder's fingerprint
-    pairs: int  # that it was fitted to
+    metric: Metric | None
+    encoder: str
+    fitted_to: FittedTo
+    ece: float | None = None
 
     @classmethod
     def fitted(
-        cls, distances: Distances, alike: Alike, method: Method | None, metric: Metric, encoder: str
+        cls,
+        distances: Distances,
+        alike: Alike,
+        method: Method | None,
+        metric: Metric | None,
+        encoder: str,
+        fitted_to: FittedTo,
     ) -> Self:
         """The calibration of pairs at these distances (n,) that are `alike` (n,) or not.
 
-        method: None for distances that are 1 - p; encoder: its fingerprint. Raises BadInput
-        unless some are alike and some are not.
+        Raises BadInput unless some are alike and some are not.
         """
         check_kinds(alike)
         curve = Given() if method is None else CURVES[method].fitted(distances, alike)
-        threshold = best_threshold(distances, alike)
-        return cls(method, curve, threshold, metric, encoder, len(alike))
+        return cls(method, curve, best_threshold(distances, alike), metric, encoder, fitted_to)
 
     def write(self, path: Path) -> None:
         """Write the calibration as JSON, whole or not at all."""
@@ -147,25 +170,33 @@ class Calibration:
         document: dict[str, Any] = read_json(path)
         check_format(document, FORMAT, VERSION, path)
         try:
-            method = Method(document["method"])
+            method, metric, ece = (document[key] for key in ("method", "metric", "ece"))
+            curve = Given() if method is None else CURVES[method].of_json(document["curve"])
+            fitted_to = document["fitted_to"]
             return cls(
-                method=method,
-                curve=CURVES[method].of_json(document["curve"]),
+                method=None if method is None else Method(method),
+                curve=curve,
                 threshold=float(document["threshold"]),
-                metric=Metric(document["metric"]),
+                metric=None if metric is None else Metric(metric),
                 encoder=str(document["encoder"]),
-                pairs=int(document["pairs"]),
+                fitted_to=FittedTo(
+                    int(fitted_to["pairs"]),
+                    int(fitted_to["images"]),
+                    tuple(map(str, fitted_to["classes"])),
+                    str(fitted_to["source"]),
+                ),
+                ece=None if ece is None else float(ece),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
 
 
-def file_name(metric: Metric) -> str:
-    """Of the calibration of distances by this metric, in the folder of an encoder."""
-    return f"calibration-{metric}.json"
+def file_name(metric: Metric | None) -> str:
+    """Of the calibration of distances by this metric, or of a scorer's, in an encoder's folder."""
+    return f"calibration-{metric or 'scorer'}.json"
 
 
-def place_to_keep(encoder: EncoderFacts, metric: Metric, workspace: Workspace) -> Path:
+def place_to_keep(encoder: EncoderFacts, metric: Metric | None, workspace: Workspace) -> Path:
     """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
     workspace."""
     found = provenance_of(encoder) if ":" in encoder.name else None
@@ -174,11 +205,11 @@ def place_to_keep(encoder: EncoderFacts, metric: Metric, workspace: Workspace) -
 
 
 def find_calibration(
-    encoder: EncoderFacts, metric: Metric, workspace: Workspace
+    encoder: EncoderFacts, metric: Metric | None, workspace: Workspace
 ) -> Calibration | None:
     """The calibration that was kept, else the one that came with the encoder, else None.
 
-    One for another metric or another encoder is none.
+    metric: None for that of a scorer. One for another metric or another encoder is none.
     """
     own = provenance_of(encoder)
     shipped = [] if own is None else [own.folder]

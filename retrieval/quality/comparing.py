@@ -1,6 +1,9 @@
 """Compares images two by two: how far they are apart, and how likely they show the same class."""
 
 import csv
+import math
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from retrieval.contracts import (
     PairScorer,
     Vectors,
 )
-from retrieval.errors import BadImage, BadInput
+from retrieval.errors import BadImage, BadInput, RetrError
 from retrieval.images import frame, read_image
 from retrieval.quality.calibration import Calibration
 from retrieval.quality.labelled import Labelled
@@ -26,8 +29,7 @@ from retrieval.quality.pairs import Pairs, pair_distances
 from retrieval.quality.ranking import Distances, usable_cores
 
 AT_ONCE = 512  # images that are decoded before they are encoded
-PAIRS_AT_ONCE = 64  # of a scorer, whose maps take megabytes an image
-MOST_KEPT = 256  # images whose maps wait for their next pair
+SCORED_AT_ONCE = 64  # images whose maps, megabytes each, are made at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +107,13 @@ def compare(
     metric: Metric,
     calibration: Calibration | None,
     scorer: PairScorer | None = None,
+    scorer_calibration: Calibration | None = None,
 ) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
     """The answers, in order, and the pairs that have none with each image at fault.
 
     Each image is encoded once, in however many pairs it is. Whether a pair shows the same class is
-    the scorer's to say, where it is trained, or else the calibration's.
+    the scorer's to say, where it is trained, or else the calibration's. A scorer's own probability
+    counts, with one half as the threshold, unless it has a calibration.
     """
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
     vectors, unreadable = embed_paths(paths, encoder)
@@ -136,8 +140,11 @@ def compare(
         differences = layer_differences([(p.path_a, p.path_b) for p in answered], scorer)
         layers = [dict(zip(scorer.layers, line, strict=True)) for line in differences.tolist()]
         known = scorer.probability(differences)
-        if known is not None:
+        if known is not None and scorer_calibration is None:
             probabilities, same = known.tolist(), (known >= 0.5).tolist()
+        elif known is not None and scorer_calibration is not None:
+            probabilities = scorer_calibration.curve.probability(1 - known).tolist()
+            same = (1 - known <= scorer_calibration.threshold).tolist()
     rest = zip(distances.tolist(), probabilities, same, layers, strict=True)
     return [
         (pair, Compared(pair.a, pair.b, *of_pair))
@@ -148,34 +155,20 @@ def compare(
 def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> Vectors:
     """(pairs, layers): the mean squared differences of pairs of images, given by their paths.
 
-    Each image's maps are computed once, and kept until its last pair is done; where more than
-    MOST_KEPT images wait for another pair, the first of them are dropped, and computed again.
-    Raises BadImage for an image that cannot be read.
+    Each image's maps are computed once. Raises BadImage for an image that cannot be read, RetrError
+    where there is no room for the maps.
     """
-    last = {path: i for i, pair in enumerate(pairs) for path in pair}
-    kept: dict[str, list[Maps]] = {}
-    parts = [np.empty((0, len(scorer.layers)), np.float32)]
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        some = pairs[start : start + PAIRS_AT_ONCE]
-        paths = [*dict.fromkeys(path for pair in some for path in pair)]
-        new = [path for path in paths if path not in kept]
-        if new:
-            maps = scorer.maps(np.stack([_read(path, scorer.framing) for path in new]))
-            # Copies: a view would keep the maps of all these images.
-            kept |= {path: [m[i : i + 1].copy() for m in maps] for i, path in enumerate(new)}
-        together = [
-            np.concatenate(layer) for layer in zip(*(kept[path] for path in paths), strict=True)
-        ]
-        row = {path: i for i, path in enumerate(paths)}
-        first, second = (np.array([row[pair[side]] for pair in some]) for side in (0, 1))
-        parts.append(scorer.differences(together, first, second))
-        for path in paths:
-            maps_of = kept.pop(path)
-            if last[path] >= start + len(some):
-                kept[path] = maps_of  # behind those that were needed less recently
-        for path in [*kept][: max(0, len(kept) - MOST_KEPT)]:
-            del kept[path]
-    return np.concatenate(parts)
+    if not pairs:
+        return np.empty((0, len(scorer.layers)), np.float32)
+    paths = [*dict.fromkeys(path for pair in pairs for path in pair)]
+    row = {path: i for i, path in enumerate(paths)}
+    first, second = (np.array([row[pair[side]] for pair in pairs]) for side in (0, 1))
+    return scorer.differences(_maps_of(paths, scorer), first, second)
+
+
+def knows_probability(scorer: PairScorer) -> bool:
+    """Whether the scorer was trained, and can say how likely a pair shows one class."""
+    return scorer.probability(np.zeros((1, len(scorer.layers)), np.float32)) is not None
 
 
 def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
@@ -184,7 +177,7 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
     The maps of all images are kept from one call to the next with the same images. Raises BadInput
     for a scorer that was not trained; the function raises it for images whose place is not known.
     """
-    if scorer.probability(np.zeros((1, len(scorer.layers)), np.float32)) is None:
+    if not knows_probability(scorer):
         raise BadInput(
             f"scorer {scorer.name} was not trained; give a folder of 'retr train layers'"
         )
@@ -193,7 +186,7 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
     def distances(images: Labelled, pairs: Pairs) -> Distances:
         nonlocal kept
         if kept is None or kept[0] is not images:
-            kept = images, _all_maps(images, scorer)
+            kept = images, _maps_of(_paths_of(images), scorer)
         differences = scorer.differences(kept[1], pairs.first, pairs.second)
         probabilities = scorer.probability(differences)
         assert probabilities is not None
@@ -202,18 +195,42 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
     return distances
 
 
-def _all_maps(images: Labelled, scorer: PairScorer) -> list[Maps]:
-    """Each layer's maps (n, numbers) of the images."""
+def _paths_of(images: Labelled) -> list[str]:
     paths = [] if images.paths is None else images.paths.drop_null().to_pylist()
     if len(paths) < len(images):
         raise BadInput("the embeddings do not say where their images are; encode them anew")
-    parts = [
-        scorer.maps(
-            np.stack([_read(path, scorer.framing) for path in paths[start : start + PAIRS_AT_ONCE]])
-        )
-        for start in range(0, len(paths), PAIRS_AT_ONCE)
-    ]
-    return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+    return paths
+
+
+def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
+    """Each layer's maps (n, numbers) of the images at these paths, in a temporary file: those of
+    some hundred images fill a gigabyte."""
+    maps: list[Maps] = []
+    for start in range(0, len(paths), SCORED_AT_ONCE):
+        images = [_read(path, scorer.framing) for path in paths[start : start + SCORED_AT_ONCE]]
+        for layer, of_layer in enumerate(scorer.maps(np.stack(images))):
+            if not start:
+                maps.append(_room((len(paths), of_layer.shape[1])))
+            maps[layer][start : start + len(of_layer)] = of_layer
+    return maps
+
+
+def _room(shape: tuple[int, int]) -> Maps:
+    """An array of this shape in a temporary file, which goes when the array does."""
+    with tempfile.TemporaryFile() as file:
+        n_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
+        try:
+            if hasattr(os, "posix_fallocate"):
+                # All of it at once: a disk that fills up later would end the process.
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                file.truncate(n_bytes)
+        except OSError as error:
+            raise RetrError(
+                f"no room for the maps of {shape[0]:,} images in {tempfile.gettempdir()} "
+                f"({error.strerror}); make room, or name a larger folder in TMPDIR"
+            ) from None
+        return np.memmap(file, np.float16, "r+", shape=shape)
 
 
 def _read(path: str, framing: Framing) -> Images:

@@ -67,17 +67,24 @@ class Labelled:
         count = min(count, len(self) // 5)
         return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
+    def classes(self) -> list[str]:
+        """The labels that there are, sorted."""
+        return sorted({str(label) for label in self.labels if label is not None})
+
     def check_classes(self, names: Iterable[str]) -> None:
         """Raise UnknownName for a class that has no row."""
-        there = {label for label in self.labels if label is not None}
+        there = self.classes()
         for name in names:
             if name not in there:
                 raise UnknownName("class of these images", name, there)
 
-    def single(self) -> list[str]:
-        """The classes that have one row, sorted."""
-        rows = Counter(label for label in self.labels if label is not None)
-        return sorted(name for name, count in rows.items() if count == 1)
+    def rows_of_classes(self) -> Counter[str]:
+        """How many rows each class has."""
+        return Counter(str(label) for label in self.labels if label is not None)
+
+    def known_paths(self) -> set[str]:
+        """Where the images are, of those of which that is known."""
+        return set() if self.paths is None else {*self.paths.drop_null().to_pylist()}
 
     def sample(self, most: int, seed: int) -> "Labelled":
         """`most` rows drawn by seed, in their order, or all where there are fewer."""

@@ -47,6 +47,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def images(self) -> int:
+        """How many images are in any of the pairs."""
+        return len(np.union1d(self.first, self.second))
+
 
 def draw_pairs(
     labels: Labels, count: int | None, scheme: Scheme, seed: int | Sequence[int]

@@ -42,9 +42,9 @@ class Provenance:
         """
         data = self.card.training.data
         before = data.get("also_seen")
-        if isinstance(before, list) and (source.name in before or source.fingerprint in before):
+        if isinstance(before, list) and (source.name in before or source.whole in before):
             return np.ones(len(ids), bool)
-        if source.name != data.get("source") and source.fingerprint != data.get("sha256"):
+        if source.name != data.get("source") and source.whole != data.get("sha256"):
             return np.zeros(len(ids), bool)
         path = self.folder / IMAGES
         if not path.is_file():
@@ -70,8 +70,13 @@ def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> M
     """(n,): the images of the source that the encoder was trained on, as far as is known."""
     if encoder is None:
         return np.zeros(len(images), bool)
+    return encoder.has_seen(source, ids_within(images, source))
+
+
+def ids_within(images: Labelled, source: SourceFacts) -> list[str]:
+    """The ids of the source's images within it, without its name."""
     prefix = f"{source.name}: "  # see `Labelled.of`
-    return encoder.has_seen(source, [str(name).removeprefix(prefix) for name in images.ids])
+    return [str(name).removeprefix(prefix) for name in images.ids]
 
 
 def has_card(encoder: EncoderFacts) -> bool:

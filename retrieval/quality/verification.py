@@ -15,15 +15,19 @@ from retrieval.errors import BadInput, Mismatch
 from retrieval.quality.calibration import (
     Alike,
     Calibration,
+    FittedTo,
     Method,
     check_kinds,
     expected_calibration_error,
 )
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, Scheme, draw_pairs, pair_distances
-from retrieval.quality.provenance import Provenance
+from retrieval.quality.provenance import Provenance, ids_within
 from retrieval.quality.ranking import Distances
+from retrieval.quality.significance import interval_over_pairs
+from retrieval.storage.shards import SourceFacts
 
+Interval = tuple[float, float]
 DistancesOf = Callable[[Labelled, Pairs], Distances]
 
 JOINT, TRAINED, HELD_OUT = "joint", "trained", "held_out"
@@ -51,6 +55,7 @@ class Verification:
     """How well distances tell pairs of the same class from others.
 
     accuracy: at the calibration's threshold; accuracy_at: at others that were asked for.
+    intervals: of both, 95%, the calibration's threshold under None.
     auc: the chance that a pair that is alike is nearer than one that is not; ties count half.
     eer: the error rate where as many alike pairs are rejected as others are accepted.
     ece: the expected calibration error of the probabilities.
@@ -63,12 +68,19 @@ class Verification:
     pairs: int
     accuracy: float
     accuracy_at: Mapping[float, float]
+    intervals: Mapping[float | None, Interval]
     auc: float
     eer: float
     ece: float
     roc: Distances
     classes: Sequence[str]
     per_class: Mapping[tuple[int, int], float]
+
+    @property
+    def margin(self) -> float:
+        """Half of the width of the accuracy's interval, for `±`."""
+        low, high = self.intervals[None]
+        return (high - low) / 2
 
     def matrix(self) -> Distances:
         """(classes, classes): `per_class`; NaN where there are no pairs."""
@@ -95,6 +107,10 @@ class Verification:
             "auc": self.auc,
             "eer": self.eer,
             "ece": self.ece,
+            "intervals": {
+                "accuracy": [*self.intervals[None]],
+                "accuracy_at": {f"{at:.12g}": [*self.intervals[at]] for at in self.accuracy_at},
+            },
             "per_class": dict(sorted(per_class.items())),
         }
 
@@ -105,7 +121,7 @@ class Outcome:
 
     groups: `joint`, over all classes; `trained` and `held_out`, over those that the encoder was
         trained on and those that it was not.
-    left_out: why a group has no pairs.
+    left_out: why a group is not there.
     pairs, distances: those of the group `joint`; rows are the test images'.
     """
 
@@ -117,44 +133,51 @@ class Outcome:
 
 
 def class_groups(
-    images: Labelled, encoder: Provenance | None, held_out: Collection[str] | None
+    there: Collection[str], encoder: Provenance | None, held_out: Collection[str] | None
 ) -> dict[str, set[str]]:
     """The classes that the encoder was trained on, and those that it was not.
 
-    held_out: those that the caller takes for new; None: all that the encoder's card does not name.
-    Nothing where neither says anything, or where it was trained without labels. Raises UnknownName
-    for a held-out class that the images lack, Mismatch for one that the encoder was trained on.
+    there: all classes of the images; held_out: those that the caller takes for new; None: all that
+    the encoder's card does not name. Nothing where neither says anything, or where it was trained
+    without labels. Raises Mismatch for a held-out class that the encoder was trained on.
     """
-    there = {str(label) for label in images.labels if label is not None}
+    known = None if encoder is None or "" in encoder.classes else encoder.classes
     if held_out is not None:
-        images.check_classes(held_out)
-        known = frozenset() if encoder is None else encoder.classes
-        for name in sorted(known & set(held_out)):
+        for name in sorted((known or frozenset()) & set(held_out)):
             raise Mismatch(
                 f"class '{name}' is not held out: the encoder was trained on it; name classes "
-                f"other than {', '.join(sorted(known))}"
+                f"other than {', '.join(sorted(known or ()))}"
             )
-        trained = there - set(held_out) if encoder is None else there & known
+        trained = set(there) - set(held_out) if known is None else set(there) & known
         return {TRAINED: trained, HELD_OUT: set(held_out)}
-    if encoder is None or "" in encoder.classes:
+    if known is None:
         return {}
-    return {TRAINED: there & encoder.classes, HELD_OUT: there - encoder.classes}
+    return {TRAINED: set(there) & known, HELD_OUT: set(there) - known}
 
 
 def split(images: Labelled, known: Mask, seed: int) -> tuple[Labelled, Labelled]:
-    """The images to test, and a fifth of the unknown ones, drawn by seed, for validation.
+    """The images to test, and others, drawn by seed, for validation.
 
-    known: (n,), which images the encoder was trained on.
+    These are a fifth of each class, of its images that are not `known` (n,) to the encoder from its
+    training; two where a fifth is less, of four at least.
     """
-    new = np.random.default_rng(seed).permutation(np.flatnonzero(~known))
+    generator = np.random.default_rng(seed)
+    labels = np.array(images.labels, dtype=object)
     validating = np.zeros(len(images), bool)
-    validating[new[: len(new) // 5]] = True
+    for name in images.classes():
+        new = generator.permutation(np.flatnonzero(~known & (labels == name)))
+        validating[new[: max(len(new) // 5, 2 if len(new) >= 4 else 0)]] = True
     return images.take(np.flatnonzero(~validating)), images.take(np.flatnonzero(validating))
 
 
-def check_apart(test: Labelled, validation: Labelled) -> None:
-    """Raise Mismatch where an image is in both."""
-    both = set(test.ids) & set(validation.ids)
+def check_apart(
+    test: Labelled, validation: Labelled, of_test: SourceFacts, of_validation: SourceFacts
+) -> None:
+    """Raise Mismatch where an image is in both: by its id, in a copy of the source too, or path."""
+    both = {*map(str, test.ids)} & {*map(str, validation.ids)}
+    if of_test.whole == of_validation.whole:
+        both |= {*ids_within(test, of_test)} & {*ids_within(validation, of_validation)}
+    both |= test.known_paths() & validation.known_paths()
     if both:
         raise Mismatch(
             f"{len(both)} images are for validation and for the test, the first '{min(both)}'; "
@@ -169,46 +192,72 @@ def verify(
     encoder: str,
     groups: Mapping[str, Collection[str]] | None = None,
     distances_of: DistancesOf | None = None,
+    source: str = "",
 ) -> Outcome:
     """Calibrate on pairs of validation images, and verify pairs of test images.
 
-    encoder: its fingerprint, for the record; groups: as `class_groups` has them; distances_of:
-    (images, pairs) to distances (pairs,), None for the procedure's metric between their vectors.
-    The validation pairs are of the classes that were trained on, or of all where fewer than two
-    are there. Raises BadInput where pairs of all classes cannot be drawn.
+    encoder: its fingerprint, and source: what the validation images are, both for the record;
+    groups: as `class_groups` has them; distances_of: (images, pairs) to distances (pairs,), of a
+    scorer, None for the procedure's metric between their vectors. `validation_classes` says of
+    which classes the validation pairs are. Raises BadInput where pairs cannot be drawn.
     """
 
     def by_vectors(images: Labelled, pairs: Pairs) -> Distances:
         return pair_distances(images.vectors, pairs, procedure.metric)
 
     measure = distances_of or by_vectors
-    names = sorted({str(name) for name in test.labels if name is not None})
-    named = {JOINT: names} | {group: sorted(of) for group, of in (groups or {}).items()}
-    known = named.get(TRAINED, names)
+    names = test.classes()
+    chosen = validation_classes(validation, names, groups or {})
     try:
-        drawn, _ = _drawn(validation, known if len(known) > 1 else names, procedure, 0)
+        drawn, _ = _drawn(validation, chosen, procedure, 0)
     except BadInput as error:
         raise BadInput(f"of the validation images: {error}") from None
     calibration = Calibration.fitted(
-        measure(validation, drawn), drawn.alike, procedure.method, procedure.metric, encoder
+        measure(validation, drawn),
+        drawn.alike,
+        procedure.method,
+        None if distances_of else procedure.metric,
+        encoder,
+        FittedTo(len(drawn), drawn.images(), tuple(chosen), source),
     )
 
     drawn, classes = _drawn(test, names, procedure, 1)
     distances = measure(test, drawn)
-    found = {JOINT: verify_pairs(distances, drawn.alike, classes, names, calibration, procedure)}
+    found = {JOINT: verify_pairs(distances, drawn, classes, names, calibration, procedure)}
     left_out = {}
     for number, group in enumerate((TRAINED, HELD_OUT), start=2):
-        if not named.get(group):
+        if not groups:
+            left_out[group] = "it is not known which classes the encoder was trained on"
+            continue
+        of_group = [name for name in names if name in groups[group]]
+        if not of_group:
+            left_out[group] = "there are none"
             continue
         try:
-            pairs, classes = _drawn(test, named[group], procedure, number)
+            pairs, classes = _drawn(test, of_group, procedure, number)
         except BadInput as error:
             left_out[group] = str(error)
             continue
         found[group] = verify_pairs(
-            measure(test, pairs), pairs.alike, classes, named[group], calibration, procedure
+            measure(test, pairs), pairs, classes, of_group, calibration, procedure
         )
     return Outcome(calibration, found, left_out, drawn, distances)
+
+
+def validation_classes(
+    validation: Labelled, tested: Collection[str], groups: Mapping[str, Collection[str]]
+) -> list[str]:
+    """The classes that validation pairs are drawn from.
+
+    Of those that the encoder was trained on, as far as `groups` say, these are the ones that are
+    tested; or all of them, where fewer than two are; or whatever classes there are.
+    """
+    there = {*validation.classes()}
+    known = there & {*groups.get(TRAINED, there)}
+    for chosen in (known & {*tested}, known):
+        if len(chosen) > 1:
+            return sorted(chosen)
+    return sorted(there)
 
 
 def _drawn(
@@ -223,32 +272,39 @@ def _drawn(
 
 def verify_pairs(
     distances: Distances,
-    alike: Alike,
+    pairs: Pairs,
     classes_of: NDArray[np.int64],
     names: Sequence[str],
     calibration: Calibration,
     procedure: Procedure,
 ) -> Verification:
-    """What the distances (n,) say of pairs that are `alike` (n,) or not.
+    """What the distances (n,) say of the pairs (n).
 
     classes_of: (n, 2), the numbers in `names` of both images' classes. Raises BadInput unless
     some pairs are alike and some are not.
     """
     from sklearn.metrics import auc, roc_curve  # slow to import
 
+    alike = pairs.alike
     check_kinds(alike)
     false_positives, true_positives, _ = roc_curve(alike, -distances)
-    right = (distances <= calibration.threshold) == alike
+    asked = [*dict.fromkeys(procedure.thresholds)]
+    thresholds = np.array([calibration.threshold, *asked])
+    right = (distances[:, None] <= thresholds) == alike[:, None]
+    accuracies = right.mean(axis=0).tolist()
+    low, high = interval_over_pairs(right.astype(np.float64), pairs.first, pairs.second).tolist()
+    intervals: list[Interval] = [*zip(low, high, strict=True)]
     return Verification(
         pairs=len(alike),
-        accuracy=float(right.mean()),
-        accuracy_at={t: float(((distances <= t) == alike).mean()) for t in procedure.thresholds},
+        accuracy=accuracies[0],
+        accuracy_at=dict(zip(asked, accuracies[1:], strict=True)),
+        intervals=dict(zip((None, *asked), intervals, strict=True)),
         auc=float(auc(false_positives, true_positives)),
         eer=equal_error_rate(false_positives, true_positives),
         ece=expected_calibration_error(calibration.curve.probability(distances), alike),
         roc=np.stack((false_positives, true_positives), axis=1),
         classes=names,
-        per_class=_per_class(right, classes_of, len(names)),
+        per_class=_per_class(right[:, 0], classes_of, len(names)),
     )
 
 

@@ -70,11 +70,20 @@ class EncoderFacts:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Which images a set of embeddings was made from."""
+    """Which images a set of embeddings was made from.
+
+    first_of: the fingerprint of the whole source, where only its first images were taken.
+    """
 
     name: str
     fingerprint: str
     images: int
+    first_of: str | None = None
+
+    @property
+    def whole(self) -> str:
+        """The fingerprint of the whole source."""
+        return self.first_of or self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,10 +107,10 @@ class Retr:
         assert "Warning" not in outcome.err, outcome.err
         return outcome
 
-    def __call__(self, *arguments: str | Path) -> Outcome:
+    def __call__(self, *arguments: str | Path, code: int = 0) -> Outcome:
         """The outcome of a run that must succeed."""
         outcome = self.run(*arguments)
-        assert outcome.code == 0, outcome
+        assert outcome.code == code, outcome
         return outcome
 
     def json(self, *arguments: str | Path) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from retrieval.contracts import Metric
 from retrieval.drawing.figures import PairPicture
 from retrieval.encoding import encode_source
 from retrieval.images import open_source
+from retrieval.quality.calibration import Calibration, Method
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.verification import Procedure, split, verify
 
@@ -33,7 +35,12 @@ def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: 
     assert found["pairs"] == 10_000
     assert found["accuracy_at"] == {"0": 0.5, "10": 0.5}  # none is alike, and all are
     assert found["measured"] == "euclidean distance"
-    assert [*found["groups"]] == ["joint"]  # nobody says what the toy encoder was trained on
+    # Nobody says what the toy encoder was trained on.
+    assert found["groups"]["trained"] is found["groups"]["held_out"] is None
+    assert "it is not known which classes" in found["left_out"]["trained"]
+    low, high = found["intervals"]["accuracy"]
+    assert low < found["accuracy"] < high
+    assert found["intervals"]["accuracy_at"]["0"][0] < 0.5
     joint = found["groups"]["joint"]
     for key in ("accuracy", "auc", "eer", "ece", "pairs"):
         assert joint[key] == found[key]
@@ -58,7 +65,7 @@ def test_colours_of_their_own_are_told_apart(retr: Retr) -> None:
     assert [*few["groups"]["joint"]["per_class"]] == ["blue", "red"]
     text = retr("pairs", "made", "--held-out", "cyan,red").out
     assert "by 10,000 pairs of 16 images that are not tested" in text
-    assert "held out (2)    10,000    1.0000" in text
+    assert "held out (2)    10,000  1.0000 ± 0.0000" in text
 
 
 def test_validation_images_of_their_own(retr: Retr) -> None:
@@ -72,7 +79,7 @@ def test_validation_images_of_their_own(retr: Retr) -> None:
     assert found["accuracy"] == 1
     shutil.copytree(retr.cwd / "e-photos", retr.cwd / "copy")
     message = retr.refused("pairs", "e-photos", "--validation", "copy", leaves=True)
-    assert "copy has the same images as e-photos" in message
+    assert "80 images are for validation and for the test, the first" in message
     retr("encode", "photos", "--limit", "30", "--encoder", "toy", "--out", "some")
     message = retr.refused("pairs", "e-photos", "--validation", "some", leaves=True)
     assert "30 images are for validation and for the test, the first" in message
@@ -129,7 +136,10 @@ def test_what_was_kept_gives_a_probability(retr: Retr) -> None:
     assert (after["a"], after["b"], after["layers"]) == (one, other, None)
     assert after["distance"] == before["distance"] > 0.5
     assert after["probability_same"] < 0.1
-    assert "not the same: probability 0.0" in retr(*asked).out
+    text = retr(*asked).out
+    assert "not the same class; probability that they are the same 0.0" in text
+    assert f"calibrated on 10,000 pairs of {retr.cwd / 'photos'}, mean error 0.0" in text
+    assert "for 'retr compare', in place of one before: " in retr("pairs", "made", "--save").out
     same = retr.json("compare", one, one, "--encoder", "toy")
     assert same["distance"] == 0
     assert same["probability_same"] > 0.9
@@ -181,6 +191,21 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
     assert retr(*asked).out.count("–") == 2
 
 
+def test_all_that_cannot_be_compared_is_said(retr: Retr) -> None:
+    (retr.cwd / "pairs.csv").write_text("gone.png,lost.png\n")
+    for asked in (["gone.png", "lost.png"], ["--pairs", "pairs.csv"]):
+        outcome = retr("compare", *asked, "--encoder", "toy", code=2)
+        assert all(name in outcome.err for name in ("gone.png", "lost.png"))
+        assert "give images that can be read" in outcome.err
+
+
+def test_answers_come_before_a_sheet_that_cannot_be_written(retr: Retr, gallery: Gallery) -> None:
+    asked = ["compare", gallery.image, gallery.image, "--encoder", "toy", "--sheet", "no/s.png"]
+    outcome = retr(*asked, "--json", code=2)
+    assert outcome.document["distance"] == 0
+    assert "cannot write no/s.png" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -195,15 +220,13 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
         (["pairs", "{e}", "--calibration", "given"], "isotonic, logistic"),
         (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' scores no pairs; give 'layers'"),
         (["pairs", "{e}", "--metric", "l2"], "manhattan"),
-        (["pairs", "{e}", "--scorer", "layers", "--save"], "leave --save or it away"),
-        (["pairs", "{e}", "--scorer", "s", "--metric", "cosine"], "leave --metric or it away"),
+        (["pairs", "{e}", "--scorer", "s", "--metric", "cosine"], "leave --metric or --scorer"),
         (["pairs", "gone"], "gone"),
         (["pairs"], "there is no queries in the workspace"),
         (["compare", "{i}"], "two images make a pair, got 1"),
         (["compare", "{i}", "{i}", "--pairs", "p.csv"], "give one of them"),
         (["compare", "--pairs", "p.csv"], "cannot read p.csv"),
         (["compare", "{i}", "gone.png", "--encoder", "toy"], "cannot read image gone.png"),
-        (["compare", "{i}", "{i}", "--encoder", "toy", "--sheet", "no/s.png"], "cannot write no/s"),
         (["plot", "gone"], "gone is nothing to draw"),
         (["plot", "{e}", "--method", "tsne"], "pca, scatter, umap"),
         (["plot", "{e}", "--method", "scatter", "--dims", "4"], "give 2 to 3"),
@@ -252,34 +275,57 @@ def test_classes_that_were_trained_on_are_told_from_others(retr: Retr, learned: 
     assert [*groups] == ["joint", "trained", "held_out"]
     assert [*groups["trained"]["per_class"]] == [*"01234"]
     assert [*groups["held_out"]["per_class"]] == [*"56789"]
+    assert found["validation"]["classes"] == [*"01234"]
+    for more in ([], ["--validation", learned.train]):
+        new = retr.json("pairs", learned.test, "--classes", "5,6,7", *more)
+        assert new["validation"]["classes"] == [*"01234"]
+        assert new["groups"]["trained"] is None
+        assert new["left_out"]["trained"] == "there are none"
+        assert [*new["groups"]["held_out"]["per_class"]] == [*"567"]
     named = retr.json("pairs", learned.test, "--held-out", "5,6")["groups"]
     assert [*named["held_out"]["per_class"]] == [*"56"]
     assert [*named["trained"]["per_class"]] == [*"01234"]
     outcome = retr("pairs", learned.test, "--held-out", "7")
-    assert "no pairs of the classes held out: images of 1 classes make no pairs" in outcome.out
+    assert "no pairs of classes held out: images of 1 classes make no pairs" in outcome.out
     assert "trained on (5)" in outcome.out
     message = retr.refused("pairs", learned.test, "--held-out", "7,3")
     assert "class '3' is not held out: the encoder was trained on it; name classes" in message
 
 
 def test_images_that_were_trained_on_are_no_validation(retr: Retr, learned: Learned) -> None:
-    images = len(open_embeddings(learned.train))
+    rows, _ = open_embeddings(learned.train).read()
+    known = Counter(label for label in rows["label"].to_pylist() if label in "01234")
     outcome = retr("pairs", learned.test, "--validation", learned.train)
-    assert f"pairs of {images - 50:,} images that siamese:" in outcome.out
+    assert f"pairs of {known.total() - 50:,} images that siamese:" in outcome.out
     assert outcome.err == ""
     # The other way round they are tested, which is said, and still no validation.
     outcome = retr("pairs", learned.train)
     assert "was trained on 50 images of" in outcome.err
-    assert f"pairs of {(images - 50) // 5} images that are not tested" in outcome.out
+    fifths = sum((count - 10) // 5 for count in known.values())
+    assert f"pairs of {fifths} images that are not tested" in outcome.out
+
+
+def test_images_that_were_trained_on_are_known_by_any_name(retr: Retr, learned: Learned) -> None:
+    """Of a source that was trained on as a whole, its first images are no validation either."""
+    rows, _ = open_embeddings(learned.train).read()
+    encode_source(
+        open_source("digits", "train", limit=200), open_encoder(str(learned.encoder), "cpu"),
+        retr.cwd / "first",
+    )  # fmt: skip
+    trained = {*(learned.encoder / "training-images.txt").read_text().split()}
+    first = open_embeddings(retr.cwd / "first")
+    assert first.facts.source.whole == open_embeddings(learned.train).facts.source.fingerprint
+    known = trained & {*rows["id"].to_pylist()[:200]}
+    assert f"was trained on {len(known)} images of" in retr("pairs", "first").err
 
 
 def test_what_a_lost_encoder_has_seen_is_not_known(retr: Retr, learned: Learned) -> None:
     copy = Path(shutil.copytree(learned.encoder, retr.cwd / "copy"))
     encode_source(open_source("digits", "test"), open_encoder(str(copy), "cpu"), retr.cwd / "made")
-    assert [*retr.json("pairs", "made")["groups"]] == ["joint", "trained", "held_out"]
+    assert retr.json("pairs", "made")["groups"]["trained"] is not None
     copy.rename(retr.cwd / "moved")
     outcome = retr("pairs", "made", "--json")
-    assert [*outcome.document["groups"]] == ["joint"]
+    assert outcome.document["groups"]["trained"] is None
     assert "is gone, or holds other weights by now" in outcome.err
 
 
@@ -298,8 +344,9 @@ def test_a_class_with_a_single_image_is_said(retr: Retr) -> None:
     _colours(retr.cwd / "photos")
     save(retr.cwd / "photos" / "alone" / "0.png", seed=9)
     encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
-    err = retr("pairs", "made", "--validation", _others(retr.cwd)).err
-    assert "class 'alone' has a single image to test, and so no pair that is alike" in err
+    for more in ([], ["--validation", _others(retr.cwd)]):
+        err = retr("pairs", "made", *more).err
+        assert "class 'alone' has a single image to test, and so no pair that is alike" in err
 
 
 @pytest.mark.parametrize(
@@ -324,6 +371,9 @@ def test_the_last_embeddings_are_drawn_unless_others_are_named(retr: Retr) -> No
     _colours(retr.cwd / "photos")
     retr("encode", "photos", "--encoder", "toy")
     assert retr.json("plot") == {"out": "plot.png", "kind": "pca"}
+    retr("encode", "digits", "--split", "test", "--encoder", "toy")
+    retr("plot", "--out", "last.svg")
+    assert "of digits/test by toy" in (retr.cwd / "last.svg").read_text()
 
 
 def test_curves_are_drawn_from_a_log(retr: Retr) -> None:
@@ -393,9 +443,18 @@ def test_layers_of_a_network_score_pairs(retr: Retr, gallery: Gallery) -> None:
     assert judged["distance"] == found["distance"]
     outcome = retr("pairs", gallery.embeddings, "--scorer", "scorer", "--count", "100")
     assert "same class up to 1 - p of layers:" in outcome.out
-    measured = retr.json("pairs", gallery.embeddings, "--scorer", "scorer", "--count", "100")
+    scored = ["pairs", gallery.embeddings, "--scorer", "scorer", "--count", "100"]
+    measured = retr.json(*scored)
     assert measured["pairs"] == 100
-    assert 0 < measured["threshold"] < 1
+    assert measured["validation"]["pairs"] == 100
+    retr(*scored, "--calibration", "isotonic", "--save")
+    kept = Calibration.read(retr.cwd / "scorer" / "calibration-scorer.json")
+    assert (kept.method, kept.metric) == (Method.ISOTONIC, None)
+    assert kept.threshold == measured["threshold"]
+    again = retr.json(*asked, "--scorer", "scorer")
+    own = 1 - judged["probability_same"]
+    assert again["probability_same"] == pytest.approx(kept.curve.probability(np.array([own]))[0])
+    assert "calibrated on 100 pairs of" in retr(*asked, "--scorer", "scorer").out
     assert "was not trained; give a folder" in retr.refused(
         "pairs", gallery.embeddings, "--scorer", "layers", leaves=True
     )

@@ -15,7 +15,7 @@ from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric
 from retrieval.indexing import build_index
-from retrieval.quality.calibration import Calibration, Method
+from retrieval.quality.calibration import Calibration, FittedTo, Method
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
@@ -110,7 +110,8 @@ def make_files(folder: Path) -> None:
     distances = np.linspace(0, 2, 9)
     alike = np.array([1, 1, 1, 0, 1, 0, 0, 1, 0], bool)
     for method in Method:
-        fitted = Calibration.fitted(distances, alike, method, Metric.COSINE, "0" * 64)
+        fitted_to = FittedTo(9, 6, ("even", "odd"), "golden/test")
+        fitted = Calibration.fitted(distances, alike, method, Metric.COSINE, "0" * 64, fitted_to)
         fitted.write(folder / f"calibration-{method}.json")
     ids = [f"golden: {i}" for i in range(ROWS)]
     images = Labelled(vectors(), ids, ["even", "odd"] * (ROWS // 2))

@@ -5,16 +5,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from encoders.layers import Layers
+from encoders.layers import Layers, LayersNetwork, LayersSettings
 from encoders.training.recipe import Data, Recipe
 from encoders.training.trainer import train
-from retrieval.errors import BadImage, BadInput, UnknownName
+from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.images import load, open_source
 from retrieval.quality.comparing import improbability, layer_differences
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.pairs import Pairs
 from retrieval.registry import open_scorer
 
 pytestmark = pytest.mark.skipif(
@@ -85,10 +88,9 @@ def test_maps_are_computed_once_an_image(
     monkeypatch.setattr(scorer, "maps", lambda images: seen.append(len(images)) or original(images))
     found = layer_differences(pairs, scorer)
     assert sum(seen) == 20
-    # In blocks of 64 pairs with few images kept, those that are dropped come again.
-    monkeypatch.setattr("retrieval.quality.comparing.MOST_KEPT", 3)
-    np.testing.assert_allclose(layer_differences(pairs, scorer), found, rtol=0.05)
-    assert 40 < sum(seen) < 20 + 20 * len(pairs) // 64 + 20
+    monkeypatch.setattr("retrieval.quality.comparing.SCORED_AT_ONCE", 6)  # in several parts
+    np.testing.assert_allclose(layer_differences(pairs, scorer), found, rtol=0.05, atol=1e-6)
+    assert sum(seen) == 40
     monkeypatch.undo()
     (expected,) = scorer.differences(
         scorer.maps(np.stack([np.asarray(Image.open(paths[i])) for i in (3, 17)])),
@@ -116,6 +118,41 @@ def test_what_cannot_be_trained_is_refused(
     recipe = replace(RECIPE, network=network, data=replace(RECIPE.data, **data))
     with pytest.raises(error, match=said):
         train(recipe, tmp_path / "out")
+
+
+def test_maps_want_room(scorer: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, start: int, n_bytes: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(RetrError, match=r"no room for the maps of 1 images in .* \(No space left"):
+        layer_differences([(str(tmp_path / "a.png"), str(tmp_path / "a.png"))], scorer)
+
+
+def test_pairs_of_embeddings_are_judged_by_their_own_images(scorer: Layers, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{i}.png") for i in range(6)]
+    pixels = generator.integers(0, 256, (6, 32, 32, 3), np.uint8)
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    images = Labelled(
+        np.zeros((6, 1), np.float32), [*"abcdef"], [*"aabbcc"], pa.chunked_array([paths])
+    ).take(np.array([5, 0, 3]))
+    rows = np.array([0, 1, 2]), np.array([1, 2, 0])
+    pairs = Pairs(*rows, np.zeros(3, bool))
+    maps = scorer.maps(pixels[[5, 0, 3]])
+    wanted = scorer.probability(scorer.differences(maps, *rows))
+    assert wanted is not None
+    np.testing.assert_allclose(improbability(scorer)(images, pairs), 1 - wanted, atol=1e-6)
+
+
+def test_mobilenet_has_such_layers() -> None:
+    settings = LayersSettings(model="mobilenetv2_100", side=32)
+    layers = LayersNetwork(settings, 0, 32).body.layers
+    assert len(layers) == 18
+    assert (layers[0], layers[-1]) == ("conv_stem", "conv_head")
+    assert layers[1] == "blocks.1.0.conv_pwl"  # of 17 blocks, the last 16
 
 
 def test_an_untrained_scorer_judges_no_pairs() -> None:

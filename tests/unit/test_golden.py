@@ -8,7 +8,7 @@ import pytest
 from retrieval.contracts import Framing, Metric
 from retrieval.indexing import open_index
 from retrieval.inspection import verify
-from retrieval.quality.calibration import Calibration, Method
+from retrieval.quality.calibration import Calibration, FittedTo, Method
 from retrieval.quality.exchange import read_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, read_draw
@@ -79,7 +79,8 @@ def test_encoder() -> None:
 def test_calibrations(method: Method, probabilities: list[float]) -> None:
     found = Calibration.read(V1 / f"calibration-{method}.json")
     assert (found.method, found.metric, found.encoder) == (method, Metric.COSINE, "0" * 64)
-    assert (found.pairs, found.threshold) == (9, 0.625)
+    assert found.fitted_to == FittedTo(9, 6, ("even", "odd"), "golden/test")
+    assert (found.threshold, found.ece) == (0.625, None)
     np.testing.assert_allclose(
         found.curve.probability(np.array([0.0, 1.0, 2.0])), probabilities, atol=0.001
     )

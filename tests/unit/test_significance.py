@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from retrieval.quality.significance import bootstrap, permutation_test
+from retrieval.quality.significance import bootstrap, interval_over_pairs, permutation_test
 
 
 def test_the_interval_is_the_normal_one_for_many_queries() -> None:
@@ -20,6 +20,33 @@ def test_the_interval_of_a_skewed_measure_is_not_symmetric() -> None:
     low, high = bootstrap(np.array([[0.0]] * 18 + [[1.0]] * 2))[:, 0]
     assert low == 0
     assert high > 0.2
+
+
+def test_the_interval_over_pairs_counts_images() -> None:
+    # Each pair once, on images of its own: as if they were so many queries.
+    values = np.random.default_rng(0).random((500, 1))
+    low, high = interval_over_pairs(values, np.arange(500), np.arange(500, 1000))[:, 0]
+    assert (high - low) / 2 == pytest.approx(1.96 * stats.sem(values[:, 0]), rel=0.01)
+    # The same pairs ten times over tell nothing new.
+    again = np.repeat(values, 10, axis=0)
+    rows = np.repeat(np.arange(500), 10)
+    wide = interval_over_pairs(again, rows, rows + 500)[:, 0]
+    assert high - low < wide[1] - wide[0] < 1.5 * (high - low)  # both images are shared
+
+
+def test_the_interval_over_pairs_holds_the_mean_of_all_images() -> None:
+    """Of images each of which is easy or hard, so that their pairs are right or wrong together."""
+    generator = np.random.default_rng(0)
+    first, second = np.triu_indices(40, 1)
+    held = naive = 0
+    for _ in range(300):
+        ease = generator.normal(size=40)
+        values = (ease[first] + ease[second] + generator.normal(size=len(first)))[:, None]
+        low, high = interval_over_pairs(values, first, second)[:, 0]
+        held += low <= 0 <= high
+        naive += abs(values.mean()) <= 1.96 * stats.sem(values[:, 0])
+    assert 0.9 < held / 300 < 0.98
+    assert naive / 300 < 0.5
 
 
 def test_the_interval_follows_from_the_seed() -> None:

@@ -4,25 +4,44 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from retrieval.contracts import Json, Metric
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.quality.calibration import (
     Calibration,
+    FittedTo,
     Method,
     best_threshold,
     expected_calibration_error,
 )
-from retrieval.quality.verification import Procedure, verify_pairs
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.pairs import Pairs
+from retrieval.quality.verification import (
+    Procedure,
+    check_apart,
+    split,
+    validation_classes,
+    verify_pairs,
+)
 from retrieval.storage.files import read_json, write_json
+from retrieval.storage.shards import SourceFacts
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
 DISTANCES = np.array([0.6, 0.1, 0.2, 0.3, 0.25, 0.5, 0.7, 0.9])
 ALIKE = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
 PROCEDURE = Procedure(Metric.COSINE)
+FITTED_TO = FittedTo(8, 16, ("a", "b"), "photos")
+
+
+def pairs_of(alike: NDArray[np.bool_]) -> Pairs:
+    """Pairs of images of their own."""
+    rows = np.arange(2 * len(alike))
+    return Pairs(rows[::2], rows[1::2], alike)
 
 
 def test_the_best_threshold_by_hand() -> None:
@@ -56,7 +75,7 @@ def test_the_auc_counts_pairs_of_pairs(pairs: list[tuple[int, bool]]) -> None:
     alike = np.array([a for _, a in pairs])
     classes = np.zeros((len(alike), 2), int)
     distances = np.array([d for d, _ in pairs], float)
-    found = verify_pairs(distances, alike, classes, ["a"], calibration(), PROCEDURE)
+    found = verify_pairs(distances, pairs_of(alike), classes, ["a"], calibration(), PROCEDURE)
     won = sum((a < b) + (a == b) / 2 for a in near for b in far)
     assert found.auc == pytest.approx(won / (len(near) * len(far)))
     assert found.roc[0].tolist() == [0, 0]
@@ -77,7 +96,9 @@ def test_the_equal_error_rate_by_hand(
 ) -> None:
     kinds = np.array(alike, bool)
     classes = np.zeros((len(kinds), 2), int)
-    found = verify_pairs(np.array(distances), kinds, classes, ["a"], calibration(), PROCEDURE)
+    found = verify_pairs(
+        np.array(distances), pairs_of(kinds), classes, ["a"], calibration(), PROCEDURE
+    )
     assert found.eer == expected
 
 
@@ -95,7 +116,7 @@ def test_probabilities_are_what_is_met(method: Method) -> None:
     distances = generator.uniform(0, 4, 20_000)
     true = 1 / (1 + np.exp(-(5 - 2.5 * distances)))
     alike = generator.random(20_000) < true
-    fitted = Calibration.fitted(distances, alike, method, Metric.COSINE, "f" * 64)
+    fitted = Calibration.fitted(distances, alike, method, Metric.COSINE, "f" * 64, FITTED_TO)
     np.testing.assert_allclose(
         fitted.curve.probability(np.array([0.5, 2.0, 3.5])), [0.977, 0.5, 0.023], atol=0.06
     )
@@ -106,14 +127,14 @@ def test_probabilities_are_what_is_met(method: Method) -> None:
     assert (np.diff(fitted.curve.probability(np.linspace(-1, 5, 50))) <= 0).all()
 
 
-@pytest.mark.parametrize("method", Method)
-def test_a_calibration_is_read_as_it_was_written(method: Method, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [*Method, None])
+def test_a_calibration_is_read_as_it_was_written(method: Method | None, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    written = calibration(method)
+    written = replace(calibration(method), ece=0.25 if method else None)
     written.write(path)
     assert Calibration.read(path) == written
-    path.write_text(path.read_text().replace('"curve"', '"kurve"'))
-    with pytest.raises(BadData, match="lacks or misstates 'curve'; calibrate anew"):
+    path.write_text(path.read_text().replace('"threshold"', '"treshold"'))
+    with pytest.raises(BadData, match="lacks or misstates 'threshold'; calibrate anew"):
         Calibration.read(path)
 
 
@@ -127,7 +148,7 @@ def test_a_calibration_is_read_as_it_was_written(method: Method, tmp_path: Path)
 )
 def test_an_impossible_curve_is_named(tmp_path: Path, curve: dict[str, Json], said: str) -> None:
     path = tmp_path / "calibration.json"
-    fitted = Calibration.fitted(DISTANCES, ALIKE, Method.ISOTONIC, Metric.COSINE, "e")
+    fitted = Calibration.fitted(DISTANCES, ALIKE, Method.ISOTONIC, Metric.COSINE, "e", FITTED_TO)
     fitted.write(path)
     assert Calibration.read(path) == fitted
     write_json(path, {**read_json(path), "curve": curve})
@@ -138,7 +159,8 @@ def test_an_impossible_curve_is_named(tmp_path: Path, curve: dict[str, Json], sa
 def test_verification_by_hand() -> None:
     classes = np.array([[0, 0], [0, 0], [1, 1], [1, 1], [0, 1], [1, 0], [0, 1], [2, 0]])
     procedure = replace(PROCEDURE, thresholds=(0.3, 10))
-    found = verify_pairs(DISTANCES, ALIKE, classes, ["a", "b", "c"], calibration(), procedure)
+    pairs = pairs_of(ALIKE)
+    found = verify_pairs(DISTANCES, pairs, classes, ["a", "b", "c"], calibration(), procedure)
     # The threshold is .225: the alike pairs at .6 and .3 are taken for others.
     assert (found.pairs, found.accuracy) == (8, 6 / 8)
     assert found.accuracy_at == {0.3: 6 / 8, 10: 0.5}
@@ -147,14 +169,81 @@ def test_verification_by_hand() -> None:
     document = found.to_json()
     assert document["per_class"] == {"a": {"a": 0.5, "b": 1, "c": 1}, "b": {"a": 1, "b": 0.5},
                                      "c": {"a": 1}}  # fmt: skip
+    # Of 8 pairs that share no image, 6 are right.
+    reach = 1.96 * np.sqrt(6 / 8 * 2 / 8 / 8)
+    assert found.intervals[None] == pytest.approx((6 / 8 - reach, 6 / 8 + reach))
+    assert found.margin == pytest.approx(reach)
+    assert document["intervals"]["accuracy"] == [*found.intervals[None]]  # type: ignore[call-overload, index]
     # Nearer than each of the 4 others: .1 and .2 than 4, .3 than 3, .6 than 2: 13 of 16.
     assert found.auc == 13 / 16
 
 
 def calibration(method: Method | None = Method.LOGISTIC) -> Calibration:
-    return Calibration.fitted(DISTANCES, ALIKE, method, Metric.COSINE, "f" * 64)
+    return Calibration.fitted(DISTANCES, ALIKE, method, Metric.COSINE, "f" * 64, FITTED_TO)
 
 
 def test_a_scorer_has_probabilities_of_its_own() -> None:
     given = calibration(None)
     assert given.curve.probability(np.array([0.0, 0.25, 1.0])).tolist() == [1, 0.75, 0]
+
+
+def labelled(*labels: str | None) -> Labelled:
+    rows = range(len(labels))
+    return Labelled(np.zeros((len(labels), 1), np.float32), [f"s: {i}" for i in rows], [*labels])
+
+
+def test_validation_takes_a_fifth_of_each_class_and_pairs_are_left_on_both_sides() -> None:
+    images = labelled(*"a" * 50, *"b" * 7, *"c" * 4, *"d" * 3, "e", None, None)
+    known = np.zeros(len(images), bool)
+    known[:10] = True
+    tested, validating = split(images, known, 0)
+    assert validating.rows_of_classes() == {"a": 8, "b": 2, "c": 2}
+    assert tested.rows_of_classes() == {"a": 42, "b": 5, "c": 2, "d": 3, "e": 1}
+    assert len(tested) + len(validating) == len(images)
+    assert not {f"s: {i}" for i in range(10)} & {*validating.ids}
+    again, _ = split(images, known, 0)
+    assert again.ids == tested.ids
+    assert split(images, known, 1)[0].ids != tested.ids
+
+
+@pytest.mark.parametrize(
+    ("validation", "tested", "groups", "expected"),
+    [
+        ("abcd", "abcd", {}, "abcd"),
+        ("abcd", "ab", {}, "ab"),
+        ("abcd", "xy", {}, "abcd"),  # what there is
+        ("abcd", "abcd", {"trained": "ab", "held_out": "cd"}, "ab"),
+        ("abcd", "cd", {"trained": "ab", "held_out": "cd"}, "ab"),  # never those held out
+        ("abcd", "acd", {"trained": "ab", "held_out": "cd"}, "ab"),
+        ("abcd", "bcd", {"trained": "abc", "held_out": "d"}, "bc"),
+        ("cd", "cd", {"trained": "", "held_out": "cd"}, "cd"),  # there is nothing else
+    ],
+)
+def test_validation_pairs_are_of_classes_that_were_trained_on(
+    validation: str, tested: str, groups: dict[str, str], expected: str
+) -> None:
+    assert "".join(validation_classes(labelled(*validation), tested, groups)) == expected
+
+
+def test_images_of_both_sides_are_found_under_any_name() -> None:
+    photos = SourceFacts("photos", "1" * 64, 4)
+    some = SourceFacts("photos", "2" * 64, 2, first_of="1" * 64)
+    copy = SourceFacts("copy", "3" * 64, 2, first_of="1" * 64)
+    other = SourceFacts("other", "4" * 64, 2)
+
+    def images(name: str, *ids: str, root: str) -> Labelled:
+        paths = pa.chunked_array([[f"/{root}/{i}" for i in ids]])
+        vectors = np.zeros((len(ids), 1), np.float32)
+        return Labelled(vectors, [f"{name}: {i}" for i in ids], ["a"] * len(ids), paths)
+
+    test = images("photos", "0", "1", root="photos")
+    check_apart(test, images("photos", "2", "3", root="photos"), photos, some)
+    check_apart(test, images("copy", "2", "3", root="copy"), photos, copy)
+    check_apart(test, images("other", "0", "1", root="other"), photos, other)
+    for validation, facts, said in (
+        (images("photos", "1", "2", root="photos"), some, "2 images"),  # by id and by path
+        (images("copy", "1", "2", root="copy"), copy, "1 images are for validation and for the"),
+        (images("other", "1", "2", root="photos"), other, "the first '/photos/1'"),
+    ):
+        with pytest.raises(Mismatch, match=said):
+            check_apart(test, validation, photos, facts)
