@@ -60,7 +60,7 @@ def draw_pairs(
         for kind in (drawn.alike, ~drawn.alike)
     )
     probabilities = calibration.curve.probability(outcome.distances)
-    paths = [None] * len(tested) if tested.paths is None else tested.paths.to_pylist()
+    paths = tested.known_paths()
     pictures = []
     for row in (row for both in zip(*kinds, strict=False) for row in both):
         first, second = (

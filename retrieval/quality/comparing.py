@@ -196,7 +196,7 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
 
 
 def _paths_of(images: Labelled) -> list[str]:
-    paths = [] if images.paths is None else images.paths.drop_null().to_pylist()
+    paths = [path for path in images.known_paths() if path is not None]
     if len(paths) < len(images):
         raise BadInput("the embeddings do not say where their images are; encode them anew")
     return paths

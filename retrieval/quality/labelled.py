@@ -82,9 +82,9 @@ class Labelled:
         """How many rows each class has."""
         return Counter(str(label) for label in self.labels if label is not None)
 
-    def known_paths(self) -> set[str]:
-        """Where the images are, of those of which that is known."""
-        return set() if self.paths is None else {*self.paths.drop_null().to_pylist()}
+    def known_paths(self) -> list[str | None]:
+        """Where each image is, None where that is not known."""
+        return [None] * len(self) if self.paths is None else self.paths.to_pylist()
 
     def sample(self, most: int, seed: int) -> "Labelled":
         """`most` rows drawn by seed, in their order, or all where there are fewer."""

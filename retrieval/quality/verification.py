@@ -174,13 +174,23 @@ def check_apart(
     test: Labelled, validation: Labelled, of_test: SourceFacts, of_validation: SourceFacts
 ) -> None:
     """Raise Mismatch where an image is in both: by its id, in a copy of the source too, or path."""
-    both = {*map(str, test.ids)} & {*map(str, validation.ids)}
-    if of_test.whole == of_validation.whole:
-        both |= {*ids_within(test, of_test)} & {*ids_within(validation, of_validation)}
-    both |= test.known_paths() & validation.known_paths()
+    same = of_test.whole == of_validation.whole
+    names = {*map(str, test.ids)}
+    within = {*ids_within(test, of_test)} if same else set()
+    paths = {*test.known_paths()} - {None}
+    both = [
+        str(name)
+        for name, own, path in zip(
+            validation.ids,
+            ids_within(validation, of_validation),
+            validation.known_paths(),
+            strict=True,
+        )
+        if str(name) in names or own in within or path in paths
+    ]
     if both:
         raise Mismatch(
-            f"{len(both)} images are for validation and for the test, the first '{min(both)}'; "
+            f"{len(both)} images are for validation and for the test, the first '{both[0]}'; "
             "give other images for one of them"
         )
 
