@@ -8,6 +8,9 @@ from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
 
 
+NEIGHBOURS = 15  # UMAP's default
+
+
 class Layout(StrEnum):
     """How embeddings are laid out."""
 
@@ -33,7 +36,9 @@ def laid_out(vectors: Vectors, layout: Layout, metric: Metric, seed: int) -> Vec
         from umap import UMAP  # slower
     except ImportError:
         raise BadInput("there is no umap-learn; pip install 'retr[plots]', or use pca") from None
-    # It has no inner product, and normalised vectors have the same neighbours by the cosine.
+    # It has no inner product; of vectors of one length, cosine has the same neighbours.
     known = Metric.COSINE if metric is Metric.INNER_PRODUCT else metric
-    points = UMAP(metric=str(known), random_state=seed, n_jobs=1).fit_transform(vectors)
+    neighbours = min(NEIGHBOURS, len(vectors) - 1)
+    layout_of = UMAP(metric=str(known), n_neighbors=neighbours, random_state=seed, n_jobs=1)
+    points = layout_of.fit_transform(vectors)
     return np.asarray(points, np.float32)

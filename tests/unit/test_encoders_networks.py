@@ -108,6 +108,15 @@ def test_class_shares_are_a_softmax_beside_the_vector() -> None:
     torch.testing.assert_close(result, expected)
 
 
+def test_inner_products_of_shares_are_the_chance_of_one_class() -> None:
+    vectors, proxies = unit(5, 4), unit(3, 4, seed=1)
+    result = ClassShares(proxies, sharpness=7, weight=2, unit_length=False)(vectors)
+    torch.testing.assert_close(result[:, :4], vectors)
+    shares = torch.softmax(7 * vectors @ proxies.T, 1)
+    products = result @ result.T - vectors @ vectors.T
+    torch.testing.assert_close(products, 4 * shares @ shares.T)
+
+
 def test_a_network_with_class_shares_has_their_dimensions() -> None:
     network = siamese(class_sharpness=10.0)
     assert (network.training_dim, network.dim) == (6, 9)
@@ -198,6 +207,8 @@ def test_a_rotation_brings_vectors_near_to_their_signs() -> None:
     torch.testing.assert_close(head.axes @ head.axes.T, torch.eye(16), atol=1e-5, rtol=0)
     torch.testing.assert_close(back @ back.T, turned @ turned.T, atol=1e-3, rtol=0)
     assert (back - back.sign()).square().mean() < 0.3 * (turned - turned.sign()).square().mean()
+    longer = torch.cat((turned, random(400, 3)), 1)
+    torch.testing.assert_close(head(longer), torch.cat((back, longer[:, 16:]), 1))
 
 
 @pytest.mark.parametrize("blocks", [None, (8, 8, 12)])

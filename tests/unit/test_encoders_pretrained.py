@@ -261,10 +261,11 @@ def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_pat
     assert plain.shape[1] > vectors.shape[1] == 5
 
 
-def test_turned_embeddings_have_the_same_cosines(
-    published: torch.nn.Module, tmp_path: Path
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_turned_embeddings_have_the_same_distances(
+    published: torch.nn.Module, tmp_path: Path, metric: str
 ) -> None:
-    plain = {**RECIPE.network, "mirror": True, "class_sharpness": 10.0}
+    plain = {**RECIPE.network, "mirror": True, "class_sharpness": 10.0, "metric": metric}
     vectors = {}
     for itq in (False, True):
         train(replace(RECIPE, network={**plain, "itq": itq}), tmp_path / str(itq))
@@ -273,8 +274,14 @@ def test_turned_embeddings_have_the_same_cosines(
         vectors[True] @ vectors[True].T, vectors[False] @ vectors[False].T, atol=1e-4
     )
     axes = load_file(tmp_path / "True" / "weights.safetensors")["rotation.axes"]
-    torch.testing.assert_close(torch.from_numpy(vectors[False]) @ axes, torch.tensor(vectors[True]))
-    assert (axes - torch.eye(15)).abs().max() > 0.1
+    before, after = torch.from_numpy(vectors[False]), torch.from_numpy(vectors[True])
+    torch.testing.assert_close(before[:, :5] @ axes, after[:, :5])
+    torch.testing.assert_close(before[:, 5:], after[:, 5:])  # the shares
+    assert (axes - torch.eye(5)).abs().max() > 0.1
+    encoder = open_encoder(str(tmp_path / "True"), "cpu")
+    assert encoder.metric == metric
+    lengths = after.norm(dim=1)
+    assert ((lengths - 1).abs().max() < 1e-3) == (metric == "cosine")
 
 
 def test_images_are_embedded_at_a_side_of_their_own(

@@ -43,6 +43,20 @@ def test_umap_gets_the_metric_and_the_seed(
     assert (given["metric"], given["random_state"]) == (name, 7)
 
 
+@pytest.mark.parametrize("metric", Metric)
+def test_umap_keeps_neighbours_together_and_follows_the_seed(metric: Metric) -> None:
+    generator = np.random.default_rng(0)
+    apart = np.repeat([[4.0, 0, 0, 0], [0, 4, 0, 0]], 25, axis=0)
+    vectors = (apart + 0.3 * generator.normal(size=apart.shape)).astype(np.float32)
+    points = laid_out(vectors, Layout.UMAP, metric, seed=3)
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argmin(axis=1)
+    assert (nearest // 25 == np.arange(50) // 25).all()
+    np.testing.assert_array_equal(laid_out(vectors, Layout.UMAP, metric, seed=3), points)
+    assert laid_out(vectors[:4], Layout.UMAP, metric, seed=3).shape == (4, 2)
+
+
 def test_what_cannot_be_laid_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="2 embeddings make no map"):
         laid_out(np.zeros((2, 5), np.float32), Layout.PCA, Metric.COSINE, seed=0)
