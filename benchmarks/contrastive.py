@@ -26,7 +26,7 @@ def contrastive(distances: Distances, alike: np.ndarray, margin: float) -> Dista
 
 
 def measure(images: Labelled, margin: float, count: int, seed: int) -> dict[str, Json]:
-    """The mean loss of so many pairs of images with labels, and its 95% interval by bootstrap."""
+    """The mean loss of so many pairs of images with labels, and its 95% interval."""
     numbers = {name: i for i, name in enumerate(sorted({*images.labels} - {None}))}
     labels = np.array([numbers.get(name, -1) for name in images.labels])
     drawn = draw_pairs(labels, count, Scheme.RANDOM, seed)

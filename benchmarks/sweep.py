@@ -62,7 +62,8 @@ def measure(
         there = {*tested.classes(), *validating.classes()}
         groups = class_groups(there, Provenance(folder, card), None)
         procedure = Procedure(encoder.metric, seed=seed)
-        outcome = verify(tested, validating, procedure, encoder.fingerprint, groups)
+        source = str(card.training.data["source"])
+        outcome = verify(tested, validating, procedure, encoder.fingerprint, groups, source=source)
         yield {
             **chosen,
             "weights": _weights(folder),

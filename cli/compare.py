@@ -157,7 +157,7 @@ def _print(
         )
     if calibration is not None:
         of = calibration.fitted_to
-        met = "" if calibration.ece is None else f", mean error {calibration.ece:.4f}"
+        met = "" if calibration.ece is None else f", expected error {calibration.ece:.4f}"
         output.say(f"calibrated on {plural(of.pairs, 'pair')} of {of.source}{met}")
     if answers[0][1].probability_same is None:
         output.say("no probability is known for this encoder: see 'retr pairs --save'")

@@ -148,8 +148,6 @@ def pairs(
     others = None if validation is None else open_embeddings(validation)
     if scorer is not None and metric is not None:
         raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
-    if out is not None:
-        made_folder(out)  # before the work
     judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
     procedure = Procedure(
@@ -182,6 +180,8 @@ def pairs(
         if rows[name] < 2:
             some = "a single image" if rows[name] else "no image"
             output.warn(f"class '{name}' has {some} to test, and so no pair that is alike")
+    if out is not None:
+        made_folder(out)  # before the work
     outcome = verify(
         tested,
         validating,

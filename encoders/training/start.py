@@ -72,7 +72,7 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
         listed = (
             f"; {IMAGES} in its folder lists them"
             if start.ids
-            else (", as far as is known: its folder does not list them")
+            else ", as far as is known: its folder does not list them"
         )
         raise BadInput(
             f"start: {spec} was trained on {held_out:,} of the images that are held out now"
@@ -110,7 +110,7 @@ def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
     sources = [str(name) for name in before]
     list_of_ids = folder / IMAGES
     if list_of_ids.is_file() and (source == data.source or sha256 == data.fingerprint):
-        ids = frozenset(list_of_ids.read_text(encoding="utf-8").split("\n"))
+        ids = frozenset(list_of_ids.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     else:
         ids, sources = frozenset(), [*sources, source, sha256]
     minutes = card.training.minutes + cast(float, facts.get("start_minutes", 0.0))

@@ -7,7 +7,6 @@ import numpy as np
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
 
-
 NEIGHBOURS = 15  # UMAP's default
 
 
