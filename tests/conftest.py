@@ -10,6 +10,7 @@ from PIL import Image
 
 # The tests run side by side, a process on each core: threads of each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # which umap would set for torch, too
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 
