@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Json, Metric
+from retrieval.quality.calibration import Alike
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Scheme, draw_pairs, pair_distances
 from retrieval.quality.ranking import Distances
@@ -20,16 +21,14 @@ from retrieval.quality.significance import interval_over_pairs
 from retrieval.storage.shards import open_embeddings
 
 
-def contrastive(distances: Distances, alike: np.ndarray, margin: float) -> Distances:
+def contrastive(distances: Distances, alike: Alike, margin: float) -> Distances:
     """(n,): the loss of pairs at these distances (n,) that are `alike` (n,) or not."""
     return np.asarray(np.where(alike, distances, np.maximum(0, margin - distances)) ** 2 / 2)
 
 
 def measure(images: Labelled, margin: float, count: int, seed: int) -> dict[str, Json]:
     """The mean loss of so many pairs of images with labels, and its 95% interval."""
-    numbers = {name: i for i, name in enumerate(sorted({*images.labels} - {None}))}
-    labels = np.array([numbers.get(name, -1) for name in images.labels])
-    drawn = draw_pairs(labels, count, Scheme.RANDOM, seed)
+    drawn = draw_pairs(images.numbers(images.classes()), count, Scheme.RANDOM, seed)
     distances = pair_distances(images.vectors, drawn, Metric.EUCLIDEAN)
     losses = contrastive(distances, drawn.alike, margin)
     return {

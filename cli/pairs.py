@@ -155,9 +155,9 @@ def pairs(
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        None
-        if judge and not calibration
-        else parsed_choice("calibration", calibration or Method.LOGISTIC, Method),
+        parsed_choice("calibration", calibration or Method.LOGISTIC, Method)
+        if calibration or judge is None
+        else None,
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)

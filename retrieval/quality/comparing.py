@@ -23,7 +23,7 @@ from retrieval.contracts import (
 )
 from retrieval.errors import BadImage, BadInput, RetrError
 from retrieval.images import frame, read_image
-from retrieval.quality.calibration import Calibration
+from retrieval.quality.calibration import Calibration, Given
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, pair_distances
 from retrieval.quality.ranking import Distances, usable_cores
@@ -140,11 +140,11 @@ def compare(
         differences = layer_differences([(p.path_a, p.path_b) for p in answered], scorer)
         layers = [dict(zip(scorer.layers, line, strict=True)) for line in differences.tolist()]
         known = scorer.probability(differences)
-        if known is not None and scorer_calibration is None:
-            probabilities, same = known.tolist(), (known >= 0.5).tolist()
-        elif known is not None and scorer_calibration is not None:
-            probabilities = scorer_calibration.curve.probability(1 - known).tolist()
-            same = (1 - known <= scorer_calibration.threshold).tolist()
+        if known is not None:
+            own = scorer_calibration
+            curve, threshold = (Given(), 0.5) if own is None else (own.curve, own.threshold)
+            probabilities = curve.probability(1 - known).tolist()
+            same = (1 - known <= threshold).tolist()
     rest = zip(distances.tolist(), probabilities, same, layers, strict=True)
     return [
         (pair, Compared(pair.a, pair.b, *of_pair))

@@ -69,7 +69,12 @@ class Labelled:
 
     def classes(self) -> list[str]:
         """The labels that there are, sorted."""
-        return sorted({str(label) for label in self.labels if label is not None})
+        return sorted(self.rows_of_classes())
+
+    def numbers(self, classes: Sequence[str]) -> Rows:
+        """(n,): the place of each row's label among the classes, -1 where it is none of them."""
+        place: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+        return np.array([place.get(label, -1) for label in self.labels], np.int64)
 
     def check_classes(self, names: Iterable[str]) -> None:
         """Raise UnknownName for a class that has no row."""

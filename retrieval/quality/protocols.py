@@ -108,7 +108,7 @@ def sides_of(
         left_out = np.flatnonzero(trained_on)
         if not len(left_out):
             left_out = _drawn(train, TRAINED_OF_A_CLASS, "training images", generator)
-        elif len(left_out) != TRAINED_OF_A_CLASS * len(_classes(train)):
+        elif len(left_out) != TRAINED_OF_A_CLASS * len(train.classes()):
             raise BadInput(
                 f"{protocol} is for encoders trained on {TRAINED_OF_A_CLASS} images of each class, "
                 f"and this one was trained on {len(left_out):,} in all; take {Protocol.HASHING_59K}"
@@ -140,15 +140,11 @@ def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
     return np.array([row[name] for name in ids], np.int64)
 
 
-def _classes(images: Labelled) -> list[str]:
-    return sorted({label for label in images.labels if label is not None})
-
-
 def _drawn(images: Labelled, count: int, what: str, generator: np.random.Generator) -> Rows:
     """`count` rows of each class, ascending."""
     labels = np.array([label or "" for label in images.labels])
     parts = []
-    for name in _classes(images):
+    for name in images.classes():
         rows = np.flatnonzero(labels == name)
         if len(rows) < count:
             raise BadInput(

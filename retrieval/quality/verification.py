@@ -274,8 +274,7 @@ def _drawn(
     images: Labelled, names: Sequence[str], procedure: Procedure, number: int
 ) -> tuple[Pairs, NDArray[np.int64]]:
     """Pairs of these classes, and the classes (n, 2) of their images."""
-    numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
-    labels = np.array([numbers.get(name, -1) for name in images.labels], np.int64)
+    labels = images.numbers(names)
     pairs = draw_pairs(labels, procedure.count, procedure.scheme, (procedure.seed, number))
     return pairs, np.stack((labels[pairs.first], labels[pairs.second]), axis=1)
 
