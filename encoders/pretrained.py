@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.folding import fold
-from encoders.heads import Rotation, ViewsAveraged, Whitening
+from encoders.heads import ClassCodes, Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.trained import TrainedEncoder
@@ -138,6 +138,7 @@ class PretrainedSettings(Settings):
     layers: tuple[str, ...] = ()  # see `Features`
     side: Amount = 0  # images are resized to side × side before the model; 0: left as they are
     embed_side: Amount = 0  # the same for embedding, where it should differ; 0: `side`
+    resample: Literal["bicubic", "bilinear"] = "bicubic"  # how; bilinearly JPEG noise stays softer
     head: Literal["linear", "hidden", "whitening"] = "linear"
     dim: Count = 128  # numbers from the head
     hidden: Count = 512  # units of the hidden layer
@@ -150,6 +151,7 @@ class PretrainedSettings(Settings):
     class_weight: Positive = 2.0
     metric: Literal["cosine", "inner_product"] = "cosine"  # that embeddings are made for
     itq: bool = False  # turn the head's numbers so that their signs say most, see `Rotation`
+    class_codes: Amount = 0  # so many numbers in place of all others, see `ClassCodes`; 0: none
 
 
 class PretrainedNetwork(Network):
@@ -157,7 +159,16 @@ class PretrainedNetwork(Network):
 
     settings_type = PretrainedSettings
     settings: PretrainedSettings
-    precise = frozenset({"head.mean", "head.axes", "rotation.axes"})
+    precise = frozenset(
+        {
+            "head.mean",
+            "head.axes",
+            "rotation.axes",
+            "class_codes.codes",
+            "class_codes.moment",
+            "class_codes.pull",
+        }
+    )
     at_once = 32
 
     def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
@@ -166,6 +177,7 @@ class PretrainedNetwork(Network):
         self.settings = settings
         self.metric = Metric(settings.metric)
         check_known(settings.model)
+        _check_codes(settings, classes)
         bare = _bare(settings)
         self.body = Features(settings.model, settings.layers, bare)
         if settings.frozen or settings.head == "whitening":
@@ -175,6 +187,8 @@ class PretrainedNetwork(Network):
             self.make_proxies(classes)
         if settings.itq:
             self.rotation = Rotation(settings.dim)
+        if settings.class_codes:
+            self.class_codes = ClassCodes(classes, settings.class_codes)
 
     @classmethod
     def natural_side(cls, settings: PretrainedSettings) -> int:
@@ -209,12 +223,17 @@ class PretrainedNetwork(Network):
         return int(self.settings.dim)
 
     @property
+    def dim(self) -> int:
+        return self.settings.class_codes or super().dim
+
+    @property
     def fitted_axes(self) -> int:
         return self.settings.dim if self.settings.head == "whitening" else 0
 
     @property
     def needs_features(self) -> bool:
-        return self.settings.head == "whitening" or self.settings.itq
+        settings = self.settings
+        return settings.head == "whitening" or settings.itq or settings.class_codes > 0
 
     def prepare(self, images: Tensor) -> None:
         """Take the model's published weights."""
@@ -241,7 +260,9 @@ class PretrainedNetwork(Network):
     def features_of(self, images: Tensor, side: int) -> Tensor:
         """The model's features (n, features) of images of any size, seen at side × side pixels."""
         if side and images.shape[-1] != side:
-            images = functional.interpolate(images, (side, side), mode="bicubic", antialias=True)
+            images = functional.interpolate(
+                images, (side, side), mode=self.settings.resample, antialias=True
+            )
         features: Tensor = self.body(images)
         return features
 
@@ -258,8 +279,12 @@ class PretrainedNetwork(Network):
             features = functional.normalize(self.head(features), dim=1).cpu()
         if self.settings.itq:
             self.rotation.fit(features)
+        if self.settings.class_codes:
+            self.class_codes.fit(self.shares()(features.to(self.class_codes.codes.device)))
 
     def embedder(self) -> nn.Module:
+        if self.settings.class_codes:
+            return nn.Sequential(self._views(), self.shares(), self.class_codes)
         unturned = self.with_shares(self._views())
         return nn.Sequential(unturned, self.rotation) if self.settings.itq else unturned
 
@@ -275,6 +300,21 @@ class PretrainedNetwork(Network):
         network, settings = self.folded(), self.settings
         seen = _AsEmbedded(network, network.vectors)
         return ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift)
+
+
+def _check_codes(settings: PretrainedSettings, classes: int) -> None:
+    """Raise BadInput for codes of classes where there are none."""
+    if not settings.class_codes:
+        return
+    if settings.class_sharpness is None or settings.itq or settings.head == "whitening":
+        raise BadInput(
+            "codes of classes are made of the classes' shares, in place of a head's numbers; set "
+            "network.class_sharpness, and neither network.itq nor the head whitening"
+        )
+    if classes < 2:
+        raise BadInput(
+            f"codes of classes want two or more, there are {classes}; remove network.class_codes"
+        )
 
 
 def _bare(settings: PretrainedSettings) -> Any:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from encoders.trained import TrainedEncoder
 from encoders.training import trainer
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
+from retrieval.contracts import Metric
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import frame, load, open_source
 from retrieval.registry import open_encoder
@@ -282,6 +284,44 @@ def test_turned_embeddings_have_the_same_distances(
     assert encoder.metric == metric
     lengths = after.norm(dim=1)
     assert ((lengths - 1).abs().max() < 1e-3) == (metric == "cosine")
+
+
+def test_class_codes_stand_in_place_of_all_other_numbers(
+    published: torch.nn.Module, tmp_path: Path
+) -> None:
+    network = {
+        **RECIPE.network,
+        "class_sharpness": 10.0,
+        "class_codes": 24,
+        "metric": "inner_product",
+        "resample": "bilinear",
+    }
+    card = train(replace(RECIPE, network=network), tmp_path)
+    encoder = open_encoder(str(tmp_path), "cpu")
+    assert (card.dim, encoder.dim, encoder.metric) == (24, 24, Metric.INNER_PRODUCT)
+    vectors = encoder.encode(pixels(6, 32))
+    assert vectors.shape == (6, 24)
+    assert 1 <= np.abs(vectors).min() < np.abs(vectors).max() <= 3
+    classes = len(card.classes)
+    weights = load_file(tmp_path / "weights.safetensors")
+    codes = weights["class_codes.codes"]
+    fresh = codes.T @ codes / classes
+    assert (weights["class_codes.moment"] - fresh).abs().max() > 0.01  # it was fitted
+    mixtures = vectors - 2 * np.sign(vectors)
+    shares = mixtures @ np.linalg.pinv(codes.numpy())
+    np.testing.assert_allclose(shares @ codes.numpy(), mixtures, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"class_sharpness": 10.0, "itq": True}, {"class_sharpness": 10.0, "head": "whitening"}],
+)
+def test_class_codes_without_shares_are_refused(
+    published: torch.nn.Module, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    network = {**RECIPE.network, "class_codes": 24, **settings}
+    with pytest.raises(BadInput, match=r"set network\.class_sharpness, and neither"):
+        train(replace(RECIPE, network=network), tmp_path)
 
 
 def test_images_are_embedded_at_a_side_of_their_own(

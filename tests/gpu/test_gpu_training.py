@@ -1,0 +1,79 @@
+"""Training and encoding on a real GPU: a run that can be killed, whose encoder works on both."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.training import trainer
+from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
+from encoders.training.trainer import train
+from retrieval.images import load, open_source
+from retrieval.registry import open_encoder
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+]
+
+DEVICE = "cuda"
+SIAMESE = Recipe(
+    encoder="siamese",
+    network={"widths": [16, 32, 32], "dim": 6, "class_sharpness": 16.0},
+    losses=(
+        Loss("normalised-softmax", options={"temperature": 0.125}),
+        Loss("supervised-contrastive", weight=0.5),
+    ),
+    epochs=4,
+    data=Data("digits", validation=200),
+    sampler=Sampler(batch=100),
+    augmentation=Augmentation(
+        translate=2, cutout=4, smallest_crop=0.8, recolour=0.1, greyscale=0.1, views=2
+    ),
+    optimizer=Optimizer("muon", lr=0.1, other_lr=0.02),
+)
+AUTOENCODER = Recipe(
+    encoder="autoencoder",
+    network={"dim": 10, "width": 8},
+    losses=(Loss("reconstruction"),),
+    epochs=2,
+    data=Data("digits", validation=200),
+    sampler=Sampler(batch=100),
+    optimizer=Optimizer("adamw", lr=0.01),
+)
+
+
+class Stop(Exception):
+    """Raised in the midst of a run."""
+
+
+@pytest.mark.parametrize("recipe", [SIAMESE, AUTOENCODER], ids=lambda recipe: recipe.encoder)
+def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)  # behind every step
+    steps: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        steps.append(done)
+        if len(steps) == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(recipe, tmp_path, device=DEVICE, on_step=stop)
+    went_on: list[int] = []
+    card = train(recipe, tmp_path, device=DEVICE, on_step=lambda done, total: went_on.append(done))
+    assert went_on[0] == steps[-1]  # the stopped step was not saved
+    if recipe is SIAMESE:
+        mean_precision = card.training.metrics["map"]
+        assert isinstance(mean_precision, float) and mean_precision > 0.8
+
+    on_gpu, on_cpu = (open_encoder(str(tmp_path), device) for device in (DEVICE, "cpu"))
+    assert on_gpu.fingerprint == on_cpu.fingerprint
+    items = [*open_source("digits", "test").items()][:50]
+    images = np.stack([load(item, on_cpu.framing) for item in items])
+    vectors, expected = on_gpu.encode(images), on_cpu.encode(images)
+    # Either may compute in bfloat16, whose last bit is 2⁻⁸.
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(vectors / scale, expected / scale, atol=0.05)
