@@ -1,6 +1,7 @@
 """The contrastive loss of pairs of embedded images: `python -m benchmarks.contrastive --help`.
 
-Pairs are drawn by seed, half of them alike. The loss is ½ d² of pairs that are alike, and
+Pairs are drawn by seed, half of them alike; what the loss of any two images is on average, a few of
+which are alike, follows from both kinds. The loss is ½ d² of pairs that are alike, and
 ½ max(0, margin − d)² of others, at Euclidean distance d: Hadsell et al., Dimensionality Reduction
 by Learning an Invariant Mapping (CVPR 2006). Many implementations leave the ½ out, so that their
 losses are twice as large.
@@ -31,12 +32,16 @@ def measure(images: Labelled, margin: float, count: int, seed: int) -> dict[str,
     drawn = draw_pairs(images.numbers(images.classes()), count, Scheme.RANDOM, seed)
     distances = pair_distances(images.vectors, drawn, Metric.EUCLIDEAN)
     losses = contrastive(distances, drawn.alike, margin)
+    of_alike, of_others = (float(losses[kind].mean()) for kind in (drawn.alike, ~drawn.alike))
+    sizes = np.array([*images.rows_of_classes().values()])
+    share = float((sizes * (sizes - 1)).sum() / (sizes.sum() * (sizes.sum() - 1)))
     return {
         "pairs": len(drawn),
         "loss": float(losses.mean()),
         "interval": interval_over_pairs(losses[:, None], drawn.first, drawn.second)[:, 0].tolist(),
-        "of_alike": float(losses[drawn.alike].mean()),
-        "of_others": float(losses[~drawn.alike].mean()),
+        "of_alike": of_alike,
+        "of_others": of_others,
+        "of_any_two": share * of_alike + (1 - share) * of_others,
     }
 
 

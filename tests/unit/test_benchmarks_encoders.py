@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablation, contrastive, sweep
+from benchmarks import ablation, contrastive, distances, sweep
 from benchmarks.storage import STORAGE, measure
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
@@ -45,9 +45,25 @@ def test_the_contrastive_loss_of_pairs() -> None:
     document = contrastive.measure(images, 5.0, 1000, 0)
     assert (document["pairs"], document["of_alike"], document["of_others"]) == (1000, 0, 2)
     assert document["loss"] == 1
+    assert document["of_any_two"] == pytest.approx(4 / 3)  # four of the six pairs are of others
     low, high = document["interval"]  # type: ignore[misc]
     assert 1 - low == pytest.approx(high - 1)  # type: ignore[operator]
     assert 0.05 < high - 1 < 0.15  # type: ignore[operator]
+
+
+def test_distances_side_by_side() -> None:
+    # From a, c is nearer than b by Euclidean distance alone.
+    vectors = np.array([[2, 0], [4.1, 0], [3.5, 1.4]], np.float32)
+    images = Labelled(vectors, [*"abc"], ["1", "2", "1"])
+    found = {
+        metric: distances.measure(images, metric, 1)
+        for metric in (Metric.MANHATTAN, Metric.EUCLIDEAN, Metric.COSINE)
+    }
+    # a and c have something to find, and the first hit of c is b by all of them.
+    assert [found[metric]["precision_at_1"] for metric in found] == [0, 0.5, 0]
+    assert all(each["queries"] == 2 for each in found.values())
+    low, high = found[Metric.EUCLIDEAN]["intervals"]["map"]  # type: ignore[index, call-overload]
+    assert low < high
 
 
 def test_storage_keeps_what_it_can() -> None:
