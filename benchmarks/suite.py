@@ -113,12 +113,14 @@ def run(
     threads: int = 1,
     seed: int = 0,
     repeats: int = REPEATS,
+    neighbors: Rows | None = None,
     progress: Progress = lambda _: None,
 ) -> Report:
     """The measurements of all backends with the settings of the grid, in the order given.
 
     grid: None for `grids/quick.toml`. threads: that a search may use, and a build. seed: for
-    backends with that option, unless the grid sets it. progress: is told what comes next.
+    backends with that option, unless the grid sets it. neighbors: (q, k), the true ones where these
+    are known. progress: is told what comes next.
 
     Raises UnknownName for a backend or an option, BadInput for a value that it cannot take or
     more threads than cores, RetrError where a measurement fails.
@@ -131,7 +133,7 @@ def run(
     plans = _plans(backends, read_grid() if grid is None else grid, metric, seed)
 
     progress(f"true neighbors of {len(queries):,} queries among {len(database):,}")
-    quality = _Quality.of(queries, database, metric)
+    quality = _Quality.of(queries, database, metric, neighbors)
     rows = []
     with TemporaryDirectory(prefix="retr-bench-") as temporary:
         folder = Path(temporary)
@@ -291,9 +293,15 @@ class _Quality:
     exact_map: float | None
 
     @classmethod
-    def of(cls, queries: Labelled, database: Labelled, metric: Metric) -> "_Quality":
+    def of(
+        cls, queries: Labelled, database: Labelled, metric: Metric, neighbors: Rows | None
+    ) -> "_Quality":
+        """neighbors: (q, k), the true ones where these are known; used where they are enough."""
         hits = K if set(queries.ids).isdisjoint(database.ids) else K + 1
-        found = nearest(queries.vectors, database.vectors, metric, hits)
+        if neighbors is None or neighbors.shape[1] < hits:
+            found = nearest(queries.vectors, database.vectors, metric, hits)
+        else:
+            found = Hits(neighbors, np.empty(neighbors.shape, np.float32))
         true = distances_of(queries.vectors, database.vectors, found.rows[:, :K], metric)
         exact_map = None
         if _any(queries.labels) and _any(database.labels):

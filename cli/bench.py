@@ -1,5 +1,6 @@
 """`retr bench`: what each index costs, and what it loses."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,9 @@ from cli.output import Output, duration, size
 
 if TYPE_CHECKING:
     from benchmarks.suite import Report
+    from retrieval.contracts import Metric
+    from retrieval.quality.labelled import Labelled
+    from retrieval.quality.ranking import Rows
     from retrieval.storage.shards import Embeddings
     from retrieval.workspace import Workspace
 
@@ -37,6 +41,22 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    hdf5: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure on the vectors of a file of ann-benchmarks, in place of embeddings "
+            "(needs 'retr[hdf5]').",
+            show_default=False,
+        ),
+    ] = None,
+    export_hdf5: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write queries, database and 100 true neighbours of each query as such a file, "
+            "and measure nothing.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each build and search.")] = 1,
     seed: Annotated[int, typer.Option(help="Draws held-out queries, and seeds the backends.")] = 0,
     out: Annotated[
@@ -55,49 +75,49 @@ def bench(
 
     Example: retr bench --backend exact --backend hnsw --threads 2
     """
+    from benchmarks import hdf5 as ann_benchmarks
     from benchmarks.grid import read_grid
     from benchmarks.suite import run
-    from retrieval.indexing import check_same_encoder
-    from retrieval.quality.labelled import Labelled
+    from retrieval.errors import BadInput
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.storage.files import made_folder, write_json
-    from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
-    place = Workspace.at(workspace)
-    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
-    asked = open_embeddings(queries) if queries else _test_split(place, searched)
-    if asked is None:
-        labelled = Labelled.of(searched).split_off(HELD_OUT, seed)
-        name = f"{len(labelled[0]):,} rows held out of {searched.folder}"
-    else:
-        check_same_encoder(
-            asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
-        )
-        labelled = Labelled.of(asked), Labelled.of(searched)
-        name = str(asked.folder)
-    chosen = parsed_metric(metric) or searched.facts.metric
+    if hdf5 is not None and (queries is not None or database is not None):
+        raise BadInput("--hdf5 has queries and database; leave --queries and --database away")
+    data = (
+        _embeddings(queries, database, parsed_metric(metric), seed, workspace)
+        if hdf5 is None
+        else _vectors(hdf5, parsed_metric(metric))
+    )
+    if export_hdf5 is not None:
+        asked, searched = data.queries.vectors, data.database.vectors
+        ann_benchmarks.write(export_hdf5, asked, searched, data.metric)
+        output.say(f"written: {export_hdf5}")
+        output.document({"out": str(export_hdf5), "metric": data.metric.value})
+        return
     folder = None if out is None else made_folder(out)
 
     with output.steps() as step:
         report = run(
-            *labelled,
-            chosen,
+            data.queries,
+            data.database,
+            data.metric,
             backends or BACKENDS,
             grid=None if grid is None else read_grid(grid),
             threads=threads,
             seed=seed,
+            neighbors=data.neighbors,
             progress=step,
         )
     document = report.to_json()
     document["data"] = report.data | {
-        "queries": name,
-        "database": str(searched.folder),
-        "counts": {"queries": len(labelled[0]), "database": len(labelled[1])},
-        "encoder": searched.facts.encoder.name,
+        "queries": data.queries_name,
+        "database": data.database_name,
+        "counts": {"queries": len(data.queries), "database": len(data.database)},
+        "encoder": data.encoder,
     }
-    output.say(f"queries: {name}\ndatabase: {searched.folder}")
+    output.say(f"queries: {data.queries_name}\ndatabase: {data.database_name}")
     print_report(output, report)
     output.say()
     for definition in ("index_recall_at", "map_at", "map_loss"):
@@ -152,6 +172,58 @@ def print_report(output: Output, report: "Report") -> None:
         ],
         left=2,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Data:
+    """What is measured on, and what it is called; encoder: None for vectors of others."""
+
+    queries: "Labelled"
+    database: "Labelled"
+    metric: "Metric"
+    queries_name: str
+    database_name: str
+    encoder: str | None = None
+    neighbors: "Rows | None" = None
+
+
+def _embeddings(
+    queries: Path | None,
+    database: Path | None,
+    metric: "Metric | None",
+    seed: int,
+    workspace: Path | None,
+) -> _Data:
+    """Embeddings of a test split against those of a database, or rows held out of it."""
+    from retrieval.indexing import check_same_encoder
+    from retrieval.quality.labelled import Labelled
+    from retrieval.storage.shards import open_embeddings
+    from retrieval.workspace import Role, Workspace
+
+    place = Workspace.at(workspace)
+    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
+    asked = open_embeddings(queries) if queries else _test_split(place, searched)
+    if asked is None:
+        held_out, rest = Labelled.of(searched).split_off(HELD_OUT, seed)
+        name = f"{len(held_out):,} rows held out of {searched.folder}"
+    else:
+        check_same_encoder(
+            asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
+        )
+        held_out, rest = Labelled.of(asked), Labelled.of(searched)
+        name = str(asked.folder)
+    facts = searched.facts
+    chosen = metric or facts.metric
+    return _Data(held_out, rest, chosen, name, str(searched.folder), facts.encoder.name)
+
+
+def _vectors(file: Path, metric: "Metric | None") -> _Data:
+    """The vectors of a file of ann-benchmarks."""
+    from benchmarks import hdf5
+
+    data = hdf5.read(file, metric)
+    names = f"{file}: test", f"{file}: train"
+    return _Data(data.queries, data.database, data.metric, *names, neighbors=data.neighbors)
 
 
 def _test_split(place: "Workspace", database: "Embeddings") -> "Embeddings | None":

@@ -64,9 +64,29 @@ def test_bench_takes_the_test_split_and_prints_a_table(digits: Retr, tmp_path: P
     assert "recall@k of an index" in shown
 
 
+def test_bench_writes_and_reads_files_of_ann_benchmarks(digits: Retr) -> None:
+    digits("encode", "digits", "--encoder", "toy", "--split", "test")
+    written = digits.json("bench", "--export-hdf5", "data.hdf5")
+    assert written == {"out": "data.hdf5", "metric": "euclidean"}
+    document = digits.json("bench", "--hdf5", "data.hdf5", "--backend", "exact")
+    assert document["data"]["counts"] == {"queries": 360, "database": 1437}
+    assert document["data"]["queries"] == "data.hdf5: test"
+    assert document["data"]["encoder"] is None
+    (row,) = document["rows"]
+    assert row["recall_at"] == {"1": 1, "10": 1, "100": 1}
+    assert row["map_loss"] is None  # it has no labels
+    by_cosine = digits.json(
+        "bench", "--hdf5", "data.hdf5", "--metric", "cosine", "--backend", "exact"
+    )
+    assert by_cosine["data"]["metric"] == "cosine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--hdf5", "gone.hdf5"], "gone.hdf5 is not there"),
+        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 has queries and database"),
+        (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),
         (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
         (["--threads", "0"], "0 threads on"),
         (["--grid", "gone.toml"], "gone.toml"),

@@ -1,0 +1,146 @@
+"""Files of ann-benchmarks: what is written is what their own code would read, and is read back."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from benchmarks import hdf5
+from benchmarks.suite import run
+from retrieval.contracts import Metric, Vectors
+from retrieval.errors import BadData, BadInput
+from retrieval.quality.ranking import Rows
+
+
+def vectors(n: int, seed: int) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((n, 8), dtype=np.float32)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "new" / "data.hdf5"
+    hdf5.write(path, vectors(20, 0), vectors(300, 1), Metric.EUCLIDEAN)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [(Metric.EUCLIDEAN, "euclidean"), (Metric.COSINE, "angular")]
+)
+def test_the_form_of_ann_benchmarks(tmp_path: Path, metric: Metric, name: str) -> None:
+    queries, database = vectors(20, 0), vectors(300, 1)
+    path = tmp_path / "data.hdf5"
+    hdf5.write(path, queries, database, metric)
+    with h5py.File(path) as file:
+        assert {*file} == {"train", "test", "neighbors", "distances"}
+        assert dict(file.attrs) == {
+            "type": "dense", "point_type": "float", "distance": name, "dimension": 8,
+        }  # fmt: skip
+        assert np.array_equal(file["train"], database) and np.array_equal(file["test"], queries)
+        rows, distances = file["neighbors"][()], file["distances"][()]
+    assert rows.shape == distances.shape == (20, 100)
+    if metric is Metric.COSINE:
+        queries, database = (v / np.linalg.norm(v, axis=1)[:, None] for v in (queries, database))
+        every = 1 - queries @ database.T
+    else:
+        every = np.linalg.norm(queries[:, None] - database, axis=2)
+    assert np.array_equal(rows, np.argsort(every, axis=1)[:, :100])
+    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :100], atol=1e-5)
+    found = hdf5.read(path)
+    assert found.metric is metric
+    assert found.neighbors is not None and np.array_equal(found.neighbors, rows)
+    assert found.queries.ids[1] == "test/1" and found.database.labels[0] is None
+
+
+def test_known_neighbors_are_not_worked_out_again(file: Path) -> None:
+    data = hdf5.read(file)
+    assert data.neighbors is not None
+
+    def recall(neighbors: Rows | None) -> float:
+        report = run(
+            data.queries, data.database, data.metric, ["exact"], repeats=1, neighbors=neighbors
+        )
+        assert report.rows[0].map_loss is None  # without labels
+        return report.rows[0].recall_at[10]
+
+    assert recall(data.neighbors) == recall(None) == 1
+    first = np.repeat(data.neighbors[:, :1], 100, axis=1)  # true neighbours all as near as one
+    assert recall(first) == pytest.approx(0.1)
+    assert recall(first[:, :50]) == 1  # too few to judge by
+
+
+def test_another_metric_has_other_neighbors(file: Path) -> None:
+    data = hdf5.read(file, Metric.COSINE)
+    assert (data.metric, data.neighbors) == (Metric.COSINE, None)
+
+
+def test_neighbors_may_be_missing(file: Path) -> None:
+    with h5py.File(file, "r+") as data:
+        del data["distances"]
+    assert hdf5.read(file).neighbors is not None
+    with h5py.File(file, "r+") as data:
+        del data["neighbors"]
+    assert hdf5.read(file).neighbors is None
+
+
+def replaced(name: str, value: Any) -> Any:
+    def change(file: Any) -> None:
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replaced("train", None), "no vectors train"),
+        (replaced("test", np.zeros(8)), "no vectors test"),
+        (replaced("test", np.zeros((0, 8))), "no vectors test"),
+        (replaced("test", np.zeros((3, 8), "S4")), "no vectors test"),
+        (replaced("test", np.zeros((3, 7))), "train has dimension 8, test 7"),
+        (replaced("neighbors", np.zeros((3, 100), int)), "not a row for each test vector"),
+        (replaced("neighbors", np.full((20, 100), 300)), "not all rows of train"),
+        (replaced("neighbors", np.full((20, 100), -1)), "not all rows of train"),
+        (replaced("distances", np.zeros((20, 99))), "not those of its vectors"),
+        (replaced("distances", np.zeros((20, 100))), "give --metric"),
+    ],
+)
+def test_damaged_files_are_refused(file: Path, change: Any, message: str) -> None:
+    with h5py.File(file, "r+") as data:
+        change(data)
+    with pytest.raises(BadData, match=message):
+        hdf5.read(file)
+
+
+def test_what_is_no_file_of_ann_benchmarks(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"nothing\.hdf5 is not there"):
+        hdf5.read(tmp_path / "nothing.hdf5")
+    text = tmp_path / "text.hdf5"
+    text.write_text("no HDF5 at all")
+    with pytest.raises(BadData, match="is no HDF5 file"):
+        hdf5.read(text)
+    for name, said in (("jaccard", "has the metric jaccard"), (None, "names no metric")):
+        with h5py.File(file, "r+") as data:
+            del data.attrs["distance"]
+            if name is not None:
+                data.attrs["distance"] = name
+        with pytest.raises(BadInput, match=f"{said}, and retr reads euclidean and angular"):
+            hdf5.read(file)
+        assert hdf5.read(file, Metric.EUCLIDEAN).neighbors is None
+        with h5py.File(file, "r+") as data:
+            data.attrs["distance"] = "euclidean"
+    with pytest.raises(BadInput, match="no metric inner_product"):
+        hdf5.write(tmp_path / "new.hdf5", vectors(2, 0), vectors(3, 1), Metric.INNER_PRODUCT)
+    assert not (tmp_path / "new.hdf5").exists()
+
+
+def test_a_small_database_has_fewer_neighbors(tmp_path: Path) -> None:
+    path = tmp_path / "small.hdf5"
+    hdf5.write(path, vectors(2, 0), vectors(7, 1), Metric.EUCLIDEAN)
+    data = hdf5.read(path)
+    assert data.neighbors is not None and data.neighbors.shape == (2, 7)
+    report = run(data.queries, data.database, data.metric, ["exact"], repeats=1)
+    assert report.rows[0].recall_at[100] == 1
