@@ -14,7 +14,7 @@ Setting = Mapping[str, object]
 Grid = Mapping[str, Sequence[Setting]]
 """The settings of each backend."""
 
-QUICK = Path(__file__).parent / "grids" / "quick.toml"
+QUICK, FULL = (Path(__file__).parent / "grids" / f"{name}.toml" for name in ("quick", "full"))
 
 
 def read_grid(path: Path = QUICK) -> Grid:

@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from benchmarks import machine
 from benchmarks.grid import Grid, Setting, read_grid
@@ -29,7 +32,9 @@ from retrieval.registry import make_indexer
 KS = (1, 10, 100)
 K = max(KS)
 SINGLES = 1000  # queries whose latency is taken
-REPEATS = 3  # of all queries at once
+REPEATS = 5  # of all queries at once
+PARTS = 5  # of the single queries, each with a median of its own
+PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 
 # Cosines that are closer than this, float32 cannot tell apart; see docs/metrics.md.
 RESOLUTION = {Metric.COSINE: 1e-6}
@@ -51,8 +56,11 @@ class Row:
     setting: the options that the grid names; options: all of them.
     recall_at: of the index, by distance. map_at, map_loss: None where there are no labels.
     qps: queries per second, all in one call, the median of `qps_runs`; qps_single: one at a
-    time, where latency_ms are percentiles. The times are of searches for the 100 nearest.
+    time, where latency_ms are percentiles, and latency_runs_ms the medians of `PARTS` in turn. The
+    times are of searches for the 100 nearest.
     size_bytes: on disk. memory_bytes: by how much resident memory grew in the build.
+    pareto: no other row with as many threads is better in one of recall@10 and queries per second
+        and as good in the other. In batches.
     """
 
     backend: str
@@ -67,9 +75,11 @@ class Row:
     qps_runs: list[float]
     qps_single: float
     latency_ms: dict[str, float]
+    latency_runs_ms: list[float]
     build_seconds: float
     size_bytes: int
     memory_bytes: int | None
+    pareto: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """As in `retr bench --json`."""
@@ -81,12 +91,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All rows, and the conditions that they were taken under."""
+    """All rows, and the conditions that they were taken under.
+
+    by_query: a table of each query of each row: `row`, `query`, `latency_ms` of those that were
+    asked alone, and `recall_at_1`, `_10` and `_100`.
+    """
 
     machine: dict[str, Json]
     data: dict[str, Json]
     conditions: dict[str, Json]
     rows: list[Row]
+    by_query: pa.Table
 
     def to_json(self) -> dict[str, Json]:
         """As in `retr bench --json`."""
@@ -110,7 +125,7 @@ def run(
     backends: Sequence[str],
     *,
     grid: Grid | None = None,
-    threads: int = 1,
+    threads: Sequence[int] = (1,),
     seed: int = 0,
     repeats: int = REPEATS,
     neighbors: Rows | None = None,
@@ -118,7 +133,8 @@ def run(
 ) -> Report:
     """The measurements of all backends with the settings of the grid, in the order given.
 
-    grid: None for `grids/quick.toml`. threads: that a search may use, and a build. seed: for
+    grid: None for `grids/quick.toml`. threads: that a search may use, and a build, each of these
+    numbers in turn. seed: for
     backends with that option, unless the grid sets it. neighbors: (q, k), the true ones where these
     are known. progress: is told what comes next.
 
@@ -126,21 +142,23 @@ def run(
     more threads than cores, RetrError where a measurement fails.
     """
     available = len(machine.cores())
-    if not 1 <= threads <= available:
-        raise BadInput(f"{threads} threads on {available} cores; give from 1 to {available}")
+    for number in threads:
+        if not 1 <= number <= available:
+            raise BadInput(f"{number} threads on {available} cores; give from 1 to {available}")
     if repeats < 1:
         raise BadInput(f"repeats is {repeats}; give at least 1")
     plans = _plans(backends, read_grid() if grid is None else grid, metric, seed)
 
     progress(f"true neighbors of {len(queries):,} queries among {len(database):,}")
     quality = _Quality.of(queries, database, metric, neighbors)
-    rows = []
+    rows: list[Row] = []
+    by_query: list[pa.Table] = []
     with TemporaryDirectory(prefix="retr-bench-") as temporary:
         folder = Path(temporary)
         for name, items in (("queries", queries), ("database", database)):
             np.save(folder / f"{name}.npy", np.ascontiguousarray(items.vectors, np.float32))
-        for number, plan in enumerate(plans):
-            progress(plan.title())
+        for number, (plan, n_threads) in enumerate(product(plans, threads)):
+            progress(plan.title(n_threads))
             work = folder / str(number)
             work.mkdir()
             job = Job(
@@ -150,7 +168,7 @@ def run(
                 settings=plan.settings,
                 queries=str(folder / "queries.npy"),
                 database=str(folder / "database.npy"),
-                threads=threads,
+                threads=n_threads,
                 k=K,
                 hits=quality.hits,
                 singles=SINGLES,
@@ -159,7 +177,9 @@ def run(
             answer = _measured(job, work)
             for i, timing in enumerate(answer.timings):
                 found: Rows = np.load(hits_file(work, i), allow_pickle=False)
-                rows.append(_row(plan, i, answer, timing, threads, *quality.of_hits(found)))
+                judged = quality.of_hits(found)
+                by_query.append(_by_query(len(rows), timing, judged))
+                rows.append(_row(plan, i, answer, timing, n_threads, judged))
     return Report(
         machine=machine.describe(),
         data={
@@ -170,15 +190,27 @@ def run(
         },
         conditions={
             "k": K,
-            "threads": threads,
+            "threads": list(threads),
             "pinned": hasattr(os, "sched_setaffinity"),
             "seed": seed,
             "repeats": repeats,
             "single_queries": min(SINGLES, len(queries)),
             f"map_at_{K}_exact": quality.exact_map,
         },
-        rows=rows,
+        rows=with_front(rows),
+        by_query=pa.concat_tables(by_query),
     )
+
+
+def with_front(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those on the Pareto front of recall@10 and queries per second marked."""
+
+    def beaten(row: Row) -> bool:
+        mine = (row.recall_at[10], row.qps)
+        others = ((o.recall_at[10], o.qps) for o in rows if o.threads == row.threads)
+        return any(o != mine and o[0] >= mine[0] and o[1] >= mine[1] for o in others)
+
+    return [replace(row, pareto=not beaten(row)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +222,11 @@ class _Plan:
     settings: list[dict[str, Any]]
     named: list[Setting]
 
-    def title(self) -> str:
+    def title(self, threads: int) -> str:
         options = " ".join(f"{name}={value}" for name, value in self.build.items())
         settings = "1 setting" if len(self.settings) == 1 else f"{len(self.settings)} settings"
-        return f"{self.backend} {options}".strip() + f", {settings}"
+        cores = "1 thread" if threads == 1 else f"{threads} threads"
+        return f"{self.backend} {options}".strip() + f", {settings}, {cores}"
 
 
 def _plans(backends: Sequence[str], grid: Grid, metric: Metric, seed: int) -> list[_Plan]:
@@ -249,33 +282,55 @@ def _measured(job: Job, folder: Path) -> Answer:
 
 
 def _row(
-    plan: _Plan,
-    number: int,
-    answer: Answer,
-    timing: Timing,
-    threads: int,
-    recall_at: dict[int, float],
-    map_at: dict[int, float] | None,
-    map_loss: float | None,
+    plan: _Plan, number: int, answer: Answer, timing: Timing, threads: int, judged: "_Judged"
 ) -> Row:
-    p50, p95, p99 = np.percentile(timing.latencies_ms, [50, 95, 99]).tolist()
+    latencies = np.array(timing.latencies_ms)
     return Row(
         backend=plan.backend,
         setting=cast(dict[str, Json], dict(plan.named[number])),
         options=timing.options,
         details=answer.details,
         threads=threads,
-        recall_at=recall_at,
-        map_at=map_at,
-        map_loss=map_loss,
+        recall_at={k: float(recall.mean()) for k, recall in judged.recall_at.items()},
+        map_at=judged.map_at,
+        map_loss=judged.map_loss,
         qps=float(np.median(timing.batch_qps)),
         qps_runs=timing.batch_qps,
-        qps_single=1000 / float(np.mean(timing.latencies_ms)),
-        latency_ms={"p50": p50, "p95": p95, "p99": p99},
+        qps_single=1000 / float(np.mean(latencies)),
+        latency_ms={
+            name: float(np.percentile(latencies, percent)) for name, percent in PERCENTILES.items()
+        },
+        latency_runs_ms=[
+            float(np.median(part)) for part in np.array_split(latencies, PARTS) if len(part)
+        ],
         build_seconds=answer.build_seconds,
         size_bytes=answer.size_bytes,
         memory_bytes=answer.memory_bytes,
     )
+
+
+def _by_query(row: int, timing: Timing, judged: "_Judged") -> pa.Table:
+    queries = len(judged.recall_at[K])
+    alone = len(timing.latencies_ms)
+    return pa.table(
+        {
+            "row": np.full(queries, row, np.int32),
+            "query": np.arange(queries, dtype=np.int32),
+            "latency_ms": pa.array(
+                [*timing.latencies_ms, *[None] * (queries - alone)], pa.float64()
+            ),
+            **{f"recall_at_{k}": recall for k, recall in judged.recall_at.items()},
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """How good hits are: recall@k of each query (q,), for each k; mAP@K, and how much is lost."""
+
+    recall_at: dict[int, NDArray[np.float64]]
+    map_at: dict[int, float] | None = None
+    map_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -294,7 +349,7 @@ class _Quality:
 
     @classmethod
     def of(
-        cls, queries: Labelled, database: Labelled, metric: Metric, neighbors: Rows | None
+        cls, queries: Labelled, database: Labelled, metric: Metric, neighbors: Rows | None = None
     ) -> "_Quality":
         """neighbors: (q, k), the true ones where these are known; used where they are enough."""
         hits = K if set(queries.ids).isdisjoint(database.ids) else K + 1
@@ -309,16 +364,16 @@ class _Quality:
         # In double precision, ties in float32 may be out of order.
         return cls(queries, database, metric, np.sort(true, axis=1), hits, exact_map)
 
-    def of_hits(self, rows: Rows) -> tuple[dict[int, float], dict[int, float] | None, float | None]:
-        """recall@k for each k, mAP@K, and how much less that is than with exact search."""
+    def of_hits(self, rows: Rows) -> _Judged:
+        """Against the true neighbors, and against what exact search would find."""
         found = distances_of(self.queries.vectors, self.database.vectors, rows[:, :K], self.metric)
         resolution = RESOLUTION.get(self.metric, 0.0)
-        recall_at = {k: float(index_recall_at(found, self.true, k, resolution).mean()) for k in KS}
+        recall_at = {k: index_recall_at(found, self.true, k, resolution) for k in KS}
         if self.exact_map is None:
-            return recall_at, None, None
+            return _Judged(recall_at)
         hits = Hits(rows, np.empty(rows.shape, np.float32))
         map_at = evaluate_hits(self.queries, self.database, hits, self.metric, (K,)).map_at
-        return recall_at, map_at, self.exact_map - map_at[K]
+        return _Judged(recall_at, map_at, self.exact_map - map_at[K])
 
 
 def _by_k(values: dict[int, float]) -> dict[str, Json]:

@@ -57,11 +57,34 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each build and search.")] = 1,
+    full: Annotated[
+        bool, typer.Option("--full", help="A finer grid, with one thread and with all.")
+    ] = False,
+    threads: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Threads of each build and search, a number or all; may be repeated.  "
+            "[default: 1]",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws held-out queries, and seeds the backends.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the results as bench.json into this folder.", show_default=False),
+        typer.Option(
+            help="A folder for the report: bench.json, .csv, .md, .png, .html (needs "
+            "'retr[plots]'), and what each query took.",
+            show_default=False,
+        ),
+    ] = None,
+    compared: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="OLD NEW",
+            help="Measure nothing, and say what changed between two reports.",
+            show_default=False,
+        ),
     ] = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
@@ -76,13 +99,20 @@ def bench(
     Example: retr bench --backend exact --backend hnsw --threads 2
     """
     from benchmarks import hdf5 as ann_benchmarks
-    from benchmarks.grid import read_grid
+    from benchmarks import report as reports
+    from benchmarks.grid import FULL, QUICK, read_grid
     from benchmarks.suite import run
     from retrieval.errors import BadInput
     from retrieval.quality.metrics import DEFINITIONS
-    from retrieval.storage.files import made_folder, write_json
+    from retrieval.storage.files import made_folder
 
     output = Output(json, quiet)
+    if compared is not None:
+        _compare(output, *compared)
+        return
+    if full and grid is not None:
+        raise BadInput("--full is a grid of its own; leave it or --grid away")
+    n_threads = _threads(threads or (["1", "all"] if full else ["1"]))
     if hdf5 is not None and (queries is not None or database is not None):
         raise BadInput("--hdf5 has queries and database; leave --queries and --database away")
     data = (
@@ -104,8 +134,8 @@ def bench(
             data.database,
             data.metric,
             backends or BACKENDS,
-            grid=None if grid is None else read_grid(grid),
-            threads=threads,
+            grid=read_grid(grid or (FULL if full else QUICK)),
+            threads=n_threads,
             seed=seed,
             neighbors=data.neighbors,
             progress=step,
@@ -123,55 +153,100 @@ def bench(
     for definition in ("index_recall_at", "map_at", "map_loss"):
         output.say(f"- {DEFINITIONS[definition]}")
     if folder is not None:
-        write_json(folder / "bench.json", document)
-        output.say(f"numbers: {folder / 'bench.json'}")
+        written = reports.write(folder, document, report.by_query, table(report))
+        output.say(f"written into {folder}: {', '.join(path.name for path in written)}")
+        if all(path.suffix != ".html" for path in written):
+            output.warn("no bench.html, for there is no plotly; pip install 'retr[plots]'")
     output.document(document)
 
 
 def print_report(output: Output, report: "Report") -> None:
     """Print the table, and the conditions that its numbers hold under."""
-    data, conditions = report.data, report.conditions
+    data = report.data
     output.say(
         f"{data['queries']:,} queries against {data['database']:,} vectors of {data['dim']} "
-        f"dimensions, {data['metric']}; threads: {conditions['threads']}; "
-        f"{report.machine['cpu']}"
+        f"dimensions, {data['metric']}; {report.machine['cpu']}"
     )
-    output.table(
-        (
-            "backend",
-            "setting",
-            "recall@1",
-            "@10",
-            "@100",
-            "mAP@100",
-            "mAP lost",
-            "batch q/s",
-            "single q/s",
-            "p50 ms",
-            "p95",
-            "p99",
-            "build",
-            "file",
-            "memory",
-        ),
+    header, *lines = table(report)
+    output.table(header, lines, left=2)
+    output.say("*: on the Pareto front of recall@10 and queries per second in batches")
+
+
+def table(report: "Report") -> list[list[str]]:
+    """A header, and a line for each row of the report."""
+    header = (
+        "backend", "setting", "threads", "recall@1", "@10", "@100", "mAP@100", "mAP lost",
+        "batch q/s", "single q/s", "p50 ms", "p95", "p99", "p99.9", "build", "file", "memory",
+    )  # fmt: skip
+    lines = [
         [
-            (
-                row.backend,
-                " ".join(f"{name}={value}" for name, value in row.setting.items()),
-                *(f"{row.recall_at[k]:.4f}" for k in (1, 10, 100)),
-                "–" if row.map_at is None else f"{row.map_at[100]:.4f}",
-                "–" if row.map_loss is None else f"{row.map_loss:+.4f}",
-                f"{row.qps:,.0f}",
-                f"{row.qps_single:,.0f}",
-                *(f"{row.latency_ms[p]:.3f}" for p in ("p50", "p95", "p99")),
-                duration(row.build_seconds),
-                size(row.size_bytes),
-                "–" if row.memory_bytes is None else size(row.memory_bytes),
+            row.backend + (" *" if row.pareto else ""),
+            " ".join(f"{name}={value}" for name, value in row.setting.items()),
+            str(row.threads),
+            *(f"{row.recall_at[k]:.4f}" for k in (1, 10, 100)),
+            "–" if row.map_at is None else f"{row.map_at[100]:.4f}",
+            "–" if row.map_loss is None else f"{row.map_loss:+.4f}",
+            f"{row.qps:,.0f}",
+            f"{row.qps_single:,.0f}",
+            *(f"{value:.3f}" for value in row.latency_ms.values()),
+            duration(row.build_seconds),
+            size(row.size_bytes),
+            "–" if row.memory_bytes is None else size(row.memory_bytes),
+        ]
+        for row in report.rows
+    ]
+    return [[*header], *lines]
+
+
+def _threads(given: list[str]) -> list[int]:
+    from benchmarks.machine import cores
+    from retrieval.errors import BadInput
+
+    found = []
+    for text in given:
+        if text != "all" and not text.isdecimal():
+            raise BadInput(f"--threads cannot be '{text}'; give a number, or all")
+        found.append(len(cores()) if text == "all" else int(text))
+    return [*dict.fromkeys(found)]
+
+
+def _compare(output: Output, old: Path, new: Path) -> None:
+    """Print what changed from one report to another."""
+    from benchmarks import report
+
+    before, after = report.read(old), report.read(new)
+    changes = report.compare(before, after)
+    for name in ("cpu", "cores"):
+        if before["machine"].get(name) != after["machine"].get(name):
+            output.warn(
+                f"the machines differ ({name}: {before['machine'].get(name)}, "
+                f"{after['machine'].get(name)}), and so may their speeds"
             )
-            for row in report.rows
-        ],
-        left=2,
+    beyond = [change for change in changes if change.better is not None]
+    ratio = report.together(changes)
+    output.say(
+        f"{len(beyond)} of {len(changes)} measures changed beyond noise; in the median of all "
+        f"settings, batches are {ratio:.2f} times as fast"
     )
+    if beyond:
+        output.table(
+            ("backend", "setting", "threads", "measure", "before", "after", "", ""),
+            [
+                (
+                    change.backend,
+                    change.setting,
+                    str(change.threads),
+                    change.measure,
+                    f"{change.before:,.4g}",
+                    f"{change.after:,.4g}",
+                    f"× {change.after / change.before:.2f}" if change.before else "–",
+                    "better" if change.better else "worse",
+                )
+                for change in beyond
+            ],
+            left=4,
+        )
+    output.document({"ratio": ratio, "changes": [change.to_json() for change in changes]})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

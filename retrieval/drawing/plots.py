@@ -1,6 +1,7 @@
 """Plots of measurements: PNG or SVG, by the ending of the file's name."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,40 @@ def draw_lines(
     if any(lines for lines in panels.values() if [*lines] != [""]):
         handles, names = grid[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right upper", frameon=False)
+    _save(figure, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What an index with one setting reaches; marked: on the Pareto front."""
+
+    x: float
+    y: float
+    marked: bool
+
+
+def draw_trade(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[Point]]], x: str, y: str
+) -> None:
+    """Draw panels side by side, by name: what is gained and lost, a line for each name.
+
+    Points that are marked are stars; the y axis is logarithmic.
+    """
+    figure = _figure(path, 4.2 * len(panels) + 1.5, 4)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+        for name, points in lines.items():
+            across, up = [p.x for p in points], [p.y for p in points]
+            (line,) = axes.plot(across, up, marker="o", markersize=4, label=name)
+            marked = [p for p in points if p.marked]
+            axes.scatter(
+                [p.x for p in marked], [p.y for p in marked], s=90, marker="*",
+                color=line.get_color(), zorder=3,
+            )  # fmt: skip
+        axes.set(title=title, xlabel=x, ylabel=y, yscale="log")
+        axes.grid(alpha=0.3, which="both")
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
     _save(figure, path)
 
 

@@ -37,7 +37,7 @@ def test_bench_holds_queries_out_where_there_is_no_test_split(digits: Retr) -> N
     for row in rows:
         assert row.keys() >= ROW
         assert list(row["recall_at"]) == ["1", "10", "100"]
-        assert list(row["latency_ms"]) == ["p50", "p95", "p99"]
+        assert list(row["latency_ms"]) == ["p50", "p95", "p99", "p99.9"]
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
         assert row["threads"] == 1
     exact = rows[0]
@@ -45,20 +45,33 @@ def test_bench_holds_queries_out_where_there_is_no_test_split(digits: Retr) -> N
     assert exact["map_loss"] == pytest.approx(0, abs=1e-9)
     assert exact["size_bytes"] > 1150 * 3 * 4
     assert [row["options"]["ef"] for row in rows[1:]] == [100, 200, 400]
-    assert json.loads((digits.cwd / "report" / "bench.json").read_text()) == document
+    folder = digits.cwd / "report"
+    assert json.loads((folder / "bench.json").read_text()) == document
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *(f"bench.{kind}" for kind in ("json", "csv", "md", "png", "html")),
+        "queries.parquet",
+    }
+    compared = digits.json("bench", "--compare", "report", "report")
+    assert compared["ratio"] == 1
+    assert {change["verdict"] for change in compared["changes"]} == {"same"}
+    assert (
+        "0 of 20 measures changed beyond noise"
+        in digits("bench", "--compare", "report", "report/bench.json").out
+    )
 
 
 def test_bench_takes_the_test_split_and_prints_a_table(digits: Retr, tmp_path: Path) -> None:
     digits("encode", "digits", "--encoder", "toy", "--split", "test")
     (tmp_path / "grid.toml").write_text("[ivf]\nn_lists = 20\nn_probe = [1, 20]\n")
     shown = digits("bench", "--backend", "ivf", "--grid", tmp_path / "grid.toml").out
-    assert "360 queries against 1,437 vectors of 3 dimensions, euclidean; threads: 1" in shown
+    assert "360 queries against 1,437 vectors of 3 dimensions, euclidean; " in shown
     lines = [line for line in shown.splitlines() if line.startswith("ivf ")]
-    assert [line.split()[1:3] for line in lines] == [
-        ["n_lists=20", "n_probe=1"],
-        ["n_lists=20", "n_probe=20"],
+    assert [line.replace(" * ", " ").split()[1:4] for line in lines] == [
+        ["n_lists=20", "n_probe=1", "1"],
+        ["n_lists=20", "n_probe=20", "1"],
     ]
-    one, all_lists = (float(line.split()[4]) for line in lines)
+    one, all_lists = (float(line.replace(" * ", " ").split()[5]) for line in lines)
     assert one < 1
     assert all_lists == 1
     assert "recall@k of an index" in shown
@@ -89,6 +102,9 @@ def test_bench_writes_and_reads_files_of_ann_benchmarks(digits: Retr) -> None:
         (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),
         (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
         (["--threads", "0"], "0 threads on"),
+        (["--threads", "some"], "--threads cannot be 'some'"),
+        (["--full", "--grid", "x.toml"], "--full is a grid of its own"),
+        (["--compare", "gone", "gone"], "gone is not there"),
         (["--grid", "gone.toml"], "gone.toml"),
         (["--metric", "near"], "unknown metric 'near'"),
         (["--database", "gone"], "gone"),

@@ -3,13 +3,17 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from benchmarks import machine, suite
-from benchmarks.suite import K, Report, run
+from benchmarks.job import Answer, Job, Timing, hits_file
+from benchmarks.suite import K, Report, Row, run, with_front
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.quality.evaluation import evaluate
@@ -74,10 +78,10 @@ def test_progress_is_told_of_each_build(report: Report, told: list[str]) -> None
     assert report.rows
     assert told == [
         "true neighbors of 60 queries among 1,500",
-        "exact, 1 setting",
-        "ivf n_lists=30 seed=3, 2 settings",
-        "ivf n_lists=10 seed=3, 1 setting",
-        "hnsw seed=3, 1 setting",
+        "exact, 1 setting, 1 thread",
+        "ivf n_lists=30 seed=3, 2 settings, 1 thread",
+        "ivf n_lists=10 seed=3, 1 setting, 1 thread",
+        "hnsw seed=3, 1 setting, 1 thread",
     ]
 
 
@@ -97,12 +101,62 @@ def test_exact_search_loses_nothing_and_approximation_does(report: Report) -> No
 
 def test_times_fit_each_other(report: Report) -> None:
     for row in report.rows:
-        assert len(row.qps_runs) == 3
-        assert row.qps == sorted(row.qps_runs)[1]
-        assert 0 < row.latency_ms["p50"] <= row.latency_ms["p95"] <= row.latency_ms["p99"]
+        assert len(row.qps_runs) == 5
+        assert row.qps == sorted(row.qps_runs)[2]
+        assert [*row.latency_ms] == ["p50", "p95", "p99", "p99.9"]
+        assert [*row.latency_ms.values()] == sorted(row.latency_ms.values())
+        assert min(row.latency_runs_ms) <= row.latency_ms["p50"] <= max(row.latency_runs_ms)
+        assert len(row.latency_runs_ms) == 5
         # The mean is at least half of the median.
         assert row.qps_single <= 2 * 1000 / row.latency_ms["p50"]
         assert row.threads == 1
+
+
+def test_each_query_is_kept(report: Report) -> None:
+    table = report.by_query
+    assert table.num_rows == 60 * len(report.rows)
+    for number, row in enumerate(report.rows):
+        of_row = table.filter(pc.field("row") == number)
+        assert of_row["query"].to_pylist() == [*range(60)]
+        for k, mean in row.recall_at.items():
+            assert pc.mean(of_row[f"recall_at_{k}"]).as_py() == pytest.approx(mean)
+        assert np.percentile(of_row["latency_ms"], 50) == pytest.approx(row.latency_ms["p50"])
+
+
+def test_queries_that_were_not_asked_alone_have_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "SINGLES", 3)
+    found = run(items(5, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"], repeats=1)
+    assert found.by_query["latency_ms"].null_count == 2
+    assert len(found.rows[0].latency_runs_ms) == 3
+
+
+def test_the_pareto_front(report: Report) -> None:
+    def row(recall: float, qps: float, threads: int = 1) -> Row:
+        return replace(report.rows[0], recall_at={10: recall}, qps=qps, threads=threads)
+
+    rows = [row(0.9, 100), row(0.9, 90), row(0.8, 100), row(0.5, 200), row(0.9, 100), row(1, 1)]
+    front = [each.pareto for each in with_front([*rows, row(0.1, 500, threads=2)])]
+    assert front == [True, False, False, True, True, True, True]
+    assert any(each.pareto for each in report.rows)
+
+
+def test_each_number_of_threads_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: [0, 1])
+    given: list[int] = []
+
+    def measured(job: Job, folder: Path) -> Answer:
+        given.append(job.threads)
+        np.save(hits_file(folder, 0), np.zeros((2, K), np.int64))
+        return Answer(0.1, 1, None, {}, [Timing({}, [1.0], [1.0, 2.0])])
+
+    monkeypatch.setattr(suite, "_measured", measured)
+    backends = ["exact", "ivf"]
+    queries, database = items(2, "q", 1), items(120, "d", 2)
+    found = run(queries, database, Metric.COSINE, backends, grid={}, threads=[2, 1])
+    assert [(row.backend, row.threads) for row in found.rows] == [
+        ("exact", 2), ("exact", 1), ("ivf", 2), ("ivf", 1),
+    ]  # fmt: skip
+    assert given == [2, 1, 2, 1]
 
 
 def test_to_json_is_the_document_of_retr_bench(report: Report) -> None:
@@ -117,9 +171,9 @@ def test_to_json_is_the_document_of_retr_bench(report: Report) -> None:
     row = document["rows"][1]
     assert {"backend", "options", "qps", "build_seconds", "size_bytes", "memory_bytes"} <= set(row)
     assert list(row["recall_at"]) == ["1", "10", "100"]
-    assert list(row["latency_ms"]) == ["p50", "p95", "p99"]
+    assert list(row["latency_ms"]) == ["p50", "p95", "p99", "p99.9"]
     assert list(row["map_at"]) == ["100"]
-    assert document["conditions"]["threads"] == 1
+    assert document["conditions"]["threads"] == [1]
     assert document["conditions"]["seed"] == 3
     assert document["definitions"]["recall_at"] == DEFINITIONS["index_recall_at"]
     assert document["machine"]["cores"] == len(machine.cores())
@@ -135,12 +189,14 @@ def test_hits_are_judged_by_distance() -> None:
     assert (quality.hits, quality.exact_map) == (100, 1)
 
     rows = np.concatenate([np.arange(1, 81), np.arange(280, 300)])[None]
-    recall_at, map_at, loss = quality.of_hits(rows)
+    judged = quality.of_hits(rows)
     # The first is not found: of the ten first, 2 … 11, nine are near enough.
-    assert recall_at == pytest.approx({1: 0, 10: 9 / 10, 100: 80 / 100})
+    assert {k: recall.tolist() for k, recall in judged.recall_at.items()} == {
+        1: [0], 10: [9 / 10], 100: [80 / 100],
+    }  # fmt: skip
     # The first 80 have the label.
-    assert map_at == pytest.approx({100: 80 / 100})
-    assert loss == pytest.approx(20 / 100)
+    assert judged.map_at == pytest.approx({100: 80 / 100})
+    assert judged.map_loss == pytest.approx(20 / 100)
 
 
 def test_a_query_in_the_database_does_not_count_for_its_own_precision() -> None:
@@ -155,7 +211,9 @@ def test_without_labels_there_is_recall_but_no_precision() -> None:
     database = items(150, "d", 4, labels=False)
     quality = suite._Quality.of(items(5, "q", 5), database, Metric.COSINE)
     hits = nearest(items(5, "q", 5).vectors, database.vectors, Metric.COSINE, K)
-    assert quality.of_hits(hits.rows) == ({1: 1, 10: 1, 100: 1}, None, None)
+    judged = quality.of_hits(hits.rows)
+    assert (judged.map_at, judged.map_loss) == (None, None)
+    assert all((recall == 1).all() for recall in judged.recall_at.values())
 
 
 def test_float32_is_not_blamed_for_cosines_that_it_cannot_tell_apart() -> None:
@@ -164,7 +222,8 @@ def test_float32_is_not_blamed_for_cosines_that_it_cannot_tell_apart() -> None:
     database = Labelled(vectors, [f"d{i}" for i in range(200)], [None] * 200)
     query = Labelled(vectors[:1], ["q"], [None])
     quality = suite._Quality.of(query, database, Metric.COSINE)
-    assert quality.of_hits(np.arange(100, 200)[None])[0] == {1: 1, 10: 1, 100: 1}
+    recall_at = quality.of_hits(np.arange(100, 200)[None]).recall_at
+    assert all((recall == 1).all() for recall in recall_at.values())
 
 
 def test_the_worker_is_given_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +255,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
         run(queries, database, Metric.MANHATTAN, ["hnsw"])
     for threads in (0, (os.cpu_count() or 1) + 1):
         with pytest.raises(BadInput, match=f"{threads} threads"):
-            run(queries, database, Metric.COSINE, ["exact"], threads=threads)
+            run(queries, database, Metric.COSINE, ["exact"], threads=[1, threads])
 
 
 def test_a_worker_that_fails_has_its_last_words_in_the_error(
