@@ -4,6 +4,9 @@ Batches are (n, 3, height, width) float tensors from 0 to 1; every random choice
 generator that is passed in, which lives where the batch does.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -135,3 +138,35 @@ def cut_out(images: Tensor, side: int, generator: Generator) -> Tensor:
     columns = torch.arange(width, device=device).view(1, 1, 1, width)
     inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
     return torch.where(inside, images.mean((0, 2, 3), keepdim=True), images)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixed:
+    """Images (n, …), in each of which a part may be another's of the batch.
+
+    partners: (n,), whose; kept: the share of its area that each image has of its own.
+    """
+
+    images: Tensor
+    partners: Tensor
+    kept: float = 1.0
+
+
+def cut_mixed(images: Tensor, share: float, generator: Generator) -> Mixed:
+    """The batch, by a chance of `share` with a box of each image taken from another image.
+
+    The box is the same for all; its area is drawn evenly, its centre anywhere, so that it may stick
+    out (Yun et al., CutMix, arXiv:1905.04899).
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    chance, own, y, x = torch.rand(4, generator=generator, device=device).tolist()
+    if chance >= share:
+        return Mixed(images, torch.arange(n, device=device))
+    partners = torch.randperm(n, generator=generator, device=device)
+    side = math.sqrt(1 - own) / 2
+    top, bottom = (min(max(round(height * (y + at)), 0), height) for at in (-side, side))
+    left, right = (min(max(round(width * (x + at)), 0), width) for at in (-side, side))
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
+    return Mixed(mixed, partners, 1 - (bottom - top) * (right - left) / (height * width))

@@ -120,6 +120,11 @@ def _check_clusters(recipe: Recipe) -> None:
 def _check_views(recipe: Recipe, terms: Sequence[Loss]) -> None:
     """Raise BadInput where a loss would see no pair that is alike, or none that is not."""
     views = recipe.augmentation.views
+    if recipe.augmentation.cutmix and (views > 1 or recipe.sampler.name == "pairs"):
+        raise BadInput(
+            "augmentation.cutmix mixes images of a batch, whose pairs then have no labels of their "
+            "own; remove it, or take one view and another sampler than pairs"
+        )
     for loss in terms:
         if loss.labels == "image" and views < 2:
             raise BadInput(

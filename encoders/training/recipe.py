@@ -53,6 +53,7 @@ class Augmentation(Settings):
     crop_side: Amount = 0  # to so many pixels, for speed; 0: those of the image
     recolour: Share = 0.0  # the most by which contrast changes; half of it, a channel
     greyscale: Share = 0.0  # the share of images that lose their colours
+    cutmix: Share = 0.0  # the share of batches whose images have a part of another's
     views: Literal[1, 2] = 1  # how often each image stands in the batch, changed anew
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from encoders.inference import autocast, floats, keep_freed_memory, torch_device
 from encoders.networks import Network
-from encoders.training.augmentation import augmented
+from encoders.training.augmentation import Mixed, augmented, cut_mixed
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.checks import check_data, check_network, check_recipe
 from encoders.training.data import NO_LABEL, TrainingSet, read_training_set
@@ -310,15 +310,16 @@ class Run:
         here, recipe = self.position, self.recipe
         place = (recipe.seed, "step", here.epoch, here.step)
         torch.manual_seed(seed_of(*place))  # for dropout
+        generator = _generator(*place, device=self.device)
         rows = rows.to(self.device)
         images = augmented(
             floats(self.pixels[rows]),
             recipe.augmentation,
             here.epoch,
             self.coin[rows],
-            _generator(*place, device=self.device),
+            generator,
         )
-        loss = self.loss(images, rows)
+        loss = self.loss(cut_mixed(images, recipe.augmentation.cutmix, generator), rows)
         loss.backward()
         value = loss.item()
         # Weights are moved by finite numbers alone: checkpoints stay good.
@@ -332,12 +333,29 @@ class Run:
         self.optimizers.step(done)
         return value
 
-    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        """The recipe's loss of a batch (views · n, 3, side, side) of these rows (n,)."""
-        views = self.recipe.augmentation.views
+    def loss(self, mixed: Mixed, rows: Tensor) -> Tensor:
+        """The recipe's loss of a batch (views · n, 3, side, side) of these rows (n,).
+
+        Where images have parts of others, it is the loss by their own labels and that by the
+        others', each for its share of the area.
+        """
         with _forward_pass(self.device):
-            embeddings, drawn = self.network.outputs(images)
+            embeddings, drawn = self.network.outputs(mixed.images)
         embeddings = embeddings.float()
+        total = mixed.kept * self.loss_of(embeddings, rows)
+        if mixed.kept < 1:
+            total = total + (1 - mixed.kept) * self.loss_of(embeddings, rows[mixed.partners])
+        if self.drawing:
+            assert drawn is not None
+            # Drawings are as large as the images, views perhaps smaller. Drawings scaled down
+            # instead would be free to hold a grid that the scaling does not see.
+            wanted = functional.interpolate(mixed.images, drawn.shape[-1], mode="bilinear")
+            total = total + self.drawing * functional.mse_loss(drawn.float(), wanted)
+        return total
+
+    def loss_of(self, embeddings: Tensor, rows: Tensor) -> Tensor:
+        """The losses of embeddings (views · n, dim), as if of these rows (n,)."""
+        views = self.recipe.augmentation.views
         shared = {
             "class": self.labels[rows].repeat(views),
             "cluster": self.clusters[rows].repeat(views),
@@ -348,12 +366,6 @@ class Run:
         for term in self.terms:
             assert isinstance(term, Term)
             total = total + term(embeddings, shared[term.settings.labels], pairs)
-        if self.drawing:
-            assert drawn is not None
-            # Drawings are as large as the images, views perhaps smaller. Drawings scaled down
-            # instead would be free to hold a grid that the scaling does not see.
-            wanted = functional.interpolate(images, drawn.shape[-1], mode="bilinear")
-            total = total + self.drawing * functional.mse_loss(drawn.float(), wanted)
         return total
 
     def proxies(self) -> Tensor | None:

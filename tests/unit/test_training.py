@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from encoders.autoencoder import Autoencoder
 from encoders.siamese import SiameseSettings
 from encoders.training import trainer
+from encoders.training.augmentation import Mixed
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.reports import CURVES, RECONSTRUCTIONS, draw_reconstructions
@@ -118,6 +119,30 @@ def test_the_result_is_an_encoder(trained: Path) -> None:
 def test_a_moved_encoder_is_the_same_encoder(trained: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(trained, tmp_path / "moved"))
     assert open_encoder(str(moved)).fingerprint == open_encoder(str(trained)).fingerprint
+
+
+def test_mixed_images_count_by_the_labels_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept of the images' own: their losses are those of the others' labels alone."""
+
+    def swapped(images: torch.Tensor, share: float, generator: torch.Generator) -> Mixed:
+        partners = torch.arange(len(images)).roll(1)
+        return Mixed(images[partners], partners, kept)
+
+    recipe = replace(SMALL, epochs=1, sampler=Sampler(batch=160))  # one step, from equal weights
+    train(recipe, tmp_path / "plain")
+    monkeypatch.setattr(trainer, "cut_mixed", swapped)
+    losses = {}
+    for kept in (0.0, 0.5, 1.0):
+        train(recipe, tmp_path / str(kept))
+        with (tmp_path / str(kept) / LOG).open() as file:
+            losses[kept] = float(next(csv.DictReader(file))["loss"])
+    with (tmp_path / "plain" / LOG).open() as file:
+        wanted = float(next(csv.DictReader(file))["loss"])
+    assert losses[0.0] == pytest.approx(wanted, rel=0.01)
+    assert losses[0.5] == pytest.approx((losses[0.0] + losses[1.0]) / 2)
+    assert abs(losses[1.0] - losses[0.0]) > 0.01 * wanted
 
 
 def test_the_same_recipe_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
@@ -455,6 +480,21 @@ def test_a_disk_that_is_full_for_the_curves_alone(
             ),
             BadInput,
             "the sampler pairs wants one view of each image",
+        ),
+        (
+            replace(SMALL, augmentation=Augmentation(views=2, cutmix=0.5)),
+            BadInput,
+            "augmentation.cutmix mixes images of a batch",
+        ),
+        (
+            replace(
+                SMALL,
+                losses=(Loss("contrastive"),),
+                sampler=Sampler("pairs", batch=40),
+                augmentation=Augmentation(cutmix=0.5),
+            ),
+            BadInput,
+            "take one view and another sampler than pairs",
         ),
         (
             replace(

@@ -8,6 +8,7 @@ from encoders.training.augmentation import (
     alternating_flip,
     augmented,
     cropped,
+    cut_mixed,
     cut_out,
     flipped,
     greyed,
@@ -147,3 +148,34 @@ def test_augmentation_follows_its_generator(settings: Augmentation) -> None:
     if settings.views == 2:
         assert first.shape == (12, 3, 8, 8)
         assert not torch.equal(first[:6], first[6:])
+
+
+def test_cut_mixed_puts_a_box_of_each_image_into_another() -> None:
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 10, 8).contiguous()
+    kept = []
+    for seed in range(60):
+        mixed = cut_mixed(images, 1.0, generator(seed))
+        other = mixed.images != images
+        assert sorted(mixed.partners.tolist()) == [*range(6)]
+        for own, partner, image in zip(
+            range(6), mixed.partners.tolist(), mixed.images, strict=True
+        ):
+            assert set(image.unique().tolist()) <= {own, partner}
+        moved = other[mixed.partners != torch.arange(6)]
+        if len(moved) and moved.any():
+            rows, columns = (moved[0, 0].any(dim).nonzero().flatten() for dim in (1, 0))
+            area = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)  # one box, the same
+            assert torch.equal(moved, moved[:1].expand_as(moved))
+            assert moved[0, 0].sum() == area
+            assert mixed.kept == pytest.approx(1 - area.item() / 80)
+        kept.append(mixed.kept)
+    assert min(kept) < 0.3 and max(kept) > 0.9
+    assert 0.5 < np.mean(kept) < 0.75  # as boxes stick out, more than half
+
+
+def test_the_share_of_batches_that_are_mixed() -> None:
+    images = torch.rand(4, 3, 8, 8, generator=generator())
+    mixed = [cut_mixed(images, 0.3, generator(seed)) for seed in range(200)]
+    assert 40 < sum(each.images is not images for each in mixed) < 80
+    plain = next(each for each in mixed if each.images is images)
+    assert plain.kept == 1 and plain.partners.tolist() == [0, 1, 2, 3]
