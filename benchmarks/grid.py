@@ -6,7 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, UnknownName
+from retrieval.registry import indexer_names
 
 Setting = Mapping[str, object]
 """Options of a backend; those not named have their default."""
@@ -20,7 +21,8 @@ QUICK, FULL = (Path(__file__).parent / "grids" / f"{name}.toml" for name in ("qu
 def read_grid(path: Path = QUICK) -> Grid:
     """The settings of each backend in the TOML file: all combinations of its lists' values.
 
-    Raises BadInput where the file is not there or not a grid.
+    Raises BadInput where the file is not there or not a grid, UnknownName for a backend that it
+    names. Options are checked where the indexers are made.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -28,11 +30,24 @@ def read_grid(path: Path = QUICK) -> Grid:
         raise BadInput(f"cannot read grid {path} ({problem.strerror}); name another") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise BadInput(f"grid {path} is no TOML ({problem}); correct it") from None
+    for backend in tables:
+        if backend not in indexer_names():
+            raise UnknownName(f"backend in grid {path}", backend, indexer_names())
     return {backend: _settings(path, backend, table) for backend, table in tables.items()}
 
 
 def _settings(path: Path, backend: str, table: Any) -> list[Setting]:
     if not isinstance(table, dict):
         raise BadInput(f"grid {path}: {backend} is no table; write [{backend}], then its options")
-    values = [value if isinstance(value, list) else [value] for value in table.values()]
-    return [dict(zip(table, choice, strict=True)) for choice in product(*values)]
+    if "metric" in table:
+        raise BadInput(f"grid {path}: {backend} names a metric; give --metric, which all share")
+    values = {key: value if isinstance(value, list) else [value] for key, value in table.items()}
+    for option, choices in values.items():
+        if not choices:
+            raise BadInput(f"grid {path}: {backend} has no value for {option}; name one or more")
+    return [dict(zip(table, choice, strict=True)) for choice in product(*values.values())]
+
+
+def named(setting: Mapping[str, object]) -> str:
+    """A setting for people: `n_lists=30 n_probe=1`."""
+    return " ".join(f"{name}={value}" for name, value in setting.items())

@@ -6,8 +6,6 @@ the metric: `euclidean`, or `angular`, 1 minus the cosine. Aumüller, Bernhardss
 ANN-Benchmarks, arXiv:1807.05614.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.contracts import Metric, Vectors
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadData, BadInput, CannotWrite
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows, distances_of, nearest
 from retrieval.storage.files import made_folder, write_whole
@@ -27,6 +25,7 @@ METRICS = {"euclidean": Metric.EUCLIDEAN, "angular": Metric.COSINE}
 TOLERANCE = 1e-3
 """By how much of its size a stored distance may differ from that of the vectors: theirs are of
 float32, and of squares that almost cancel."""
+ROUNDING = 1e-5  # of distances of copies, which should be 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,19 +50,26 @@ def read(path: Path, metric: Metric | None = None) -> Data:
     """
     if not path.is_file():
         raise BadInput(f"{path} is not there; give an HDF5 file in the form of ann-benchmarks")
-    with _opened(path, "r") as file:
-        own = _metric_of(path, file.attrs.get("distance"), metric)
-        database, queries = (_vectors(path, file, name) for name in ("train", "test"))
-        if database.shape[1] != queries.shape[1]:
-            raise BadData(
-                f"{path}: train has dimension {database.shape[1]}, test {queries.shape[1]}; fetch "
-                "it again"
-            )
-        neighbors = None
-        if own is not None and metric is None and "neighbors" in file:
-            neighbors = np.asarray(file["neighbors"][()], np.int64)
-            stored = np.asarray(file["distances"][()]) if "distances" in file else None
-            _check_neighbors(path, queries, database, neighbors, stored, own)
+    try:
+        with _h5py().File(path, "r") as file:
+            return _read(path, file, metric)
+    except OSError as error:
+        raise BadData(f"{path} is no HDF5 file, or damaged ({error}); fetch it again") from None
+
+
+def _read(path: Path, file: Any, metric: Metric | None) -> Data:
+    own = _metric_of(path, file.attrs.get("distance"), metric)
+    database, queries = (_vectors(path, file, name) for name in ("train", "test"))
+    if database.shape[1] != queries.shape[1]:
+        raise BadData(
+            f"{path}: train has dimension {database.shape[1]}, test {queries.shape[1]}; fetch it "
+            "again"
+        )
+    neighbors = None
+    if own is not None and metric is None and "neighbors" in file:
+        neighbors = np.asarray(file["neighbors"][()], np.int64)
+        stored = np.asarray(file["distances"][()]) if "distances" in file else None
+        _check_neighbors(path, queries, database, neighbors, stored, own)
     chosen = metric or own
     assert chosen is not None  # else refused above
     return Data(_labelled("test", queries), _labelled("train", database), chosen, neighbors)
@@ -79,11 +85,14 @@ def write(path: Path, queries: Vectors, database: Vectors, metric: Metric) -> No
         raise BadInput(
             f"ann-benchmarks has no metric {metric}; give --metric euclidean or --metric cosine"
         )
-    _h5py()  # before the work
+    h5py = _h5py()
+    made_folder(path.parent)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file")
     hits = nearest(queries, database, metric, min(NEIGHBORS, len(database)))
 
     def write_file(partial: Path) -> None:
-        with _opened(partial, "w") as file:
+        with h5py.File(partial, "w") as file:
             file.attrs["type"] = "dense"
             file.attrs["point_type"] = "float"
             file.attrs["distance"] = names[metric]
@@ -93,8 +102,10 @@ def write(path: Path, queries: Vectors, database: Vectors, metric: Metric) -> No
             file["neighbors"] = hits.rows.astype(np.int32)
             file["distances"] = hits.distances
 
-    made_folder(path.parent)
-    write_whole(path, write_file)
+    try:
+        write_whole(path, write_file)
+    except OSError as error:
+        raise CannotWrite(path, error) from None
 
 
 def _h5py() -> Any:
@@ -103,19 +114,6 @@ def _h5py() -> Any:
     except ImportError:
         raise BadInput("there is no h5py; pip install 'retr[hdf5]'") from None
     return h5py
-
-
-@contextmanager
-def _opened(path: Path, mode: str) -> Iterator[Any]:
-    h5py = _h5py()
-    try:
-        file = h5py.File(path, mode)
-    except OSError as error:
-        if mode == "w":
-            raise
-        raise BadData(f"{path} is no HDF5 file, or damaged ({error}); fetch it again") from None
-    with file:
-        yield file
 
 
 def _metric_of(path: Path, name: object, given: Metric | None) -> Metric | None:
@@ -156,8 +154,8 @@ def _check_neighbors(
         return
     distances = distances_of(queries, database, neighbors, metric)
     # A thousandth of a query's farthest neighbour, as what is near zero is mostly rounding.
-    allowed = TOLERANCE * distances.max(axis=1, keepdims=True, initial=0.0)
-    if stored.shape != distances.shape or (np.abs(stored - distances) > allowed).any():
+    allowed = TOLERANCE * distances.max(axis=1, keepdims=True, initial=0.0) + ROUNDING
+    if stored.shape != distances.shape or not (np.abs(stored - distances) <= allowed).all():
         raise BadData(
             f"{path}: its distances are not those of its vectors by metric {metric}; fetch it "
             "again, or give --metric to have its neighbours worked out anew"

@@ -18,7 +18,8 @@ class Job:
     build: the options of the index; settings: search options, each to be measured in turn.
     queries, database: .npy files of vectors. k: the neighbors that timed searches ask for.
     hits: how many the search asks for whose rows are kept for the quality; ≥ k.
-    singles: how many queries are timed one at a time. repeats: how often all are timed at once.
+    singles: how many queries are timed one at a time. repeats: how often these are, and all at
+    once.
     """
 
     backend: str
@@ -48,12 +49,12 @@ class Timing:
     """How fast an index answered with one setting.
 
     batch_qps: queries per second, of each repetition of all queries in one call.
-    latencies_ms: of each query that was asked alone.
+    latencies_ms: (repeats, singles), of each query that was asked alone.
     """
 
     options: dict[str, Json]
     batch_qps: list[float]
-    latencies_ms: list[float]
+    latencies_ms: list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)

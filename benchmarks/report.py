@@ -5,24 +5,39 @@ All of it comes from the JSON document of `retr bench`, so that an old one can b
 
 import csv
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.grid import named
 from retrieval.contracts import Json
-from retrieval.drawing.plots import Point, draw_trade
-from retrieval.errors import BadData, BadInput
-from retrieval.storage.files import made_folder, read_json, write_json, write_whole
+from retrieval.drawing.plots import Trade, draw_trade
+from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.storage.files import (
+    check_format,
+    made_folder,
+    read_json,
+    write_json,
+    write_whole,
+)
 
 NAME = "bench"
 BY_QUERY = "queries.parquet"
+FORMAT = "retr-bench"
+VERSION = 1
+
 NOISE = 1.1
 """By what factor speeds must differ at least to count as changed, besides that no run of the one
 is as fast as any of the other: two runs of the same code, one after another, differ by as much."""
+
+ONCE = 1.5
+"""The same for what was measured once: build time and memory."""
 
 ALIKE = 1e-3
 """Shares that differ by no more count as alike, and sizes by this part of them: graphs that several
@@ -58,11 +73,6 @@ class Change:
         }
 
 
-def named(setting: Mapping[str, object]) -> str:
-    """A setting for people: `n_lists=30 n_probe=1`."""
-    return " ".join(f"{name}={value}" for name, value in setting.items())
-
-
 def write(
     folder: Path, document: Document, by_query: pa.Table, table: Sequence[Sequence[str]]
 ) -> list[Path]:
@@ -79,10 +89,10 @@ def write(
     _write_csv(paths["csv"], [_flat(row) for row in rows])
     write_whole(paths["md"], lambda partial: partial.write_text(_markdown(table), "utf-8"))
     _draw(paths["png"], rows)
-    try:
+    if find_spec("plotly") is None:
+        paths.pop("html").unlink(missing_ok=True)  # one of other numbers
+    else:
         _write_html(paths["html"], document)
-    except ImportError:
-        del paths["html"]
     return [*paths.values(), folder / BY_QUERY]
 
 
@@ -95,18 +105,26 @@ def read(path: Path) -> Document:
     if not file.is_file():
         raise BadInput(f"{file} is not there; give a folder that 'retr bench --out' wrote")
     document: Any = read_json(file)
+    check_format(document, FORMAT, VERSION, file)
     try:
+        _data(document), document["machine"]["cpu"]
         for row in document["rows"]:
-            _key(row), row["recall_at"]["10"], row["qps_runs"][0], row["latency_runs_ms"][0]
-            row["size_bytes"], row["memory_bytes"], row["map_loss"]
-        document["machine"]["cpu"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise BadData(f"{file} is no report of 'retr bench', or an old one ({error!r})") from None
+            _key(row), [*_changes(row, row)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadData(f"{file} lacks or misstates {error}; measure anew") from None
     return cast(Document, document)
 
 
 def compare(old: Document, new: Document) -> list[Change]:
-    """What changed in each setting that both measured. Raises BadInput where there is none."""
+    """What changed in each setting that both measured.
+
+    Raises Mismatch where the data are not the same, BadInput where no setting is.
+    """
+    for (name, met), (_, given) in zip(_data(old), _data(new), strict=True):
+        if met != given:
+            raise Mismatch(
+                f"the reports are of other data: {name} {met} and {given}; measure both on the same"
+            )
     before = {_key(row): row for row in old["rows"]}
     both = [(before[_key(row)], row) for row in new["rows"] if _key(row) in before]
     if not both:
@@ -114,40 +132,50 @@ def compare(old: Document, new: Document) -> list[Change]:
     return [change for was, now in both for change in _changes(was, now)]
 
 
-def together(changes: Iterable[Change]) -> float:
+def median_speedup(changes: Iterable[Change]) -> float:
     """By what factor batches are faster in the median of all settings: how alike the machines
     were, where the code is the same."""
-    ratios = [c.after / c.before for c in changes if c.measure == "queries/s" and c.before]
-    return statistics.median(ratios) if ratios else 1.0
+    ratios = [c.after / c.before for c in changes if c.measure == BATCHES]
+    return statistics.median(ratios)
+
+
+def _data(document: Document) -> list[tuple[str, Any]]:
+    """What the data are, as far as it decides speed and recall."""
+    data = document["data"]
+    return [(name, data[name]) for name in ("counts", "dim", "metric", "encoder")]
 
 
 def _key(row: Row) -> tuple[str, str, int]:
     return row["backend"], named(row["setting"]), row["threads"]
 
 
-def _changes(was: Row, now: Row) -> list[Change]:
+BATCHES = "queries/s"
+
+
+def _changes(was: Row, now: Row) -> Iterator[Change]:
     def change(measure: str, before: float, after: float, better: bool | None) -> Change:
-        return Change(*_key(now), measure, before, after, better)
+        return Change(*_key(now), measure, float(before), float(after), better)
 
     def exact(measure: str, before: float, after: float, more_is_better: bool) -> Change:
         same = abs(after - before) <= ALIKE * max(abs(before), abs(after), 1)
-        better = None if same else (after > before) == more_is_better
-        return change(measure, before, after, better)
+        return change(measure, before, after, None if same else (after > before) == more_is_better)
 
-    found = [
-        change("queries/s", was["qps"], now["qps"], _faster(was["qps_runs"], now["qps_runs"])),
-        change(
-            "p50 ms",
-            was["latency_ms"]["p50"],
-            now["latency_ms"]["p50"],
-            _faster(*([1 / ms for ms in row["latency_runs_ms"]] for row in (was, now))),
-        ),
-        exact("recall@10", was["recall_at"]["10"], now["recall_at"]["10"], True),
-        exact("file bytes", was["size_bytes"], now["size_bytes"], False),
-    ]
+    def once(measure: str, before: float, after: float) -> Change:
+        same = max(before, after) <= ONCE * min(before, after)
+        return change(measure, before, after, None if same else after < before)
+
+    yield change(BATCHES, was["qps"], now["qps"], _faster(was["qps_runs"], now["qps_runs"]))
+    p50 = [row["latency_ms"]["p50"] for row in (was, now)]
+    speeds = [[1 / ms for ms in row["latency_runs_ms"]] for row in (was, now)]
+    yield change("p50 ms", p50[0], p50[1], _faster(*speeds))
+    for k in ("1", "10", "100"):
+        yield exact(f"recall@{k}", was["recall_at"][k], now["recall_at"][k], True)
     if was["map_loss"] is not None and now["map_loss"] is not None:
-        found.append(exact("mAP lost", was["map_loss"], now["map_loss"], False))
-    return found
+        yield exact("mAP lost", was["map_loss"], now["map_loss"], False)
+    yield exact("file bytes", was["size_bytes"], now["size_bytes"], False)
+    yield once("build s", was["build_seconds"], now["build_seconds"])
+    if was["memory_bytes"] and now["memory_bytes"]:
+        yield once("memory bytes", was["memory_bytes"], now["memory_bytes"])
 
 
 def _faster(before: Sequence[float], after: Sequence[float]) -> bool | None:
@@ -163,7 +191,9 @@ def _flat(row: Row) -> dict[str, object]:
     """A row of the CSV: one number a column, `recall_at_10` or `latency_ms_p50`."""
     flat: dict[str, object] = {"backend": row["backend"], "setting": named(row["setting"])}
     for name, value in row.items():
-        if isinstance(value, Mapping):
+        if name == "map_at":  # none without labels
+            flat["map_at_100"] = None if value is None else value["100"]
+        elif isinstance(value, Mapping):
             if name not in ("setting", "options", "details"):
                 flat |= {f"{name}_{key}": each for key, each in value.items()}
         elif not isinstance(value, list):
@@ -194,19 +224,38 @@ def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each backend and number of threads, by recall."""
     several = len({row["threads"] for row in rows}) > 1
     lines: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row["recall_at"]["10"], -row["qps"])):
-        threads = f", {row['threads']} threads" if several else ""
+    for row in sorted(rows, key=lambda row: (row["backend"], row["threads"], _recall(row))):
+        threads = f", threads: {row['threads']}" if several else ""
         lines.setdefault(row["backend"] + threads, []).append(row)
-    return dict(sorted(lines.items()))
+    return lines
+
+
+def _front(line: Sequence[Row], speed: str) -> list[Row]:
+    """The rows of a line, by recall, than which none of it has more of either and as much of the
+    other."""
+    best, found = 0.0, []
+    for row in sorted(line, key=lambda row: (_recall(row), row[speed]), reverse=True):
+        if row[speed] > best:
+            best = row[speed]
+            found.append(row)
+    return found[::-1]
+
+
+def _recall(row: Row) -> float:
+    return float(row["recall_at"]["10"])
 
 
 def _draw(path: Path, rows: Sequence[Row]) -> None:
+    def points(rows: Sequence[Row], speed: str) -> list[tuple[float, float]]:
+        return [(_recall(row), row[speed]) for row in rows]
+
     panels = {
         title: {
-            name: [
-                Point(row["recall_at"]["10"], row[speed], row["pareto"] and speed == "qps")
-                for row in line
-            ]
+            name: Trade(
+                points(line, speed),
+                points(_front(line, speed), speed),
+                points([row for row in line if row["pareto"] and speed == "qps"], speed),
+            )
             for name, line in _lines(rows).items()
         }
         for title, speed in PANELS.items()
@@ -224,32 +273,41 @@ def _write_html(path: Path, document: Document) -> None:
     figure = make_subplots(1, len(PANELS), subplot_titles=[*PANELS])
     for column, speed in enumerate(PANELS.values(), 1):
         for number, (name, line) in enumerate(_lines(document["rows"]).items()):
-            marked = [row["pareto"] and speed == "qps" for row in line]
-            figure.add_trace(
-                Scatter(
-                    x=[row["recall_at"]["10"] for row in line],
-                    y=[row[speed] for row in line],
-                    text=[_hover(row) for row in line],
-                    hovertemplate="%{text}<extra></extra>",
-                    mode="lines+markers",
-                    marker={
-                        "size": [12 if mark else 7 for mark in marked],
-                        "symbol": ["star" if mark else "circle" for mark in marked],
-                    },
-                    line={"color": qualitative.D3[number % len(qualitative.D3)]},
-                    name=name,
-                    legendgroup=name,
-                    showlegend=column == 1,
-                ),
-                1,
-                column,
+            colour = qualitative.D3[number % len(qualitative.D3)]
+            front = _front(line, speed)
+            starred = [row["pareto"] and speed == "qps" for row in line]
+            lines = Scatter(
+                x=[_recall(row) for row in front],
+                y=[row[speed] for row in front],
+                mode="lines",
+                hoverinfo="skip",
+                line={"color": colour},
+                legendgroup=name,
+                showlegend=False,
             )
+            points = Scatter(
+                x=[_recall(row) for row in line],
+                y=[row[speed] for row in line],
+                text=[_hover(row) for row in line],
+                hovertemplate="%{text}<extra></extra>",
+                mode="markers",
+                marker={
+                    "color": colour,
+                    "size": [12 if star else 7 for star in starred],
+                    "symbol": ["star" if star else "circle" for star in starred],
+                },
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+            )
+            figure.add_traces([lines, points], rows=1, cols=column)
         figure.update_xaxes(title_text=RECALL, row=1, col=column)
         figure.update_yaxes(title_text=SPEED, type="log", row=1, col=column)
     figure.update_layout(
         title_text=(
-            f"{data['queries']} against {data['database']}<br><sup>{data['dim']} dimensions, "
-            f"{data['metric']}; {machine['cpu']}; a star: on the Pareto front</sup>"
+            f"{escape(data['queries'])} against {escape(data['database'])}<br><sup>{data['dim']} "
+            f"dimensions, {data['metric']}; {escape(machine['cpu'])}; a star: on the Pareto front"
+            "</sup>"
         ),
         template="plotly_white",
     )

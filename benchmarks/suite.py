@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import machine
-from benchmarks.grid import Grid, Setting, read_grid
+from benchmarks.grid import Grid, Setting, named, read_grid
 from benchmarks.job import Answer, Job, Timing, hits_file
 from retrieval.contracts import Hits, Indexer, Json, Metric
 from retrieval.errors import BadInput, RetrError
@@ -31,9 +31,8 @@ from retrieval.registry import make_indexer
 
 KS = (1, 10, 100)
 K = max(KS)
-SINGLES = 1000  # queries whose latency is taken
-REPEATS = 5  # of all queries at once
-PARTS = 5  # of the single queries, each with a median of its own
+SINGLES = 1000  # queries that are asked one at a time
+REPEATS = 5  # of these, and of all queries at once
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 
 # Cosines that are closer than this, float32 cannot tell apart; see docs/metrics.md.
@@ -56,8 +55,8 @@ class Row:
     setting: the options that the grid names; options: all of them.
     recall_at: of the index, by distance. map_at, map_loss: None where there are no labels.
     qps: queries per second, all in one call, the median of `qps_runs`; qps_single: one at a
-    time, where latency_ms are percentiles, and latency_runs_ms the medians of `PARTS` in turn. The
-    times are of searches for the 100 nearest.
+    time, where latency_ms are percentiles, and latency_runs_ms the median of each time that they
+    were asked. The times are of searches for the 100 nearest.
     size_bytes: on disk. memory_bytes: by how much resident memory grew in the build.
     pareto: no other row with as many threads is better in one of recall@10 and queries per second
         and as good in the other. In batches.
@@ -93,8 +92,8 @@ class Row:
 class Report:
     """All rows, and the conditions that they were taken under.
 
-    by_query: a table of each query of each row: `row`, `query`, `latency_ms` of those that were
-    asked alone, and `recall_at_1`, `_10` and `_100`.
+    by_query: a table of each query of each row: `row`, counted from 0; `query`; `latency_ms`, the
+    median, of those that were asked alone; and `recall_at_1`, `_10` and `_100`.
     """
 
     machine: dict[str, Json]
@@ -223,7 +222,7 @@ class _Plan:
     named: list[Setting]
 
     def title(self, threads: int) -> str:
-        options = " ".join(f"{name}={value}" for name, value in self.build.items())
+        options = named(self.build)
         settings = "1 setting" if len(self.settings) == 1 else f"{len(self.settings)} settings"
         cores = "1 thread" if threads == 1 else f"{threads} threads"
         return f"{self.backend} {options}".strip() + f", {settings}, {cores}"
@@ -284,7 +283,7 @@ def _measured(job: Job, folder: Path) -> Answer:
 def _row(
     plan: _Plan, number: int, answer: Answer, timing: Timing, threads: int, judged: "_Judged"
 ) -> Row:
-    latencies = np.array(timing.latencies_ms)
+    latencies = np.array(timing.latencies_ms)  # (repeats, singles)
     return Row(
         backend=plan.backend,
         setting=cast(dict[str, Json], dict(plan.named[number])),
@@ -300,9 +299,7 @@ def _row(
         latency_ms={
             name: float(np.percentile(latencies, percent)) for name, percent in PERCENTILES.items()
         },
-        latency_runs_ms=[
-            float(np.median(part)) for part in np.array_split(latencies, PARTS) if len(part)
-        ],
+        latency_runs_ms=np.median(latencies, axis=1).tolist(),
         build_seconds=answer.build_seconds,
         size_bytes=answer.size_bytes,
         memory_bytes=answer.memory_bytes,
@@ -311,14 +308,13 @@ def _row(
 
 def _by_query(row: int, timing: Timing, judged: "_Judged") -> pa.Table:
     queries = len(judged.recall_at[K])
-    alone = len(timing.latencies_ms)
+    latencies = np.median(timing.latencies_ms, axis=0).tolist()
+    unknown = [None] * (queries - len(latencies))
     return pa.table(
         {
             "row": np.full(queries, row, np.int32),
             "query": np.arange(queries, dtype=np.int32),
-            "latency_ms": pa.array(
-                [*timing.latencies_ms, *[None] * (queries - alone)], pa.float64()
-            ),
+            "latency_ms": pa.array([*latencies, *unknown], pa.float64()),
             **{f"recall_at_{k}": recall for k, recall in judged.recall_at.items()},
         }
     )

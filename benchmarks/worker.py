@@ -68,13 +68,13 @@ def time_searches(index: Index, queries: Vectors, job: Job, options: dict[str, J
     singles = [queries[i : i + 1] for i in range(min(job.singles, len(queries)))]
     for query in singles[:WARM_UP]:
         index.search(query, job.k)
-    latencies = [_seconds(index, query, job.k) for query in singles]
+    latencies = [[_seconds(index, query, job.k) for query in singles] for _ in range(job.repeats)]
     index.search(queries, job.k)
     batches = [_seconds(index, queries, job.k) for _ in range(job.repeats)]
     return Timing(
         options=options,
         batch_qps=[len(queries) / seconds for seconds in batches],
-        latencies_ms=[1000 * seconds for seconds in latencies],
+        latencies_ms=[[1000 * seconds for seconds in line] for line in latencies],
     )
 
 

@@ -11,7 +11,9 @@ from cli.options import Debug, Json, MetricName, Quiet, WorkspaceFolder, parsed_
 from cli.output import Output, duration, size
 
 if TYPE_CHECKING:
+    from benchmarks.report import Change
     from benchmarks.suite import Report
+    from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.ranking import Rows
@@ -108,6 +110,8 @@ def bench(
 
     output = Output(json, quiet)
     if compared is not None:
+        if any((queries, database, backends, metric, grid, hdf5, export_hdf5, full, threads, out)):
+            raise BadInput("--compare measures nothing; leave the other options away")
         _compare(output, *compared)
         return
     if full and grid is not None:
@@ -140,7 +144,8 @@ def bench(
             neighbors=data.neighbors,
             progress=step,
         )
-    document = report.to_json()
+    document: dict[str, JsonValue] = {"format": reports.FORMAT, "version": reports.VERSION}
+    document |= report.to_json()
     document["data"] = report.data | {
         "queries": data.queries_name,
         "database": data.database_name,
@@ -174,6 +179,8 @@ def print_report(output: Output, report: "Report") -> None:
 
 def table(report: "Report") -> list[list[str]]:
     """A header, and a line for each row of the report."""
+    from benchmarks.grid import named
+
     header = (
         "backend", "setting", "threads", "recall@1", "@10", "@100", "mAP@100", "mAP lost",
         "batch q/s", "single q/s", "p50 ms", "p95", "p99", "p99.9", "build", "file", "memory",
@@ -181,7 +188,7 @@ def table(report: "Report") -> list[list[str]]:
     lines = [
         [
             row.backend + (" *" if row.pareto else ""),
-            " ".join(f"{name}={value}" for name, value in row.setting.items()),
+            named(row.setting),
             str(row.threads),
             *(f"{row.recall_at[k]:.4f}" for k in (1, 10, 100)),
             "–" if row.map_at is None else f"{row.map_at[100]:.4f}",
@@ -223,7 +230,7 @@ def _compare(output: Output, old: Path, new: Path) -> None:
                 f"{after['machine'].get(name)}), and so may their speeds"
             )
     beyond = [change for change in changes if change.better is not None]
-    ratio = report.together(changes)
+    ratio = report.median_speedup(changes)
     output.say(
         f"{len(beyond)} of {len(changes)} measures changed beyond noise; in the median of all "
         f"settings, batches are {ratio:.2f} times as fast"
@@ -239,7 +246,7 @@ def _compare(output: Output, old: Path, new: Path) -> None:
                     change.measure,
                     f"{change.before:,.4g}",
                     f"{change.after:,.4g}",
-                    f"× {change.after / change.before:.2f}" if change.before else "–",
+                    _difference(change),
                     "better" if change.better else "worse",
                 )
                 for change in beyond
@@ -247,6 +254,13 @@ def _compare(output: Output, old: Path, new: Path) -> None:
             left=4,
         )
     output.document({"ratio": ratio, "changes": [change.to_json() for change in changes]})
+
+
+def _difference(change: "Change") -> str:
+    """As a factor; of shares, which may be 0, as a difference."""
+    if change.measure.startswith(("recall", "mAP")):
+        return f"{change.after - change.before:+.4f}"
+    return f"× {change.after / change.before:.2f}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

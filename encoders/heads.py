@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CODE_SWAPS = 10_000
-"""Tried to spread the codes of classes; ten classes of 48 bits are even after about 3,000."""
+SWAPS_A_SIGN = 20
+"""Tried for each sign of the classes' codes; those of ten classes are even after about five."""
 
 
 class Shares(nn.Module):
@@ -76,15 +76,19 @@ class ClassCodes(nn.Module):
     pull: Tensor
 
     def __init__(self, classes: int, bits: int) -> None:
+        """Without codes, which `prepare` makes, or which come with the weights."""
         super().__init__()
-        self.register_buffer("codes", class_codes(classes, bits))
+        self.register_buffer("codes", torch.zeros(classes, bits))
         self.register_buffer("moment", torch.zeros(bits, bits))
         self.register_buffer("pull", torch.zeros(classes, bits))
-        self._learn(torch.eye(classes), self.codes)
+
+    def prepare(self) -> None:
+        """Make the classes' codes."""
+        self.codes.copy_(class_codes(*self.codes.shape))
+        self._learn(torch.eye(len(self.codes), device=self.codes.device), self.codes)
 
     def fit(self, shares: Tensor) -> None:
         """Take these shares (n, classes) for those of the other images."""
-        shares = shares.to(self.codes.device)
         for _ in range(self.ROUNDS):
             self._learn(shares, self.signs(shares))
 
@@ -130,16 +134,23 @@ def class_codes(classes: int, bits: int) -> Tensor:
     side = np.where(np.arange(classes) < classes // 2, 1.0, -1.0)
     codes = np.stack([generator.permutation(side) for _ in range(bits)], axis=1)
     together = codes @ codes.T
-    for _ in range(CODE_SWAPS):
+    for _ in range(SWAPS_A_SIGN * classes * bits):
         bit = generator.integers(bits)
-        first, second = generator.choice(classes, 2, replace=False)
-        column = codes[:, bit]
-        swapped = column.copy()
-        swapped[[first, second]] = column[[second, first]]
-        after = together - np.outer(column, column) + np.outer(swapped, swapped)
-        # Both diagonals are alike, and so are both sums: the squares tell which is more even.
-        if np.square(after).sum() <= np.square(together).sum():
-            codes[:, bit], together = swapped, after
+        first, second = generator.integers(classes, size=2)
+        column = codes[:, bit].copy()
+        if column[first] == column[second]:
+            continue
+        # Both change sides: what each shares with the others on this bit turns its sign. Sums stay,
+        # and so the sum of squares tells which is more even.
+        others = column.copy()
+        others[[first, second]] = 0
+        ends = [first, second]
+        gain = column[ends] @ (together[ends] @ others)
+        if gain >= 2 * (classes - 2):
+            change = 2 * column[ends, None] * others
+            together[ends] -= change
+            together[:, ends] -= change.T
+            codes[ends, bit] *= -1
     return torch.from_numpy(codes).float()
 
 

@@ -155,7 +155,11 @@ class PretrainedSettings(Settings):
 
 
 class PretrainedNetwork(Network):
-    """Images (n, 3, side, side) from 0 to 1, to unit vectors (n, dim), through a timm model."""
+    """Images (n, 3, side, side) from 0 to 1, through a timm model, to embeddings (n, dim).
+
+    `forward` gives the head's numbers, of unit length; what an embedding has, `PretrainedSettings`
+    say.
+    """
 
     settings_type = PretrainedSettings
     settings: PretrainedSettings
@@ -236,9 +240,11 @@ class PretrainedNetwork(Network):
         return settings.head == "whitening" or settings.itq or settings.class_codes > 0
 
     def prepare(self, images: Tensor) -> None:
-        """Take the model's published weights."""
+        """Take the model's published weights, and make the classes' codes."""
         model, _ = load_published(self.settings.model)
         self.body.network.load_state_dict(model.state_dict())
+        if self.settings.class_codes:
+            self.class_codes.prepare()
 
     def fresh_parameters(self) -> Sequence[Tensor]:
         return [*self.head.parameters()]
@@ -311,9 +317,15 @@ def _check_codes(settings: PretrainedSettings, classes: int) -> None:
             "codes of classes are made of the classes' shares, in place of a head's numbers; set "
             "network.class_sharpness, and neither network.itq nor the head whitening"
         )
-    if classes < 2:
+    if settings.metric != "inner_product":
         raise BadInput(
-            f"codes of classes want two or more, there are {classes}; remove network.class_codes"
+            f"codes of classes are for inner products, not for {settings.metric}; set "
+            "network.metric to inner_product"
+        )
+    if not 2 <= classes <= 2**settings.class_codes:
+        raise BadInput(
+            f"codes of {settings.class_codes} bits are for 2 to {2**settings.class_codes} classes, "
+            f"there are {classes}; change network.class_codes"
         )
 
 

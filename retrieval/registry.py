@@ -141,8 +141,8 @@ def _typed(option: str, value: object, hint: Any) -> object:
             if str(value).lower() in ("true", "false"):
                 return str(value).lower() == "true"
             continue
-        if isinstance(value, bool):
-            continue
+        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            continue  # 1.5 lists are not 1
         try:
             return kind(value)
         except (TypeError, ValueError):

@@ -160,9 +160,12 @@ def cut_mixed(images: Tensor, share: float, generator: Generator) -> Mixed:
     """
     n, _, height, width = images.shape
     device = images.device
+    unmixed = Mixed(images, torch.arange(n, device=device))
+    if not share:
+        return unmixed  # without a wait for a GPU
     chance, own, y, x = torch.rand(4, generator=generator, device=device).tolist()
     if chance >= share:
-        return Mixed(images, torch.arange(n, device=device))
+        return unmixed
     partners = torch.randperm(n, generator=generator, device=device)
     side = math.sqrt(1 - own) / 2
     top, bottom = (min(max(round(height * (y + at)), 0), height) for at in (-side, side))

@@ -28,7 +28,10 @@ LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
 
 
 def embed(network: nn.Module, images: Images, device: torch.device, at_once: int) -> Vectors:
-    """The outputs (n, dim) of the network for images (n, side, side, 3), so many at once."""
+    """The outputs (n, dim) of the network for images (n, side, side, 3), so many at once.
+
+    Raises FloatingPointError where they are not finite.
+    """
     vectors = np.empty((len(images), 0), np.float32)
     with torch.inference_mode(), autocast(device):
         for start in range(0, len(images), at_once):
@@ -37,6 +40,8 @@ def embed(network: nn.Module, images: Images, device: torch.device, at_once: int
             if not start:
                 vectors = np.empty((len(images), output.shape[1]), np.float32)
             vectors[start : start + len(output)] = output
+    if not np.isfinite(vectors).all():
+        raise FloatingPointError("the network's embeddings of its own images are not finite")
     return vectors
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -157,8 +157,18 @@ def _trainable(name: str) -> type[Network] | None:
 
 
 def _check_made_by(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> None:
-    """Raise Mismatch unless the file was made by this recipe."""
+    """Raise Mismatch unless the file was made by this recipe.
+
+    A setting that was not there yet had its default.
+    """
     wanted = recipe.to_json()
+    kind = type(_network_of(recipe)[1])
+    try:
+        before = cast(Recipe, typed(Recipe, made_by, str(file)))
+        before = replace(before, network=typed(kind, before.network, str(file)).to_json())
+        made_by = before.to_json()
+    except BadInput:
+        pass  # another encoder's, or with settings that there are no longer
     for key in sorted({*made_by, *wanted} - {"about"}):
         met, given = made_by.get(key), wanted.get(key)
         if met != given:
@@ -248,17 +258,26 @@ class Run:
         self.load()
 
     def finish(self, on_step: OnStep, on_epoch: OnEpoch) -> Card:
-        """Train to the end, publish weights, card, log and curves, and return the card."""
-        for row in self.rows:
-            on_epoch(row)
-        while self.position.epoch < self.recipe.epochs:
-            on_epoch(self.epoch(on_step))
-        trained = time.perf_counter()
-        if self.network.needs_features:
-            self.keep_proxies()
-            self.network.load_state_dict(self.rounded())  # fitted to what will be written
-            self.fit()
-        return self.publish(trained)
+        """Train to the end, publish weights, card, log and curves, and return the card.
+
+        Raises RetrError where numbers grow beyond what floats hold.
+        """
+        try:
+            for row in self.rows:
+                on_epoch(row)
+            while self.position.epoch < self.recipe.epochs:
+                on_epoch(self.epoch(on_step))
+            trained = time.perf_counter()
+            if self.network.needs_features:
+                self.keep_proxies()
+                self.network.load_state_dict(self.rounded())  # fitted to what will be written
+                self.fit()
+            return self.publish(trained)
+        except FloatingPointError as error:
+            raise RetrError(
+                f"{error}; {self.last_good()}; train into another --out with a lower optimizer.lr "
+                f"than {self.recipe.optimizer.lr}"
+            ) from None
 
     def fit(self) -> None:
         """Fit what the network fits to the features of all training images."""
@@ -325,10 +344,8 @@ class Run:
         # Weights are moved by finite numbers alone: checkpoints stay good.
         for name, met in (("loss", value), ("length of its gradient", self.optimizers.length())):
             if not math.isfinite(met):
-                raise RetrError(
-                    f"the {name} is {met} in epoch {here.epoch + 1}, step {here.step + 1}; "
-                    f"{self.last_good()}; train into another --out with a lower optimizer.lr than "
-                    f"{recipe.optimizer.lr}"
+                raise FloatingPointError(
+                    f"the {name} is {met} in epoch {here.epoch + 1}, step {here.step + 1}"
                 )
         self.optimizers.step(done)
         return value
@@ -502,11 +519,20 @@ class Run:
         return card
 
     def rounded(self) -> dict[str, Tensor]:
-        """The network's weights as they are written: floats as float16, but for the precise."""
-        return {
-            name: _rounded(name, tensor, self.network.precise).contiguous().cpu()
-            for name, tensor in self.network.state_dict().items()
-        }
+        """The network's weights as they are written: floats as float16, but for the precise.
+
+        Raises FloatingPointError for some that are too large for that.
+        """
+        result = {}
+        for name, tensor in self.network.state_dict().items():
+            rounded = _rounded(name, tensor, self.network.precise).contiguous().cpu()
+            if not torch.isfinite(rounded).all():
+                largest = tensor.abs().max().item()
+                raise FloatingPointError(
+                    f"the weights {name} reach {largest:.3g}, which float16 does not hold"
+                )
+            result[name] = rounded
+        return result
 
     @torch.inference_mode()
     def draw(self) -> None:

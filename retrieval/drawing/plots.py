@@ -124,32 +124,28 @@ def draw_lines(
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """What an index with one setting reaches; marked: on the Pareto front."""
+class Trade:
+    """What settings reach: points (x, y), those to join by a line, and those to mark by a star."""
 
-    x: float
-    y: float
-    marked: bool
+    points: Sequence[tuple[float, float]]
+    front: Sequence[tuple[float, float]]
+    marked: Sequence[tuple[float, float]]
 
 
-def draw_trade(
-    path: Path, panels: Mapping[str, Mapping[str, Sequence[Point]]], x: str, y: str
-) -> None:
-    """Draw panels side by side, by name: what is gained and lost, a line for each name.
-
-    Points that are marked are stars; the y axis is logarithmic.
-    """
+def draw_trade(path: Path, panels: Mapping[str, Mapping[str, Trade]], x: str, y: str) -> None:
+    """Draw panels side by side, by name: what is gained against what is lost, each name in a
+    colour of its own. The y axis is logarithmic."""
     figure = _figure(path, 4.2 * len(panels) + 1.5, 4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
-        for name, points in lines.items():
-            across, up = [p.x for p in points], [p.y for p in points]
-            (line,) = axes.plot(across, up, marker="o", markersize=4, label=name)
-            marked = [p for p in points if p.marked]
-            axes.scatter(
-                [p.x for p in marked], [p.y for p in marked], s=90, marker="*",
-                color=line.get_color(), zorder=3,
-            )  # fmt: skip
+    for axes, (title, trades) in zip(grid, panels.items(), strict=True):
+        for name, trade in trades.items():
+            (line,) = axes.plot(*zip(*trade.front, strict=True), label=name)
+            for points, marker, size in ((trade.points, "o", 16), (trade.marked, "*", 90)):
+                if points:
+                    axes.scatter(
+                        *zip(*points, strict=True), s=size, marker=marker,
+                        color=line.get_color(), zorder=3,
+                    )  # fmt: skip
         axes.set(title=title, xlabel=x, ylabel=y, yscale="log")
         axes.grid(alpha=0.3, which="both")
     handles, names = grid[0].get_legend_handles_labels()

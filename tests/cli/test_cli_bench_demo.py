@@ -56,7 +56,7 @@ def test_bench_holds_queries_out_where_there_is_no_test_split(digits: Retr) -> N
     assert compared["ratio"] == 1
     assert {change["verdict"] for change in compared["changes"]} == {"same"}
     assert (
-        "0 of 20 measures changed beyond noise"
+        "0 of 36 measures changed beyond noise"
         in digits("bench", "--compare", "report", "report/bench.json").out
     )
 
@@ -94,9 +94,24 @@ def test_bench_writes_and_reads_files_of_ann_benchmarks(digits: Retr) -> None:
     assert by_cosine["data"]["metric"] == "cosine"
 
 
+def test_bench_says_what_changed(digits: Retr, tmp_path: Path) -> None:
+    digits("bench", "--backend", "exact", "--out", tmp_path / "old")
+    report = json.loads((tmp_path / "old" / "bench.json").read_text())
+    row = report["rows"][0]
+    row |= {"recall_at": {**row["recall_at"], "10": 0.9}, "size_bytes": row["size_bytes"] // 2}
+    report["machine"]["cpu"] = "another"
+    (tmp_path / "bench.json").write_text(json.dumps(report))
+    told = digits("bench", "--compare", tmp_path / "old", tmp_path / "bench.json")
+    assert "the machines differ (cpu: " in told.err
+    assert "2 of 9 measures changed beyond noise" in told.out
+    lines = [line.split() for line in told.out.splitlines() if line.startswith("exact")]
+    assert [line[-2:] for line in lines] == [["-0.1000", "worse"], ["0.50", "better"]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--compare", "a", "b", "--backend", "exact"], "--compare measures nothing; leave the"),
         (["--hdf5", "gone.hdf5"], "gone.hdf5 is not there"),
         (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 has queries and database"),
         (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),

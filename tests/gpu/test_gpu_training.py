@@ -42,13 +42,31 @@ AUTOENCODER = Recipe(
     sampler=Sampler(batch=100),
     optimizer=Optimizer("adamw", lr=0.01),
 )
+PRETRAINED = Recipe(
+    encoder="pretrained",
+    network={
+        "side": 64,
+        "dim": 16,
+        "class_sharpness": 16.0,
+        "class_codes": 24,
+        "metric": "inner_product",
+    },
+    losses=(Loss("normalised-softmax", options={"temperature": 0.125}),),
+    epochs=2,
+    data=Data("digits", side=32, per_class=40, validation=100),
+    sampler=Sampler(batch=50),
+    augmentation=Augmentation(cutmix=0.5),
+    optimizer=Optimizer("adamw", lr=0.001, other_lr=0.01),
+)
 
 
 class Stop(Exception):
     """Raised in the midst of a run."""
 
 
-@pytest.mark.parametrize("recipe", [SIAMESE, AUTOENCODER], ids=lambda recipe: recipe.encoder)
+@pytest.mark.parametrize(
+    "recipe", [SIAMESE, AUTOENCODER, PRETRAINED], ids=lambda recipe: recipe.encoder
+)
 def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +75,7 @@ def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
 
     def stop(done: int, total: int) -> None:
         steps.append(done)
-        if len(steps) == 5:
+        if len(steps) == 3:
             raise Stop
 
     with pytest.raises(Stop):
@@ -74,6 +92,10 @@ def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
     items = [*open_source("digits", "test").items()][:50]
     images = np.stack([load(item, on_cpu.framing) for item in items])
     vectors, expected = on_gpu.encode(images), on_cpu.encode(images)
+    if recipe is PRETRAINED:
+        # A sign may turn where it hardly matters, and few are such.
+        assert (np.sign(vectors) == np.sign(expected)).mean() > 0.9
+        return
     # Either may compute in bfloat16, whose last bit is 2⁻⁸.
     scale = np.abs(expected).max()
     np.testing.assert_allclose(vectors / scale, expected / scale, atol=0.05)

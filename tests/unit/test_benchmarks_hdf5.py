@@ -10,7 +10,7 @@ import pytest
 from benchmarks import hdf5
 from benchmarks.suite import run
 from retrieval.contracts import Metric, Vectors
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadData, BadInput, CannotWrite
 from retrieval.quality.ranking import Rows
 
 
@@ -106,6 +106,7 @@ def replaced(name: str, value: Any) -> Any:
         (replaced("neighbors", np.full((20, 100), -1)), "not all rows of train"),
         (replaced("distances", np.zeros((20, 99))), "not those of its vectors"),
         (replaced("distances", np.zeros((20, 100))), "give --metric"),
+        (replaced("distances", np.full((20, 100), np.nan)), "not those of its vectors"),
     ],
 )
 def test_damaged_files_are_refused(file: Path, change: Any, message: str) -> None:
@@ -135,6 +136,41 @@ def test_what_is_no_file_of_ann_benchmarks(file: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no metric inner_product"):
         hdf5.write(tmp_path / "new.hdf5", vectors(2, 0), vectors(3, 1), Metric.INNER_PRODUCT)
     assert not (tmp_path / "new.hdf5").exists()
+
+
+def test_a_file_with_a_damaged_part(tmp_path: Path) -> None:
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        file.attrs["distance"] = "euclidean"
+        file.create_dataset("train", data=vectors(300, 1), chunks=(300, 8), compression="gzip")
+        offset = file["train"].id.get_chunk_info(0).byte_offset
+        file["test"] = vectors(20, 0)
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(BadData, match="is no HDF5 file, or damaged"):
+        hdf5.read(path)
+
+
+def test_copies_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "data.hdf5"
+    copies = np.tile(1e3 * vectors(1, 0), (150, 1))
+    hdf5.write(path, copies[:3], copies, Metric.COSINE)
+    with h5py.File(path, "r+") as file:
+        file["distances"][...] = 1e-7  # as float32 has it
+    assert hdf5.read(path).neighbors is not None
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="is a folder; name a file"):
+        hdf5.write(tmp_path, vectors(2, 0), vectors(7, 1), Metric.EUCLIDEAN)
+
+    def full(path: Path, write: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hdf5, "write_whole", full)
+    with pytest.raises(CannotWrite, match="No space left on device"):
+        hdf5.write(tmp_path / "x.hdf5", vectors(2, 0), vectors(7, 1), Metric.EUCLIDEAN)
 
 
 def test_a_small_database_has_fewer_neighbors(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import copy
 import csv
-import sys
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import report
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadData, BadInput, Mismatch
 
 TABLE = [["backend", "setting"], ["hnsw *", "ef=100|m=8"]]
 BY_QUERY = pa.table({"row": [0], "query": [0]})
@@ -45,8 +46,17 @@ def row(
 @pytest.fixture
 def document() -> dict[str, Any]:
     return {
+        "format": "retr-bench",
+        "version": 1,
         "machine": {"cpu": "one <b>& only"},
-        "data": {"queries": "asked", "database": "searched", "dim": 8, "metric": "cosine"},
+        "data": {
+            "queries": "asked",
+            "database": "searched",
+            "counts": {"queries": 5, "database": 10},
+            "encoder": None,
+            "dim": 8,
+            "metric": "cosine",
+        },
         "rows": [row("exact", 1.0, 50), row("hnsw", 0.8, 900, ef=10), row("hnsw", 0.9, 400, ef=20)],
     }
 
@@ -75,15 +85,29 @@ def test_the_files_of_a_report(document: dict[str, Any], tmp_path: Path) -> None
         assert min(picture.size) > 400
     page = (folder / "bench.html").read_text()
     assert "ef=10" in page and "asked against searched" in page
-    assert "<script src=" not in page  # all of it is inside
+    assert not re.search(r"<script[^>]*\ssrc=", page)  # all of it is inside
+    assert len(page) > 1_000_000
+    assert "one &lt;b&gt;&amp; only" in page or "one \\u0026lt;b" in page
 
 
 def test_without_plotly_there_is_no_page(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.colors", None)
+    report.write(tmp_path, document, BY_QUERY, TABLE)
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
     written = report.write(tmp_path, document, BY_QUERY, TABLE)
+    # Nor one of other numbers.
     assert "bench.html" not in {path.name for path in [*written, *tmp_path.iterdir()]}
+
+
+def test_a_line_joins_its_own_front() -> None:
+    rows = [row("hnsw", 0.8, 900), row("hnsw", 0.9, 1000), row("hnsw", 0.95, 300)]
+    assert [each["qps"] for each in report._front([*rows, row("hnsw", 0.95, 200)], "qps")] == [
+        1000,
+        300,
+    ]
+    names = [*report._lines([row("ivf", 1, 1, 16), row("ivf", 1, 1, 2), row("exact", 1, 1, 2)])]
+    assert names == ["exact, threads: 2", "ivf, threads: 2", "ivf, threads: 16"]
 
 
 def verdicts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, bool | None]:
@@ -102,10 +126,17 @@ def test_what_changed_is_beyond_noise(document: dict[str, Any]) -> None:
     new["rows"][1]["qps_runs"] = [880, 2000, 2000]  # one run was as slow as before
     assert verdicts(document, new)["queries/s"] is None
     new["rows"][1] |= {
-        "recall_at": {"10": 0.7}, "size_bytes": 900, "map_loss": 0.0, "memory_bytes": 5,
+        "recall_at": {"1": 0.7, "10": 0.7, "100": 0.8}, "size_bytes": 900, "map_loss": 0.0,
+        "memory_bytes": 5, "build_seconds": 1.4,
     }  # fmt: skip
     found = verdicts(document, new)
     assert (found["recall@10"], found["file bytes"], found["mAP lost"]) == (False, True, True)
+    assert (found["recall@1"], found["recall@100"], found["build s"]) == (False, None, None)
+    assert "memory bytes" not in found  # it was not known before
+    old = copy.deepcopy(new)
+    new["rows"][1] |= {"memory_bytes": 50, "build_seconds": 0.5}
+    found = verdicts(old, new)
+    assert (found["memory bytes"], found["build s"]) == (False, True)
 
 
 def test_settings_that_both_have_are_compared(document: dict[str, Any]) -> None:
@@ -113,7 +144,7 @@ def test_settings_that_both_have_are_compared(document: dict[str, Any]) -> None:
     new["rows"] = [row("hnsw", 0.8, 450, ef=10), row("hnsw", 0.9, 800, threads=2, ef=20)]
     changes = report.compare(document, new)
     assert {(c.backend, c.setting, c.threads) for c in changes} == {("hnsw", "ef=10", 1)}
-    assert report.together(changes) == 0.5
+    assert report.median_speedup(changes) == 0.5
     assert changes[0].to_json()["verdict"] == "worse"
     with pytest.raises(BadInput, match="no backend with the same setting"):
         report.compare(document, document | {"rows": [row("ivf", 1, 1)]})
@@ -123,7 +154,26 @@ def test_what_is_no_report(document: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"bench\.json is not there"):
         report.read(tmp_path)
     file = tmp_path / "bench.json"
-    for text in ("{}", '{"rows": [{}], "machine": {"cpu": ""}}', '{"rows": []}'):
-        file.write_text(text)
-        with pytest.raises(BadData, match="is no report of 'retr bench'"):
+    file.write_text("{}")
+    with pytest.raises(BadData, match="is not of the format retr-bench"):
+        report.read(tmp_path)
+    for key, value in (("rows", None), ("machine", {}), ("data", {"counts": 3}), ("rows", [{}])):
+        file.write_text(json.dumps(document | {key: value}))
+        with pytest.raises(BadData, match="lacks or misstates"):
             report.read(tmp_path)
+    for key in ("qps", "latency_ms", "latency_runs_ms", "recall_at", "setting", "build_seconds"):
+        for value in (None, [], {}):
+            file.write_text(json.dumps(document | {"rows": [document["rows"][0] | {key: value}]}))
+            if (key, value) != ("setting", {}):
+                with pytest.raises(BadData, match="lacks or misstates"):
+                    report.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("counts", {"queries": 6, "database": 10}), ("metric", "euclidean"), ("encoder", "toy")],
+)
+def test_other_data_cannot_be_compared(document: dict[str, Any], name: str, value: Any) -> None:
+    new = document | {"data": document["data"] | {name: value}}
+    with pytest.raises(Mismatch, match=f"of other data: {name} .* measure both on the same"):
+        report.compare(document, new)

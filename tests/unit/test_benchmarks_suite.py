@@ -120,14 +120,14 @@ def test_each_query_is_kept(report: Report) -> None:
         assert of_row["query"].to_pylist() == [*range(60)]
         for k, mean in row.recall_at.items():
             assert pc.mean(of_row[f"recall_at_{k}"]).as_py() == pytest.approx(mean)
-        assert np.percentile(of_row["latency_ms"], 50) == pytest.approx(row.latency_ms["p50"])
+        assert 0 < min(of_row["latency_ms"].to_pylist()) <= row.latency_ms["p95"]
 
 
 def test_queries_that_were_not_asked_alone_have_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "SINGLES", 3)
     found = run(items(5, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"], repeats=1)
     assert found.by_query["latency_ms"].null_count == 2
-    assert len(found.rows[0].latency_runs_ms) == 3
+    assert found.rows[0].latency_runs_ms == [found.rows[0].latency_ms["p50"]]
 
 
 def test_the_pareto_front(report: Report) -> None:
@@ -147,7 +147,7 @@ def test_each_number_of_threads_has_its_rows(monkeypatch: pytest.MonkeyPatch) ->
     def measured(job: Job, folder: Path) -> Answer:
         given.append(job.threads)
         np.save(hits_file(folder, 0), np.zeros((2, K), np.int64))
-        return Answer(0.1, 1, None, {}, [Timing({}, [1.0], [1.0, 2.0])])
+        return Answer(0.1, 1, None, {}, [Timing({}, [1.0], [[1.0, 2.0]])])
 
     monkeypatch.setattr(suite, "_measured", measured)
     backends = ["exact", "ivf"]

@@ -145,6 +145,7 @@ def test_codes_of_classes_lie_evenly_and_far_apart(classes: int, bits: int) -> N
 def test_the_code_of_an_image_is_the_nearest_there_is() -> None:
     """To the agreement that its shares want with each class: by trying all codes of 10 bits."""
     coder = ClassCodes(4, 10)
+    coder.prepare()
     torch.testing.assert_close(coder(torch.eye(4)), 3 * coder.codes)  # where there is no doubt
     shares = torch.softmax(6 * random(40, 4), 1)
     signs = coder.signs(shares)
@@ -168,6 +169,7 @@ def test_codes_say_more_of_doubt_than_the_signs_of_the_mixture() -> None:
     shares = torch.softmax(9 * torch.eye(10)[classes] + 3 * noise, 1)
     alike = shares @ shares.T  # the chance of one class
     coder = ClassCodes(10, 48)
+    coder.prepare()
 
     def error(signs: torch.Tensor) -> float:
         agreement = signs @ signs.T / 48

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from encoders import pretrained
 from encoders.trained import TrainedEncoder
 from encoders.training import trainer
-from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
+from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, UnknownName
@@ -313,14 +313,21 @@ def test_class_codes_stand_in_place_of_all_other_numbers(
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"class_sharpness": 10.0, "itq": True}, {"class_sharpness": 10.0, "head": "whitening"}],
+    ("settings", "message"),
+    [
+        ({"class_sharpness": None}, r"set network\.class_sharpness, and neither"),
+        ({"itq": True}, "neither network.itq"),
+        ({"head": "whitening"}, "nor the head whitening"),
+        ({"metric": "cosine"}, "for inner products, not for cosine; set network.metric"),
+        ({"class_codes": 3}, "codes of 3 bits are for 2 to 8 classes, there are 10"),
+    ],
 )
-def test_class_codes_without_shares_are_refused(
-    published: torch.nn.Module, tmp_path: Path, settings: dict[str, Any]
+def test_codes_of_classes_that_make_no_sense_are_refused(
+    published: torch.nn.Module, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    network = {**RECIPE.network, "class_codes": 24, **settings}
-    with pytest.raises(BadInput, match=r"set network\.class_sharpness, and neither"):
+    sound = {"class_sharpness": 10.0, "class_codes": 24, "metric": "inner_product"}
+    network = {**RECIPE.network, **sound, **settings}
+    with pytest.raises(BadInput, match=message):
         train(replace(RECIPE, network=network), tmp_path)
 
 
@@ -365,9 +372,15 @@ def test_photographs_are_framed_for_the_model(
 def test_a_stopped_run_ends_as_one_that_was_not(
     published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropout, norms that keep averages, and ITQ behind the training; stopped there too."""
-    network = {**RECIPE.network, "dropout": 0.3, "class_sharpness": 10.0, "itq": True}
-    recipe = replace(RECIPE, network=network)
+    """Dropout, norms that keep averages, CutMix, codes behind the training; stopped there too."""
+    network = {
+        **RECIPE.network,
+        "dropout": 0.3,
+        "class_sharpness": 10.0,
+        "class_codes": 16,
+        "metric": "inner_product",
+    }
+    recipe = replace(RECIPE, network=network, augmentation=Augmentation(cutmix=0.5))
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
     train(recipe, tmp_path / "whole")
     steps = 0

@@ -21,14 +21,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from encoders.autoencoder import Autoencoder
-from encoders.siamese import SiameseSettings
+from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.training import trainer
 from encoders.training.augmentation import Mixed
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.reports import CURVES, RECONSTRUCTIONS, draw_reconstructions
 from encoders.training.trainer import train
-from retrieval.contracts import Framing
+from retrieval.contracts import Framing, Json
 from retrieval.errors import BadData, BadInput, CannotWrite, Mismatch, RetrError, UnknownName
 from retrieval.images import load, open_source
 from retrieval.quality.provenance import Provenance
@@ -121,6 +121,29 @@ def test_a_moved_encoder_is_the_same_encoder(trained: Path, tmp_path: Path) -> N
     assert open_encoder(str(moved)).fingerprint == open_encoder(str(trained)).fingerprint
 
 
+def test_settings_that_are_new_had_their_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was begun before a setting was there goes on, and is known when it is done."""
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(Stop):
+        train(SMALL, tmp_path, on_step=stop_after(3))
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    for section, name in (("augmentation", "cutmix"), ("network", "mirror")):
+        del state["recipe"][section][name]
+    save_checkpoint(tmp_path, state)
+    seen: list[int] = []
+    card = train(SMALL, tmp_path, on_step=lambda done, total: seen.append(done))
+    assert seen[0] == 3 * 40  # the stopped step was not saved
+    document = json.loads((tmp_path / CARD).read_text())
+    del document["training"]["recipe"]["augmentation"]["cutmix"]
+    (tmp_path / CARD).write_text(json.dumps(document))
+    assert train(SMALL, tmp_path).training.minutes == card.training.minutes
+    with pytest.raises(Mismatch, match="is of another recipe"):
+        train(replace(SMALL, augmentation=Augmentation(cutmix=0.5)), tmp_path)
+
+
 def test_mixed_images_count_by_the_labels_of_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +194,9 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     "recipe",
     [
         replace(SMALL, optimizer=Optimizer("adamw", lr=0.01, weight_decay=0.1, warmup=0.3)),
-        replace(SMALL, optimizer=Optimizer("sgd", lr=0.05), sampler=Sampler("balanced", batch=40)),
+        replace(SMALL, encoder="autoencoder", network={"width": 8, "dim": 6},
+                losses=(Loss("reconstruction"),),
+                optimizer=Optimizer("sgd", lr=0.05), sampler=Sampler("balanced", batch=40)),
         replace(SMALL, encoder="autoencoder",
                 network={"width": 8, "blocks": [8, 8, 8], "dim": 10, "whitening": 0.5},
                 losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image"),
@@ -253,6 +278,18 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         train(SMALL, tmp_path)
 
 
+def test_embeddings_that_are_no_numbers_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :5] / 0
+
+    monkeypatch.setattr(SiameseNetwork, "embedder", lambda network: Broken())
+    with pytest.raises(RetrError, match="embeddings of its own images are not finite; the last"):
+        train(replace(SMALL, epochs=1), tmp_path)
+
+
 def broken_loss(loss: torch.Tensor) -> torch.Tensor:
     return loss * math.nan
 
@@ -260,6 +297,27 @@ def broken_loss(loss: torch.Tensor) -> torch.Tensor:
 def broken_gradient(loss: torch.Tensor) -> torch.Tensor:
     loss.register_hook(lambda gradient: gradient * math.inf)
     return loss
+
+
+@pytest.mark.parametrize("size", [1e6, math.nan])
+def test_what_grew_too_large_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
+) -> None:
+    whole = trainer.Run.epoch
+
+    def epoch(run: trainer.Run, on_step: Callable[[int, int], None]) -> dict[str, Json]:
+        row = whole(run, on_step)
+        torch.nn.init.constant_(cast(SiameseNetwork, run.network).neck.weight, size)
+        return row
+
+    monkeypatch.setattr(trainer.Run, "epoch", epoch)
+    with pytest.raises(RetrError) as raised:
+        train(replace(SMALL, epochs=1), tmp_path)
+    assert str(raised.value).startswith(
+        f"{said}the last good checkpoint is of epoch 2, step 0, in "
+    )
+    assert "a lower optimizer.lr than 0.1" in str(raised.value)
+    assert not (tmp_path / CARD).exists()
 
 
 @pytest.mark.parametrize(
