@@ -9,11 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
+from benchmarks.report import FORMAT, VERSION
+from benchmarks.suite import Report, Row, with_front
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
-from retrieval.contracts import Metric
+from retrieval.contracts import Json, Metric
 from retrieval.indexing import build_index
 from retrieval.quality.calibration import Calibration, FittedTo, Method
 from retrieval.quality.evaluation import evaluate
@@ -21,7 +24,7 @@ from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, Sides
 from retrieval.storage.cards import WEIGHTS, Card
-from retrieval.storage.files import locked, made_folder
+from retrieval.storage.files import locked, made_folder, write_json
 from retrieval.storage.shards import (
     Dtype,
     EncoderFacts,
@@ -120,6 +123,42 @@ def make_files(folder: Path) -> None:
     queries, database = images.take(np.array([0, 1])), images.take(np.array([2, 3]))
     draw = Sides(queries, database, Protocol.HASHING_54K, seed=3, left_out=ids[4:])
     draw.write_draw(folder / "draw.json")
+    write_json(folder / "bench.json", report())
+
+
+def report() -> dict[str, Json]:
+    """What `retr bench` might have measured: an index that is fast in one setting of two."""
+    rows = [
+        Row(
+            backend="ivf",
+            setting={"n_probe": n_probe},
+            options={"n_lists": None, "n_probe": n_probe},
+            details={"lists": 64},
+            threads=1,
+            recall_at={1: recall, 10: recall, 100: recall},
+            map_at={100: 0.5},
+            map_loss=0.01,
+            qps=qps,
+            qps_runs=[qps] * 5,
+            qps_single=qps / 2,
+            latency_ms={"p50": 1.0, "p95": 2.0, "p99": 3.0, "p99.9": 4.0},
+            latency_runs_ms=[1.0] * 5,
+            build_seconds=0.5,
+            size_bytes=1000,
+            memory_bytes=None,
+        )
+        for n_probe, recall, qps in ((1, 0.5, 900.0), (8, 0.9, 300.0))
+    ]
+    data: dict[str, Json] = {"dim": 4, "metric": "cosine", "encoder": None}
+    counts: dict[str, Json] = {"queries": 20, "database": 100}
+    names: dict[str, Json] = {"queries": "asked", "database": "searched"}
+    document = Report({"cpu": "golden", "cores": 2}, data, {}, with_front(rows), pa.table({}))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        **document.to_json(),
+        "data": {**data, **names, "counts": counts},
+    }
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import report
 from retrieval.contracts import Framing, Metric
 from retrieval.indexing import open_index
 from retrieval.inspection import verify
@@ -103,3 +104,11 @@ def test_a_draw() -> None:
     assert [*sides.queries.ids] == ids[:2]
     assert [*sides.database.ids] == ids[2:4]
     assert (sides.seed, sides.left_out) == (3, ids[4:])
+
+
+def test_a_report_of_bench() -> None:
+    document = report.read(V1 / "bench.json")
+    assert [row["pareto"] for row in document["rows"]] == [True, True]
+    changes = report.compare(document, document)
+    assert len(changes) == 2 * 8
+    assert all(change.better is None for change in changes)
