@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ClassShares, Shares
+from encoders.heads import ClassShares
 from retrieval.contracts import Json, Metric
 
 Count = Annotated[int, Ge(1)]
@@ -109,17 +109,14 @@ class Network(nn.Module, ABC):
         """The embedder, with the classes' shares beside its numbers where there are proxies."""
         if self.proxies is None:
             return embedder
-        beside = ClassShares(
-            self.shares(),
-            self.settings.class_weight,
+        settings = self.settings
+        shares = ClassShares(
+            self.proxies,
+            settings.class_sharpness,
+            settings.class_weight,
             unit_length=self.metric is not Metric.INNER_PRODUCT,
         )
-        return nn.Sequential(embedder, beside)
-
-    def shares(self) -> Shares:
-        """Unit vectors (n, training_dim) to the classes' shares in them (n, classes)."""
-        assert self.proxies is not None
-        return Shares(self.proxies, self.settings.class_sharpness)
+        return nn.Sequential(embedder, shares)
 
     @property
     def fitted_axes(self) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.folding import fold
-from encoders.heads import ClassCodes, Rotation, ViewsAveraged, Whitening
+from encoders.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.trained import TrainedEncoder
@@ -151,7 +151,6 @@ class PretrainedSettings(Settings):
     class_weight: Positive = 2.0
     metric: Literal["cosine", "inner_product"] = "cosine"  # that embeddings are made for
     itq: bool = False  # turn the head's numbers so that their signs say most, see `Rotation`
-    class_codes: Amount = 0  # so many numbers in place of all others, see `ClassCodes`; 0: none
 
 
 class PretrainedNetwork(Network):
@@ -163,16 +162,7 @@ class PretrainedNetwork(Network):
 
     settings_type = PretrainedSettings
     settings: PretrainedSettings
-    precise = frozenset(
-        {
-            "head.mean",
-            "head.axes",
-            "rotation.axes",
-            "class_codes.codes",
-            "class_codes.moment",
-            "class_codes.pull",
-        }
-    )
+    precise = frozenset({"head.mean", "head.axes", "rotation.axes"})
     at_once = 32
 
     def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
@@ -181,7 +171,6 @@ class PretrainedNetwork(Network):
         self.settings = settings
         self.metric = Metric(settings.metric)
         check_known(settings.model)
-        _check_codes(settings, classes)
         bare = _bare(settings)
         self.body = Features(settings.model, settings.layers, bare)
         if settings.frozen or settings.head == "whitening":
@@ -191,8 +180,6 @@ class PretrainedNetwork(Network):
             self.make_proxies(classes)
         if settings.itq:
             self.rotation = Rotation(settings.dim)
-        if settings.class_codes:
-            self.class_codes = ClassCodes(classes, settings.class_codes)
 
     @classmethod
     def natural_side(cls, settings: PretrainedSettings) -> int:
@@ -227,24 +214,17 @@ class PretrainedNetwork(Network):
         return int(self.settings.dim)
 
     @property
-    def dim(self) -> int:
-        return self.settings.class_codes or super().dim
-
-    @property
     def fitted_axes(self) -> int:
         return self.settings.dim if self.settings.head == "whitening" else 0
 
     @property
     def needs_features(self) -> bool:
-        settings = self.settings
-        return settings.head == "whitening" or settings.itq or settings.class_codes > 0
+        return self.settings.head == "whitening" or self.settings.itq
 
     def prepare(self, images: Tensor) -> None:
-        """Take the model's published weights, and make the classes' codes."""
+        """Take the model's published weights."""
         model, _ = load_published(self.settings.model)
         self.body.network.load_state_dict(model.state_dict())
-        if self.settings.class_codes:
-            self.class_codes.prepare()
 
     def fresh_parameters(self) -> Sequence[Tensor]:
         return [*self.head.parameters()]
@@ -285,12 +265,8 @@ class PretrainedNetwork(Network):
             features = functional.normalize(self.head(features), dim=1).cpu()
         if self.settings.itq:
             self.rotation.fit(features)
-        if self.settings.class_codes:
-            self.class_codes.fit(self.shares()(features.to(self.class_codes.codes.device)))
 
     def embedder(self) -> nn.Module:
-        if self.settings.class_codes:
-            return nn.Sequential(self._views(), self.shares(), self.class_codes)
         unturned = self.with_shares(self._views())
         return nn.Sequential(unturned, self.rotation) if self.settings.itq else unturned
 
@@ -306,27 +282,6 @@ class PretrainedNetwork(Network):
         network, settings = self.folded(), self.settings
         seen = _AsEmbedded(network, network.vectors)
         return ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift)
-
-
-def _check_codes(settings: PretrainedSettings, classes: int) -> None:
-    """Raise BadInput for codes of classes where there are none."""
-    if not settings.class_codes:
-        return
-    if settings.class_sharpness is None or settings.itq or settings.head == "whitening":
-        raise BadInput(
-            "codes of classes are made of the classes' shares, in place of a head's numbers; set "
-            "network.class_sharpness, and neither network.itq nor the head whitening"
-        )
-    if settings.metric != "inner_product":
-        raise BadInput(
-            f"codes of classes are for inner products, not for {settings.metric}; set "
-            "network.metric to inner_product"
-        )
-    if not 2 <= classes <= 2**settings.class_codes:
-        raise BadInput(
-            f"codes of {settings.class_codes} bits are for 2 to {2**settings.class_codes} classes, "
-            f"there are {classes}; change network.class_codes"
-        )
 
 
 def _bare(settings: PretrainedSettings) -> Any:

@@ -48,8 +48,8 @@ PRETRAINED = Recipe(
         "side": 64,
         "dim": 16,
         "class_sharpness": 16.0,
-        "class_codes": 24,
         "metric": "inner_product",
+        "itq": True,
     },
     losses=(Loss("normalised-softmax", options={"temperature": 0.125}),),
     epochs=2,
@@ -92,10 +92,6 @@ def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
     items = [*open_source("digits", "test").items()][:50]
     images = np.stack([load(item, on_cpu.framing) for item in items])
     vectors, expected = on_gpu.encode(images), on_cpu.encode(images)
-    if recipe is PRETRAINED:
-        # A sign may turn where it hardly matters, and few are such.
-        assert (np.sign(vectors) == np.sign(expected)).mean() > 0.9
-        return
     # Either may compute in bfloat16, whose last bit is 2⁻⁸.
     scale = np.abs(expected).max()
     np.testing.assert_allclose(vectors / scale, expected / scale, atol=0.05)

@@ -1,23 +1,12 @@
 """The networks behind the encoders: what folding, heads and our convolution must not change."""
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from encoders.autoencoder import AutoencoderNetwork, AutoencoderSettings
 from encoders.convolution import Conv3x3, patches
-from encoders.heads import (
-    ClassCodes,
-    ClassShares,
-    Rotation,
-    Shares,
-    ViewsAveraged,
-    Whitening,
-    class_codes,
-)
+from encoders.heads import ClassShares, Rotation, ViewsAveraged, Whitening
 from encoders.siamese import SiameseNetwork, SiameseSettings, whitening_filters
 from retrieval.contracts import Metric
 
@@ -112,7 +101,7 @@ def test_shifted_views_are_moved_two_ways() -> None:
 
 def test_class_shares_are_a_softmax_beside_the_vector() -> None:
     vectors, proxies = unit(5, 4), unit(3, 4, seed=1)
-    result = ClassShares(Shares(proxies, sharpness=7), weight=2)(vectors)
+    result = ClassShares(proxies, sharpness=7, weight=2)(vectors)
     shares = torch.exp(7 * vectors @ proxies.T)
     shares = 2 * shares / shares.norm(dim=1, keepdim=True)
     expected = torch.cat((vectors, shares), 1) / 5**0.5  # 1² + 2²
@@ -121,71 +110,11 @@ def test_class_shares_are_a_softmax_beside_the_vector() -> None:
 
 def test_inner_products_of_shares_are_the_chance_of_one_class() -> None:
     vectors, proxies = unit(5, 4), unit(3, 4, seed=1)
-    result = ClassShares(Shares(proxies, sharpness=7), weight=2, unit_length=False)(vectors)
+    result = ClassShares(proxies, sharpness=7, weight=2, unit_length=False)(vectors)
     torch.testing.assert_close(result[:, :4], vectors)
     shares = torch.softmax(7 * vectors @ proxies.T, 1)
     products = result @ result.T - vectors @ vectors.T
     torch.testing.assert_close(products, 4 * shares @ shares.T)
-
-
-@pytest.mark.parametrize(("classes", "bits"), [(10, 48), (3, 48), (2, 8), (7, 33), (30, 48)])
-def test_codes_of_classes_lie_evenly_and_far_apart(classes: int, bits: int) -> None:
-    codes = class_codes(classes, bits)
-    assert codes.shape == (classes, bits)
-    assert set(codes.unique().tolist()) == {-1, 1}
-    assert codes.sum(0).abs().max() <= classes % 2  # as many on one side as on the other
-    apart = (bits - codes @ codes.T)[~torch.eye(classes, dtype=torch.bool)] / 2
-    # Plotkin: this is how far codes can lie apart on average.
-    bound = bits * (classes // 2) * -(-classes // 2) / (classes * (classes - 1) / 2)
-    assert apart.mean().item() == pytest.approx(bound)
-    assert (apart - bound).abs().max() <= max(2, 0.1 * bits)
-    assert torch.equal(codes, class_codes(classes, bits))
-
-
-def test_the_code_of_an_image_is_the_nearest_there_is() -> None:
-    """To the agreement that its shares want with each class: by trying all codes of 10 bits."""
-    coder = ClassCodes(4, 10)
-    coder.prepare()
-    torch.testing.assert_close(coder(torch.eye(4)), 3 * coder.codes)  # where there is no doubt
-    shares = torch.softmax(6 * random(40, 4), 1)
-    signs = coder.signs(shares)
-    assert set(signs.unique().tolist()) == {-1, 1}
-    together = coder.codes @ coder.codes.T
-    apart = (together.sum() - 40) / 12
-    wanted = 10 * shares + apart * (1 - shares)  # of agreement with each class's code
-    every = torch.tensor([*itertools.product((-1.0, 1.0), repeat=10)])
-    errors = (every @ coder.codes.T - wanted[:, None]).square().sum(2)
-    met = (signs @ coder.codes.T - wanted).square().sum(1)
-    start = torch.where(shares @ coder.codes < 0, -1.0, 1.0)
-    before = (start @ coder.codes.T - wanted).square().sum(1)
-    best = errors.min(1).values
-    assert (met - best).mean() < 0.1 * (before - best).mean()
-
-
-def test_codes_say_more_of_doubt_than_the_signs_of_the_mixture() -> None:
-    generator = torch.Generator().manual_seed(0)
-    classes = torch.randint(0, 10, (600,), generator=generator)
-    noise = torch.randn(600, 10, generator=generator)
-    shares = torch.softmax(9 * torch.eye(10)[classes] + 3 * noise, 1)
-    alike = shares @ shares.T  # the chance of one class
-    coder = ClassCodes(10, 48)
-    coder.prepare()
-
-    def error(signs: torch.Tensor) -> float:
-        agreement = signs @ signs.T / 48
-        line = np.polyfit(agreement.flatten(), alike.flatten(), 1)
-        return float((np.polyval(line, agreement) - alike.numpy()).std())
-
-    mixture = torch.where(shares @ coder.codes < 0, -1.0, 1.0)
-    fresh = error(coder.signs(shares))
-    coder.fit(shares)
-    assert error(coder.signs(shares)) < fresh < 0.8 * error(mixture)
-    numbers = coder(shares)
-    assert torch.equal(numbers.sign(), coder.signs(shares))
-    # The database's mean, from which binary storage takes signs, moves none.
-    assert torch.equal((numbers - numbers.mean(0)).sign(), numbers.sign())
-    products = np.corrcoef((numbers @ numbers.T).flatten(), alike.flatten())
-    assert products[0, 1] > 0.98
 
 
 def test_a_network_with_class_shares_has_their_dimensions() -> None:

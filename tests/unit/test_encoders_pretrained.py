@@ -11,7 +11,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,6 @@ from encoders.trained import TrainedEncoder
 from encoders.training import trainer
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
-from retrieval.contracts import Metric
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import frame, load, open_source
 from retrieval.registry import open_encoder
@@ -286,51 +285,6 @@ def test_turned_embeddings_have_the_same_distances(
     assert ((lengths - 1).abs().max() < 1e-3) == (metric == "cosine")
 
 
-def test_class_codes_stand_in_place_of_all_other_numbers(
-    published: torch.nn.Module, tmp_path: Path
-) -> None:
-    network = {
-        **RECIPE.network,
-        "class_sharpness": 10.0,
-        "class_codes": 24,
-        "metric": "inner_product",
-        "resample": "bilinear",
-    }
-    card = train(replace(RECIPE, network=network), tmp_path)
-    encoder = open_encoder(str(tmp_path), "cpu")
-    assert (card.dim, encoder.dim, encoder.metric) == (24, 24, Metric.INNER_PRODUCT)
-    vectors = encoder.encode(pixels(6, 32))
-    assert vectors.shape == (6, 24)
-    assert 1 <= np.abs(vectors).min() < np.abs(vectors).max() <= 3
-    classes = len(card.classes)
-    weights = load_file(tmp_path / "weights.safetensors")
-    codes = weights["class_codes.codes"]
-    fresh = codes.T @ codes / classes
-    assert (weights["class_codes.moment"] - fresh).abs().max() > 0.01  # it was fitted
-    mixtures = vectors - 2 * np.sign(vectors)
-    shares = mixtures @ np.linalg.pinv(codes.numpy())
-    np.testing.assert_allclose(shares @ codes.numpy(), mixtures, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"class_sharpness": None}, r"set network\.class_sharpness, and neither"),
-        ({"itq": True}, "neither network.itq"),
-        ({"head": "whitening"}, "nor the head whitening"),
-        ({"metric": "cosine"}, "for inner products, not for cosine; set network.metric"),
-        ({"class_codes": 3}, "codes of 3 bits are for 2 to 8 classes, there are 10"),
-    ],
-)
-def test_codes_of_classes_that_make_no_sense_are_refused(
-    published: torch.nn.Module, tmp_path: Path, settings: dict[str, Any], message: str
-) -> None:
-    sound = {"class_sharpness": 10.0, "class_codes": 24, "metric": "inner_product"}
-    network = {**RECIPE.network, **sound, **settings}
-    with pytest.raises(BadInput, match=message):
-        train(replace(RECIPE, network=network), tmp_path)
-
-
 def test_images_are_embedded_at_a_side_of_their_own(
     published: torch.nn.Module, tmp_path: Path
 ) -> None:
@@ -346,6 +300,23 @@ def test_images_are_embedded_at_a_side_of_their_own(
         np.testing.assert_allclose(encoder.encode(images), wanted, atol=0.02)  # bfloat16
     first, second = (load_file(tmp_path / n / "weights.safetensors") for n in ("0", "64"))
     assert all(torch.equal(first[name], second[name]) for name in first)  # trained alike
+
+
+def test_images_are_resized_as_the_settings_say(published: torch.nn.Module) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = {}
+    for resample in ("bicubic", "bilinear"):
+        settings = pretrained.PretrainedSettings(
+            model=MODEL, side=48, resample=cast(Literal["bicubic", "bilinear"], resample)
+        )
+        network = pretrained.PretrainedNetwork(settings, 10, 32)
+        network.prepare(images)
+        network.eval()
+        sized = torch.nn.functional.interpolate(images, (48, 48), mode=resample, antialias=True)
+        with torch.inference_mode():
+            features[resample] = network.features_of(images, 48)
+            torch.testing.assert_close(features[resample], network.features_of(sized, 0))
+    assert not torch.allclose(features["bicubic"], features["bilinear"])
 
 
 @pytest.mark.parametrize(
@@ -372,14 +343,8 @@ def test_photographs_are_framed_for_the_model(
 def test_a_stopped_run_ends_as_one_that_was_not(
     published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropout, norms that keep averages, CutMix, codes behind the training; stopped there too."""
-    network = {
-        **RECIPE.network,
-        "dropout": 0.3,
-        "class_sharpness": 10.0,
-        "class_codes": 16,
-        "metric": "inner_product",
-    }
+    """Dropout, norms that keep averages, CutMix, ITQ behind the training; stopped there too."""
+    network = {**RECIPE.network, "dropout": 0.3, "class_sharpness": 10.0, "itq": True}
     recipe = replace(RECIPE, network=network, augmentation=Augmentation(cutmix=0.5))
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
     train(recipe, tmp_path / "whole")
