@@ -1,7 +1,4 @@
-"""What is left of a run of the suite: tables, plots, and what changed since another.
-
-All of it comes from the JSON document of `retr bench`, so that an old one can be drawn again.
-"""
+"""What is left of a run of the suite: tables, plots, and what changed since another."""
 
 import csv
 import statistics
