@@ -22,6 +22,7 @@ from encoders.networks import Amount, Count, Network, Positive, Settings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Metric
 
+ROUNDING = 1e-6  # of the largest variance of 2×2 patches
 WHITENING_FILTERS = 24  # 2 signs × (2 × 2 pixels × 3 channels)
 
 
@@ -160,11 +161,18 @@ class FixedScaleNorm(nn.BatchNorm2d):
 
 
 def whitening_filters(images: Tensor, eps: float = 5e-4) -> Tensor:
-    """The eigenvectors of 2×2 patches of `images`, scaled to unit variance, with both signs."""
+    """The eigenvectors of 2×2 patches of `images`, scaled to unit variance, with both signs.
+
+    Those with the largest variance come first. Grey images have fewer directions, and these come
+    again in place of those that are mere rounding: a norm behind a channel without variance would
+    make gradients grow without bound.
+    """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1)  # (n, 3, rows, columns, 2, 2)
     patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (vectors / torch.sqrt(values + eps)).T.reshape(12, 3, 2, 2).float()
+    filters = (vectors / torch.sqrt(values + eps)).flip(1).T.reshape(12, 3, 2, 2).float()
+    alive = max(1, int((values > ROUNDING * values[-1]).sum()))
+    filters = filters[torch.arange(len(filters)) % alive]
     return torch.cat((filters, -filters))
 
 

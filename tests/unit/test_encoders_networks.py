@@ -45,6 +45,17 @@ def test_whitening_filters_whiten() -> None:
     assert torch.allclose(gram, torch.eye(12), atol=1e-3)
 
 
+def test_grey_images_have_fewer_filters_that_come_again() -> None:
+    grey = random(200, 1, 8, 8).expand(-1, 3, -1, -1)
+    filters = whitening_filters(grey)
+    assert torch.equal(filters[:4], filters[4:8])
+    assert torch.equal(filters[:4], filters[8:12])
+    response = nn.functional.conv2d(grey - grey.mean(), filters)
+    assert response.std((0, 2, 3)).min() > 0.1  # none is dead
+    black = whitening_filters(torch.zeros(20, 3, 8, 8))
+    assert black.shape == (24, 3, 2, 2) and black.isfinite().all()
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_folding_does_not_change_the_function(depth: int) -> None:
     network = siamese(depth=depth)
