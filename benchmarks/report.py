@@ -1,6 +1,5 @@
 """What is left of a run of the suite: tables, plots, and what changed since another."""
 
-import csv
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from retrieval.storage.files import (
     check_format,
     made_folder,
     read_json,
+    write_csv,
     write_json,
     write_whole,
 )
@@ -83,7 +83,7 @@ def write(
     rows = document["rows"]
     write_json(paths["json"], dict(document))
     write_whole(folder / BY_QUERY, lambda partial: pq.write_table(by_query, partial))
-    _write_csv(paths["csv"], [_flat(row) for row in rows])
+    write_csv(paths["csv"], [_flat(row) for row in rows])
     write_whole(paths["md"], lambda partial: partial.write_text(_markdown(table), "utf-8"))
     _draw(paths["png"], rows)
     if find_spec("plotly") is None:
@@ -196,16 +196,6 @@ def _flat(row: Row) -> dict[str, object]:
         elif not isinstance(value, list):
             flat[name] = value
     return flat
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    def write_file(partial: Path) -> None:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
-            table.writeheader()
-            table.writerows(rows)
-
-    write_whole(path, write_file)
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> str:

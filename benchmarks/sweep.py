@@ -8,7 +8,6 @@ table as CSV and a plot lie beside the folders.
 """
 
 import argparse
-import csv
 import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -27,7 +26,7 @@ from retrieval.quality.provenance import Provenance
 from retrieval.quality.verification import Procedure, class_groups, verify
 from retrieval.registry import open_encoder, open_trainer
 from retrieval.storage.cards import WEIGHTS, Card
-from retrieval.storage.files import made_folder, write_whole
+from retrieval.storage.files import made_folder, write_csv
 
 GROUPS = {"trained": "classes trained on", "held_out": "classes held out", "joint": "all classes"}
 Row = dict[str, Any]
@@ -104,18 +103,6 @@ def _weights(folder: Path) -> int:
     return sum(tensor.size for tensor in load_file(folder / WEIGHTS).values())
 
 
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as CSV, whole or not at all."""
-
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
-            table.writeheader()
-            table.writerows(rows)
-
-    write_whole(path, write)
-
-
 def draw(path: Path, rows: Sequence[Row], varied: Sequence[str]) -> None:
     """Plot accuracy over the first key that varies, with a line for each choice of the others."""
     first, *others = [text.partition("=")[0] for text in varied]
@@ -147,7 +134,7 @@ def main() -> None:
     for row in measure(given.recipe, given.set, given.vary, given.out, given.seed):
         rows.append(row)
         print(json.dumps(row), flush=True)
-    write_table(given.out / "sweep.csv", rows)
+    write_csv(given.out / "sweep.csv", rows)
     draw(given.out / "sweep.png", rows, given.vary)
 
 

@@ -1,6 +1,5 @@
 """What a run reports: scores, a CSV and a picture of its curves, and the machine it ran on."""
 
-import csv
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from retrieval.drawing.plots import draw_curves
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.storage.cards import LOG
-from retrieval.storage.files import write_whole
+from retrieval.storage.files import write_csv, write_whole
 
 MEASURES = ("map", "precision_at_10", "knn_accuracy")
 CURVES = "curves.png"
@@ -72,15 +71,8 @@ def score(
 
 def write_reports(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
     """Write the log of the epochs so far as CSV, and its curves as PNG."""
-    write_whole(folder / LOG, lambda path: _write_csv(path, rows))
+    write_csv(folder / LOG, rows)
     draw_curves(folder / CURVES, rows)
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Json]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def draw_reconstructions(

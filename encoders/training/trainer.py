@@ -162,7 +162,7 @@ def _check_made_by(file: Path, made_by: Mapping[str, Json], recipe: Recipe) -> N
     A setting that was not there yet had its default.
     """
     wanted = recipe.to_json()
-    kind = type(_network_of(recipe)[1])
+    kind = _network_of(recipe)[0].settings_type
     try:
         before = cast(Recipe, typed(Recipe, made_by, str(file)))
         before = replace(before, network=typed(kind, before.network, str(file)).to_json())

@@ -1,10 +1,11 @@
 """Files that are whole or not there: hashing, and writing by temporary name and rename."""
 
+import csv
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write the rows as CSV, whole or not at all: a column for each key that any of them has."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
+            table.writeheader()
+            table.writerows(rows)
+
+    write_whole(path, write)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from retrieval.errors import BadInput
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol
 from retrieval.storage.cards import Card
+from retrieval.storage.files import write_csv
 
 
 def labelled(split: str, n: int, classes: int, noise: float, seed: int) -> Labelled:
@@ -162,7 +163,7 @@ def test_a_sweep_has_a_row_for_each_combination(
 
 
 def test_a_sweep_keeps_rows_of_unlike_groups(tmp_path: Path) -> None:
-    sweep.write_table(tmp_path / "a.csv", [{"x": 1, "joint": 0.5}, {"x": 2, "held_out": 0.25}])
+    write_csv(tmp_path / "a.csv", [{"x": 1, "joint": 0.5}, {"x": 2, "held_out": 0.25}])
     assert (tmp_path / "a.csv").read_text().split() == ["x,joint,held_out", "1,0.5,", "2,,0.25"]
 
 
