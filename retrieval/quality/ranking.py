@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from threading import local
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 # scikit-learn brings scipy, which publishes no types.
 from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from retrieval.contracts import Hits, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
@@ -24,7 +26,7 @@ from retrieval.errors import BadInput, Mismatch
 Rows = NDArray[np.int64]
 Distances = NDArray[np.float64]
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 32 * 2**20
 """How much memory the distances of one block of queries take; each core works on a block."""
 
 # A double has 29 bits more than a float32. Once it is rounded, they are free for the row.
@@ -59,12 +61,16 @@ def map_rankings(
         raise BadInput(f"{len(database)} rows are too many to rank exactly; give at most 2^29")
     distances = _Distances(queries, database, metric)
     numbers = np.arange(len(database))
-    size = max(1, BLOCK_BYTES // (8 * max(1, len(database))))
-    room = np.empty((min(size, len(queries)), len(database)))
     cores = usable_cores()
-    results: list[Result] = []
+    size = min(BLOCK_BYTES // (8 * max(1, len(database))), -(-len(queries) // cores))
+    starts = range(0, len(queries), max(1, size))
+    room = local()  # of each thread: to ask the system for memory again takes as long as a product
 
-    def summaries(start: int, block: Distances) -> list[Result]:
+    def summaries(start: int) -> list[Result]:
+        if not hasattr(room, "block"):
+            room.block = np.empty((starts.step, len(database)))
+        block = room.block[: len(queries) - start]
+        distances.write(start, block)
         found = []
         for i, row in enumerate(block, start):
             left_out = -1 if leave_out is None else int(leave_out[i])
@@ -72,16 +78,9 @@ def map_rankings(
             found.append(summarize(i, rows))
         return found
 
-    with ThreadPoolExecutor(cores) as threads:
-        for start in range(0, len(queries), size):
-            # The product has threads of its own: it and the sorts take turns on the cores.
-            block = room[: len(queries) - start]
-            distances.write(start, block, threads)
-            starts = range(0, len(block), max(1, len(block) // cores))
-            parts = np.split(block, starts[1:])
-            done = threads.map(summaries, [start + part for part in starts], parts)
-            results.extend(chain.from_iterable(done))
-    return results
+    # Each core's own product and sorts, in its own cache, beat cores that share each product.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as threads:
+        return [*chain.from_iterable(threads.map(summaries, starts))]
 
 
 def nearest(queries: Vectors, database: Vectors, metric: Metric, k: int) -> Hits:
@@ -153,17 +152,13 @@ class _Distances:
         self._queries, self._database, self._metric = a, b, metric
         self.lowest = lowest
 
-    def write(self, start: int, out: Distances, threads: ThreadPoolExecutor) -> None:
+    def write(self, start: int, out: Distances) -> None:
         """Write the distances of len(out) queries from `start` on into `out` (b, n)."""
         queries = self._queries[start : start + len(out)]
-        if self._metric is not Metric.MANHATTAN:
+        if self._metric is Metric.MANHATTAN:
+            cdist(queries, self._database, "cityblock", out=out)
+        else:
             np.matmul(queries, self._database.T, out=out)
-            return
-
-        def write_line(i: int) -> None:
-            cdist(queries[i : i + 1], self._database, "cityblock", out=out[i : i + 1])
-
-        list(threads.map(write_line, range(len(out))))  # so that errors are raised
 
 
 def _nearest_first(distances: Distances, lowest: float, numbers: Rows, left_out: int) -> Rows:
