@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 # scikit-learn brings scipy, which publishes no types.
 from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from retrieval.contracts import Hits, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
