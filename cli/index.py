@@ -26,7 +26,7 @@ def index(
             show_default=False,
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="exact, ivf, hnsw, or a plug-in's name.")] = "hnsw",
+    backend: Annotated[str, typer.Option(help="exact, ivf, hnsw, hnsw-sq, ivfpq, faiss, or a plug-in's name.")] = "hnsw",
     metric: MetricName = None,
     options: Options = None,
     out: Annotated[

@@ -1,7 +1,10 @@
 """Between the contract and faiss: metrics, masks, distances, files."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import faiss
 import numpy as np
@@ -47,9 +50,42 @@ def to_distances(scores: NDArray[np.float32], metric: Metric) -> NDArray[np.floa
     return scores
 
 
+def inside(index: Any) -> Any:
+    """The index within those that refine it, or turn its vectors, as the class that it is."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return inside(index.base_index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return inside(index.index)
+    return index
+
+
+def set_parameters(index: Any, text: str) -> None:
+    """Set faiss's parameters of search, as `nprobe=16,k_factor_rf=4`. Raises RuntimeError."""
+    space: Any = faiss.ParameterSpace()
+    space.set_index_parameters(index, text)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for what faiss does meanwhile; 0 for as many as it takes by itself."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def save(index: faiss.Index, folder: Path) -> None:
     """Write the index to `FILE` in the folder."""
     write_whole(folder / FILE, lambda partial: faiss.write_index(index, str(partial)))
+
+
+def reason(problem: Exception) -> str:
+    """What faiss says went wrong, without the place in its code."""
+    said = re.sub(r"^Error in .* at \S+:\d+: (Error: )?", "", str(problem)).split("\n")[0]
+    return re.sub(r"^\w+::\w+: ?", "", said)
 
 
 def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
@@ -60,8 +96,7 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
     try:
         index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as problem:
-        reason = str(problem).rpartition("Error: ")[2].splitlines()[0]
-        raise BadData(f"{path} is damaged ({reason}); build the index again") from None
+        raise BadData(f"{path} is damaged ({reason(problem)}); build the index again") from None
     if not isinstance(index, kind) or index.metric_type != METRICS[metric]:
         raise BadData(
             f"{path} holds {type(index).__name__} with faiss's metric {index.metric_type}, wanted"

@@ -6,7 +6,7 @@ Nearest Neighbor Search (TPAMI 2011), section IV, without the quantization: fais
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, isqrt
+from math import ceil
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, cast
@@ -15,15 +15,11 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge
+from indexers.lists import list_count, training_rows
 from indexers.options import check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
-
-# faiss's k-means wants from 39 to 256 training points per cluster: it warns below the first and
-# leaves out what exceeds the second.
-FEWEST_POINTS = 39
-MOST_POINTS = 256
 
 GPU_METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 GPU_LIMIT = 2048  # the greatest k and the greatest n_probe of faiss's GPU kernels
@@ -65,14 +61,14 @@ class Ivf:
         """
         vectors = checked_vectors(vectors)
         rows, dim = vectors.shape
-        lists = self._lists(rows)
+        lists = list_count(rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
         index = faiss.IndexIVFFlat(faiss.IndexFlat(dim, metric), dim, lists, metric)
         gpu = Gpu(index) if self._on_gpu() else None
         trained: Any = index if gpu is None else gpu.index
         trained.cp.seed = self.seed
         trained.cp.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
-        trained.train(prepared(self._sample(vectors, lists), self.metric))
+        trained.train(prepared(training_rows(vectors, lists, self.seed), self.metric))
         for _, block in prepared_blocks(vectors, self.metric):
             trained.add(block)
         if gpu is not None:
@@ -86,18 +82,6 @@ class Ivf:
         """
         index = faiss_bridge.load(folder, faiss.IndexIVFFlat, self.metric)
         return IvfIndex(index, self.metric, self.n_probe, Gpu(index) if self._on_gpu() else None)
-
-    def _lists(self, rows: int) -> int:
-        if self.n_lists is not None:
-            return min(self.n_lists, rows)
-        return max(1, min(isqrt(16 * rows), rows // FEWEST_POINTS))
-
-    def _sample(self, vectors: Vectors, lists: int) -> Vectors:
-        enough = lists * MOST_POINTS
-        if len(vectors) <= enough:
-            return vectors
-        rows = np.random.default_rng(self.seed).choice(len(vectors), enough, replace=False)
-        return vectors[np.sort(rows)]
 
     def _on_gpu(self) -> bool:
         there_is_one = faiss.get_num_gpus() > 0

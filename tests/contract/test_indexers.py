@@ -19,6 +19,9 @@ OWN = {
     "exact": set(Metric),
     "ivf": set(Metric),
     "hnsw": set(Metric) - {Metric.MANHATTAN},
+    "hnsw-sq": set(Metric) - {Metric.MANHATTAN},
+    "ivfpq": set(Metric) - {Metric.MANHATTAN},
+    "faiss": set(Metric),
 }
 
 
@@ -51,6 +54,13 @@ def test_contract(name: str, metric: Metric) -> None:
         ("ivf", {"n_lists": 1200, "n_probe": 400}),
         ("hnsw", {"m": 4, "ef": 60, "build_threads": 1}),
         ("hnsw", {"m": 64, "ef": 500}),
+        ("hnsw-sq", {"axes": 16, "m": 8, "refine": 8, "build_threads": 1}),
+        ("hnsw-sq", {"axes": 1000}),
+        ("ivfpq", {"axes": 16, "n_lists": 8, "n_probe": 100, "per_code": 4, "refine": 20}),
+        ("ivfpq", {"n_lists": 1200, "n_probe": 1200, "per_code": 7, "refine": 30}),
+        ("faiss", {"factory": "Flat"}),
+        ("faiss", {"search": "efSearch=200"}),
+        ("faiss", {"factory": "IVF16,SQ8,RFlat", "search": "nprobe=16,k_factor_rf=4"}),
     ],
 )
 def test_contract_with_other_options(name: str, options: dict[str, object]) -> None:
@@ -78,11 +88,11 @@ def test_distances_and_order_by_hand(name: str, metric: Metric) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_backend_imports_no_other_library(name: str) -> None:
-    library = {"exact": "faiss", "ivf": "faiss", "hnsw": "hnswlib"}[name]
+    library = "hnswlib" if name == "hnsw" else "faiss"
     code = (
         "import sys; import indexers; heavy = {'faiss', 'hnswlib', 'torch'};"
-        " assert not heavy & set(sys.modules);"
-        f" import indexers.{name}; print(*heavy & set(sys.modules))"
+        " from retrieval.registry import make_indexer; assert not heavy & set(sys.modules);"
+        f" make_indexer('{name}', {{}}); print(*heavy & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [library]

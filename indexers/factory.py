@@ -1,0 +1,102 @@
+"""Whatever faiss's index factory makes: https://github.com/facebookresearch/faiss/wiki."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+
+from indexers import faiss_bridge
+from indexers.faiss_index import FaissIndex
+from indexers.lists import training_rows
+from indexers.options import check_range
+from retrieval.contracts import Json, Metric, Vectors
+from retrieval.errors import BadInput
+from retrieval.hits import checked_vectors, prepared, prepared_blocks
+
+ENOUGH = 1024  # clusters, whose training rows are enough for all that has fewer
+KNOW_MANHATTAN = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
+
+
+@dataclass(frozen=True)
+class Faiss:
+    """`faiss`: an index by its factory string, such as `OPQ16_64,IVF1024,PQ16x4fs,RFlat`.
+
+    factory: as faiss's index_factory takes it.
+    search: parameters of search, as faiss's ParameterSpace and autofaiss write them:
+    `nprobe=16,k_factor_rf=4`; without any, faiss's own.
+    seed: draws the training rows.
+
+    Distances are those that faiss reports: of codes without refinement (`…,RFlat`) they are
+    approximate. Without the vectors, a line has fewer rows than k where faiss finds fewer.
+    """
+
+    metric: Metric = Metric.COSINE
+    factory: str = "HNSW32,Flat"
+    search: str = ""
+    seed: int = 0
+    search_options: ClassVar[frozenset[str]] = frozenset({"search"})
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0, 2**31 - 1)
+
+    def build(self, vectors: Vectors) -> FaissIndex:
+        """An index of the vectors (n, dim), n ≥ 1, in copies.
+
+        Raises BadInput for other vectors, and for a string that faiss does not take.
+        """
+        vectors = checked_vectors(vectors)
+        metric = faiss_bridge.METRICS[self.metric]
+        try:
+            index: Any = faiss.index_factory(vectors.shape[1], self.factory, metric)
+            _check_metric(index, self.metric)
+            clusters = _clusters(index)
+            sample = training_rows(vectors, max(clusters, ENOUGH), self.seed)
+            if len(sample) < clusters:
+                sample = np.resize(sample, (clusters, vectors.shape[1]))  # rows come again
+            index.train(prepared(sample, self.metric))
+            for _, block in prepared_blocks(vectors, self.metric):
+                index.add(block)
+        except RuntimeError as problem:
+            raise BadInput(
+                f"faiss makes no {self.metric} index '{self.factory}' of {len(vectors):,} vectors "
+                f"of {vectors.shape[1]} dimensions ({faiss_bridge.reason(problem)}); change factory"
+            ) from None
+        return self._searched(index)
+
+    def load(self, folder: Path) -> FaissIndex:
+        """The index saved in the folder, with these parameters of search.
+
+        Raises BadData if it is not there or damaged, BadInput for parameters that it lacks.
+        """
+        return self._searched(faiss_bridge.load(folder, faiss.Index, self.metric))
+
+    def _searched(self, index: Any) -> FaissIndex:
+        if self.search:
+            try:
+                faiss_bridge.set_parameters(index, self.search)
+            except RuntimeError as problem:
+                raise BadInput(
+                    f"faiss does not search '{self.factory}' with '{self.search}' "
+                    f"({faiss_bridge.reason(problem)}); change search"
+                ) from None
+        details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
+        return FaissIndex(index, self.metric, details)
+
+
+def _check_metric(index: Any, metric: Metric) -> None:
+    """Raise RuntimeError where codes know no such distance: faiss would end the process."""
+    kind = faiss_bridge.inside(index)
+    if metric is Metric.MANHATTAN and not isinstance(kind, KNOW_MANHATTAN):
+        raise RuntimeError(f"{type(kind).__name__} does not know the distance")
+
+
+def _clusters(index: Any) -> int:
+    """How many centroids are to be trained; and keep faiss from warning that rows are few."""
+    inside = faiss_bridge.inside(index)
+    codes = getattr(inside, "pq", None)
+    for part in (inside, codes):
+        if clustering := getattr(part, "cp", None):
+            clustering.min_points_per_centroid = 1
+    return max(getattr(inside, "nlist", 1), 1 if codes is None else codes.ksub)

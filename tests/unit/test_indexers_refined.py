@@ -1,0 +1,257 @@
+"""What the contract leaves open about faiss's compressed indices: axes, effort, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from indexers import faiss_bridge, faiss_index
+from indexers.exact import Exact
+from indexers.factory import Faiss
+from indexers.faiss_index import FaissIndex
+from indexers.hnsw_sq import HnswSq
+from indexers.ivfpq import IvfPq
+from indexers.projection import projection
+from retrieval.contracts import Indexer, Metric, Vectors
+from retrieval.errors import BadData, BadInput
+
+REFINED: list[Indexer] = [HnswSq(Metric.EUCLIDEAN), IvfPq(Metric.EUCLIDEAN)]
+
+
+def vectors(rows: int, dim: int = 32, axes: int = 6) -> Vectors:
+    """Vectors that vary along few axes, and a little along all, off the origin."""
+    generator = np.random.default_rng(2)
+    along = generator.standard_normal((axes, dim))
+    noise = 0.05 * generator.standard_normal((rows, dim))
+    return (generator.standard_normal((rows, axes)) @ along + noise + 3).astype(np.float32)
+
+
+def turned(values: Vectors, metric: Metric, **options: Any) -> Vectors:
+    transform = projection(values, metric, **options)
+    assert transform is not None
+    return np.asarray(transform.apply(values))
+
+
+def test_the_axes_keep_distances() -> None:
+    values = vectors(500)
+    for axes, most in ((8, 0.1), (31, 0.01)):
+        short = turned(values, Metric.EUCLIDEAN, axes=axes, multiple=1)
+        assert short.shape == (500, axes)
+        before = np.linalg.norm(values[:250] - values[250:], axis=1)
+        after = np.linalg.norm(short[:250] - short[250:], axis=1)
+        assert (np.abs(after / before - 1) < most).all()
+
+
+@pytest.mark.parametrize("metric", [Metric.INNER_PRODUCT, Metric.COSINE])
+def test_the_axes_keep_products_of_vectors_off_the_origin(metric: Metric) -> None:
+    values = vectors(500)
+    short = turned(values, metric, axes=8, multiple=1)
+    before, after = values[:250] @ values[250:].T, short[:250] @ short[250:].T
+    assert (np.abs(after - before) < 0.01 * np.abs(before).max()).all()
+
+
+def test_mixed_axes_keep_distances_and_share_the_variance() -> None:
+    values = vectors(500)
+    short = turned(values, Metric.EUCLIDEAN, axes=16, mixed=True)
+    before = np.linalg.norm(values[:250] - values[250:], axis=1)
+    np.testing.assert_allclose(np.linalg.norm(short[:250] - short[250:], axis=1), before, rtol=0.05)
+    assert short.var(axis=0).max() < 6 * short.var(axis=0).mean()
+    plain = turned(values, Metric.EUCLIDEAN, axes=16)
+    assert plain.var(axis=0).max() > 6 * plain.var(axis=0).mean() or (
+        plain.var(axis=0).min() < 1e-3 * plain.var(axis=0).max()
+    )
+    again = turned(values, Metric.EUCLIDEAN, axes=16, mixed=True)
+    np.testing.assert_array_equal(short, again)
+    assert (turned(values, Metric.EUCLIDEAN, axes=16, mixed=True, seed=1) != short).any()
+
+
+def test_how_many_axes() -> None:
+    values = vectors(500)
+    of_variance = turned(values, Metric.EUCLIDEAN, axes=None, multiple=1)
+    spread = np.linalg.eigvalsh(np.cov(values.T))[::-1]
+    shares = np.cumsum(spread) / spread.sum()
+    assert shares[of_variance.shape[1] - 1] >= 0.95 > shares[of_variance.shape[1] - 2]
+    assert turned(values, Metric.EUCLIDEAN, axes=None).shape[1] == 16
+    assert turned(values, Metric.EUCLIDEAN, axes=3).shape[1] == 16
+    assert projection(values, Metric.EUCLIDEAN, axes=17) is None, "32 axes are all there are"
+    assert projection(values, Metric.EUCLIDEAN, axes=1000) is None
+    assert projection(np.zeros((5, 4), np.float32), Metric.COSINE, None) is None
+
+
+def test_axes_of_vectors_whose_squares_leave_float32() -> None:
+    values = vectors(300)
+    for scale in (1e30, 1e-30):
+        short = turned((values * scale).astype(np.float32), Metric.EUCLIDEAN, axes=16)
+        plain = turned(values, Metric.EUCLIDEAN, axes=16)
+        # Beyond those along which they vary, axes are as good as any others.
+        np.testing.assert_allclose(np.abs(short / scale)[:, :6], np.abs(plain)[:, :6], atol=1e-2)
+
+
+def test_details_say_what_was_kept() -> None:
+    assert HnswSq(Metric.EUCLIDEAN).build(vectors(500)).details == {"axes": 16}
+    assert HnswSq(Metric.EUCLIDEAN, axes=40).build(vectors(500)).details == {"axes": 32}
+    pq = IvfPq(Metric.EUCLIDEAN, n_lists=7, axes=16, per_code=4).build(vectors(500))
+    assert pq.details == {"lists": 7, "axes": 16, "bits": 16}
+    odd = IvfPq(Metric.EUCLIDEAN, n_lists=7, per_code=2).build(vectors(500, dim=15))
+    assert odd.details["bits"] == 60, "15 numbers are not made of pairs"
+    assert Faiss().build(vectors(500)).details == {"kind": "IndexHNSWFlat"}
+
+
+@pytest.mark.parametrize("indexer", REFINED, ids=["hnsw-sq", "ivfpq"])
+def test_distances_are_those_of_the_vectors(indexer: Indexer) -> None:
+    database, queries = vectors(3000), vectors(3020)[3000:]
+    hits = indexer.build(database).search(queries, 10)
+    true = np.linalg.norm(database[hits.rows] - queries[:, None], axis=2)
+    np.testing.assert_allclose(hits.distances, true, rtol=1e-4)
+
+
+@pytest.mark.parametrize("indexer", REFINED, ids=["hnsw-sq", "ivfpq"])
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.95])
+def test_masks_of_every_size(
+    indexer: Indexer, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "COMPARED", 100)
+    database, queries = vectors(4000), vectors(4030)[4000:]
+    mask = np.random.default_rng(0).random(4000) < share
+    hits = indexer.build(database).search(queries, 4, mask)
+    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
+    assert (hits.rows == truth.rows).mean() > 0.95
+    assert mask[hits.rows[hits.rows >= 0]].all()
+
+
+def test_queries_that_find_too_few_rows_are_compared_with_all() -> None:
+    database = vectors(3000)
+    index = IvfPq(Metric.EUCLIDEAN, n_lists=100, n_probe=1).build(database)
+    hits = index.search(database[:5], 2000)
+    truth = Exact(Metric.EUCLIDEAN).build(database).search(database[:5], 2000)
+    np.testing.assert_allclose(hits.distances, truth.distances, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("made", "option", "values"),
+    [
+        (HnswSq(Metric.EUCLIDEAN, axes=16), "refine", (1, 16)),
+        (HnswSq(Metric.EUCLIDEAN, refine=1), "ef", (1, 200)),
+        (IvfPq(Metric.EUCLIDEAN, axes=16, n_probe=100), "refine", (1, 40)),
+        (IvfPq(Metric.EUCLIDEAN, refine=40), "n_probe", (1, 100)),
+    ],
+)
+def test_effort_is_the_loading_indexer_s(
+    made: Any, option: str, values: tuple[int, int], tmp_path: Path
+) -> None:
+    database, queries = vectors(3000, axes=20), vectors(3100, axes=20)[3000:]
+    made.build(database).save(tmp_path)
+    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 10)
+    found = []
+    for value in values:
+        index = type(made)(**{**vars(made), option: value}).load(tmp_path)
+        found.append((index.search(queries, 10).rows == truth.rows).mean())
+    assert found[0] + 0.03 < found[1], "more effort must find more"
+
+
+def test_one_thread_builds_the_same_graph(tmp_path: Path) -> None:
+    files = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        HnswSq(Metric.EUCLIDEAN, build_threads=1).build(vectors(2000)).save(folder)
+        files.append((folder / "index.faiss").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_seed_decides_the_lists(tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        folder = tmp_path / name
+        folder.mkdir()
+        IvfPq(Metric.EUCLIDEAN, n_lists=8, seed=seed).build(vectors(2000)).save(folder)
+        files.append((folder / "index.faiss").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("indexer", REFINED, ids=["hnsw-sq", "ivfpq"])
+def test_saved_for_faiss(indexer: Indexer, tmp_path: Path) -> None:
+    database, queries = vectors(2000), vectors(2020)[2000:]
+    index = indexer.build(database)
+    index.save(tmp_path)
+    read: Any = faiss.read_index(str(tmp_path / "index.faiss"))
+    read.k_factor = 40
+    faiss_bridge.set_parameters(
+        read, "efSearch=400" if isinstance(indexer, HnswSq) else "nprobe=40"
+    )
+    assert (read.search(queries, 1)[1] == index.search(queries, 1).rows).mean() > 0.9
+
+
+def test_load_refuses_another_kind(tmp_path: Path) -> None:
+    HnswSq(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
+    with pytest.raises(BadData, match="IndexHNSWSQ, wanted IndexIVFPQFastScan"):
+        IvfPq(Metric.EUCLIDEAN).load(tmp_path)
+    with pytest.raises(BadData, match="wanted IndexRefineFlat"):
+        HnswSq(Metric.INNER_PRODUCT).load(tmp_path)
+    IvfPq(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
+    with pytest.raises(BadData, match="IndexIVFPQFastScan, wanted IndexHNSWSQ"):
+        HnswSq(Metric.EUCLIDEAN).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (HnswSq, {"metric": Metric.MANHATTAN}, "no graph of bytes for manhattan"),
+        (HnswSq, {"axes": 0}, "axes is 0; give it at least 1"),
+        (HnswSq, {"m": 1}, "m is 1; give it from 2 to 1024"),
+        (HnswSq, {"ef": 0}, "ef is 0"),
+        (HnswSq, {"refine": 0}, "refine is 0"),
+        (IvfPq, {"metric": Metric.MANHATTAN}, "no product codes for manhattan"),
+        (IvfPq, {"n_lists": 0}, "n_lists is 0"),
+        (IvfPq, {"n_probe": 0}, "n_probe is 0"),
+        (IvfPq, {"per_code": 0}, "per_code is 0"),
+        (Faiss, {"seed": -1}, "seed is -1"),
+    ],
+)
+def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factory": "HNSV32"}, "could not parse index string HNSV32.*change factory"),
+        ({"factory": "PQ7"}, "'PQ7' of 200 vectors of 32 dimensions"),
+        ({"factory": "HNSW32_SQ8", "metric": Metric.MANHATTAN}, "no manhattan index 'HNSW32_SQ8'"),
+        (
+            {"search": "nprobe=3"},
+            r"does not search 'HNSW32,Flat' with 'nprobe=3' \(could not set parameter nprobe\)",
+        ),
+        ({"search": "efSearch=many"}, "change search"),
+    ],
+)
+def test_what_faiss_does_not_make_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Faiss(**options).build(vectors(200))
+
+
+def test_parameters_of_search_are_the_loading_indexer_s(tmp_path: Path) -> None:
+    database = vectors(2000)
+    Faiss(factory="IVF50,Flat", search="nprobe=2").build(database).save(tmp_path)
+    index = Faiss(factory="IVF50,Flat", search="nprobe=50").load(tmp_path)
+    truth = Exact().build(database).search(database[:50], 5)
+    assert (index.search(database[:50], 5).rows == truth.rows).mean() > 0.98
+    assert isinstance(index, FaissIndex)
+    assert index.vectors is None, "inverted lists keep no vectors that could be compared at once"
+
+
+def test_a_kind_that_takes_no_mask_says_so() -> None:
+    index = Faiss(factory="NSG16").build(vectors(500))
+    mask = np.arange(500) % 2 == 0
+    with pytest.raises(BadInput, match="IndexNSGFlat cannot search among some of its rows"):
+        index.search(vectors(5), 3, mask)
+
+
+def test_few_rows_are_no_reason_for_faiss_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
+    for indexer in (*REFINED, Faiss(factory="IVF16,PQ4"), Faiss(factory="PQ8")):
+        for rows in (1, 10, 100):
+            assert len(indexer.build(vectors(rows))) == rows
+    assert capfd.readouterr() == ("", "")
