@@ -25,7 +25,7 @@ from retrieval.contracts import Hits, Indexer, Json, Metric
 from retrieval.errors import BadInput, RetrError
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.metrics import DEFINITIONS, index_recall_at
+from retrieval.quality.metrics import DEFINITIONS, RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of, nearest
 from retrieval.registry import make_indexer
 
@@ -34,9 +34,6 @@ K = max(KS)
 SINGLES = 1000  # queries that are asked one at a time
 REPEATS = 5  # of these, and of all queries at once
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
-
-# Cosines that are closer than this, float32 cannot tell apart; see docs/metrics.md.
-RESOLUTION = {Metric.COSINE: 1e-6}
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

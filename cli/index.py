@@ -1,11 +1,13 @@
 """`retr index`: embeddings to a searchable index."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import (
+    BYTES,
+    SECONDS,
     Debug,
     Json,
     MetricName,
@@ -14,8 +16,15 @@ from cli.options import (
     WorkspaceFolder,
     parsed_metric,
     parsed_options,
+    parsed_quantity,
 )
 from cli.output import Output, duration, plural, size
+
+if TYPE_CHECKING:
+    from retrieval.contracts import Json as JsonValue
+    from retrieval.tuning import Trial, Tuning
+
+AUTO = "auto"
 
 
 def index(
@@ -26,9 +35,57 @@ def index(
             show_default=False,
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="exact, ivf, hnsw, hnsw-sq, ivfpq, faiss, or a plug-in's name.")] = "hnsw",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="exact, ivf, hnsw, hnsw-sq, ivfpq, faiss, or a plug-in's name; or auto: the "
+            "fastest that reaches a recall, by measurement."
+        ),
+    ] = "hnsw",
     metric: MetricName = None,
     options: Options = None,
+    target_recall: Annotated[
+        float | None,
+        typer.Option(
+            help="For auto: the recall of the nearest neighbours to reach.  [default: 0.95]",
+            show_default=False,
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="For auto: such as 2GB, or 500MB.", show_default=False),
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            help="For auto, that 95 of 100 queries may take: such as 1ms, or 200us.",
+            show_default=False,
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k", help="For auto: how many neighbours.  [default: 10]", show_default=False
+        ),
+    ] = None,
+    batches: Annotated[
+        bool,
+        typer.Option(
+            "--batches",
+            help="For auto: choose by the time of many queries in one call, not of single ones.",
+        ),
+    ] = False,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            help="For auto: embeddings to measure with.  [default: some of the rows]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The index folder.  [default: one in the workspace]", show_default=False),
@@ -43,21 +100,58 @@ def index(
     An index that stands in the folder already is replaced once the new one is whole.
 
     Example: retr index --backend hnsw --set m=32 --set ef=200
+
+    Example: retr index --backend auto --target-recall 0.99 --max-memory 2GB
     """
     import time
 
+    from retrieval.errors import BadInput
     from retrieval.indexing import build_index
     from retrieval.storage.shards import open_embeddings
+    from retrieval.tuning import Target, build_best
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
+    asked = (target_recall, max_memory, max_latency, k, batches or None, queries, seed)
+    if backend != AUTO and any(value is not None for value in asked):
+        raise BadInput(
+            f"what an index must reach is for --backend {AUTO}; {backend} is built as --set says"
+        )
     place = Workspace.at(workspace)
     folders = embeddings or [place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS")]
     sets = [open_embeddings(folder) for folder in folders]
     chosen = parsed_metric(metric) or sets[0].facts.metric
     folder = out or place.index_folder(folders[0], backend, chosen)
     started = time.perf_counter()
-    facts = build_index(sets, backend, folder, chosen, parsed_options(options))
+    tuning: Tuning | None = None
+    if backend == AUTO:
+        if options:
+            raise BadInput(f"--backend {AUTO} chooses the options; leave --set away")
+        limits = {
+            name: None if text is None else parsed_quantity(f"--{name.replace('_', '-')}", text, of)
+            for name, text, of in (
+                ("max_memory", max_memory, BYTES),
+                ("max_latency", max_latency, SECONDS),
+            )
+        }
+        with output.steps() as step:
+            facts, tuning = build_best(
+                sets,
+                folder,
+                Target(
+                    0.95 if target_recall is None else target_recall,
+                    10 if k is None else k,
+                    batches=batches,
+                    **limits,
+                ),
+                metric=chosen,
+                queries=None if queries is None else open_embeddings(queries),
+                seed=seed or 0,
+                progress=step,
+            )
+        _print(output, tuning)
+    else:
+        facts = build_index(sets, backend, folder, chosen, parsed_options(options))
     seconds = time.perf_counter() - started
     if out is None or place.folder.is_dir():
         place.remember(Role.INDEX, folder)
@@ -66,12 +160,14 @@ def index(
     settings = {**facts.options, **facts.details}
     output.say(
         f"{plural(facts.rows, 'row')} of {facts.dim} dimensions in {folder}\n"
-        f"{backend}, {facts.metric}, built in {duration(seconds)}, {size(n_bytes)}"
+        f"{facts.backend}, {facts.metric}, built in {duration(seconds)}, {size(n_bytes)}"
     )
     if settings:
         output.say(", ".join(f"{name} {value}" for name, value in settings.items()))
+    document: dict[str, JsonValue] = {} if tuning is None else {"tuning": tuning.to_json()}
     output.document(
-        {
+        document
+        | {
             "out": str(folder),
             "backend": facts.backend,
             "metric": str(facts.metric),
@@ -82,4 +178,33 @@ def index(
             "seconds": seconds,
             "size_bytes": n_bytes,
         }
+    )
+
+
+def _print(output: Output, tuning: "Tuning") -> None:
+    """What was tried, what stands now, and why."""
+    target = tuning.target
+    if tuning.trials:
+        whose = "rows held out of the samples" if tuning.held_out else "the given embeddings"
+        output.say(f"{tuning.queries:,} queries: {whose}")
+        output.table(
+            ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95", "size", ""),
+            [_line(trial, trial.verdict) for trial in tuning.trials]
+            + [_line(trial, trial.verdict or "chosen") for trial in tuning.checked],
+            left=2,
+        )
+    output.say(tuning.reason)
+
+
+def _line(trial: "Trial", remark: str) -> tuple[str, ...]:
+    setting = " ".join(f"{name}={value}" for name, value in trial.setting.items())
+    return (
+        trial.backend,
+        setting,
+        f"{trial.rows:,}",
+        f"{trial.recall:.4f}",
+        f"{1 / trial.seconds:,.0f}",
+        duration(trial.latency),
+        size(trial.size_bytes),
+        remark,
     )

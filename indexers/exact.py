@@ -22,6 +22,15 @@ class Exact:
     metric: Metric = Metric.COSINE
     search_options: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Exact"]:
+        """There is one."""
+        return [cls(metric)]
+
+    def ladders(self) -> list[list["Exact"]]:
+        """There is nothing to choose."""
+        return [[self]]
+
     def build(self, vectors: Vectors) -> "ExactIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
         vectors = checked_vectors(vectors)

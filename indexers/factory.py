@@ -1,6 +1,6 @@
 """Whatever faiss's index factory makes: https://github.com/facebookresearch/faiss/wiki."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from indexers import faiss_bridge
 from indexers.faiss_index import FaissIndex
-from indexers.lists import training_rows
-from indexers.options import check_range
+from indexers.lists import list_count, training_rows
+from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import checked_vectors, prepared, prepared_blocks
@@ -40,6 +40,25 @@ class Faiss:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Faiss"]:
+        """Indices of bytes that keep no vectors, for where memory is short."""
+        lists = list_count(rows, None)
+        factories = ("HNSW16_SQ8", f"IVF{lists},SQ8", f"IVF{lists},PQ{_codes(dim)}")
+        return [
+            cls(metric, factory=factory, seed=seed)
+            for factory in factories
+            if metric is not Metric.MANHATTAN
+        ]
+
+    def ladders(self) -> list[list["Faiss"]]:
+        """By `efSearch` of a graph, or `nprobe` of lists."""
+        efforts = {"HNSW": ("efSearch", EFFORTS), "IVF": ("nprobe", PROBES)}
+        for kind, (name, values) in efforts.items():
+            if kind in self.factory:
+                return [[replace(self, search=f"{name}={value}") for value in values]]
+        return [[self]]
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies.
@@ -83,6 +102,11 @@ class Faiss:
                 ) from None
         details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
         return FaissIndex(index, self.metric, details)
+
+
+def _codes(dim: int) -> int:
+    """How many bytes a code has: one for about four numbers, as many for each."""
+    return max(codes for codes in range(1, max(1, dim // 4) + 1) if dim % codes == 0)
 
 
 def _check_metric(index: Any, metric: Metric) -> None:

@@ -6,7 +6,7 @@ Navigable Small World graphs (TPAMI 2020).
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
-from indexers.options import check_range
+from indexers.options import EFFORTS, check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import BLOCK, Found, answer, checked_vectors, prepared, prepared_blocks
@@ -71,6 +71,15 @@ class Hnsw:
         check_range("ef", self.ef, 1, 2**31 - 1)
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_range("build_threads", self.build_threads, 0, 1024)
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Hnsw"]:
+        """Graphs of usual and of many links."""
+        return [cls(metric, m=m, seed=seed) for m in (16, 32) if metric in SPACES]
+
+    def ladders(self) -> list[list["Hnsw"]]:
+        """By `ef`."""
+        return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""

@@ -7,7 +7,7 @@ IndexHNSWSQ (Malkov & Yashunin, TPAMI 2020) of 8-bit numbers behind a LinearTran
 IndexRefineFlat.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ import faiss
 
 from indexers import faiss_bridge
 from indexers.faiss_index import FaissIndex
-from indexers.options import check_range
-from indexers.projection import projection
+from indexers.options import EFFORTS, check_range
+from indexers.projection import fewer_axes, projection
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import BLOCK, checked_vectors, prepared, prepared_blocks
@@ -62,6 +62,23 @@ class HnswSq:
         check_range("ef", self.ef, 1, 2**31 - 1)
         check_range("refine", self.refine, 1, 10_000)
         check_range("build_threads", self.build_threads, 0, 1024)
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["HnswSq"]:
+        """Graphs of usual and of many links, over all axes and over fewer."""
+        return [
+            cls(metric, axes=axes, m=m)
+            for axes in fewer_axes(dim)
+            for m in (16, 32)
+            if metric in METRICS
+        ]
+
+    def ladders(self) -> list[list["HnswSq"]]:
+        """By `ef`, for each of several `refine`."""
+        return [
+            [replace(self, refine=refine, ef=ef) for ef in EFFORTS]
+            for refine in (1, 2, 3, 4, 6, 10)
+        ]
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""

@@ -5,7 +5,7 @@ Nearest Neighbor Search (TPAMI 2011), section IV, without the quantization: fais
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,7 @@ import numpy as np
 
 from indexers import faiss_bridge
 from indexers.lists import list_count, training_rows
-from indexers.options import check_range
+from indexers.options import PROBES, check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
@@ -53,6 +53,15 @@ class Ivf:
             raise BadInput(f"option device is '{self.device}'; give it one of {', '.join(DEVICES)}")
         if self.device == "cuda" and self.metric not in GPU_METRICS:
             raise BadInput(f"faiss has no {self.metric} lists on a GPU; set device=cpu")
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Ivf"]:
+        """The usual number of lists."""
+        return [cls(metric, seed=seed)]
+
+    def ladders(self) -> list[list["Ivf"]]:
+        """By `n_probe`."""
+        return [[replace(self, n_probe=n_probe) for n_probe in PROBES]]
 
     def build(self, vectors: Vectors) -> "IvfIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy.

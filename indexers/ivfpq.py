@@ -5,7 +5,7 @@ Kermarrec, Le Scouarnec, Cache locality is not enough: High-Performance Nearest 
 Product Quantization Fast Scan (VLDB 2015): faiss's IndexIVFPQFastScan in an IndexRefineFlat.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ import numpy as np
 from indexers import faiss_bridge
 from indexers.faiss_index import FaissIndex
 from indexers.lists import list_count, training_rows
-from indexers.options import check_range
-from indexers.projection import projection
+from indexers.options import PROBES, check_range
+from indexers.projection import fewer_axes, projection
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import checked_vectors, prepared, prepared_blocks
@@ -62,6 +62,18 @@ class IvfPq:
         check_range("per_code", self.per_code, 1)
         check_range("refine", self.refine, 1, 10_000)
         check_range("seed", self.seed, 0, 2**31 - 1)
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["IvfPq"]:
+        """Codes of all axes and of fewer."""
+        return [cls(metric, axes=axes, seed=seed) for axes in fewer_axes(dim) if metric in METRICS]
+
+    def ladders(self) -> list[list["IvfPq"]]:
+        """By `n_probe`, for each of several `refine`."""
+        return [
+            [replace(self, refine=refine, n_probe=n_probe) for n_probe in PROBES]
+            for refine in (2, 4, 8, 16)
+        ]
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""

@@ -54,6 +54,11 @@ def projection(
     return transform
 
 
+def fewer_axes(dim: int) -> list[int]:
+    """Numbers of axes worth trying: all, a half, and so on, down to an eighth and to `MULTIPLE`."""
+    return [dim, *(part for part in (dim // 2, dim // 4, dim // 8) if part >= MULTIPLE)]
+
+
 def _raised(axes: int, multiple: int) -> int:
     return -(-axes // multiple) * multiple
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,3 +177,18 @@ class Indexer(Protocol):
 
     def load(self, folder: Path) -> Index:
         """The index that `Index.save` wrote into `folder`."""
+
+
+@runtime_checkable
+class Tunable(Indexer, Protocol):
+    """A backend that `retr index --backend auto` may choose, as it says what to try."""
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> Sequence[Self]:
+        """Builds worth trying for so many vectors; none where it lacks the metric."""
+
+    def ladders(self) -> Sequence[Sequence[Self]]:
+        """This build with other search options, in sequences from the fastest to the most thorough.
+
+        With each rung of a ladder, recall and time rise.
+        """

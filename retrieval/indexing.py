@@ -153,6 +153,18 @@ def build_index(
     return built
 
 
+def publish_index(made: Path, folder: Path, built: IndexFacts) -> None:
+    """Move the index in the folder `made`, with these facts, to `folder`.
+
+    An index that stands there is replaced. Raises BadInput if it holds something else, Busy if
+    another process builds there.
+    """
+    check_free(folder, INDEX)
+    made_folder(folder)
+    with locked(folder):
+        _publish(made, folder, built)
+
+
 def open_index(folder: Path | str, options: Mapping[str, object] | None = None) -> OpenIndex:
     """The index in the folder, with its search options changed as `options` says.
 

@@ -39,6 +39,11 @@ def encoder_plugin(name: str) -> type[Any]:
     return cast(type[Any], _named(ENCODERS, "encoder", name).load())
 
 
+def indexer_plugin(name: str) -> type[Any]:
+    """The class of the backend that is registered as `name`. Raises UnknownName."""
+    return cast(type[Any], _named(INDEXERS, "backend", name).load())
+
+
 def trained_folder(spec: str) -> Path | None:
     """The folder of the trained encoder that `spec` names; None for one that has no folder."""
     name, _, argument = spec.partition(":")
@@ -109,7 +114,7 @@ def make_indexer(name: str, options: Mapping[str, object]) -> Indexer:
     Raises UnknownName for a backend or option that is not there, BadInput for a value that the
     option cannot take.
     """
-    plugin = _named(INDEXERS, "backend", name).load()
+    plugin = indexer_plugin(name)
     return cast(Indexer, plugin(**typed_options(name, plugin, options)))
 
 

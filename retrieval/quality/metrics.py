@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts import Metric
+
 Ranks = NDArray[np.int64]
 """(r,): 1-based and ascending."""
 
@@ -28,6 +30,9 @@ NEIGHBORS_THAT_VOTE = 10
 
 INDEX_RECALL_TOLERANCE = 1e-3
 """By how much of its size the k-th true distance may be exceeded, as in ann-benchmarks."""
+
+# Cosines that are closer than this, float32 cannot tell apart; see docs/metrics.md.
+RESOLUTION = {Metric.COSINE: 1e-6}
 
 DEFINITIONS = {
     "precision_at": (

@@ -97,6 +97,16 @@ def test_index_and_search_take_up_what_was_encoded_last(session: Session, backen
     np.testing.assert_allclose(far[found], np.sort(far)[:10], rtol=1e-3)
 
 
+def test_auto_says_how_it_chose(session: Session) -> None:
+    index = session.retr.json("index", "--backend", "auto", "--target-recall", "0.9")
+    assert (index["backend"], index["rows"]) == ("exact", DIGITS_TRAIN)
+    tuning = index["tuning"]
+    assert tuning["target"] == {
+        "recall": 0.9, "k": 10, "max_memory": None, "max_latency": None, "batches": False,
+    }  # fmt: skip
+    assert "few" in tuning["reason"]
+
+
 def pixels_of(session: Session, name: str) -> Any:
     from PIL import Image
 
