@@ -36,12 +36,13 @@ def index(
         ),
     ] = None,
     backend: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="exact, ivf, hnsw, hnsw-sq, ivfpq, faiss, or a plug-in's name; or auto: the "
-            "fastest that reaches a recall, by measurement."
+            "fastest that reaches a recall, by measurement.  [default: hnsw]",
+            show_default=False,
         ),
-    ] = "hnsw",
+    ] = None,
     metric: MetricName = None,
     options: Options = None,
     target_recall: Annotated[
@@ -86,6 +87,18 @@ def index(
         int | None,
         typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]", show_default=False),
     ] = None,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Add the embeddings as further rows to the index that stands."),
+    ] = False,
+    delete: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Delete rows from the index that stands, such as 'label=cat' or 'id=a.png,b.png'.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The index folder.  [default: one in the workspace]", show_default=False),
@@ -102,6 +115,8 @@ def index(
     Example: retr index --backend hnsw --set m=32 --set ef=200
 
     Example: retr index --backend auto --target-recall 0.99 --max-memory 2GB
+
+    Example: retr index --add more-embeddings
     """
     import time
 
@@ -109,58 +124,73 @@ def index(
     from retrieval.indexing import build_index
     from retrieval.storage.shards import open_embeddings
     from retrieval.tuning import Target, build_best
+    from retrieval.updating import add_rows, delete_rows
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
-    asked = (target_recall, max_memory, max_latency, k, batches or None, queries, seed)
-    if backend != AUTO and any(value is not None for value in asked):
-        raise BadInput(
-            f"what an index must reach is for --backend {AUTO}; {backend} is built as --set says"
-        )
     place = Workspace.at(workspace)
-    folders = embeddings or [place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS")]
-    sets = [open_embeddings(folder) for folder in folders]
-    chosen = parsed_metric(metric) or sets[0].facts.metric
-    folder = out or place.index_folder(folders[0], backend, chosen)
+    wanted = (target_recall, max_memory, max_latency, k, batches or None, queries, seed)
+    if backend != AUTO and any(value is not None for value in wanted):
+        raise BadInput(
+            f"what an index must reach is for --backend {AUTO}; {backend or 'hnsw'} is built as "
+            "--set says"
+        )
+    if backend == AUTO and options:
+        raise BadInput(f"--backend {AUTO} chooses the options; leave --set away")
+    if add or delete is not None:
+        if backend is not None or metric is not None or options:
+            raise BadInput(
+                "an index that stands keeps its backend, metric and options; leave them away"
+            )
+        if delete is not None and (add or embeddings):
+            raise BadInput("--delete takes no embeddings; add rows by another command")
     started = time.perf_counter()
     tuning: Tuning | None = None
-    if backend == AUTO:
-        if options:
-            raise BadInput(f"--backend {AUTO} chooses the options; leave --set away")
-        limits = {
-            name: None if text is None else parsed_quantity(f"--{name.replace('_', '-')}", text, of)
-            for name, text, of in (
-                ("max_memory", max_memory, BYTES),
-                ("max_latency", max_latency, SECONDS),
-            )
-        }
-        with output.steps() as step:
-            facts, tuning = build_best(
-                sets,
-                folder,
-                Target(
+    if delete is not None:
+        folder = out or place.needed(Role.INDEX, "retr index", "--out")
+        facts = delete_rows(folder, delete)
+    else:
+        folders = embeddings or [place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS")]
+        sets = [open_embeddings(each) for each in folders]
+        measure = parsed_metric(metric) or sets[0].facts.metric
+        if add:
+            folder = out or place.needed(Role.INDEX, "retr index", "--out")
+            facts = add_rows(folder, sets)
+        else:
+            name = backend or "hnsw"
+            folder = out or place.index_folder(folders[0], name, measure)
+            if name == AUTO:
+                target = Target(
                     0.95 if target_recall is None else target_recall,
                     10 if k is None else k,
-                    batches=batches,
-                    **limits,
-                ),
-                metric=chosen,
-                queries=None if queries is None else open_embeddings(queries),
-                seed=seed or 0,
-                progress=step,
-            )
-        _print(output, tuning)
-    else:
-        facts = build_index(sets, backend, folder, chosen, parsed_options(options))
+                    _limit("--max-memory", max_memory, BYTES),
+                    _limit("--max-latency", max_latency, SECONDS),
+                    batches,
+                )
+                asked = None if queries is None else open_embeddings(queries)
+                with output.steps() as step:
+                    facts, tuning = build_best(
+                        sets,
+                        folder,
+                        target,
+                        metric=measure,
+                        queries=asked,
+                        seed=seed or 0,
+                        progress=step,
+                    )
+                _print(output, tuning)
+            else:
+                facts = build_index(sets, name, folder, measure, parsed_options(options))
     seconds = time.perf_counter() - started
     if out is None or place.folder.is_dir():
         place.remember(Role.INDEX, folder)
 
     n_bytes = sum((folder / name).stat().st_size for name in facts.files)
     settings = {**facts.options, **facts.details}
+    done = "changed" if add or delete else "built"
     output.say(
         f"{plural(facts.rows, 'row')} of {facts.dim} dimensions in {folder}\n"
-        f"{facts.backend}, {facts.metric}, built in {duration(seconds)}, {size(n_bytes)}"
+        f"{facts.backend}, {facts.metric}, {done} in {duration(seconds)}, {size(n_bytes)}"
     )
     if settings:
         output.say(", ".join(f"{name} {value}" for name, value in settings.items()))
@@ -179,6 +209,10 @@ def index(
             "size_bytes": n_bytes,
         }
     )
+
+
+def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:
+    return None if text is None else parsed_quantity(option, text, units)
 
 
 def _print(output: Output, tuning: "Tuning") -> None:

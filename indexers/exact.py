@@ -9,8 +9,16 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
-from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks, sort
+from retrieval.contracts import Hits, Json, Mask, Metric, Rows, Vectors
+from retrieval.hits import (
+    Found,
+    answer,
+    checked_additions,
+    checked_vectors,
+    prepared,
+    prepared_blocks,
+    sort,
+)
 
 TIED_CELLS = 2**24  # distances that are held at once while ties are settled
 
@@ -68,6 +76,15 @@ class ExactIndex:
         then off by up to a few thousandths of the vectors' length where it is near 0.
         """
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def add(self, vectors: Vectors) -> None:
+        """Add rows, as `Growing` says."""
+        for _, block in prepared_blocks(checked_additions(vectors, self.dim), self.metric):
+            self.index.add(block)
+
+    def delete(self, rows: Rows) -> None:
+        """Delete rows, as `Shrinking` says."""
+        self.index.remove_ids(rows)  # type: ignore[arg-type]
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""

@@ -66,6 +66,15 @@ def set_parameters(index: Any, text: str) -> None:
     space.set_index_parameters(index, text)
 
 
+def renumber(lists: Any, numbers: NDArray[np.int64]) -> None:
+    """Give each row in the inverted lists its new number, `numbers[row]`."""
+    for number in range(lists.nlist):
+        size = lists.list_size(number)
+        if size:
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            ids[:] = numbers[ids]
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """So many threads for what faiss does meanwhile; 0 for as many as it takes by itself."""

@@ -11,7 +11,7 @@ import numpy as np
 from indexers import faiss_bridge
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import Found, answer, prepared
+from retrieval.hits import Found, answer, checked_additions, prepared, prepared_blocks
 
 COMPARED = 10_000  # rows that a mask may admit to be compared one by one: a third of a millisecond
 
@@ -44,6 +44,11 @@ class FaissIndex:
         are compared as without. Raises BadInput for a mask that this kind of index cannot take.
         """
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def add(self, vectors: Vectors) -> None:
+        """Add rows, as `Growing` says: what was trained stays as it is."""
+        for _, block in prepared_blocks(checked_additions(vectors, self.dim), self.metric):
+            self.index.add(block)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from indexers.options import EFFORTS, check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
-from retrieval.hits import BLOCK, Found, answer, checked_vectors, prepared, prepared_blocks
+from retrieval.hits import (
+    BLOCK,
+    Found,
+    answer,
+    checked_additions,
+    checked_vectors,
+    prepared,
+    prepared_blocks,
+)
 from retrieval.storage.files import write_whole
 
 FILE = "index.hnsw"
@@ -93,7 +101,7 @@ class Hnsw:
             labels = np.arange(start, start + len(block))
             graph.add_items(block, labels, num_threads=self.build_threads or -1)
         graph.set_ef(self.ef)
-        return HnswIndex(graph, self.metric)
+        return HnswIndex(graph, self.metric, self.build_threads)
 
     def load(self, folder: Path) -> "HnswIndex":
         """The index saved in the folder, to be searched with this `ef`.
@@ -107,7 +115,7 @@ class Hnsw:
         except (RuntimeError, MemoryError) as problem:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
         graph.set_ef(self.ef)  # hnswlib does not save it
-        return HnswIndex(graph, self.metric)
+        return HnswIndex(graph, self.metric, self.build_threads)
 
 
 class HnswIndex:
@@ -115,9 +123,10 @@ class HnswIndex:
 
     details: ClassVar[Mapping[str, Json]] = {}
 
-    def __init__(self, graph: Any, metric: Metric) -> None:
+    def __init__(self, graph: Any, metric: Metric, build_threads: int) -> None:
         self.graph = graph
         self.metric = metric
+        self.build_threads = build_threads
 
     @property
     def dim(self) -> int:
@@ -134,6 +143,15 @@ class HnswIndex:
         the walk's filter; it calls back into Python, on one thread.
         """
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def add(self, vectors: Vectors) -> None:
+        """Add rows, as `Growing` says: they are linked as in a build."""
+        vectors = checked_additions(vectors, self.dim)
+        rows = len(self)
+        self.graph.resize_index(rows + len(vectors))
+        for start, block in prepared_blocks(vectors, self.metric):
+            labels = np.arange(rows + start, rows + start + len(block))
+            self.graph.add_items(block, labels, num_threads=self.build_threads or -1)
 
     def save(self, folder: Path) -> None:
         """Write index.hnsw, for `hnswlib.Index.load_index`; cosine's vectors are of length 1."""

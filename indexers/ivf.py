@@ -17,9 +17,16 @@ import numpy as np
 from indexers import faiss_bridge
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Hits, Json, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
+from retrieval.hits import (
+    Found,
+    answer,
+    checked_additions,
+    checked_vectors,
+    prepared,
+    prepared_blocks,
+)
 
 GPU_METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 GPU_LIMIT = 2048  # the greatest k and the greatest n_probe of faiss's GPU kernels
@@ -155,9 +162,27 @@ class IvfIndex:
         """
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
 
+    def add(self, vectors: Vectors) -> None:
+        """Add rows to the lists there are, as `Growing` says."""
+        for _, block in prepared_blocks(checked_additions(vectors, self.dim), self.metric):
+            self.index.add(block)
+        self._to_gpu()
+
+    def delete(self, rows: Rows) -> None:
+        """Delete rows, as `Shrinking` says."""
+        kept = np.ones(len(self), np.bool_)
+        kept[rows] = False
+        self.index.remove_ids(rows)  # type: ignore[arg-type]
+        faiss_bridge.renumber(self.index.invlists, np.cumsum(kept) - 1)
+        self._to_gpu()
+
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
         faiss_bridge.save(self.index, folder)
+
+    def _to_gpu(self) -> None:
+        if self.gpu is not None:
+            self.gpu = Gpu(self.index)
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)

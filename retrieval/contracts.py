@@ -156,6 +156,22 @@ class Index(Protocol):
 
 
 @runtime_checkable
+class Growing(Index, Protocol):
+    """An index that takes further vectors, as rows behind those it has."""
+
+    def add(self, vectors: Vectors) -> None:
+        """Add vectors (n, dim), n ≥ 1. Raises BadInput or Mismatch, and is then as it was."""
+
+
+@runtime_checkable
+class Shrinking(Index, Protocol):
+    """An index from which rows can be taken; those behind them move up."""
+
+    def delete(self, rows: Rows) -> None:
+        """Delete these rows, all different, and fewer than there are."""
+
+
+@runtime_checkable
 class Indexer(Protocol):
     """A backend with its options: a frozen dataclass whose fields are JSON scalars.
 

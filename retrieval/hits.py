@@ -96,6 +96,20 @@ def checked_vectors(vectors: Vectors) -> Vectors:
     return vectors
 
 
+def checked_additions(vectors: Vectors, dim: int) -> Vectors:
+    """The vectors to add to an index of this dimension, as `checked_vectors` has them.
+
+    Raises what that raises, and Mismatch for vectors of another dimension.
+    """
+    vectors = checked_vectors(vectors)
+    if vectors.shape[1] != dim:
+        raise Mismatch(
+            f"vectors have {vectors.shape[1]} dimensions, the index has {dim}; encode them with "
+            "the encoder that the index was built with"
+        )
+    return vectors
+
+
 def prepared(vectors: Vectors, metric: Metric) -> Vectors:
     """The vectors as a library wants them: of length 1, in a copy, where the metric is cosine."""
     return unit_vectors(vectors) if metric is Metric.COSINE else vectors

@@ -47,7 +47,15 @@ ROWS = "rows.parquet"
 LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "numpy", "pyarrow")
 
 
-_KINDS = {"backend": str, "options": dict, "dim": int, "rows": int, "details": dict, "files": dict}
+_KINDS = {
+    "backend": str,
+    "options": dict,
+    "dim": int,
+    "rows": int,
+    "details": dict,
+    "files": dict,
+    "deleted": int,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class IndexFacts:
     details: Mapping[str, Json]
     versions: Mapping[str, str]
     files: Mapping[str, str]  # file name to sha256
+    deleted: int = 0  # rows of these embeddings that are no longer there
 
     def write(self, folder: Path) -> None:
         """Write `index.json`, whole or not at all."""
@@ -82,6 +91,7 @@ class IndexFacts:
         check_format(document, FORMAT, VERSION, path)
         del document["format"], document["version"]
         try:
+            document.setdefault("deleted", 0)  # what was written before rows could be deleted
             document["metric"] = Metric(document["metric"])
             document["encoder"] = EncoderFacts(**document["encoder"])
             document["embeddings"] = tuple(document["embeddings"])
@@ -131,11 +141,8 @@ def build_index(
     if len(rows) == 0:
         raise BadInput("there are no embeddings to index; encode some images first")
     made_folder(folder)
-    with locked(folder), _fresh(folder / PARTIAL) as partial:
+    with locked(folder), fresh(folder / PARTIAL) as partial:
         index = indexer.build(vectors)
-        index.save(partial)
-        write_whole(partial / ROWS, lambda path: pq.write_table(rows, path, compression="zstd"))
-        names = sorted(path.name for path in partial.iterdir())
         built = IndexFacts(
             backend=backend,
             options=_options(indexer),
@@ -144,13 +151,33 @@ def build_index(
             rows=len(index),
             encoder=facts,
             embeddings=tuple(sha256_of(each.folder / MANIFEST) for each in sets),
-            details=dict(index.details),
-            versions=_versions(),
-            files={name: sha256_of(partial / name) for name in names},
+            details={},
+            versions={},
+            files={},
         )
-        built.write(partial)
-        _publish(partial, folder, built)
-    return built
+        return write_index(partial, folder, index, rows, built)
+
+
+def write_index(
+    partial: Path, folder: Path, index: Index, rows: pa.Table, facts: IndexFacts
+) -> IndexFacts:
+    """Write the index into `partial`, move it to `folder`, and return what is known of it now.
+
+    facts: those that do not follow from the index and its files.
+    """
+    index.save(partial)
+    write_whole(partial / ROWS, lambda path: pq.write_table(rows, path, compression="zstd"))
+    names = sorted(path.name for path in partial.iterdir())
+    facts = replace(
+        facts,
+        rows=len(index),
+        details=dict(index.details),
+        versions=_versions(),
+        files={name: sha256_of(partial / name) for name in names},
+    )
+    facts.write(partial)
+    _publish(partial, folder, facts)
+    return facts
 
 
 def publish_index(made: Path, folder: Path, built: IndexFacts) -> None:
@@ -237,6 +264,11 @@ def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
     check_same_encoder(
         opened.facts.encoder, database.facts.encoder, str(opened.folder), str(database.folder)
     )
+    if opened.facts.deleted:
+        raise Mismatch(
+            f"{opened.facts.deleted:,} rows were deleted from {opened.folder}, so that it is not "
+            f"{database.folder} any more; index that again"
+        )
     if opened.facts.embeddings != (sha256_of(database.folder / MANIFEST),):
         raise Mismatch(
             f"{opened.folder} was not built from {database.folder} as it is; "
@@ -276,7 +308,7 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
+def fresh(folder: Path) -> Iterator[Path]:
     """The folder, empty, for as long as it is needed."""
     shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left behind
     folder.mkdir()

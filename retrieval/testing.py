@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 from retrieval.contracts import (
     Encoder,
     Framing,
+    Growing,
     Hits,
     Images,
     Index,
     Indexer,
     Mask,
     Metric,
+    Shrinking,
     Vectors,
 )
 from retrieval.errors import BadData, BadInput, Mismatch
@@ -55,6 +57,10 @@ def check_indexer(indexer: Indexer) -> None:
     _check_saving(indexer, index, queries)
     _check_refusals(indexer, index, queries)
     _check_odd_data(indexer)
+    if isinstance(index, Growing):
+        _check_growth(indexer, database, queries)
+    if isinstance(index, Shrinking):
+        _check_deletion(indexer, database, queries)
 
 
 def check_encoder(encoder: Encoder) -> None:
@@ -232,6 +238,40 @@ def _check_odd_data(indexer: Indexer) -> None:
         truth = _distances(queries, database, indexer.metric)
         for k in (1, 2, rows, rows + 3):
             _check_hits(index.search(queries, k), truth, k, rows, indexer.metric)
+
+
+def _check_growth(indexer: Indexer, database: Vectors, queries: Vectors) -> None:
+    """An index that was built of some rows and got the others, also behind a save and a load."""
+    index = cast(Growing, indexer.build(database[:700]))
+    untouched = database.copy()
+    index.add(database[700:1100])
+    assert len(index) == 1100, f"700 rows and 400 more are 1100, the index has {len(index)}"
+    for bad, error in ((queries[:, :-1], Mismatch), (queries[:0], BadInput)):
+        _expect(error, partial(index.add, bad), f"adding vectors of shape {bad.shape}")
+    assert len(index) == 1100, "what was refused must not be added"
+    with TemporaryDirectory() as name:
+        index.save(Path(name))
+        loaded = cast(Growing, indexer.load(Path(name)))
+    loaded.add(database[1100:])
+    assert np.array_equal(database, untouched), "add must leave the vectors as they are"
+    _check_search(loaded, indexer.metric, database, queries)
+
+
+def _check_deletion(indexer: Indexer, database: Vectors, queries: Vectors) -> None:
+    """Rows that are gone are not found, and those behind them have moved up."""
+    generator = np.random.default_rng(7)
+    more = np.concatenate([database, generator.permutation(database)[:400]])
+    order = generator.permutation(len(more))
+    gone = np.sort(np.flatnonzero(order >= ROWS))
+    index = cast(Shrinking, indexer.build(np.ascontiguousarray(more[order])))
+    index.delete(gone)
+    kept = np.ascontiguousarray(more[np.delete(order, gone)])
+    assert len(index) == ROWS, f"{len(more)} rows less {len(gone)} are {ROWS}, not {len(index)}"
+    with TemporaryDirectory() as name:
+        index.save(Path(name))
+        loaded = indexer.load(Path(name))
+    for each in (index, loaded):
+        _check_search(each, indexer.metric, kept, queries)
 
 
 def _check_hits(

@@ -32,7 +32,10 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([*INDEX, "--backend", "hsnw"], ["'hsnw'", "did you mean 'hnsw'?", "exact, hnsw, ivf"]),
+        (
+            [*INDEX, "--backend", "hsnw"],
+            ["'hsnw'", "did you mean 'hnsw'?", "exact, faiss, hnsw, hnsw-sq, ivf, ivfpq"],
+        ),
         (
             ["encode", "{images}", "--encoder", "toyy"],
             [
@@ -115,6 +118,12 @@ def test_unknown_names_are_answered_with_those_there_are(
         ([*INDEX, "--set", f"ef_construction={10**20}"], ["ef_construction"]),
         ([*INDEX, "--set", f"build_threads={10**20}"], ["build_threads"]),
         ([*INDEX, "--target-recall", "0.9"], ["--backend auto", "hnsw"]),
+        ([*INDEX, "--add", "--backend", "exact"], ["keeps its backend"]),
+        ([*INDEX, "--delete", "label=red"], ["--delete takes no embeddings"]),
+        (["index", "--delete", "label=purple", "--out", "{hnsw}"], ["hnsw cannot delete", "ivf"]),
+        (["index", "--delete", "label=purple", "--out", "{ivf}"], ["'purple'", "blue, green, red"]),
+        (["index", "--delete", "label=red", "--out", "nowhere"], ["nowhere is no index"]),
+        ([*INDEX, "--add", "--out", "{hnsw}"], ["stands twice"]),
         ([*INDEX, "--backend", "auto", "--set", "ef=3"], ["auto", "--set"]),
         ([*INDEX, "--backend", "auto", "--target-recall", "1.5"], ["target recall is 1.5"]),
         ([*INDEX, "--backend", "auto", "-k", "0"], ["k is 0"]),

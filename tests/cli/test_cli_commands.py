@@ -323,6 +323,23 @@ def test_two_sets_make_one_index(retr: Retr, gallery: Gallery) -> None:
     check_nearest(answer["hits"], mean_colour(pixels[3]), both, rows + more.to_pylist(), 65)
 
 
+def test_rows_are_added_to_an_index_and_deleted_from_it(retr: Retr, gallery: Gallery) -> None:
+    for number in range(5):
+        save(retr.cwd / "more" / "grey" / f"more-{number}.png", seed=900 + number)
+    retr.json("encode", "more", "--encoder", "toy", "--out", "embeddings")
+    made = retr.json("index", gallery.embeddings, "--backend", "exact", "--out", "index")
+    more = retr.json("index", "--add", "embeddings", "--out", "index")
+    assert (made["rows"], more["rows"]) == (60, 65)
+    assert made.keys() == more.keys()
+    (answer,) = retr.json("search", "more/grey/more-3.png", "-k", "65", "--index", "index")
+    assert answer["hits"][0]["id"] == "grey/more-3.png"
+    less = retr.json("index", "--delete", "id=grey/more-3.png", "--out", "index")
+    assert less["rows"] == 64
+    (answer,) = retr.json("search", "more/grey/more-3.png", "-k", "64", "--index", "index")
+    assert "grey/more-3.png" not in [hit["id"] for hit in answer["hits"]]
+    assert retr.json("verify", "index")["ok"]
+
+
 def test_an_index_is_replaced_in_place(retr: Retr, gallery: Gallery) -> None:
     first = retr.json("index", gallery.embeddings, "--backend", "hnsw", "--out", "index")
     retr.json("encode", gallery.images / "red", "--encoder", "toy", "--out", "reds")

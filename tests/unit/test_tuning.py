@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made import OTHER, embeddings
 
 from indexers.exact import Exact
 from indexers.hnsw import Hnsw
@@ -18,15 +19,7 @@ from retrieval.indexing import build_index, open_index
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
 from retrieval.registry import indexer_names, indexer_plugin
-from retrieval.storage.shards import (
-    Dtype,
-    Embeddings,
-    EncoderFacts,
-    Facts,
-    ShardWriter,
-    SourceFacts,
-    open_embeddings,
-)
+from retrieval.storage.shards import Embeddings
 from retrieval.tuning import Target, Trial, build_best
 
 ROWS, DIM = 3000, 16
@@ -34,24 +27,6 @@ ROWS, DIM = 3000, 16
 
 def vectors(rows: int, seed: int) -> Vectors:
     return np.random.default_rng(seed).standard_normal((rows, DIM), dtype=np.float32)
-
-
-def embeddings(
-    folder: Path, name: str, rows: int, seed: int, fingerprint: str = "a" * 64
-) -> Embeddings:
-    facts = Facts(
-        encoder=EncoderFacts("made", fingerprint),
-        dim=DIM,
-        dtype=Dtype.FLOAT32,
-        metric=Metric.EUCLIDEAN,
-        source=SourceFacts(name, "b" * 64, rows),
-        shard_images=rows,
-    )
-    writer = ShardWriter(folder / name, facts)
-    nothing: list[None] = [None] * rows
-    writer.write([f"{name}/{i}" for i in range(rows)], nothing, nothing, vectors(rows, seed))
-    writer.finish()
-    return open_embeddings(folder / name)
 
 
 @pytest.fixture
@@ -67,7 +42,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embeddings:
         yield "ivf", Ivf(metric, n_lists=50, seed=seed)
 
     monkeypatch.setattr(tuning, "_candidates", candidates)
-    return embeddings(tmp_path, "database", ROWS, 1)
+    return embeddings(tmp_path / "database", vectors(ROWS, 1))
 
 
 def recall(folder: Path, options: dict[str, Any] | None = None) -> float:
@@ -182,7 +157,7 @@ def test_one_failing_over_all_rows_leaves_no_folder(
 
 
 def test_few_rows_are_searched_exactly(tmp_path: Path) -> None:
-    few = embeddings(tmp_path, "few", 100, 1)
+    few = embeddings(tmp_path / "few", vectors(100, 1))
     facts, how = build_best([few], tmp_path / "index", Target())
     assert (facts.backend, how.trials, how.checked) == ("exact", [], [])
     assert how.reason == "100 rows are few: exact search is as fast as any"
@@ -211,11 +186,11 @@ def test_over_all_rows_a_query_does_not_find_itself(database: Embeddings) -> Non
 
 
 def test_given_queries_are_asked(database: Embeddings, tmp_path: Path) -> None:
-    asked = embeddings(tmp_path, "asked", 77, 5)
+    asked = embeddings(tmp_path / "asked", vectors(77, 5))
     _, how = build_best([database], tmp_path / "index", Target(0.9), queries=asked)
     assert (how.queries, how.held_out) == (77, False)
     assert max(trial.rows for trial in how.trials) == ROWS
-    other = embeddings(tmp_path, "other", 20, 5, fingerprint="c" * 64)
+    other = embeddings(tmp_path / "other", vectors(20, 5), OTHER)
     with pytest.raises(Mismatch, match="their distances mean nothing"):
         build_best([database], tmp_path / "again", Target(0.9), queries=other)
 
