@@ -163,8 +163,7 @@ def build_best(
         reason = f"{len(vectors):,} rows are few: exact search is as fast as any"
         return built, Tuning(target, seed, 0, queries is None, [], [], reason)
     asked = _Asked.of(vectors, None if queries is None else queries.read()[1], seed)
-    trials = _trials(vectors, asked, metric, target, seed, progress)
-    ranked = _ranked(trials, target)
+    trials, ranked = _tried(vectors, asked, metric, target, seed, progress)
     if not ranked:
         raise BadInput(_unreached(trials, target))
     new = not folder.exists()
@@ -191,6 +190,23 @@ def build_best(
     if new:
         folder.rmdir()
     raise BadInput(_unreached(checked, target))
+
+
+def tried(
+    vectors: Vectors,
+    metric: Metric,
+    target: Target,
+    *,
+    queries: Vectors | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> tuple[list[Trial], list[Trial]]:
+    """All trials over samples of the vectors, and those that fit the target, the best first.
+
+    queries: what will be asked; without any, rows are held out.
+    """
+    asked = _Asked.of(vectors, queries, seed)
+    return _tried(vectors, asked, metric, target, seed, progress)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -399,9 +415,9 @@ class _Stage:
         return median(means), median(latencies)
 
 
-def _trials(
+def _tried(
     vectors: Vectors, asked: _Asked, metric: Metric, target: Target, seed: int, progress: Progress
-) -> list[Trial]:
+) -> tuple[list[Trial], list[Trial]]:
     """Every candidate on the first sample; the best of them on the second, and what follows."""
     draw = np.random.default_rng(seed)
     rows, dim = vectors.shape
@@ -419,7 +435,8 @@ def _trials(
 
     small = list(measured(first, candidates))
     if first == second:
-        return [trial for _, trial in small]
+        trials = [trial for _, trial in small]
+        return trials, _ranked(trials, target)
     order = _ranked([trial for _, trial in small], target) or [
         max((trial for _, trial in small), key=lambda trial: trial.recall)
     ]
@@ -428,7 +445,8 @@ def _trials(
     large = []
     for which, trial in measured(second, finalists):
         large.append(_extrapolated(before[id(which[1])], trial, rows))
-    return [trial for _, trial in small] + large
+    trials = [trial for _, trial in small] + large
+    return trials, _ranked(trials, target)
 
 
 def _candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tuple[str, Tunable]]:

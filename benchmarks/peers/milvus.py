@@ -1,0 +1,46 @@
+"""Milvus Lite: the server's library in this process, with its HNSW index."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pymilvus import DataType, MilvusClient
+
+from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, M, Peer
+from retrieval.contracts import Metric, Rows, Vectors
+
+ROWS_AT_ONCE = 5000
+
+
+class MilvusLite(Peer):
+    efforts: ClassVar[Sequence[Any]] = EFFORTS[::3]
+
+    def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
+        self.client: Any = MilvusClient(str(folder / "milvus.db"))
+        self.metric = "L2" if metric is Metric.EUCLIDEAN else "COSINE"
+        schema = MilvusClient.create_schema(auto_id=False)
+        schema.add_field("row", DataType.INT64, is_primary=True)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vectors.shape[1])
+        index = self.client.prepare_index_params()
+        index.add_index(
+            "vector",
+            index_type="HNSW",
+            metric_type=self.metric,
+            params={"M": M, "efConstruction": EF_CONSTRUCTION},
+        )
+        self.client.create_collection("vectors", schema=schema, index_params=index)
+        for start in range(0, len(vectors), ROWS_AT_ONCE):
+            block = vectors[start : start + ROWS_AT_ONCE]
+            rows = [{"row": start + i, "vector": vector} for i, vector in enumerate(block)]
+            self.client.insert("vectors", rows)
+        self.client.load_collection("vectors")
+
+    def set(self, effort: int, threads: int) -> None:
+        self.parameters = {"metric_type": self.metric, "params": {"ef": effort}}
+
+    def search(self, queries: Vectors, k: int) -> Rows:
+        found = self.client.search(
+            "vectors", data=list(queries), limit=k, search_params=self.parameters
+        )
+        return np.array([[hit["row"] for hit in hits] for hits in found])

@@ -1,0 +1,70 @@
+"""What every library offers to be measured."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from retrieval.contracts import Metric, Rows, Vectors
+from retrieval.errors import UnknownName
+
+M = 16
+EF_CONSTRUCTION = 200
+"""Of every graph, as ann-benchmarks and the libraries' own comparisons have them."""
+
+EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896)
+PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+class Peer(ABC):
+    """An index of one library with one build, searched with several efforts."""
+
+    efforts: ClassVar[Sequence[Any]] = EFFORTS
+    """From the fastest to the most thorough."""
+
+    @abstractmethod
+    def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
+        """Build the index over vectors (n, dim), whose rows are their places.
+
+        folder: an empty one, for a library that writes files.
+        """
+
+    @abstractmethod
+    def set(self, effort: Any, threads: int) -> None:
+        """Search with this effort from now on, on so many threads."""
+
+    @abstractmethod
+    def search(self, queries: Vectors, k: int) -> Rows:
+        """(q, k): the rows nearest to the queries (q, dim), as the library gives them."""
+
+
+PEERS = {
+    "hnswlib": "raw:Hnswlib",
+    "faiss-hnsw": "raw:FaissHnsw",
+    "faiss-hnsw-sq8": "raw:FaissHnswSq8",
+    "faiss-ivf": "raw:FaissIvf",
+    "faiss-ivfpq": "raw:FaissIvfPq",
+    "usearch": "usearch:Usearch",
+    "usearch-bf16": "usearch:UsearchBf16",
+    "voyager": "voyager:Voyager",
+    "lancedb": "lancedb:LanceDb",
+    "milvus-lite": "milvus:MilvusLite",
+    "retr-exact": "retr:Exact",
+    "retr-ivf": "retr:Ivf",
+    "retr-hnsw": "retr:Hnsw",
+    "retr-hnsw-sq": "retr:HnswSq",
+    "retr-ivfpq": "retr:IvfPq",
+    "retr-auto": "retr:Auto",
+}
+"""The file and the class of each."""
+
+
+def open_peer(name: str) -> Peer:
+    """The peer of this name, its library imported. Raises UnknownName."""
+    if name not in PEERS:
+        raise UnknownName("peer", name, PEERS)
+    module, _, kind = PEERS[name].partition(":")
+    peer = getattr(import_module(f"benchmarks.peers.{module}"), kind)()
+    assert isinstance(peer, Peer)
+    return peer

@@ -1,0 +1,83 @@
+"""retr's own backends, through `Index.search`, and what `--backend auto` chooses of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import faiss
+
+from benchmarks.peers.peer import Peer
+from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
+from retrieval.registry import make_indexer
+from retrieval.tuning import Target, tried
+
+TARGETS = (0.9, 0.95, 0.99)
+
+
+class _Retr(Peer):
+    """A backend; an effort is a rung of its ladders."""
+
+    backend: ClassVar[str]
+    options: ClassVar[dict[str, object]] = {}
+
+    def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
+        faiss.omp_set_num_threads(threads)
+        indexer = make_indexer(self.backend, {**self.options, "metric": metric})
+        self.folder = folder
+        indexer.build(vectors).save(self.folder)
+        ladders = cast(Tunable, indexer).ladders()
+        self.efforts: Sequence[Any] = [rung for ladder in ladders for rung in ladder]  # type: ignore[misc]
+
+    def set(self, effort: Indexer, threads: int) -> None:
+        faiss.omp_set_num_threads(threads)
+        self.index: Index = effort.load(self.folder)
+
+    def search(self, queries: Vectors, k: int) -> Rows:
+        return self.index.search(queries, k).rows
+
+
+class Exact(_Retr):
+    backend = "exact"
+
+
+class Ivf(_Retr):
+    backend = "ivf"
+
+
+class Hnsw(_Retr):
+    backend = "hnsw"
+
+
+class HnswSq(_Retr):
+    backend = "hnsw-sq"
+
+
+class IvfPq(_Retr):
+    backend = "ivfpq"
+
+
+class Auto(Peer):
+    """What is chosen for each target, of single queries on one thread, and of batches on all."""
+
+    efforts: ClassVar[Sequence[Any]] = TARGETS
+
+    def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
+        self.made: dict[tuple[float, bool], tuple[Indexer, Path]] = {}
+        for target in TARGETS:
+            for batches in (False, True):
+                faiss.omp_set_num_threads(threads)
+                _, ranked = tried(vectors, metric, Target(target, batches=batches))
+                best = ranked[0]
+                indexer = make_indexer(best.backend, {**best.options, "metric": metric})
+                place = folder / f"{target}-{batches}"
+                place.mkdir()
+                indexer.build(vectors).save(place)
+                self.made[target, batches] = indexer, place
+
+    def set(self, effort: float, threads: int) -> None:
+        faiss.omp_set_num_threads(threads)
+        indexer, folder = self.made[effort, threads > 1]
+        self.index: Index = indexer.load(folder)
+
+    def search(self, queries: Vectors, k: int) -> Rows:
+        return self.index.search(queries, k).rows
