@@ -8,7 +8,7 @@ from typing import ClassVar
 import faiss
 import numpy as np
 
-from indexers import faiss_bridge
+from indexers import faiss_bridge, gpu
 from retrieval.contracts import Hits, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
@@ -25,10 +25,18 @@ TIED_CELLS = 2**24  # distances that are held at once while ties are settled
 
 @dataclass(frozen=True)
 class Exact:
-    """`exact`: the true neighbors, at the price of one comparison per row and query."""
+    """`exact`: the true neighbors, at the price of one comparison per row and query.
+
+    device: auto searches on a GPU where faiss sees one, and on the CPU otherwise. Manhattan
+    distance is the CPU's alone.
+    """
 
     metric: Metric = Metric.COSINE
-    search_options: ClassVar[frozenset[str]] = frozenset()
+    device: str = "auto"
+    search_options: ClassVar[frozenset[str]] = frozenset({"device"})
+
+    def __post_init__(self) -> None:
+        gpu.check_device(self.device, self.metric)
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Exact"]:
@@ -45,21 +53,32 @@ class Exact:
         index = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
         for _, block in prepared_blocks(vectors, self.metric):
             index.add(block)
-        return ExactIndex(index, self.metric)
+        return self._searched(index)
 
     def load(self, folder: Path) -> "ExactIndex":
-        """The index saved in the folder. Raises BadData if it is not there or damaged."""
-        return ExactIndex(faiss_bridge.load(folder, faiss.IndexFlat, self.metric), self.metric)
+        """The index saved in the folder.
+
+        Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
+        """
+        return self._searched(faiss_bridge.load(folder, faiss.IndexFlat, self.metric))
+
+    def _searched(self, index: faiss.IndexFlat) -> "ExactIndex":
+        there = gpu.on_gpu(self.device, self.metric)
+        return ExactIndex(index, self.metric, gpu.Gpu(index, index.ntotal) if there else None)
 
 
 class ExactIndex:
     """faiss's flat index. Of rows equally far away, it finds the lowest."""
 
-    details: ClassVar[Mapping[str, Json]] = {}
-
-    def __init__(self, index: faiss.IndexFlat, metric: Metric) -> None:
+    def __init__(self, index: faiss.IndexFlat, metric: Metric, there: gpu.Gpu | None) -> None:
         self.index = index
         self.metric = metric
+        self.gpu = there
+
+    @property
+    def details(self) -> Mapping[str, Json]:
+        """The device that the index was made for, and the memory that it was planned to take."""
+        return gpu.details(self.gpu)
 
     @property
     def dim(self) -> int:
@@ -74,6 +93,8 @@ class ExactIndex:
 
         With float32 and many queries faiss computes |q|² + |x|² - 2qx: a Euclidean distance is
         then off by up to a few thousandths of the vectors' length where it is near 0.
+
+        With a GPU, searches with a mask, and for more than 2047 rows, run on the CPU.
         """
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
 
@@ -81,14 +102,20 @@ class ExactIndex:
         """Add rows, as `Growing` says."""
         for _, block in prepared_blocks(checked_additions(vectors, self.dim), self.metric):
             self.index.add(block)
+        self._to_gpu()
 
     def delete(self, rows: Rows) -> None:
         """Delete rows, as `Shrinking` says."""
         self.index.remove_ids(rows)  # type: ignore[arg-type]
+        self._to_gpu()
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
         faiss_bridge.save(self.index, folder)
+
+    def _to_gpu(self) -> None:
+        if self.gpu is not None:
+            self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
@@ -98,7 +125,10 @@ class ExactIndex:
         matching = len(self) if among is None else int(np.count_nonzero(among))
 
         def nearest(queries: Vectors, count: int) -> Found:
-            scores, rows = self.index.search(queries, count, params=parameters)
+            if self.gpu is not None and parameters is None and count <= gpu.LIMIT:
+                rows, scores = self.gpu.search(queries, count)
+            else:
+                scores, rows = self.index.search(queries, count, params=parameters)
             return rows, faiss_bridge.to_distances(scores, self.metric)
 
         if count == matching:

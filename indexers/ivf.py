@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import faiss
 import numpy as np
 
-from indexers import faiss_bridge
+from indexers import faiss_bridge, gpu
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Rows, Vectors
-from retrieval.errors import BadInput
 from retrieval.hits import (
     Found,
     answer,
@@ -27,10 +25,6 @@ from retrieval.hits import (
     prepared,
     prepared_blocks,
 )
-
-GPU_METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
-GPU_LIMIT = 2048  # the greatest k and the greatest n_probe of faiss's GPU kernels
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,7 @@ class Ivf:
             check_range("n_lists", self.n_lists, 1)
         check_range("n_probe", self.n_probe, 1)
         check_range("seed", self.seed, 0, 2**31 - 1)
-        if self.device not in DEVICES:
-            raise BadInput(f"option device is '{self.device}'; give it one of {', '.join(DEVICES)}")
-        if self.device == "cuda" and self.metric not in GPU_METRICS:
-            raise BadInput(f"faiss has no {self.metric} lists on a GPU; set device=cpu")
+        gpu.check_device(self.device, self.metric)
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Ivf"]:
@@ -80,16 +71,17 @@ class Ivf:
         lists = list_count(rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
         index = faiss.IndexIVFFlat(faiss.IndexFlat(dim, metric), dim, lists, metric)
-        gpu = Gpu(index) if self._on_gpu() else None
-        trained: Any = index if gpu is None else gpu.index
-        trained.cp.seed = self.seed
-        trained.cp.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+        there = gpu.Gpu(index, rows) if gpu.on_gpu(self.device, self.metric) else None
+        clustering = (index if there is None else there.index).cp
+        clustering.seed = self.seed
+        clustering.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+        trained = index if there is None else there
         trained.train(prepared(training_rows(vectors, lists, self.seed), self.metric))
         for _, block in prepared_blocks(vectors, self.metric):
             trained.add(block)
-        if gpu is not None:
-            index = gpu.to_cpu()
-        return IvfIndex(index, self.metric, self.n_probe, gpu)
+        if there is not None:
+            index = there.to_cpu()
+        return IvfIndex(index, self.metric, self.n_probe, there)
 
     def load(self, folder: Path) -> "IvfIndex":
         """The index saved in the folder, to be searched with this `n_probe`.
@@ -97,45 +89,20 @@ class Ivf:
         Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
         """
         index = faiss_bridge.load(folder, faiss.IndexIVFFlat, self.metric)
-        return IvfIndex(index, self.metric, self.n_probe, Gpu(index) if self._on_gpu() else None)
-
-    def _on_gpu(self) -> bool:
-        there_is_one = faiss.get_num_gpus() > 0
-        if self.device == "cuda" and not there_is_one:
-            raise BadInput("device is cuda, but faiss sees no GPU; set device=cpu")
-        return there_is_one and self.device != "cpu" and self.metric in GPU_METRICS
-
-
-class Gpu:
-    """An index on the first GPU, for one thread at a time."""
-
-    def __init__(self, index: faiss.IndexIVFFlat) -> None:
-        self.resources = faiss.StandardGpuResources()  # must outlive the index
-        self.index: Any = faiss.index_cpu_to_gpu(self.resources, 0, index)
-        self.lock = Lock()
-
-    def to_cpu(self) -> faiss.IndexIVFFlat:
-        """The same index in the CPU's memory."""
-        return cast(faiss.IndexIVFFlat, faiss.index_gpu_to_cpu(self.index))
-
-    def search(self, queries: Vectors, count: int, n_probe: int) -> Found:
-        """Rows and what faiss measured, of the `n_probe` lists nearest to each query."""
-        with self.lock:
-            self.index.nprobe = n_probe
-            scores, rows = self.index.search(queries, count)
-        return rows, scores
+        there = gpu.Gpu(index, index.ntotal) if gpu.on_gpu(self.device, self.metric) else None
+        return IvfIndex(index, self.metric, self.n_probe, there)
 
 
 class IvfIndex:
     """faiss's inverted lists in CPU form and, where it is used, on a GPU as well."""
 
     def __init__(
-        self, index: faiss.IndexIVFFlat, metric: Metric, n_probe: int, gpu: Gpu | None
+        self, index: faiss.IndexIVFFlat, metric: Metric, n_probe: int, there: gpu.Gpu | None
     ) -> None:
         self.index = index
         self.metric = metric
         self.n_probe = index.nprobe = min(n_probe, index.nlist)
-        self.gpu = gpu
+        self.gpu = there
 
     @property
     def dim(self) -> int:
@@ -144,8 +111,9 @@ class IvfIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """The number of lists there are, and the device that the index was made for."""
-        return {"lists": self.index.nlist, "device": "cpu" if self.gpu is None else "cuda"}
+        """The number of lists there are, the device that the index was made for, and the memory
+        that it was planned to take there."""
+        return {"lists": self.index.nlist, **gpu.details(self.gpu)}
 
     def __len__(self) -> int:
         return self.index.ntotal
@@ -182,7 +150,7 @@ class IvfIndex:
 
     def _to_gpu(self) -> None:
         if self.gpu is not None:
-            self.gpu = Gpu(self.index)
+            self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
@@ -198,7 +166,7 @@ class IvfIndex:
             scores, rows = self.index.search(queries, count, params=parameters)
             return rows, scores
 
-        if self.gpu is not None and among is None and max(count, probes) <= GPU_LIMIT:
+        if self.gpu is not None and among is None and max(count, probes) <= gpu.LIMIT:
             rows, scores = self.gpu.search(queries, count, probes)
         else:
             rows, scores = on_cpu(queries, probes)

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 
-from indexers import ivf
 from indexers.exact import Exact
 from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Vectors
@@ -107,73 +105,3 @@ def test_n_probe_is_the_loading_indexer_s(tmp_path: Path) -> None:
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Ivf(**options)
-
-
-def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
-    Ivf().build(clustered(50)).save(tmp_path)
-    with pytest.raises(BadInput, match="faiss sees no GPU; set device=cpu"):
-        Ivf(device="cuda").build(clustered(50))
-    with pytest.raises(BadInput, match="faiss sees no GPU; set device=cpu"):
-        Ivf(device="cuda").load(tmp_path)
-
-
-class FakeGpu(ivf.Gpu):
-    """The CPU's index in the place of the GPU's, to see which searches go there."""
-
-    def __init__(self, index: faiss.IndexIVFFlat) -> None:
-        super().__init__(index)
-        self.searches: list[tuple[int, int, int]] = []
-
-    def search(self, queries: Vectors, count: int, n_probe: int) -> Any:
-        self.searches.append((len(queries), count, n_probe))
-        return super().search(queries, count, n_probe)
-
-
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "StandardGpuResources", object)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: index)
-    monkeypatch.setattr(ivf, "Gpu", FakeGpu)
-
-
-@pytest.mark.usefixtures("one_gpu")
-def test_what_the_gpu_cannot_do_runs_on_the_cpu() -> None:
-    database = clustered(5000)
-    index = Ivf(Metric.EUCLIDEAN, n_lists=60, n_probe=2, device="auto").build(database)
-    gpu = index.gpu
-    assert isinstance(gpu, FakeGpu)
-    assert index.details == {"lists": 60, "device": "cuda"}
-    assert (index.search(database[:3], 10).rows[:, 0] == [0, 1, 2]).all()
-    assert gpu.searches == [(3, 10, 2)]
-    index.search(database[:3], 2049)
-    index.search(database[:3], 10, np.arange(5000) < 2500)
-    assert len(gpu.searches) == 1, "k > 2048 and masks are the CPU's"
-    hits = index.search(database[:3], 2048)
-    assert gpu.searches[1:] == [(3, 2048, 2)]
-    assert (hits.rows >= 0).all(), "the CPU goes on where the GPU's lists fall short"
-
-
-@pytest.mark.usefixtures("one_gpu")
-def test_n_probe_beyond_the_gpu_s_limit_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ivf, "GPU_LIMIT", 30)
-    index = Ivf(n_lists=50, n_probe=31).build(clustered(2000))
-    index.search(clustered(3), 5)
-    assert isinstance(index.gpu, FakeGpu) and index.gpu.searches == []
-
-
-@pytest.mark.usefixtures("one_gpu")
-def test_device_cpu_and_manhattan_leave_the_gpu_alone() -> None:
-    assert Ivf(device="cpu").build(clustered(50)).details["device"] == "cpu"
-    assert Ivf(Metric.MANHATTAN).build(clustered(50)).details["device"] == "cpu"
-
-
-def test_the_wheel_has_the_gpu_s_interface() -> None:
-    # Where there is no GPU these names are all that can be checked.
-    gpu = Ivf().build(clustered(50)).index.__class__
-    assert gpu is faiss.IndexIVFFlat
-    assert callable(faiss.index_cpu_to_gpu) and callable(faiss.index_gpu_to_cpu)
-    if hasattr(faiss, "GpuIndexIVFFlat"):
-        assert {"cp", "nprobe"} <= set(dir(faiss.GpuIndexIVFFlat))
-        assert hasattr(faiss, "StandardGpuResources")

@@ -1,13 +1,15 @@
-"""Inverted lists on a real GPU: the same answers as the CPU gives with the same lists."""
+"""Indices on a real GPU: the same answers as the CPU gives."""
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
 from indexers.exact import Exact
-from indexers.ivf import Gpu, Ivf
+from indexers.gpu import Gpu
+from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Vectors
 from retrieval.testing import check_indexer
 
@@ -25,8 +27,21 @@ def data(rows: int = 20_000) -> tuple[Vectors, Vectors]:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_contract(metric: Metric) -> None:
-    check_indexer(Ivf(metric, device="cuda"))
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_contract(kind: Any, metric: Metric) -> None:
+    check_indexer(kind(metric, device="cuda"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("k", [1, 10, 2047, 2048, 20_000])
+def test_exact_search_finds_the_same(metric: Metric, k: int) -> None:
+    database, queries = data()
+    index = Exact(metric, device="cuda").build(database)
+    assert index.details["device"] == "cuda" and isinstance(index.gpu, Gpu)
+    expected = Exact(metric, device="cpu").build(database).search(queries, k)
+    hits = index.search(queries, k)
+    assert (hits.rows == expected.rows).mean() > 0.99
+    np.testing.assert_allclose(hits.distances, expected.distances, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -45,7 +60,7 @@ def test_gpu_and_cpu_find_the_same(metric: Metric, tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_lists_of_the_gpu_are_as_good(metric: Metric) -> None:
     database, queries = data()
-    truth = Exact(metric).build(database).search(queries, 10)
+    truth = Exact(metric, device="cpu").build(database).search(queries, 10)
     recall = [
         np.mean(
             [
@@ -66,7 +81,7 @@ def test_lists_of_the_gpu_are_as_good(metric: Metric) -> None:
 def test_the_greatest_k(k: int) -> None:
     database, queries = data()
     hits = Ivf(Metric.EUCLIDEAN, n_probe=10**6, device="cuda").build(database).search(queries, k)
-    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, k)
+    truth = Exact(Metric.EUCLIDEAN, device="cpu").build(database).search(queries, k)
     np.testing.assert_allclose(hits.distances, truth.distances, rtol=1e-3, atol=1e-3)
 
 

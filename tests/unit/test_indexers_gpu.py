@@ -1,0 +1,175 @@
+"""Exact search and inverted lists on a GPU, with the CPU's in its place: what goes there."""
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from indexers import gpu
+from indexers.exact import Exact
+from indexers.ivf import Ivf
+from retrieval.contracts import Metric, Vectors
+from retrieval.errors import BadInput
+
+
+def vectors(rows: int, dim: int = 8) -> Vectors:
+    return np.random.default_rng(2).standard_normal((rows, dim), dtype=np.float32)
+
+
+class FakeGpu(gpu.Gpu):
+    """The CPU's index in the place of the GPU's, to see which searches go there."""
+
+    def __init__(self, index: Any, rows: int) -> None:
+        super().__init__(index, rows)
+        self.searches: list[tuple[int, int, int | None]] = []
+
+    def search(self, queries: Vectors, count: int, n_probe: int | None = None) -> Any:
+        self.searches.append((len(queries), count, n_probe))
+        return super().search(queries, count, n_probe)
+
+
+class Resources:
+    """What faiss keeps of a GPU."""
+
+    def setTempMemory(self, size: int) -> None:  # noqa: N802
+        assert size == gpu.TEMPORARY_BYTES
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", Resources)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: index)
+    monkeypatch.setattr(gpu, "Gpu", FakeGpu)
+
+
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_cuda_without_a_gpu_is_refused(
+    kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    kind().build(vectors(50)).save(tmp_path)
+    with pytest.raises(BadInput, match="faiss sees no GPU; set device=cpu"):
+        kind(device="cuda").build(vectors(50))
+    with pytest.raises(BadInput, match="faiss sees no GPU; set device=cpu"):
+        kind(device="cuda").load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_devices_that_cannot_be(kind: Any) -> None:
+    with pytest.raises(BadInput, match="option device is 'tpu'; give it one of auto, cpu, cuda"):
+        kind(device="tpu")
+    with pytest.raises(BadInput, match="faiss has no manhattan distance on a GPU"):
+        kind(Metric.MANHATTAN, device="cuda")
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_lists_that_the_gpu_cannot_search_are_searched_by_the_cpu() -> None:
+    database = vectors(5000)
+    index = Ivf(Metric.EUCLIDEAN, n_lists=60, n_probe=2, device="auto").build(database)
+    there = index.gpu
+    assert isinstance(there, FakeGpu)
+    planned = 5000 * (8 * 4 + 8) + gpu.TEMPORARY_BYTES
+    assert index.details == {"lists": 60, "device": "cuda", "gpu_bytes": planned}
+    assert (index.search(database[:3], 10).rows[:, 0] == [0, 1, 2]).all()
+    assert there.searches == [(3, 10, 2)]
+    index.search(database[:3], 2049)
+    index.search(database[:3], 10, np.arange(5000) < 2500)
+    assert len(there.searches) == 1, "k > 2048 and masks are the CPU's"
+    hits = index.search(database[:3], 2048)
+    assert there.searches[1:] == [(3, 2048, 2)]
+    assert (hits.rows >= 0).all(), "the CPU goes on where the GPU's lists fall short"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_exact_search_that_the_gpu_cannot_do_is_done_by_the_cpu() -> None:
+    database = vectors(5000)
+    index = Exact(Metric.EUCLIDEAN).build(database)
+    there = index.gpu
+    assert isinstance(there, FakeGpu)
+    assert index.details == {"device": "cuda", "gpu_bytes": 5000 * 8 * 4 + gpu.TEMPORARY_BYTES}
+    on_cpu = Exact(Metric.EUCLIDEAN, device="cpu").build(database)
+    for count in (10, 2047):
+        hits, expected = (each.search(database[:3], count) for each in (index, on_cpu))
+        np.testing.assert_array_equal(hits.rows, expected.rows)
+    assert there.searches == [(3, 11, None), (3, 2048, None)], "one more shows where rows tie"
+    index.search(database[:3], 2048)
+    index.search(database[:3], 10, np.arange(5000) < 2500)
+    assert len(there.searches) == 2
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_the_gpu_gets_what_is_added_and_deleted(kind: Any) -> None:
+    index = kind(Metric.EUCLIDEAN).build(vectors(500))
+    before = index.gpu
+    index.add(vectors(600)[500:])
+    assert index.gpu is not before
+    assert index.details["gpu_bytes"] > before.planned_bytes
+    index.delete(np.arange(400))
+    assert index.details["gpu_bytes"] < before.planned_bytes
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_what_does_not_fit_on_the_gpu_says_what_it_wants(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise RuntimeError("Error in f at file.cpp:3: Error: 'err == cudaSuccess' failed: no room")
+
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", full)
+    with pytest.raises(BadInput, match=r"wants 26\d MB of the GPU \(.*no room\); set device=cpu"):
+        kind(Metric.EUCLIDEAN).build(vectors(5000))
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_n_probe_beyond_the_gpu_s_limit_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "LIMIT", 30)
+    index = Ivf(n_lists=50, n_probe=31).build(vectors(2000))
+    index.search(vectors(3), 5)
+    assert isinstance(index.gpu, FakeGpu) and index.gpu.searches == []
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_device_cpu_and_manhattan_leave_the_gpu_alone(kind: Any) -> None:
+    assert kind(device="cpu").build(vectors(50)).details["device"] == "cpu"
+    assert kind(Metric.MANHATTAN).build(vectors(50)).details["device"] == "cpu"
+
+
+def test_the_wheel_has_the_gpu_s_interface() -> None:
+    # Where there is no GPU these names are all that can be checked.
+    assert Ivf().build(vectors(50)).index.__class__ is faiss.IndexIVFFlat
+    assert callable(faiss.index_cpu_to_gpu) and callable(faiss.index_gpu_to_cpu)
+    if hasattr(faiss, "GpuIndexIVFFlat"):
+        assert {"cp", "nprobe"} <= set(dir(faiss.GpuIndexIVFFlat))
+        assert hasattr(faiss, "GpuIndexFlat")
+        assert "setTempMemory" in dir(faiss.StandardGpuResources)
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_the_table_of_both_devices() -> None:
+    from benchmarks.gpu import indices
+
+    rows = indices(vectors(600), vectors(20), 5, repeats=1)
+    assert [row[0] for row in rows] == [
+        "exact, build, s", "exact, queries/s", "ivf, build, s", "ivf, queries/s",
+    ]  # fmt: skip
+    assert rows[1][3] == rows[3][3] == "1.0000 of 5 rows equal"
+    assert rows[0][3] == "268 MB"
+
+
+def test_the_script_wants_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import gpu as script
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    monkeypatch.setattr("sys.argv", ["gpu", "--rows", "10", "--queries", "10"])
+    with pytest.raises(SystemExit) as refused:
+        script.main()
+    assert refused.value.code == 2
+    assert "faiss sees no GPU" in capsys.readouterr().err
