@@ -42,6 +42,8 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
+BACKENDS = ("exact", "ivf", "hnsw", "hnsw-sq", "ivfpq")
+
 Progress = Callable[[str], None]
 
 
@@ -196,6 +198,19 @@ def run(
         rows=with_front(rows),
         by_query=pa.concat_tables(by_query),
     )
+
+
+def usual_backends(metric: Metric) -> list[str]:
+    """Those of `BACKENDS` that have the metric."""
+
+    def has_it(backend: str) -> bool:
+        try:
+            make_indexer(backend, {"metric": metric})
+        except BadInput:
+            return False
+        return True
+
+    return [backend for backend in BACKENDS if has_it(backend)]
 
 
 def with_front(rows: Sequence[Row]) -> list[Row]:

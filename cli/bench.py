@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from retrieval.storage.shards import Embeddings
     from retrieval.workspace import Workspace
 
-BACKENDS = ("exact", "ivf", "hnsw")
 HELD_OUT = 1000  # rows that serve as queries where there is no test split
 
 
@@ -31,7 +30,8 @@ def bench(
         list[str] | None,
         typer.Option(
             "--backend",
-            help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw]",
+            help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw, hnsw-sq, "
+            "ivfpq, those of them that have the metric]",
             show_default=False,
         ),
     ] = None,
@@ -103,7 +103,7 @@ def bench(
     from benchmarks import hdf5 as ann_benchmarks
     from benchmarks import report as reports
     from benchmarks.grid import FULL, QUICK, read_grid
-    from benchmarks.suite import run
+    from benchmarks.suite import run, usual_backends
     from retrieval.errors import BadInput
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.storage.files import made_folder
@@ -137,7 +137,7 @@ def bench(
             data.queries,
             data.database,
             data.metric,
-            backends or BACKENDS,
+            backends or usual_backends(data.metric),
             grid=read_grid(grid or (FULL if full else QUICK)),
             threads=n_threads,
             seed=seed,

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import machine, suite
 from benchmarks.job import Answer, Job, Timing, hits_file
-from benchmarks.suite import K, Report, Row, run, with_front
+from benchmarks.suite import K, Report, Row, run, usual_backends, with_front
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.quality.evaluation import evaluate
@@ -269,3 +269,8 @@ def test_a_worker_that_fails_has_its_last_words_in_the_error(
     monkeypatch.setattr(subprocess, "run", broken)
     with pytest.raises(RetrError, match=r"backend exact failed: .*/nowhere/job.json"):
         run(items(2, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"])
+
+
+def test_the_usual_backends_are_those_that_have_the_metric() -> None:
+    assert usual_backends(Metric.MANHATTAN) == ["exact", "ivf"]
+    assert usual_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-sq", "ivfpq"]
