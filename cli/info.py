@@ -64,7 +64,8 @@ def _of_index(output: Output, folder: Path) -> "dict[str, JsonValue]":
         (folder / name).stat().st_size for name in facts.files if (folder / name).exists()
     )
     settings = ", ".join(f"{name} {value}" for name, value in facts.options.items())
-    output.say(f"index: {plural(facts.rows, 'row')} of {facts.dim} dimensions")
+    gone = f"; {facts.deleted:,} were deleted" if facts.deleted else ""
+    output.say(f"index: {plural(facts.rows, 'row')} of {facts.dim} dimensions{gone}")
     output.say(f"  backend   {facts.backend}" + (f" ({settings})" if settings else ""))
     output.say(f"  metric    {facts.metric}")
     output.say(f"  encoder   {facts.encoder.name} ({facts.encoder.fingerprint[:8]})")

@@ -18,8 +18,8 @@ def test_our_own_are_registered() -> None:
 def test_names_that_are_not_there_list_those_that_are() -> None:
     with pytest.raises(UnknownName, match="unknown encoder 'siames'; did you mean 'siamese'"):
         open_encoder("siames")
-    with pytest.raises(UnknownName, match=r"unknown backend 'faiss'; .*exact, hnsw, ivf"):
-        make_indexer("faiss", {})
+    with pytest.raises(UnknownName, match=r"unknown backend 'hsnw'; .*exact, faiss, hnsw, hnsw-sq"):
+        make_indexer("hsnw", {})
 
 
 def test_an_argument_that_an_encoder_does_not_take() -> None:
