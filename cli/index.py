@@ -123,8 +123,6 @@ def index(
     from retrieval.errors import BadInput
     from retrieval.indexing import build_index
     from retrieval.storage.shards import open_embeddings
-    from retrieval.tuning import Target, build_best
-    from retrieval.updating import add_rows, delete_rows
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -147,6 +145,8 @@ def index(
     started = time.perf_counter()
     tuning: Tuning | None = None
     if delete is not None:
+        from retrieval.updating import delete_rows
+
         folder = out or place.needed(Role.INDEX, "retr index", "--out")
         facts = delete_rows(folder, delete)
     else:
@@ -154,12 +154,16 @@ def index(
         sets = [open_embeddings(each) for each in folders]
         measure = parsed_metric(metric) or sets[0].facts.metric
         if add:
+            from retrieval.updating import add_rows
+
             folder = out or place.needed(Role.INDEX, "retr index", "--out")
             facts = add_rows(folder, sets)
         else:
             name = backend or "hnsw"
             folder = out or place.index_folder(folders[0], name, measure)
             if name == AUTO:
+                from retrieval.tuning import Target, build_best
+
                 target = Target(
                     0.95 if target_recall is None else target_recall,
                     10 if k is None else k,

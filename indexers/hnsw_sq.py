@@ -110,7 +110,7 @@ class HnswSq:
             raise BadData(
                 f"the index holds {type(graph).__name__}, wanted IndexHNSWSQ; build it again"
             )
-        graph.hnsw.efSearch = self.ef
+        graph.hnsw.efSearch = min(self.ef, max(1, index.ntotal))  # faiss makes room for as many
         index.k_factor = self.refine
         details: dict[str, Json] = {"axes": graph.d}
         return FaissIndex(index, self.metric, details)

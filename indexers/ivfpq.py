@@ -85,7 +85,7 @@ class IvfPq:
         sample = prepared(training_rows(vectors, max(lists, CODES), self.seed), self.metric)
         turn = projection(sample, self.metric, self.axes, mixed=True, seed=self.seed)
         kept = dim if turn is None else turn.d_out
-        codes = kept // max(n for n in range(1, self.per_code + 1) if kept % n == 0)
+        codes = kept // max(n for n in range(1, min(self.per_code, kept) + 1) if kept % n == 0)
         base = faiss.IndexIVFPQFastScan(
             faiss.IndexFlat(kept, metric), kept, lists, codes, 4, metric
         )

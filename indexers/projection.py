@@ -65,10 +65,8 @@ def _raised(axes: int, multiple: int) -> int:
 
 def _spread(vectors: Vectors, about_mean: bool) -> NDArray[np.float64]:
     """(dim, dim): the covariance of the vectors, or their second moments about the origin."""
+    if about_mean:
+        vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     largest = float(np.abs(vectors).max())  # whose square may leave the range of float32
     scaled = vectors / np.float32(largest or 1)
-    moments = (scaled.T @ scaled / len(scaled)).astype(np.float64)
-    if about_mean:
-        mean = scaled.mean(axis=0, dtype=np.float64)
-        moments -= np.outer(mean, mean)
-    return moments
+    return np.asarray((scaled.T @ scaled / len(scaled)).astype(np.float64))

@@ -80,6 +80,13 @@ def test_how_many_axes() -> None:
     assert projection(np.zeros((5, 4), np.float32), Metric.COSINE, None) is None
 
 
+def test_axes_of_vectors_far_from_the_origin() -> None:
+    values = vectors(500)
+    plain = turned(values, Metric.EUCLIDEAN, axes=16).var(axis=0).sum()
+    far = turned(values + np.float32(10_000), Metric.EUCLIDEAN, axes=16)
+    assert abs(far.astype(np.float64).var(axis=0).sum() / plain - 1) < 0.05
+
+
 def test_axes_of_vectors_whose_squares_leave_float32() -> None:
     values = vectors(300)
     for scale in (1e30, 1e-30):
