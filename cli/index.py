@@ -222,6 +222,8 @@ def _limit(option: str, text: str | None, units: dict[str, float]) -> float | No
 def _print(output: Output, tuning: "Tuning") -> None:
     """What was tried, what stands now, and why."""
     target = tuning.target
+    for problem in tuning.failed:
+        output.warn(f"not measured: {problem}")
     if tuning.trials:
         whose = "rows held out of the samples" if tuning.held_out else "the given embeddings"
         output.say(f"{tuning.queries:,} queries: {whose}")

@@ -23,7 +23,8 @@ KNOW_MANHATTAN = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
 class Faiss:
     """`faiss`: an index by its factory string, such as `OPQ16_64,IVF1024,PQ16x4fs,RFlat`.
 
-    factory: as faiss's index_factory takes it.
+    factory: as faiss's index_factory takes it; `{lists}` in it stands for 4·√rows, but no more than
+    leave 39 rows per list.
     search: parameters of search, as faiss's ParameterSpace and autofaiss write them:
     `nprobe=16,k_factor_rf=4`; without any, faiss's own.
     seed: draws the training rows.
@@ -44,8 +45,7 @@ class Faiss:
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Faiss"]:
         """Indices of bytes that keep no vectors, for where memory is short."""
-        lists = list_count(rows, None)
-        factories = ("HNSW16_SQ8", f"IVF{lists},SQ8", f"IVF{lists},PQ{_codes(dim)}")
+        factories = ("HNSW16_SQ8", "IVF{lists},SQ8", f"IVF{{lists}},PQ{_codes(dim)}")
         return [
             cls(metric, factory=factory, seed=seed)
             for factory in factories
@@ -68,7 +68,8 @@ class Faiss:
         vectors = checked_vectors(vectors)
         metric = faiss_bridge.METRICS[self.metric]
         try:
-            index: Any = faiss.index_factory(vectors.shape[1], self.factory, metric)
+            factory = self.factory.replace("{lists}", str(list_count(len(vectors), None)))
+            index: Any = faiss.index_factory(vectors.shape[1], factory, metric)
             _check_metric(index, self.metric)
             clusters = _clusters(index)
             sample = training_rows(vectors, max(clusters, ENOUGH), self.seed)

@@ -132,7 +132,7 @@ def build_index(
     BadData for damaged shards or an id that stands twice, BadInput if the folder holds
     something else, Busy if another process builds there.
     """
-    facts = common_facts(sets)
+    common_facts(sets)  # refused before the work
     if "metric" in (options or {}):
         raise BadInput("the metric is no option of the backend; give it with --metric")
     indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
@@ -143,19 +143,25 @@ def build_index(
     made_folder(folder)
     with locked(folder), fresh(folder / PARTIAL) as partial:
         index = indexer.build(vectors)
-        built = IndexFacts(
-            backend=backend,
-            options=_options(indexer),
-            metric=indexer.metric,
-            dim=index.dim,
-            rows=len(index),
-            encoder=facts,
-            embeddings=tuple(sha256_of(each.folder / MANIFEST) for each in sets),
-            details={},
-            versions={},
-            files={},
-        )
-        return write_index(partial, folder, index, rows, built)
+        return write_index(partial, folder, index, rows, described(backend, indexer, index, sets))
+
+
+def described(
+    backend: str, indexer: Indexer, index: Index, sets: Sequence[Embeddings]
+) -> IndexFacts:
+    """What is known of an index before it is written."""
+    return IndexFacts(
+        backend=backend,
+        options=options_of(indexer),
+        metric=indexer.metric,
+        dim=index.dim,
+        rows=len(index),
+        encoder=common_facts(sets),
+        embeddings=tuple(sha256_of(each.folder / MANIFEST) for each in sets),
+        details={},
+        versions={},
+        files={},
+    )
 
 
 def write_index(
@@ -180,18 +186,6 @@ def write_index(
     return facts
 
 
-def publish_index(made: Path, folder: Path, built: IndexFacts) -> None:
-    """Move the index in the folder `made`, with these facts, to `folder`.
-
-    An index that stands there is replaced. Raises BadInput if it holds something else, Busy if
-    another process builds there.
-    """
-    check_free(folder, INDEX)
-    made_folder(folder)
-    with locked(folder):
-        _publish(made, folder, built)
-
-
 def open_index(folder: Path | str, options: Mapping[str, object] | None = None) -> OpenIndex:
     """The index in the folder, with its search options changed as `options` says.
 
@@ -212,7 +206,7 @@ def open_index(folder: Path | str, options: Mapping[str, object] | None = None) 
                 f"index anew, or change one of: {free}"
             )
         indexer = replace(cast(Any, indexer), **changed)
-        facts = replace(facts, options=_options(indexer))
+        facts = replace(facts, options=options_of(indexer))
     rows = _read_rows(folder)
     index = indexer.load(folder)
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
@@ -290,7 +284,7 @@ def _named(encoder: EncoderFacts) -> str:
     return f"{encoder.name} ({encoder.fingerprint[:8]})"
 
 
-def _options(indexer: Indexer) -> dict[str, Json]:
+def options_of(indexer: Indexer) -> dict[str, Json]:
     """The indexer's fields, less the metric, which has a place of its own."""
     options = asdict(cast(Any, indexer))
     options.pop("metric")

@@ -7,7 +7,8 @@ sample lets expect for all rows, is built over all of them, and its effort set a
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,21 +18,23 @@ from typing import Any, cast
 import numpy as np
 
 from retrieval.contracts import Index, Indexer, Json, Metric, Tunable, Vectors
-from retrieval.errors import BadInput, Mismatch
+from retrieval.errors import BadInput, Mismatch, RetrError
 from retrieval.indexing import (
     INDEX,
     IndexFacts,
-    build_index,
     check_same_encoder,
     common_facts,
-    publish_index,
+    described,
+    fresh,
+    options_of,
     read_all,
+    write_index,
 )
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
-from retrieval.quality.ranking import Rows, distances_of
+from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
-from retrieval.storage.files import PARTIAL, made_folder
-from retrieval.storage.shards import Embeddings, check_free
+from retrieval.storage.files import LOCK, PARTIAL, locked, made_folder, sha256_of
+from retrieval.storage.shards import MANIFEST, Embeddings, EncoderFacts, check_free
 
 FEW_NUMBERS = 2**20  # rows × dim up to which exact search takes a tenth of a millisecond
 QUERIES = 1000  # half of them choose the effort on all rows, the others check it
@@ -39,6 +42,8 @@ LARGEST_SAMPLE = 100_000  # rows
 FIRST_SHARE = 4  # the first sample is a fourth of the second
 LEAST_FIRST = 5_000  # rows, unless there are fewer
 FINALISTS = 4  # candidates that are measured on the second sample, too
+OF_A_BACKEND = 2  # of these, so that they are not of one kind
+LEAST = 1e-9  # a recall that all reach
 CLOSE = 1.1  # times the fastest time: as good as equally fast
 SINGLES = 300  # queries that are timed one by one
 REPEATS = 3
@@ -77,9 +82,8 @@ class Trial:
 
     options: with the least effort that reached the target, or the most there is; setting: those of
     them that are not as a plain index of this backend has them. seconds: a query's share of the
-    time that counts; latency: the 95th percentile of single queries, in seconds.
-    expected_seconds, expected_bytes: what follows for all rows. verdict: why it does not do, once
-    it was built over all rows.
+    time that counts; latency: the 95th percentile of single queries, in seconds; size_bytes: of
+    the library's files. expected_seconds: what follows for all rows. verdict: why it does not do.
     """
 
     backend: str
@@ -95,6 +99,11 @@ class Trial:
     expected_bytes: float
     verdict: str = ""
 
+    @property
+    def expected_latency(self) -> float:
+        """Of all rows, in seconds."""
+        return self.latency * self.expected_seconds / self.seconds
+
     def to_json(self) -> dict[str, Json]:
         """As in `retr index --json`."""
         return asdict(self)
@@ -104,9 +113,9 @@ class Trial:
 class Tuning:
     """How an index was chosen.
 
-    trials: of the samples, in the order they were made. checked: what was built over all rows, the
-    last being what stands now, with the recall of the half of the queries that did not choose its
-    effort, but could raise it. reason: why this one.
+    trials: of the samples, in the order they were made; failed: candidates that could not be
+    measured, and why. checked: what was built over all rows, the last being what stands now, with
+    the recall of the half of the queries that did not choose its effort, but could raise it.
     """
 
     target: Target
@@ -114,20 +123,13 @@ class Tuning:
     queries: int
     held_out: bool
     trials: list[Trial]
+    failed: list[str]
     checked: list[Trial]
     reason: str
 
     def to_json(self) -> dict[str, Json]:
         """As in `retr index --json`."""
-        return {
-            "target": asdict(self.target),
-            "seed": self.seed,
-            "queries": self.queries,
-            "held_out": self.held_out,
-            "trials": [trial.to_json() for trial in self.trials],
-            "checked": [trial.to_json() for trial in self.checked],
-            "reason": self.reason,
-        }
+        return asdict(self)
 
 
 def build_best(
@@ -146,67 +148,98 @@ def build_best(
     samples. What is drawn follows from the seed; times do not, so that of candidates that are
     equally fast, another may be chosen the next time.
 
-    Raises what `build_index` does; BadInput where nothing reaches the target, with the best that
-    there is, and `folder` is then as it was.
+    Raises what `build_index` does; Mismatch for queries of another encoder, or that are the rows
+    themselves; BadInput where nothing reaches the target, with the best that there is, and an index
+    that stands in `folder` is left as it is.
     """
-    facts = common_facts(sets)
+    encoder = common_facts(sets)
     metric = metric or sets[0].facts.metric
     if queries is not None:
-        check_same_encoder(facts, queries.facts.encoder, str(sets[0].folder), str(queries.folder))
-        if queries.facts.dim != sets[0].facts.dim:
-            raise Mismatch(f"{queries.folder} has {queries.facts.dim} dimensions; encode it anew")
+        _check_queries(queries, encoder, sets)
     check_free(folder, INDEX)
-    _, vectors = read_all(sets)
-    if vectors.size <= FEW_NUMBERS:
-        progress("exact search")
-        built = build_index(sets, "exact", folder, metric)
-        reason = f"{len(vectors):,} rows are few: exact search is as fast as any"
-        return built, Tuning(target, seed, 0, queries is None, [], [], reason)
+    rows, vectors = read_all(sets)
     asked = _Asked.of(vectors, None if queries is None else queries.read()[1], seed)
-    trials, ranked = _tried(vectors, asked, metric, target, seed, progress)
-    if not ranked:
-        raise BadInput(_unreached(trials, target))
-    new = not folder.exists()
-    made_folder(folder)
-    checked: list[Trial] = []
-    everything = _Stage.of(vectors, asked, metric, target, len(vectors), None)
-    with TemporaryDirectory(suffix=PARTIAL, dir=folder) as temporary:
-        for trial in ranked:
-            progress(f"{trial.backend} over all {len(vectors):,} rows")
-            made = Path(temporary) / str(len(checked))
-            began = time.perf_counter()
-            built = build_index(sets, trial.backend, made, metric, trial.options)
-            seconds = time.perf_counter() - began
-            final = everything.checked(trial.backend, built, made, seconds)
+    with _place(folder) as partial:
+        found = _Found([], [], [("exact", make_indexer("exact", {"metric": metric}))])
+        few = vectors.size <= FEW_NUMBERS
+        if not few:
+            found = _tried(vectors, asked, metric, target, seed, partial, progress)
+        everything = _Stage.of(vectors, asked, metric, target, len(vectors), None)
+        checked: list[Trial] = []
+        for backend, indexer in found.ranked:
+            progress(f"{backend} over all {len(vectors):,} rows")
+            place = partial / str(len(checked))
+            place.mkdir()
+            final, chosen = everything.checked(backend, cast(Tunable, indexer), place)
             checked.append(final)
             if not final.verdict:
-                built = replace(built, options=final.options)
-                built.write(made)
-                publish_index(made, folder, built)
-                reason = _reason(final, ranked, target)
-                return built, Tuning(
-                    target, seed, len(asked), asked.held_out, trials, checked, reason
+                whole = partial / "whole"
+                whole.mkdir()
+                index = chosen.load(place)
+                facts = described(backend, chosen, index, sets)
+                built = write_index(whole, folder, index, rows, facts)
+                reason = f"{len(vectors):,} rows are few: exact search, without trials"
+                if not few:
+                    reason = _reason(checked, target)
+                tuning = Tuning(
+                    target,
+                    seed,
+                    len(asked),
+                    asked.held_out,
+                    found.trials,
+                    found.failed,
+                    checked,
+                    reason,
                 )
-    if new:
-        folder.rmdir()
-    raise BadInput(_unreached(checked, target))
+                return built, tuning
+        raise BadInput(_unreached(checked or found.trials, target))
 
 
 def tried(
-    vectors: Vectors,
-    metric: Metric,
-    target: Target,
-    *,
-    queries: Vectors | None = None,
-    seed: int = 0,
-    progress: Progress = lambda _: None,
-) -> tuple[list[Trial], list[Trial]]:
-    """All trials over samples of the vectors, and those that fit the target, the best first.
+    vectors: Vectors, metric: Metric, target: Target, *, seed: int = 0
+) -> list[tuple[str, Indexer]]:
+    """The backends and their options that reach the target, rows being held out to ask; the best
+    first, as far as samples say."""
+    asked = _Asked.of(vectors, None, seed)
+    with TemporaryDirectory(prefix="retr-auto-") as folder:
+        return _tried(vectors, asked, metric, target, seed, Path(folder), lambda _: None).ranked
 
-    queries: what will be asked; without any, rows are held out.
-    """
-    asked = _Asked.of(vectors, queries, seed)
-    return _tried(vectors, asked, metric, target, seed, progress)
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the samples say; ranked: the candidates that may do, the best first."""
+
+    trials: list[Trial]
+    failed: list[str]
+    ranked: list[tuple[str, Indexer]]
+
+
+def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Embeddings]) -> None:
+    check_same_encoder(encoder, queries.facts.encoder, str(sets[0].folder), str(queries.folder))
+    if queries.facts.dim != sets[0].facts.dim:
+        raise Mismatch(f"{queries.folder} has {queries.facts.dim} dimensions; encode it anew")
+    manifest = sha256_of(queries.folder / MANIFEST)
+    if manifest in {sha256_of(each.folder / MANIFEST) for each in sets}:
+        raise Mismatch(
+            f"{queries.folder} are the rows themselves, and each would find itself; leave --queries"
+            " away, and rows are held out"
+        )
+
+
+@contextmanager
+def _place(folder: Path) -> Iterator[Path]:
+    """Room beside the index, with the folder locked; a new one is gone if nothing comes of it."""
+    new = not folder.exists()
+    made_folder(folder)
+    try:
+        with locked(folder), fresh(folder / PARTIAL) as partial:
+            yield partial
+    except BaseException:
+        if new:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another has written there meanwhile
+                folder.rmdir()
+        raise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,7 +279,7 @@ class _Stage:
     vectors: Vectors
     queries: Vectors
     own: Rows
-    truth: Any
+    truth: Distances
     metric: Metric
     target: Target
     all_rows: int
@@ -271,113 +304,103 @@ class _Stage:
             chosen = vectors[np.sort(draw.choice(free, min(rows, len(free)), replace=False))]
         elif asked.rows is not None:
             own = asked.rows
-        stage = cls(chosen, asked.vectors, own, None, metric, target, len(vectors))
+        stage = cls(chosen, asked.vectors, own, np.empty((0, 0)), metric, target, len(vectors))
         exact = make_indexer("exact", {"metric": metric}).build(chosen)
         found = stage._found(exact, slice(None))
         return replace(stage, truth=distances_of(asked.vectors, chosen, found, metric))
 
-    def measured(self, backend: str, candidate: Tunable) -> Trial:
-        """The candidate with the rung that reaches the target in the least time, if one does."""
-        began = time.perf_counter()
-        index = candidate.build(self.vectors)
-        build_seconds = time.perf_counter() - began
-        with TemporaryDirectory(prefix="retr-auto-") as temporary:
-            folder = Path(temporary)
-            index.save(folder)
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            reached: list[tuple[float, float, float, Indexer]] = []
-            best: tuple[float, Indexer, Index] | None = None
-            for ladder in candidate.ladders():
-                recall, rung, index = self._lowest(ladder, folder)
-                if recall >= self.target.recall:
-                    seconds, latency = self._timed(index)
-                    reached.append((seconds, latency, recall, rung))
-                elif best is None or recall > best[0]:
-                    best = recall, rung, index
-            if reached:
-                seconds, latency, recall, rung = min(reached, key=lambda each: each[0])
-            else:
-                assert best is not None
-                recall, rung, index = best
-                seconds, latency = self._timed(index)
-        return Trial(
-            backend,
-            _options(rung),
-            _setting(rung),
-            len(self.vectors),
-            recall,
-            seconds,
-            latency,
-            size,
-            build_seconds,
-            seconds,
-            size * self.all_rows / len(self.vectors),
-        )
+    def measured(self, backend: str, candidate: Tunable, folder: Path) -> tuple[Trial, Indexer]:
+        """The candidate, with the rung that reaches the target in the least time, if one does."""
+        build_seconds = self._saved(candidate, folder)
+        every = slice(None)
+        rungs = [self._lowest(ladder, folder, every) for ladder in candidate.ladders()]
+        return self._best(backend, rungs, folder, build_seconds)
 
-    def checked(self, backend: str, built: IndexFacts, folder: Path, build_seconds: float) -> Trial:
-        """The index over all rows, with the least effort that reaches the target.
-
-        Half of the queries choose the effort; it rises until the others reach the target, too.
-        """
-        indexer = cast(Tunable, make_indexer(backend, {**built.options, "metric": self.metric}))
+    def checked(self, backend: str, candidate: Tunable, folder: Path) -> tuple[Trial, Indexer]:
+        """The same with half of the queries, and an effort that rises until the others reach the
+        target, too: theirs is the recall that is told."""
+        build_seconds = self._saved(candidate, folder)
         half = len(self.queries) // 2
         chooses, checks = (slice(0, half), slice(half, None)) if half else (slice(None),) * 2
-        tried = []
-        for ladder in indexer.ladders():
-            _, lowest, index = self._lowest(ladder, folder, chooses)
-            recall = self._recall(index, checks)
-            for rung in ladder[ladder.index(lowest) + 1 :]:
+        rungs = []
+        for ladder in candidate.ladders():
+            _, lowest = self._lowest(ladder, folder, chooses)
+            for rung in ladder[ladder.index(lowest) :]:
+                recall = self._recall(rung.load(folder), checks)
                 if recall >= self.target.recall:
                     break
-                lowest, index = rung, rung.load(folder)
-                recall = self._recall(index, checks)
-            seconds, latency = self._timed(index)
-            tried.append((recall < self.target.recall, seconds, latency, recall, lowest))
-        _, seconds, latency, recall, lowest = min(tried, key=lambda each: each[:2])
-        size = sum((folder / name).stat().st_size for name in built.files)
+            rungs.append((recall, rung))
+        trial, chosen = self._best(backend, rungs, folder, build_seconds)
+        return replace(trial, verdict=_verdict(trial, self.target)), chosen
+
+    def _saved(self, candidate: Indexer, folder: Path) -> float:
+        """Seconds to build the candidate, which lies in the folder then."""
+        began = time.perf_counter()
+        index = candidate.build(self.vectors)
+        seconds = time.perf_counter() - began
+        index.save(folder)
+        return seconds
+
+    def _best(
+        self,
+        backend: str,
+        rungs: Sequence[tuple[float, Indexer]],
+        folder: Path,
+        build_seconds: float,
+    ) -> tuple[Trial, Indexer]:
+        """Of rungs with their recall, the fastest that fits; else that of the highest recall."""
+        reached = [each for each in rungs if each[0] >= self.target.recall]
+        limit = self.target.max_latency or math.inf
+        timed = []
+        for recall, rung in reached or [max(rungs, key=lambda each: each[0])]:
+            seconds, latency = self._timed(rung.load(folder))
+            timed.append((latency > limit, seconds, latency, recall, rung))
+        _, seconds, latency, recall, rung = min(timed, key=lambda each: each[:2])
+        size = sum(path.stat().st_size for path in folder.iterdir())
         trial = Trial(
-            backend,
-            _options(lowest),
-            _setting(lowest),
-            len(self.vectors),
-            recall,
-            seconds,
-            latency,
-            size,
-            build_seconds,
-            seconds,
-            float(size),
+            backend=backend,
+            options=options_of(rung),
+            setting=_setting(rung),
+            rows=len(self.vectors),
+            recall=recall,
+            seconds=seconds,
+            latency=latency,
+            size_bytes=size,
+            build_seconds=build_seconds,
+            expected_seconds=seconds,
+            expected_bytes=size * self.all_rows / len(self.vectors),
         )
-        return replace(trial, verdict=_verdict(trial, self.target))
+        return trial, rung
 
     def _lowest(
-        self, ladder: Sequence[Indexer], folder: Path, part: slice = slice(None)
-    ) -> tuple[float, Indexer, Index]:
+        self, ladder: Sequence[Indexer], folder: Path, part: slice
+    ) -> tuple[float, Indexer]:
         """The recall of the lowest rung that reaches the target; of the highest, if none does."""
-        found: dict[int, tuple[float, Indexer, Index]] = {}
+        recalls = {}
 
         def reaches(number: int) -> bool:
-            index = ladder[number].load(folder)
-            recall = self._recall(index, part)
-            found[number] = recall, ladder[number], index
-            return recall >= self.target.recall
+            recalls[number] = self._recall(ladder[number].load(folder), part)
+            return recalls[number] >= self.target.recall
 
         low, high = 0, len(ladder) - 1
-        if not reaches(high):
-            return found[high]
-        while low < high:
-            middle = (low + high) // 2
-            if reaches(middle):
-                high = middle
-            else:
-                low = middle + 1
-        return found[high]
+        if reaches(high):
+            while low < high:
+                middle = (low + high) // 2
+                if reaches(middle):
+                    high = middle
+                else:
+                    low = middle + 1
+        return recalls[high], ladder[high]
 
     def _recall(self, index: Index, part: slice) -> float:
         found = self._found(index, part)
         distances = distances_of(self.queries[part], self.vectors, found, self.metric)
         resolution = RESOLUTION.get(self.metric, 0.0)
-        of_queries = index_recall_at(distances, self.truth[part], self.target.k, resolution)
+        truth = self.truth[part]
+        there = np.isfinite(truth).any(axis=1)  # a query that is the only row has no neighbor
+        if not there.any():
+            return 1.0
+        of_queries = index_recall_at(distances[there], truth[there], self.target.k, resolution)
         return float(of_queries.mean())
 
     def _found(self, index: Index, part: slice) -> Rows:
@@ -416,40 +439,75 @@ class _Stage:
 
 
 def _tried(
-    vectors: Vectors, asked: _Asked, metric: Metric, target: Target, seed: int, progress: Progress
-) -> tuple[list[Trial], list[Trial]]:
+    vectors: Vectors,
+    asked: _Asked,
+    metric: Metric,
+    target: Target,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> _Found:
     """Every candidate on the first sample; the best of them on the second, and what follows."""
     draw = np.random.default_rng(seed)
     rows, dim = vectors.shape
     second = min(LARGEST_SAMPLE, rows - (len(asked) if asked.held_out else 0))
     first = min(second, max(second // FIRST_SHARE, LEAST_FIRST))
-    candidates = list(_candidates(metric, rows, dim, seed))
+    failed: list[str] = []
 
-    def measured(
-        rows: int, which: Iterable[tuple[str, Tunable]]
-    ) -> Iterator[tuple[tuple[str, Tunable], Trial]]:
+    def measured(rows: int, candidates: Sequence[tuple[str, Indexer]]) -> Iterator[_Tried]:
         stage = _Stage.of(vectors, asked, metric, target, rows, draw)
-        for backend, candidate in which:
-            progress(f"{backend} {_named(_setting(candidate))} over {len(stage.vectors):,} rows")
-            yield (backend, candidate), stage.measured(backend, candidate)
+        for backend, candidate in candidates:
+            name = f"{backend} {_named(_setting(candidate))}".strip()
+            progress(f"{name} over {len(stage.vectors):,} rows")
+            with fresh(folder / "trial") as place:
+                try:
+                    trial, chosen = stage.measured(backend, cast(Tunable, candidate), place)
+                except (RetrError, RuntimeError, MemoryError) as problem:
+                    failed.append(f"{name}: {problem}")
+                else:
+                    yield _Tried(backend, candidate, chosen, trial)
 
-    small = list(measured(first, candidates))
+    every = list(_candidates(metric, rows, dim, seed))
+    small = list(measured(first, every))
     if first == second:
-        trials = [trial for _, trial in small]
-        return trials, _ranked(trials, target)
-    order = _ranked([trial for _, trial in small], target) or [
-        max((trial for _, trial in small), key=lambda trial: trial.recall)
+        trials = [each.trial for each in small]
+        ranked = _ranked(small, target)
+        return _Found(trials, failed, [(each.backend, each.chosen) for each in ranked])
+    before = {id(each.candidate): each.trial for each in small}
+    finalists = _finalists(small, target)
+    large = [
+        replace(each, trial=_extrapolated(before[id(each.candidate)], each.trial, rows))
+        for each in measured(second, [(each.backend, each.candidate) for each in finalists])
     ]
-    finalists = [which for which, trial in small if trial in order[:FINALISTS]]
-    before = {id(which[1]): trial for which, trial in small}
-    large = []
-    for which, trial in measured(second, finalists):
-        large.append(_extrapolated(before[id(which[1])], trial, rows))
-    trials = [trial for _, trial in small] + large
-    return trials, _ranked(trials, target)
+    trials = [each.trial for each in (*small, *large)]
+    ranked = _ranked(large, target)
+    return _Found(trials, failed, [(each.backend, each.chosen) for each in ranked])
 
 
-def _candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tuple[str, Tunable]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tried:
+    """A candidate, the rung of it that was chosen, and how it did."""
+
+    backend: str
+    candidate: Indexer
+    chosen: Indexer
+    trial: Trial
+
+
+def _finalists(small: Sequence[_Tried], target: Target) -> list[_Tried]:
+    """The best of the first sample, at most two of a backend, and the most thorough one: it may be
+    the only one to reach the target over more rows."""
+    finalists: list[_Tried] = []
+    for each in _ranked(small, target):
+        if sum(other.backend == each.backend for other in finalists) < OF_A_BACKEND:
+            finalists.append(each)
+    del finalists[FINALISTS:]
+    within = [each for each in small if not _verdict(each.trial, replace(target, recall=LEAST))]
+    thorough = max(within or small, key=lambda each: each.trial.recall)
+    return finalists if thorough in finalists else [*finalists, thorough]
+
+
+def _candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tuple[str, Indexer]]:
     for name in sorted(indexer_names(), key=lambda name: (name != "exact", name)):
         plugin = indexer_plugin(name)
         if hasattr(plugin, "candidates"):
@@ -458,22 +516,25 @@ def _candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tupl
 
 
 def _extrapolated(small: Trial, large: Trial, rows: int) -> Trial:
-    """The larger trial, with its time continued to `rows` by the power of rows that fits both."""
+    """The larger trial, with its time continued to `rows` by the power of rows that fits both.
+
+    The power is taken between 0 and 1: no search gets faster with more rows, and none is slower
+    than to compare them all.
+    """
     growth = math.log(large.seconds / small.seconds) / math.log(large.rows / small.rows)
-    expected = large.seconds * (rows / large.rows) ** max(0.0, growth)
+    expected = large.seconds * (rows / large.rows) ** min(max(0.0, growth), 1.0)
     return replace(large, expected_seconds=expected)
 
 
-def _ranked(trials: Sequence[Trial], target: Target) -> list[Trial]:
-    """The trials over the most rows that fit the target, what is expected to be fastest first."""
-    most = max(trial.rows for trial in trials)
-    fit = [trial for trial in trials if trial.rows == most and not _verdict(trial, target)]
-    ranked: list[Trial] = []
+def _ranked(tried: Sequence[_Tried], target: Target) -> list[_Tried]:
+    """Those that fit the target, what is expected to be fastest first."""
+    fit = [each for each in tried if not _verdict(each.trial, target)]
+    ranked: list[_Tried] = []
     while fit:
-        fastest = min(trial.expected_seconds for trial in fit)
+        fastest = min(each.trial.expected_seconds for each in fit)
         # Of those that are as good as equally fast, the one that takes the least memory.
-        close = [trial for trial in fit if trial.expected_seconds <= CLOSE * fastest]
-        ranked.append(min(close, key=lambda trial: trial.expected_bytes))
+        close = [each for each in fit if each.trial.expected_seconds <= CLOSE * fastest]
+        ranked.append(min(close, key=lambda each: each.trial.expected_bytes))
         fit.remove(ranked[-1])
     return ranked
 
@@ -484,62 +545,44 @@ def _verdict(trial: Trial, target: Target) -> str:
         return f"recall@{target.k} {trial.recall:.4f}"
     if target.max_memory is not None and trial.expected_bytes > target.max_memory:
         return f"{trial.expected_bytes / 1e6:,.0f} MB"
-    slower = trial.latency * trial.expected_seconds / trial.seconds
-    if target.max_latency is not None and slower > target.max_latency:
-        return f"{1000 * slower:.3g} ms"
+    if target.max_latency is not None and trial.expected_latency > target.max_latency:
+        return f"{1000 * trial.expected_latency:.3g} ms"
     return ""
 
 
 def _unreached(trials: Sequence[Trial], target: Target) -> str:
-    """What no candidate reached, and the one that came nearest."""
+    """What no candidate reached, and the one that came nearest over the most rows."""
     wanted = [f"recall@{target.k} of {target.recall:g}"]
     if target.max_memory is not None:
         wanted.append(f"{target.max_memory / 1e6:,.4g} MB at most")
     if target.max_latency is not None:
         wanted.append(f"{1000 * target.max_latency:.3g} ms at most")
-    limits = replace(target, recall=1e-9)
-    within = [trial for trial in trials if not _verdict(trial, limits)]
+    most = max(trial.rows for trial in trials)
+    trials = [trial for trial in trials if trial.rows == most]
+    within = [trial for trial in trials if not _verdict(trial, replace(target, recall=LEAST))]
     best = max(within or trials, key=lambda trial: trial.recall)
     return (
-        f"nothing reaches {', '.join(wanted)}; the best was {best.backend} "
-        f"({_named(best.setting)}) with recall@{target.k} {best.recall:.4f}, "
-        f"{best.expected_bytes / 1e6:,.4g} MB, {1000 * best.latency:.3g} ms; ask for less"
+        f"nothing reaches {', '.join(wanted)}; the best over {most:,} rows was {best.backend} "
+        f"({_named(best.setting)}) with recall@{target.k} {best.recall:.4f}, for all rows "
+        f"{best.expected_bytes / 1e6:,.4g} MB and {1000 * best.expected_latency:.3g} ms; "
+        "ask for less"
     )
 
 
-def _reason(final: Trial, ranked: Sequence[Trial], target: Target) -> str:
+def _reason(checked: Sequence[Trial], target: Target) -> str:
     how = "in batches" if target.batches else "one query at a time"
-    reason = f"the fastest {how} of what reaches recall@{target.k} {target.recall:g}"
-    first = ranked[0]
-    if _build(first) != _build(final):
-        reason += f"; {first.backend}, which came first on the sample, did not over all rows"
-        return reason
-    fastest = min(ranked, key=lambda trial: trial.expected_seconds)
-    if fastest is not first:
-        reason = f"within a tenth of {reason}, and the smallest of those"
-    others = [trial for trial in ranked if trial.backend != final.backend]
-    if others:
-        ratio = others[0].expected_seconds / first.expected_seconds
-        reason += f"; {ratio:.2f} times as fast as {others[0].backend} on the sample"
+    reason = f"the fastest {how} of what reaches recall@{target.k} {target.recall:g}, or within a "
+    reason += "tenth of it and smaller"
+    if len(checked) > 1:
+        before = ", ".join(f"{trial.backend} ({trial.verdict})" for trial in checked[:-1])
+        return f"{reason}; what came before it on the sample did not do over all rows: {before}"
     return reason
-
-
-def _build(trial: Trial) -> tuple[str, dict[str, Json]]:
-    """The backend, and the options that do not change at search."""
-    free = indexer_plugin(trial.backend).search_options
-    return trial.backend, {n: value for n, value in trial.options.items() if n not in free}
-
-
-def _options(indexer: Indexer) -> dict[str, Json]:
-    options = asdict(cast(Any, indexer))
-    del options["metric"]
-    return options
 
 
 def _setting(indexer: Indexer) -> dict[str, Json]:
     """The options that are not as a plain indexer of this kind has them."""
     plain = asdict(cast(Any, type(indexer)()))
-    return {name: value for name, value in _options(indexer).items() if value != plain[name]}
+    return {name: value for name, value in options_of(indexer).items() if value != plain[name]}
 
 
 def _named(setting: Mapping[str, Json]) -> str:

@@ -66,9 +66,7 @@ class Auto(Peer):
         for target in TARGETS:
             for batches in (False, True):
                 faiss.omp_set_num_threads(threads)
-                _, ranked = tried(vectors, metric, Target(target, batches=batches))
-                best = ranked[0]
-                indexer = make_indexer(best.backend, {**best.options, "metric": metric})
+                _, indexer = tried(vectors, metric, Target(target, batches=batches))[0]
                 place = folder / f"{target}-{batches}"
                 place.mkdir()
                 indexer.build(vectors).save(place)

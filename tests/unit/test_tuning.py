@@ -14,15 +14,17 @@ from indexers.hnsw import Hnsw
 from indexers.ivf import Ivf
 from retrieval import tuning
 from retrieval.contracts import Metric, Tunable, Vectors
-from retrieval.errors import BadInput, Mismatch
+from retrieval.errors import BadInput, Busy, Mismatch
 from retrieval.indexing import build_index, open_index
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
-from retrieval.registry import indexer_names, indexer_plugin
+from retrieval.registry import indexer_plugin
+from retrieval.storage.files import locked
 from retrieval.storage.shards import Embeddings
 from retrieval.tuning import Target, Trial, build_best
 
 ROWS, DIM = 3000, 16
+OWN = ("exact", "ivf", "hnsw", "hnsw-sq", "ivfpq", "faiss")
 
 
 def vectors(rows: int, seed: int) -> Vectors:
@@ -110,9 +112,9 @@ def test_what_fails_over_all_rows_gives_way_to_the_next(
 ) -> None:
     checked = tuning._Stage.checked
 
-    def strict(stage: Any, backend: str, *given: Any) -> Trial:
-        trial = checked(stage, backend, *given)
-        return trial if backend == "exact" else replace(trial, verdict="recall@10 0.5")
+    def strict(stage: Any, backend: str, *given: Any) -> Any:
+        trial, chosen = checked(stage, backend, *given)
+        return trial if backend == "exact" else replace(trial, verdict="recall@10 0.5"), chosen
 
     monkeypatch.setattr(tuning._Stage, "checked", strict)
     facts, how = build_best([database], tmp_path / "index", Target(0.9))
@@ -127,7 +129,7 @@ def test_what_fails_over_all_rows_gives_way_to_the_next(
     ("target", "message"),
     [
         (Target(max_memory=1000), "nothing reaches recall@10 of 0.95, 0.001 MB at most; the best"),
-        (Target(max_latency=1e-9), r"1e-06 ms at most; the best was \w+ \(.*\) with recall@10"),
+        (Target(max_latency=1e-9), r"1e-06 ms at most; the best over 2,700 rows was \w+ \("),
     ],
 )
 def test_a_target_out_of_reach_says_what_was_best_and_changes_nothing(
@@ -146,11 +148,12 @@ def test_one_failing_over_all_rows_leaves_no_folder(
     database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = tuning._Stage.checked
-    monkeypatch.setattr(
-        tuning._Stage,
-        "checked",
-        lambda *given: replace(checked(*given), verdict="too slow"),
-    )
+
+    def failing(*given: Any) -> Any:
+        trial, chosen = checked(*given)
+        return replace(trial, verdict="too slow"), chosen
+
+    monkeypatch.setattr(tuning._Stage, "checked", failing)
     with pytest.raises(BadInput, match="nothing reaches"):
         build_best([database], tmp_path / "new", Target(0.9))
     assert not (tmp_path / "new").exists()
@@ -159,8 +162,13 @@ def test_one_failing_over_all_rows_leaves_no_folder(
 def test_few_rows_are_searched_exactly(tmp_path: Path) -> None:
     few = embeddings(tmp_path / "few", vectors(100, 1))
     facts, how = build_best([few], tmp_path / "index", Target())
-    assert (facts.backend, how.trials, how.checked) == ("exact", [], [])
-    assert how.reason == "100 rows are few: exact search is as fast as any"
+    assert (facts.backend, how.trials, len(how.checked)) == ("exact", [], 1)
+    assert how.reason == "100 rows are few: exact search, without trials"
+    assert how.checked[0].recall == 1
+    with pytest.raises(BadInput, match=r"nothing reaches .* 0.001 MB at most; the best over 100"):
+        build_best([few], tmp_path / "small", Target(max_memory=1000))
+    one = embeddings(tmp_path / "one", vectors(1, 1))
+    assert build_best([one], tmp_path / "index of one", Target())[0].rows == 1
 
 
 def test_held_out_rows_are_in_no_sample(database: Embeddings) -> None:
@@ -192,6 +200,8 @@ def test_given_queries_are_asked(database: Embeddings, tmp_path: Path) -> None:
     _, how = build_best([database], tmp_path / "index", Target(0.9), queries=asked)
     assert (how.queries, how.held_out) == (77, False)
     assert max(trial.rows for trial in how.trials) == ROWS
+    with pytest.raises(Mismatch, match="are the rows themselves"):
+        build_best([database], tmp_path / "again", Target(0.9), queries=database)
     other = embeddings(tmp_path / "other", vectors(20, 5), OTHER)
     with pytest.raises(Mismatch, match="their distances mean nothing"):
         build_best([database], tmp_path / "again", Target(0.9), queries=other)
@@ -218,9 +228,10 @@ def test_the_lowest_rung_that_reaches_the_target(database: Embeddings, tmp_path:
         stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, Target(target), ROWS, None)
         recalls = [stage._recall(rung.load(tmp_path), slice(None)) for rung in ladder]
         expected = next(i for i, reached in enumerate(recalls) if reached >= target)
-        found, rung, _ = stage._lowest(ladder, tmp_path)
+        found, rung = stage._lowest(ladder, tmp_path, slice(None))
         assert (rung, found) == (ladder[expected], recalls[expected])
-        _, highest, _ = replace(stage, target=Target(1.0))._lowest(ladder[:2], tmp_path)
+        strict = replace(stage, target=Target(1.0))
+        _, highest = strict._lowest(ladder[:2], tmp_path, slice(None))
         assert highest == ladder[1], "where none reaches it, the most thorough"
 
 
@@ -228,6 +239,8 @@ def test_time_is_continued_by_its_growth() -> None:
     small = Trial("x", {}, {}, 1000, 1.0, 1e-3, 1e-3, 10, 1.0, 1e-3, 100.0)
     large = replace(small, rows=4000, seconds=2e-3)
     assert tuning._extrapolated(small, large, 16_000).expected_seconds == pytest.approx(4e-3)
+    noisy = replace(large, seconds=1.0)
+    assert tuning._extrapolated(small, noisy, 8000).expected_seconds == pytest.approx(2.0)
     faster = replace(large, seconds=0.5e-3)
     assert tuning._extrapolated(small, faster, 16_000).expected_seconds == pytest.approx(0.5e-3)
 
@@ -248,11 +261,46 @@ def test_targets_that_cannot_be(given: dict[str, Any], message: str) -> None:
         Target(**given)
 
 
+def test_a_candidate_that_fails_is_told_and_left_out(
+    database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise MemoryError("no room for the graph")
+
+    monkeypatch.setattr(Hnsw, "build", broken)
+    facts, how = build_best([database], tmp_path / "index", Target(0.9))
+    assert facts.backend in ("exact", "ivf")
+    assert how.failed == ["hnsw m=4: no room for the graph"]
+
+
+def test_another_writer_is_noticed_before_the_work(database: Embeddings, tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    with locked(tmp_path / "index"), pytest.raises(Busy):
+        build_best([database], tmp_path / "index", Target(0.9), progress=pytest.fail)
+
+
+def test_finalists_are_not_of_one_backend_and_the_most_thorough_is_among_them() -> None:
+    def tried(backend: str, seconds: float, recall: float) -> Any:
+        trial = Trial(backend, {}, {}, 1000, recall, seconds, seconds, 10, 1.0, seconds, 100.0)
+        return tuning._Tried(backend, Exact(), Exact(), trial)
+
+    small = [tried("a", 1.0 + number / 10, 0.96) for number in range(5)]
+    small += [tried("b", 5, 0.97), tried("c", 6, 0.98), tried("d", 7, 0.99), tried("e", 9, 1.0)]
+    finalists = tuning._finalists(small, Target(0.95))
+    assert [each.backend for each in finalists] == ["a", "a", "b", "c", "e"]
+    assert [each.backend for each in tuning._finalists(small, Target(1.0))] == ["e"]
+
+
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("dim", [1, 24, 784])
 def test_every_backend_s_candidates_are_its_own(metric: Metric, dim: int) -> None:
-    for name in indexer_names():
-        for candidate in indexer_plugin(name).candidates(metric, 10_000, dim, 3):
+    some = {name: indexer_plugin(name).candidates(metric, 10_000, dim, 3) for name in OWN}
+    with_codes = {"hnsw", "hnsw-sq", "ivfpq", "faiss"}
+    assert {name for name in OWN if not some[name]} == (
+        with_codes if metric is Metric.MANHATTAN else set()
+    )
+    for name in OWN:
+        for candidate in some[name]:
             assert isinstance(candidate, Tunable)
             assert candidate.metric is metric
             ladders = candidate.ladders()
