@@ -228,7 +228,7 @@ def _print(output: Output, tuning: "Tuning") -> None:
         whose = "rows held out of the samples" if tuning.held_out else "the given embeddings"
         output.say(f"{tuning.queries:,} queries: {whose}")
         output.table(
-            ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95", "size", ""),
+            ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95 ms", "size", ""),
             [_line(trial, trial.verdict) for trial in tuning.trials]
             + [_line(trial, trial.verdict or "chosen") for trial in tuning.checked],
             left=2,
@@ -244,7 +244,7 @@ def _line(trial: "Trial", remark: str) -> tuple[str, ...]:
         f"{trial.rows:,}",
         f"{trial.recall:.4f}",
         f"{1 / trial.seconds:,.0f}",
-        duration(trial.latency),
+        f"{1000 * trial.latency:.3f}",
         size(trial.size_bytes),
         remark,
     )

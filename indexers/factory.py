@@ -16,6 +16,7 @@ from retrieval.errors import BadInput
 from retrieval.hits import checked_vectors, prepared, prepared_blocks
 
 ENOUGH = 1024  # clusters, whose training rows are enough for all that has fewer
+FEWEST_LINKS = 2
 KNOW_MANHATTAN = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
 
 
@@ -70,7 +71,7 @@ class Faiss:
         try:
             factory = self.factory.replace("{lists}", str(list_count(len(vectors), None)))
             index: Any = faiss.index_factory(vectors.shape[1], factory, metric)
-            _check_metric(index, self.metric)
+            _check(index, self.metric)
             clusters = _clusters(index)
             sample = training_rows(vectors, max(clusters, ENOUGH), self.seed)
             if len(sample) < clusters:
@@ -93,14 +94,15 @@ class Faiss:
         return self._searched(faiss_bridge.load(folder, faiss.Index, self.metric))
 
     def _searched(self, index: Any) -> FaissIndex:
-        if self.search:
-            try:
+        try:
+            if self.search:
                 faiss_bridge.set_parameters(index, self.search)
-            except RuntimeError as problem:
-                raise BadInput(
-                    f"faiss does not search '{self.factory}' with '{self.search}' "
-                    f"({faiss_bridge.reason(problem)}); change search"
-                ) from None
+            index.search(np.zeros((1, index.d), np.float32), 1)  # some settings fail only here
+        except RuntimeError as problem:
+            raise BadInput(
+                f"faiss does not search '{self.factory}' with '{self.search}' "
+                f"({faiss_bridge.reason(problem)}); change factory or search"
+            ) from None
         details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
         return FaissIndex(index, self.metric, details)
 
@@ -110,11 +112,18 @@ def _codes(dim: int) -> int:
     return max(codes for codes in range(1, max(1, dim // 4) + 1) if dim % codes == 0)
 
 
-def _check_metric(index: Any, metric: Metric) -> None:
-    """Raise RuntimeError where codes know no such distance: faiss would end the process."""
-    kind = faiss_bridge.inside(index)
-    if metric is Metric.MANHATTAN and not isinstance(kind, KNOW_MANHATTAN):
-        raise RuntimeError(f"{type(kind).__name__} does not know the distance")
+def _check(index: Any, metric: Metric) -> None:
+    """Raise RuntimeError for what faiss would end the process by."""
+    base = faiss_bridge.inside(index)
+    parts = [base]
+    if isinstance(index, faiss.IndexRefine):
+        parts.append(faiss.downcast_index(index.refine_index))
+    for part in parts:
+        if metric is Metric.MANHATTAN and not isinstance(part, KNOW_MANHATTAN):
+            raise RuntimeError(f"{type(part).__name__} does not know the distance")
+    links: Any = getattr(base, "hnsw", None)
+    if links is not None and links.nb_neighbors(0) < 2 * FEWEST_LINKS:  # raises for HNSW1
+        raise RuntimeError(f"a graph wants at least {FEWEST_LINKS} links")
 
 
 def _clusters(index: Any) -> int:

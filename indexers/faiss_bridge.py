@@ -112,3 +112,15 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
             f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
         )
     return index
+
+
+def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric) -> faiss.IndexRefineFlat:
+    """The index in `FILE` that refines one of this kind. Raises BadData as `load` does."""
+    index = load(folder, faiss.IndexRefineFlat, metric)
+    base = inside(index)
+    if not isinstance(base, kind):
+        raise BadData(
+            f"{folder / FILE} holds {type(base).__name__}, wanted {kind.__name__}; build the index "
+            "again"
+        )
+    return index

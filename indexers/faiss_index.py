@@ -13,7 +13,7 @@ from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Found, answer, checked_additions, prepared, prepared_blocks
 
-COMPARED = 10_000  # rows that a mask may admit to be compared one by one: a third of a millisecond
+COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 
 
 class FaissIndex:
@@ -61,7 +61,10 @@ class FaissIndex:
             matching = int(np.count_nonzero(among))
             if self.vectors is not None and matching <= COMPARED:
                 return self._compared(queries, count, among)
-            parameters = _filtered(self.index, faiss_bridge.selector(among), len(self) / matching)
+            selector = faiss_bridge.selector(among)
+            parameters = _filtered(self.index, selector, len(self) / matching, count)
+        elif getattr(self.index, "k_factor", 1) * count > len(self):
+            parameters = _filtered(self.index, None, 1, count)
         try:
             scores, rows = self.index.search(queries, count, params=parameters)
         except RuntimeError as problem:
@@ -83,7 +86,8 @@ class FaissIndex:
         assert self.vectors is not None
         parameters = None
         if among is not None:
-            parameters = faiss.SearchParameters(sel=faiss_bridge.selector(among))  # type: ignore[call-arg]
+            rows_of_mask = faiss.IDSelectorArray(np.flatnonzero(among))
+            parameters = faiss.SearchParameters(sel=rows_of_mask)  # type: ignore[call-arg]
         scores, rows = self.vectors.search(queries, count, params=parameters)
         return rows, faiss_bridge.to_distances(scores, self.metric)
 
@@ -98,31 +102,25 @@ def _vectors_of(index: Any) -> faiss.IndexFlat | None:
     return index if isinstance(index, faiss.IndexFlat) else None
 
 
-def _filtered(index: Any, selector: Any, more: float) -> Any:
-    """faiss's parameters for a search among some rows, with `more` times the usual effort."""
+def _filtered(index: Any, selector: Any, more: float, count: int) -> Any:
+    """faiss's parameters for a search among some rows, with `more` times the usual effort.
+
+    selector: None for all rows.
+    """
     index = faiss.downcast_index(index)
+    library: Any = faiss
     if isinstance(index, faiss.IndexRefine):
-        base = _filtered(index.base_index, selector, more)
-        return _made(
-            faiss.IndexRefineSearchParameters, k_factor=index.k_factor, base_index_params=base
-        )
+        # More candidates than rows would be room for nothing.
+        factor = min(index.k_factor, max(1.0, index.ntotal / count))
+        base = _filtered(index.base_index, selector, more, count)
+        return library.IndexRefineSearchParameters(k_factor=factor, base_index_params=base)
     if isinstance(index, faiss.IndexPreTransform):
-        return _made(
-            faiss.SearchParametersPreTransform, index_params=_filtered(index.index, selector, more)
-        )
+        inside = _filtered(index.index, selector, more, count)
+        return library.SearchParametersPreTransform(index_params=inside)
     if isinstance(index, faiss.IndexIVF):
         probes = min(index.nlist, ceil(index.nprobe * more))
-        return _made(faiss.SearchParametersIVF, sel=selector, nprobe=probes)
+        return library.SearchParametersIVF(sel=selector, nprobe=probes)
     if isinstance(index, faiss.IndexHNSW):
         ef = min(index.ntotal, ceil(index.hnsw.efSearch * more))
-        return _made(faiss.SearchParametersHNSW, sel=selector, efSearch=ef)  # type: ignore[attr-defined]
-    return _made(faiss.SearchParameters, sel=selector)
-
-
-def _made(kind: Any, **settings: Any) -> Any:
-    """faiss's parameters, which do not keep alive by themselves what they point at."""
-    parameters = kind()
-    for name, value in settings.items():
-        setattr(parameters, name, value)
-    parameters.kept = settings
-    return parameters
+        return library.SearchParametersHNSW(sel=selector, efSearch=ef)
+    return library.SearchParameters(sel=selector)

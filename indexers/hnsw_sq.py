@@ -18,7 +18,7 @@ from indexers.faiss_index import FaissIndex
 from indexers.options import EFFORTS, check_range
 from indexers.projection import fewer_axes, projection
 from retrieval.contracts import Json, Metric, Vectors
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadInput
 from retrieval.hits import BLOCK, checked_vectors, prepared, prepared_blocks
 
 EIGHT_BITS: Any = faiss.ScalarQuantizer.QT_8bit
@@ -102,14 +102,10 @@ class HnswSq:
 
         Raises BadData if it is not there or damaged.
         """
-        return self._searched(faiss_bridge.load(folder, faiss.IndexRefineFlat, self.metric))
+        return self._searched(faiss_bridge.load_refined(folder, faiss.IndexHNSWSQ, self.metric))
 
     def _searched(self, index: Any) -> FaissIndex:
         graph = faiss_bridge.inside(index)
-        if not isinstance(graph, faiss.IndexHNSWSQ):
-            raise BadData(
-                f"the index holds {type(graph).__name__}, wanted IndexHNSWSQ; build it again"
-            )
         graph.hnsw.efSearch = min(self.ef, max(1, index.ntotal))  # faiss makes room for as many
         index.k_factor = self.refine
         details: dict[str, Json] = {"axes": graph.d}

@@ -18,7 +18,7 @@ from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from indexers.projection import fewer_axes, projection
 from retrieval.contracts import Json, Metric, Vectors
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadInput
 from retrieval.hits import checked_vectors, prepared, prepared_blocks
 
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
@@ -105,14 +105,12 @@ class IvfPq:
 
         Raises BadData if it is not there or damaged.
         """
-        return self._searched(faiss_bridge.load(folder, faiss.IndexRefineFlat, self.metric))
+        return self._searched(
+            faiss_bridge.load_refined(folder, faiss.IndexIVFPQFastScan, self.metric)
+        )
 
     def _searched(self, index: Any) -> FaissIndex:
         lists = faiss_bridge.inside(index)
-        if not isinstance(lists, faiss.IndexIVFPQFastScan):
-            raise BadData(
-                f"the index holds {type(lists).__name__}, wanted IndexIVFPQFastScan; build it again"
-            )
         lists.nprobe = min(self.n_probe, lists.nlist)
         index.k_factor = self.refine
         details: dict[str, Json] = {

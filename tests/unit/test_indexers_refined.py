@@ -232,7 +232,14 @@ def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) 
             {"search": "nprobe=3"},
             r"does not search 'HNSW32,Flat' with 'nprobe=3' \(could not set parameter nprobe\)",
         ),
-        ({"search": "efSearch=many"}, "change search"),
+        ({"search": "efSearch=many"}, "change factory or search"),
+        ({"factory": "HNSW1,Flat"}, "faiss makes no cosine index 'HNSW1,Flat'"),
+        ({"factory": "HNSW0,Flat"}, "faiss makes no cosine index 'HNSW0,Flat'"),
+        ({"factory": "IVF8,Flat", "search": "nprobe=0"}, "with 'nprobe=0'"),
+        (
+            {"factory": "Flat,Refine(SQ8)", "metric": Metric.MANHATTAN},
+            "IndexScalarQuantizer does not know the distance",
+        ),
     ],
 )
 def test_what_faiss_does_not_make_is_refused(options: dict[str, Any], message: str) -> None:
