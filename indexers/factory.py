@@ -45,8 +45,11 @@ class Faiss:
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Faiss"]:
-        """Indices of bytes that keep no vectors, for where memory is short."""
-        factories = ("HNSW16_SQ8", "IVF{lists},SQ8", f"IVF{{lists}},PQ{_codes(dim)}")
+        """Indices of bytes that keep no vectors, for where memory is short.
+
+        Not trained for polysemous codes (`np`), which takes long and serves another search.
+        """
+        factories = ("HNSW16_SQ8", "IVF{lists},SQ8", f"IVF{{lists}},PQ{_codes(dim)}np")
         return [
             cls(metric, factory=factory, seed=seed)
             for factory in factories

@@ -265,7 +265,7 @@ def test_a_kind_that_takes_no_mask_says_so() -> None:
 
 
 def test_few_rows_are_no_reason_for_faiss_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
-    for indexer in (*REFINED, Faiss(factory="IVF16,PQ4"), Faiss(factory="PQ8")):
+    for indexer in (*REFINED, Faiss(factory="IVF16,PQ4np"), Faiss(factory="PQ8np")):
         for rows in (1, 10, 100):
             assert len(indexer.build(vectors(rows))) == rows
     assert capfd.readouterr() == ("", "")
