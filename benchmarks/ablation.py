@@ -1,7 +1,7 @@
 """What the parts of an embedding give: `python -m benchmarks.ablation --help`.
 
-A siamese network's embedding is the neck's numbers, averaged over views of an image (its mirror
-image; both of them shifted), with the shares of the classes beside them. The same weights are tried
+A trained embedding is the network's numbers, averaged over views of an image (its mirror image;
+both of them shifted), with the shares of the classes beside them. The same weights are tried
 with one part after another, on images that they were not trained on, each left out of its own
 ranking.
 """
