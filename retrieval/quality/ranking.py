@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from threading import local
+from threading import Lock, local
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +28,12 @@ Distances = NDArray[np.float64]
 
 BLOCK_BYTES = 32 * 2**20
 """How much memory the distances of one block of queries take; each core works on a block."""
+
+MOST_BYTES = 2**30
+"""How much memory the blocks of all cores take, unless a single distance for each row takes more."""
+
+# The limit below is the whole process's: a ranking waits for another, which has all cores anyway.
+_ONE_AT_A_TIME = Lock()
 
 # A double has 29 bits more than a float32. Once it is rounded, they are free for the row.
 _ROW_BITS = 29
@@ -61,7 +67,8 @@ def map_rankings(
         raise BadInput(f"{len(database)} rows are too many to rank exactly; give at most 2^29")
     distances = _Distances(queries, database, metric)
     numbers = np.arange(len(database))
-    cores = usable_cores()
+    # Of a very large database a single line is a large block.
+    cores = max(1, min(usable_cores(), MOST_BYTES // (8 * max(1, len(database)))))
     size = min(BLOCK_BYTES // (8 * max(1, len(database))), -(-len(queries) // cores))
     starts = range(0, len(queries), max(1, size))
     room = local()  # of each thread: to ask the system for memory again takes as long as a product
@@ -79,7 +86,11 @@ def map_rankings(
         return found
 
     # Each core's own product and sorts, in its own cache, beat cores that share each product.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as threads:
+    with (
+        _ONE_AT_A_TIME,
+        threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(cores) as threads,
+    ):
         return [*chain.from_iterable(threads.map(summaries, starts))]
 
 
