@@ -30,7 +30,7 @@ BLOCK_BYTES = 32 * 2**20
 """How much memory the distances of one block of queries take; each core works on a block."""
 
 MOST_BYTES = 2**30
-"""How much memory the blocks of all cores take, unless a single distance for each row takes more."""
+"""How much memory the blocks of all cores take, unless one distance for each row takes more."""
 
 # The limit below is the whole process's: a ranking waits for another, which has all cores anyway.
 _ONE_AT_A_TIME = Lock()
