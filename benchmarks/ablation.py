@@ -1,8 +1,8 @@
 """What the parts of an embedding give: `python -m benchmarks.ablation --help`.
 
 A trained embedding is the network's numbers, averaged over views of an image (its mirror image;
-both of them shifted), with the shares of the classes beside them. The same weights are tried
-with one part after another, on images that they were not trained on, each left out of its own
+both of them shifted; all at several sides, where the encoder has such), with the shares of the
+classes beside them. The same weights are tried with one part after another, on images that they were not trained on, each left out of its own
 ranking.
 """
 
@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
     if card.network.get("class_sharpness") is None:
         raise BadInput(f"{folder} has no class proxies; train with network.class_sharpness")
     images, ids, labels = unseen(card, folder, split, limit)
-    for step, settings in STEPS.items():
+    for step, settings in steps(card.network).items():
         with tempfile.TemporaryDirectory() as name:
             encoder = _variant(card, folder, settings, Path(name))
             started = time.perf_counter()
@@ -57,6 +57,15 @@ def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
             "knn_accuracy": result.knn_accuracy,
             "images_per_second": len(images) / seconds,
         }
+
+
+def steps(network: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+    """The settings of each row: at the side of the training, and in the last at all sides."""
+    if not network.get("embed_sides"):
+        return STEPS
+    at_one = {step: {**settings, "embed_sides": []} for step, settings in STEPS.items()}
+    last = [*STEPS][-1]
+    return {**at_one, f"{last}, sides": STEPS[last]}
 
 
 def _variant(card: Card, folder: Path, settings: dict[str, Json], place: Path) -> Encoder:

@@ -137,7 +137,7 @@ class PretrainedSettings(Settings):
     model: str = OFFLINE_MODEL  # timm's name
     layers: tuple[str, ...] = ()  # see `Features`
     side: Amount = 0  # images are resized to side × side before the model; 0: left as they are
-    embed_side: Amount = 0  # the same for embedding, where it should differ; 0: `side`
+    embed_sides: tuple[Count, ...] = ()  # the same for embedding, averaged; none: `side` alone
     resample: Literal["bicubic", "bilinear"] = "bicubic"  # how; bilinearly JPEG noise stays softer
     head: Literal["linear", "hidden", "whitening"] = "linear"
     dim: Count = 128  # numbers from the head
@@ -183,10 +183,10 @@ class PretrainedNetwork(Network):
 
     @classmethod
     def natural_side(cls, settings: PretrainedSettings) -> int:
-        """The larger of the sides at which the model is to see images."""
+        """The largest of the sides at which the model is to see images."""
         check_known(settings.model)
-        if settings.side or settings.embed_side:
-            return max(settings.side, settings.embed_side)
+        if settings.side or settings.embed_sides:
+            return max((settings.side, *settings.embed_sides))
         try:
             own = timm.get_pretrained_cfg(settings.model, allow_unregistered=False)
         except RuntimeError as error:
@@ -301,7 +301,7 @@ def _bare(settings: PretrainedSettings) -> Any:
 
 
 class _AsEmbedded(nn.Module):
-    """What a method of the network makes of images at the side at which they are embedded.
+    """The mean of what a method of the network makes of images at each side for embedding.
 
     At a side that is larger than in training, objects look as large as they did in its random
     crops: Touvron et al., Fixing the train-test resolution discrepancy, arXiv:1906.06423.
@@ -311,10 +311,11 @@ class _AsEmbedded(nn.Module):
         super().__init__()
         self.network = network
         self.method = method
-        self.side = network.settings.embed_side or network.settings.side
+        self.sides = network.settings.embed_sides or (network.settings.side,)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.method(images, self.side)
+        total: Tensor = sum(self.method(images, side) for side in self.sides)
+        return total / len(self.sides)
 
 
 class Pretrained(TrainedEncoder):

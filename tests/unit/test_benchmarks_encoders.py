@@ -121,6 +121,15 @@ def test_each_part_of_an_embedding_has_a_row(tmp_path: Path) -> None:
     assert few["images"] == held_out
 
 
+def test_an_encoder_of_several_sides_has_a_row_more() -> None:
+    assert [*ablation.steps({"shift": 1})] == [*ablation.STEPS]
+    steps = ablation.steps({"embed_sides": [128, 160]})
+    *at_one, at_all = steps.items()
+    assert [name for name, _ in at_one] == [*ablation.STEPS]
+    assert all(settings["embed_sides"] == [] for _, settings in at_one)
+    assert at_all == ("mirror, shift, shares, sides", {"mirror": True, "shift": 1})
+
+
 SMALL = """
 encoder = "siamese"
 network = {widths = [4, 4, 4], dim = 3}

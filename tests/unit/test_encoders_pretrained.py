@@ -11,7 +11,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -285,21 +285,24 @@ def test_turned_embeddings_have_the_same_distances(
     assert ((lengths - 1).abs().max() < 1e-3) == (metric == "cosine")
 
 
-def test_images_are_embedded_at_a_side_of_their_own(
+def test_images_are_embedded_at_sides_of_their_own(
     published: torch.nn.Module, tmp_path: Path
 ) -> None:
-    for side, embed_side in ((48, 0), (48, 64)):
-        folder = tmp_path / str(embed_side)
-        train(replace(RECIPE, network={**RECIPE.network, "embed_side": embed_side}), folder)
+    weights = []
+    for embed_sides in ((), (64,), (48, 64)):
+        folder = tmp_path / f"{embed_sides}"
+        network = {**RECIPE.network, "embed_sides": [*embed_sides]}
+        train(replace(RECIPE, network=network), folder)
         encoder = open_encoder(str(folder), "cpu")
         assert isinstance(encoder, TrainedEncoder)
         images = pixels(2, 32)
         floats = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
         with torch.inference_mode():
-            wanted = encoder.trained.vectors(floats, embed_side or side)
+            seen = [encoder.trained.vectors(floats, side) for side in embed_sides or (48,)]
+        wanted = torch.nn.functional.normalize(torch.stack(seen).sum(0), dim=1)
         np.testing.assert_allclose(encoder.encode(images), wanted, atol=0.02)  # bfloat16
-    first, second = (load_file(tmp_path / n / "weights.safetensors") for n in ("0", "64"))
-    assert all(torch.equal(first[name], second[name]) for name in first)  # trained alike
+        weights.append(load_file(folder / "weights.safetensors"))
+    assert all(torch.equal(weights[0][name], w[name]) for w in weights for name in w)  # alike
 
 
 def test_images_are_resized_as_the_settings_say(published: torch.nn.Module) -> None:
@@ -321,9 +324,9 @@ def test_images_are_resized_as_the_settings_say(published: torch.nn.Module) -> N
 
 @pytest.mark.parametrize(
     ("settings", "side"),
-    [({}, 160), ({"side": 48}, 48), ({"side": 48, "embed_side": 64}, 64)],
+    [({}, 160), ({"side": 48}, 48), ({"side": 48, "embed_sides": (40, 64)}, 64)],
 )
-def test_images_are_as_large_as_the_model_sees_them(settings: dict[str, int], side: int) -> None:
+def test_images_are_as_large_as_the_model_sees_them(settings: dict[str, Any], side: int) -> None:
     typed = pretrained.PretrainedSettings(model=MODEL, **settings)
     assert pretrained.PretrainedNetwork.natural_side(typed) == side
     with pytest.raises(UnknownName, match="unknown timm model 'resnet-18'"):
