@@ -2,8 +2,8 @@
 
 A trained embedding is the network's numbers, averaged over views of an image (its mirror image;
 both of them shifted; all at several sides, where the encoder has such), with the shares of the
-classes beside them. The same weights are tried with one part after another, on images that they were not trained on, each left out of its own
-ranking.
+classes beside them. The same weights are tried with one part after another, on images that they
+were not trained on, each left out of its own ranking.
 """
 
 import argparse
