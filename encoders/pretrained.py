@@ -314,8 +314,7 @@ class _AsEmbedded(nn.Module):
         self.sides = network.settings.embed_sides or (network.settings.side,)
 
     def forward(self, images: Tensor) -> Tensor:
-        total: Tensor = sum(self.method(images, side) for side in self.sides)
-        return total / len(self.sides)
+        return torch.stack([self.method(images, side) for side in self.sides]).mean(0)
 
 
 class Pretrained(TrainedEncoder):
