@@ -185,8 +185,8 @@ class PretrainedNetwork(Network):
     def natural_side(cls, settings: PretrainedSettings) -> int:
         """The largest of the sides at which the model is to see images."""
         check_known(settings.model)
-        if settings.side or settings.embed_sides:
-            return max((settings.side, *settings.embed_sides))
+        if largest := max((settings.side, *settings.embed_sides)):
+            return largest
         try:
             own = timm.get_pretrained_cfg(settings.model, allow_unregistered=False)
         except RuntimeError as error:
