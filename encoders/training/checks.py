@@ -19,6 +19,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise BadInput and its kinds where the recipe cannot be trained, whatever the data is."""
     if recipe.epochs and not recipe.losses:
         raise BadInput("the recipe has no loss to train by; add [[losses]], or set epochs to 0")
+    if recipe.keep_start and not recipe.start:
+        raise BadInput("keep_start wants an encoder to start from; name one by start, or remove it")
     for loss in recipe.losses:
         check_loss(loss, recipe.sampler.name == "pairs")
     terms = [loss for loss in recipe.losses if loss.name != RECONSTRUCTION]

@@ -97,6 +97,7 @@ class Recipe(Settings):
     encoder: str
     network: dict[str, Any] = field(default_factory=dict)  # settings of the encoder's network
     start: str = ""  # a trained encoder of such a network, whose weights are trained on
+    keep_start: Share = 0.0  # the share of its weights in the mean with those trained
     losses: tuple[Loss, ...] = ()
     epochs: Amount = 10
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # the range of k-means

@@ -1,17 +1,19 @@
 """Training from the weights of an encoder that was trained before."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from encoders.networks import Network
 from encoders.trained import TrainedEncoder
 from encoders.training.data import TrainingSet
+from encoders.training.losses import Term
 from retrieval.contracts import Json
 from retrieval.errors import BadInput
 from retrieval.registry import open_encoder, trained_folder
@@ -27,6 +29,7 @@ class Start:
     sources: tuple[str, ...] = ()  # others as a whole, each by its name and by its sha256
     classes: tuple[str, ...] = ()  # sorted
     minutes: float = 0.0  # that its own training took, and that of what it started from
+    proxies: Mapping[str, Tensor] = field(default_factory=dict)  # (dim,) of each class, if kept
 
     def facts(self) -> dict[str, Json]:
         """What a card says of it, beside the data."""
@@ -38,6 +41,25 @@ class Start:
             "also_seen": [*self.sources],
             "also_seen_classes": [*self.classes],
         }
+
+    def hand_over(
+        self, terms: Iterable[object], classes: Sequence[str], share: float = 1.0
+    ) -> None:
+        """Turn class proxies of losses by `share` of the way to the encoder's, class by class.
+
+        They keep their lengths: where losses see directions alone, the length says how fast a step
+        may turn them.
+        """
+        for term in terms:
+            proxies = term.proxies() if isinstance(term, Term) else None
+            if proxies is None:
+                continue
+            for place, name in enumerate(classes):
+                if name in self.proxies:
+                    learned = functional.normalize(self.proxies[name].to(proxies.device), dim=0)
+                    here = functional.normalize(proxies[place], dim=0)
+                    turned = functional.normalize(here.lerp(learned, share), dim=0)
+                    proxies[place] = turned * proxies[place].norm()
 
     def has_seen(self, data: TrainingSet, rows: NDArray[np.int64]) -> int:
         """How many of these rows of the data the encoder was trained on, as far as is known."""
@@ -67,7 +89,7 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
         if name in there and there[name].shape == tensor.shape
     }
     network.load_state_dict(fitting, strict=False)
-    start = _start(encoder.fingerprint, folder, data)
+    start = _start(encoder, folder, data)
     if held_out := start.has_seen(data, data.held_out):
         listed = (
             f"; {IMAGES} in its folder lists them"
@@ -98,7 +120,7 @@ def _check_weights(
             )
 
 
-def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
+def _start(encoder: TrainedEncoder, folder: Path, data: TrainingSet) -> Start:
     card = Card.read(folder)
     facts = card.training.data
     seen_before = facts.get("also_seen_classes", [])
@@ -114,4 +136,12 @@ def _start(fingerprint: str, folder: Path, data: TrainingSet) -> Start:
     else:
         ids, sources = frozenset(), [*sources, source, sha256]
     minutes = card.training.minutes + cast(float, facts.get("start_minutes", 0.0))
-    return Start(fingerprint, ids, tuple(dict.fromkeys(sources)), classes, round(minutes, 2))
+    kept = encoder.trained.proxies
+    return Start(
+        encoder.fingerprint,
+        ids,
+        tuple(dict.fromkeys(sources)),
+        classes,
+        round(minutes, 2),
+        {} if kept is None else dict(zip(card.classes, kept, strict=True)),
+    )

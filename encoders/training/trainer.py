@@ -121,6 +121,7 @@ def train(
     network = _built(network_type, settings, data, framing)
     start = start_from(recipe.start, network, data) if recipe.start else Start()
     terms = _terms(recipe, network, len(data.names))
+    start.hand_over(terms, data.names)
     check_network(recipe, network, terms, len(data.training))
     made_folder(folder)
     with locked(folder):
@@ -250,6 +251,11 @@ class Run:
         if not recipe.start:
             self.network.prepare(floats(self.pixels[torch.from_numpy(sample)]))
         self.network.to(memory_format=torch.channels_last)
+        self.weights_at_start = (
+            {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            if recipe.keep_start
+            else {}
+        )
         self.optimizers = Optimizers(recipe.optimizer, self.network, self.terms)
         coins = torch.rand(len(data.images), generator=_generator(recipe.seed, "coin"))
         self.coin = (coins < 0.5).to(device)
@@ -268,6 +274,7 @@ class Run:
             while self.position.epoch < self.recipe.epochs:
                 on_epoch(self.epoch(on_step))
             trained = time.perf_counter()
+            self.average()
             if self.network.needs_features:
                 self.keep_proxies()
                 self.network.load_state_dict(self.rounded())  # fitted to what will be written
@@ -278,6 +285,22 @@ class Run:
                 f"{error}; {self.last_good()}; train into another --out with a lower optimizer.lr "
                 f"than {self.recipe.optimizer.lr}"
             ) from None
+
+    def average(self) -> None:
+        """Let the weights keep the recipe's share of those at the start.
+
+        Wortsman et al., Robust fine-tuning of zero-shot models (CVPR 2022): the mean of weights
+        before and after a fine-tuning may be better than either. No checkpoint is written behind
+        this, so that a run that goes on comes here once.
+        """
+        share = self.recipe.keep_start
+        if not share:
+            return
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                if name in self.weights_at_start and tensor.is_floating_point():
+                    tensor.lerp_(self.weights_at_start[name], share)
+        self.start.hand_over(self.terms, self.data.names, share)
 
     def fit(self) -> None:
         """Fit what the network fits to the features of all training images."""

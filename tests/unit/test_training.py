@@ -22,11 +22,15 @@ from safetensors.torch import load_file
 
 from encoders.autoencoder import Autoencoder
 from encoders.siamese import SiameseNetwork, SiameseSettings
+from encoders.trained import TrainedEncoder
 from encoders.training import trainer
 from encoders.training.augmentation import Mixed
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from encoders.training.data import read_training_set
+from encoders.training.losses import Term
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.reports import CURVES, RECONSTRUCTIONS, draw_reconstructions
+from encoders.training.start import start_from
 from encoders.training.trainer import train
 from retrieval.contracts import Framing, Json
 from retrieval.errors import BadData, BadInput, CannotWrite, Mismatch, RetrError, UnknownName
@@ -471,6 +475,7 @@ def test_a_disk_that_is_full_for_the_curves_alone(
             BadInput,
             "data.clusters 9,999 is more than there are images",
         ),
+        (replace(SMALL, keep_start=0.5), BadInput, "keep_start wants an encoder to start from"),
         (replace(SMALL, start="toy"), BadInput, "start: toy is no folder that 'retr train' made"),
         (replace(SMALL, start="autoencoder"), BadInput, "runs another kind of network"),
         (
@@ -685,6 +690,55 @@ def test_training_goes_on_from_an_encoder(trained: Path, tmp_path: Path) -> None
     fresh = []
     train(SMALL, tmp_path / "fresh", on_epoch=fresh.append)
     assert rows[0]["loss"] < fresh[0]["loss"]
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_weights_are_averaged_with_those_at_the_start(
+    trained: Path, tmp_path: Path, share: float
+) -> None:
+    """Those of the network; proxies, which are directions, are turned by the share of the way."""
+    recipe = replace(SMALL, start=str(trained), keep_start=share)
+    train(replace(recipe, keep_start=0.0), tmp_path / "trained-on")
+    train(recipe, tmp_path / "mean")
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "resumed", on_step=stop_after(7))
+    train(recipe, tmp_path / "resumed")
+    assert same(tmp_path / "mean", tmp_path / "resumed")
+    before, after, mean = (
+        weights(folder) for folder in (trained, tmp_path / "trained-on", tmp_path / "mean")
+    )
+    proxies = [kind.pop("proxies").float() for kind in (after, before, mean)]
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    for name, tensor in mean.items():
+        if tensor.is_floating_point():
+            wanted = after[name].float().lerp(before[name].float(), share)
+            torch.testing.assert_close(tensor.float(), wanted, atol=2e-3, rtol=2e-3)
+    wanted = torch.nn.functional.normalize(proxies[0].lerp(proxies[1], share), dim=1)
+    torch.testing.assert_close(proxies[2], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_class_proxies_go_on_from_those_of_the_start_class_by_class(
+    trained: Path, tmp_path: Path
+) -> None:
+    """A class that the start does not know, and losses without classes, start from chance."""
+    kept = open_encoder(str(trained))
+    assert isinstance(kept, TrainedEncoder)
+    learned = kept.trained.proxies
+    assert learned is not None
+    two = replace(SMALL, data=Data("digits", classes=("4", "3")))
+    data = read_training_set(two.data, Framing(32), 0)
+    terms = [Term(loss, classes=3, dim=6) for loss in (*SMALL.losses, CLUSTERED.losses[0])]
+    before = [term.proxies() for term in terms]
+    lengths = before[0].norm(dim=1)
+    by_chance = before[0][2].clone()
+    network = SiameseNetwork(SiameseSettings((8, 8, 8), dim=6, class_sharpness=16.0), 3, 32)
+    start_from(str(trained), network, data).hand_over(terms, ["4", "3", "unknown"])
+    after = terms[0].proxies()
+    cosines = torch.cosine_similarity(after[:2], learned[[4, 3]])
+    torch.testing.assert_close(cosines, torch.ones(2))
+    torch.testing.assert_close(after.norm(dim=1), lengths)
+    torch.testing.assert_close(after[2], by_chance)
+    assert before[1:] == [None, None]
 
 
 def test_a_frozen_autoencoder_learns_to_draw_and_embeds_as_before(tmp_path: Path) -> None:
