@@ -49,7 +49,7 @@ class Exact:
 
     def build(self, vectors: Vectors) -> "ExactIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
-        vectors = checked_vectors(vectors)
+        vectors = checked_vectors(vectors, self.metric)
         index = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
         for _, block in prepared_blocks(vectors, self.metric):
             index.add(block)
@@ -100,7 +100,9 @@ class ExactIndex:
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says."""
-        for _, block in prepared_blocks(checked_additions(vectors, self.dim), self.metric):
+        for _, block in prepared_blocks(
+            checked_additions(vectors, self.dim, self.metric), self.metric
+        ):
             self.index.add(block)
         self._to_gpu()
 

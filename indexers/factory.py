@@ -69,7 +69,7 @@ class Faiss:
 
         Raises BadInput for other vectors, and for a string that faiss does not take.
         """
-        vectors = checked_vectors(vectors)
+        vectors = checked_vectors(vectors, self.metric)
         metric = faiss_bridge.METRICS[self.metric]
         try:
             factory = self.factory.replace("{lists}", str(list_count(len(vectors), None)))

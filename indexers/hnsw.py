@@ -91,7 +91,7 @@ class Hnsw:
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
-        vectors = checked_vectors(vectors)
+        vectors = checked_vectors(vectors, self.metric)
         rows, dim = vectors.shape
         graph = hnswlib.Index(SPACES[self.metric], dim)
         graph.init_index(
@@ -146,7 +146,7 @@ class HnswIndex:
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says: they are linked as in a build."""
-        vectors = checked_additions(vectors, self.dim)
+        vectors = checked_additions(vectors, self.dim, self.metric)
         rows = len(self)
         self.graph.resize_index(rows + len(vectors))
         for start, block in prepared_blocks(vectors, self.metric):

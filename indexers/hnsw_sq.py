@@ -82,7 +82,7 @@ class HnswSq:
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
-        vectors = checked_vectors(vectors)
+        vectors = checked_vectors(vectors, self.metric)
         metric = faiss_bridge.METRICS[self.metric]
         sample = prepared(vectors[:: max(1, len(vectors) // BLOCK)], self.metric)
         turn = projection(sample, self.metric, self.axes)

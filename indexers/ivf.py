@@ -66,7 +66,7 @@ class Ivf:
 
         Raises BadInput for other vectors, and for device=cuda where there is no GPU.
         """
-        vectors = checked_vectors(vectors)
+        vectors = checked_vectors(vectors, self.metric)
         rows, dim = vectors.shape
         lists = list_count(rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
@@ -132,7 +132,9 @@ class IvfIndex:
 
     def add(self, vectors: Vectors) -> None:
         """Add rows to the lists there are, as `Growing` says."""
-        for _, block in prepared_blocks(checked_additions(vectors, self.dim), self.metric):
+        for _, block in prepared_blocks(
+            checked_additions(vectors, self.dim, self.metric), self.metric
+        ):
             self.index.add(block)
         self._to_gpu()
 

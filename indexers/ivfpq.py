@@ -77,7 +77,7 @@ class IvfPq:
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
-        vectors = checked_vectors(vectors)
+        vectors = checked_vectors(vectors, self.metric)
         rows, dim = vectors.shape
         lists = list_count(rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]

@@ -13,6 +13,7 @@ from retrieval.contracts import Hits, Mask, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
 
 BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
+LONGEST = 1e18  # of vectors: the square of twice this is within float32, and sums of some such
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows and distances, both (q, count); -1 where a row is missing."""
@@ -80,10 +81,11 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
 
 
-def checked_vectors(vectors: Vectors) -> Vectors:
+def checked_vectors(vectors: Vectors, metric: Metric) -> Vectors:
     """The vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if needed.
 
-    Raises BadInput where there are none, or one is not finite.
+    Raises BadInput where there are none, or one is not finite, or so long that distances by the
+    metric are not.
     """
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise BadInput(f"vectors have shape {vectors.shape}; give (n, dim), n and dim at least 1")
@@ -93,15 +95,28 @@ def checked_vectors(vectors: Vectors) -> Vectors:
         if not finite.all():
             row = start + int(np.flatnonzero(~finite.all(axis=1))[0])
             raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
+        if metric is not Metric.COSINE:  # which scales them
+            _check_lengths(vectors[start : start + BLOCK], start)
     return vectors
 
 
-def checked_additions(vectors: Vectors, dim: int) -> Vectors:
+def _check_lengths(vectors: Vectors, first: int) -> None:
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    longest = int(lengths.argmax())
+    if lengths[longest] > LONGEST:
+        raise BadInput(
+            f"the vector of row {first + longest} has the length {lengths[longest]:.1e}, and "
+            "float32 does not hold distances of such; divide all vectors by the same number, or "
+            "use cosine"
+        )
+
+
+def checked_additions(vectors: Vectors, dim: int, metric: Metric) -> Vectors:
     """The vectors to add to an index of this dimension, as `checked_vectors` has them.
 
     Raises what that raises, and Mismatch for vectors of another dimension.
     """
-    vectors = checked_vectors(vectors)
+    vectors = checked_vectors(vectors, metric)
     if vectors.shape[1] != dim:
         raise Mismatch(
             f"vectors have {vectors.shape[1]} dimensions, the index has {dim}; encode them with "

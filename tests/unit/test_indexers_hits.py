@@ -136,15 +136,25 @@ def test_values_beyond_float32_are_refused_by_row(bad: float) -> None:
     vectors = np.ones((70_000, 2))
     vectors[[66_000, 69_000], 1] = bad
     with pytest.raises(BadInput, match="row 66000 is not finite"):
-        checked_vectors(vectors)  # type: ignore[arg-type]
+        checked_vectors(vectors, Metric.COSINE)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="query 1 is not finite"):
         answer(never, vectors[65_999:66_002], 1, None, dim=2, rows=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
+def test_vectors_too_long_for_distances_are_refused_but_by_cosine(metric: Metric) -> None:
+    vectors = np.ones((70_000, 2), np.float32)
+    vectors[[66_000, 69_000], 1] = 1e17, 2e18
+    with pytest.raises(BadInput, match=r"row 69000 has the length 2\.0e\+18"):
+        checked_vectors(vectors, metric)
+    assert checked_vectors(vectors[:69_000], metric).shape == (69_000, 2)
+    assert checked_vectors(vectors, Metric.COSINE) is vectors
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (2, 2, 2)])
 def test_vectors_must_be_a_matrix(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInput, match="vectors have shape"):
-        checked_vectors(np.ones(shape, np.float32))
+        checked_vectors(np.ones(shape, np.float32), Metric.COSINE)
 
 
 def test_unit_vectors() -> None:
