@@ -100,9 +100,8 @@ class ExactIndex:
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says."""
-        for _, block in prepared_blocks(
-            checked_additions(vectors, self.dim, self.metric), self.metric
-        ):
+        vectors = checked_additions(vectors, self.dim, self.metric)
+        for _, block in prepared_blocks(vectors, self.metric):
             self.index.add(block)
         self._to_gpu()
 

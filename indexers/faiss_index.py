@@ -47,9 +47,8 @@ class FaissIndex:
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says: what was trained stays as it is."""
-        for _, block in prepared_blocks(
-            checked_additions(vectors, self.dim, self.metric), self.metric
-        ):
+        vectors = checked_additions(vectors, self.dim, self.metric)
+        for _, block in prepared_blocks(vectors, self.metric):
             self.index.add(block)
 
     def save(self, folder: Path) -> None:

@@ -298,7 +298,7 @@ class Run:
             return
         with torch.no_grad():
             for name, tensor in self.network.state_dict().items():
-                if name in self.weights_at_start and tensor.is_floating_point():
+                if tensor.is_floating_point():
                     tensor.lerp_(self.weights_at_start[name], share)
         self.start.hand_over(self.terms, self.data.names, share)
 
