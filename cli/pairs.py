@@ -88,8 +88,8 @@ def pairs(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="How probabilities are fitted: logistic or isotonic.  [default: isotonic from "
-            "1,000 validation images on, else logistic; a scorer's own probability as it is]",
+            help="How probabilities are fitted: logistic or isotonic.  [default: isotonic; a "
+            "scorer's own probability as it is]",
             show_default=False,
         ),
     ] = None,
@@ -130,7 +130,7 @@ def pairs(
     from dataclasses import replace
 
     from retrieval.errors import BadInput
-    from retrieval.quality.calibration import Method, default_method, place_to_keep
+    from retrieval.quality.calibration import Method, place_to_keep
     from retrieval.quality.comparing import improbability
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.pairs import Scheme
@@ -150,13 +150,14 @@ def pairs(
         raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
     judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
-    method = parsed_choice("calibration", calibration, Method) if calibration else None
     procedure = Procedure(
         parsed_metric(metric) or test.facts.metric,
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        method,
+        parsed_choice("calibration", calibration or Method.ISOTONIC, Method)
+        if calibration or judge is None
+        else None,
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)
@@ -174,8 +175,6 @@ def pairs(
     if judge is not None:
         tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
         distances_of = improbability(judge)
-    elif method is None:
-        procedure = replace(procedure, method=default_method(len(validating)))
     rows = tested.rows_of_classes()
     for name in chosen or images.classes():
         if rows[name] < 2:

@@ -30,20 +30,11 @@ BINS = 15
 Alike = NDArray[np.bool_]
 
 
-MANY_IMAGES = 1000
-"""From here on an isotonic curve is closer to the truth than a logistic one, with two numbers."""
-
-
 class Method(StrEnum):
     """How probabilities are fitted."""
 
     LOGISTIC = "logistic"
     ISOTONIC = "isotonic"
-
-
-def default_method(images: int) -> Method:
-    """What suits pairs of so many images: a curve of many points follows chance in few."""
-    return Method.ISOTONIC if images >= MANY_IMAGES else Method.LOGISTIC
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class Procedure:
     count: int | None = None
     scheme: Scheme = Scheme.RANDOM
     seed: int = 0
-    method: Method | None = Method.LOGISTIC
+    method: Method | None = Method.ISOTONIC
     thresholds: tuple[float, ...] = ()
 
 

@@ -17,7 +17,6 @@ from retrieval.quality.calibration import (
     FittedTo,
     Method,
     best_threshold,
-    default_method,
     expected_calibration_error,
 )
 from retrieval.quality.labelled import Labelled
@@ -177,11 +176,6 @@ def test_verification_by_hand() -> None:
     assert document["intervals"]["accuracy"] == [*found.intervals[None]]  # type: ignore[call-overload, index]
     # Nearer than each of the 4 others: .1 and .2 than 4, .3 than 3, .6 than 2: 13 of 16.
     assert found.auc == 13 / 16
-
-
-def test_few_images_have_a_probability_with_two_numbers() -> None:
-    assert default_method(999) is Method.LOGISTIC
-    assert default_method(1000) is Method.ISOTONIC
 
 
 def calibration(method: Method | None = Method.LOGISTIC) -> Calibration:
