@@ -91,12 +91,14 @@ def checked_vectors(vectors: Vectors, metric: Metric) -> Vectors:
         raise BadInput(f"vectors have shape {vectors.shape}; give (n, dim), n and dim at least 1")
     vectors = _float32(vectors)
     for start in range(0, len(vectors), BLOCK):
-        finite = np.isfinite(vectors[start : start + BLOCK])
-        if not finite.all():
-            row = start + int(np.flatnonzero(~finite.all(axis=1))[0])
+        block = vectors[start : start + BLOCK]
+        largest = max(abs(float(block.min())), abs(float(block.max())))  # nan where one is
+        if not np.isfinite(largest):
+            row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
             raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
-        if metric is not Metric.COSINE:  # which scales them
-            _check_lengths(vectors[start : start + BLOCK], start)
+        may_be_long = largest * np.sqrt(vectors.shape[1]) > LONGEST
+        if may_be_long and metric is not Metric.COSINE:  # which scales them
+            _check_lengths(block, start)
     return vectors
 
 
@@ -106,8 +108,8 @@ def _check_lengths(vectors: Vectors, first: int) -> None:
     if lengths[longest] > LONGEST:
         raise BadInput(
             f"the vector of row {first + longest} has the length {lengths[longest]:.1e}, and "
-            "float32 does not hold distances of such; divide all vectors by the same number, or "
-            "use cosine"
+            "float32 does not hold the squares of such distances; divide all vectors by the same "
+            "number, or use cosine"
         )
 
 
