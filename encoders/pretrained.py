@@ -255,8 +255,8 @@ class PretrainedNetwork(Network):
     def features(self) -> nn.Module:
         """What the head is fitted to; with a head that is trained, what is turned.
 
-        The turn is fitted to one view of each image: more take their times as long, and change
-        where the vectors lie by less than images of one class differ.
+        The turn is fitted to one view of each image: fitted to all views of an embedding, at
+        their times the cost, codes rank no better.
         """
         if self.settings.head == "whitening":
             return _AsEmbedded(self, self.features_of)

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.training import recipe
+from encoders.training.earlier import open_earlier
 from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.images import load, open_source
-from retrieval.registry import open_encoder
 
 NO_LABEL = ""
 """What stands for the class of images without one."""
@@ -134,7 +134,7 @@ def _clustered(
     from sklearn.cluster import KMeans  # slow to import
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    encoder = open_encoder(settings.clustered_by)
+    encoder = open_earlier("data.clustered_by", settings.clustered_by)
     if encoder.framing != framing:
         raise BadInput(
             f"data.clustered_by: {encoder.name} wants images of {encoder.framing.side} pixels, and "

@@ -13,10 +13,11 @@ from torch.nn import functional
 from encoders.networks import Network
 from encoders.trained import TrainedEncoder
 from encoders.training.data import TrainingSet
+from encoders.training.earlier import open_earlier
 from encoders.training.losses import Term
 from retrieval.contracts import Json
 from retrieval.errors import BadInput
-from retrieval.registry import open_encoder, trained_folder
+from retrieval.registry import trained_folder
 from retrieval.storage.cards import IMAGES, Card
 
 
@@ -75,7 +76,7 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
     anew. Raises UnknownName for no encoder, BadInput for one that has no folder or runs another
     network, or that was trained on images that are held out now.
     """
-    encoder, folder = open_encoder(spec, "cpu"), trained_folder(spec)
+    encoder, folder = open_earlier("start", spec, "cpu"), trained_folder(spec)
     if not isinstance(encoder, TrainedEncoder) or folder is None:
         raise BadInput(
             f"start: {spec} is no folder that 'retr train' made, nor an encoder that ships with "

@@ -476,6 +476,12 @@ def test_a_disk_that_is_full_for_the_curves_alone(
             "data.clusters 9,999 is more than there are images",
         ),
         (replace(SMALL, keep_start=0.5), BadInput, "keep_start wants an encoder to start from"),
+        (
+            replace(SMALL, start="here/siamese-three"),
+            BadInput,
+            "start: here/siamese-three is not there; 'retr train siamese-three --out "
+            "here/siamese-three' makes it",
+        ),
         (replace(SMALL, start="toy"), BadInput, "start: toy is no folder that 'retr train' made"),
         (replace(SMALL, start="autoencoder"), BadInput, "runs another kind of network"),
         (
