@@ -205,6 +205,7 @@ def _markdown(table: Sequence[Sequence[str]]) -> str:
 
 PANELS = {"all queries in one call": "qps", "one at a time": "qps_single"}
 RECALL, SPEED = "recall@10 of the index", "queries per second"
+TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999)
 
 
 def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -232,9 +233,34 @@ def _recall(row: Row) -> float:
     return float(row["recall_at"]["10"])
 
 
+@dataclass(frozen=True, slots=True)
+class MissedAxis:
+    """Where recalls stand on a logarithmic axis of what they miss: .9, .99, .999 equally far apart.
+
+    none: where a recall of 1 stands, which misses nothing. ticks: places by their texts.
+    """
+
+    none: float
+    ticks: Mapping[str, float]
+
+    @classmethod
+    def of(cls, recalls: Sequence[float]) -> "MissedAxis":
+        """One that has room for these."""
+        missed = [1 - recall for recall in recalls if recall < 1] or [0.01]
+        none = min(missed) / 3
+        shown = (tick for tick in TICKS if 2 * none < 1 - tick <= 1.2 * max(missed))
+        return cls(none, {**{f"{tick:g}": 1 - tick for tick in shown}, "1": none})
+
+    def place(self, recall: float) -> float:
+        """Where the recall stands."""
+        return max(1 - recall, self.none)
+
+
 def _draw(path: Path, rows: Sequence[Row]) -> None:
+    axis = MissedAxis.of([_recall(row) for row in rows])
+
     def points(rows: Sequence[Row], speed: str) -> list[tuple[float, float]]:
-        return [(_recall(row), row[speed]) for row in rows]
+        return [(axis.place(_recall(row)), row[speed]) for row in rows]
 
     panels = {
         title: {
@@ -247,7 +273,7 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
         }
         for title, speed in PANELS.items()
     }
-    draw_trade(path, panels, RECALL, SPEED)
+    draw_trade(path, panels, RECALL, SPEED, axis.ticks)
 
 
 def _write_html(path: Path, document: Document) -> None:
@@ -257,6 +283,7 @@ def _write_html(path: Path, document: Document) -> None:
     from plotly.subplots import make_subplots
 
     data, machine = document["data"], document["machine"]
+    axis = MissedAxis.of([_recall(row) for row in document["rows"]])
     figure = make_subplots(1, len(PANELS), subplot_titles=[*PANELS])
     for column, speed in enumerate(PANELS.values(), 1):
         for number, (name, line) in enumerate(_lines(document["rows"]).items()):
@@ -264,7 +291,7 @@ def _write_html(path: Path, document: Document) -> None:
             front = _front(line, speed)
             starred = [row["pareto"] and speed == "qps" for row in line]
             lines = Scatter(
-                x=[_recall(row) for row in front],
+                x=[axis.place(_recall(row)) for row in front],
                 y=[row[speed] for row in front],
                 mode="lines",
                 hoverinfo="skip",
@@ -273,7 +300,7 @@ def _write_html(path: Path, document: Document) -> None:
                 showlegend=False,
             )
             points = Scatter(
-                x=[_recall(row) for row in line],
+                x=[axis.place(_recall(row)) for row in line],
                 y=[row[speed] for row in line],
                 text=[_hover(row) for row in line],
                 hovertemplate="%{text}<extra></extra>",
@@ -288,7 +315,15 @@ def _write_html(path: Path, document: Document) -> None:
                 showlegend=column == 1,
             )
             figure.add_traces([lines, points], rows=1, cols=column)
-        figure.update_xaxes(title_text=RECALL, row=1, col=column)
+        figure.update_xaxes(
+            title_text=RECALL,
+            type="log",
+            autorange="reversed",
+            tickvals=[*axis.ticks.values()],
+            ticktext=[*axis.ticks],
+            row=1,
+            col=column,
+        )
         figure.update_yaxes(title_text=SPEED, type="log", row=1, col=column)
     figure.update_layout(
         title_text=(

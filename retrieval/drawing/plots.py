@@ -132,9 +132,18 @@ class Trade:
     marked: Sequence[tuple[float, float]]
 
 
-def draw_trade(path: Path, panels: Mapping[str, Mapping[str, Trade]], x: str, y: str) -> None:
+def draw_trade(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Trade]],
+    x: str,
+    y: str,
+    ticks: Mapping[str, float],
+) -> None:
     """Draw panels side by side, by name: what is gained against what is lost, each name in a
-    colour of its own. The y axis is logarithmic."""
+    colour of its own.
+
+    Both axes are logarithmic, and x falls from left to right, with these ticks by their texts.
+    """
     figure = _figure(path, 4.2 * len(panels) + 1.5, 4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, trades) in zip(grid, panels.items(), strict=True):
@@ -146,7 +155,10 @@ def draw_trade(path: Path, panels: Mapping[str, Mapping[str, Trade]], x: str, y:
                         *zip(*points, strict=True), s=size, marker=marker,
                         color=line.get_color(), zorder=3,
                     )  # fmt: skip
-        axes.set(title=title, xlabel=x, ylabel=y, yscale="log")
+        axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+        axes.set_xticks([*ticks.values()], [*ticks], fontsize="small")
+        axes.set_xticks([], minor=True)
+        axes.invert_xaxis()
         axes.grid(alpha=0.3, which="both")
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False)

@@ -100,6 +100,14 @@ def test_without_plotly_there_is_no_page(
     assert "bench.html" not in {path.name for path in [*written, *tmp_path.iterdir()]}
 
 
+def test_recalls_stand_by_what_they_miss() -> None:
+    axis = report.MissedAxis.of([0.7, 0.97, 0.9985, 1.0])
+    assert [*axis.ticks] == ["0.8", "0.9", "0.95", "0.99", "0.999", "1"]
+    assert axis.place(0.97) == pytest.approx(0.03)
+    assert axis.place(1.0) == axis.ticks["1"] < 0.001
+    assert [*report.MissedAxis.of([1.0, 1.0]).ticks] == ["0.99", "1"]
+
+
 def test_a_line_joins_its_own_front() -> None:
     rows = [row("hnsw", 0.8, 900), row("hnsw", 0.9, 1000), row("hnsw", 0.95, 300)]
     assert [each["qps"] for each in report._front([*rows, row("hnsw", 0.95, 200)], "qps")] == [
