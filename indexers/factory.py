@@ -1,5 +1,6 @@
 """Whatever faiss's index factory makes: https://github.com/facebookresearch/faiss/wiki."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,8 @@ class Faiss:
     factory: as faiss's index_factory takes it; `{lists}` in it stands for 4·√rows, but no more than
     leave 39 rows per list.
     search: parameters of search, as faiss's ParameterSpace and autofaiss write them:
-    `nprobe=16,k_factor_rf=4`; without any, faiss's own.
+    `nprobe=16,k_factor_rf=4`; without any, those that the index was built with, at first faiss's
+    own.
     seed: draws the training rows.
 
     Distances are those that faiss reports: of codes without refinement (`…,RFlat`) they are
@@ -80,7 +82,7 @@ class Faiss:
             if len(sample) < clusters:
                 sample = np.resize(sample, (clusters, vectors.shape[1]))  # rows come again
             index.train(prepared(sample, self.metric))
-            for _, block in prepared_blocks(vectors, self.metric):
+            for block in _added(index, vectors, self.metric):
                 index.add(block)
         except RuntimeError as problem:
             raise BadInput(
@@ -108,6 +110,14 @@ class Faiss:
             ) from None
         details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
         return FaissIndex(index, self.metric, details)
+
+
+def _added(index: Any, vectors: Vectors, metric: Metric) -> Iterator[Vectors]:
+    """The vectors prepared, in blocks; in one for graphs that do not grow."""
+    if isinstance(faiss_bridge.inside(index), faiss.IndexNSG):
+        yield prepared(vectors, metric)
+    else:
+        yield from (block for _, block in prepared_blocks(vectors, metric))
 
 
 def _codes(dim: int) -> int:

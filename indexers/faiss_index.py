@@ -46,10 +46,19 @@ class FaissIndex:
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
-        """Add rows, as `Growing` says: what was trained stays as it is."""
+        """Add rows, as `Growing` says: what was trained stays as it is.
+
+        Raises BadInput for a kind of index that takes no more.
+        """
         vectors = checked_additions(vectors, self.dim, self.metric)
         for _, block in prepared_blocks(vectors, self.metric):
-            self.index.add(block)
+            try:
+                self.index.add(block)
+            except RuntimeError as problem:
+                raise BadInput(
+                    f"faiss's {type(faiss_bridge.inside(self.index)).__name__} takes no more rows "
+                    f"({faiss_bridge.reason(problem)}); index all embeddings anew"
+                ) from None
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""

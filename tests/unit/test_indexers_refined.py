@@ -14,6 +14,7 @@ from indexers.faiss_index import FaissIndex
 from indexers.hnsw_sq import HnswSq
 from indexers.ivfpq import IvfPq
 from indexers.projection import projection
+from retrieval import hits
 from retrieval.contracts import Indexer, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 
@@ -262,6 +263,14 @@ def test_a_kind_that_takes_no_mask_says_so() -> None:
     mask = np.arange(500) % 2 == 0
     with pytest.raises(BadInput, match="IndexNSGFlat cannot search among some of its rows"):
         index.search(vectors(5), 3, mask)
+
+
+def test_a_graph_that_does_not_grow_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hits, "BLOCK", 200)
+    index = Faiss(factory="NSG16").build(vectors(500))
+    assert len(index) == 500
+    with pytest.raises(BadInput, match=r"faiss's IndexNSGFlat takes no more rows"):
+        index.add(vectors(5))
 
 
 def test_few_rows_are_no_reason_for_faiss_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
