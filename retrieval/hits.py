@@ -5,6 +5,7 @@ all of them refuse the same input, in the same words, and rank and pad in the sa
 """
 
 from collections.abc import Callable, Iterator
+from math import isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +53,8 @@ def ranked(rows: NDArray[np.int64], distances: NDArray[np.float32], k: int) -> H
 
     rows, distances: (q, ≤ k), a row being -1 where nothing was found. May reorder them in place.
     """
-    missing = rows < 0
-    if missing.any():
-        distances[missing] = np.inf
+    if rows.size and rows.min() < 0:
+        distances[rows < 0] = np.inf
     sort(rows, distances)
     absent = k - rows.shape[1]
     if absent:
@@ -67,15 +67,18 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     """Sort each line of both (q, k) by distance, then row, in place; -1 goes last.
 
     Libraries sort by distance already and leave equal distances as they come, so only the lines
-    that hold such are sorted.
+    that hold such are sorted. Without a sign, -1 is the greatest row there is.
     """
     later, sooner = distances[:, 1:], distances[:, :-1]
     increasing = later > sooner
     if increasing.all():
         return
+    if len(rows) == 1:
+        order = np.lexsort((rows[0].view(np.uint64), distances[0]))
+        rows[0], distances[0] = rows[0, order], distances[0, order]
+        return
     lines = np.flatnonzero(~increasing.all(axis=1))
     wrong_rows, wrong_distances = rows[lines], distances[lines]
-    # Without a sign, -1 is the greatest row there is.
     order = np.lexsort((wrong_rows.view(np.uint64), wrong_distances), axis=-1)
     rows[lines] = np.take_along_axis(wrong_rows, order, axis=1)
     distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
@@ -103,7 +106,7 @@ def checked_vectors(vectors: Vectors, metric: Metric) -> Vectors:
 
 
 def _check_lengths(vectors: Vectors, first: int) -> None:
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    lengths = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
     longest = int(lengths.argmax())
     if lengths[longest] > LONGEST:
         raise BadInput(
@@ -143,8 +146,12 @@ def unit_vectors(vectors: Vectors) -> Vectors:
 
     Lengths are taken in double precision: the square of a float32 may leave its range.
     """
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    lengths[lengths == 0] = 1
+    if len(vectors) == 1:  # as is most asked for, and soonest waited for
+        (double,) = vectors.astype(np.float64)
+        return np.asarray((double / (sqrt(double.dot(double)) or 1)).astype(np.float32)[None])
+    lengths = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
+    if not lengths.all():
+        lengths[lengths == 0] = 1
     units = np.empty_like(vectors)
     np.divide(vectors, lengths[:, None], out=units, casting="same_kind")
     return units
@@ -159,10 +166,11 @@ def _checked_queries(queries: Vectors, dim: int) -> Vectors:
             " encode them with the encoder that the index was built with"
         )
     queries = _float32(queries)
-    finite = np.isfinite(queries)
-    if not finite.all():
-        bad = int(np.flatnonzero(~finite.all(axis=1))[0])
-        raise BadInput(f"query {bad} is not finite; leave it out or encode it anew")
+    if not isfinite(np.vdot(queries, queries)):  # or so great that their squares are not
+        finite = np.isfinite(queries).all(axis=1)
+        if not finite.all():
+            bad = int(finite.argmin())
+            raise BadInput(f"query {bad} is not finite; leave it out or encode it anew")
     return queries
 
 
@@ -176,6 +184,8 @@ def _count(among: Mask, rows: int) -> int:
 
 
 def _float32(vectors: Vectors) -> Vectors:
+    if vectors.dtype == np.float32 and vectors.flags.c_contiguous:
+        return vectors
     # What is too great for float32 becomes infinite, and is refused as such.
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(vectors, dtype=np.float32)
