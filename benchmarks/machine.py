@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retrieval.contracts import Json
 
-LIBRARIES = ("retr", "numpy", "faiss-gpu", "faiss-cpu", "hnswlib")
+LIBRARIES = ("retr", "numpy", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs")
 
 
 def describe() -> dict[str, Json]:

@@ -38,8 +38,8 @@ def index(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="exact, ivf, hnsw, hnsw-sq, ivfpq, faiss, or a plug-in's name; or auto: the "
-            "fastest that reaches a recall, by measurement.  [default: hnsw]",
+            help="exact, ivf, hnsw, hnsw-sq, ivfpq, vamana, faiss, or a plug-in's name; or auto: "
+            "the fastest that reaches a recall, by measurement.  [default: hnsw]",
             show_default=False,
         ),
     ] = None,

@@ -10,8 +10,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts import Mask, Metric
+from retrieval.contracts import Mask, Metric, Vectors
 from retrieval.errors import BadData
+from retrieval.hits import Found
 from retrieval.storage.files import write_whole
 
 FILE = "index.faiss"
@@ -48,6 +49,23 @@ def to_distances(scores: NDArray[np.float32], metric: Metric) -> NDArray[np.floa
         case Metric.MANHATTAN:
             pass
     return scores
+
+
+def compared(
+    flat: faiss.IndexFlat, queries: Vectors, count: int, among: Mask | None, metric: Metric
+) -> Found:
+    """The true neighbors of prepared queries (q, dim) among the rows of the mask."""
+    parameters = None
+    if among is not None:
+        rows_of_mask = faiss.IDSelectorArray(np.flatnonzero(among))
+        parameters = faiss.SearchParameters(sel=rows_of_mask)  # type: ignore[call-arg]
+    scores, rows = flat.search(queries, count, params=parameters)
+    return rows, to_distances(scores, metric)
+
+
+def vectors_of(flat: faiss.IndexFlat) -> Vectors:
+    """The vectors (n, dim) of a flat index, where they lie: they live as long as it."""
+    return np.asarray(faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d))
 
 
 def inside(index: Any) -> Any:

@@ -94,12 +94,7 @@ class FaissIndex:
     def _compared(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         """The true neighbors of prepared queries."""
         assert self.vectors is not None
-        parameters = None
-        if among is not None:
-            rows_of_mask = faiss.IDSelectorArray(np.flatnonzero(among))
-            parameters = faiss.SearchParameters(sel=rows_of_mask)  # type: ignore[call-arg]
-        scores, rows = self.vectors.search(queries, count, params=parameters)
-        return rows, faiss_bridge.to_distances(scores, self.metric)
+        return faiss_bridge.compared(self.vectors, queries, count, among, self.metric)
 
 
 def _vectors_of(index: Any) -> faiss.IndexFlat | None:

@@ -44,7 +44,7 @@ FORMAT = "retr-index"
 VERSION = 1
 INDEX = "index.json"
 ROWS = "rows.parquet"
-LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "numpy", "pyarrow")
+LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs", "numpy", "pyarrow")
 
 
 _KINDS = {

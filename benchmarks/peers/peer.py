@@ -45,6 +45,8 @@ PEERS = {
     "faiss-hnsw-sq8": "raw:FaissHnswSq8",
     "faiss-ivf": "raw:FaissIvf",
     "faiss-ivfpq": "raw:FaissIvfPq",
+    "svs": "svs:Svs",
+    "svs-half": "svs:SvsHalf",
     "usearch": "usearch:Usearch",
     "usearch-bf16": "usearch:UsearchBf16",
     "voyager": "voyager:Voyager",
@@ -55,6 +57,7 @@ PEERS = {
     "retr-hnsw": "retr:Hnsw",
     "retr-hnsw-sq": "retr:HnswSq",
     "retr-ivfpq": "retr:IvfPq",
+    "retr-vamana": "retr:Vamana",
     "retr-auto": "retr:Auto",
 }
 """The file and the class of each."""

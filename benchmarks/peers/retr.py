@@ -1,17 +1,27 @@
 """retr's own backends, through `Index.search`, and what `--backend auto` chooses of them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import faiss
 
+from benchmarks.machine import cores
 from benchmarks.peers.peer import Peer
 from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
 from retrieval.registry import make_indexer
 from retrieval.tuning import Target, tried
 
 TARGETS = (0.9, 0.95, 0.99)
+CORES = cores()
+
+
+def _keep_to(threads: int) -> None:
+    """So many threads for faiss, and as many cores for libraries that count these."""
+    faiss.omp_set_num_threads(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, CORES[:threads])
 
 
 class _Retr(Peer):
@@ -29,7 +39,7 @@ class _Retr(Peer):
         self.efforts: Sequence[Any] = [rung for ladder in ladders for rung in ladder]  # type: ignore[misc]
 
     def set(self, effort: Indexer, threads: int) -> None:
-        faiss.omp_set_num_threads(threads)
+        _keep_to(threads)
         self.index: Index = effort.load(self.folder)
 
     def search(self, queries: Vectors, k: int) -> Rows:
@@ -56,6 +66,10 @@ class IvfPq(_Retr):
     backend = "ivfpq"
 
 
+class Vamana(_Retr):
+    backend = "vamana"
+
+
 class Auto(Peer):
     """What is chosen for each target, of single queries on one thread, and of batches on all."""
 
@@ -73,7 +87,7 @@ class Auto(Peer):
                 self.made[target, batches] = indexer, place
 
     def set(self, effort: float, threads: int) -> None:
-        faiss.omp_set_num_threads(threads)
+        _keep_to(threads)
         indexer, folder = self.made[effort, threads > 1]
         self.index: Index = indexer.load(folder)
 

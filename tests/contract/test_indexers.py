@@ -21,6 +21,7 @@ OWN = {
     "hnsw": set(Metric) - {Metric.MANHATTAN},
     "hnsw-sq": set(Metric) - {Metric.MANHATTAN},
     "ivfpq": set(Metric) - {Metric.MANHATTAN},
+    "vamana": set(Metric) - {Metric.MANHATTAN},
     "faiss": set(Metric),
 }
 
@@ -58,6 +59,11 @@ def test_contract(name: str, metric: Metric) -> None:
         ("hnsw-sq", {"axes": 1000}),
         ("ivfpq", {"axes": 16, "n_lists": 8, "n_probe": 100, "per_code": 4, "refine": 20}),
         ("ivfpq", {"n_lists": 1200, "n_probe": 1200, "per_code": 7, "refine": 30}),
+        ("vamana", {"degree": 8, "ef": 100, "refine": 3}),
+        ("vamana", {"halves": False}),
+        ("vamana", {"halves": False, "metric": "euclidean", "ef": 100}),
+        ("vamana", {"halves": False, "metric": "inner_product", "ef": 100}),
+        ("vamana", {"degree": 64, "ef_construction": 20, "ef": 1}),
         ("faiss", {"factory": "Flat"}),
         ("faiss", {"search": "efSearch=200"}),
         ("faiss", {"factory": "IVF16,SQ8,RFlat", "search": "nprobe=16,k_factor_rf=4"}),

@@ -1,5 +1,7 @@
 """retr beside other libraries: the table, and each library that is installed anyway."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,15 @@ from retrieval.contracts import Metric, Vectors
 from retrieval.errors import UnknownName
 from retrieval.quality.ranking import nearest
 
-INSTALLED = [name for name, place in PEERS.items() if place.startswith(("raw:", "retr:"))]
+INSTALLED = [name for name, place in PEERS.items() if place.startswith(("raw:", "retr:", "svs:"))]
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> Iterator[None]:
+    """retr's own are kept to as many cores as threads, and the tests behind them not."""
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 def vectors(rows: int, seed: int) -> Vectors:

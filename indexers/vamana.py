@@ -1,0 +1,301 @@
+"""A graph of one layer with long links, walked greedily: SVS.
+
+Jayaram Subramanya et al., DiskANN (NeurIPS 2019), as in Intel's Scalable Vector Search: Aguerrebere
+et al., Similarity search in the blink of an eye with compressed indices (VLDB 2023). The vectors
+also lie in a flat index of faiss, for what a walk does not answer.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, frexp
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, cast
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from indexers import faiss_bridge
+from indexers.options import EFFORTS, check_range
+from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.errors import BadData, BadInput
+from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
+from retrieval.storage.files import read_json, write_json
+
+FACTS = "vamana.json"
+PARTS = ("parameters", "graph", "vectors")
+"""What SVS writes, each into a folder of its own; here files of these names."""
+
+SVS_SETTINGS = "svs_config.toml"
+COMPARED = 10_000  # rows that a mask may admit to be compared one by one
+LONG = 256  # numbers of vectors that are walked faster in half precision
+FEW = 256  # distances that numpy has before faiss's threads have begun
+MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
+
+
+@dataclass(frozen=True)
+class Vamana:
+    """`vamana`: walks a graph in which every vector knows about `degree` others, near and far.
+
+    degree: the most links of a vector; more cost memory and raise recall.
+    ef_construction: candidates kept while a vector is linked; more cost build time.
+    ef: candidates kept while a query walks; more cost time and raise recall.
+    halves: walk over numbers of half precision, and compare what is found with the query as it is;
+    faster for long vectors.
+    refine: with halves, candidates for each neighbor that is asked for; more raise recall where
+    neighbors are closer to each other than half precision tells.
+
+    It wants the library SVS: `pip install 'retr[vamana]'`, for Linux on x86-64. Rows cannot be
+    added to it.
+    """
+
+    metric: Metric = Metric.COSINE
+    degree: int = 48
+    ef_construction: int = 200
+    ef: int = 32
+    halves: bool = True
+    refine: int = 1
+    search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})
+
+    def __post_init__(self) -> None:
+        if self.metric is Metric.MANHATTAN:
+            raise BadInput(
+                f"SVS has no {self.metric} distance; use the backend exact or ivf for it"
+            )
+        check_range("degree", self.degree, 4, 1024)
+        check_range("ef_construction", self.ef_construction, 1, 100_000)
+        check_range("ef", self.ef, 1, 100_000)
+        check_range("refine", self.refine, 1, 1000)
+
+    @classmethod
+    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Vamana"]:
+        """Graphs of few and of many links; none where SVS is not installed."""
+        if metric is Metric.MANHATTAN or not _installed():
+            return []
+        return [cls(metric, degree=degree, halves=dim > LONG) for degree in (16, 32, 64)]
+
+    def ladders(self) -> list[list["Vamana"]]:
+        """By `ef`; with halves also with more candidates than are asked for."""
+        refines = (1, 2) if self.halves else (1,)
+        return [[replace(self, refine=refine, ef=ef) for ef in EFFORTS] for refine in refines]
+
+    def build(self, vectors: Vectors) -> "VamanaIndex":
+        """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
+        svs = _svs()
+        vectors = checked_vectors(vectors, self.metric)
+        flat = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
+        scaled = np.empty(vectors.shape, np.float16 if self.halves else np.float32)
+        scale = _scale(vectors) if self.halves and self.metric is not Metric.COSINE else 1.0
+        for start, block in prepared_blocks(vectors, self.metric):
+            flat.add(block)
+            scaled[start : start + len(block)] = block * np.float32(scale)
+        parameters = svs.VamanaBuildParameters(
+            graph_max_degree=self.degree, window_size=self.ef_construction
+        )
+        graph = svs.Vamana.build(
+            parameters, scaled, _svs_metric(svs, self.metric, self.halves), num_threads=_cores()
+        )
+        return self._searched(graph, flat, scale)
+
+    def load(self, folder: Path) -> "VamanaIndex":
+        """The index saved in the folder, to be searched with this `ef` and `refine`.
+
+        Raises BadData if it is not there or damaged.
+        """
+        svs = _svs()
+        flat = faiss_bridge.load(folder, faiss.IndexFlat, self.metric)
+        scale = _checked_facts(folder)
+        with TemporaryDirectory() as name:
+            at = {part: Path(name) / part for part in PARTS}
+            for file in _files(folder):
+                part, _, kind = file.name.partition(".")
+                at[part].mkdir(exist_ok=True)
+                place = at[part] / (SVS_SETTINGS if kind == "toml" else kind)
+                place.symlink_to(file.resolve())
+            kept = svs.DataType.float16 if self.halves else svs.DataType.float32
+            try:
+                graph = svs.Vamana(
+                    str(at["parameters"]),
+                    svs.GraphLoader(str(at["graph"])),
+                    svs.VectorDataLoader(str(at["vectors"]), kept, dims=flat.d),
+                    _svs_metric(svs, self.metric, self.halves),
+                    num_threads=_cores(),
+                )
+            except RuntimeError as problem:
+                reason = str(problem).splitlines()[0]
+                raise BadData(f"{folder} is damaged ({reason}); build the index again") from None
+        return self._searched(graph, flat, scale)
+
+    def _searched(self, graph: Any, flat: faiss.IndexFlat, scale: float) -> "VamanaIndex":
+        graph.search_window_size = self.ef
+        return VamanaIndex(graph, flat, scale, self.metric, self.refine if self.halves else 0)
+
+
+class VamanaIndex:
+    """SVS's graph over the vectors times `scale`, and the vectors in a flat index.
+
+    refine: how many candidates for each neighbor are compared as they are; 0 where SVS does that.
+    """
+
+    details: ClassVar[Mapping[str, Json]] = {}
+
+    def __init__(
+        self, graph: Any, flat: faiss.IndexFlat, scale: float, metric: Metric, refine: int
+    ) -> None:
+        self.graph = graph
+        self.flat = flat
+        self.vectors = faiss_bridge.vectors_of(flat)
+        self.scale = scale
+        self.metric = metric
+        self.refine = refine
+
+    @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+        return int(self.flat.d)
+
+    def __len__(self) -> int:
+        return int(self.flat.ntotal)
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
+
+        With a mask that admits many rows the walk goes on until enough of what it found is among
+        them; with others these are compared one by one.
+        """
+        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def save(self, folder: Path) -> None:
+        """Write index.faiss, and what `svs.Vamana.save` writes, under names of one folder."""
+        faiss_bridge.save(self.flat, folder)
+        for file in _files(folder):
+            file.unlink()
+        with TemporaryDirectory(dir=folder) as name:
+            at = [Path(name) / part for part in PARTS]
+            self.graph.save(*map(str, at))
+            for place in at:
+                for file in place.iterdir():
+                    kind = "toml" if file.name == SVS_SETTINGS else file.name
+                    file.rename(folder / f"{place.name}.{kind}")
+        sizes: dict[str, Json] = {file.name: file.stat().st_size for file in _files(folder)}
+        write_json(folder / FACTS, {"scale": self.scale, "bytes": sizes})
+
+    def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
+        queries = prepared(queries, self.metric)
+        wanted = count * max(1, self.refine)
+        if among is not None:
+            matching = int(np.count_nonzero(among))
+            wanted = ceil(1.5 * wanted * len(self) / matching)
+            if matching <= COMPARED or wanted > MOST_EXTRA:
+                return faiss_bridge.compared(self.flat, queries, count, among, self.metric)
+        wanted = min(wanted, len(self))
+        scaled = queries if self.scale == 1 else queries * np.float32(self.scale)
+        found, nearness = self.graph.search(scaled, wanted)
+        rows = found.view(np.int64)
+        short = _short(rows, nearness)
+        if self.refine:
+            distances = self._distances(queries, rows)
+        else:
+            distances = faiss_bridge.to_distances(nearness, self.metric)
+        if among is not None:
+            distances[~among[rows]] = np.inf
+            short |= np.isfinite(distances).sum(1) < count
+        if wanted > count:
+            order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+            rows = np.take_along_axis(rows, order, 1)
+            distances = np.take_along_axis(distances, order, 1)
+        if short.any():
+            rows[short], distances[short] = faiss_bridge.compared(
+                self.flat, queries[short], count, among, self.metric
+            )
+        return rows, distances
+
+    def _distances(self, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(q, n): the distances of prepared queries (q, dim) to rows (q, n)."""
+        if rows.size > FEW:
+            scores = np.empty(rows.shape, np.float32)
+            swig, flat = faiss.swig_ptr, cast(Any, self.flat)
+            flat.compute_distance_subset(
+                len(queries), swig(queries), rows.shape[1], swig(scores), swig(rows)
+            )
+            return faiss_bridge.to_distances(scores, self.metric)
+        there, here = self.vectors.take(rows, axis=0), queries[:, None]
+        if self.metric is Metric.EUCLIDEAN:
+            there -= here
+            here = there
+        return faiss_bridge.to_distances(np.vecdot(there, here), self.metric)
+
+
+def _short(rows: NDArray[np.int64], nearness: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(q,): whether a walk may have found fewer rows than there is room for.
+
+    SVS fills up with row 0 at distance 0, and so does row 0 look where the query equals it and is
+    not alone in that.
+    """
+    if rows[:, 1:].all():
+        return np.zeros(len(rows), np.bool_)
+    return np.asarray(((rows[:, 1:] == 0) & (nearness[:, 1:] == 0)).any(1))
+
+
+def _scale(vectors: Vectors) -> float:
+    """A power of two that brings the vectors into the range of halves."""
+    largest = max(abs(float(vectors.min())), abs(float(vectors.max())))
+    return 2.0 ** -frexp(largest)[1] if largest else 1.0
+
+
+def _checked_facts(folder: Path) -> float:
+    """The scale. Raises BadData unless the files are as long as they were, which SVS trusts."""
+    path = folder / FACTS
+    try:
+        facts: Any = read_json(path)
+        scale, sizes = float(facts["scale"]), dict(facts["bytes"])
+    except (KeyError, TypeError, ValueError):
+        raise BadData(f"{path} is not there or damaged; build the index again") from None
+    there = {file.name: file.stat().st_size for file in _files(folder)}
+    for name in sorted({*sizes, *there}):
+        if sizes.get(name) != there.get(name):
+            raise BadData(
+                f"{folder / name} has {there.get(name, 0):,} of {sizes.get(name, 0):,} bytes; "
+                "build the index again"
+            )
+    return scale
+
+
+def _files(folder: Path) -> list[Path]:
+    """What SVS wrote."""
+    return sorted(file for part in PARTS for file in folder.glob(f"{part}.*"))
+
+
+def _svs() -> Any:
+    """The library. Raises BadInput where it is not installed."""
+    if not _installed():
+        raise BadInput(
+            "the backend vamana wants the library SVS; pip install 'retr[vamana]', which Linux on "
+            "x86-64 has"
+        )
+    import svs
+
+    return svs
+
+
+def _svs_metric(svs: Any, metric: Metric, halves: bool) -> Any:
+    """What the graph is built and walked by: of vectors of length 1 all rank alike, and squares of
+    differences round least; but inner products are right for zero vectors, too."""
+    if metric is Metric.EUCLIDEAN or (metric is Metric.COSINE and halves):
+        return svs.DistanceType.L2
+    return svs.DistanceType.MIP
+
+
+def _installed() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("svs") is not None
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

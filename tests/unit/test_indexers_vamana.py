@@ -1,0 +1,107 @@
+"""What the contract leaves open about SVS's graph: masks, copies, halves, files, its absence."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from indexers import vamana
+from indexers.exact import Exact
+from indexers.vamana import FACTS, Vamana, VamanaIndex
+from retrieval.contracts import Metric, Vectors
+from retrieval.errors import BadData, BadInput
+
+
+def vectors(rows: int, seed: int, dim: int = 16) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
+
+
+@pytest.mark.parametrize("halves", [True, False])
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_a_walk_goes_on_until_enough_rows_are_of_the_mask(
+    halves: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vamana, "COMPARED", 0)
+    database, queries = vectors(3000, 1), vectors(50, 2)
+    mask = np.random.default_rng(3).random(3000) < share
+    index = Vamana(Metric.EUCLIDEAN, ef=100, halves=halves).build(database)
+    assert isinstance(index, VamanaIndex)
+    true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 5, mask)
+    found = index.search(queries, 5, mask)
+    assert mask[found.rows].all()
+    assert (found.rows == true.rows).mean() > 0.97
+    # What the walk leaves short is compared: here it walks past almost nothing but other rows.
+    few = np.zeros(3000, np.bool_)
+    few[:40] = True
+    true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 5, few)
+    assert np.array_equal(index.search(queries, 5, few).rows, true.rows)
+
+
+@pytest.mark.parametrize("halves", [True, False])
+def test_more_copies_than_links_are_all_found(halves: bool) -> None:
+    database = np.repeat(vectors(3, 1), 200, axis=0)
+    index = Vamana(Metric.EUCLIDEAN, degree=8, halves=halves).build(database)
+    hits = index.search(database[[0, 250, 599]], 200)
+    assert [set(line.tolist()) for line in hits.rows] == [
+        {*range(200)},
+        {*range(200, 400)},
+        {*range(400, 600)},
+    ]
+    assert not hits.distances.any()
+
+
+def test_halves_hold_vectors_of_any_length() -> None:
+    for size in (1e-9, 1e9):
+        database = vectors(800, 4) * np.float32(size)
+        for metric in (Metric.EUCLIDEAN, Metric.INNER_PRODUCT):
+            true = Exact(metric).build(database).search(database[:30], 5)
+            found = Vamana(metric, ef=60).build(database).search(database[:30], 5)
+            assert (found.rows == true.rows).mean() > 0.95, (size, metric)
+
+
+def test_more_candidates_make_good_what_halves_do_not_tell() -> None:
+    far = np.float32(30)  # neighbours differ in what halves round away
+    database, queries = vectors(2000, 5) / 100 + far, vectors(100, 6) / 100 + far
+    true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 5)
+    index = Vamana(Metric.EUCLIDEAN, ef=100).build(database)
+    few = (index.search(queries, 5).rows == true.rows).mean()
+    index.refine = 20
+    assert (index.search(queries, 5).rows == true.rows).mean() > few + 0.2
+
+
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    index = Vamana().build(vectors(500, 7))
+    index.save(tmp_path)
+    Vamana().load(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()} - {"index.faiss"}
+    assert len(names) == 6
+    for name in sorted(names):
+        file = tmp_path / name
+        whole = file.read_bytes()
+        for damaged in (whole[: len(whole) // 2], None):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            with pytest.raises(BadData, match=r"build the index again|write it anew"):
+                Vamana().load(tmp_path)
+            file.write_bytes(whole)
+    # As long as it was, but of another kind.
+    settings = next(tmp_path.glob("parameters.toml"))
+    settings.write_bytes(b"x" * settings.stat().st_size)
+    with pytest.raises(BadData, match="is damaged"):
+        Vamana().load(tmp_path)
+    assert FACTS in names
+
+
+def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vamana, "_installed", lambda: False)
+    with pytest.raises(BadInput, match=r"pip install 'retr\[vamana\]'"):
+        Vamana().build(vectors(10, 1))
+    assert not Vamana.candidates(Metric.COSINE, 1000, 16, 0)
+
+
+def test_long_vectors_are_walked_in_halves() -> None:
+    for dim, halves in ((128, False), (784, True)):
+        candidates = Vamana.candidates(Metric.COSINE, 1000, dim, 0)
+        assert {cast(Vamana, each).halves for each in candidates} == {halves}
