@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.layers import measure
 from encoders.layers import Layers, LayersNetwork, LayersSettings
 from encoders.training.recipe import Data, Recipe
 from encoders.training.trainer import train
@@ -33,9 +34,14 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> Layers:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layers") / "scorer"
     train(RECIPE, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder: Path) -> Layers:
     opened = open_scorer(str(folder))
     assert isinstance(opened, Layers)
     return opened
@@ -145,6 +151,18 @@ def test_pairs_of_embeddings_are_judged_by_their_own_images(scorer: Layers, tmp_
     wanted = scorer.probability(scorer.differences(maps, *rows))
     assert wanted is not None
     np.testing.assert_allclose(improbability(scorer)(images, pairs), 1 - wanted, atol=1e-6)
+
+
+def test_sets_of_few_images_are_scored_as_published(folder: Path) -> None:
+    found = measure(folder, "test", images=12, per_class=3, draws=40, seed=0)
+    assert (found["pairs_in_a_set"], found["sets"]) == (15, 40)
+    assert found["never_alike"] == pytest.approx(9 / 15)
+    assert 0.75 < found["accuracy"] <= 1  # type: ignore[operator]
+    assert 0.75 < found["balanced_accuracy"] <= 1  # type: ignore[operator]
+    low, high = found["of_95_percent_of_sets"]  # type: ignore[misc]
+    assert low <= found["accuracy"] <= high  # type: ignore[operator]
+    with pytest.raises(BadInput, match=r"class '0' has \d+ images; ask for fewer"):
+        measure(folder, "test", images=1000, per_class=3, draws=1, seed=0)
 
 
 def test_mobilenet_has_such_layers() -> None:
