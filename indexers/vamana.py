@@ -33,6 +33,7 @@ COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 LONG = 256  # numbers of vectors that are walked faster in half precision
 FEW = 256  # distances that numpy has before faiss's threads have begun
 MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
+NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,12 @@ class VamanaIndex:
             distances = faiss_bridge.to_distances(nearness, self.metric)
         if among is not None:
             distances[~among[rows]] = np.inf
-            short |= np.isfinite(distances).sum(1) < count
+            short = np.union1d(short, np.flatnonzero(np.isfinite(distances).sum(1) < count))
         if wanted > count:
             order = np.argsort(distances, axis=1, kind="stable")[:, :count]
             rows = np.take_along_axis(rows, order, 1)
             distances = np.take_along_axis(distances, order, 1)
-        if short.any():
+        if len(short):
             rows[short], distances[short] = faiss_bridge.compared(
                 self.flat, queries[short], count, among, self.metric
             )
@@ -228,15 +229,15 @@ class VamanaIndex:
         return faiss_bridge.to_distances(np.vecdot(there, here), self.metric)
 
 
-def _short(rows: NDArray[np.int64], nearness: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(q,): whether a walk may have found fewer rows than there is room for.
+def _short(rows: NDArray[np.int64], nearness: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The lines in which a walk may have found fewer rows than there is room for.
 
     SVS fills up with row 0 at distance 0, and so does row 0 look where the query equals it and is
     not alone in that.
     """
     if rows[:, 1:].all():
-        return np.zeros(len(rows), np.bool_)
-    return np.asarray(((rows[:, 1:] == 0) & (nearness[:, 1:] == 0)).any(1))
+        return NONE
+    return np.flatnonzero(((rows[:, 1:] == 0) & (nearness[:, 1:] == 0)).any(1))
 
 
 def _scale(vectors: Vectors) -> float:
