@@ -30,7 +30,6 @@ PARTS = ("parameters", "graph", "vectors")
 
 SVS_SETTINGS = "svs_config.toml"
 COMPARED = 10_000  # rows that a mask may admit to be compared one by one
-LONG = 256  # numbers of vectors that are walked faster in half precision
 FEW = 256  # distances that numpy has before faiss's threads have begun
 MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
 NONE = np.empty(0, np.int64)
@@ -43,17 +42,17 @@ class Vamana:
     degree: the most links of a vector; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks; more cost time and raise recall.
-    halves: walk over numbers of half precision, and compare what is found with the query as it is;
-    faster for long vectors.
-    refine: with halves, candidates for each neighbor that is asked for; more raise recall where
-    neighbors are closer to each other than half precision tells.
+    halves: walk over numbers of half precision, which is faster, the more so for long vectors.
+    refine: with halves, candidates for each neighbor that is asked for, which are compared with the
+    query as they are; more raise recall where neighbors are closer to each other than half
+    precision tells. With 0 distances are those to the halves, right to about three digits.
 
     It wants the library SVS: `pip install 'retr[vamana]'`, for Linux on x86-64. Rows cannot be
     added to it.
     """
 
     metric: Metric = Metric.COSINE
-    degree: int = 48
+    degree: int = 32
     ef_construction: int = 200
     ef: int = 32
     halves: bool = True
@@ -68,18 +67,18 @@ class Vamana:
         check_range("degree", self.degree, 4, 1024)
         check_range("ef_construction", self.ef_construction, 1, 100_000)
         check_range("ef", self.ef, 1, 100_000)
-        check_range("refine", self.refine, 1, 1000)
+        check_range("refine", self.refine, 0, 1000)
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Vamana"]:
         """Graphs of few and of many links; none where SVS is not installed."""
         if metric is Metric.MANHATTAN or not _installed():
             return []
-        return [cls(metric, degree=degree, halves=dim > LONG) for degree in (16, 32, 64)]
+        return [cls(metric, degree=degree) for degree in (16, 32, 64)]
 
     def ladders(self) -> list[list["Vamana"]]:
-        """By `ef`; with halves also with more candidates than are asked for."""
-        refines = (1, 2) if self.halves else (1,)
+        """By `ef`; of halves with and without comparing vectors as they are."""
+        refines = (0, 1, 2) if self.halves else (1,)
         return [[replace(self, refine=refine, ef=ef) for ef in EFFORTS] for refine in refines]
 
     def build(self, vectors: Vectors) -> "VamanaIndex":
@@ -95,10 +94,11 @@ class Vamana:
         parameters = svs.VamanaBuildParameters(
             graph_max_degree=self.degree, window_size=self.ef_construction
         )
+        squares = self._walks_by_squares(vectors)
         graph = svs.Vamana.build(
-            parameters, scaled, _svs_metric(svs, self.metric, self.halves), num_threads=_cores()
+            parameters, scaled, _svs_metric(svs, squares), num_threads=_cores()
         )
-        return self._searched(graph, flat, scale)
+        return self._searched(graph, flat, scale, squares)
 
     def load(self, folder: Path) -> "VamanaIndex":
         """The index saved in the folder, to be searched with this `ef` and `refine`.
@@ -107,7 +107,7 @@ class Vamana:
         """
         svs = _svs()
         flat = faiss_bridge.load(folder, faiss.IndexFlat, self.metric)
-        scale = _checked_facts(folder)
+        scale, squares = _checked_facts(folder)
         with TemporaryDirectory() as name:
             at = {part: Path(name) / part for part in PARTS}
             for file in _files(folder):
@@ -121,34 +121,55 @@ class Vamana:
                     str(at["parameters"]),
                     svs.GraphLoader(str(at["graph"])),
                     svs.VectorDataLoader(str(at["vectors"]), kept, dims=flat.d),
-                    _svs_metric(svs, self.metric, self.halves),
+                    _svs_metric(svs, squares),
                     num_threads=_cores(),
                 )
             except RuntimeError as problem:
                 reason = str(problem).splitlines()[0]
                 raise BadData(f"{folder} is damaged ({reason}); build the index again") from None
-        return self._searched(graph, flat, scale)
+        return self._searched(graph, flat, scale, squares)
 
-    def _searched(self, graph: Any, flat: faiss.IndexFlat, scale: float) -> "VamanaIndex":
+    def _walks_by_squares(self, vectors: Vectors) -> bool:
+        """Whether the graph is built and walked by squares of differences, not by products.
+
+        Of vectors of length 1 both rank alike. Squares are more exact of halves; products are as
+        exact of float32, and right for zero vectors.
+        """
+        if self.metric is Metric.COSINE:
+            return self.halves and bool(vectors.any(axis=1).all())
+        return self.metric is Metric.EUCLIDEAN
+
+    def _searched(
+        self, graph: Any, flat: faiss.IndexFlat, scale: float, squares: bool
+    ) -> "VamanaIndex":
         graph.search_window_size = self.ef
-        return VamanaIndex(graph, flat, scale, self.metric, self.refine if self.halves else 0)
+        refine = self.refine if self.halves else 0
+        return VamanaIndex(graph, flat, scale, squares, self.metric, refine)
 
 
 class VamanaIndex:
     """SVS's graph over the vectors times `scale`, and the vectors in a flat index.
 
-    refine: how many candidates for each neighbor are compared as they are; 0 where SVS does that.
+    squares: whether SVS tells squares of differences, not products. refine: how many candidates
+    for each neighbor are compared as they are; 0 where what SVS tells is taken.
     """
 
     details: ClassVar[Mapping[str, Json]] = {}
 
     def __init__(
-        self, graph: Any, flat: faiss.IndexFlat, scale: float, metric: Metric, refine: int
+        self,
+        graph: Any,
+        flat: faiss.IndexFlat,
+        scale: float,
+        squares: bool,
+        metric: Metric,
+        refine: int,
     ) -> None:
         self.graph = graph
         self.flat = flat
         self.vectors = faiss_bridge.vectors_of(flat)
         self.scale = scale
+        self.squares = squares
         self.metric = metric
         self.refine = refine
 
@@ -181,7 +202,8 @@ class VamanaIndex:
                     kind = "toml" if file.name == SVS_SETTINGS else file.name
                     file.rename(folder / f"{place.name}.{kind}")
         sizes: dict[str, Json] = {file.name: file.stat().st_size for file in _files(folder)}
-        write_json(folder / FACTS, {"scale": self.scale, "bytes": sizes})
+        facts: dict[str, Json] = {"scale": self.scale, "squares": self.squares, "bytes": sizes}
+        write_json(folder / FACTS, facts)
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
@@ -196,10 +218,7 @@ class VamanaIndex:
         found, nearness = self.graph.search(scaled, wanted)
         rows = found.view(np.int64)
         short = _short(rows, nearness)
-        if self.refine:
-            distances = self._distances(queries, rows)
-        else:
-            distances = faiss_bridge.to_distances(nearness, self.metric)
+        distances = self._distances(queries, rows) if self.refine else self._told(nearness, queries)
         if among is not None:
             distances[~among[rows]] = np.inf
             short = np.union1d(short, np.flatnonzero(np.isfinite(distances).sum(1) < count))
@@ -212,6 +231,16 @@ class VamanaIndex:
                 self.flat, queries[short], count, among, self.metric
             )
         return rows, distances
+
+    def _told(self, nearness: NDArray[np.float32], queries: Vectors) -> NDArray[np.float32]:
+        """What SVS told (q, n), turned in place into distances of prepared queries (q, dim)."""
+        if self.scale != 1:
+            nearness *= np.float32(self.scale**-2)
+        if self.metric is Metric.COSINE and self.squares:
+            nearness *= np.float32(0.5)
+            nearness[~queries.any(axis=1)] = 1  # zero vectors are at right angles to everything
+            return nearness
+        return faiss_bridge.to_distances(nearness, self.metric)
 
     def _distances(self, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(q, n): the distances of prepared queries (q, dim) to rows (q, n)."""
@@ -246,12 +275,15 @@ def _scale(vectors: Vectors) -> float:
     return 2.0 ** -frexp(largest)[1] if largest else 1.0
 
 
-def _checked_facts(folder: Path) -> float:
-    """The scale. Raises BadData unless the files are as long as they were, which SVS trusts."""
+def _checked_facts(folder: Path) -> tuple[float, bool]:
+    """The scale, and whether the graph is walked by squares.
+
+    Raises BadData unless the files are as long as they were, which SVS trusts.
+    """
     path = folder / FACTS
     try:
         facts: Any = read_json(path)
-        scale, sizes = float(facts["scale"]), dict(facts["bytes"])
+        scale, squares, sizes = float(facts["scale"]), facts["squares"], dict(facts["bytes"])
     except (KeyError, TypeError, ValueError):
         raise BadData(f"{path} is not there or damaged; build the index again") from None
     there = {file.name: file.stat().st_size for file in _files(folder)}
@@ -261,7 +293,7 @@ def _checked_facts(folder: Path) -> float:
                 f"{folder / name} has {there.get(name, 0):,} of {sizes.get(name, 0):,} bytes; "
                 "build the index again"
             )
-    return scale
+    return scale, bool(squares)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -281,12 +313,8 @@ def _svs() -> Any:
     return svs
 
 
-def _svs_metric(svs: Any, metric: Metric, halves: bool) -> Any:
-    """What the graph is built and walked by: of vectors of length 1 all rank alike, and squares of
-    differences round least; but inner products are right for zero vectors, too."""
-    if metric is Metric.EUCLIDEAN or (metric is Metric.COSINE and halves):
-        return svs.DistanceType.L2
-    return svs.DistanceType.MIP
+def _svs_metric(svs: Any, squares: bool) -> Any:
+    return svs.DistanceType.L2 if squares else svs.DistanceType.MIP
 
 
 def _installed() -> bool:

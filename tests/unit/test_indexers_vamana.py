@@ -1,7 +1,6 @@
 """What the contract leaves open about SVS's graph: masks, copies, halves, files, its absence."""
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -101,7 +100,13 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     assert not Vamana.candidates(Metric.COSINE, 1000, 16, 0)
 
 
-def test_long_vectors_are_walked_in_halves() -> None:
-    for dim, halves in ((128, False), (784, True)):
-        candidates = Vamana.candidates(Metric.COSINE, 1000, dim, 0)
-        assert {cast(Vamana, each).halves for each in candidates} == {halves}
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
+@pytest.mark.parametrize("zeros", [0, 3])
+def test_what_halves_tell_is_nearly_right(metric: Metric, zeros: int, tmp_path: Path) -> None:
+    database, queries = vectors(1500, 8) * 50, vectors(40, 9) * 50
+    database[:zeros] = queries[:zeros] = 0
+    Vamana(metric, ef=200).build(database).save(tmp_path)
+    exact = Exact(metric).build(database).search(queries, 10)
+    told = Vamana(metric, ef=200, refine=0).load(tmp_path).search(queries, 10)
+    assert (told.rows[zeros:] == exact.rows[zeros:]).mean() > 0.9
+    np.testing.assert_allclose(told.distances, exact.distances, rtol=5e-3, atol=1e-3)
