@@ -172,14 +172,10 @@ class VamanaIndex:
         self.squares = squares
         self.metric = metric
         self.refine = refine
-
-    @property
-    def dim(self) -> int:
-        """How many numbers a vector has."""
-        return int(self.flat.d)
+        self.rows, self.dim = int(flat.ntotal), int(flat.d)
 
     def __len__(self) -> int:
-        return int(self.flat.ntotal)
+        return self.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
@@ -270,9 +266,11 @@ def _short(rows: NDArray[np.int64], nearness: NDArray[np.float32]) -> NDArray[np
 
 
 def _scale(vectors: Vectors) -> float:
-    """A power of two that brings the vectors into the range of halves."""
+    """1, or the power of two that brings the vectors to where halves are most exact."""
     largest = max(abs(float(vectors.min())), abs(float(vectors.max())))
-    return 2.0 ** -frexp(largest)[1] if largest else 1.0
+    if not largest or 0.1 < largest < 10_000:
+        return 1.0
+    return 2.0 ** -frexp(largest)[1]
 
 
 def _checked_facts(folder: Path) -> tuple[float, bool]:
