@@ -32,6 +32,7 @@ SVS_SETTINGS = "svs_config.toml"
 COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 FEW = 256  # distances that numpy has before faiss's threads have begun
 MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
+MOST_DOUBLINGS = 100  # of vectors so short that their squares are nothing in float32
 NONE = np.empty(0, np.int64)
 
 
@@ -270,7 +271,7 @@ def _scale(vectors: Vectors) -> float:
     largest = max(abs(float(vectors.min())), abs(float(vectors.max())))
     if not largest or 0.1 < largest < 10_000:
         return 1.0
-    return 2.0 ** -frexp(largest)[1]
+    return 2.0 ** min(-frexp(largest)[1], MOST_DOUBLINGS)
 
 
 def _checked_facts(folder: Path) -> tuple[float, bool]:
