@@ -16,6 +16,7 @@ from retrieval.hits import Found
 from retrieval.storage.files import write_whole
 
 FILE = "index.faiss"
+COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 
 METRICS = {
     Metric.COSINE: faiss.METRIC_INNER_PRODUCT,  # of vectors of length 1

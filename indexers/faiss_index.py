@@ -9,11 +9,10 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge
+from indexers.faiss_bridge import COMPARED
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Found, answer, checked_additions, prepared, prepared_blocks
-
-COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 
 
 class FaissIndex:

@@ -5,9 +5,9 @@ et al., Similarity search in the blink of an eye with compressed indices (VLDB 2
 also lie in a flat index of faiss, for what a walk does not answer.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from math import ceil, frexp
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers import faiss_bridge
+from indexers.faiss_bridge import COMPARED
 from indexers.options import EFFORTS, check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
 from retrieval.storage.files import read_json, write_json
@@ -29,7 +31,6 @@ PARTS = ("parameters", "graph", "vectors")
 """What SVS writes, each into a folder of its own; here files of these names."""
 
 SVS_SETTINGS = "svs_config.toml"
-COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 FEW = 256  # distances that numpy has before faiss's threads have begun
 MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
 MOST_DOUBLINGS = 100  # of vectors so short that their squares are nothing in float32
@@ -97,7 +98,7 @@ class Vamana:
         )
         squares = self._walks_by_squares(vectors)
         graph = svs.Vamana.build(
-            parameters, scaled, _svs_metric(svs, squares), num_threads=_cores()
+            parameters, scaled, _svs_metric(svs, squares), num_threads=usable_cores()
         )
         return self._searched(graph, flat, scale, squares)
 
@@ -123,7 +124,7 @@ class Vamana:
                     svs.GraphLoader(str(at["graph"])),
                     svs.VectorDataLoader(str(at["vectors"]), kept, dims=flat.d),
                     _svs_metric(svs, squares),
-                    num_threads=_cores(),
+                    num_threads=usable_cores(),
                 )
             except RuntimeError as problem:
                 reason = str(problem).splitlines()[0]
@@ -317,13 +318,4 @@ def _svs_metric(svs: Any, squares: bool) -> Any:
 
 
 def _installed() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("svs") is not None
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -21,12 +21,13 @@ from retrieval.contracts import (
     PairScorer,
     Vectors,
 )
+from retrieval.cores import usable_cores
 from retrieval.errors import BadImage, BadInput, RetrError
 from retrieval.images import frame, read_image
 from retrieval.quality.calibration import Calibration, Given
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, pair_distances
-from retrieval.quality.ranking import Distances, usable_cores
+from retrieval.quality.ranking import Distances
 
 AT_ONCE = 512  # images that are decoded before they are encoded
 SCORED_AT_ONCE = 64  # images whose maps, megabytes each, are made at once

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts import Metric, Vectors
+from retrieval.cores import usable_cores
 from retrieval.errors import BadInput
-from retrieval.quality.ranking import Distances, Rows, pairwise, usable_cores
+from retrieval.quality.ranking import Distances, Rows, pairwise
 
 Labels = NDArray[np.int64]
 """(n,): the number of each row's class, -1 where it is unknown."""

@@ -6,7 +6,6 @@ on the block that a query was in nor on the order in which a matrix product adds
 vectors are equally far from every query.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -21,6 +20,7 @@ from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from retrieval.contracts import Hits, Metric, Vectors
+from retrieval.cores import usable_cores
 from retrieval.errors import BadInput, Mismatch
 
 Rows = NDArray[np.int64]
@@ -210,13 +210,6 @@ def _columns(vectors: Distances, *more: Distances | float) -> Distances:
     """The vectors (n, dim) with a column for each array (n,) or number."""
     columns = [np.broadcast_to(column, len(vectors))[:, None] for column in more]
     return np.hstack([vectors, *columns])
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check(queries: Vectors, database: Vectors) -> None:
