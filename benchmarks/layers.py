@@ -3,7 +3,7 @@
 Such scorers are published with their accuracy over all 66 pairs of 12 images, four of each of three
 classes. 18 of these pairs are alike, so that who never says so is right in 48 of 66, or 0.727. Here
 as many such sets as are asked for are drawn among images that the scorer was not trained on. Its
-probabilities are for as many alike pairs as others; their odds are changed by 18 to 48.
+probabilities are for as many alike pairs as others: where 18 are to 48, odds of 48 to 18 are even.
 """
 
 import argparse
@@ -42,14 +42,13 @@ def measure(
     differences = scorer.differences(scorer.maps(pixels[chosen]), first, second)
     probability = scorer.probability(differences)
     assert probability is not None
-    odds = np.full((len(chosen), len(chosen)), np.nan)
-    odds[first, second] = odds[second, first] = probability / np.maximum(1 - probability, 1e-12)
-    alike = names[chosen][:, None] == names[chosen]
+    alike = names[chosen][first] == names[chosen][second]
 
     size = per_class * len(card.classes)
     among_class, among_all = per_class * (per_class - 1) // 2, size * (size - 1) // 2
     share = len(card.classes) * among_class / among_all
-    says_alike = odds * share / (1 - share) >= 1
+    right = np.zeros((len(chosen), len(chosen)), np.bool_)
+    right[first, second] = right[second, first] = (probability >= 1 - share) == alike
     upper = np.triu_indices(size, 1)
     accuracies = []
     for _ in range(draws):
@@ -59,10 +58,8 @@ def measure(
                 for start in range(0, len(chosen), images)
             ]
         )
-        right = (says_alike == alike)[np.ix_(rows, rows)]
-        accuracies.append(right[upper].mean())
-    same = alike[first, second]
-    right_alike, right_others = probability[same] >= 0.5, probability[~same] < 0.5
+        accuracies.append(right[np.ix_(rows, rows)][upper].mean())
+    right_alike, right_others = probability[alike] >= 0.5, probability[~alike] < 0.5
     low, high = np.quantile(accuracies, (0.025, 0.975))
     return {
         "pairs_in_a_set": among_all,

@@ -150,14 +150,15 @@ def pairs(
         raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
     judge = None if scorer is None else open_scorer(scorer, device)
     facts = test.facts.encoder
+    method = None if judge else Method.ISOTONIC
+    if calibration:
+        method = parsed_choice("calibration", calibration, Method)
     procedure = Procedure(
         parsed_metric(metric) or test.facts.metric,
         count,
         parsed_choice("scheme", scheme, Scheme),
         seed,
-        parsed_choice("calibration", calibration or Method.ISOTONIC, Method)
-        if calibration or judge is None
-        else None,
+        method,
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)

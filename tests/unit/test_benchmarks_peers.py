@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.machine import cores
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import worker
 from benchmarks.peers.peer import PEERS, open_peer
@@ -20,9 +21,10 @@ INSTALLED = [name for name, place in PEERS.items() if place.startswith(("raw:", 
 @pytest.fixture(autouse=True)
 def all_cores() -> Iterator[None]:
     """retr's own are kept to as many cores as threads, and the tests behind them not."""
-    before = os.sched_getaffinity(0)
+    before = cores()
     yield
-    os.sched_setaffinity(0, before)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, before)
 
 
 def vectors(rows: int, seed: int) -> Vectors:
