@@ -15,6 +15,9 @@ class Trainer(Protocol):
     def recipes(self) -> Mapping[str, str]:
         """The recipes that ship, and what each is for."""
 
+    def doubts(self, recipe: str, changes: Sequence[str]) -> Sequence[str]:
+        """What can be trained as the recipe says, and is seldom meant."""
+
     def train(
         self,
         recipe: str,

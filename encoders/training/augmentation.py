@@ -36,8 +36,10 @@ def _view(
         images = flipped(images, _random(len(images), like=images, by=generator) < 0.5)
     if settings.translate:
         images = shifted(images, settings.translate, generator)
-    if settings.smallest_crop < 1 or settings.crop_side:
-        images = cropped(images, settings.smallest_crop, settings.crop_side, generator)
+    if settings.smallest_crop < 1 or settings.crop_side or settings.rotate:
+        images = cropped(
+            images, settings.smallest_crop, settings.crop_side, generator, settings.rotate
+        )
     if settings.recolour:
         images = recoloured(images, settings.recolour, generator)
     if settings.greyscale:
@@ -94,11 +96,15 @@ def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
     return (images - mean) * contrast + mean + tint
 
 
-def cropped(images: Tensor, smallest: float, side_out: int, generator: Generator) -> Tensor:
+def cropped(
+    images: Tensor, smallest: float, side_out: int, generator: Generator, most_turned: float = 0
+) -> Tensor:
     """The batch with a random square of each image scaled to side_out × side_out.
 
-    The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too.
-    Scaling is bilinear, or bicubic where it enlarges the images.
+    The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too, and
+    how far it is turned about its centre, by up to `most_turned` degrees either way. Corners that
+    this moves out of the image show it reflected. Scaling is bilinear, or bicubic where it
+    enlarges the images.
     side_out: pixels; 0 for the images' own.
     """
     n = len(images)
@@ -110,6 +116,11 @@ def cropped(images: Tensor, smallest: float, side_out: int, generator: Generator
     theta = torch.zeros(n, 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = centre
+    if most_turned:
+        turn = math.radians(most_turned) * (2 * _random(n, like=images, by=generator) - 1)
+        theta[:, 0, 0] = theta[:, 1, 1] = side * turn.cos()
+        theta[:, 1, 0] = side * turn.sin()
+        theta[:, 0, 1] = -theta[:, 1, 0]
     grid = functional.affine_grid(theta, shape, align_corners=False)
     return functional.grid_sample(
         images, grid, kernel, padding_mode="reflection", align_corners=False

@@ -33,6 +33,17 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
+def doubts(recipe: Recipe) -> list[str]:
+    """What the recipe may say and is seldom meant; its network's defaults are written out."""
+    mirrored = recipe.network.get("mirror") and recipe.augmentation.flip == "none"
+    if not (recipe.epochs and mirrored):
+        return []
+    return [
+        "an embedding will be the mean over an image and its mirror image, which the training "
+        "never shows; set network.mirror to false, or augmentation.flip to random"
+    ]
+
+
 def check_data(recipe: Recipe, network: type[Network], data: TrainingSet) -> None:
     """Raise BadInput for too few or too many images, and for some without the labels they need."""
     if recipe.epochs:

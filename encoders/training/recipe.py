@@ -51,6 +51,7 @@ class Augmentation(Settings):
     cutout: Amount = 0  # the side in pixels of a square that is greyed
     smallest_crop: Annotated[float, Gt(0), Le(1)] = 1.0  # share of the area, scaled up
     crop_side: Amount = 0  # to so many pixels, for speed; 0: those of the image
+    rotate: Annotated[float, Ge(0), Le(180)] = 0.0  # the most degrees, either way
     recolour: Share = 0.0  # the most by which contrast changes; half of it, a channel
     greyscale: Share = 0.0  # the share of images that lose their colours
     cutmix: Share = 0.0  # the share of batches whose images have a part of another's

@@ -24,7 +24,7 @@ from encoders.inference import autocast, floats, keep_freed_memory, torch_device
 from encoders.networks import Network
 from encoders.training.augmentation import Mixed, augmented, cut_mixed
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
-from encoders.training.checks import check_data, check_network, check_recipe
+from encoders.training.checks import check_data, check_network, check_recipe, doubts
 from encoders.training.data import NO_LABEL, TrainingSet, read_training_set
 from encoders.training.depthwise import FastDepthwise
 from encoders.training.losses import RECONSTRUCTION, Term, pairs_of
@@ -63,6 +63,14 @@ class Trainer:
     def recipes(self) -> dict[str, str]:
         """The recipes that ship, and what each is for."""
         return {name: read_recipe(name).about for name in recipe_names()}
+
+    def doubts(self, recipe: str, changes: list[str]) -> list[str]:
+        """What can be trained as the recipe says, and is seldom meant.
+
+        Raises BadInput and its kinds for what is no recipe.
+        """
+        read = read_recipe(recipe, changes)
+        return doubts(replace(read, network=_network_of(read)[1].to_json()))
 
     def train(
         self,

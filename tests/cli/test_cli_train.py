@@ -16,6 +16,7 @@ epochs = 2
 widths = [8, 8, 8]
 dim = 6
 class_sharpness = 16.0
+mirror = false
 
 [data]
 source = "digits"
@@ -57,6 +58,14 @@ def test_the_document_says_what_was_trained(folder: Path) -> None:
     assert document["encoder"]["name"] == f"siamese:{folder / 'mine'}"
     assert document["metrics"]["scored_on"] == "40 held-out images"
     assert json.loads((folder / "mine" / "card.json").read_text())["dim"] == 16
+
+
+def test_mirroring_what_was_never_seen_mirrored_is_doubted(folder: Path) -> None:
+    retr = Retr(folder)
+    doubted = ("train", "tiny.toml", "--set", "epochs=1", "--set", "network.mirror=true")
+    assert "network.mirror to false" in retr(*doubted, "--out", "doubted").err
+    flipped = retr(*doubted, "--set", 'augmentation.flip="random"', "--out", "flipped")
+    assert "warning" not in flipped.err
 
 
 def test_the_folder_is_an_encoder_everywhere(folder: Path) -> None:

@@ -29,7 +29,7 @@ SIAMESE = Recipe(
     data=Data("digits", validation=200),
     sampler=Sampler(batch=100),
     augmentation=Augmentation(
-        translate=2, cutout=4, smallest_crop=0.8, recolour=0.1, greyscale=0.1, views=2
+        translate=2, cutout=4, smallest_crop=0.8, rotate=10, recolour=0.1, greyscale=0.1, views=2
     ),
     optimizer=Optimizer("muon", lr=0.1, other_lr=0.02),
 )

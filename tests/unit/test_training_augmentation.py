@@ -94,6 +94,18 @@ def test_cropped_enlarges_bicubically() -> None:
     torch.testing.assert_close(whole[inside], wanted[inside])
 
 
+def test_cropped_turns_images_either_way_and_no_further_than_is_wanted() -> None:
+    # Values rise by 1 from left to right: how steeply they do along both sides says the angle.
+    plane = torch.linspace(-1, 1, 17).expand(200, 3, 17, 17)
+    result = cropped(plane, 1.0, 0, generator(), 30)
+    right = (result[:, 0, 8, 12] - result[:, 0, 8, 4]).numpy()
+    down = (result[:, 0, 12, 8] - result[:, 0, 4, 8]).numpy()
+    degrees = np.degrees(np.arctan2(-down, right))
+    assert np.allclose(np.hypot(right, down), 1, atol=0.01)  # turned, and not scaled
+    assert -30 <= degrees.min() < -25
+    assert 25 < degrees.max() <= 30
+
+
 def test_greyed_takes_the_colour_of_some() -> None:
     images = torch.rand(200, 3, 4, 4, generator=generator())
     result = greyed(images, 0.3, generator(1))
