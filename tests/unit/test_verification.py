@@ -18,6 +18,7 @@ from retrieval.quality.calibration import (
     Method,
     best_threshold,
     expected_calibration_error,
+    find_calibration,
 )
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs
@@ -28,8 +29,10 @@ from retrieval.quality.verification import (
     validation_classes,
     verify_pairs,
 )
+from retrieval.registry import open_encoder
 from retrieval.storage.files import read_json, write_json
-from retrieval.storage.shards import SourceFacts
+from retrieval.storage.shards import EncoderFacts, SourceFacts
+from retrieval.workspace import Workspace
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
 DISTANCES = np.array([0.6, 0.1, 0.2, 0.3, 0.25, 0.5, 0.7, 0.9])
@@ -247,3 +250,19 @@ def test_images_of_both_sides_are_found_under_any_name() -> None:
     ):
         with pytest.raises(Mismatch, match=said):
             check_apart(test, validation, photos, facts)
+
+
+@pytest.mark.parametrize("name", ["siamese", "siamese-quick"])
+def test_encoders_that_know_classes_ship_with_a_probability(name: str, tmp_path: Path) -> None:
+    encoder = open_encoder(name, "cpu")
+    facts = EncoderFacts.of(encoder)
+    found = find_calibration(facts, encoder.metric, Workspace.at(tmp_path))
+    assert found is not None
+    assert found.fitted_to.source == "cifar10/test"
+    assert found.ece is not None
+    assert found.ece < 0.02
+    assert found.curve is not None
+    same, other = found.curve.probability(np.array([0.0, 1.5]))
+    assert same > 0.9
+    assert other < 0.1
+    assert find_calibration(facts, Metric.EUCLIDEAN, Workspace.at(tmp_path)) is None
