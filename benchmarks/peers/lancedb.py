@@ -1,6 +1,5 @@
 """lancedb: a table on disk with an IVF-PQ index, refined by the vectors; a query at a time."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,12 +7,12 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.peers.peer import PROBES, Peer
+from benchmarks.peers.peer import PROBES, Ladders, Peer
 from retrieval.contracts import Metric, Rows, Vectors
 
 
 class LanceDb(Peer):
-    efforts: ClassVar[Sequence[Any]] = tuple((p, r) for r in (5, 20) for p in PROBES[::3])
+    ladders: ClassVar[Ladders] = tuple(tuple((p, r) for p in PROBES[::3]) for r in (5, 20))
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         rows, dim = vectors.shape

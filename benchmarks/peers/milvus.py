@@ -1,20 +1,19 @@
 """Milvus Lite: the server's library in this process, with its HNSW index."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
-from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, M, Peer
+from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, Ladders, M, Peer
 from retrieval.contracts import Metric, Rows, Vectors
 
 ROWS_AT_ONCE = 5000
 
 
 class MilvusLite(Peer):
-    efforts: ClassVar[Sequence[Any]] = EFFORTS[::3]
+    ladders: ClassVar[Ladders] = (EFFORTS[::3],)
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.client: Any = MilvusClient(str(folder / "milvus.db"))

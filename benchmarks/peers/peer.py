@@ -16,12 +16,15 @@ EF_CONSTRUCTION = 200
 EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896)
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
+Ladders = Sequence[Sequence[Any]]
+
 
 class Peer(ABC):
     """An index of one library with one build, searched with several efforts."""
 
-    efforts: ClassVar[Sequence[Any]] = EFFORTS
-    """From the fastest to the most thorough."""
+    ladders: ClassVar[Ladders] = (EFFORTS,)
+    """Efforts from the fastest to the most thorough; of a library with two, a ladder for each
+    value of the other."""
 
     @abstractmethod
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:

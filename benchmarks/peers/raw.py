@@ -1,6 +1,5 @@
 """hnswlib and faiss, called as their documentation does."""
 
-from collections.abc import Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +8,7 @@ import faiss
 import hnswlib
 import numpy as np
 
-from benchmarks.peers.peer import EF_CONSTRUCTION, PROBES, M, Peer
+from benchmarks.peers.peer import EF_CONSTRUCTION, PROBES, Ladders, M, Peer
 from retrieval.contracts import Metric, Rows, Vectors
 
 
@@ -81,10 +80,10 @@ class FaissHnswSq8(_Faiss):
 class FaissIvf(_Faiss):
     factory = "IVF{lists},Flat"
     option = "nprobe"
-    efforts: ClassVar[Sequence[Any]] = PROBES
+    ladders: ClassVar[Ladders] = (PROBES,)
 
 
 class FaissIvfPq(_Faiss):
     factory = "IVF{lists},PQ{codes}x4fs,RFlat"
     option = "nprobe"
-    efforts: ClassVar[Sequence[Any]] = tuple((p, r) for r in (4, 10, 20) for p in PROBES)
+    ladders: ClassVar[Ladders] = tuple(tuple((p, r) for p in PROBES) for r in (4, 10, 20))

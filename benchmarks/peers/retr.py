@@ -1,14 +1,13 @@
 """retr's own backends, through `Index.search`, and what `--backend auto` chooses of them."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import faiss
 
 from benchmarks.machine import cores
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import Ladders, Peer
 from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
 from retrieval.registry import make_indexer
 from retrieval.tuning import Target, tried
@@ -35,8 +34,7 @@ class _Retr(Peer):
         indexer = make_indexer(self.backend, {**self.options, "metric": metric})
         self.folder = folder
         indexer.build(vectors).save(self.folder)
-        ladders = cast(Tunable, indexer).ladders()
-        self.efforts: Sequence[Any] = [rung for ladder in ladders for rung in ladder]  # type: ignore[misc]
+        self.ladders: Ladders = cast(Tunable, indexer).ladders()  # type: ignore[misc]
 
     def set(self, effort: Indexer, threads: int) -> None:
         _keep_to(threads)
@@ -73,7 +71,7 @@ class Vamana(_Retr):
 class Auto(Peer):
     """What is chosen for each target, of single queries on one thread, and of batches on all."""
 
-    efforts: ClassVar[Sequence[Any]] = TARGETS
+    ladders: ClassVar[Ladders] = tuple((target,) for target in TARGETS)
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.made: dict[tuple[float, bool], tuple[Indexer, Path]] = {}

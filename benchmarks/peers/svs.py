@@ -1,20 +1,19 @@
 """SVS, Intel's library, over the vectors as they are and over halves of them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import svs
 
-from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, M, Peer
+from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, Ladders, M, Peer
 from retrieval.contracts import Metric, Rows, Vectors
 
 
 class Svs(Peer):
     """Of vectors of length 1 the Euclidean distance ranks as the cosine."""
 
-    efforts: ClassVar[Sequence[Any]] = EFFORTS
+    ladders: ClassVar[Ladders] = (EFFORTS,)
     numbers: ClassVar[type[np.floating[Any]]] = np.float32
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:

@@ -41,7 +41,7 @@ def test_the_most_thorough_effort_finds_the_neighbours(
     peer = open_peer(name)
     peer.build(database, metric, 1, tmp_path)
     found = []
-    for effort in (peer.efforts[0], peer.efforts[-1]):
+    for effort in (peer.ladders[0][0], peer.ladders[-1][-1]):
         peer.set(effort, threads=1)
         rows = peer.search(queries, 10)
         assert (rows.shape, rows.dtype) == ((40, 10), np.int64)
