@@ -50,6 +50,7 @@ def encode(
     """
     import time
 
+    from cli.exporting import keep_for_searches
     from retrieval.encoding import encode_source
     from retrieval.errors import UnknownName
     from retrieval.images import open_source
@@ -95,6 +96,7 @@ def encode(
         output.say(f"{plural(fresh, 'image')} in {duration(seconds)}, {rate:,.0f} images/s")
     else:
         output.say("they were there already: nothing to do")
+    keep_for_searches(output, opened)
     output.document(
         {
             "out": str(folder),

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.exporting import keep_for_searches
 from cli.options import Debug, Device, Json, Options, Quiet, WorkspaceFolder, parsed_options
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
     from retrieval.searching import Hit
+
+MANY = 100  # images that torch embeds sooner than an exported network, its import included
 
 
 def search(
@@ -56,7 +59,8 @@ def search(
 
     Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
     """
-    from cli.pictures import draw_sheet
+    from retrieval.exports import open_export
+    from retrieval.indexing import IndexFacts
     from retrieval.queries import read_queries
     from retrieval.registry import open_encoder
     from retrieval.searching import Searcher
@@ -64,12 +68,18 @@ def search(
 
     output = Output(json, quiet)
     folder = index or Workspace.at(workspace).needed(Role.INDEX, "retr index", "--index")
-    opened = None if encoder is None else open_encoder(encoder, device)
+    opened = (
+        open_export(IndexFacts.read(folder).encoder.fingerprint, device)
+        if encoder is None
+        else open_encoder(encoder, device)
+    )
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     searcher.among(k, where)  # what is wrong with these is said before any image is read
     queries, skipped = read_queries(images, searcher.encoder.framing)
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")
+    if encoder is None and len(queries.images) > MANY:
+        searcher = Searcher(searcher.opened, None, device)
     answers = searcher.search(searcher.encoder.encode(queries.images), k, where)
     labels = [
         label or searcher.label_of(path)
@@ -80,6 +90,8 @@ def search(
     if skipped:
         output.say(f"{plural(len(skipped), 'image')} could not be read")
     if sheet is not None:
+        from cli.pictures import draw_sheet  # slow to import
+
         draw_sheet(sheet, queries.names, queries.paths, labels, answers, str(folder))
         output.say(f"drawn: {sheet}")
     output.document(
@@ -88,6 +100,7 @@ def search(
             for name, hits in zip(queries.names, answers, strict=True)
         ]
     )
+    keep_for_searches(output, searcher.encoder)
 
 
 def _print_hits(output: Output, query: str, label: str | None, hits: "list[Hit]") -> None:

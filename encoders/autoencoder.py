@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.heads import ViewsAveraged, Whitening
-from encoders.inference import autocast, check_images, floats
+from encoders.inference import autocast, floats
 from encoders.networks import Amount, Count, Network, Outputs, Settings, Share
 from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Images
+from retrieval.images import check_framed
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Autoencoder(TrainedEncoder):
 
         images: as `encode` takes them. Each is drawn from its own latent, without its mirror's.
         """
-        check_images(images, self.framing)
+        check_framed(images, self.framing)
         drawn = np.empty(images.shape, np.float32)
         for start in range(0, len(images), self.batch):
             pixels = floats(torch.from_numpy(images[start : start + self.batch]).to(self.device))

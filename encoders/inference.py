@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from encoders.exporting import write_onnx
 from retrieval.contracts import Framing, Images, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
+from retrieval.images import check_framed
 
 
 class TorchEncoder:
@@ -54,7 +56,7 @@ class TorchEncoder:
 
     def encode(self, images: Images) -> Vectors:
         """The embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
-        check_images(images, self.framing)
+        check_framed(images, self.framing)
         images = np.require(images, requirements=("C", "W"))  # as torch wants its memory
         vectors = np.empty((len(images), self.dim), np.float32)
         for start in range(0, len(images), self.batch):
@@ -63,22 +65,16 @@ class TorchEncoder:
             vectors[start : start + len(pixels)] = output.float().cpu().numpy()
         return vectors
 
+    def export(self, path: Path) -> None:
+        """Write the network as ONNX, for `encoders.exported`. Raises CannotExport."""
+        write_onnx(self.network, self.framing.side, path)
+
     @torch.inference_mode()
     def forward(self, batch: Tensor) -> Tensor:
         """The bare network's output (n, dim) for images (n, 3, side, side) from 0 to 1."""
         with autocast(self.device):
             output: Tensor = self.network(batch)
         return output
-
-
-def check_images(images: Images, framing: Framing) -> None:
-    """Raise BadInput unless the images are (n, side, side, 3) uint8."""
-    wanted = (framing.side, framing.side, 3)
-    if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != np.uint8:
-        raise BadInput(
-            f"images must be (n, {framing.side}, {framing.side}, 3) uint8, got {images.shape} "
-            f"{images.dtype}; frame them with retrieval.images.frame"
-        )
 
 
 def torch_device(name: str) -> torch.device:

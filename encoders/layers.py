@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.inference import TorchEncoder, autocast, check_images, floats
+from encoders.inference import TorchEncoder, autocast, floats
 from encoders.networks import Count, Network, Positive, Settings, Share
 from encoders.pretrained import OFFLINE_MODEL, LayerOutputs, check_known, load_published
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Framing, Images, Metric
 from retrieval.errors import BadInput
+from retrieval.images import check_framed
 
 VERSION = 1  # of this file's arithmetic; part of the fingerprint
 BLOCKS = 16
@@ -226,7 +227,7 @@ class Layers(TrainedEncoder):
     @torch.inference_mode()
     def maps(self, images: Images) -> list[NDArray[np.float16]]:
         """Each layer's maps (n, numbers) of images as `encode` takes them."""
-        check_images(images, self.framing)
+        check_framed(images, self.framing)
         batches = [*self._batches(images)]
         return [np.concatenate(layer) for layer in zip(*batches, strict=True)]
 

@@ -110,6 +110,15 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class Exportable(Encoder, Protocol):
+    """An encoder whose network can run elsewhere, without the library that trained it."""
+
+    def export(self, path: Path) -> None:
+        """Write the network as ONNX: `images` (n, side, side, 3) uint8 in, `embeddings` (n, dim)
+        float32 out. Raises CannotExport where what was written would say something else."""
+
+
+@runtime_checkable
 class PairScorer(Encoder, Protocol):
     """An encoder that also scores pairs of images, by the layers of its network.
 

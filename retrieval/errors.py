@@ -1,6 +1,7 @@
 """Every error that retr raises on purpose.
 
 RetrError                     a failure at run time: exit code 1
+├── CannotExport              a network that cannot be written as ONNX
 └── BadInput                  what came in cannot be used: exit code 2
     ├── UnknownName           no encoder, backend, option, split of this name
     ├── BadImage              an image that cannot be read
@@ -22,6 +23,10 @@ class RetrError(Exception):
     """The root of all."""
 
     exit_code = 1
+
+
+class CannotExport(RetrError):
+    """A network that cannot be written as ONNX, or that would then give other embeddings."""
 
 
 class BadInput(RetrError):

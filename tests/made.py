@@ -1,8 +1,10 @@
-"""Embeddings folders made from vectors, as if an encoder had been there."""
+"""What tests make: images, and embeddings folders as if an encoder had been there."""
 
 from pathlib import Path
 
-from retrieval.contracts import Metric, Vectors
+import numpy as np
+
+from retrieval.contracts import Images, Metric, Vectors
 from retrieval.storage.shards import (
     Dtype,
     Embeddings,
@@ -33,3 +35,15 @@ def embeddings(folder: Path, vectors: Vectors, encoder: EncoderFacts = ENCODER) 
     writer.write(ids, labels, [None] * len(vectors), vectors)
     writer.finish()
     return open_embeddings(folder)
+
+
+def photographs(count: int, side: int) -> Images:
+    """Smooth images with noise, as photographs are."""
+    rng = np.random.default_rng(1)
+    across = np.linspace(0, 1, side)
+    waves = rng.uniform(1, 9, (count, 3, 2)), rng.uniform(0, 6, (count, 1, 1, 3))
+    x, y = across[None, :, None, None], across[None, None, :, None]
+    frequencies = waves[0][:, None, None]
+    images = 127 + 90 * np.sin(frequencies[..., 0] * x + frequencies[..., 1] * y + waves[1])
+    noisy = images + rng.normal(0, 9, images.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)

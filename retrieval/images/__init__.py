@@ -4,9 +4,19 @@
 that an encoder sees; `read_image` finds an image again by its item's path.
 """
 
-from retrieval.images.decoding import decode, frame, load
+from retrieval.images.decoding import check_framed, decode, frame, load
 from retrieval.images.opening import NAMES, open_source
 from retrieval.images.reading import read_image
 from retrieval.images.source import Item, Source
 
-__all__ = ["NAMES", "Item", "Source", "decode", "frame", "load", "open_source", "read_image"]
+__all__ = [
+    "NAMES",
+    "Item",
+    "Source",
+    "check_framed",
+    "decode",
+    "frame",
+    "load",
+    "open_source",
+    "read_image",
+]

@@ -13,6 +13,7 @@ from retrieval.errors import BadSource, UnknownName
 from retrieval.images import cifar, idx, parquet
 from retrieval.images.download import Official, download
 from retrieval.images.source import Source, text
+from retrieval.storage.files import user_cache
 
 SPLITS = ("train", "test")
 DATA_DIR_VARIABLE = "RETR_DATA_DIR"
@@ -99,7 +100,7 @@ def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Pat
     roots = [data_dir] if data_dir else []
     if variable := os.environ.get(DATA_DIR_VARIABLE):
         roots.append(Path(variable).expanduser())
-    roots.append(_cache())
+    roots.append(user_cache())
     for root in roots:
         if split in splits(root / name):
             return (root / name).resolve()
@@ -131,8 +132,3 @@ def open_split(folder: Path, split: str, name: str, classes: Sequence[str] | Non
     if parts := parquet.split_files(folder).get(split):
         return parquet.ParquetSource.of_split(name, parts, split)
     return idx.IdxSource.of(name, idx.split_files(folder)[split], split, classes)
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "retr"

@@ -26,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images, Resample
-from retrieval.errors import BadImage
+from retrieval.errors import BadImage, BadInput
 from retrieval.images.source import Item
 
 MAX_PIXELS = 100_000_000
@@ -134,6 +134,16 @@ def frame(image: Image.Image, framing: Framing) -> Images:
         left, top = (round((length - side) / 2) for length in image.size)
         image = image.crop((left, top, left + side, top + side))
     return np.asarray(image)
+
+
+def check_framed(images: Images, framing: Framing) -> None:
+    """Raise BadInput unless the images are (n, side, side, 3) uint8, as an encoder wants them."""
+    wanted = (framing.side, framing.side, 3)
+    if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != np.uint8:
+        raise BadInput(
+            f"images must be (n, {framing.side}, {framing.side}, 3) uint8, got {images.shape} "
+            f"{images.dtype}; frame them with retrieval.images.frame"
+        )
 
 
 def _shorter(framing: Framing) -> int:

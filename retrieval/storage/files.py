@@ -94,6 +94,12 @@ def check_format(document: Mapping[str, Any], wanted: str, version: int, where: 
         )
 
 
+def user_cache() -> Path:
+    """The folder for what can be had again: data sets, exported networks. It may not be there."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "retr"
+
+
 def made_folder(folder: Path) -> Path:
     """The folder, made if need be. Raises BadInput where that cannot be, or it is a file."""
     try:

@@ -1,0 +1,68 @@
+"""A network written as ONNX, and held against what torch says."""
+
+import copy
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retrieval.errors import CannotExport
+
+AGREEMENT = 1e-4  # of the longest embedding: the most by which a number may differ
+TRIED = 3  # images on which they are compared; not the batch that was traced
+
+
+class _FromBytes(nn.Module):
+    """The network on images as encoders get them, (n, side, side, 3) uint8."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        embeddings: Tensor = self.network(images.permute(0, 3, 1, 2).float() / 255)
+        return embeddings
+
+
+def write_onnx(network: nn.Module, side: int, path: Path) -> None:
+    """Write the network, for images (n, 3, side, side) from 0 to 1, to `path`.
+
+    Raises CannotExport if ONNX Runtime then gives embeddings that differ from torch's in float32
+    by more than rounding, or what the network does cannot be written.
+    """
+    whole = _FromBytes(copy.deepcopy(network).cpu()).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (TRIED, side, side, 3), generator=generator).byte()
+    free = {0: "images"}  # how many there are
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            # The newer exporter takes 5 s, ten times as long.
+            torch.onnx.export(
+                whole,
+                (images[:2],),
+                path,
+                dynamo=False,
+                input_names=["images"],
+                output_names=["embeddings"],
+                dynamic_axes={"images": free, "embeddings": free},
+            )
+        _check(whole, images, path)
+    except CannotExport:
+        raise
+    except Exception as error:  # of several libraries
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CannotExport(f"the network cannot be exported ({reason})") from None
+
+
+@torch.inference_mode()
+def _check(network: nn.Module, images: Tensor, path: Path) -> None:
+    from onnxruntime import InferenceSession
+
+    expected = network(images).numpy()
+    met = InferenceSession(path).run(None, {"images": images.numpy()})[0]
+    apart = np.abs(met - expected).max() / np.linalg.norm(expected, axis=1).max()
+    if not apart <= AGREEMENT:
+        raise CannotExport(f"the exported network is off by {apart:.1e} of an embedding's length")

@@ -1,0 +1,108 @@
+"""Networks exported to ONNX and kept, so that a search opens its encoder without torch.
+
+Importing torch takes longer than all else that a search does. An encoder's network is therefore
+written into the user's cache, under the encoder's fingerprint, by the first command that has it
+open, and `encoders.exported` runs it. docs/formats.md writes the folder out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from retrieval.contracts import Encoder, Exportable, Framing, Metric, Resample
+from retrieval.errors import BadData
+from retrieval.registry import open_encoder
+from retrieval.storage.files import (
+    check_format,
+    locked,
+    made_folder,
+    read_json,
+    sha256_of,
+    user_cache,
+    write_json,
+    write_whole,
+)
+from retrieval.storage.shards import EncoderFacts
+
+FORMAT = "retr-export"
+VERSION = 1
+EXPORT = "export.json"
+NETWORK = "network.onnx"
+PLUGIN = "exported"  # what runs such a folder
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFacts:
+    """What `export.json` says: of which encoder this is the network."""
+
+    encoder: EncoderFacts
+    dim: int
+    metric: Metric
+    framing: Framing
+    network_sha256: str
+
+    def write(self, folder: Path) -> None:
+        """Write `export.json`, whole or not at all."""
+        write_json(folder / EXPORT, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The facts of the folder, whose network is whole. Raises BadData where they are not."""
+        path = folder / EXPORT
+        document: Mapping[str, Any] = read_json(path)
+        check_format(document, FORMAT, VERSION, path)
+        try:
+            framing = document["framing"]
+            facts = cls(
+                encoder=EncoderFacts(**document["encoder"]),
+                dim=int(document["dim"]),
+                metric=Metric(document["metric"]),
+                framing=Framing(framing["side"], framing["crop"], Resample(framing["resample"])),
+                network_sha256=document["network_sha256"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadData(f"{path} lacks or misstates {error}; export anew") from None
+        network = folder / NETWORK
+        if not network.is_file() or sha256_of(network) != facts.network_sha256:
+            raise BadData(f"{network} is not the file that {EXPORT} describes; export anew")
+        return facts
+
+
+def export_folder(fingerprint: str) -> Path:
+    """Where the export of the encoder of this fingerprint is kept."""
+    return user_cache() / "exports" / fingerprint[:16]
+
+
+def keep_export(encoder: Encoder) -> None:
+    """Export the encoder into the user's cache, where that has not been done and can be done.
+
+    Raises CannotExport, or BadInput where the cache cannot be written; all else can do without.
+    """
+    if not isinstance(encoder, Exportable) or open_export(encoder.fingerprint) is not None:
+        return
+    folder = made_folder(export_folder(encoder.fingerprint))
+    with locked(folder):
+        write_whole(folder / NETWORK, encoder.export)
+        ExportFacts(
+            encoder=EncoderFacts.of(encoder),
+            dim=encoder.dim,
+            metric=encoder.metric,
+            framing=encoder.framing,
+            network_sha256=sha256_of(folder / NETWORK),
+        ).write(folder)
+
+
+def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
+    """The encoder of this fingerprint from the user's cache, None where it is not there, whole.
+
+    device: auto or cpu; there is none for another.
+    """
+    folder = export_folder(fingerprint)
+    if device not in ("auto", "cpu") or not folder.is_dir():
+        return None
+    try:
+        found = open_encoder(f"{PLUGIN}:{folder}", device)
+    except BadData:
+        return None
+    return found if found.fingerprint == fingerprint else None

@@ -1,0 +1,106 @@
+"""The network that a command leaves for the searches to come, which then need no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pictures import save
+from running import Outcome, Retr
+
+from cli.search import MANY
+from retrieval.exports import NETWORK, export_folder
+
+IMAGES = 24
+ROUNDING = 0.3  # of cosines between embeddings of noise in bfloat16 and float32
+# Runs the command of its arguments, then says on stderr what was imported.
+TELLING = """
+import sys
+from cli.main import main
+sys.argv[0] = "retr"
+try:
+    main()
+finally:
+    print("torch" in sys.modules, "onnxruntime" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def indexed(retr: Retr) -> Path:
+    """photos/0.png to 23.png, embedded by siamese-quick, and their index, the workspace's last."""
+    for number in range(IMAGES):
+        save(retr.cwd / "photos" / f"{number}.png", seed=number)
+    retr("encode", "photos", "--encoder", "siamese-quick")
+    retr("index", "--backend", "hnsw")
+    return retr.cwd / "photos"
+
+
+def fingerprint_of(retr: Retr) -> str:
+    facts = retr.json("encode", "photos", "--encoder", "siamese-quick")["encoder"]
+    return str(facts["fingerprint"])
+
+
+def told(retr: Retr, *arguments: str) -> tuple[Outcome, str]:
+    """The outcome of a run in a process of its own, and whether it imported torch and ONNX's."""
+    finished = subprocess.run(
+        [sys.executable, "-c", TELLING, *arguments],
+        cwd=retr.cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return Outcome(finished.returncode, finished.stdout, finished.stderr), finished.stderr.strip()
+
+
+def check_alike(one: Outcome, other: Outcome) -> None:
+    """The same nearest image, at nearly the same distance, however each was embedded.
+
+    Behind it the pictures, which are noise, lie at distances that differ by less than rounding.
+    """
+    for answer, again in zip(one.document, other.document, strict=True):
+        hits, expected = answer["hits"], again["hits"]
+        assert hits[0]["id"] == expected[0]["id"]
+        assert len(hits) == len(expected)
+        for hit, like in zip(hits, expected, strict=True):
+            assert abs(hit["distance"] - like["distance"]) < ROUNDING
+
+
+def test_a_search_needs_no_torch_and_finds_the_same(retr: Retr, indexed: Path) -> None:
+    images = [str(indexed / f"{number}.png") for number in (0, 7, 23)]
+    quick, imported = told(retr, "search", *images, "-k", "5", "--json")
+    assert imported == "False True"
+    slow, imported = told(
+        retr, "search", *images, "-k", "5", "--json", "--encoder", "siamese-quick"
+    )
+    assert imported.startswith("True")
+    check_alike(quick, slow)
+
+
+def test_the_first_search_leaves_the_network_for_the_next(retr: Retr, indexed: Path) -> None:
+    folder = export_folder(fingerprint_of(retr))
+    (folder / NETWORK).write_bytes(b"damaged")
+    image = str(indexed / "0.png")
+    first, imported = told(retr, "search", image, "--json")
+    assert imported == "True True"
+    second, imported = told(retr, "search", image, "--json")
+    assert imported == "False True"
+    check_alike(first, second)
+
+
+def test_for_many_images_torch_is_faster(retr: Retr, indexed: Path) -> None:
+    image = str(indexed / "0.png")
+    outcome, imported = told(retr, "search", *[image] * (MANY + 1), "-k", "1", "--json")
+    assert imported == "True True"
+    assert len(outcome.document) == MANY + 1
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(
+    retr: Retr, indexed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (retr.cwd / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(retr.cwd / "file"))
+    outcome = retr("search", indexed / "0.png", "--json")
+    assert len(outcome.document) == 1
+    assert outcome.err.startswith("warning: searches will load torch, which takes longer: ")
+    assert "is a file" in outcome.err
