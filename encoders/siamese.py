@@ -84,7 +84,10 @@ class SiameseNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        x = self.blocks(functional.gelu(self.whitening(x)))
+        # Its filters magnify differences of pixels that bfloat16 would round away.
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.whitening(x.float())
+        x = self.blocks(functional.gelu(x))
         x = self.neck(functional.max_pool2d(x, x.shape[-1]).flatten(1)).float()
         return functional.normalize(x, dim=1) if self.settings.unit_length else x
 

@@ -10,7 +10,7 @@ from encoders.networks import Network
 from retrieval.errors import BadData
 from retrieval.storage.cards import Card
 
-VERSION = 2  # of the arithmetic of the networks; part of the fingerprint
+VERSION = 3  # of the arithmetic of the networks; part of the fingerprint
 SHIPPED = Path(__file__).parent / "weights"
 
 

@@ -12,7 +12,7 @@ from cli.search import MANY
 from retrieval.exports import NETWORK, export_folder
 
 IMAGES = 24
-ROUNDING = 0.3  # of cosines between embeddings of noise in bfloat16 and float32
+ROUNDING = 0.03  # of cosines between embeddings of noise in bfloat16 and float32
 # Runs the command of its arguments, then says on stderr what was imported.
 TELLING = """
 import sys

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from made import photographs
 from torch import nn
+from torch.nn import functional
 
-from encoders.inference import TorchEncoder, fingerprint_of, load_weights, torch_device
+from encoders.inference import TorchEncoder, fingerprint_of, floats, load_weights, torch_device
 from retrieval.contracts import Framing, Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.registry import open_encoder
@@ -106,3 +108,17 @@ def test_siamese_vectors_have_unit_length(name: str) -> None:
     vectors = open_encoder(name, "cpu").encode(images)
     assert vectors.shape == (9, 128)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["siamese", "siamese-quick", "autoencoder", "autoencoder-10"])
+def test_bfloat16_gives_the_embeddings_of_float32(name: str) -> None:
+    encoder = open_encoder(name, "cpu")
+    assert isinstance(encoder, TorchEncoder)
+    images = floats(torch.from_numpy(photographs(40, encoder.framing.side)))
+    with torch.inference_mode():
+        exact = encoder.network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = encoder.network(images)
+    same = functional.cosine_similarity(exact, rounded.float())
+    assert same.min() > 0.998
+    assert same.mean() > 0.9995
