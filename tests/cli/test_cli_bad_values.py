@@ -41,7 +41,7 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
             [
                 "unknown encoder 'toyy'",
                 "did you mean 'toy'?",
-                "autoencoder, autoencoder-10, layers, pretrained, siamese",
+                "autoencoder, autoencoder-10, exported, layers, pretrained, siamese",
             ],
         ),
         (["encode", "{images}", "--encoder", "toy:3"], ["'toy' takes no argument", "'toy:3'"]),
