@@ -68,8 +68,9 @@ def test_encoder() -> None:
     lying = (np.arange(32 * 32 * 3) * 37 % 100).reshape(32, 32, 3).astype(np.uint8)
     lying[::4] += 150
     standing = np.ascontiguousarray(lying.transpose(1, 0, 2))
-    expected = [[0.119, -0.427, -0.062, 0.894, 0.003], [0.299, -0.298, -0.147, 0.887, 0.113]]
-    np.testing.assert_allclose(encoder.encode(np.stack((lying, standing))), expected, atol=0.02)
+    # In float32; bfloat16 rounds on its way through the network.
+    expected = [[0.121, -0.426, -0.063, 0.894, 0.003], [0.298, -0.299, -0.147, 0.888, 0.110]]
+    np.testing.assert_allclose(encoder.encode(np.stack((lying, standing))), expected, atol=0.03)
     assert verify(V1 / "encoder").problems == ()
 
 
