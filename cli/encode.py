@@ -96,7 +96,6 @@ def encode(
         output.say(f"{plural(fresh, 'image')} in {duration(seconds)}, {rate:,.0f} images/s")
     else:
         output.say("they were there already: nothing to do")
-    keep_for_searches(output, opened)
     output.document(
         {
             "out": str(folder),
@@ -109,3 +108,4 @@ def encode(
             "images_per_second": rate,
         }
     )
+    keep_for_searches(output, opened)

@@ -15,5 +15,5 @@ def keep_for_searches(output: Output, encoder: "Encoder") -> None:
 
     try:
         keep_export(encoder)
-    except RetrError as error:
+    except (RetrError, OSError) as error:
         output.warn(f"searches will load torch, which takes longer: {error}")

@@ -6,12 +6,13 @@ open, and `encoders.exported` runs it. docs/formats.md writes the folder out.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from retrieval.contracts import Encoder, Exportable, Framing, Metric, Resample
-from retrieval.errors import BadData
+from retrieval.errors import BadData, Busy
 from retrieval.registry import open_encoder
 from retrieval.storage.files import (
     check_format,
@@ -75,14 +76,15 @@ def export_folder(fingerprint: str) -> Path:
 
 
 def keep_export(encoder: Encoder) -> None:
-    """Export the encoder into the user's cache, where that has not been done and can be done.
+    """Export the encoder into the user's cache, unless it is there or another process is at it.
 
-    Raises CannotExport, or BadInput where the cache cannot be written; all else can do without.
+    Raises CannotExport, or BadInput or OSError where the cache cannot be written; all else can do
+    without.
     """
-    if not isinstance(encoder, Exportable) or open_export(encoder.fingerprint) is not None:
+    folder = export_folder(encoder.fingerprint)
+    if not isinstance(encoder, Exportable) or _is_of(folder, encoder.fingerprint):
         return
-    folder = made_folder(export_folder(encoder.fingerprint))
-    with locked(folder):
+    with suppress(Busy), locked(made_folder(folder)):
         write_whole(folder / NETWORK, encoder.export)
         ExportFacts(
             encoder=EncoderFacts.of(encoder),
@@ -99,10 +101,18 @@ def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
     device: auto or cpu; there is none for another.
     """
     folder = export_folder(fingerprint)
-    if device not in ("auto", "cpu") or not folder.is_dir():
+    if device not in ("auto", "cpu"):
         return None
     try:
         found = open_encoder(f"{PLUGIN}:{folder}", device)
     except BadData:
         return None
     return found if found.fingerprint == fingerprint else None
+
+
+def _is_of(folder: Path, fingerprint: str) -> bool:
+    """Whether the folder holds the whole export of this encoder."""
+    try:
+        return ExportFacts.read(folder).encoder.fingerprint == fingerprint
+    except BadData:
+        return False
