@@ -7,7 +7,7 @@ for one image waits for. For many images torch is faster where the processor mul
 from pathlib import Path
 
 import numpy as np
-from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime import InferenceSession, SessionOptions, disable_telemetry_events
 
 from retrieval.contracts import Images, Vectors
 from retrieval.cores import usable_cores
@@ -17,6 +17,9 @@ from retrieval.images import check_framed
 
 BATCH = 50  # images that pass the network at once
 SILENT = 4  # of ONNX Runtime's five levels of logging; what fails is raised
+
+
+disable_telemetry_events()  # nobody is to be told what is searched for
 
 
 class Exported:

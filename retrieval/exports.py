@@ -101,7 +101,7 @@ def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
     device: auto or cpu; there is none for another.
     """
     folder = export_folder(fingerprint)
-    if device not in ("auto", "cpu"):
+    if device not in ("auto", "cpu") or not folder.is_dir():  # nor is the runtime imported
         return None
     try:
         found = open_encoder(f"{PLUGIN}:{folder}", device)
