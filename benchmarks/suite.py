@@ -22,6 +22,7 @@ from benchmarks import machine
 from benchmarks.grid import Grid, Setting, named, read_grid
 from benchmarks.job import Answer, Job, Timing, hits_file
 from retrieval.contracts import Hits, Indexer, Json, Metric
+from retrieval.cores import THREAD_VARIABLES
 from retrieval.errors import BadInput, RetrError
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.labelled import Labelled
@@ -34,13 +35,6 @@ K = max(KS)
 SINGLES = 1000  # queries that are asked one at a time
 REPEATS = 5  # of these, and of all queries at once
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 BACKENDS = ("exact", "ivf", "hnsw", "hnsw-sq", "ivfpq")
 

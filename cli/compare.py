@@ -12,6 +12,7 @@ from cli.options import (
     Json,
     MetricName,
     Quiet,
+    Threads,
     WorkspaceFolder,
     parsed_metric,
 )
@@ -53,6 +54,7 @@ def compare(
         typer.Option(help="Draw the pairs with their scores into this PNG.", show_default=False),
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, EncoderName, Json, Quiet, WorkspaceFolder
+from cli.options import Data, Debug, Device, EncoderName, Json, Quiet, Threads, WorkspaceFolder
 from cli.output import Output, duration, plural
 
 
@@ -35,6 +35,7 @@ def encode(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
     device: Device = "auto",
+    threads: Threads = None,
     data: Data = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,

@@ -11,6 +11,23 @@ if TYPE_CHECKING:
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
+
+def limited(threads: int | None) -> int | None:
+    """Limit this process to so many threads, before what they belong to is loaded.
+
+    Raises BadInput for less than one, and for more than there are cores.
+    """
+    from retrieval.cores import available_cores, limit_threads
+    from retrieval.errors import BadInput
+
+    if threads is not None:
+        cores = available_cores()
+        if not 1 <= threads <= cores:
+            raise BadInput(f"--threads {threads} on {cores} cores; give from 1 to {cores}")
+        limit_threads(threads)
+    return threads
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -42,6 +59,15 @@ EncoderName = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        callback=limited,
+        help="How many threads to use.  [default: as many as there are cores]",
+        show_default=False,
+    ),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option(

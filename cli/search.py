@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exporting import keep_for_searches
-from cli.options import Debug, Device, Json, Options, Quiet, WorkspaceFolder, parsed_options
+from cli.options import (
+    Debug,
+    Device,
+    Json,
+    Options,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_options,
+)
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ def search(
     ] = None,
     options: Options = None,
     device: Device = "auto",
+    threads: Threads = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,

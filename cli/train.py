@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, Json, Quiet, WorkspaceFolder
+from cli.options import Data, Debug, Device, Json, Quiet, Threads, WorkspaceFolder
 from cli.output import Output, duration
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
     data: Data = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from indexers.options import EFFORTS, check_range
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
     BLOCK,
@@ -99,7 +100,7 @@ class Hnsw:
         )
         for start, block in prepared_blocks(vectors, self.metric):
             labels = np.arange(start, start + len(block))
-            graph.add_items(block, labels, num_threads=self.build_threads or -1)
+            graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
         graph.set_ef(self.ef)
         return HnswIndex(graph, self.metric, self.build_threads)
 
@@ -124,6 +125,7 @@ class HnswIndex:
     details: ClassVar[Mapping[str, Json]] = {}
 
     def __init__(self, graph: Any, metric: Metric, build_threads: int) -> None:
+        graph.set_num_threads(usable_cores())
         self.graph = graph
         self.metric = metric
         self.build_threads = build_threads
@@ -151,7 +153,7 @@ class HnswIndex:
         self.graph.resize_index(rows + len(vectors))
         for start, block in prepared_blocks(vectors, self.metric):
             labels = np.arange(rows + start, rows + start + len(block))
-            self.graph.add_items(block, labels, num_threads=self.build_threads or -1)
+            self.graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
 
     def save(self, folder: Path) -> None:
         """Write index.hnsw, for `hnswlib.Index.load_index`; cosine's vectors are of length 1."""
@@ -204,6 +206,7 @@ class HnswIndex:
         """Labels and hnswlib's distances of the true neighbors among these rows."""
         flat = hnswlib.BFIndex(SPACES[self.metric], self.dim)
         flat.init_index(len(rows))
+        flat.set_num_threads(usable_cores())
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             flat.add_items(self.graph.get_items(block), block)

@@ -5,7 +5,6 @@ ahead of the network, so that the network is what the run waits for, and memory 
 batches and one shard's embeddings, whatever the number of images.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Encoder, Framing, Images, Vectors
+from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.images import Item, Source, load
 from retrieval.images.source import First
@@ -142,7 +142,7 @@ class Decoder:
 
     def __init__(self, framing: Framing, threads: int | None = None) -> None:
         self.framing = framing
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
     def __enter__(self) -> "Decoder":

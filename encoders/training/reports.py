@@ -1,6 +1,5 @@
 """What a run reports: scores, a CSV and a picture of its curves, and the machine it ran on."""
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from torch import nn
 
 from encoders.inference import autocast, floats
 from retrieval.contracts import Images, Json, Metric, Vectors
+from retrieval.cores import available_cores
 from retrieval.drawing.plots import draw_curves
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
@@ -97,7 +97,7 @@ def machine(device: torch.device) -> str:
     """The machine, in words that name no host."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} cores, {_processor()}, {torch.get_num_threads()} threads"
+    return f"{available_cores()} cores, {_processor()}, {torch.get_num_threads()} threads"
 
 
 def _processor() -> str:

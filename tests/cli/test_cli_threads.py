@@ -1,0 +1,86 @@
+"""`--threads`: what it limits, and that results do not depend on it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.cores import available_cores, usable_cores
+from retrieval.storage.shards import open_embeddings
+from tests.cli.conftest import Gallery
+from tests.cli.running import Retr
+
+POOLS = """
+import json, sys
+from cli.main import run
+run()
+import faiss, torch
+from threadpoolctl import threadpool_info
+from retrieval.cores import usable_cores
+pools = [pool["num_threads"] for pool in threadpool_info()]
+print(json.dumps([usable_cores(), torch.get_num_threads(), faiss.omp_get_max_threads(), *pools]))
+"""
+
+
+@pytest.mark.parametrize("threads", sorted({1, available_cores()}))
+def test_every_library_takes_as_many_threads(tmp_path: Path, threads: int) -> None:
+    command = ["encode", "digits", "--limit", "3", "--encoder", "siamese-quick", "--quiet"]
+    options = ["--threads", str(threads), "--out", str(tmp_path / "out")]
+    finished = subprocess.run(
+        [sys.executable, "-c", POOLS, *command, *options],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pools = json.loads(finished.stdout)
+    assert len(pools) > 4, "no library's pool was seen"
+    assert pools == [threads] * len(pools)
+
+
+def test_embeddings_and_neighbors_are_those_of_one_thread(
+    tmp_path: Path, retr: Retr, gallery: Gallery
+) -> None:
+    for threads in ("1", str(available_cores())):
+        place = tmp_path / threads
+        retr(
+            *("encode", "digits", "--limit", "300", "--encoder", "siamese-quick"),
+            *("--threads", threads, "--out", place / "embeddings"),
+        )
+        for backend in ("exact", "ivf"):
+            retr(
+                *("index", place / "embeddings", "--backend", backend),
+                *("--threads", threads, "--out", place / backend),
+            )
+    one, all_cores = (tmp_path / threads for threads in ("1", str(available_cores())))
+    vectors = [open_embeddings(place / "embeddings").vectors() for place in (one, all_cores)]
+    np.testing.assert_array_equal(*vectors)
+    for backend in ("exact", "ivf"):
+        index = f"{backend}/index.faiss"
+        assert (one / index).read_bytes() == (all_cores / index).read_bytes()
+    answers = [
+        retr.json("search", gallery.image, "--index", gallery.index("hnsw"), "--threads", threads)
+        for threads in ("1", str(available_cores()))
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_more_threads_than_cores_are_refused(retr: Retr, gallery: Gallery) -> None:
+    cores = available_cores()
+    for wrong in (cores + 1, 0):
+        threads = ("--threads", str(wrong))
+        message = retr.refused("search", gallery.image, "--index", gallery.index(), *threads)
+        assert f"--threads {wrong} on {cores} cores; give from 1 to {cores}" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1", 1), ("1,1", 1), ("", None), ("0", None), ("many", None), ("4096", None)],
+)
+def test_the_usual_variable_limits_cores_too(
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert usable_cores() == (expected or available_cores())
