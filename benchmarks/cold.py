@@ -35,11 +35,11 @@ def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
         "search": search,
         "search_with_torch": (*search, "--encoder", facts.encoder.name),
     }
-    _seconds(search)
+    seconds(search)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, command in ways.items():
-            taken[name].append(_seconds(command))
+            taken[name].append(seconds(command))
     return {
         "index": {"backend": facts.backend, "rows": facts.rows, "dim": facts.dim},
         "encoder": facts.encoder.name,
@@ -51,7 +51,8 @@ def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
     }
 
 
-def _seconds(command: tuple[str, ...]) -> float:
+def seconds(command: tuple[str, ...]) -> float:
+    """How long the command takes. Raises CalledProcessError where it fails."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started

@@ -9,12 +9,13 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge, gpu
-from retrieval.contracts import Hits, Json, Mask, Metric, Rows, Vectors
+from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
+    InMemory,
     answer,
     checked_additions,
-    checked_vectors,
+    checked_blocks,
     prepared,
     prepared_blocks,
     sort,
@@ -49,9 +50,13 @@ class Exact:
 
     def build(self, vectors: Vectors) -> "ExactIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
-        vectors = checked_vectors(vectors, self.metric)
-        index = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
-        for _, block in prepared_blocks(vectors, self.metric):
+        return self.build_from(InMemory(vectors))
+
+    def build_from(self, blocks: Blocks) -> "ExactIndex":
+        """The same from blocks, as `Streaming` says."""
+        index = faiss.IndexFlat(blocks.dim, faiss_bridge.METRICS[self.metric])
+        faiss_bridge.reserve(index.codes, blocks.rows * index.code_size)
+        for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
         return self._searched(index)
 

@@ -14,7 +14,7 @@ from indexers.lists import list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import checked_vectors, prepared, prepared_blocks
+from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
 
 ENOUGH = 1024  # clusters, whose training rows are enough for all that has fewer
 FEWEST_LINKS = 2
@@ -78,10 +78,11 @@ class Faiss:
             index: Any = faiss.index_factory(vectors.shape[1], factory, metric)
             _check(index, self.metric)
             clusters = _clusters(index)
-            sample = training_rows(vectors, max(clusters, ENOUGH), self.seed)
+            wanted = max(clusters, ENOUGH)
+            sample = training_rows(InMemory(vectors), wanted, self.seed, self.metric)
             if len(sample) < clusters:
                 sample = np.resize(sample, (clusters, vectors.shape[1]))  # rows come again
-            index.train(prepared(sample, self.metric))
+            index.train(sample)
             for block in _added(index, vectors, self.metric):
                 index.add(block)
         except RuntimeError as problem:

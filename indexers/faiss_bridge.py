@@ -85,6 +85,19 @@ def set_parameters(index: Any, text: str) -> None:
     space.set_index_parameters(index, text)
 
 
+def reserve(codes: Any, size: int) -> None:
+    """Make room for so many bytes of codes, which are none yet."""
+    codes.resize(size)
+    codes.resize(0)  # keeps the room
+
+
+def reserve_lists(lists: Any, sizes: NDArray[np.int64]) -> None:
+    """Make room for so many vectors in each of the inverted lists, which are empty."""
+    for number, size in enumerate(sizes.tolist()):
+        lists.resize(number, size)
+        lists.resize(number, 0)
+
+
 def renumber(lists: Any, numbers: NDArray[np.int64]) -> None:
     """Give each row in the inverted lists its new number, `numbers[row]`."""
     for number in range(lists.nlist):

@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.options import EFFORTS, check_range
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
     BLOCK,
     Found,
+    InMemory,
     answer,
     checked_additions,
-    checked_vectors,
+    checked_blocks,
     prepared,
     prepared_blocks,
 )
@@ -92,13 +93,15 @@ class Hnsw:
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
-        vectors = checked_vectors(vectors, self.metric)
-        rows, dim = vectors.shape
-        graph = hnswlib.Index(SPACES[self.metric], dim)
+        return self.build_from(InMemory(vectors))
+
+    def build_from(self, blocks: Blocks) -> "HnswIndex":
+        """The same from blocks, as `Streaming` says."""
+        graph = hnswlib.Index(SPACES[self.metric], blocks.dim)
         graph.init_index(
-            rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
+            blocks.rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
         )
-        for start, block in prepared_blocks(vectors, self.metric):
+        for start, block in checked_blocks(blocks, self.metric):
             labels = np.arange(start, start + len(block))
             graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
         graph.set_ef(self.ef)

@@ -16,12 +16,13 @@ import numpy as np
 from indexers import faiss_bridge, gpu
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
-from retrieval.contracts import Hits, Json, Mask, Metric, Rows, Vectors
+from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
+    InMemory,
     answer,
     checked_additions,
-    checked_vectors,
+    checked_blocks,
     prepared,
     prepared_blocks,
 )
@@ -66,20 +67,24 @@ class Ivf:
 
         Raises BadInput for other vectors, and for device=cuda where there is no GPU.
         """
-        vectors = checked_vectors(vectors, self.metric)
-        rows, dim = vectors.shape
-        lists = list_count(rows, self.n_lists)
+        return self.build_from(InMemory(vectors))
+
+    def build_from(self, blocks: Blocks) -> "IvfIndex":
+        """The same from blocks, as `Streaming` says."""
+        lists = list_count(blocks.rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
-        index = faiss.IndexIVFFlat(faiss.IndexFlat(dim, metric), dim, lists, metric)
-        there = gpu.Gpu(index, rows) if gpu.on_gpu(self.device, self.metric) else None
+        index = faiss.IndexIVFFlat(faiss.IndexFlat(blocks.dim, metric), blocks.dim, lists, metric)
+        there = gpu.Gpu(index, blocks.rows) if gpu.on_gpu(self.device, self.metric) else None
         clustering = (index if there is None else there.index).cp
         clustering.seed = self.seed
         clustering.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
         trained = index if there is None else there
-        trained.train(prepared(training_rows(vectors, lists, self.seed), self.metric))
-        for _, block in prepared_blocks(vectors, self.metric):
-            trained.add(block)
-        if there is not None:
+        trained.train(training_rows(blocks, lists, self.seed, self.metric))
+        if there is None:
+            _fill(index, blocks, self.metric)
+        else:
+            for _, block in checked_blocks(blocks, self.metric):
+                there.add(block)
             index = there.to_cpu()
         return IvfIndex(index, self.metric, self.n_probe, there)
 
@@ -91,6 +96,20 @@ class Ivf:
         index = faiss_bridge.load(folder, faiss.IndexIVFFlat, self.metric)
         there = gpu.Gpu(index, index.ntotal) if gpu.on_gpu(self.device, self.metric) else None
         return IvfIndex(index, self.metric, self.n_probe, there)
+
+
+def _fill(index: faiss.IndexIVFFlat, blocks: Blocks, metric: Metric) -> None:
+    """Add the vectors to lists that have room for them, rather than to lists that grow.
+
+    Growing lists are moved again and again, and end with up to twice the room that they need.
+    """
+    nearest = np.empty(blocks.rows, np.int64)
+    for start, block in checked_blocks(blocks, metric):
+        nearest[start : start + len(block)] = index.quantizer.search(block, 1)[1][:, 0]
+    faiss_bridge.reserve_lists(index.invlists, np.bincount(nearest, minlength=index.nlist))
+    for start, block in checked_blocks(blocks, metric):
+        lists = nearest[start : start + len(block)]
+        index.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(lists))
 
 
 class IvfIndex:

@@ -17,9 +17,9 @@ from indexers.faiss_index import FaissIndex
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from indexers.projection import fewer_axes, projection
-from retrieval.contracts import Json, Metric, Vectors
+from retrieval.contracts import Blocks, Json, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import checked_vectors, prepared, prepared_blocks
+from retrieval.hits import InMemory, checked_blocks
 
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 CODES = 16  # of 4 bits
@@ -77,12 +77,15 @@ class IvfPq:
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
-        vectors = checked_vectors(vectors, self.metric)
-        rows, dim = vectors.shape
+        return self.build_from(InMemory(vectors))
+
+    def build_from(self, blocks: Blocks) -> FaissIndex:
+        """The same from blocks, as `Streaming` says."""
+        rows, dim = blocks.rows, blocks.dim
         lists = list_count(rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
         # Codes want more training rows than few lists do.
-        sample = prepared(training_rows(vectors, max(lists, CODES), self.seed), self.metric)
+        sample = training_rows(blocks, max(lists, CODES), self.seed, self.metric)
         turn = projection(sample, self.metric, self.axes, mixed=True, seed=self.seed)
         kept = dim if turn is None else turn.d_out
         codes = kept // max(n for n in range(1, min(self.per_code, kept) + 1) if kept % n == 0)
@@ -96,7 +99,7 @@ class IvfPq:
         if len(sample) < CODES:
             sample = np.resize(sample, (CODES, dim))  # faiss wants a row for each code
         index.train(sample)
-        for _, block in prepared_blocks(vectors, self.metric):
+        for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
         return self._searched(index)
 

@@ -4,7 +4,8 @@ from math import isqrt
 
 import numpy as np
 
-from retrieval.contracts import Vectors
+from retrieval.contracts import Blocks, Metric, Vectors
+from retrieval.hits import checked_blocks
 
 # faiss's k-means wants from 39 to 256 training points per cluster: it warns below the first and
 # leaves out what exceeds the second.
@@ -19,10 +20,17 @@ def list_count(rows: int, wanted: int | None) -> int:
     return max(1, min(isqrt(16 * rows), rows // FEWEST_POINTS))
 
 
-def training_rows(vectors: Vectors, clusters: int, seed: int) -> Vectors:
-    """As many of the vectors as k-means makes use of for so many clusters, drawn by seed."""
+def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric) -> Vectors:
+    """As many of the vectors as k-means makes use of for so many clusters, drawn by seed.
+
+    They come prepared. Raises what `checked_blocks` raises.
+    """
     enough = clusters * MOST_POINTS
-    if len(vectors) <= enough:
-        return vectors
-    rows = np.random.default_rng(seed).choice(len(vectors), enough, replace=False)
-    return vectors[np.sort(rows)]
+    drawn = np.arange(blocks.rows)
+    if blocks.rows > enough:
+        drawn = np.sort(np.random.default_rng(seed).choice(blocks.rows, enough, replace=False))
+    sample = np.empty((len(drawn), blocks.dim), np.float32)
+    for start, block in checked_blocks(blocks, metric):
+        first, end = np.searchsorted(drawn, (start, start + len(block)))
+        sample[first:end] = block[drawn[first:end] - start]
+    return sample

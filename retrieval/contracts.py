@@ -5,7 +5,7 @@ Settings build products: an `Indexer` is a frozen dataclass of options and build
 paths belong to `retrieval` alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -202,6 +202,29 @@ class Indexer(Protocol):
 
     def load(self, folder: Path) -> Index:
         """The index that `Index.save` wrote into `folder`."""
+
+
+class Blocks(Protocol):
+    """Vectors (rows, dim), handed out in blocks from the first row on, as often as is asked."""
+
+    @property
+    def rows(self) -> int:
+        """How many vectors there are, at least 1."""
+
+    @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+
+    def __iter__(self) -> Iterator[Vectors]:
+        """The blocks (n, dim), n ≥ 0."""
+
+
+@runtime_checkable
+class Streaming(Indexer, Protocol):
+    """A backend that builds without having all vectors in memory beside the index."""
+
+    def build_from(self, blocks: Blocks) -> Index:
+        """The index that `build` makes of the same vectors."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from math import isfinite, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts import Hits, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Mask, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
 
 BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
@@ -90,19 +90,26 @@ def checked_vectors(vectors: Vectors, metric: Metric) -> Vectors:
     Raises BadInput where there are none, or one is not finite, or so long that distances by the
     metric are not.
     """
-    if vectors.ndim != 2 or 0 in vectors.shape:
-        raise BadInput(f"vectors have shape {vectors.shape}; give (n, dim), n and dim at least 1")
+    _check_shape(vectors)
     vectors = _float32(vectors)
     for start in range(0, len(vectors), BLOCK):
-        block = vectors[start : start + BLOCK]
-        largest = max(abs(float(block.min())), abs(float(block.max())))  # nan where one is
-        if not np.isfinite(largest):
-            row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-            raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
-        may_be_long = largest * np.sqrt(vectors.shape[1]) > LONGEST
-        if may_be_long and metric is not Metric.COSINE:  # which scales them
-            _check_lengths(block, start)
+        _check_block(vectors[start : start + BLOCK], start, metric)
     return vectors
+
+
+def _check_shape(vectors: Vectors) -> None:
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise BadInput(f"vectors have shape {vectors.shape}; give (n, dim), n and dim at least 1")
+
+
+def _check_block(block: Vectors, first: int, metric: Metric) -> None:
+    largest = max(abs(float(block.min())), abs(float(block.max())))  # nan where one is
+    if not np.isfinite(largest):
+        row = first + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+        raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
+    may_be_long = largest * np.sqrt(block.shape[1]) > LONGEST
+    if may_be_long and metric is not Metric.COSINE:  # which scales them
+        _check_lengths(block, first)
 
 
 def _check_lengths(vectors: Vectors, first: int) -> None:
@@ -139,6 +146,32 @@ def prepared_blocks(vectors: Vectors, metric: Metric) -> Iterator[tuple[int, Vec
     """The first row of each block of `BLOCK` vectors, and the block, prepared."""
     for start in range(0, len(vectors), BLOCK):
         yield start, prepared(vectors[start : start + BLOCK], metric)
+
+
+class InMemory:
+    """The blocks of an array (n, dim). Raises BadInput where n or dim is 0."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        _check_shape(vectors)
+        self.vectors = vectors
+        self.rows, self.dim = vectors.shape
+
+    def __iter__(self) -> Iterator[Vectors]:
+        yield self.vectors
+
+
+def checked_blocks(blocks: Blocks, metric: Metric) -> Iterator[tuple[int, Vectors]]:
+    """The first row of each of blocks of at most `BLOCK` vectors, and the block, prepared.
+
+    Raises what `checked_vectors` raises.
+    """
+    first = 0
+    for vectors in blocks:
+        for start in range(0, len(vectors), BLOCK):
+            block = _float32(vectors[start : start + BLOCK])
+            _check_block(block, first + start, metric)
+            yield first + start, prepared(block, metric)
+        first += len(vectors)
 
 
 def unit_vectors(vectors: Vectors) -> Vectors:

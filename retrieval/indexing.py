@@ -5,8 +5,9 @@ A folder holds the library's own file, `rows.parquet` (id, label and path in row
 It is searchable without the embeddings it was built from. docs/formats.md writes it out.
 """
 
+import functools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.contracts import Index, Indexer, Json, Metric, Vectors
+from retrieval.contracts import Index, Indexer, Json, Metric, Streaming, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.files import (
@@ -38,6 +39,7 @@ from retrieval.storage.shards import (
     EncoderFacts,
     check_free,
     check_unique,
+    vectors_of,
 )
 
 FORMAT = "retr-index"
@@ -137,13 +139,20 @@ def build_index(
         raise BadInput("the metric is no option of the backend; give it with --metric")
     indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
     check_free(folder, INDEX)
-    rows, vectors = read_all(sets)
-    if len(rows) == 0:
+    if not any(map(len, sets)):
         raise BadInput("there are no embeddings to index; encode some images first")
+    build: Callable[[], Index]
+    if isinstance(indexer, Streaming):
+        rows = _joined([each.rows() for each in sets], sets)
+        build = functools.partial(indexer.build_from, _Shards(sets))
+    else:
+        rows, vectors = read_all(sets)
+        build = functools.partial(indexer.build, vectors)
     made_folder(folder)
-    with locked(folder), fresh(folder / PARTIAL) as partial:
-        index = indexer.build(vectors)
-        return write_index(partial, folder, index, rows, described(backend, indexer, index, sets))
+    with locked(folder), fresh(folder / PARTIAL) as unfinished:
+        index = build()
+        facts = described(backend, indexer, index, sets)
+        return write_index(unfinished, folder, index, rows, facts)
 
 
 def described(
@@ -275,9 +284,36 @@ def read_all(sets: Sequence[Embeddings]) -> tuple[pa.Table, Vectors]:
     if len(sets) == 1:
         return sets[0].read()
     tables, vectors = zip(*(each.read() for each in sets), strict=True)
+    return _joined(tables, sets), np.concatenate(vectors)
+
+
+def _joined(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
+    """The rows of all sets, one after the other. Raises BadData for an id that stands twice."""
+    if len(tables) == 1:
+        return tables[0]
     rows = pa.concat_tables(tables)
     check_unique(rows["id"], " and ".join(str(each.folder) for each in sets))
-    return rows, np.concatenate(vectors)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """The vectors of all sets, shard by shard, each read and checked when it is asked for."""
+
+    sets: Sequence[Embeddings]
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.sets))
+
+    @property
+    def dim(self) -> int:
+        return self.sets[0].facts.dim
+
+    def __iter__(self) -> Iterator[Vectors]:
+        for each in self.sets:
+            for table in each.tables():
+                yield vectors_of(table)
 
 
 def _named(encoder: EncoderFacts) -> str:

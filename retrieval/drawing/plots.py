@@ -1,6 +1,6 @@
 """Plots of measurements: PNG or SVG, by the ending of the file's name."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,38 @@ def draw_lines(
     if any(lines for lines in panels.values() if [*lines] != [""]):
         handles, names = grid[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right upper", frameon=False)
+    _save(figure, path)
+
+
+def draw_growth(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    x: str,
+    shares: Collection[str],
+) -> None:
+    """Draw panels in rows of three, by name: lines, by name, of what grows with x.
+
+    Both axes are logarithmic, but for panels of `shares`, whose y axis ends at 1.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(path, 3.4 * columns + 1.5, 3.2 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    colours: dict[str, str] = {}
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for name, points in lines.items():
+            colour = colours.setdefault(name, f"C{len(colours)}")
+            axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
+        axes.set(title=title, xscale="log", yscale="linear" if title in shares else "log")
+        axes.grid(alpha=0.3)
+        if title in shares:
+            axes.set_ylim(top=1.01)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[max(0, len(panels) - columns) : len(panels)]:
+        axes.set_xlabel(x)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
     _save(figure, path)
 
 

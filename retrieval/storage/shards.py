@@ -44,6 +44,7 @@ ROW_FIELDS = (
     pa.field("label", pa.string()),
     pa.field("path", pa.string()),
 )
+ROWS = tuple(field.name for field in ROW_FIELDS)
 SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string()), ("shard", pa.int32())])
 
 
@@ -362,6 +363,10 @@ class Embeddings:
         """All embeddings, (n, dim) float32."""
         return self.read()[1]
 
+    def rows(self) -> pa.Table:
+        """The table of id, label and path. Raises what `read` raises."""
+        return self._joined([table.select([*ROWS]) for table in self.tables()])
+
     def read(self) -> tuple[pa.Table, Vectors]:
         """The table of id, label and path, and the embeddings (n, dim), in the same order.
 
@@ -373,11 +378,15 @@ class Embeddings:
         start = 0
         for table in self.tables():
             vectors[start : start + len(table)] = vectors_of(table)
-            rows.append(table.select(["id", "label", "path"]).replace_schema_metadata())
+            rows.append(table.select([*ROWS]))
             start += len(table)
-        joined = pa.concat_tables([pa.schema(ROW_FIELDS).empty_table(), *rows])
+        return self._joined(rows), vectors
+
+    def _joined(self, rows: Sequence[pa.Table]) -> pa.Table:
+        none = pa.schema(ROW_FIELDS).empty_table()
+        joined = pa.concat_tables([none, *(table.replace_schema_metadata() for table in rows)])
         check_unique(joined["id"], str(self.folder))
-        return joined, vectors
+        return joined
 
 
 def open_embeddings(folder: Path | str) -> Embeddings:

@@ -1,0 +1,109 @@
+"""The scripts that measure speed: what they count as slower, as growth, and as a photograph."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import encode, guard, scale
+from retrieval.contracts import Framing
+from retrieval.errors import RetrError
+from retrieval.images import load, open_source
+
+STEADY = [1.0, 1.01, 0.99, 1.0, 1.02]
+
+
+def test_slower_is_what_exceeds_a_tenth_and_the_scatter() -> None:
+    assert not guard.slower([1.08] * 5, STEADY)
+    assert guard.slower([1.2, 1.21, 1.19, 1.2, 1.2], STEADY)
+    assert not guard.slower([0.5] * 5, STEADY)
+    noisy = [1.0, 1.4, 0.8, 1.2, 1.6]
+    assert not guard.slower(noisy, STEADY)
+    assert not guard.slower([1.4] * 5, noisy)
+
+
+def test_the_guard_takes_again_what_seems_slower(capsys: pytest.CaptureFixture[str]) -> None:
+    runs: Iterator[float] = iter([3.0, 1.0])
+    taken: list[str] = []
+
+    def for_a_while() -> guard.Ratios:
+        taken.append("for a while")
+        return {"passing": [next(runs)] * 5, "steady": STEADY}
+
+    def for_good() -> guard.Ratios:
+        taken.append("for good")
+        return {"lasting": [2.0] * 5, "new": STEADY}
+
+    before = {"passing": STEADY, "steady": STEADY, "lasting": STEADY}
+    assert guard.compare(before, [for_a_while, for_good]) == ["lasting"]
+    assert taken == ["for a while"] * 2 + ["for good"] * guard.TRIES
+    lines = {line[:24].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert [*lines] == ["passing", "steady", "lasting", "new"]
+    assert lines["lasting"].endswith("slower")
+    assert all(lines[name].endswith("as fast") for name in ("passing", "steady", "new"))
+    assert "not known" in lines["new"]
+
+
+def test_the_baseline_has_every_measure() -> None:
+    ratios = json.loads(guard.BASELINE.read_text(encoding="utf-8"))["ratios"]
+    backends = {f"search, {backend}" for backend in ("exact", "ivf", "hnsw")}
+    assert {*ratios} == {*backends, "encode, siamese-quick", "retr --help", "evaluation"}
+
+
+def test_growth_is_measured_once_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scale"
+    given = ["scale", "--backend", "exact", "--backend", "hnsw", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*given, "--size", "500"])
+    scale.main()
+    first = scale.read(out / "scale.csv")
+    monkeypatch.setattr(sys, "argv", [*given, "--size", "2000", "--size", "500"])
+    scale.main()
+    rows = scale.read(out / "scale.csv")
+    assert rows[:2] == first
+    sizes = [(int(row["n"]), row["backend"]) for row in rows]
+    assert sizes == [(500, "exact"), (500, "hnsw"), (2000, "exact"), (2000, "hnsw")]
+    assert all(float(row["recall"]) > 0.95 for row in rows)
+    assert (out / "scale.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    exponents = json.loads(printed[printed.rindex('{\n  "exponents"') :])["exponents"]
+    assert exponents["exact"]["size_bytes"] == pytest.approx(1, abs=0.01)
+    (out / "scale.csv").write_text("n,backend\n1,exact\n")
+    with pytest.raises(RetrError, match="is no table of this script"):
+        scale.read(out / "scale.csv")
+
+
+def test_exponents_are_those_of_powers() -> None:
+    def row(n: int, latency: float | None) -> scale.Row:
+        powers = {"build_seconds": n**1.2, "memory_bytes": 7 * n, "size_bytes": 3, "batch_ms": n}
+        return {"n": n, "backend": "b", "latency_ms": latency, "recall": 1.0, **powers}
+
+    found = scale.exponents([row(10, None), row(1000, 2.0), row(100, 1.0)])
+    expected = {"build_seconds": 1.2, "memory_bytes": 1, "size_bytes": 0, "batch_ms": 1}
+    assert found == {"b": pytest.approx(expected, abs=1e-9)}
+    assert scale.exponents([row(10, 1.0)]) == {}
+
+
+def test_queries_lie_among_the_database_but_are_not_of_it() -> None:
+    database, queries = scale.draw(20_000, seed=2), scale.draw(50, seed=1)
+    np.testing.assert_allclose(np.linalg.norm(database, axis=1), 1, rtol=1e-5)
+    nearest = (queries @ database.T).max(axis=1)
+    assert 0.5 < nearest.min() <= nearest.max() < 0.999
+
+
+def test_photographs_are_jpeg_files_that_the_loop_sees_as_encoding_does(tmp_path: Path) -> None:
+    encode.write_photographs(tmp_path, 12)
+    paths = sorted(tmp_path.iterdir())
+    assert len({path.read_bytes() for path in paths}) == 12
+    with Image.open(paths[0]) as image:
+        assert (image.format, image.size) == ("JPEG", (640, 480))
+    framing = Framing(side=224, crop=0.875)
+    item = next(iter(open_source(str(tmp_path)).items()))
+    with Image.open(paths[0]) as image:
+        seen = encode.as_torchvision(framing)(image).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(seen * 255, load(item, framing), atol=0.01)
