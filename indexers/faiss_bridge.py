@@ -91,6 +91,12 @@ def reserve(codes: Any, size: int) -> None:
     codes.resize(0)  # keeps the room
 
 
+def reserve_vectors(index: faiss.IndexRefineFlat, rows: int) -> None:
+    """Make room for so many vectors beside the codes that they refine."""
+    flat: Any = faiss.downcast_index(index.refine_index)
+    reserve(flat.codes, rows * flat.code_size)
+
+
 def reserve_lists(lists: Any, sizes: NDArray[np.int64]) -> None:
     """Make room for so many vectors in each of the inverted lists, which are empty."""
     for number, size in enumerate(sizes.tolist()):

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import faiss
+import numpy as np
 
 from indexers import faiss_bridge
 from indexers.faiss_index import FaissIndex
 from indexers.options import EFFORTS, check_range
 from indexers.projection import fewer_axes, projection
-from retrieval.contracts import Json, Metric, Vectors
+from retrieval.contracts import Blocks, Json, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import BLOCK, checked_vectors, prepared, prepared_blocks
+from retrieval.hits import BLOCK, InMemory, checked_blocks
 
 EIGHT_BITS: Any = faiss.ScalarQuantizer.QT_8bit
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
@@ -82,18 +83,22 @@ class HnswSq:
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
-        vectors = checked_vectors(vectors, self.metric)
+        return self.build_from(InMemory(vectors))
+
+    def build_from(self, blocks: Blocks) -> FaissIndex:
+        """The same from blocks, as `Streaming` says."""
         metric = faiss_bridge.METRICS[self.metric]
-        sample = prepared(vectors[:: max(1, len(vectors) // BLOCK)], self.metric)
+        sample = _sample(blocks, max(1, blocks.rows // BLOCK), self.metric)
         turn = projection(sample, self.metric, self.axes)
-        kept = vectors.shape[1] if turn is None else turn.d_out
+        kept = blocks.dim if turn is None else turn.d_out
         graph = faiss.IndexHNSWSQ(kept, EIGHT_BITS, self.m, metric)
         graph.hnsw.efConstruction = self.ef_construction
         base = graph if turn is None else faiss.IndexPreTransform(turn, graph)
         index = faiss.IndexRefineFlat(base)
         index.train(sample)
+        faiss_bridge.reserve_vectors(index, blocks.rows)
         with faiss_bridge.threads(self.build_threads):
-            for _, block in prepared_blocks(vectors, self.metric):
+            for _, block in checked_blocks(blocks, self.metric):
                 index.add(block)
         return self._searched(index)
 
@@ -110,3 +115,10 @@ class HnswSq:
         index.k_factor = self.refine
         details: dict[str, Json] = {"axes": graph.d}
         return FaissIndex(index, self.metric, details)
+
+
+def _sample(blocks: Blocks, every: int, metric: Metric) -> Vectors:
+    """Every so manieth of the vectors, prepared."""
+    return np.concatenate(
+        [block[-start % every :: every] for start, block in checked_blocks(blocks, metric)]
+    )

@@ -99,6 +99,8 @@ class IvfPq:
         if len(sample) < CODES:
             sample = np.resize(sample, (CODES, dim))  # faiss wants a row for each code
         index.train(sample)
+        del sample
+        faiss_bridge.reserve_vectors(index, rows)
         for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
         return self._searched(index)
