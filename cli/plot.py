@@ -133,7 +133,8 @@ def _plot_embeddings(
     opened = open_embeddings(folder)
     images = Labelled.of(opened).sample(limit, seed)
     facts = opened.facts
-    title = f"{len(images):,} of {facts.source.name} by {facts.encoder.name}"
+    encoder = facts.encoder.name.rpartition("/")[2]  # of a folder, its name alone
+    title = f"{len(images):,} of {facts.source.name} by {encoder}"
     if method == SCATTER:
         most = min(MOST_DIMS, facts.dim)
         if most < 2:
