@@ -1,15 +1,17 @@
 """The scripts that measure speed: what they count as slower, as growth, and as a photograph."""
 
 import json
+import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import encode, guard, scale
+from benchmarks import encode, guard, memory, runtimes, scale
 from retrieval.contracts import Framing
 from retrieval.errors import RetrError
 from retrieval.images import load, open_source
@@ -107,3 +109,45 @@ def test_photographs_are_jpeg_files_that_the_loop_sees_as_encoding_does(tmp_path
     with Image.open(paths[0]) as image:
         seen = encode.as_torchvision(framing)(image).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(seen * 255, load(item, framing), atol=0.01)
+
+
+def test_each_way_of_running_is_held_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    every_way = runtimes.ways
+
+    def some(encoder: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+        def missing() -> runtimes.Run:
+            raise ModuleNotFoundError("No module named 'anything'")
+
+        yield from (way for way in every_way(encoder, folder) if way[0] in kept)
+        yield "missing", missing
+
+    kept = {"float32", "bfloat16", "ONNX Runtime float32"}
+    monkeypatch.setattr(runtimes, "ways", some)
+    found: Any = runtimes.measure("siamese-quick", 4, images=6, repeats=2)["ways"]
+    assert {*found} == kept | {"missing"}
+    assert found["missing"] == {"failed": "ModuleNotFoundError: No module named 'anything'"}
+    assert found["float32"]["least_cosine"] == pytest.approx(1, abs=1e-6)
+    assert all(found[name]["least_cosine"] > 0.999 for name in kept)
+    assert all(len(found[name]["repeats"]) == 2 for name in kept)
+
+
+def test_memory_is_counted_from_where_the_work_begins(tmp_path: Path) -> None:
+    size = 64 * 2**20
+    with mmap.mmap(-1, size) as fresh:  # numpy may be given memory that is resident already
+        grown = memory.grown(lambda: fresh.write(bytes(2**20) * 64))
+    assert size <= grown < 3 * size
+    assert memory.grown(lambda: None) < 2**20
+    memory.write_embeddings(tmp_path / "embeddings", 12_000, 8)
+    assert len(memory.open_embeddings(tmp_path / "embeddings")) == 12_000
+    memory.write_images(tmp_path / "images.parquet", 1500)
+    source = open_source(str(tmp_path / "images.parquet"))
+    assert len(source) == 1500
+    assert load(next(iter(source.items())), Framing(32)).shape == (32, 32, 3)
+
+
+def test_memory_of_indices_and_encoding_is_measured_apart() -> None:
+    found: Any = memory.measure_indices(20_000, 32, ["exact"])
+    assert found["vectors_bytes"] == 20_000 * 32 * 4
+    assert 0.8 < found["exact"]["ratio"] < 20
+    encoded: Any = memory.measure_encoding([100])
+    assert 0 < encoded["100"]["bytes"] < 2**30
