@@ -13,6 +13,7 @@ from cli import (
     bench,
     compare,
     demo,
+    duplicates,
     encode,
     evaluate,
     index,
@@ -48,6 +49,7 @@ app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("pairs")(pairs.pairs)
+app.command("duplicates")(duplicates.duplicates)
 app.command("plot")(plot.plot)
 app.command("bench")(bench.bench)
 app.command("train")(train.train)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
+from retrieval.duplicates import Duplicate
 from retrieval.errors import BadImage, CannotWrite
 from retrieval.images import read_image
 from retrieval.quality.comparing import Asked, Compared
@@ -85,6 +86,26 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
         first = Picture(_opened(pair.path_a), Path(pair.a).name)
         second = Picture(_opened(pair.path_b), Path(pair.b).name)
         pictures.append(PairPicture(first, second, note))
+    _written(path, lambda: save_pairs(path, pictures, heading))
+
+
+def draw_duplicates(
+    path: Path, found: Sequence[Duplicate], first: Labelled, second: Labelled, heading: str
+) -> None:
+    """Write a PNG of the pairs, with the correlation of their pixels, marked by whether their
+    labels are the same where both are known."""
+    pictures = []
+    paths = first.known_paths(), second.known_paths()
+    for pair in found:
+        labels = first.labels[pair.first], second.labels[pair.second]
+        rows = pair.first, pair.second
+        one, two = (
+            Picture(_opened(of[row]), label or Path(str(of[row])).name)
+            for of, row, label in zip(paths, rows, labels, strict=True)
+        )
+        note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"
+        same = None if None in labels else labels[0] == labels[1]
+        pictures.append(PairPicture(one, two, note, same))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
 

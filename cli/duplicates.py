@@ -1,0 +1,138 @@
+"""`retr duplicates`: near-identical images within a set, or between two."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder, parsed_metric
+from cli.output import Output, plural
+
+if TYPE_CHECKING:
+    from retrieval.duplicates import Duplicate
+    from retrieval.quality.labelled import Labelled
+
+SHOWN = 20  # pairs in the table
+MOST_DRAWN = 100  # pairs on a sheet
+
+
+def duplicates(
+    embeddings: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The embeddings folder.  [default: the last that was encoded]", show_default=False
+        ),
+    ] = None,
+    between: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B",
+            help="Two embeddings folders, such as of test and train, in place of one: pairs of an "
+            "image of A and one of B.",
+            show_default=False,
+        ),
+    ] = None,
+    neighbors: Annotated[
+        int, typer.Option("-k", help="Compare the pixels of so many neighbours of each image.")
+    ] = 10,
+    correlation: Annotated[
+        float,
+        typer.Option(help="Of the pixels of two images, from which they are near-identical."),
+    ] = 0.95,
+    metric: MetricName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all pairs into this CSV.", show_default=False)
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the pairs that are most alike into this PNG.", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find near-identical images: proposed by embeddings, confirmed by pixels.
+
+    Each image is compared with its nearest neighbours, as it is and mirrored.
+
+    Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
+    """
+    from retrieval.duplicates import find_duplicates, to_json
+    from retrieval.errors import BadInput
+    from retrieval.indexing import check_same_encoder
+    from retrieval.quality.labelled import Labelled
+    from retrieval.storage.files import write_csv
+    from retrieval.storage.shards import open_embeddings
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    if between is not None and embeddings is not None:
+        raise BadInput("an embeddings folder and --between were given; give one of them")
+    if between is None:
+        place = Workspace.at(workspace)
+        folders = [embeddings or place.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")]
+    else:
+        folders = [*between]
+    opened = [open_embeddings(folder) for folder in folders]
+    first = opened[0]
+    for other in opened[1:]:
+        where = str(first.folder), str(other.folder)
+        check_same_encoder(first.facts.encoder, other.facts.encoder, *where)
+    sets = []
+    for each in opened:
+        rows, vectors = each.read()
+        ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
+        sets.append(Labelled(vectors, ids, labels, rows["path"]))
+    a, b = sets[0], sets[1] if len(sets) == 2 else None
+    with output.progress("reading", "img") as show:
+        found = find_duplicates(
+            a,
+            b,
+            parsed_metric(metric) or first.facts.metric,
+            neighbors=neighbors,
+            least=correlation,
+            progress=show,
+        )
+    for error in found.unreadable:
+        output.warn(f"skipped {error}")
+    document = to_json(found, a, b)
+    _print(output, found.duplicates, a, a if b is None else b)
+    output.say(
+        f"{plural(len(found.duplicates), 'pair')} of near-identical images among "
+        f"{plural(found.compared, 'pair')} of neighbours whose pixels were compared"
+    )
+    if found.compared < found.proposed:
+        output.say(f"{found.proposed - found.compared:,} pairs further apart were not compared")
+    if out is not None:
+        write_csv(out, document["duplicates"])  # type: ignore[arg-type]
+        output.say(f"written: {out}")
+    if sheet is not None:
+        from cli.pictures import draw_duplicates
+
+        drawn = found.duplicates[:MOST_DRAWN]
+        draw_duplicates(sheet, drawn, a, a if b is None else b, first.facts.encoder.name)
+        output.say(f"drawn: {sheet}, {plural(len(drawn), 'pair')}")
+    output.document(document)
+
+
+def _print(output: Output, found: "list[Duplicate]", a: "Labelled", b: "Labelled") -> None:
+    output.table(
+        ("correlation", "distance", "", "a", "label", "b", "label"),
+        [
+            (
+                f"{pair.correlation:.4f}",
+                f"{pair.distance:.4f}",
+                "mirrored" if pair.mirrored else "",
+                str(a.ids[pair.first]),
+                a.labels[pair.first] or "–",
+                str(b.ids[pair.second]),
+                b.labels[pair.second] or "–",
+            )
+            for pair in found[:SHOWN]
+        ],
+        left=7,
+    )
+    if len(found) > SHOWN:
+        output.say(f"… and {len(found) - SHOWN:,} more")

@@ -1,0 +1,115 @@
+"""`retr duplicates`: what it takes for near-identical, and what it says of others."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests.cli.conftest import Gallery
+from tests.cli.running import Retr
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture of soft blots, unlike that of any other seed."""
+    coarse = np.random.default_rng(seed).integers(256, size=(6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def sets(tmp_path: Path, retr: Retr) -> tuple[Path, Path]:
+    """Embeddings of ten pictures; and of five others with copies of three: saved as a JPEG, half as
+    large, and mirrored and darker."""
+    for name in ("a", "b"):
+        (tmp_path / name / "some").mkdir(parents=True)
+    for seed in range(10):
+        scene(seed).save(tmp_path / "a" / "some" / f"{seed}.png")
+    for seed in range(10, 15):
+        scene(seed).save(tmp_path / "b" / "some" / f"{seed}.png")
+    scene(2).save(tmp_path / "b" / "some" / "jpeg of 2.jpg", quality=60)
+    scene(5).resize((80, 60)).save(tmp_path / "b" / "some" / "half of 5.png")
+    darker = ImageOps.mirror(scene(7)).point(lambda value: int(0.8 * value))
+    (tmp_path / "b" / "another").mkdir()
+    darker.save(tmp_path / "b" / "another" / "mirror of 7.png")
+    for name in ("a", "b"):
+        retr(
+            "encode", tmp_path / name, "--encoder", "toy", "--out", tmp_path / f"{name}-embeddings"
+        )
+    return tmp_path / "a-embeddings", tmp_path / "b-embeddings"
+
+
+def test_copies_are_found_between_two_sets(retr: Retr, sets: tuple[Path, Path]) -> None:
+    a, b = sets
+    found = retr.json("duplicates", "--between", a, b)
+    assert {(pair["a"], pair["b"], pair["mirrored"]) for pair in found["duplicates"]} == {
+        ("some/2.png", "some/jpeg of 2.jpg", False),
+        ("some/5.png", "some/half of 5.png", False),
+        ("some/7.png", "another/mirror of 7.png", True),
+    }
+    correlations = [pair["correlation"] for pair in found["duplicates"]]
+    assert correlations == sorted(correlations, reverse=True)
+    assert min(correlations) > 0.98
+    assert {(pair["label_a"], pair["label_b"]) for pair in found["duplicates"]} == {
+        ("some", "some"),
+        ("some", "another"),
+    }
+    assert found["images"] == [10, 8]
+    assert found["compared"] == found["proposed"] == 80
+    assert found["unreadable"] == []
+
+
+def test_copies_within_a_set_come_once(retr: Retr, sets: tuple[Path, Path]) -> None:
+    a, _ = sets
+    images = retr.cwd / "a" / "some"
+    scene(4).save(images / "again.png")
+    retr("encode", retr.cwd / "a", "--encoder", "toy")
+    found = retr.json("duplicates")  # of the last encoded
+    assert [(pair["a"], pair["b"]) for pair in found["duplicates"]] == [
+        ("some/4.png", "some/again.png")
+    ]
+    assert found["duplicates"][0]["correlation"] == pytest.approx(1)
+    assert found["compared"] == 11 * 10 / 2
+    assert retr.json("duplicates", a)["duplicates"] == []
+    assert "0 pairs of near-identical images among 45 pairs" in retr("duplicates", a).out
+
+
+def test_the_table_the_file_and_the_sheet(retr: Retr, sets: tuple[Path, Path]) -> None:
+    outcome = retr("duplicates", "--between", *sets, "--out", "all.csv", "--sheet", "sheet.png")
+    assert "mirrored" in outcome.out
+    assert "3 pairs of near-identical images among 80 pairs of neighbours" in outcome.out
+    with (retr.cwd / "all.csv").open(newline="", encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["mirrored"] for row in rows].count("True") == 1
+    assert {row["label_b"] for row in rows} == {"some", "another"}
+    with Image.open(retr.cwd / "sheet.png") as drawn:
+        assert drawn.width > drawn.height > 100
+
+
+def test_neighbours_and_the_correlation_bound_what_is_found(
+    retr: Retr, sets: tuple[Path, Path]
+) -> None:
+    found = retr.json("duplicates", "--between", *sets, "--correlation", "0.9999")
+    assert len(found["duplicates"]) < 3
+    found = retr.json("duplicates", "--between", *sets, "-k", "1")
+    assert found["compared"] == 10
+
+
+def test_an_image_that_is_gone_is_named(retr: Retr, sets: tuple[Path, Path]) -> None:
+    (retr.cwd / "b" / "some" / "half of 5.png").unlink()
+    outcome = retr("duplicates", "--between", *sets)
+    assert "half of 5.png: no such file" in outcome.err
+    assert "2 pairs of near-identical images" in outcome.out
+
+
+def test_what_cannot_be_compared_is_refused(
+    retr: Retr, sets: tuple[Path, Path], gallery: Gallery
+) -> None:
+    a, b = sets
+    assert "give one of them" in retr.refused("duplicates", a, "--between", a, b)
+    assert "give 1 or more" in retr.refused("duplicates", a, "-k", "0")
+    assert "give one above 0, up to 1" in retr.refused("duplicates", a, "--correlation", "1.5")
+    retr("encode", "digits", "--limit", "5", "--encoder", "siamese-quick", "--out", "digits")
+    message = retr.refused("duplicates", "--between", a, "digits")
+    assert "encode one of them again" in message
+    assert "is no embeddings folder" in retr.refused("duplicates", gallery.index())
