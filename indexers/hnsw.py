@@ -104,6 +104,7 @@ class Hnsw:
         for start, block in checked_blocks(blocks, self.metric):
             labels = np.arange(start, start + len(block))
             graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
+        graph.set_num_threads(usable_cores())
         graph.set_ef(self.ef)
         return HnswIndex(graph, self.metric, self.build_threads)
 
@@ -118,6 +119,7 @@ class Hnsw:
             graph.load_index(str(path))
         except (RuntimeError, MemoryError) as problem:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
+        graph.set_num_threads(usable_cores())
         graph.set_ef(self.ef)  # hnswlib does not save it
         return HnswIndex(graph, self.metric, self.build_threads)
 
@@ -128,7 +130,6 @@ class HnswIndex:
     details: ClassVar[Mapping[str, Json]] = {}
 
     def __init__(self, graph: Any, metric: Metric, build_threads: int) -> None:
-        graph.set_num_threads(usable_cores())
         self.graph = graph
         self.metric = metric
         self.build_threads = build_threads
