@@ -59,8 +59,9 @@ def write_onnx(network: nn.Module, side: int, path: Path) -> None:
 
 @torch.inference_mode()
 def _check(network: nn.Module, images: Tensor, path: Path) -> None:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, disable_telemetry_events
 
+    disable_telemetry_events()
     expected = network(images).numpy()
     met = InferenceSession(path).run(None, {"images": images.numpy()})[0]
     apart = np.abs(met - expected).max() / np.linalg.norm(expected, axis=1).max()
