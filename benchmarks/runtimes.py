@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks import machine
 from retrieval.contracts import Images, Json, Vectors
 from retrieval.cores import usable_cores
+from retrieval.images import Source, load, open_source
 from retrieval.registry import open_encoder
 
 Run = Callable[[Images], Vectors]
@@ -77,11 +78,11 @@ def ways(encoder: Any, folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
     yield "OpenVINO bfloat16", lambda: openvino("bf16")
 
 
-def measure(encoder_name: str, batch: int | None, images: int, repeats: int) -> dict[str, Json]:
+def measure(encoder_name: str, source: Source, batch: int | None, repeats: int) -> dict[str, Json]:
     """For each way, images per second in each repetition, and the least cosine similarity."""
     encoder = cast(Any, open_encoder(encoder_name, "cpu"))
     size, side = batch or encoder.batch, encoder.framing.side
-    pixels = pictures(images, side)
+    pixels = np.stack([load(item, encoder.framing) for item in source.items()])
     batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
     found: dict[str, Json] = {}
     ready: dict[str, Run] = {}
@@ -112,6 +113,8 @@ def measure(encoder_name: str, batch: int | None, images: int, repeats: int) -> 
         of_name |= {"images_per_second": median(taken), "repeats": cast(Json, taken)}
     return {
         "encoder": encoder.name,
+        "source": source.name,
+        "images": len(pixels),
         "side": side,
         "batch": size,
         "ways": found,
@@ -119,22 +122,18 @@ def measure(encoder_name: str, batch: int | None, images: int, repeats: int) -> 
     }
 
 
-def pictures(count: int, side: int) -> Images:
-    """Images (count, side, side, 3) of soft blots: noise alone is unlike what networks see."""
-    coarse = np.random.default_rng(0).random((count, 3, 5, 5), np.float32)
-    soft = torch.nn.functional.interpolate(torch.from_numpy(coarse), side, mode="bicubic")
-    return (soft.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
 def main() -> None:
     """Print the comparison, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", default="siamese")
+    parser.add_argument("--source", default="cifar10")
+    parser.add_argument("--split", help="train or test, where the source has them")
     parser.add_argument("--batch", type=int, help="default: the encoder's")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    result = measure(given.encoder, given.batch, given.images, given.repeats)
+    source = open_source(given.source, given.split, limit=given.images)
+    result = measure(given.encoder, source, given.batch, given.repeats)
     print(json.dumps(result, indent=2))
 
 

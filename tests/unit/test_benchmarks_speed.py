@@ -123,7 +123,8 @@ def test_each_way_of_running_is_held_against_float32(monkeypatch: pytest.MonkeyP
 
     kept = {"float32", "bfloat16", "ONNX Runtime float32"}
     monkeypatch.setattr(runtimes, "ways", some)
-    found: Any = runtimes.measure("siamese-quick", 4, images=6, repeats=2)["ways"]
+    digits = open_source("digits", limit=6)
+    found: Any = runtimes.measure("siamese-quick", digits, batch=4, repeats=2)["ways"]
     assert {*found} == kept | {"missing"}
     assert found["missing"] == {"failed": "ModuleNotFoundError: No module named 'anything'"}
     assert found["float32"]["least_cosine"] == pytest.approx(1, abs=1e-6)
