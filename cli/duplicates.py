@@ -9,8 +9,7 @@ from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
-    from retrieval.duplicates import Duplicate
-    from retrieval.quality.labelled import Labelled
+    from retrieval.duplicates import Found
 
 SHOWN = 20  # pairs in the table
 MOST_DRAWN = 100  # pairs on a sheet
@@ -59,7 +58,7 @@ def duplicates(
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """
-    from retrieval.duplicates import find_duplicates, to_json
+    from retrieval.duplicates import find_duplicates
     from retrieval.errors import BadInput
     from retrieval.indexing import check_same_encoder
     from retrieval.quality.labelled import Labelled
@@ -85,11 +84,10 @@ def duplicates(
         rows, vectors = each.read()
         ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
         sets.append(Labelled(vectors, ids, labels, rows["path"]))
-    a, b = sets[0], sets[1] if len(sets) == 2 else None
     with output.progress("reading", "img") as show:
         found = find_duplicates(
-            a,
-            b,
+            sets[0],
+            None if between is None else sets[1],
             parsed_metric(metric) or first.facts.metric,
             neighbors=neighbors,
             least=correlation,
@@ -97,27 +95,28 @@ def duplicates(
         )
     for error in found.unreadable:
         output.warn(f"skipped {error}")
-    document = to_json(found, a, b)
-    _print(output, found.duplicates, a, a if b is None else b)
-    output.say(
-        f"{plural(len(found.duplicates), 'pair')} of near-identical images among "
-        f"{plural(found.compared, 'pair')} of neighbours whose pixels were compared"
-    )
-    if found.compared < found.proposed:
-        output.say(f"{found.proposed - found.compared:,} pairs further apart were not compared")
+    _print(output, found)
     if out is not None:
-        write_csv(out, document["duplicates"])  # type: ignore[arg-type]
+        write_csv(out, found.rows())
         output.say(f"written: {out}")
     if sheet is not None:
-        from cli.pictures import draw_duplicates
+        from cli.pictures import draw_duplicates  # slow to import
 
         drawn = found.duplicates[:MOST_DRAWN]
-        draw_duplicates(sheet, drawn, a, a if b is None else b, first.facts.encoder.name)
+        draw_duplicates(sheet, found, drawn, first.facts.encoder.title)
         output.say(f"drawn: {sheet}, {plural(len(drawn), 'pair')}")
-    output.document(document)
+    output.document(
+        {
+            "duplicates": [*found.rows()],
+            "images": [len(each) for each in sets],
+            "compared": found.compared,
+            "proposed": found.proposed,
+            "unreadable": [str(error) for error in found.unreadable],
+        }
+    )
 
 
-def _print(output: Output, found: "list[Duplicate]", a: "Labelled", b: "Labelled") -> None:
+def _print(output: Output, found: "Found") -> None:
     output.table(
         ("correlation", "distance", "", "a", "label", "b", "label"),
         [
@@ -125,14 +124,20 @@ def _print(output: Output, found: "list[Duplicate]", a: "Labelled", b: "Labelled
                 f"{pair.correlation:.4f}",
                 f"{pair.distance:.4f}",
                 "mirrored" if pair.mirrored else "",
-                str(a.ids[pair.first]),
-                a.labels[pair.first] or "–",
-                str(b.ids[pair.second]),
-                b.labels[pair.second] or "–",
+                str(found.first.ids[pair.first]),
+                found.first.labels[pair.first] or "–",
+                str(found.second.ids[pair.second]),
+                found.second.labels[pair.second] or "–",
             )
-            for pair in found[:SHOWN]
+            for pair in found.duplicates[:SHOWN]
         ],
         left=7,
     )
-    if len(found) > SHOWN:
-        output.say(f"… and {len(found) - SHOWN:,} more")
+    if len(found.duplicates) > SHOWN:
+        output.say(f"… and {len(found.duplicates) - SHOWN:,} more")
+    output.say(
+        f"{plural(len(found.duplicates), 'pair')} of near-identical images among "
+        f"{plural(found.compared, 'pair')} of neighbours whose pixels were compared"
+    )
+    if found.compared < found.proposed:
+        output.say(f"{found.proposed - found.compared:,} pairs further apart were not compared")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
-from retrieval.duplicates import Duplicate
+from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadImage, CannotWrite
 from retrieval.images import read_image
 from retrieval.quality.comparing import Asked, Compared
@@ -89,18 +89,17 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
     _written(path, lambda: save_pairs(path, pictures, heading))
 
 
-def draw_duplicates(
-    path: Path, found: Sequence[Duplicate], first: Labelled, second: Labelled, heading: str
-) -> None:
-    """Write a PNG of the pairs, with the correlation of their pixels, marked by whether their
+def draw_duplicates(path: Path, found: Found, drawn: Sequence[Duplicate], heading: str) -> None:
+    """Write a PNG of the pairs drawn, with the correlation of their pixels, marked by whether their
     labels are the same where both are known."""
     pictures = []
-    paths = first.known_paths(), second.known_paths()
-    for pair in found:
-        labels = first.labels[pair.first], second.labels[pair.second]
+    sets = found.first, found.second
+    paths = [each.all_paths() for each in sets]
+    for pair in drawn:
         rows = pair.first, pair.second
+        labels = [each.labels[row] for each, row in zip(sets, rows, strict=True)]
         one, two = (
-            Picture(_opened(of[row]), label or Path(str(of[row])).name)
+            Picture(_opened(of[row]), label or Path(of[row]).name)
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
         note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"

@@ -133,8 +133,7 @@ def _plot_embeddings(
     opened = open_embeddings(folder)
     images = Labelled.of(opened).sample(limit, seed)
     facts = opened.facts
-    encoder = facts.encoder.name.rpartition("/")[2]  # of a folder, its name alone
-    title = f"{len(images):,} of {facts.source.name} by {encoder}"
+    title = f"{len(images):,} of {facts.source.name} by {facts.encoder.title}"
     if method == SCATTER:
         most = min(MOST_DIMS, facts.dim)
         if most < 2:

@@ -5,17 +5,15 @@ apart, but comparing all pairs by them would take too long. So each image's near
 compared by their pixels, as they are and mirrored.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts import Framing, Images, Json, Metric, Resample
-from retrieval.cores import usable_cores
+from retrieval.contracts import Framing, Images, Json, Metric, Resample, Rows
 from retrieval.errors import BadImage, BadInput, Mismatch
-from retrieval.images import frame, read_image
+from retrieval.images import read_framed
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import make_indexer
 
@@ -23,7 +21,7 @@ NEIGHBORS = 10  # of each image that are compared with it by their pixels
 LEAST_CORRELATION = 0.95  # of near-identical images
 SEEN = Framing(side=32, resample=Resample.BILINEAR)  # what is compared; details are noise
 MOST = 200_000  # pairs that are compared by pixels: the nearest
-BLOCK = 1024  # pairs whose pixels are compared at once
+BLOCK = 1024  # images read, and pairs compared, at once
 
 Progress = Callable[[int, int], None]
 
@@ -43,15 +41,34 @@ class Duplicate:
     mirrored: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Duplicates, the most alike first; how many pairs were compared by pixels, of how many that
-    the embeddings proposed; and the images that could not be read."""
+    """Duplicates between two sets, which may be one and the same, the most alike first.
 
+    compared: how many pairs were compared by pixels; proposed: how many the embeddings proposed.
+    """
+
+    first: Labelled
+    second: Labelled
     duplicates: list[Duplicate]
     compared: int
     proposed: int
     unreadable: list[BadImage]
+
+    def rows(self) -> list[dict[str, Json]]:
+        """Each pair, as `retr duplicates` writes it."""
+        return [
+            {
+                "a": str(self.first.ids[pair.first]),
+                "b": str(self.second.ids[pair.second]),
+                "label_a": self.first.labels[pair.first],
+                "label_b": self.second.labels[pair.second],
+                "distance": pair.distance,
+                "correlation": pair.correlation,
+                "mirrored": pair.mirrored,
+            }
+            for pair in self.duplicates
+        ]
 
 
 def find_duplicates(
@@ -84,24 +101,40 @@ def find_duplicates(
             f"embeddings of {first.vectors.shape[1]} and of {other.vectors.shape[1]} dimensions "
             "cannot be compared; encode both with the same encoder"
         )
+    paths = first.all_paths()
+    behind = 0  # of all paths, where those of the second set begin
+    if second is not None:
+        behind = len(paths)
+        paths += second.all_paths()
     a, b, distances = _proposed(first, second, metric, neighbors)
     proposed = len(a)
     nearest = np.argsort(distances, kind="stable")[:MOST]
     a, b, distances = a[nearest], b[nearest], distances[nearest]
-    pixels = _Pixels(_paths_of(first), None if second is None else _paths_of(second))
-    pixels.read(a, b, progress)
-    duplicates = [
-        Duplicate(int(a[i]), int(b[i]), float(distances[i]), correlation, mirrored)
-        for i, correlation, mirrored in pixels.correlations(a, b)
-        if correlation >= least
-    ]
+    pixels, place, unreadable = _read(paths, np.union1d(a, behind + b), progress)
+    duplicates: list[Duplicate] = []
+    for start in range(0, len(a), BLOCK):
+        some = slice(start, start + BLOCK)
+        at_a, at_b = place[a[some]], place[behind + b[some]]
+        one, two = pixels[at_a], pixels[at_b]
+        plain, turned = _correlations(one, two), _correlations(one, two[:, :, ::-1])
+        most = np.where((at_a >= 0) & (at_b >= 0), np.maximum(plain, turned), 0)
+        duplicates += (
+            Duplicate(
+                int(a[start + i]),
+                int(b[start + i]),
+                float(distances[start + i]),
+                float(most[i]),
+                bool(turned[i] > plain[i]),
+            )
+            for i in np.flatnonzero(most >= least)
+        )
     duplicates.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
-    return Found(duplicates, len(a), proposed, pixels.unreadable)
+    return Found(first, other, duplicates, len(a), proposed, unreadable)
 
 
 def _proposed(
     first: Labelled, second: Labelled | None, metric: Metric, neighbors: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[Rows, Rows, NDArray[np.float32]]:
     """Rows of the first set and of the second, and their distance, of pairs of neighbours."""
     other = first if second is None else second
     index = make_indexer("exact", {"metric": metric}).build(other.vectors)
@@ -117,66 +150,26 @@ def _proposed(
     return a, b, distances
 
 
-def _paths_of(images: Labelled) -> list[str]:
-    paths = images.known_paths()
-    if None in paths:
-        raise BadInput("the embeddings do not say where their images are; encode them anew")
-    return [str(path) for path in paths]
+def _read(
+    paths: Sequence[str], wanted: Rows, progress: Progress
+) -> tuple[Images, Rows, list[BadImage]]:
+    """Pixels (n, side, side, 3) of the images wanted, at which place among these that of each path
+    is, -1 where it is not, and what could not be read."""
+    pixels = np.zeros((len(wanted), SEEN.side, SEEN.side, 3), np.uint8)
+    place = np.full(len(paths), -1)
+    unreadable: list[BadImage] = []
+    for start in range(0, len(wanted), BLOCK):
+        some = [paths[row] for row in wanted[start : start + BLOCK]]
+        for i, found in enumerate(read_framed(some, SEEN), start):
+            if isinstance(found, BadImage):
+                unreadable.append(found)
+            else:
+                pixels[i], place[wanted[i]] = found, i
+        progress(min(start + BLOCK, len(wanted)), len(wanted))
+    return pixels, place, unreadable
 
 
-class _Pixels:
-    """The pixels of the images that are compared, read once each."""
-
-    def __init__(self, first: Sequence[str], second: Sequence[str] | None) -> None:
-        self.sets = [first] if second is None else [first, second]
-        self.images: list[NDArray[np.uint8]] = []
-        self.place: list[NDArray[np.int64]] = []  # of each row in these; -1: not read
-        self.unreadable: list[BadImage] = []
-
-    def read(self, a: NDArray[np.int64], b: NDArray[np.int64], progress: Progress) -> None:
-        """Read the images of these pairs."""
-        rows = (
-            [np.unique(np.concatenate((a, b)))]
-            if len(self.sets) == 1
-            else [*map(np.unique, (a, b))]
-        )
-        total, done = sum(map(len, rows)), 0
-        with ThreadPoolExecutor(usable_cores()) as threads:
-            for paths, wanted in zip(self.sets, rows, strict=True):
-                images = np.zeros((len(wanted), SEEN.side, SEEN.side, 3), np.uint8)
-                place = np.full(len(paths), -1)
-                for i, found in enumerate(threads.map(_read, (paths[row] for row in wanted))):
-                    if isinstance(found, BadImage):
-                        self.unreadable.append(found)
-                    else:
-                        images[i] = found
-                        place[wanted[i]] = i
-                    done += 1
-                    progress(done, total)
-                self.images.append(images)
-                self.place.append(place)
-
-    def correlations(
-        self, a: NDArray[np.int64], b: NDArray[np.int64]
-    ) -> Iterator[tuple[int, float, bool]]:
-        """Of each pair both of whose images were read: its number, the correlation of the
-        pixels, and whether that is of a mirror image."""
-        at_a, at_b = self.place[0][a], self.place[-1][b]
-        known = np.flatnonzero((at_a >= 0) & (at_b >= 0))
-        for start in range(0, len(known), BLOCK):
-            pairs = known[start : start + BLOCK]
-            one = self.images[0][at_a[pairs]]
-            two = self.images[-1][at_b[pairs]]
-            plain, turned = _correlation(one, two), _correlation(one, two[:, :, ::-1])
-            yield from zip(
-                pairs.tolist(),
-                np.maximum(plain, turned).tolist(),
-                (turned > plain).tolist(),
-                strict=True,
-            )
-
-
-def _correlation(one: Images, two: Images) -> NDArray[np.float64]:
+def _correlations(one: Images, two: Images) -> NDArray[np.float64]:
     """(n,): Pearson's, of images (n, side, side, 3). Of images of one colour: 1 if it is the same,
     else 0."""
     flat = [images.reshape(len(images), -1).astype(np.float64) for images in (one, two)]
@@ -187,33 +180,3 @@ def _correlation(one: Images, two: Images) -> NDArray[np.float64]:
         scale > 0, np.vecdot(a, b) / np.where(scale > 0, scale, 1), same
     )
     return np.minimum(values, 1)
-
-
-def _read(path: str) -> Images | BadImage:
-    try:
-        return frame(read_image(path, SEEN), SEEN)
-    except BadImage as error:
-        return error
-
-
-def to_json(found: Found, first: Labelled, second: Labelled | None) -> dict[str, Json]:
-    """As `retr duplicates --json` prints it."""
-    other = first if second is None else second
-    return {
-        "duplicates": [
-            {
-                "a": str(first.ids[pair.first]),
-                "b": str(other.ids[pair.second]),
-                "label_a": first.labels[pair.first],
-                "label_b": other.labels[pair.second],
-                "distance": pair.distance,
-                "correlation": pair.correlation,
-                "mirrored": pair.mirrored,
-            }
-            for pair in found.duplicates
-        ],
-        "images": len(first) if second is None else [len(first), len(second)],
-        "compared": found.compared,
-        "proposed": found.proposed,
-        "unreadable": [str(error) for error in found.unreadable],
-    }

@@ -313,7 +313,7 @@ class _Shards:
     def __iter__(self) -> Iterator[Vectors]:
         for each in self.sets:
             for table in each.tables():
-                yield vectors_of(table)
+                yield np.asarray(vectors_of(table), np.float32)
 
 
 def _named(encoder: EncoderFacts) -> str:

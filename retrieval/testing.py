@@ -9,7 +9,7 @@ Both functions raise AssertionError with a message that says what was promised. 
 nothing but the plug-in: the data is made here, small, from fixed seeds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from retrieval.contracts import (
     Mask,
     Metric,
     Shrinking,
+    Streaming,
     Vectors,
 )
 from retrieval.errors import BadData, BadInput, Mismatch
@@ -57,10 +58,34 @@ def check_indexer(indexer: Indexer) -> None:
     _check_saving(indexer, index, queries)
     _check_refusals(indexer, index, queries)
     _check_odd_data(indexer)
+    if isinstance(indexer, Streaming):
+        _check_blocks(indexer, database, queries)
     if isinstance(index, Growing):
         _check_growth(indexer, database, queries)
     if isinstance(index, Shrinking):
         _check_deletion(indexer, database, queries)
+
+
+class _Parts:
+    """Blocks of unlike sizes, one of them empty; they lie in memory that cannot be written to."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.rows, self.dim = vectors.shape
+        self.blocks = np.split(vectors.copy(), (1, 1, 500))
+        for block in self.blocks:
+            block.flags.writeable = False
+
+    def __iter__(self) -> Iterator[Vectors]:
+        return iter(self.blocks)
+
+
+def _check_blocks(indexer: Streaming, database: Vectors, queries: Vectors) -> None:
+    index = indexer.build_from(_Parts(database))
+    assert len(index) == ROWS, f"built from blocks, the index has {len(index)} rows"
+    _check_search(index, indexer.metric, database, queries)
+    broken = database.copy()
+    broken[700, 3] = np.nan
+    _expect(BadInput, partial(indexer.build_from, _Parts(broken)), "blocks with NaN")
 
 
 def check_encoder(encoder: Encoder) -> None:

@@ -1,12 +1,12 @@
 """Images: where they come from, and how they become pixels.
 
 `open_source` opens a source of items by its name or path; `load` turns an item into the pixels
-that an encoder sees; `read_image` finds an image again by its item's path.
+that an encoder sees; `read_image` and `read_framed` find images again by their items' paths.
 """
 
 from retrieval.images.decoding import check_framed, decode, frame, load
 from retrieval.images.opening import NAMES, open_source
-from retrieval.images.reading import read_image
+from retrieval.images.reading import read_framed, read_image
 from retrieval.images.source import Item, Source
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "frame",
     "load",
     "open_source",
+    "read_framed",
     "read_image",
 ]

@@ -1,13 +1,16 @@
 """Reads an image again by the path that its item had: for galleries, and as a query."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from retrieval.contracts import Framing, Images
+from retrieval.cores import usable_cores
 from retrieval.errors import BadImage, BadSource
 from retrieval.images import cifar, idx, parquet
-from retrieval.images.decoding import decode
+from retrieval.images.decoding import decode, frame
 
 
 def read_image(path: str, framing: Framing | None = None) -> Image.Image:
@@ -33,6 +36,19 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     if content is None:
         raise BadImage(path, "no such row")
     return decode(content, path, framing)
+
+
+def read_framed(paths: Sequence[str], framing: Framing) -> list[Images | BadImage]:
+    """The pixels (side, side, 3) of each image, or what is wrong with it; read by threads."""
+
+    def read(path: str) -> Images | BadImage:
+        try:
+            return frame(read_image(path, framing), framing)
+        except BadImage as error:
+            return error
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        return [*threads.map(read, paths)]
 
 
 def _content(file: Path, row: int) -> bytes | Images | None:

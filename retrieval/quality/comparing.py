@@ -5,7 +5,6 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,8 @@ from retrieval.contracts import (
     PairScorer,
     Vectors,
 )
-from retrieval.cores import usable_cores
 from retrieval.errors import BadImage, BadInput, RetrError
-from retrieval.images import frame, read_image
+from retrieval.images import frame, read_framed, read_image
 from retrieval.quality.calibration import Calibration, Given
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.pairs import Pairs, pair_distances
@@ -187,20 +185,13 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
     def distances(images: Labelled, pairs: Pairs) -> Distances:
         nonlocal kept
         if kept is None or kept[0] is not images:
-            kept = images, _maps_of(_paths_of(images), scorer)
+            kept = images, _maps_of(images.all_paths(), scorer)
         differences = scorer.differences(kept[1], pairs.first, pairs.second)
         probabilities = scorer.probability(differences)
         assert probabilities is not None
         return 1 - probabilities
 
     return distances
-
-
-def _paths_of(images: Labelled) -> list[str]:
-    paths = [path for path in images.known_paths() if path is not None]
-    if len(paths) < len(images):
-        raise BadInput("the embeddings do not say where their images are; encode them anew")
-    return paths
 
 
 def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
@@ -242,23 +233,14 @@ def embed_paths(paths: Sequence[str], encoder: Encoder) -> tuple[Vectors, dict[s
     """The embeddings (n, dim) of the images that can be read, in order, and what others lack."""
     unreadable: dict[str, BadImage] = {}
     parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        for start in range(0, len(paths), AT_ONCE):
-            some = paths[start : start + AT_ONCE]
-            framed = threads.map(lambda path: _framed(path, encoder.framing), some)
-            images = []
-            for path, found in zip(some, framed, strict=True):
-                if isinstance(found, BadImage):
-                    unreadable[path] = found
-                else:
-                    images.append(found)
-            if images:
-                parts.append(encoder.encode(np.stack(images)))
+    for start in range(0, len(paths), AT_ONCE):
+        some = paths[start : start + AT_ONCE]
+        images = []
+        for path, found in zip(some, read_framed(some, encoder.framing), strict=True):
+            if isinstance(found, BadImage):
+                unreadable[path] = found
+            else:
+                images.append(found)
+        if images:
+            parts.append(encoder.encode(np.stack(images)))
     return np.concatenate(parts), unreadable
-
-
-def _framed(path: str, framing: Framing) -> Images | BadImage:
-    try:
-        return _read(path, framing)
-    except BadImage as error:
-        return error

@@ -91,6 +91,13 @@ class Labelled:
         """Where each image is, None where that is not known."""
         return [None] * len(self) if self.paths is None else self.paths.to_pylist()
 
+    def all_paths(self) -> list[str]:
+        """Where each image is. Raises BadInput where that is not known of one."""
+        paths = [path for path in self.known_paths() if path is not None]
+        if len(paths) < len(self):
+            raise BadInput("the embeddings do not say where their images are; encode them anew")
+        return paths
+
     def sample(self, most: int, seed: int) -> "Labelled":
         """`most` rows drawn by seed, in their order, or all where there are fewer."""
         drawn = np.random.default_rng(seed).permutation(len(self))[:most]

@@ -68,6 +68,11 @@ class EncoderFacts:
         """The facts about this encoder."""
         return cls(encoder.name, encoder.fingerprint, dict(encoder.config))
 
+    @property
+    def title(self) -> str:
+        """The name for a picture: of an encoder in a folder, the folder's own name alone."""
+        return self.name.rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:

@@ -69,6 +69,7 @@ def test_copies_within_a_set_come_once(retr: Retr, sets: tuple[Path, Path]) -> N
         ("some/4.png", "some/again.png")
     ]
     assert found["duplicates"][0]["correlation"] == pytest.approx(1)
+    assert found["images"] == [11]
     assert found["compared"] == 11 * 10 / 2
     assert retr.json("duplicates", a)["duplicates"] == []
     assert "0 pairs of near-identical images among 45 pairs" in retr("duplicates", a).out
