@@ -261,8 +261,8 @@ def test_shards_make_the_index_that_the_vectors_make(
     assert isinstance(indexer, Streaming)
     opened = open_index(tmp_path / "shards")
     found, expected = (i.search(vectors, 10) for i in (opened.index, indexer.build(vectors)))
-    # How memory is aligned shows in the last bit of sums, which may decide between two codes.
-    least = 0.999 if backend == "ivfpq" else 1
+    # faiss links the vectors of one block from the highest level down, so that blocks show.
+    least = 0.999 if backend == "hnsw-sq" else 1
     assert (found.rows == expected.rows).mean() >= least
     rows = opened.rows["id"].to_pylist()
     assert rows == [f"a{i}" for i in range(700)] + [f"b{i}" for i in range(900)]
