@@ -32,7 +32,9 @@ Ratios = Mapping[str, Sequence[float]]
 
 def searches() -> Ratios:
     """Time of a batch through `Index.search` to that of the library's own call."""
-    found: Any = overhead.measure(rows=20_000, dim=128, batch=500, k=10, repeats=9)
+    found: Any = overhead.measure(
+        rows=20_000, dim=128, batch=500, k=10, repeats=9, backends=("exact", "ivf", "hnsw")
+    )
     return {
         f"search, {backend}": np.divide(times["retr_ms"], times["library_ms"]).tolist()
         for backend, times in found.items()

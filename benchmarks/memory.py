@@ -34,7 +34,7 @@ from retrieval.storage.shards import (
     vectors_of,
 )
 
-BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnswlib", "hnsw-sq", "vamana")
+BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnswlib", "hnsw-pca", "vamana")
 SHARD = 10_000  # rows of a shard
 ENCODED = (50_000, 500_000)
 

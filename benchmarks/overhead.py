@@ -7,7 +7,7 @@ The same index is searched for the same batch of queries by the library's own ca
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, cast
@@ -19,6 +19,16 @@ from retrieval.contracts import Json, Metric, Vectors
 from retrieval.registry import make_indexer
 
 Search = Callable[[], object]
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "exact": {},
+    "ivf": {"n_probe": 32},
+    "ivfpq": {"n_probe": 32},
+    "faiss": {},
+    "hnsw": {"ef": 64},
+    "vamana": {"ef": 64, "refine": 0},  # to refine is work that the library is not asked for
+}
+"""Of the backends that call a library; `hnsw-pca` searches by itself."""
 
 
 def clustered(n: int, dim: int, seed: int, clusters: int = 100) -> Vectors:
@@ -34,18 +44,22 @@ def clustered(n: int, dim: int, seed: int, clusters: int = 100) -> Vectors:
 def raw(index: Any, queries: Vectors, k: int) -> Search:
     """The library's own call on the object inside `index`: what both search lies in one place
     in memory, which matters by some percent."""
-    if hasattr(index, "graph"):
+    if not hasattr(index, "graph"):
+        return partial(index.index.search, queries, k)
+    if hasattr(index.graph, "knn_query"):
         return partial(index.graph.knn_query, queries, k)
-    return partial(index.index.search, queries, k)
+    return partial(index.graph.search, queries, k)
 
 
-def measure(rows: int, dim: int, batch: int, k: int, repeats: int) -> dict[str, Json]:
+def measure(
+    rows: int, dim: int, batch: int, k: int, repeats: int, backends: Sequence[str]
+) -> dict[str, Json]:
     """For each backend, the medians of both in milliseconds a batch, and their ratio."""
     vectors = clustered(rows + batch, dim, seed=0)
     database, queries = vectors[batch:], np.ascontiguousarray(vectors[:batch])
     results: dict[str, Json] = {}
-    options = {"exact": {}, "ivf": {"n_probe": 32}, "hnsw": {"ef": 64}}
-    for backend, chosen in options.items():
+    for backend in backends:
+        chosen = OPTIONS[backend]
         indexer = make_indexer(backend, {**chosen, "metric": Metric.COSINE})
         index: Any = indexer.build(database)
         if backend == "ivf":
@@ -83,8 +97,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--backend", action="append", choices=[*OPTIONS], help="default: all")
     given = parser.parse_args()
-    results = measure(given.rows, given.dim, given.batch, given.k, given.repeats)
+    backends = given.backend or [*OPTIONS]
+    results = measure(given.rows, given.dim, given.batch, given.k, given.repeats, backends)
     print(json.dumps({"backends": results, "machine": machine.describe()}, indent=2))
 
 

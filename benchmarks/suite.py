@@ -36,7 +36,7 @@ SINGLES = 1000  # queries that are asked one at a time
 REPEATS = 5  # of these, and of all queries at once
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 
-BACKENDS = ("exact", "ivf", "hnsw", "hnsw-sq", "ivfpq")
+BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq")
 
 Progress = Callable[[str], None]
 

@@ -30,7 +30,7 @@ def bench(
         list[str] | None,
         typer.Option(
             "--backend",
-            help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw, hnsw-sq, "
+            help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw, hnsw-pca, "
             "ivfpq, those of them that have the metric]",
             show_default=False,
         ),

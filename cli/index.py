@@ -39,7 +39,7 @@ def index(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="exact, ivf, hnsw, hnsw-sq, ivfpq, vamana, faiss, or a plug-in's name; or auto: "
+            help="exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, or a plug-in's name; or auto: "
             "the fastest that reaches a recall, by measurement.  [default: hnsw]",
             show_default=False,
         ),

@@ -32,7 +32,8 @@ class IvfPq:
     n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
     n_probe: lists scanned per query; more cost time and raise recall.
     axes: principal axes that codes are made of, raised to a multiple of 16; None for those that
-    keep 95% of the variance; the vectors' own dimensions where these are no more.
+    keep six tenths of the squared distances between neighbors; the vectors' own dimensions where
+    these are no more.
     per_code: numbers that share a code of 4 bits; it should divide the axes, or else fewer share.
     refine: candidates for each neighbor that is asked for, which are compared as they are; more
     cost time and raise recall.

@@ -58,7 +58,7 @@ PEERS = {
     "retr-exact": "retr:Exact",
     "retr-ivf": "retr:Ivf",
     "retr-hnsw": "retr:Hnsw",
-    "retr-hnsw-sq": "retr:HnswSq",
+    "retr-hnsw-pca": "retr:HnswPca",
     "retr-ivfpq": "retr:IvfPq",
     "retr-vamana": "retr:Vamana",
     "retr-auto": "retr:Auto",

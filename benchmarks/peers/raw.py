@@ -24,7 +24,7 @@ class Hnswlib(Peer):
         self.index.set_num_threads(threads)
 
     def search(self, queries: Vectors, k: int) -> Rows:
-        rows: Rows = self.index.knn_query(queries, k)[0].astype(np.int64)
+        rows: Rows = self.index.knn_query(queries, k)[0].view(np.int64)
         return rows
 
 

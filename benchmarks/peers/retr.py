@@ -12,7 +12,7 @@ from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
 from retrieval.registry import make_indexer
 from retrieval.tuning import Target, tried
 
-TARGETS = (0.9, 0.95, 0.99)
+TARGETS = (0.95, 0.99)  # what reaches the first reaches 0.9, too
 CORES = cores()
 
 
@@ -56,8 +56,8 @@ class Hnsw(_Retr):
     backend = "hnsw"
 
 
-class HnswSq(_Retr):
-    backend = "hnsw-sq"
+class HnswPca(_Retr):
+    backend = "hnsw-pca"
 
 
 class IvfPq(_Retr):

@@ -32,7 +32,7 @@ class Svs(Peer):
         self.index.num_threads = threads
 
     def search(self, queries: Vectors, k: int) -> Rows:
-        rows: Rows = self.index.search(self._prepared(queries), k)[0].astype(np.int64)
+        rows: Rows = self.index.search(self._prepared(queries), k)[0].view(np.int64)
         return rows
 
     def _prepared(self, vectors: Vectors) -> Vectors:

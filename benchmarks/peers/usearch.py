@@ -30,7 +30,7 @@ class Usearch(Peer):
     def search(self, queries: Vectors, k: int) -> Rows:
         one = len(queries) == 1
         found = self.index.search(queries[0] if one else queries, k, threads=self.threads).keys
-        rows: Rows = found.reshape(len(queries), -1).astype(np.int64)
+        rows: Rows = found.reshape(len(queries), -1).view(np.int64)
         return rows
 
 

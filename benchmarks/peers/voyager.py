@@ -23,5 +23,5 @@ class Voyager(Peer):
 
     def search(self, queries: Vectors, k: int) -> Rows:
         found, _ = self.index.query(queries, k, num_threads=self.threads, query_ef=self.effort)
-        rows: Rows = found.astype(np.int64)
+        rows: Rows = found.view(np.int64)
         return rows

@@ -300,7 +300,7 @@ INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
     "rows": (lambda folder: edit_json(folder / "index.json", rows=61), ["60", "61"]),
     "backend": (
         lambda folder: edit_json(folder / "index.json", backend="annoy"),
-        ["annoy", "exact, faiss, hnsw, hnsw-sq, ivf, ivfpq"],
+        ["annoy", "exact, faiss, hnsw, hnsw-pca, ivf, ivfpq"],
     ),
 }
 

@@ -34,7 +34,7 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
     [
         (
             [*INDEX, "--backend", "hsnw"],
-            ["'hsnw'", "did you mean 'hnsw'?", "exact, faiss, hnsw, hnsw-sq, ivf, ivfpq"],
+            ["'hsnw'", "did you mean 'hnsw'?", "exact, faiss, hnsw, hnsw-pca, ivf, ivfpq"],
         ),
         (
             ["encode", "{images}", "--encoder", "toyy"],

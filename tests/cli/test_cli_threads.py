@@ -51,12 +51,13 @@ def test_embeddings_and_neighbors_are_those_of_one_thread(
         )
         for backend in ("exact", "ivf"):
             retr(
-                *("index", place / "embeddings", "--backend", backend),
+                *("index", tmp_path / "1" / "embeddings", "--backend", backend),
                 *("--threads", threads, "--out", place / backend),
             )
     one, all_cores = (tmp_path / threads for threads in ("1", str(available_cores())))
     vectors = [open_embeddings(place / "embeddings").vectors() for place in (one, all_cores)]
-    np.testing.assert_array_equal(*vectors)
+    # In which order torch adds up float32 may depend on the threads, by the processor.
+    np.testing.assert_allclose(*vectors, rtol=0, atol=2e-6)
     for backend in ("exact", "ivf"):
         index = f"{backend}/index.faiss"
         assert (one / index).read_bytes() == (all_cores / index).read_bytes()

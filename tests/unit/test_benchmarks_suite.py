@@ -273,4 +273,4 @@ def test_a_worker_that_fails_has_its_last_words_in_the_error(
 
 def test_the_usual_backends_are_those_that_have_the_metric() -> None:
     assert usual_backends(Metric.MANHATTAN) == ["exact", "ivf"]
-    assert usual_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-sq", "ivfpq"]
+    assert usual_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq"]

@@ -11,14 +11,12 @@ from indexers import faiss_bridge, faiss_index
 from indexers.exact import Exact
 from indexers.factory import Faiss
 from indexers.faiss_index import FaissIndex
-from indexers.hnsw_sq import HnswSq
+from indexers.hnsw_pca import HnswPca
 from indexers.ivfpq import IvfPq
 from indexers.projection import projection
 from retrieval import hits
-from retrieval.contracts import Indexer, Metric, Vectors
+from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, BadInput
-
-REFINED: list[Indexer] = [HnswSq(Metric.EUCLIDEAN), IvfPq(Metric.EUCLIDEAN)]
 
 
 def vectors(rows: int, dim: int = 32, axes: int = 6) -> Vectors:
@@ -70,15 +68,27 @@ def test_mixed_axes_keep_distances_and_share_the_variance() -> None:
 
 def test_how_many_axes() -> None:
     values = vectors(500)
-    of_variance = turned(values, Metric.EUCLIDEAN, axes=None, multiple=1)
-    spread = np.linalg.eigvalsh(np.cov(values.T))[::-1]
-    shares = np.cumsum(spread) / spread.sum()
-    assert shares[of_variance.shape[1] - 1] >= 0.95 > shares[of_variance.shape[1] - 2]
     assert turned(values, Metric.EUCLIDEAN, axes=None).shape[1] == 16
     assert turned(values, Metric.EUCLIDEAN, axes=3).shape[1] == 16
     assert projection(values, Metric.EUCLIDEAN, axes=17) is None, "32 axes are all there are"
     assert projection(values, Metric.EUCLIDEAN, axes=1000) is None
     assert projection(np.zeros((5, 4), np.float32), Metric.COSINE, None) is None
+
+
+@pytest.mark.parametrize("scale", [1, 1e17])
+def test_the_axes_tell_neighbors_apart_and_not_only_clusters(scale: float) -> None:
+    """Two clusters, between which nearly all variance lies: one axis would keep 99% of it."""
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((600, 24)) * np.linspace(1, 0.1, 24)
+    values[::2, 3] += 40
+    short = turned((values * scale).astype(np.float32), Metric.EUCLIDEAN, axes=None, multiple=1)
+    apart = values[:, None] - values
+    near = np.argsort(np.square(apart).sum(2), axis=1)[:, 1:11]
+    pairs = np.stack([np.repeat(np.arange(600), 10), near.ravel()])
+    whole = np.square(values[pairs[0]] - values[pairs[1]]).sum()
+    kept = np.square((short[pairs[0]] / scale).astype(np.float64) - short[pairs[1]] / scale).sum()
+    assert 0.58 < kept / whole < 0.7
+    assert 1 < short.shape[1] < 24
 
 
 def test_axes_of_vectors_far_from_the_origin() -> None:
@@ -98,8 +108,6 @@ def test_axes_of_vectors_whose_squares_leave_float32() -> None:
 
 
 def test_details_say_what_was_kept() -> None:
-    assert HnswSq(Metric.EUCLIDEAN).build(vectors(500)).details == {"axes": 16}
-    assert HnswSq(Metric.EUCLIDEAN, axes=40).build(vectors(500)).details == {"axes": 32}
     pq = IvfPq(Metric.EUCLIDEAN, n_lists=7, axes=16, per_code=4).build(vectors(500))
     assert pq.details == {"lists": 7, "axes": 16, "bits": 16}
     odd = IvfPq(Metric.EUCLIDEAN, n_lists=7, per_code=2).build(vectors(500, dim=15))
@@ -107,23 +115,19 @@ def test_details_say_what_was_kept() -> None:
     assert Faiss().build(vectors(500)).details == {"kind": "IndexHNSWFlat"}
 
 
-@pytest.mark.parametrize("indexer", REFINED, ids=["hnsw-sq", "ivfpq"])
-def test_distances_are_those_of_the_vectors(indexer: Indexer) -> None:
+def test_distances_are_those_of_the_vectors() -> None:
     database, queries = vectors(3000), vectors(3020)[3000:]
-    hits = indexer.build(database).search(queries, 10)
+    hits = IvfPq(Metric.EUCLIDEAN).build(database).search(queries, 10)
     true = np.linalg.norm(database[hits.rows] - queries[:, None], axis=2)
     np.testing.assert_allclose(hits.distances, true, rtol=1e-4)
 
 
-@pytest.mark.parametrize("indexer", REFINED, ids=["hnsw-sq", "ivfpq"])
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.95])
-def test_masks_of_every_size(
-    indexer: Indexer, share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_index, "COMPARED", 100)
     database, queries = vectors(4000), vectors(4030)[4000:]
     mask = np.random.default_rng(0).random(4000) < share
-    hits = indexer.build(database).search(queries, 4, mask)
+    hits = IvfPq(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
     truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
     assert (hits.rows == truth.rows).mean() > 0.95
     assert mask[hits.rows[hits.rows >= 0]].all()
@@ -140,8 +144,6 @@ def test_queries_that_find_too_few_rows_are_compared_with_all() -> None:
 @pytest.mark.parametrize(
     ("made", "option", "values"),
     [
-        (HnswSq(Metric.EUCLIDEAN, axes=16), "refine", (1, 16)),
-        (HnswSq(Metric.EUCLIDEAN, refine=1), "ef", (1, 200)),
         (IvfPq(Metric.EUCLIDEAN, axes=16, n_probe=100), "refine", (1, 40)),
         (IvfPq(Metric.EUCLIDEAN, refine=40), "n_probe", (1, 100)),
     ],
@@ -159,16 +161,6 @@ def test_effort_is_the_loading_indexer_s(
     assert found[0] + 0.03 < found[1], "more effort must find more"
 
 
-def test_one_thread_builds_the_same_graph(tmp_path: Path) -> None:
-    files = []
-    for name in "ab":
-        folder = tmp_path / name
-        folder.mkdir()
-        HnswSq(Metric.EUCLIDEAN, build_threads=1).build(vectors(2000)).save(folder)
-        files.append((folder / "index.faiss").read_bytes())
-    assert files[0] == files[1]
-
-
 def test_the_seed_decides_the_lists(tmp_path: Path) -> None:
     files = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -179,38 +171,28 @@ def test_the_seed_decides_the_lists(tmp_path: Path) -> None:
     assert files[0] == files[1] != files[2]
 
 
-@pytest.mark.parametrize("indexer", REFINED, ids=["hnsw-sq", "ivfpq"])
-def test_saved_for_faiss(indexer: Indexer, tmp_path: Path) -> None:
+def test_saved_for_faiss(tmp_path: Path) -> None:
     database, queries = vectors(2000), vectors(2020)[2000:]
-    index = indexer.build(database)
+    index = IvfPq(Metric.EUCLIDEAN).build(database)
     index.save(tmp_path)
     read: Any = faiss.read_index(str(tmp_path / "index.faiss"))
     read.k_factor = 40
-    faiss_bridge.set_parameters(
-        read, "efSearch=400" if isinstance(indexer, HnswSq) else "nprobe=40"
-    )
+    faiss_bridge.set_parameters(read, "nprobe=40")
     assert (read.search(queries, 1)[1] == index.search(queries, 1).rows).mean() > 0.9
 
 
 def test_load_refuses_another_kind(tmp_path: Path) -> None:
-    HnswSq(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
-    with pytest.raises(BadData, match="IndexHNSWSQ, wanted IndexIVFPQFastScan"):
+    HnswPca(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
+    with pytest.raises(BadData, match="IndexHNSWFlat, wanted IndexIVFPQFastScan"):
         IvfPq(Metric.EUCLIDEAN).load(tmp_path)
+    Exact(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
     with pytest.raises(BadData, match="wanted IndexRefineFlat"):
-        HnswSq(Metric.INNER_PRODUCT).load(tmp_path)
-    IvfPq(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
-    with pytest.raises(BadData, match="IndexIVFPQFastScan, wanted IndexHNSWSQ"):
-        HnswSq(Metric.EUCLIDEAN).load(tmp_path)
+        IvfPq(Metric.EUCLIDEAN).load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (HnswSq, {"metric": Metric.MANHATTAN}, "no graph of bytes for manhattan"),
-        (HnswSq, {"axes": 0}, "axes is 0; give it at least 1"),
-        (HnswSq, {"m": 1}, "m is 1; give it from 2 to 1024"),
-        (HnswSq, {"ef": 0}, "ef is 0"),
-        (HnswSq, {"refine": 0}, "refine is 0"),
         (IvfPq, {"metric": Metric.MANHATTAN}, "no product codes for manhattan"),
         (IvfPq, {"n_lists": 0}, "n_lists is 0"),
         (IvfPq, {"n_probe": 0}, "n_probe is 0"),
@@ -274,7 +256,7 @@ def test_a_graph_that_does_not_grow_is_made_at_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_few_rows_are_no_reason_for_faiss_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
-    for indexer in (*REFINED, Faiss(factory="IVF16,PQ4np"), Faiss(factory="PQ8np")):
+    for indexer in (HnswPca(), IvfPq(), Faiss(factory="IVF16,PQ4np"), Faiss(factory="PQ8np")):
         for rows in (1, 10, 100):
             assert len(indexer.build(vectors(rows))) == rows
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,7 @@
-"""The measures as others compute them: trec_eval from the files, pytorch-metric-learning."""
+"""The measures as others compute them: trec_eval and ranx from the files, pytorch-metric-learning.
+
+scikit-learn's are in test_metrics.
+"""
 
 import json
 import subprocess
@@ -55,6 +58,37 @@ def test_trec_eval_finds_the_same_in_the_files(tmp_path: Path) -> None:
         # map_cut divides by R where retr divides by min(R, k).
         relevant = list(database.labels).count(of.labels[of.ids.index(name)])
         assert of_query["map_cut_10"] * relevant / 10 == pytest.approx(measured["map_at_10"])
+
+
+RANX = """
+import json, sys
+from ranx import Qrels, Run, evaluate
+qrels, run = (kind.from_file(file, kind="trec") for kind, file in zip((Qrels, Run), sys.argv[1:3]))
+print(json.dumps({name: float(value) for name, value in
+                  evaluate(qrels, run, json.loads(sys.argv[3])).items()}))
+"""  # it warns, and sets numba's threads
+
+
+def test_ranx_finds_the_same_in_the_files(tmp_path: Path) -> None:
+    queries, database = items(40, "q", 1, 2), items(200, "d", 2, 2)
+    found = evaluate(queries, database, Metric.EUCLIDEAN, (10, 200), depth=200)
+    files = tmp_path / "qrels.txt", tmp_path / "run.txt"
+    write_qrels(files[0], found, database)
+    write_run(files[1], found, database, "retr")
+    names = {
+        "precision@10": "precision_at_10",
+        "recall@10": "recall_at_10",
+        "map": "map",
+        "ndcg@10": "ndcg_at_10",
+        "r-precision": "r_precision",
+        "mrr": "mrr",
+    }
+    code = [sys.executable, "-c", RANX, *files, json.dumps([*names])]
+    finished = subprocess.run(code, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    theirs = json.loads(finished.stdout)
+    for there, here in names.items():
+        assert theirs[there] == pytest.approx(found.means[here], abs=1e-9)
 
 
 IN_A_PROCESS_OF_ITS_OWN = """

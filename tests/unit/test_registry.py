@@ -18,7 +18,9 @@ def test_our_own_are_registered() -> None:
 def test_names_that_are_not_there_list_those_that_are() -> None:
     with pytest.raises(UnknownName, match="unknown encoder 'siames'; did you mean 'siamese'"):
         open_encoder("siames")
-    with pytest.raises(UnknownName, match=r"unknown backend 'hsnw'; .*exact, faiss, hnsw, hnsw-sq"):
+    with pytest.raises(
+        UnknownName, match=r"unknown backend 'hsnw'; .*exact, faiss, hnsw, hnsw-pca"
+    ):
         make_indexer("hsnw", {})
 
 

@@ -244,7 +244,7 @@ def test_the_same_ids_twice_are_not_indexed(index: Path, tmp_path: Path) -> None
         ("ivf", {"n_lists": 20}),
         ("ivfpq", {"n_lists": 20}),
         ("hnsw", {"build_threads": 1}),
-        ("hnsw-sq", {"build_threads": 1}),
+        ("hnsw-pca", {"build_threads": 1}),
     ],
 )
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN])
@@ -262,7 +262,7 @@ def test_shards_make_the_index_that_the_vectors_make(
     opened = open_index(tmp_path / "shards")
     found, expected = (i.search(vectors, 10) for i in (opened.index, indexer.build(vectors)))
     # faiss links the vectors of one block from the highest level down, so that blocks show.
-    least = 0.999 if backend == "hnsw-sq" else 1
+    least = 0.999 if backend == "hnsw-pca" else 1
     assert (found.rows == expected.rows).mean() >= least
     rows = opened.rows["id"].to_pylist()
     assert rows == [f"a{i}" for i in range(700)] + [f"b{i}" for i in range(900)]

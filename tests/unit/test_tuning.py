@@ -24,7 +24,7 @@ from retrieval.storage.shards import Embeddings
 from retrieval.tuning import Target, Trial, build_best
 
 ROWS, DIM = 3000, 16
-OWN = ("exact", "ivf", "hnsw", "hnsw-sq", "ivfpq", "faiss")
+OWN = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss")
 
 
 def vectors(rows: int, seed: int) -> Vectors:
@@ -295,7 +295,7 @@ def test_finalists_are_not_of_one_backend_and_the_most_thorough_is_among_them() 
 @pytest.mark.parametrize("dim", [1, 24, 784])
 def test_every_backend_s_candidates_are_its_own(metric: Metric, dim: int) -> None:
     some = {name: indexer_plugin(name).candidates(metric, 10_000, dim, 3) for name in OWN}
-    with_codes = {"hnsw", "hnsw-sq", "ivfpq", "faiss"}
+    with_codes = {"hnsw", "hnsw-pca", "ivfpq", "faiss"}
     assert {name for name in OWN if not some[name]} == (
         with_codes if metric is Metric.MANHATTAN else set()
     )

@@ -32,7 +32,7 @@ def first(tmp_path: Path) -> Embeddings:
     return embeddings(tmp_path / "a", vectors(60, 1))
 
 
-@pytest.mark.parametrize("backend", ["exact", "ivf", "hnsw", "hnsw-sq", "ivfpq", "faiss"])
+@pytest.mark.parametrize("backend", ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss"])
 def test_added_rows_are_found_by_their_names(
     first: Embeddings, tmp_path: Path, backend: str
 ) -> None:
@@ -71,7 +71,7 @@ def test_deleted_rows_are_gone_and_the_others_keep_their_names(
     assert names(folder, vectors(5, 2)) == [f"b{i}" for i in range(5)]
 
 
-@pytest.mark.parametrize("backend", ["hnsw", "hnsw-sq", "ivfpq", "faiss"])
+@pytest.mark.parametrize("backend", ["hnsw", "hnsw-pca", "ivfpq", "faiss"])
 def test_a_backend_that_cannot_delete_says_so(
     first: Embeddings, tmp_path: Path, backend: str
 ) -> None:

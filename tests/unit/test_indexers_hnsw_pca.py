@@ -1,0 +1,244 @@
+"""What the contract leaves open about `hnsw-pca`: its walk, its codes, its files."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numba import types
+
+from indexers import faiss_bridge, hnsw_pca, walk
+from indexers.exact import Exact
+from indexers.hnsw_pca import HnswPca
+from retrieval.contracts import Metric, Vectors
+from retrieval.errors import BadData, BadInput
+
+METRICS = [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT]
+
+
+def vectors(rows: int, dim: int = 40, axes: int = 6) -> Vectors:
+    """Vectors that vary along few axes, and a little along all, off the origin."""
+    generator = np.random.default_rng(2)
+    along = generator.standard_normal((axes, dim))
+    noise = 0.05 * generator.standard_normal((rows, dim))
+    return (generator.standard_normal((rows, axes)) @ along + noise + 3).astype(np.float32)
+
+
+def parted(rows: int, queries: int, dim: int = 40) -> tuple[Vectors, Vectors]:
+    both = vectors(rows + queries, dim)
+    return both[:rows], both[rows:]
+
+
+def recall(indexer: HnswPca, database: Vectors, queries: Vectors, k: int = 10) -> float:
+    found = indexer.build(database).search(queries, k).rows
+    true = Exact(indexer.metric).build(database).search(queries, k).rows
+    return float(np.mean([len({*a} & {*b}) / k for a, b in zip(found, true, strict=True)]))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("axes", [None, 16, 40])
+def test_recall(metric: Metric, axes: int | None) -> None:
+    assert recall(HnswPca(metric, axes=axes, ef=64), *parted(3000, 100)) > 0.97
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_query_is_answered_as_among_many(metric: Metric) -> None:
+    database, queries = parted(2000, 700)  # more than tags of a byte tell apart
+    index = HnswPca(metric).build(database)
+    many = index.search(queries, 10)
+    for number in range(len(queries)):
+        one = index.search(queries[number : number + 1], 10)
+        assert np.array_equal(one.rows[0], many.rows[number])
+        assert np.array_equal(one.distances[0], many.distances[number])
+
+
+def test_threads_at_once_answer_as_one_after_the_other() -> None:
+    database, queries = parted(2000, 400)
+    index = HnswPca(Metric.EUCLIDEAN).build(database)
+    true = index.search(queries, 5).rows
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: index.search(queries[n : n + 1], 5).rows[0], range(400)))
+    assert np.array_equal(np.array(found), true)
+
+
+def test_distances_are_those_of_the_vectors() -> None:
+    database, queries = parted(3000, 20)
+    hits = HnswPca(Metric.EUCLIDEAN, axes=16).build(database).search(queries, 10)
+    true = np.linalg.norm(database[hits.rows] - queries[:, None], axis=2)
+    np.testing.assert_allclose(hits.distances, true, rtol=1e-5)
+
+
+def test_a_vector_is_found_at_no_distance_from_itself() -> None:
+    database, _ = parted(2000, 1)
+    for metric in (Metric.COSINE, Metric.EUCLIDEAN):
+        hits = HnswPca(metric).build(database).search(database[:200], 1)
+        assert hits.rows[:, 0].tolist() == list(range(200))
+        assert (hits.distances < 1e-6).all()
+
+
+def test_few_long_vectors_cost_the_others_nothing() -> None:
+    database, queries = parted(3000, 100)
+    database = database - 3
+    database[::500] *= 1000
+    assert recall(HnswPca(Metric.EUCLIDEAN, ef=64), database, queries - 3) > 0.97
+
+
+def test_queries_far_longer_than_the_vectors() -> None:
+    database, queries = parted(3000, 50)
+    queries = (queries - 3) * 50
+    assert recall(HnswPca(Metric.EUCLIDEAN, ef=100), database - 3, queries, 1) > 0.9
+    index = HnswPca(Metric.EUCLIDEAN).build(database)
+    for length in (1e15, 1e30):
+        hits = index.search((queries * length).astype(np.float32), 3)
+        assert ((hits.rows >= 0) & (hits.rows < 3000)).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-18, 1e12])
+def test_vectors_of_any_length(metric: Metric, scale: float) -> None:
+    database, queries = parted(2000, 50)
+    # Squares of the shortest leave the range of float32, so that by other metrics all are equal.
+    if metric is Metric.COSINE or scale > 1:
+        database, queries = database * np.float32(scale), queries * np.float32(scale)
+    assert recall(HnswPca(metric, ef=64), database, queries) > 0.97
+
+
+def test_queries_in_any_form_are_answered() -> None:
+    database, queries = parted(2000, 1)
+    index = HnswPca(Metric.EUCLIDEAN).build(database)
+    expected = index.search(queries, 5)
+    locked = queries.copy()
+    locked.flags.writeable = False
+    every_other = np.repeat(queries, 2, axis=1)[:, ::2]
+    for form in (locked, every_other, queries.astype(np.float64), np.asfortranarray(queries)):
+        hits = index.search(form, 5)
+        assert np.array_equal(hits.rows, expected.rows)
+        assert np.array_equal(hits.distances, expected.distances)
+
+
+def test_more_neighbors_than_candidates() -> None:
+    database, queries = parted(500, 4)
+    index = HnswPca(Metric.EUCLIDEAN, ef=1).build(database)
+    for k in (3, 499, 500, 510):
+        hits = index.search(queries[:1], k)
+        assert (hits.rows >= 0).sum() == min(k, 500)
+        assert len({*hits.rows[0].tolist()} - {-1}) == min(k, 500)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.95])
+def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_bridge, "COMPARED", 100)
+    database, queries = parted(4000, 30)
+    mask = np.random.default_rng(0).random(4000) < share
+    mask.flags.writeable = False
+    hits = HnswPca(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
+    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
+    assert (hits.rows == truth.rows).mean() > 0.95
+    assert mask[hits.rows[hits.rows >= 0]].all()
+
+
+def test_queries_whose_walk_ends_early_are_compared_with_all() -> None:
+    # The walk ends among copies of one vector, which are linked with each other alone.
+    database = np.concatenate([np.ones((300, 4), np.float32), vectors(50, 4)])
+    index = HnswPca(Metric.EUCLIDEAN, m=2, ef_construction=1, ef=1).build(database)
+    hits = index.search(database[:3], 320)
+    assert (hits.rows >= 0).all()
+    assert (np.sort(hits.rows, axis=1)[:, 1:] != np.sort(hits.rows, axis=1)[:, :-1]).all()
+
+
+def test_codes_keep_the_order_of_close_neighbors() -> None:
+    """Within clusters far smaller than the distance between them."""
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((10, 32))
+    database = centres[generator.integers(10, size=3000)]
+    database = (database + 1e-3 * generator.standard_normal((3000, 32))).astype(np.float32)
+    indexer = HnswPca(Metric.EUCLIDEAN, axes=32, ef=128)
+    assert recall(indexer, database[:-50], database[-50:]) > 0.97
+
+
+def test_numba_takes_many_numbers_at_once_and_asks_for_memory_early() -> None:
+    """Which it does silently or not: a sign that could be negative in an index is enough."""
+    row, rows, number = types.int16[::1], types.int16[:, ::1], types.int64
+    for between in (walk._squared_difference, walk._minus_product):
+        between.compile((row, rows, number))
+        assert "pmaddwd" in between.inspect_asm()[row, rows, number]
+    walk._prefetch_row.compile((rows, number))
+    assert "prefetcht0" in walk._prefetch_row.inspect_asm()[rows, number]
+
+
+def test_details_say_what_was_kept() -> None:
+    database = vectors(500)
+    assert HnswPca(Metric.EUCLIDEAN).build(database).details == {"axes": 16}
+    assert HnswPca(Metric.EUCLIDEAN, axes=17).build(database).details == {"axes": 32}
+    assert HnswPca(Metric.EUCLIDEAN, axes=1000).build(database).details == {"axes": 40}
+
+
+def test_effort_is_the_loading_indexer_s(tmp_path: Path) -> None:
+    database, queries = parted(3000, 100)
+    made = HnswPca(Metric.EUCLIDEAN, axes=16, m=4, ef_construction=20)
+    made.build(database).save(tmp_path)
+    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 10)
+    found = [
+        (replace(made, ef=ef).load(tmp_path).search(queries, 10).rows == truth.rows).mean()
+        for ef in (1, 100)
+    ]
+    assert found[0] + 0.03 < found[1]
+
+
+def test_one_thread_builds_the_same_graph(tmp_path: Path) -> None:
+    files = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        HnswPca(Metric.EUCLIDEAN, build_threads=1).build(vectors(2000)).save(folder)
+        files.append((folder / "index.faiss").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_saved_for_faiss(tmp_path: Path) -> None:
+    database, queries = parted(2000, 20)
+    index = HnswPca(Metric.EUCLIDEAN).build(database)
+    index.save(tmp_path)
+    read: Any = faiss.read_index(str(tmp_path / "index.faiss"))
+    read.k_factor = 40
+    faiss_bridge.set_parameters(read, "efSearch=400")
+    assert (read.search(queries, 1)[1] == index.search(queries, 1).rows).mean() > 0.9
+
+
+def test_load_refuses_another_kind(tmp_path: Path) -> None:
+    HnswPca(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
+    with pytest.raises(BadData, match="wanted IndexRefineFlat"):
+        HnswPca(Metric.INNER_PRODUCT).load(tmp_path)
+    inside = faiss.IndexRefineFlat(faiss.IndexFlat(8))
+    faiss.write_index(inside, str(tmp_path / "index.faiss"))
+    with pytest.raises(BadData, match="IndexFlatL2, wanted IndexHNSWFlat"):
+        HnswPca(Metric.EUCLIDEAN).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": Metric.MANHATTAN}, "no manhattan distance"),
+        ({"axes": 0}, "axes is 0; give it at least 1"),
+        ({"m": 1}, "m is 1; give it from 2 to 1024"),
+        ({"ef": 0}, "ef is 0"),
+        ({"ef_construction": 0}, "ef_construction is 0"),
+        ({"build_threads": -1}, "build_threads is -1"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        HnswPca(**options)
+
+
+def test_candidates_are_of_few_axes_and_more() -> None:
+    def axes(dim: int) -> list[int | None]:
+        return [made.axes for made in HnswPca.candidates(Metric.COSINE, 1000, dim, 0)]
+
+    assert axes(784) == list(hnsw_pca.AXES)
+    assert axes(48) == [16, 32, 48]
+    assert axes(8) == [8]
+    assert HnswPca.candidates(Metric.MANHATTAN, 1000, 48, 0) == []
