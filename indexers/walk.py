@@ -259,14 +259,23 @@ _walked_by_differences = _walker(_squared_difference)
 _walked_by_products = _walker(_minus_product)
 
 
-@njit(
+def _compiled(signature: str) -> Any:
+    """Compile what follows for these types, or take it from numba's cache."""
+
+    def compiled(function: Any) -> Any:
+        fast: dict[str, Any] = {"nogil": True, "boundscheck": False, "fastmath": ANY_ORDER}
+        try:
+            return njit(signature, cache=True, **fast)(function)
+        except RuntimeError:  # no folder that a cache can be written to: each process for itself
+            return njit(signature, **fast)(function)
+
+    return compiled
+
+
+@_compiled(
     "int64(float32[:, ::1], float32[:, ::1], int16[:, ::1], int32[:, ::1], int32[::1], uint64[::1],"
     " float32[:, ::1], boolean[::1], uint8[::1], int64, float64, int64, int64, int64,"
-    " int64[:, ::1], float32[:, ::1])",
-    cache=True,
-    nogil=True,
-    boundscheck=False,
-    fastmath=ANY_ORDER,
+    " int64[:, ::1], float32[:, ::1])"
 )
 def search(
     queries: Any,
@@ -340,11 +349,8 @@ def search(
     return short
 
 
-@njit(
-    "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])",
-    cache=True,
-    nogil=True,
-    boundscheck=False,
+@_compiled(
+    "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])"
 )
 def compare(
     queries: Any, vectors: Any, candidates: Any, kind: int, rows: Any, distances: Any

@@ -163,14 +163,14 @@ def build_best(
         found = _Found([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         few = vectors.size <= FEW_NUMBERS
         if not few:
-            found = _tried(vectors, asked, metric, target, seed, partial, progress)
-        everything = _Stage.of(vectors, asked, metric, target, len(vectors), None)
+            (found,) = _tried(vectors, asked, metric, [target], seed, partial, progress)
+        everything = _Stage.of(vectors, asked, metric, target.k, len(vectors), None)
         checked: list[Trial] = []
         for backend, indexer in found.ranked:
             progress(f"{backend} over all {len(vectors):,} rows")
             place = partial / str(len(checked))
             place.mkdir()
-            final, chosen = everything.checked(backend, cast(Tunable, indexer), place)
+            final, chosen = everything.checked(backend, cast(Tunable, indexer), place, target)
             checked.append(final)
             if not final.verdict:
                 whole = partial / "whole"
@@ -196,13 +196,17 @@ def build_best(
 
 
 def tried(
-    vectors: Vectors, metric: Metric, target: Target, *, seed: int = 0
-) -> list[tuple[str, Indexer]]:
-    """The backends and their options that reach the target, rows being held out to ask; the best
-    first, as far as samples say."""
+    vectors: Vectors, metric: Metric, targets: Sequence[Target], *, seed: int = 0
+) -> list[list[tuple[str, Indexer]]]:
+    """For each target, all of one k, the backends and their options that reach it; the best first.
+
+    As far as samples say, and with rows that are held out to ask. Each candidate is built once for
+    all of the targets.
+    """
     asked = _Asked.of(vectors, None, seed)
     with TemporaryDirectory(prefix="retr-auto-") as folder:
-        return _tried(vectors, asked, metric, target, seed, Path(folder), lambda _: None).ranked
+        found = _tried(vectors, asked, metric, targets, seed, Path(folder), lambda _: None)
+    return [each.ranked for each in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +275,7 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stage:
-    """Some rows, the queries, and the distances of their true neighbors among those rows.
+    """Some rows, the queries, and the distances of their k true neighbors among those rows.
 
     own: (q,), where a query is itself among the rows, -1 where it is not.
     """
@@ -281,7 +285,7 @@ class _Stage:
     own: Rows
     truth: Distances
     metric: Metric
-    target: Target
+    k: int
     all_rows: int
 
     @classmethod
@@ -290,7 +294,7 @@ class _Stage:
         vectors: Vectors,
         asked: _Asked,
         metric: Metric,
-        target: Target,
+        k: int,
         rows: int,
         draw: np.random.Generator | None,
     ) -> "_Stage":
@@ -304,19 +308,36 @@ class _Stage:
             chosen = vectors[np.sort(draw.choice(free, min(rows, len(free)), replace=False))]
         elif asked.rows is not None:
             own = asked.rows
-        stage = cls(chosen, asked.vectors, own, np.empty((0, 0)), metric, target, len(vectors))
+        stage = cls(chosen, asked.vectors, own, np.empty((0, 0)), metric, k, len(vectors))
         exact = make_indexer("exact", {"metric": metric}).build(chosen)
         found = stage._found(exact, slice(None))
         return replace(stage, truth=distances_of(asked.vectors, chosen, found, metric))
 
-    def measured(self, backend: str, candidate: Tunable, folder: Path) -> tuple[Trial, Indexer]:
-        """The candidate, with the rung that reaches the target in the least time, if one does."""
+    def measured(
+        self, backend: str, candidate: Tunable, folder: Path, targets: Sequence[Target]
+    ) -> list[tuple[Trial, Indexer]]:
+        """For each target, the candidate with the rung that reaches it in the least time, if one
+        does."""
         build_seconds = self._saved(candidate, folder)
-        every = slice(None)
-        rungs = [self._lowest(ladder, folder, every) for ladder in candidate.ladders()]
-        return self._best(backend, rungs, folder, build_seconds)
+        recalls: dict[Indexer, float] = {}
 
-    def checked(self, backend: str, candidate: Tunable, folder: Path) -> tuple[Trial, Indexer]:
+        def lowest(ladder: Sequence[Indexer], target: Target) -> tuple[float, Indexer]:
+            return self._lowest(ladder, folder, slice(None), target.recall, recalls)
+
+        return [
+            self._best(
+                backend,
+                [lowest(ladder, target) for ladder in candidate.ladders()],
+                folder,
+                build_seconds,
+                target,
+            )
+            for target in targets
+        ]
+
+    def checked(
+        self, backend: str, candidate: Tunable, folder: Path, target: Target
+    ) -> tuple[Trial, Indexer]:
         """The same with half of the queries, and an effort that rises until the others reach the
         target, too: theirs is the recall that is told."""
         build_seconds = self._saved(candidate, folder)
@@ -324,14 +345,14 @@ class _Stage:
         chooses, checks = (slice(0, half), slice(half, None)) if half else (slice(None),) * 2
         rungs = []
         for ladder in candidate.ladders():
-            _, lowest = self._lowest(ladder, folder, chooses)
+            _, lowest = self._lowest(ladder, folder, chooses, target.recall, {})
             for rung in ladder[ladder.index(lowest) :]:
                 recall = self._recall(rung.load(folder), checks)
-                if recall >= self.target.recall:
+                if recall >= target.recall:
                     break
             rungs.append((recall, rung))
-        trial, chosen = self._best(backend, rungs, folder, build_seconds)
-        return replace(trial, verdict=_verdict(trial, self.target)), chosen
+        trial, chosen = self._best(backend, rungs, folder, build_seconds, target)
+        return replace(trial, verdict=_verdict(trial, target)), chosen
 
     def _saved(self, candidate: Indexer, folder: Path) -> float:
         """Seconds to build the candidate, which lies in the folder then."""
@@ -347,13 +368,14 @@ class _Stage:
         rungs: Sequence[tuple[float, Indexer]],
         folder: Path,
         build_seconds: float,
+        target: Target,
     ) -> tuple[Trial, Indexer]:
         """Of rungs with their recall, the fastest that fits; else that of the highest recall."""
-        reached = [each for each in rungs if each[0] >= self.target.recall]
-        limit = self.target.max_latency or math.inf
+        reached = [each for each in rungs if each[0] >= target.recall]
+        limit = target.max_latency or math.inf
         timed = []
         for recall, rung in reached or [max(rungs, key=lambda each: each[0])]:
-            seconds, latency = self._timed(rung.load(folder))
+            seconds, latency = self._timed(rung.load(folder), target.batches)
             timed.append((latency > limit, seconds, latency, recall, rung))
         _, seconds, latency, recall, rung = min(timed, key=lambda each: each[:2])
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -373,14 +395,23 @@ class _Stage:
         return trial, rung
 
     def _lowest(
-        self, ladder: Sequence[Indexer], folder: Path, part: slice
+        self,
+        ladder: Sequence[Indexer],
+        folder: Path,
+        part: slice,
+        target: float,
+        recalls: dict[Indexer, float],
     ) -> tuple[float, Indexer]:
-        """The recall of the lowest rung that reaches the target; of the highest, if none does."""
-        recalls = {}
+        """The lowest rung that reaches the target, and its recall; the highest, if none does.
+
+        recalls: those that are known; what is found is added.
+        """
 
         def reaches(number: int) -> bool:
-            recalls[number] = self._recall(ladder[number].load(folder), part)
-            return recalls[number] >= self.target.recall
+            rung = ladder[number]
+            if rung not in recalls:
+                recalls[rung] = self._recall(rung.load(folder), part)
+            return recalls[rung] >= target
 
         low, high = 0, len(ladder) - 1
         if reaches(high):
@@ -390,7 +421,7 @@ class _Stage:
                     high = middle
                 else:
                     low = middle + 1
-        return recalls[high], ladder[high]
+        return recalls[ladder[high]], ladder[high]
 
     def _recall(self, index: Index, part: slice) -> float:
         found = self._found(index, part)
@@ -400,23 +431,23 @@ class _Stage:
         there = np.isfinite(truth).any(axis=1)  # a query that is the only row has no neighbor
         if not there.any():
             return 1.0
-        of_queries = index_recall_at(distances[there], truth[there], self.target.k, resolution)
+        of_queries = index_recall_at(distances[there], truth[there], self.k, resolution)
         return float(of_queries.mean())
 
     def _found(self, index: Index, part: slice) -> Rows:
         """(q, k): the rows that the index finds, the queries themselves left out."""
         own = self.own[part, None]
         more = int((own >= 0).any())
-        rows = index.search(self.queries[part], self.target.k + more).rows
+        rows = index.search(self.queries[part], self.k + more).rows
         if more:
             # A stable sort moves the query's own row to the end, or else the last stays there.
             order = np.argsort(rows == own, axis=1, kind="stable")
-            rows = np.take_along_axis(rows, order, axis=1)[:, : self.target.k]
+            rows = np.take_along_axis(rows, order, axis=1)[:, : self.k]
         return rows
 
-    def _timed(self, index: Index) -> tuple[float, float]:
-        """Seconds of a query as the target counts them, and the 95th percentile of singles."""
-        k = self.target.k
+    def _timed(self, index: Index, batches: bool) -> tuple[float, float]:
+        """Seconds of a query, in batches or one at a time, and the 95th percentile of singles."""
+        k = self.k
         singles = self.queries[:SINGLES]
         index.search(singles[:20], k)
         means, latencies = [], []
@@ -429,7 +460,7 @@ class _Stage:
                 taken.append(time.perf_counter() - began)
             means.append(sum(taken) / len(taken))
             latencies.append(float(np.percentile(taken, 95)))
-        if self.target.batches:
+        if batches:
             means = []
             for _ in range(REPEATS):
                 began = time.perf_counter()
@@ -442,46 +473,61 @@ def _tried(
     vectors: Vectors,
     asked: _Asked,
     metric: Metric,
-    target: Target,
+    targets: Sequence[Target],
     seed: int,
     folder: Path,
     progress: Progress,
-) -> _Found:
-    """Every candidate on the first sample; the best of them on the second, and what follows."""
+) -> list[_Found]:
+    """For each target, all of one k: every candidate on the first sample; the best of them on the
+    second, and what follows."""
     draw = np.random.default_rng(seed)
     rows, dim = vectors.shape
     second = min(LARGEST_SAMPLE, rows - (len(asked) if asked.held_out else 0))
     first = min(second, max(second // FIRST_SHARE, LEAST_FIRST))
     failed: list[str] = []
 
-    def measured(rows: int, candidates: Sequence[tuple[str, Indexer]]) -> Iterator[_Tried]:
-        stage = _Stage.of(vectors, asked, metric, target, rows, draw)
+    def measured(rows: int, candidates: Sequence[tuple[str, Indexer]]) -> list[list[_Tried]]:
+        """For each target, the candidates that could be measured."""
+        stage = _Stage.of(vectors, asked, metric, targets[0].k, rows, draw)
+        found: list[list[_Tried]] = [[] for _ in targets]
         for backend, candidate in candidates:
             name = f"{backend} {_named(_setting(candidate))}".strip()
             progress(f"{name} over {len(stage.vectors):,} rows")
             with fresh(folder / "trial") as place:
                 try:
-                    trial, chosen = stage.measured(backend, cast(Tunable, candidate), place)
+                    trials = stage.measured(backend, cast(Tunable, candidate), place, targets)
                 except (RetrError, RuntimeError, MemoryError) as problem:
                     failed.append(f"{name}: {problem}")
-                else:
-                    yield _Tried(backend, candidate, chosen, trial)
+                    continue
+            for of_target, (trial, chosen) in zip(found, trials, strict=True):
+                of_target.append(_Tried(backend, candidate, chosen, trial))
+        return found
 
-    every = list(_candidates(metric, rows, dim, seed))
-    small = list(measured(first, every))
+    small = measured(first, list(_candidates(metric, rows, dim, seed)))
     if first == second:
-        trials = [each.trial for each in small]
-        ranked = _ranked(small, target)
-        return _Found(trials, failed, [(each.backend, each.chosen) for each in ranked])
-    before = {id(each.candidate): each.trial for each in small}
-    finalists = _finalists(small, target)
-    large = [
-        replace(each, trial=_extrapolated(before[id(each.candidate)], each.trial, rows))
-        for each in measured(second, [(each.backend, each.candidate) for each in finalists])
-    ]
-    trials = [each.trial for each in (*small, *large)]
-    ranked = _ranked(large, target)
-    return _Found(trials, failed, [(each.backend, each.chosen) for each in ranked])
+        return [
+            _Found([each.trial for each in tried], failed, _choices(_ranked(tried, target)))
+            for tried, target in zip(small, targets, strict=True)
+        ]
+    finalists = [_finalists(tried, target) for tried, target in zip(small, targets, strict=True)]
+    once = {each.candidate: (each.backend, each.candidate) for of in finalists for each in of}
+    large = measured(second, [*once.values()])
+    found = []
+    for target, before, after, chosen in zip(targets, small, large, finalists, strict=True):
+        smaller = {each.candidate: each.trial for each in before}
+        mine = {each.candidate for each in chosen}
+        final = [
+            replace(each, trial=_extrapolated(smaller[each.candidate], each.trial, rows))
+            for each in after
+            if each.candidate in mine
+        ]
+        trials = [each.trial for each in (*before, *final)]
+        found.append(_Found(trials, failed, _choices(_ranked(final, target))))
+    return found
+
+
+def _choices(ranked: Sequence["_Tried"]) -> list[tuple[str, Indexer]]:
+    return [(each.backend, each.chosen) for each in ranked]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

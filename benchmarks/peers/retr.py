@@ -75,14 +75,14 @@ class Auto(Peer):
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.made: dict[tuple[float, bool], tuple[Indexer, Path]] = {}
-        for target in TARGETS:
-            for batches in (False, True):
-                faiss.omp_set_num_threads(threads)
-                _, indexer = tried(vectors, metric, Target(target, batches=batches))[0]
-                place = folder / f"{target}-{batches}"
-                place.mkdir()
-                indexer.build(vectors).save(place)
-                self.made[target, batches] = indexer, place
+        faiss.omp_set_num_threads(threads)
+        wanted = [(target, batches) for target in TARGETS for batches in (False, True)]
+        found = tried(vectors, metric, [Target(t, batches=batches) for t, batches in wanted])
+        for each, ((_, indexer), *_) in zip(wanted, found, strict=True):
+            place = folder / "-".join(map(str, each))
+            place.mkdir()
+            indexer.build(vectors).save(place)
+            self.made[each] = indexer, place
 
     def set(self, effort: float, threads: int) -> None:
         _keep_to(threads)

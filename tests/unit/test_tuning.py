@@ -84,8 +84,8 @@ def test_the_fastest_that_fits_is_built(
     timed = tuning._Stage._timed
     kinds = {"ExactIndex": "exact", "HnswIndex": "hnsw", "IvfIndex": "ivf"}
 
-    def slow(stage: Any, index: Any) -> tuple[float, float]:
-        timed(stage, index)
+    def slow(stage: Any, index: Any, batches: bool) -> tuple[float, float]:
+        timed(stage, index, batches)
         return (seconds[kinds[type(index).__name__]],) * 2
 
     monkeypatch.setattr(tuning._Stage, "_timed", slow)
@@ -180,7 +180,7 @@ def test_held_out_rows_are_in_no_sample(database: Embeddings) -> None:
     halves = asked.rows[:150].mean(), asked.rows[150:].mean()
     assert abs(halves[0] - halves[1]) < ROWS / 5, "each half is of rows from everywhere"
     draw = np.random.default_rng(0)
-    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, Target(), ROWS, draw)
+    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, draw)
     assert len(stage.vectors) == ROWS - len(asked)
     assert not (stage.vectors[None] == asked.vectors[:, None]).all(axis=2).any()
 
@@ -188,7 +188,7 @@ def test_held_out_rows_are_in_no_sample(database: Embeddings) -> None:
 def test_over_all_rows_a_query_does_not_find_itself(database: Embeddings) -> None:
     _, rows = database.read()
     asked = tuning._Asked.of(rows, None, seed=0)
-    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, Target(), ROWS, None)
+    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
     assert stage.truth.shape == (len(asked), 10)
     assert (stage.truth > 0).all()
     own = nearest(asked.vectors, rows, Metric.EUCLIDEAN, 11).distances[:, 1:]
@@ -213,7 +213,7 @@ def test_draws_follow_from_the_seed(database: Embeddings) -> None:
     for seed in (0, 0, 1):
         asked = tuning._Asked.of(rows, None, seed)
         draw = np.random.default_rng(seed)
-        stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, Target(), 700, draw)
+        stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, 700, draw)
         drawn.append(np.concatenate([asked.vectors, stage.vectors]))
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
@@ -224,14 +224,13 @@ def test_the_lowest_rung_that_reaches_the_target(database: Embeddings, tmp_path:
     asked = tuning._Asked.of(rows, None, 0)
     ladder = Ivf(Metric.EUCLIDEAN, n_lists=50).ladders()[0]
     ladder[0].build(rows).save(tmp_path)
+    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
     for target in (0.5, 0.9, 1.0):
-        stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, Target(target), ROWS, None)
         recalls = [stage._recall(rung.load(tmp_path), slice(None)) for rung in ladder]
         expected = next(i for i, reached in enumerate(recalls) if reached >= target)
-        found, rung = stage._lowest(ladder, tmp_path, slice(None))
+        found, rung = stage._lowest(ladder, tmp_path, slice(None), target, {})
         assert (rung, found) == (ladder[expected], recalls[expected])
-        strict = replace(stage, target=Target(1.0))
-        _, highest = strict._lowest(ladder[:2], tmp_path, slice(None))
+        _, highest = stage._lowest(ladder[:2], tmp_path, slice(None), 1.0, {})
         assert highest == ladder[1], "where none reaches it, the most thorough"
 
 
@@ -277,6 +276,24 @@ def test_another_writer_is_noticed_before_the_work(database: Embeddings, tmp_pat
     (tmp_path / "index").mkdir()
     with locked(tmp_path / "index"), pytest.raises(Busy):
         build_best([database], tmp_path / "index", Target(0.9), progress=pytest.fail)
+
+
+def test_several_targets_are_tried_with_one_build_each(
+    database: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = database.read()
+    builds: list[object] = []
+    saved = tuning._Stage._saved
+
+    def counted(stage: Any, candidate: Any, folder: Path) -> float:
+        builds.append(candidate)
+        return saved(stage, candidate, folder)
+
+    monkeypatch.setattr(tuning._Stage, "_saved", counted)
+    low, high = tuning.tried(rows, Metric.EUCLIDEAN, [Target(0.5), Target(0.999)])
+    assert {builds.count(each) for each in builds} == {2}, "on the first sample, and the second"
+    chosen: Any = dict(low)["ivf"], dict(high)["ivf"]
+    assert chosen[0].n_probe < chosen[1].n_probe
 
 
 def test_finalists_are_not_of_one_backend_and_the_most_thorough_is_among_them() -> None:
