@@ -7,13 +7,16 @@ nearest neighbor search with the navigating spreading-out graph, VLDB 2019). Wha
 compared with the query as it is.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 COSINE, EUCLIDEAN, INNER_PRODUCT = 0, 1, 2
 
@@ -259,15 +262,17 @@ _walked_by_differences = _walker(_squared_difference)
 _walked_by_products = _walker(_minus_product)
 
 
-def _compiled(signature: str) -> Any:
+def _compiled(signature: str) -> Callable[[Function], Function]:
     """Compile what follows for these types, or take it from numba's cache."""
 
-    def compiled(function: Any) -> Any:
+    def compiled(function: Function) -> Function:
         fast: dict[str, Any] = {"nogil": True, "boundscheck": False, "fastmath": ANY_ORDER}
+        made: Function
         try:
-            return njit(signature, cache=True, **fast)(function)
+            made = njit(signature, cache=True, **fast)(function)
         except RuntimeError:  # no folder that a cache can be written to: each process for itself
-            return njit(signature, **fast)(function)
+            made = njit(signature, **fast)(function)
+        return made
 
     return compiled
 
