@@ -8,7 +8,7 @@ compared with the query as it is.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
@@ -267,12 +267,11 @@ def _compiled(signature: str) -> Callable[[Function], Function]:
 
     def compiled(function: Function) -> Function:
         fast: dict[str, Any] = {"nogil": True, "boundscheck": False, "fastmath": ANY_ORDER}
-        made: Function
         try:
-            made = njit(signature, cache=True, **fast)(function)
+            made: Any = njit(signature, cache=True, **fast)(function)
         except RuntimeError:  # no folder that a cache can be written to: each process for itself
             made = njit(signature, **fast)(function)
-        return made
+        return cast(Function, made)
 
     return compiled
 
