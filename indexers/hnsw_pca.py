@@ -48,7 +48,8 @@ AXES = (16, 32, 64, 96, 128)
 
 USUAL = 0.99  # share of the codes that are not to be cut short
 ROOM = 2.0  # times the length of these
-AT_ONCE = 64  # queries that a thread takes
+AT_LEAST = 64  # queries that a thread takes at once
+PARTS = 4  # that each thread gets, so that none waits long for another
 LOOKED_AT = 8  # vectors for each candidate that a walk keeps
 EVERYTHING = np.empty(0, np.bool_)
 
@@ -67,7 +68,7 @@ class HnswPca:
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
 
-    The first search on a machine takes some seconds more, in which the walk is compiled for it.
+    The first use on a machine takes some ten seconds more, in which the walk is compiled for it.
     """
 
     metric: Metric = Metric.COSINE
@@ -289,8 +290,10 @@ class HnswPcaIndex:
 
 def _spread(call: Callable[[slice], object], queries: int) -> None:
     """Call with parts of so many queries, on all cores where they are many."""
-    parts = [slice(first, first + AT_ONCE) for first in range(0, queries, AT_ONCE)]
-    threads = min(usable_cores(), len(parts))
+    cores = usable_cores()
+    at_once = max(AT_LEAST, ceil(queries / (PARTS * cores)))
+    parts = [slice(first, first + at_once) for first in range(0, queries, at_once)]
+    threads = min(cores, len(parts))
     if threads <= 1:
         call(slice(0, queries))
         return

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from retrieval.contracts import Metric, Vectors
 
 SHARE = 0.6
-"""Of the squared distances between neighbors: what the axes keep where the caller names no number.
+"""Of the squared distance to a neighbor, on average: what the axes keep where the caller names no
+number.
 
 Not of the variance, nearly all of which may lie between a few clusters, as it does in embeddings
 that were trained by class: along axes that keep 99% of it, all vectors of a cluster look alike.
@@ -72,14 +73,19 @@ def fewer_axes(dim: int) -> list[int]:
 
 
 def _between_neighbors(vectors: Vectors, directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(dim,): the squared differences of some vectors and their neighbors along each direction."""
+    """(dim,): the share that each direction has in the squared distance to a neighbor, on average.
+
+    Each pair counts as much as any other: of those far from all others there are few.
+    """
     vectors = vectors / np.float32(np.abs(vectors).max() or 1)
     some = vectors[:FEW]
     flat: Any = faiss.IndexFlatL2(vectors.shape[1])
     flat.add(vectors)
     _, rows = flat.search(some, min(NEIGHBORS + 1, len(vectors)))  # the first is itself, or a copy
     apart = (vectors[rows] - some[:, None]).reshape(-1, vectors.shape[1]).astype(np.float64)
-    return np.asarray(np.square(apart @ directions).sum(axis=0))
+    along = np.square(apart @ directions)
+    whole = along.sum(axis=1, keepdims=True)
+    return np.asarray((along / np.where(whole > 0, whole, 1)).mean(axis=0))
 
 
 def _raised(axes: int, multiple: int) -> int:

@@ -10,6 +10,7 @@ from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, Ladders, M, Peer
 from retrieval.contracts import Metric, Rows, Vectors
 
 ROWS_AT_ONCE = 5000
+QUERIES_AT_ONCE = 10  # it subtracts each of them from all rows of a segment, in memory
 
 
 class MilvusLite(Peer):
@@ -39,7 +40,10 @@ class MilvusLite(Peer):
         self.parameters = {"metric_type": self.metric, "params": {"ef": effort}}
 
     def search(self, queries: Vectors, k: int) -> Rows:
-        found = self.client.search(
-            "vectors", data=list(queries), limit=k, search_params=self.parameters
-        )
+        found = []
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            asked = list(queries[start : start + QUERIES_AT_ONCE])
+            found += self.client.search(
+                "vectors", data=asked, limit=k, search_params=self.parameters
+            )
         return np.array([[hit["row"] for hit in hits] for hits in found])

@@ -62,7 +62,8 @@ def test_two_libraries_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch
     lines = peers.table(results).splitlines()
     assert len(lines) == 5
     assert lines[2].startswith("| hnswlib |")
-    assert lines[2].count("(1.00)") == 6
+    both = [line.split("|")[3:-1] for line in (lines[2], lines[4])]
+    assert all("(1.00)" in first + last for first, last in zip(*both, strict=True))
 
 
 def test_the_table_has_ratios_to_hnswlib() -> None:
@@ -76,15 +77,17 @@ def test_the_table_has_ratios_to_hnswlib() -> None:
             "hnswlib": [row(0.91, 100, 1000), row(0.99, 50, 400)],
             "other": [row(0.97, 300, 500), row(0.98, 150, 800)],
             "gone": "No module named 'gone'; pip install 'retr[peers]'",
+            "hnswlib again": [row(0.91, 80, 2000)],
         }
     )
-    hnswlib, other, gone = table.splitlines()[2:]
+    hnswlib, other, gone, again = table.splitlines()[2:]
     assert hnswlib == (
         "| hnswlib | 1.2 | 100 (1.00) | 50 (1.00) | 50 (1.00) "
-        "| 1,000 (1.00) | 400 (1.00) | 400 (1.00) |"
-    )
-    assert other == ("| other | 1.2 | 300 (3.00) | 300 (6.00) | – | 800 (0.80) | 800 (2.00) | – |")
+        "| 1,000 (0.50) | 400 (1.00) | 400 (1.00) |"
+    ), "of two measurements, the faster one counts"
+    assert other == ("| other | 1.2 | 300 (3.00) | 300 (6.00) | – | 800 (0.40) | 800 (2.00) | – |")
     assert gone.startswith("| gone | No module named 'gone'; pip install")
+    assert again == "| hnswlib again | 1.2 | 80 (0.80) | – | – | 2,000 (1.00) | – | – |"
 
 
 def test_a_library_that_is_missing_says_how_to_get_it(
