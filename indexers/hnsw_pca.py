@@ -68,7 +68,7 @@ class HnswPca:
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
 
-    The first use on a machine takes some ten seconds more, in which the walk is compiled for it.
+    The first use on a machine takes some seconds more, in which the walk is compiled for it.
     """
 
     metric: Metric = Metric.COSINE
