@@ -14,7 +14,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
-from indexers.options import EFFORTS, check_range
+from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
@@ -76,11 +76,8 @@ class Hnsw:
             raise BadInput(
                 f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"
             )
-        check_range("m", self.m, 2, 1024)
-        check_range("ef_construction", self.ef_construction, 1, 2**31 - 1)
-        check_range("ef", self.ef, 1, 2**31 - 1)
+        check_graph(self.m, self.ef_construction, self.ef, self.build_threads)
         check_range("seed", self.seed, 0, 2**31 - 1)
-        check_range("build_threads", self.build_threads, 0, 1024)
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Hnsw"]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers import faiss_bridge, walk
-from indexers.options import EFFORTS, check_range
+from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
 from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
@@ -86,10 +86,7 @@ class HnswPca:
             )
         if self.axes is not None:
             check_range("axes", self.axes, 1)
-        check_range("m", self.m, 2, 1024)
-        check_range("ef_construction", self.ef_construction, 1, 2**31 - 1)
-        check_range("ef", self.ef, 1, 2**31 - 1)
-        check_range("build_threads", self.build_threads, 0, 1024)
+        check_graph(self.m, self.ef_construction, self.ef, self.build_threads)
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["HnswPca"]:

@@ -404,7 +404,7 @@ class _Stage:
         target: float,
         recalls: dict[Indexer, float],
     ) -> tuple[float, Indexer]:
-        """The lowest rung that reaches the target, and its recall; the highest, if none does.
+        """Of the lowest rung that reaches the target, or else the highest: its recall, and itself.
 
         recalls: those that are known; what is found is added.
         """
