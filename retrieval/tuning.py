@@ -490,7 +490,7 @@ def _tried(
     second = min(LARGEST_SAMPLE, rows - (len(asked) if asked.held_out else 0))
     first = min(second, max(second // FIRST_SHARE, LEAST_FIRST))
     failed: list[str] = []
-    kept: dict[Indexer, Path] = {}
+    kept: dict[Indexer, tuple[_Stage, Path]] = {}
 
     def measured(rows: int, candidates: Sequence[tuple[str, Indexer]]) -> list[list[_Tried]]:
         """For each target, the candidates that could be measured."""
@@ -509,24 +509,24 @@ def _tried(
             for of_target, (trial, chosen) in zip(found, trials, strict=False):
                 of_target.append(_Tried(backend, candidate, chosen, trial))
             if trials and rows == second:
-                kept[candidate] = place
+                kept[candidate] = stage, place
             else:
                 shutil.rmtree(place)
-        if rows == second:
-            # Once more, one after the other, for a moment in which the machine was slow for one.
-            for of_target, target in zip(found, targets, strict=True):
-                for number, each in enumerate(of_target):
-                    index = each.chosen.load(kept[each.candidate])
-                    seconds, latency = stage._timed(index, target.batches)
-                    of_target[number] = each.no_slower_than(seconds, latency)
         return found
+
+    def again(each: _Tried, target: Target) -> _Tried:
+        """Timed once more: there may have been a moment in which the machine was slow."""
+        stage, place = kept[each.candidate]
+        return each.no_slower_than(*stage._timed(each.chosen.load(place), target.batches))
 
     small = measured(first, list(_candidates(metric, rows, dim, seed)))
     if first == second:
-        return [
-            _Found([each.trial for each in tried], failed, _choices(_ranked(tried, target)))
-            for tried, target in zip(small, targets, strict=True)
-        ]
+        found = []
+        for target, all_there_is in zip(targets, small, strict=True):
+            final = [again(each, target) for each in all_there_is]
+            trials = [each.trial for each in final]
+            found.append(_Found(trials, failed, _choices(_ranked(final, target))))
+        return found
     finalists = [_finalists(tried, target) for tried, target in zip(small, targets, strict=True)]
     once = {each.candidate: (each.backend, each.candidate) for of in finalists for each in of}
     large = measured(second, [*once.values()])
@@ -534,10 +534,10 @@ def _tried(
     for target, before, after, chosen in zip(targets, small, large, finalists, strict=True):
         smaller = {each.candidate: each.trial for each in before}
         mine = {each.candidate for each in chosen}
+        timed = [again(each, target) for each in after if each.candidate in mine]
         final = [
             replace(each, trial=_extrapolated(smaller[each.candidate], each.trial, rows))
-            for each in after
-            if each.candidate in mine
+            for each in timed
         ]
         trials = [each.trial for each in (*before, *final)]
         found.append(_Found(trials, failed, _choices(_ranked(final, target))))
