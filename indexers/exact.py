@@ -121,6 +121,7 @@ class ExactIndex:
 
     def _to_gpu(self) -> None:
         if self.gpu is not None:
+            self.gpu = None  # the GPU need not have room for both
             self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:

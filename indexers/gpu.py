@@ -1,5 +1,6 @@
 """Indices of faiss on the first GPU, and what it can do."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -15,6 +16,7 @@ from retrieval.hits import Found
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 LIMIT = 2048  # the greatest k and the greatest n_probe of faiss's GPU kernels
 DEVICES = ("auto", "cpu", "cuda")
+GROUP = 32  # vectors of a list that lie interleaved
 TEMPORARY_BYTES = 256 * 2**20
 """What faiss keeps on the GPU for the steps of a search; it takes more where that is too little."""
 
@@ -39,27 +41,20 @@ class Gpu:
     """An index on the first GPU, for one thread at a time."""
 
     def __init__(self, index: Any, rows: int) -> None:
-        """rows: how many it will have. Raises BadInput where it does not fit."""
-        self.planned_bytes = planned_bytes(rows, index.d, hasattr(index, "nlist"))
+        """rows: how many it will have. Raises BadInput where they do not fit."""
+        self.planned_bytes = planned_bytes(rows, index.d, getattr(index, "nlist", 0))
+        free = free_bytes()
+        if free is not None and self.planned_bytes > free:
+            raise self._too_large(f"{free / 1e6:,.0f} MB are free")
         self.resources = faiss.StandardGpuResources()  # must outlive the index
         self.resources.setTempMemory(TEMPORARY_BYTES)
         self.lock = Lock()
-        with self._fitting():
+        with self.fitting():
             self.index: Any = faiss.index_cpu_to_gpu(self.resources, 0, index)
 
     def to_cpu(self) -> Any:
         """The same index in the CPU's memory."""
         return cast(Any, faiss.index_gpu_to_cpu(self.index))
-
-    def train(self, vectors: Vectors) -> None:
-        """Find the centroids of lists. Raises BadInput where there is no room."""
-        with self._fitting():
-            self.index.train(vectors)
-
-    def add(self, vectors: Vectors) -> None:
-        """Add rows. Raises BadInput where there is no room."""
-        with self._fitting():
-            self.index.add(vectors)
 
     def search(self, queries: Vectors, count: int, n_probe: int | None = None) -> Found:
         """Rows and what faiss measured; n_probe: of the lists that are nearest to each query."""
@@ -70,14 +65,16 @@ class Gpu:
         return rows, scores
 
     @contextmanager
-    def _fitting(self) -> Iterator[None]:
+    def fitting(self) -> Iterator[None]:
+        """Raise BadInput in place of faiss's error, where there is no room for a step."""
         try:
             yield
         except RuntimeError as problem:
-            raise BadInput(
-                f"the index wants {self.planned_bytes / 1e6:,.0f} MB of the GPU "
-                f"({faiss_bridge.reason(problem)}); set device=cpu"
-            ) from None
+            raise self._too_large(faiss_bridge.reason(problem)) from None
+
+    def _too_large(self, why: str) -> BadInput:
+        wanted = f"{self.planned_bytes / 1e6:,.0f} MB"
+        return BadInput(f"the index wants {wanted} of the GPU ({why}); set device=cpu")
 
 
 def details(there: Gpu | None) -> dict[str, Json]:
@@ -87,6 +84,21 @@ def details(there: Gpu | None) -> dict[str, Json]:
     return {"device": "cuda", "gpu_bytes": there.planned_bytes}
 
 
-def planned_bytes(rows: int, dim: int, lists: bool) -> int:
-    """What so many vectors take of a GPU's memory, with their ids in lists, and the searches."""
-    return rows * (4 * dim + (8 if lists else 0)) + TEMPORARY_BYTES
+def planned_bytes(rows: int, dim: int, lists: int = 0) -> int:
+    """What so many vectors take of a GPU's memory, and the searches.
+
+    With lists, each has the ids, a centroid, and vectors in groups of 32, the last filled up.
+    """
+    vector = 4 * dim
+    filled_up = lists * (GROUP // 2 + 1) * vector
+    return rows * (vector + (8 if lists else 0)) + filled_up + TEMPORARY_BYTES
+
+
+def free_bytes() -> int | None:
+    """What is free of the first GPU's memory; None where CUDA's runtime does not say."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        told = ctypes.CDLL(None).cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+    except (AttributeError, OSError, TypeError):  # faiss came without it; Windows has no CDLL(None)
+        return None
+    return None if told else free.value

@@ -4,11 +4,11 @@ Sivic & Zisserman, Video Google (ICCV 2003); Jégou, Douze & Schmid, Product Qua
 Nearest Neighbor Search (TPAMI 2011), section IV, without the quantization: faiss's IVFFlat.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -74,18 +74,17 @@ class Ivf:
         lists = list_count(blocks.rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
         index = faiss.IndexIVFFlat(faiss.IndexFlat(blocks.dim, metric), blocks.dim, lists, metric)
-        there = gpu.Gpu(index, blocks.rows) if gpu.on_gpu(self.device, self.metric) else None
-        clustering = (index if there is None else there.index).cp
-        clustering.seed = self.seed
-        clustering.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
-        trained = index if there is None else there
-        trained.train(training_rows(blocks, lists, self.seed, self.metric))
-        if there is None:
-            _fill(index, blocks, self.metric)
+        sample = training_rows(blocks, lists, self.seed, self.metric)
+        there = None
+        if gpu.on_gpu(self.device, self.metric):
+            index = self._trained_there(index, sample, blocks.rows)
+            centroids = gpu.Gpu(index.quantizer, lists)
+            _fill(index, blocks, self.metric, lambda block: centroids.search(block, 1)[0])
+            del centroids
+            there = gpu.Gpu(index, blocks.rows)
         else:
-            for _, block in checked_blocks(blocks, self.metric):
-                there.add(block)
-            index = there.to_cpu()
+            self._train(index, sample)
+            _fill(index, blocks, self.metric, lambda block: index.quantizer.search(block, 1)[1])
         return IvfIndex(index, self.metric, self.n_probe, there)
 
     def load(self, folder: Path) -> "IvfIndex":
@@ -97,15 +96,34 @@ class Ivf:
         there = gpu.Gpu(index, index.ntotal) if gpu.on_gpu(self.device, self.metric) else None
         return IvfIndex(index, self.metric, self.n_probe, there)
 
+    def _train(self, index: Any, sample: Vectors) -> None:
+        """Find the centroids of the index of faiss's, on whichever device it is."""
+        index.cp.seed = self.seed
+        index.cp.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+        index.train(sample)
 
-def _fill(index: faiss.IndexIVFFlat, blocks: Blocks, metric: Metric) -> None:
+    def _trained_there(self, index: Any, sample: Vectors, rows: int) -> Any:
+        """The index, trained on a GPU that has room for so many rows."""
+        there = gpu.Gpu(index, rows)
+        with there.fitting():
+            self._train(there.index, sample)
+        return there.to_cpu()
+
+
+def _fill(
+    index: faiss.IndexIVFFlat,
+    blocks: Blocks,
+    metric: Metric,
+    nearest_list: Callable[[Vectors], Rows],
+) -> None:
     """Add the vectors to lists that have room for them, rather than to lists that grow.
 
-    Growing lists are moved again and again, and end with up to twice the room that they need.
+    Growing lists are moved again and again, and end with up to twice the room that they need, on
+    a GPU too: hence its lists are filled here, and copied there.
     """
     nearest = np.empty(blocks.rows, np.int64)
     for start, block in checked_blocks(blocks, metric):
-        nearest[start : start + len(block)] = index.quantizer.search(block, 1)[1][:, 0]
+        nearest[start : start + len(block)] = nearest_list(block)[:, 0]
     faiss_bridge.reserve_lists(index.invlists, np.bincount(nearest, minlength=index.nlist))
     for start, block in checked_blocks(blocks, metric):
         lists = nearest[start : start + len(block)]
@@ -170,6 +188,7 @@ class IvfIndex:
 
     def _to_gpu(self) -> None:
         if self.gpu is not None:
+            self.gpu = None  # the GPU need not have room for both
             self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:

@@ -42,6 +42,8 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "StandardGpuResources", Resources)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: index)
+    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda index: index)
+    monkeypatch.setattr(gpu, "free_bytes", lambda: 10**9)
     monkeypatch.setattr(gpu, "Gpu", FakeGpu)
 
 
@@ -71,7 +73,7 @@ def test_lists_that_the_gpu_cannot_search_are_searched_by_the_cpu() -> None:
     index = Ivf(Metric.EUCLIDEAN, n_lists=60, n_probe=2, device="auto").build(database)
     there = index.gpu
     assert isinstance(there, FakeGpu)
-    planned = 5000 * (8 * 4 + 8) + gpu.TEMPORARY_BYTES
+    planned = 5000 * (8 * 4 + 8) + 60 * 17 * 8 * 4 + gpu.TEMPORARY_BYTES
     assert index.details == {"lists": 60, "device": "cuda", "gpu_bytes": planned}
     assert (index.search(database[:3], 10).rows[:, 0] == [0, 1, 2]).all()
     assert there.searches == [(3, 10, 2)]
@@ -126,6 +128,22 @@ def test_what_does_not_fit_on_the_gpu_says_what_it_wants(
 
 
 @pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_memory_is_planned_before_anything_goes_to_the_gpu(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "free_bytes", lambda: 200 * 10**6)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *given: pytest.fail("went there"))
+    with pytest.raises(BadInput, match=r"wants 26\d MB of the GPU \(200 MB are free\)"):
+        kind(Metric.EUCLIDEAN).build(vectors(5000))
+
+
+@pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="here the GPU's memory is known")
+def test_memory_without_a_gpu_is_unknown() -> None:
+    assert gpu.free_bytes() is None
+
+
+@pytest.mark.usefixtures("one_gpu")
 def test_n_probe_beyond_the_gpu_s_limit_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "LIMIT", 30)
     index = Ivf(n_lists=50, n_probe=31).build(vectors(2000))
@@ -156,10 +174,11 @@ def test_the_table_of_both_devices() -> None:
 
     rows = indices(vectors(600), vectors(20), 5, repeats=1)
     assert [row[0] for row in rows] == [
-        "exact, build, s", "exact, queries/s", "ivf, build, s", "ivf, queries/s",
+        "exact, build, s", "exact, queries/s", "exact, one query, ms",
+        "ivf, build, s", "ivf, queries/s", "ivf, one query, ms",
     ]  # fmt: skip
-    assert rows[1][3] == rows[3][3] == "1.0000 of 5 rows equal"
-    assert rows[0][3] == "268 MB"
+    assert rows[1][3] == rows[4][3] == "recall@5 1.0000 and 1.0000"
+    assert rows[0][3] == "268 MB planned, 0 taken"
 
 
 def test_the_script_wants_a_gpu(
