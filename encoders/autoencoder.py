@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.heads import ViewsAveraged, Whitening
-from encoders.inference import autocast, floats
+from encoders.inference import fast_inference, floats
 from encoders.networks import Amount, Count, Network, Outputs, Settings, Share
 from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.trained import TrainedEncoder
@@ -186,7 +186,7 @@ class Autoencoder(TrainedEncoder):
         drawn = np.empty(images.shape, np.float32)
         for start in range(0, len(images), self.batch):
             pixels = floats(torch.from_numpy(images[start : start + self.batch]).to(self.device))
-            with autocast(self.device):
+            with fast_inference(self.device):
                 output = self.trained.outputs(pixels).drawn
             assert output is not None
             drawn[start : start + len(pixels)] = output.permute(0, 2, 3, 1).float().cpu().numpy()

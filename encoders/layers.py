@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.inference import TorchEncoder, autocast, floats
+from encoders.inference import TorchEncoder, fast_inference, floats
 from encoders.networks import Count, Network, Positive, Settings, Share
 from encoders.pretrained import OFFLINE_MODEL, LayerOutputs, check_known, load_published
 from encoders.trained import TrainedEncoder
@@ -234,7 +234,7 @@ class Layers(TrainedEncoder):
     def _batches(self, images: Images) -> Iterator[list[NDArray[np.float16]]]:
         for start in range(0, len(images), self.batch):
             pixels = floats(torch.from_numpy(images[start : start + self.batch]).to(self.device))
-            with autocast(self.device):
+            with fast_inference(self.device):
                 maps = self.trained.maps(pixels)
             yield [layer.flatten(1).half().cpu().numpy() for layer in maps]
 

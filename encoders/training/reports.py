@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from encoders.inference import autocast, floats
+from encoders.inference import fast_inference, floats
 from retrieval.contracts import Images, Json, Metric, Vectors
 from retrieval.cores import available_cores
 from retrieval.drawing.plots import draw_curves
@@ -32,7 +32,7 @@ def embed(network: nn.Module, images: Images, device: torch.device, at_once: int
     Raises FloatingPointError where they are not finite.
     """
     vectors = np.empty((len(images), 0), np.float32)
-    with torch.inference_mode(), autocast(device):
+    with torch.inference_mode(), fast_inference(device):
         for start in range(0, len(images), at_once):
             pixels = torch.from_numpy(images[start : start + at_once]).to(device)
             output = network(floats(pixels)).float().cpu().numpy()
