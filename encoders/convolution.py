@@ -1,4 +1,4 @@
-"""A 3×3 convolution whose training step is faster on processors' bfloat16 units."""
+"""3×3 convolutions in bfloat16: one whose training step is faster, one that rounds less."""
 
 from typing import Any
 
@@ -30,6 +30,38 @@ class Conv3x3(nn.Conv2d):
             result: Tensor = _Conv3x3.apply(x.to(dtype), self.weight.to(dtype))
             return result
         return super().forward(x)
+
+
+class TwoPartConv(nn.Module):
+    """A 3×3 convolution whose weights and bias keep 16 bits in bfloat16, which has 8: as sums of
+    two numbers.
+
+    For that, the channels stand there twice, and a channel of ones stands for the bias. This
+    doubles the work in bfloat16, of which a processor with AMX does more than four times as much
+    as of float32's.
+    """
+
+    parts: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        assert conv.bias is not None and conv.kernel_size == (3, 3)
+        bias = torch.zeros(len(conv.weight), 1, 3, 3, device=conv.weight.device)
+        bias[:, 0, 1, 1] = conv.bias.detach()
+        weight = torch.cat([conv.weight.detach(), bias], 1)
+        high = weight.bfloat16()
+        low = (weight - high.float()).bfloat16()
+        self.register_buffer("parts", torch.cat([high, low], 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            x = x.bfloat16()
+            ones = x.new_ones(len(x), 1, *x.shape[2:])
+            return functional.conv2d(torch.cat([x, ones, x, ones], 1), self.parts, padding=1)
+        result: Tensor = self.conv(x)
+        return result
 
 
 class _Conv3x3(torch.autograd.Function):

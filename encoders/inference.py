@@ -38,10 +38,12 @@ class TorchEncoder:
         weights: Mapping[str, Tensor],
         device: str,
         batch: int,
+        bfloat16: bool = True,
     ) -> None:
         """`config` holds all that the embeddings depend on besides `weights` and `framing`.
 
-        device: auto, cpu or cuda; batch: how many images pass the network at once.
+        device: auto, cpu or cuda; batch: how many images pass the network at once; bfloat16:
+        whether a CPU may round to it, see `Network`.
         """
         keep_freed_memory()
         self.name = name
@@ -51,6 +53,7 @@ class TorchEncoder:
         self.config = dict(config)
         self.device = torch_device(device)
         self.batch = batch
+        self.bfloat16 = bfloat16
         self.fingerprint = fingerprint_of(config, framing, weights)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
 
@@ -72,7 +75,7 @@ class TorchEncoder:
     @torch.inference_mode()
     def forward(self, batch: Tensor) -> Tensor:
         """The bare network's output (n, dim) for images (n, 3, side, side) from 0 to 1."""
-        with fast_inference(self.device):
+        with fast_inference(self.device, self.bfloat16):
             output: Tensor = self.network(batch)
         if self.device.type == "cuda" and not output.isfinite().all():
             output = self.network(batch)  # a number on the way was beyond float16
@@ -103,14 +106,15 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def fast_inference(device: torch.device) -> torch.autocast:
-    """For embeddings: float16 on a GPU with units for it, else as for training.
+def fast_inference(device: torch.device, bfloat16: bool = True) -> torch.autocast:
+    """For embeddings: float16 on a GPU with units for it, on a CPU as for training, if it may.
 
-    float16 is as fast there, and rounds to 11 bits where bfloat16 rounds to 8.
+    float16 is as fast there, and rounds to 11 bits where bfloat16 rounds to 8. docs/results.md
+    has what each does to the embeddings.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):
         return torch.autocast("cuda", torch.float16)
-    return autocast(device)
+    return autocast(device) if bfloat16 else torch.autocast(device.type, enabled=False)
 
 
 def fingerprint_of(

@@ -59,6 +59,7 @@ class Network(nn.Module, ABC):
     most_images: ClassVar[int | None] = None  # to train on; None: any number
     fits_labels: ClassVar[bool] = False  # whether `fit` wants to know each image's class
     precise: frozenset[str] = frozenset()  # weights that are not saved as float16
+    bfloat16_embeddings: ClassVar[bool] = True  # they keep a cosine of 0.999 to float32's
     at_once: ClassVar[int] = 250  # images to embed; their feature maps fit the processor's cache
 
     @abstractmethod

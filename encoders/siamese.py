@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.convolution import Conv3x3
+from encoders.convolution import Conv3x3, TwoPartConv
 from encoders.heads import ViewsAveraged
 from encoders.networks import Amount, Count, Network, Positive, Settings
 from encoders.trained import TrainedEncoder
@@ -88,7 +88,9 @@ class SiameseNetwork(Network):
         with torch.autocast(x.device.type, enabled=False):
             x = self.whitening(x.float())
         x = self.blocks(functional.gelu(x))
-        x = self.neck(functional.max_pool2d(x, x.shape[-1]).flatten(1)).float()
+        x = functional.max_pool2d(x, x.shape[-1]).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.neck(x.float())
         return functional.normalize(x, dim=1) if self.settings.unit_length else x
 
     def embedder(self) -> nn.Module:
@@ -102,6 +104,8 @@ class SiameseNetwork(Network):
 
     def folded(self) -> "SiameseNetwork":
         """The same function with normalisation folded into the convolutions, for inference.
+
+        The first of them sees the whitened pixels, and its weights want more than 8 bits.
 
         The norm behind the pooling moves in front of it, since its scale is positive and the
         maximum of scaled values is the scaled maximum.
@@ -123,6 +127,9 @@ class SiameseNetwork(Network):
                 assert isinstance(norm, FixedScaleNorm)
                 block.convs[i] = fuse_conv_bn_eval(conv, norm)
                 block.norms[i] = nn.Identity()
+        first = network.blocks[0]
+        assert isinstance(first, Block) and isinstance(first.convs[0], nn.Conv2d)
+        first.convs[0] = TwoPartConv(first.convs[0])
         return network
 
 

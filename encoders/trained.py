@@ -54,6 +54,7 @@ class TrainedEncoder(TorchEncoder):
             weights=weights,
             device=device,
             batch=network.at_once,
+            bfloat16=network.bfloat16_embeddings,
         )
 
 
