@@ -21,6 +21,7 @@ from cli import (
     pairs,
     plot,
     search,
+    serve,
     train,
     verify,
 )
@@ -46,6 +47,7 @@ def without_command(context: typer.Context) -> None:
 app.command("encode")(encode.encode)
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("pairs")(pairs.pairs)

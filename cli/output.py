@@ -26,7 +26,7 @@ class Output:
     def document(self, document: "Json") -> None:
         """Print the JSON document, where JSON is wanted."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False))
+            print(json.dumps(document, ensure_ascii=False), flush=True)
 
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge, gpu
-from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Rows, Vectors
+from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
     InMemory,
@@ -47,6 +47,9 @@ class Exact:
     def ladders(self) -> list[list["Exact"]]:
         """There is nothing to choose."""
         return [[self]]
+
+    def apply(self, index: Index) -> None:
+        """Nothing: it always compares all."""
 
     def build(self, vectors: Vectors) -> "ExactIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""

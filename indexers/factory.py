@@ -12,7 +12,7 @@ from indexers import faiss_bridge
 from indexers.faiss_index import FaissIndex
 from indexers.lists import list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
-from retrieval.contracts import Json, Metric, Vectors
+from retrieval.contracts import Index, Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
 
@@ -66,6 +66,11 @@ class Faiss:
                 return [[replace(self, search=f"{name}={value}") for value in values]]
         return [[self]]
 
+    def apply(self, index: Index) -> None:
+        """Set the parameters of `search`. Raises BadInput for those that faiss refuses."""
+        assert isinstance(index, FaissIndex)
+        self._set(index.index)
+
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies.
 
@@ -100,6 +105,11 @@ class Faiss:
         return self._searched(faiss_bridge.load(folder, faiss.Index, self.metric))
 
     def _searched(self, index: Any) -> FaissIndex:
+        self._set(index)
+        details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
+        return FaissIndex(index, self.metric, details)
+
+    def _set(self, index: Any) -> None:
         try:
             if self.search:
                 faiss_bridge.set_parameters(index, self.search)
@@ -109,8 +119,6 @@ class Faiss:
                 f"faiss does not search '{self.factory}' with '{self.search}' "
                 f"({faiss_bridge.reason(problem)}); change factory or search"
             ) from None
-        details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
-        return FaissIndex(index, self.metric, details)
 
 
 def _added(index: Any, vectors: Vectors, metric: Metric) -> Iterator[Vectors]:

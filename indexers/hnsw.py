@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.options import EFFORTS, check_graph, check_range
-from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
@@ -87,6 +87,11 @@ class Hnsw:
     def ladders(self) -> list[list["Hnsw"]]:
         """By `ef`."""
         return [[replace(self, ef=ef) for ef in EFFORTS]]
+
+    def apply(self, index: Index) -> None:
+        """Set `ef`."""
+        assert isinstance(index, HnswIndex)
+        index.graph.set_ef(self.ef)
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""

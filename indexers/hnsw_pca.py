@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from indexers import faiss_bridge, walk
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
-from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
@@ -101,6 +101,11 @@ class HnswPca:
     def ladders(self) -> list[list["HnswPca"]]:
         """By `ef`."""
         return [[replace(self, ef=ef) for ef in EFFORTS]]
+
+    def apply(self, index: Index) -> None:
+        """Set `ef`."""
+        assert isinstance(index, HnswPcaIndex)
+        index.settings = replace(index.settings, ef=self.ef)
 
     def build(self, vectors: Vectors) -> "HnswPcaIndex":
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""

@@ -16,7 +16,7 @@ import numpy as np
 from indexers import faiss_bridge, gpu
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
-from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Rows, Vectors
+from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
     InMemory,
@@ -61,6 +61,11 @@ class Ivf:
     def ladders(self) -> list[list["Ivf"]]:
         """By `n_probe`."""
         return [[replace(self, n_probe=n_probe) for n_probe in PROBES]]
+
+    def apply(self, index: Index) -> None:
+        """Set `n_probe`."""
+        assert isinstance(index, IvfIndex)
+        index.n_probe = index.index.nprobe = min(self.n_probe, index.index.nlist)
 
     def build(self, vectors: Vectors) -> "IvfIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy.

@@ -17,7 +17,7 @@ from indexers.faiss_index import FaissIndex
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from indexers.projection import fewer_axes, projection
-from retrieval.contracts import Blocks, Json, Metric, Vectors
+from retrieval.contracts import Blocks, Index, Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_blocks
 
@@ -76,6 +76,11 @@ class IvfPq:
             for refine in (2, 4, 8, 16)
         ]
 
+    def apply(self, index: Index) -> None:
+        """Set `n_probe` and `refine`."""
+        assert isinstance(index, FaissIndex)
+        self._set(index.index)
+
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
@@ -116,12 +121,17 @@ class IvfPq:
         )
 
     def _searched(self, index: Any) -> FaissIndex:
-        lists = faiss_bridge.inside(index)
-        lists.nprobe = min(self.n_probe, lists.nlist)
-        index.k_factor = self.refine
+        lists = self._set(index)
         details: dict[str, Json] = {
             "lists": lists.nlist,
             "axes": lists.d,
             "bits": 4 * lists.pq.M,
         }
         return FaissIndex(index, self.metric, details)
+
+    def _set(self, index: Any) -> Any:
+        """The lists of faiss's index, with these search options."""
+        lists = faiss_bridge.inside(index)
+        lists.nprobe = min(self.n_probe, lists.nlist)
+        index.k_factor = self.refine
+        return lists

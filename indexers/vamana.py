@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from indexers import faiss_bridge
 from indexers.faiss_bridge import COMPARED
 from indexers.options import EFFORTS, check_range
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
@@ -82,6 +82,12 @@ class Vamana:
         """By `ef`; of halves with and without comparing vectors as they are."""
         refines = (0, 1, 2) if self.halves else (1,)
         return [[replace(self, refine=refine, ef=ef) for ef in EFFORTS] for refine in refines]
+
+    def apply(self, index: Index) -> None:
+        """Set `ef` and `refine`."""
+        assert isinstance(index, VamanaIndex)
+        index.graph.search_window_size = self.ef
+        index.refine = self.refine if self.halves else 0
 
     def build(self, vectors: Vectors) -> "VamanaIndex":
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""

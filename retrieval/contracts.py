@@ -240,3 +240,6 @@ class Tunable(Indexer, Protocol):
 
         With each rung of a ladder, recall and time rise.
         """
+
+    def apply(self, index: Index) -> None:
+        """Give an open index of this build these search options, for the searches to come."""

@@ -1,0 +1,92 @@
+"""`retr serve`: a page to search by picture, and the same as a service."""
+
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.exporting import keep_for_searches
+from cli.options import Debug, Device, Json, Quiet, Threads, WorkspaceFolder
+from cli.output import Output, plural
+
+BACKLOG = 2048  # connections that wait to be taken up
+
+
+def serve(
+    index: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An index folder; may be repeated.  [default: the last that was built]",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 for one that is free.")
+    ] = 8000,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Embeddings that an index was built from, for the map; may be repeated.  "
+            "[default: those in the workspace]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Serve indices: a page to search by picture, and an API with its description at /docs.
+
+    Example: retr serve --index photos-index --port 8000
+    """
+    import uvicorn
+
+    from retrieval.serving.app import make_app
+    from retrieval.serving.collection import Collection
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    place = Workspace.at(workspace)
+    folders = index or [place.needed(Role.INDEX, "retr index", "--index")]
+    known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
+    listening = _listening(host, port)
+    with listening:
+        collection = Collection(folders, [*(embeddings or ()), *known], device)
+        port = int(listening.getsockname()[1])
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        images = sum(len(served.rows) for served in collection.served.values())
+        settings = uvicorn.Config(make_app(collection, host), log_level="warning", access_log=False)
+
+        def open_encoders() -> None:
+            for encoder in collection.open_encoders():
+                keep_for_searches(output, encoder)
+
+        threading.Thread(target=open_encoders, daemon=True).start()
+        output.say(f"{plural(images, 'image')} at {address}   (Ctrl+C stops)")
+        output.document({"url": address, "indices": [*collection.served]})
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, so that one that is taken is refused before work is done."""
+    from retrieval.errors import BadInput
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(BACKLOG)  # who comes early waits
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot listen on {host}:{port} ({reason}); give another --port") from None
+    return bound

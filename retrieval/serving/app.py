@@ -1,0 +1,190 @@
+"""What is asked for at which address, as `retr serve` answers: `GET /docs` lists it."""
+
+import pathlib
+from typing import Annotated, Any, cast
+
+from fastapi import FastAPI, File, Form, Path, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
+from retrieval.serving.collection import SIZES, UNNAMED, Answer, Collection, Served
+from retrieval.serving.limits import Limits, Measures, loopback_hosts
+
+PAGE = pathlib.Path(__file__).parent / "page"
+IMAGES = ("image/", "application/octet-stream")  # media types of an upload that may be an image
+MOST_ITEMS = 200
+
+Index = Annotated[str | None, Query(description="The index's name; the first where left out.")]
+Id = Annotated[str, Path(alias="id", description="An id, which may have slashes in it.")]
+K = Annotated[int, Query(description="How many neighbours.")]
+Where = Annotated[str | None, Query(description="A filter, such as label=cat or label=cat,dog.")]
+Effort = Annotated[
+    str | None, Query(description="A value of the option that trades recall for time.")
+]
+
+
+class WrongMedia(BadInput):
+    """An upload that says it is no image."""
+
+
+def make_app(collection: Collection, host: str = "127.0.0.1") -> FastAPI:
+    """The service over these indices.
+
+    host: what it listens on; on this machine's own address it answers to no other name.
+    """
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs-static",
+        title="retr",
+        summary="Search images by picture.",
+        description='Errors are JSON, `{"error": "…"}`, with the status that fits.',
+    )
+    measures = Measures()
+    for served in collection.served.values():
+        measures.rows.labels(served.name).set(len(served.rows))
+    _add_errors(app)
+    _add_page(app)
+    _add_searches(app, collection, measures)
+    _add_items(app, collection, measures)
+    _add_state(app, collection, measures)
+    app.add_middleware(cast(Any, Limits), measures=measures, hosts=loopback_hosts(host))
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RetrError)
+    def of_retr(request: Request, error: RetrError) -> JSONResponse:
+        return _error(_status(error), str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def of_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return _error(400, f"{first['loc'][-1]}: {first['msg']}; see /docs")
+
+    @app.exception_handler(HTTPException)
+    def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        return _error(error.status_code, f"{error.detail}; see /docs")
+
+
+def _add_page(app: FastAPI) -> None:
+    for address, file in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+
+        def of_file(file: str = file) -> FileResponse:
+            return FileResponse(PAGE / file, headers={"cache-control": "no-cache"})
+
+        app.add_api_route(address, of_file, include_in_schema=False)
+
+
+def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> None:
+    @app.post("/api/search")
+    def search(
+        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+        k: Annotated[int, Form()] = 10,
+        index: Annotated[str | None, Form()] = None,
+        where: Annotated[str | None, Form()] = None,
+        effort: Annotated[str | None, Form()] = None,
+    ) -> dict[str, Any]:
+        """The images nearest to an image that is sent."""
+        served = collection[index]
+        answer = served.search(_content(image), k, where or None, effort or None)
+        return _measured(measures, served, answer)
+
+    @app.post("/api/embed")
+    def embed(
+        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+        index: Annotated[str | None, Form()] = None,
+    ) -> dict[str, Any]:
+        """The embedding of an image that is sent, by the index's encoder."""
+        served = collection[index]
+        encoder = served.facts.encoder
+        return {
+            "embedding": served.embedding(_content(image)).tolist(),
+            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        }
+
+
+def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None:
+    @app.get("/api/items")
+    def items(
+        index: Index = None,
+        where: Where = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 24,
+        seed: Annotated[int, Query(ge=0)] = 0,
+    ) -> dict[str, Any]:
+        """Some of the collection's images, drawn by seed."""
+        return {"items": collection[index].items(where or None, limit, seed)}
+
+    @app.get("/api/items/{id:path}/neighbors")
+    def neighbors(
+        item: Id, index: Index = None, k: K = 10, where: Where = None, effort: Effort = None
+    ) -> dict[str, Any]:
+        """The images nearest to one of the collection's own, itself left out."""
+        served = collection[index]
+        answer = served.neighbors(item, k, where or None, effort or None)
+        return _measured(measures, served, answer)
+
+    @app.get("/api/items/{id:path}/image", response_class=Response)
+    def image(
+        item: Id, index: Index = None, size: Annotated[int, Query(ge=SIZES[0], le=SIZES[1])] = 256
+    ) -> Response:
+        """One of the collection's images, its longer side of at most `size` pixels."""
+        served = collection[index]
+        content, kind = served.picture(served.row_of(item), size)
+        return Response(content, media_type=kind, headers={"cache-control": "max-age=3600"})
+
+    @app.get("/api/map")
+    def plane(index: Index = None, method: str = "pca", seed: int = 0) -> dict[str, Any]:
+        """Where the collection's images lie in the plane."""
+        return collection[index].plane(method, seed)
+
+
+def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None:
+    @app.get("/api/indices")
+    def indices() -> dict[str, Any]:
+        """The indices that are served, with their options, labels and metrics."""
+        return {"indices": [served.to_json() for served in collection.served.values()]}
+
+    @app.get("/healthz")
+    async def health() -> dict[str, Any]:
+        """Whether the service lives, and whether its encoders are open."""
+        return {"status": "ok", "ready": collection.ready.is_set()}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counts and times, for Prometheus."""
+        told = await run_in_threadpool(generate_latest, measures.registry)
+        return Response(told, media_type=CONTENT_TYPE_LATEST)
+
+
+def _content(image: UploadFile) -> bytes:
+    """The bytes of an upload. Raises WrongMedia for one that says it is something else."""
+    kind = image.content_type or IMAGES[-1]
+    if not kind.startswith(IMAGES):
+        raise WrongMedia(f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF or TIFF")
+    return image.file.read()
+
+
+def _measured(measures: Measures, served: Served, answer: Answer) -> dict[str, Any]:
+    measures.search_seconds.labels(served.name).observe(answer.search_ms / 1000)
+    measures.encode_seconds.labels(served.name).observe(answer.encode_ms / 1000)
+    return answer.to_json()
+
+
+def _status(error: RetrError) -> int:
+    if isinstance(error, WrongMedia):
+        return 415
+    if isinstance(error, UnknownName):
+        return 404
+    if isinstance(error, BadImage):
+        # An upload has no path of its own; what has one is a row's image that is gone.
+        return 400 if error.path == UNNAMED else 404
+    return 400 if isinstance(error, BadInput) else 500
+
+
+def _error(status: int, error: str) -> JSONResponse:
+    return JSONResponse({"error": error}, status)

@@ -1,0 +1,196 @@
+"""What comes in, kept within bounds: bodies, requests at once, and hosts that are asked for.
+
+One ASGI middleware around all else, so that what it refuses costs no memory. It also counts and
+times requests for `GET /metrics`, and answers in JSON whatever goes wrong.
+"""
+
+import ipaddress
+import json
+import logging
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+BODY_BYTES = 20 * 2**20
+"""The largest body of a request."""
+DISCARDED_BYTES = 10 * BODY_BYTES
+"""Up to here a body that is too large is read and thrown away, so that its sender hears why."""
+AT_ONCE = 64
+"""Requests at once; those beyond are told to come again."""
+FREE = frozenset({"/healthz", "/metrics"})  # who asks whether a busy service lives must be told
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+POLICY = b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"
+INLINE = b"; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+"""What the page of the API needs; it shows nothing that a user has sent."""
+
+log = logging.getLogger(__name__)
+
+
+class TooLarge(Exception):
+    """A body without a length turned out to be too large."""
+
+
+class Measures:
+    """What `GET /metrics` tells, in Prometheus's terms."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "retr_requests", "Requests answered.", ("path", "status"), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "retr_request_seconds", "Seconds to an answer.", ("path",), registry=self.registry
+        )
+        self.search_seconds = Histogram(
+            "retr_search_seconds",
+            "Seconds of the search in the index alone.",
+            ("index",),
+            buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1),
+            registry=self.registry,
+        )
+        self.encode_seconds = Histogram(
+            "retr_encode_seconds",
+            "Seconds to decode and encode an image.",
+            ("index",),
+            registry=self.registry,
+        )
+        self.rows = Gauge("retr_rows", "Rows of an index.", ("index",), registry=self.registry)
+        self.at_once = Gauge(
+            "retr_requests_at_once", "Requests being answered.", registry=self.registry
+        )
+
+
+class Limits:
+    """The middleware. hosts: names that may be asked for; none for any."""
+
+    def __init__(self, app: ASGIApp, measures: Measures, hosts: Collection[str] = ()) -> None:
+        self.app = app
+        self.measures = measures
+        self.hosts = hosts
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 500
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                policy = POLICY + (INLINE if scope["path"] == "/docs" else b"")
+                own = (*HEADERS, (b"content-security-policy", policy))
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        counted = scope["path"] not in FREE
+        self.running += counted
+        self.measures.at_once.set(self.running)
+        try:
+            await self._answer(scope, receive, watched)
+        except Exception:
+            log.exception("%s %s", scope["method"], scope["path"])
+            if not started:
+                await _refuse(watched, 500, "the service failed; its log says where")
+        finally:
+            self.running -= counted
+            self.measures.at_once.set(self.running)
+            path = getattr(scope.get("route"), "path", "other")
+            self.measures.requests.labels(path, str(status)).inc()
+            self.measures.seconds.labels(path).observe(time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        host = _host(headers.get(b"host", b"").decode("latin-1"))
+        if self.hosts and host not in self.hosts:
+            await _refuse(send, 400, f"this is not '{host}'; ask for the address that was printed")
+            return
+        if self.running > AT_ONCE and scope["path"] not in FREE:
+            await _refuse(send, 503, "too many requests at once; come again in a second", retry=1)
+            return
+        length = headers.get(b"content-length", b"0").decode("latin-1")
+        if not (length.isascii() and length.isdigit()):
+            await _refuse(send, 400, "the content's length is no number; send it anew")
+            return
+        if int(length) > BODY_BYTES:
+            if int(length) <= DISCARDED_BYTES:
+                await _discard(receive)
+            await _refuse(send, 413, _too_large())
+            return
+        is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
+        if scope["method"] == "POST" and not is_form:
+            await _refuse(send, 415, "send the image as multipart/form-data, in the field 'image'")
+            return
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > BODY_BYTES:
+                if message.get("more_body", False):
+                    await _discard(receive)
+                raise TooLarge
+            return message
+
+        async def unless_too_large(message: Message) -> None:
+            # FastAPI makes an answer of its own of whatever is raised while it reads a form.
+            if seen <= BODY_BYTES:
+                await send(message)
+
+        with suppress(TooLarge):
+            await self.app(scope, bounded, unless_too_large)
+        if seen > BODY_BYTES:
+            await _refuse(send, 413, _too_large())
+
+
+def loopback_hosts(host: str) -> frozenset[str]:
+    """The names under which a service on this address is asked for, where it is this machine's.
+
+    A page of another host whose name was made to lead here could read what is served otherwise.
+    """
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return frozenset({"localhost", "127.0.0.1", "::1", host}) if local else frozenset()
+
+
+def _host(header: str) -> str:
+    """The name in a Host header, without its port and brackets."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+async def _discard(receive: Receive) -> None:
+    """Read the rest of a body, and keep none of it."""
+    seen = 0
+    while seen <= DISCARDED_BYTES:
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+
+
+async def _refuse(send: Send, status: int, error: str, retry: int | None = None) -> None:
+    body = json.dumps({"error": error}).encode()
+    headers: list[Any] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if retry is not None:
+        headers.append((b"retry-after", str(retry).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _too_large() -> str:
+    return f"the image is larger than {BODY_BYTES // 2**20} MB; send a smaller one"

@@ -1,0 +1,332 @@
+"""The service: what each address answers, and what it makes of bad input."""
+
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from retrieval import build_index, open_embeddings, open_encoder
+from retrieval.contracts import Metric
+from retrieval.encoding import encode_source
+from retrieval.errors import BadInput
+from retrieval.images import open_source
+from retrieval.serving import limits
+from retrieval.serving.app import make_app
+from retrieval.serving.collection import Collection, Efforts
+from retrieval.updating import delete_rows
+
+HERE = "http://127.0.0.1:8000"
+
+
+@pytest.fixture
+def collection(photos: Path, tmp_path: Path) -> Collection:
+    """30 photos by the toy encoder, in two indices."""
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "embeddings")
+    sets = [open_embeddings(tmp_path / "embeddings")]
+    build_index(sets, "exact", tmp_path / "exact")
+    build_index(sets, "ivf", tmp_path / "ivf", Metric.COSINE, {"n_lists": 4, "n_probe": 4})
+    return Collection([tmp_path / "exact", tmp_path / "ivf"], [tmp_path / "embeddings"])
+
+
+@pytest.fixture
+def client(collection: Collection) -> Iterator[TestClient]:
+    with TestClient(make_app(collection), base_url=HERE, raise_server_exceptions=False) as made:
+        yield made
+
+
+def png(colour: tuple[int, int, int] = (210, 40, 40), side: int = 20) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def searched(client: TestClient, content: bytes, kind: str = "image/png", **form: Any) -> Any:
+    return client.post("/api/search", files={"image": ("a.png", content, kind)}, data=form)
+
+
+def test_an_image_finds_its_like(client: TestClient) -> None:
+    answer = searched(client, png(), k=5)
+    assert answer.status_code == 200
+    told = answer.json()
+    assert [hit["rank"] for hit in told["hits"]] == [1, 2, 3, 4, 5]
+    assert {hit["label"] for hit in told["hits"]} == {"red"}
+    assert set(told["hits"][0]) == {"rank", "id", "label", "distance", "path"}
+    assert told["label"] is None
+    assert told["milliseconds"]["search"] > 0
+    distances = [hit["distance"] for hit in told["hits"]]
+    assert distances == sorted(distances)
+
+
+def test_filters_and_other_indices(client: TestClient) -> None:
+    told = searched(client, png(), k=3, where="label=blue", index="ivf", effort="2").json()
+    assert {hit["label"] for hit in told["hits"]} == {"blue"}
+
+
+def test_an_item_finds_its_like_and_not_itself(client: TestClient, collection: Collection) -> None:
+    told = client.get("/api/items/green/7.png/neighbors", params={"k": 29}).json()
+    assert told["label"] == "green"
+    assert [hit["rank"] for hit in told["hits"]] == [*range(1, 30)]
+    assert "green/7.png" not in {hit["id"] for hit in told["hits"]}
+    served = collection[None]
+    vectors = served.vectors()
+    assert vectors is not None
+    own = vectors[served.row_of("green/7.png")]
+    first = vectors[served.row_of(told["hits"][0]["id"])]
+    assert told["hits"][0]["distance"] == pytest.approx(np.linalg.norm(own - first), abs=1e-5)
+
+
+def test_without_embeddings_an_item_is_encoded_again(collection: Collection) -> None:
+    folders = [served.searcher.opened.folder for served in collection.served.values()]
+    blind = Collection(folders)
+    assert blind[None].vectors() is None
+    with_vectors, without = (
+        [
+            (hit.id, round(hit.distance, 4))
+            for hit in each[None].neighbors("red/1.png", 9, None, None).hits
+        ]
+        for each in (collection, blind)
+    )
+    assert with_vectors == without
+    with TestClient(make_app(blind), base_url=HERE) as client:
+        told = client.get("/api/map")
+    assert told.status_code == 400
+    assert "name their folder with --embeddings" in told.json()["error"]
+
+
+def test_vectors_follow_rows_that_were_deleted(collection: Collection, tmp_path: Path) -> None:
+    before = collection[None].vectors()
+    delete_rows(tmp_path / "exact", "label=blue")
+    after = Collection([tmp_path / "exact"], [tmp_path / "embeddings"])[None]
+    vectors = after.vectors()
+    assert before is not None and vectors is not None and len(vectors) == 20
+    row = after.row_of("red/3.png")
+    np.testing.assert_array_equal(vectors[row], before[collection[None].row_of("red/3.png")])
+
+
+def test_pictures(client: TestClient) -> None:
+    told = client.get("/api/items/red/0.png/image", params={"size": 16})
+    assert told.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(told.content)).size == (16, 12)
+
+
+def test_large_pictures_become_small(tmp_path: Path, photos: Path) -> None:
+    Image.new("RGB", (900, 600), (9, 9, 200)).save(photos / "blue" / "large.tif")
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "embeddings")
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "exact")
+    with TestClient(make_app(Collection([tmp_path / "exact"])), base_url=HERE) as client:
+        told = client.get("/api/items/blue/large.tif/image", params={"size": 300})
+        assert told.headers["content-type"] == "image/jpeg"
+        assert Image.open(io.BytesIO(told.content)).size == (300, 200)
+        (photos / "blue" / "large.tif").unlink()
+        gone = client.get("/api/items/blue/large.tif/image", params={"size": 200})
+    assert gone.status_code == 404
+    assert "no such file" in gone.json()["error"]
+
+
+def test_items_are_drawn_by_seed(client: TestClient) -> None:
+    def drawn(**asked: Any) -> list[str]:
+        return [item["id"] for item in client.get("/api/items", params=asked).json()["items"]]
+
+    assert drawn(limit=5, seed=1) == drawn(limit=5, seed=1) != drawn(limit=5, seed=2)
+    assert len(set(drawn(limit=200))) == 30
+    assert {id_.split("/")[0] for id_ in drawn(where="label=red", limit=200)} == {"red"}
+
+
+def test_embeddings(client: TestClient) -> None:
+    told = client.post("/api/embed", files={"image": ("a.png", png((255, 0, 51)), "image/png")})
+    assert told.json()["embedding"] == pytest.approx([1, 0, 0.2])
+    assert told.json()["encoder"]["fingerprint"] == open_encoder("toy").fingerprint
+
+
+def test_indices_and_what_they_trade(client: TestClient) -> None:
+    exact, ivf = client.get("/api/indices").json()["indices"]
+    assert exact["effort"] is None and exact["rows"] == 30
+    assert exact["labels"] == ["blue", "green", "red"]
+    assert (ivf["metric"], ivf["effort"]["option"], ivf["effort"]["current"]) == (
+        "cosine", "n_probe", 4,
+    )  # fmt: skip
+
+
+def test_effort_holds_for_its_search_alone(collection: Collection) -> None:
+    served = collection["ivf"]
+    index: Any = served.searcher.opened.index
+    served.neighbors("red/0.png", 3, None, "1")
+    assert index.n_probe == 1
+    served.neighbors("red/0.png", 3, None, None)
+    assert index.n_probe == 4
+
+
+def test_a_value_of_its_own_stands_among_the_efforts(
+    tmp_path: Path, collection: Collection
+) -> None:
+    sets = [open_embeddings(tmp_path / "embeddings")]
+    facts = build_index(sets, "hnsw", tmp_path / "hnsw", options={"ef": 65})
+    efforts = Efforts.of(facts)
+    assert efforts is not None and efforts.current == 65
+    assert list(efforts.values) == sorted({*efforts.values}) and 65 in efforts.values
+
+
+def test_the_map(client: TestClient) -> None:
+    told = client.get("/api/map").json()
+    assert len(told["x"]) == len(told["y"]) == len(told["ids"]) == len(told["label_of"]) == 30
+    assert min(told["x"]) == min(told["y"]) == 0 and max(told["x"]) == max(told["y"]) == 1
+    named = {
+        id_: told["labels"][label] for id_, label in zip(told["ids"], told["label_of"], strict=True)
+    }
+    assert named["blue/4.png"] == "blue"
+    places = {id_: (x, y) for id_, x, y in zip(told["ids"], told["x"], told["y"], strict=True)}
+    mean = {
+        label: np.mean([at for id_, at in places.items() if id_.startswith(label)], axis=0)
+        for label in told["labels"]
+    }
+    assert np.linalg.norm(mean["red"] - mean["blue"]) > 0.3
+
+
+def test_health_metrics_and_description(client: TestClient, collection: Collection) -> None:
+    assert client.get("/healthz").json() == {"status": "ok", "ready": False}
+    assert collection.open_encoders()[0].fingerprint == open_encoder("toy").fingerprint
+    assert client.get("/healthz").json()["ready"]
+    searched(client, png())
+    text = client.get("/metrics").text
+    assert 'retr_requests_total{path="/api/search",status="200"} 1.0' in text
+    assert 'retr_search_seconds_count{index="exact"} 1.0' in text
+    assert 'retr_rows{index="ivf"} 30.0' in text
+    described = client.get("/openapi.json").json()
+    assert {"/api/search", "/api/items/{id}/neighbors", "/healthz"} <= set(described["paths"])
+
+
+def test_pages_ask_no_other_host(client: TestClient) -> None:
+    for address in ("/", "/page.css", "/page.js", "/docs"):
+        told = client.get(address)
+        assert told.status_code == 200
+        assert "http://" not in told.text and "https://" not in told.text
+        assert "default-src 'self'" in told.headers["content-security-policy"]
+
+
+BOMB = zlib.compress(bytes(1000), 9)
+
+
+def bomb() -> bytes:
+    """A PNG of 30,000 × 30,000 pixels in some hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        )
+
+    size = (30_000).to_bytes(4, "big")
+    header = size + size + bytes([8, 2, 0, 0, 0])
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", BOMB) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "form", "status", "error"),
+    [
+        (b"no image at all", "image/png", {}, 400, "not an image"),
+        (b"", "image/png", {}, 400, "cannot read image that was sent"),
+        (png()[:60], "image/png", {}, 400, "cannot read image that was sent"),
+        (bomb(), "image/png", {}, 400, "pixels"),
+        (png(), "text/plain", {}, 415, "text/plain is no image"),
+        (png(), "image/png", {"k": 0}, 400, "k is 0; give 1 to 30"),
+        (png(), "image/png", {"k": 31}, 400, "k is 31; give 1 to 30"),
+        (png(), "image/png", {"k": "many"}, 400, "k: "),
+        (png(), "image/png", {"index": "none"}, 404, "unknown index 'none'"),
+        (png(), "image/png", {"where": "label=dog"}, 404, "unknown label in the index 'dog'"),
+        (png(), "image/png", {"where": "label"}, 400, "is not understood"),
+        (png(), "image/png", {"effort": "3"}, 400, "exact has no option"),
+        (png(), "image/png", {"index": "ivf", "effort": "5"}, 400, "n_probe is '5'; give one of 1"),
+        (bytes(limits.BODY_BYTES), "image/png", {}, 413, "larger than 20 MB"),
+        (bytes(50_000_000), "image/png", {}, 413, "larger than 20 MB"),
+    ],
+)  # fmt: skip
+def test_bad_searches(
+    client: TestClient, content: bytes, kind: str, form: dict[str, Any], status: int, error: str
+) -> None:
+    answer = searched(client, content, kind, **form)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert error in answer.json()["error"]
+    assert searched(client, png()).status_code == 200, "the service stays up"
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "error"),
+    [
+        ("/api/items/none/neighbors", 404, "no row of the index has the id 'none'"),
+        ("/api/items/..%2F..%2Fetc%2Fpasswd/image", 404, "no row of the index has the id"),
+        ("/api/items/red/0.png/image?size=5000", 400, "size: "),
+        ("/api/items/red/0.png/neighbors?k=31", 400, "k is 31"),
+        ("/api/items/red/0.png/neighbors?k=x", 400, "k: "),
+        ("/api/items?limit=1000", 400, "limit: "),
+        ("/api/items?where=label%3Ddog", 404, "unknown label"),
+        ("/api/map?method=tsne", 404, "unknown method 'tsne'"),
+        ("/api/nothing", 404, "Not Found"),
+        ("/../pyproject.toml", 404, "Not Found"),
+    ],
+)
+def test_bad_addresses(client: TestClient, address: str, status: int, error: str) -> None:
+    answer = client.get(address)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert error in answer.json()["error"]
+
+
+def test_what_is_not_a_form_and_what_has_no_image(client: TestClient) -> None:
+    assert client.post("/api/search", json={"k": 3}).status_code == 415
+    assert client.post("/api/search", content=png()).status_code == 415
+    answer = client.post("/api/search", files={"other": ("a", b"b")})
+    assert (answer.status_code, "image: " in answer.json()["error"]) == (400, True)
+    assert client.delete("/api/items").status_code == 405
+
+
+def test_a_body_without_a_length_is_counted(client: TestClient) -> None:
+    def parts() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(30):
+            yield bytes(2**20)
+
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    answer = client.post("/api/search", content=parts(), headers=kind)
+    assert (answer.status_code, "larger than 20 MB" in answer.json()["error"]) == (413, True)
+
+
+def test_only_under_its_own_name(client: TestClient, collection: Collection) -> None:
+    assert client.get("/api/indices", headers={"host": "localhost:1"}).status_code == 200
+    assert client.get("/api/indices", headers={"host": "[::1]:1"}).status_code == 200
+    assert client.get("/api/indices", headers={"host": "evil.example"}).status_code == 400
+    with TestClient(make_app(collection, "0.0.0.0"), base_url="http://photos.lan") as others:
+        assert others.get("/api/indices").status_code == 200
+
+
+def test_too_many_at_once_are_told_to_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AT_ONCE", 0)
+    answer = searched(client, png())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_failure_is_said_in_json(
+    client: TestClient, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(collection[None], "items", broken)
+    answer = client.get("/api/items")
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the service failed; its log says where"}
+
+
+def test_indices_of_one_name_get_numbers(collection: Collection, tmp_path: Path) -> None:
+    both = Collection([tmp_path / "exact", tmp_path / "exact"])
+    assert [*both.served] == ["exact", "exact-2"]
+    with pytest.raises(BadInput, match="there is no index to serve"):
+        Collection([])
