@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 DEMO := retr-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint clean
+.PHONY: help install demo test test-web bench lint clean
 
 help: ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
@@ -18,6 +18,10 @@ demo: $(READY) ## encode, index, search and measure CIFAR-10; ends with the tabl
 
 test: $(READY) ## run all tests that this machine can run
 	$(BIN)/python -m pytest
+
+test-web: $(READY) ## the page of `retr serve` in a browser; wants chromium and chromedriver
+	@command -v chromium chromedriver >/dev/null || { echo "no chromium here; apt install chromium chromium-driver"; exit 1; }
+	$(BIN)/python -m pytest -n 0 tests/web
 
 bench: $(READY) ## is anything slower than before, beside the bare libraries? Some minutes, alone
 	$(BIN)/python -m benchmarks.guard

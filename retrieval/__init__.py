@@ -1,9 +1,13 @@
 """The core of retr: contracts, data on disk, search and evaluation.
 
-from retrieval import Searcher
+from retrieval import Searcher, evaluate, open_embeddings
+
 searcher = Searcher.open("photos-index")
 for hit in searcher.search_images(["query.jpg"], k=10)[0]:
     print(hit.rank, hit.distance, hit.path)
+
+result = evaluate(open_embeddings("test-embeddings"), open_embeddings("train-embeddings"))
+print(result.map, result.precision_at[10])
 """
 
 from importlib import import_module

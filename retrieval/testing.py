@@ -31,6 +31,7 @@ from retrieval.contracts import (
     Metric,
     Shrinking,
     Streaming,
+    Tunable,
     Vectors,
 )
 from retrieval.errors import BadData, BadInput, Mismatch
@@ -57,6 +58,8 @@ def check_indexer(indexer: Indexer) -> None:
     _check_masks(index, indexer.metric, database, queries)
     _check_saving(indexer, index, queries)
     _check_refusals(indexer, index, queries)
+    if isinstance(indexer, Tunable):
+        _check_tuning(indexer, queries)
     _check_odd_data(indexer)
     if isinstance(indexer, Streaming):
         _check_blocks(indexer, database, queries)
@@ -77,6 +80,21 @@ class _Parts:
 
     def __iter__(self) -> Iterator[Vectors]:
         return iter(self.blocks)
+
+
+def _check_tuning(indexer: Tunable, queries: Vectors) -> None:
+    """Options that an open index is given work as those that it is loaded with."""
+    database = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)
+    index = indexer.build(database)
+    for ladder in indexer.ladders():
+        for rung in (ladder[0], ladder[-1], ladder[0]):
+            rung.apply(index)
+            with TemporaryDirectory() as name:
+                index.save(Path(name))
+                expected = rung.load(Path(name)).search(queries, 10)
+            found = index.search(queries, 10)
+            same = np.array_equal(found.rows, expected.rows)
+            assert same, f"with {rung} applied, a search finds other rows than when loaded with it"
 
 
 def _check_blocks(indexer: Streaming, database: Vectors, queries: Vectors) -> None:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Hits, Index, Json, Metric
 from retrieval.errors import BadInput, Mismatch
+from retrieval.indexing import check_same_encoder
 from retrieval.quality import metrics
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, Ranks
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap
+from retrieval.storage.shards import Embeddings
 
 KS = (1, 5, 10, 100)
 
@@ -178,13 +180,21 @@ def column(measure: str, k: int) -> str:
 
 
 def evaluate(
-    queries: Labelled, database: Labelled, metric: Metric, ks: Sequence[int] = KS, depth: int = 0
+    queries: Labelled | Embeddings,
+    database: Labelled | Embeddings,
+    metric: Metric | None = None,
+    ks: Sequence[int] = KS,
+    depth: int = 0,
 ) -> Evaluation:
     """All measures, from the exact and full ranking of the database for each query.
 
-    depth: how many rows of each ranking are kept. Raises BadInput where no query has anything
-    relevant to find, or a k is below 1; Mismatch for vectors of unlike dimensions.
+    queries, database: vectors with labels, or folders of embeddings. metric: None for the one that
+    the database's encoder was made for, of a folder. depth: how many rows of each ranking are kept.
+
+    Raises BadInput where no query has anything relevant to find, a k is below 1, or the metric is
+    not known; Mismatch for vectors of unlike dimensions, and for folders of two encoders.
     """
+    queries, database, metric = _opened(queries, database, metric)
     task = _Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
@@ -206,6 +216,25 @@ def evaluate(
     vectors = queries.vectors[task.asked]
     values = map_rankings(vectors, database.vectors, metric, measure, task.own)
     return task.summary(metric, OVERALL, values, kept)
+
+
+def _opened(
+    queries: Labelled | Embeddings, database: Labelled | Embeddings, metric: Metric | None
+) -> tuple[Labelled, Labelled, Metric]:
+    """Both with their vectors at hand, and the metric."""
+    if isinstance(queries, Embeddings) and isinstance(database, Embeddings):
+        check_same_encoder(
+            queries.facts.encoder, database.facts.encoder, str(queries.folder), str(database.folder)
+        )
+    if metric is None:
+        if isinstance(database, Labelled):
+            raise BadInput("vectors do not say how they are compared; give evaluate a metric")
+        metric = database.facts.metric
+    same = queries is database
+    left = Labelled.of(queries) if isinstance(queries, Embeddings) else queries
+    if isinstance(database, Labelled):
+        return left, database, metric
+    return left, left if same else Labelled.of(database), metric
 
 
 def evaluate_index(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from conftest import Gallery
 from running import CONSOLE_SCRIPT, Retr
@@ -55,9 +55,9 @@ def test_a_crowd_is_served_or_told_to_come_again(
     process, url = service
     image = gallery.image.read_bytes()
 
-    async def ask() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(limits=limits, timeout=60, base_url=url) as client:
+    async def ask() -> list[httpx2.Response]:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(limits=limits, timeout=60, base_url=url) as client:
             await client.post("/api/search", files={"image": ("a.png", image, "image/png")})
             before.append(resident(process))
             return await asyncio.gather(
