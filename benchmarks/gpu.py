@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from benchmarks import machine
 from benchmarks.overhead import clustered
-from indexers.gpu import free_bytes
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
@@ -45,13 +44,13 @@ def indices(database: Vectors, queries: Vectors, k: int, repeats: int) -> list[R
         built, qps, alone, found = [], [], [], []
         for device in DEVICES:
             settings = {**options, "metric": Metric.COSINE, "device": device}
-            free = free_bytes() or 0
+            free = _free_bytes()
             began = time.perf_counter()
             index = make_indexer(backend, settings).build(database)
             built.append(time.perf_counter() - began)
             hits = index.search(queries, k)
             found.append(distances_of(queries, database, hits.rows, Metric.COSINE))
-            taken = (free - (free_bytes() or 0)) / 1e6
+            taken = (free - _free_bytes()) / 1e6
             qps.append(len(queries) / _seconds(partial(index.search, queries, k), repeats))
             single = [partial(index.search, query[None], k) for query in queries[:SINGLES]]
             alone.append(1000 * median(_seconds(search, 1) for search in single))
@@ -79,6 +78,10 @@ def encoding(name: str, images: int, repeats: int) -> Row:
         rates.append(images / taken)
     cosine = (found[0] * found[1]).sum(1) / np.prod([np.linalg.norm(f, axis=1) for f in found], 0)
     return f"{name}, images/s", rates[0], rates[1], f"least cosine {cosine.min():.5f}"
+
+
+def _free_bytes() -> int:
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
