@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from cli.main import app
+from cli.reference import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,6 +31,11 @@ def test_commands_are_ones_that_retr_takes(page: Path) -> None:
             command = group.get_command(context, name)  # type: ignore[attr-defined]
             assert command is not None, line
             command.make_context(name, arguments, parent=context)  # raises for a wrong option
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    shown = (ROOT / "docs" / "cli.md").read_text()
+    assert shown == reference(), "python -m cli.reference > docs/cli.md"
 
 
 def test_the_readme_shows_the_main_job() -> None:
