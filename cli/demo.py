@@ -49,7 +49,7 @@ def demo(
     from benchmarks.suite import run
     from cli.bench import print_report
     from cli.evaluate import print_evaluation
-    from cli.pictures import draw_sheet
+    from cli.pictures import draw_sheet, pictured
     from retrieval.indexing import build_index
     from retrieval.quality.evaluation import evaluate
     from retrieval.quality.labelled import Labelled
@@ -93,10 +93,7 @@ def demo(
     sheet = out / "neighbors.png"
     draw_sheet(
         sheet,
-        asked["id"],
-        asked["path"],
-        asked["label"],
-        answers,
+        pictured(asked["id"], asked["path"], asked["label"], answers),
         f"{sources['test'].name}: queries at the left, their nearest in {sources['train'].name}",
     )
 

@@ -18,18 +18,20 @@ from retrieval.searching import Hit
 LARGEST = 512  # pixels of a picture that is kept for a sheet
 
 
-def draw_sheet(
-    path: Path,
+Rows = Sequence[tuple[Picture, Sequence[Picture]]]
+"""Queries with their neighbours."""
+
+
+def pictured(
     names: Sequence[str],
     paths: Sequence[str],
     labels: Sequence[str | None],
     answers: Sequence[Sequence[Hit]],
-    heading: str,
-) -> None:
-    """Write a PNG with a row for each query: its picture, then those of its hits.
+) -> Rows:
+    """Each query's picture, and those of its hits.
 
     Hits are marked as right or wrong where the query's label and theirs are known. A picture
-    that cannot be read any more is left blank. Raises CannotWrite if `path` cannot be written.
+    that cannot be read any more is None.
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
@@ -44,6 +46,11 @@ def draw_sheet(
             for hit in hits
         ]
         rows.append((query, neighbors))
+    return rows
+
+
+def draw_sheet(path: Path, rows: Rows, heading: str) -> None:
+    """Write a PNG with a line for each query. Raises CannotWrite if `path` cannot be written."""
     _written(path, lambda: save_sheet(path, rows, heading))
 
 

@@ -1,5 +1,6 @@
 """`retr search`: the nearest neighbours of images."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,9 @@ def search(
             show_default=False,
         ),
     ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw the neighbours in the terminal.")
+    ] = False,
     options: Options = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -99,11 +103,18 @@ def search(
         _print_hits(output, name, label, hits)
     if skipped:
         output.say(f"{plural(len(skipped), 'image')} could not be read")
-    if sheet is not None:
-        from cli.pictures import draw_sheet  # slow to import
+    preview = preview and output.for_people and sys.stdout.isatty()
+    if preview or sheet is not None:
+        from cli.pictures import draw_sheet, pictured  # slow to import
 
-        draw_sheet(sheet, queries.names, queries.paths, labels, answers, str(folder))
-        output.say(f"drawn: {sheet}")
+        pictures = pictured(queries.names, queries.paths, labels, answers)
+        if preview:
+            from cli.preview import show
+
+            show(pictures)
+        if sheet is not None:
+            draw_sheet(sheet, pictures, str(folder))
+            output.say(f"drawn: {sheet}")
     output.document(
         [
             {"query": name, "hits": [hit.to_json() for hit in hits]}

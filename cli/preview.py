@@ -1,0 +1,62 @@
+"""Pictures in the terminal: by its graphics protocol where it has one, else as half blocks."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+from textual_image.renderable import Image as Drawn
+
+from cli.pictures import Rows
+from retrieval.drawing.figures import Picture
+
+CELLS = 16  # of a picture's width, and twice those of its height; half blocks show as many pixels
+PIXELS = 8  # of a cell's width, for terminals that show them all
+GAP = 1  # cells between pictures
+
+
+def show(rows: Rows) -> None:
+    """Draw each query and its neighbours, as many side by side as fit, with a line of text each."""
+    # Where a terminal does not say how large its cells are, a usual size is taken.
+    logging.getLogger("textual_image").setLevel(logging.ERROR)
+    console = Console(file=sys.stdout, highlight=False)
+    fit = max(1, (console.width + GAP) // (CELLS + GAP))
+    for query, neighbors in rows:
+        pictures = [query, *neighbors]
+        for start in range(0, len(pictures), fit):
+            line = pictures[start : start + fit]
+            strip, width = _strip(line)
+            console.print(Drawn(strip, width=width, height=CELLS // 2))
+            console.print(_captions(line))
+
+
+def _strip(pictures: Sequence[Picture]) -> tuple[Image.Image, int]:
+    """The pictures side by side, and how many cells that is wide."""
+    side, step = CELLS * PIXELS, (CELLS + GAP) * PIXELS
+    width = len(pictures) * (CELLS + GAP) - GAP
+    strip = Image.new("RGB", (width * PIXELS, side))
+    for number, picture in enumerate(pictures):
+        if picture.image is None:
+            continue
+        image = picture.image
+        scale = side / max(image.size)
+        small = max(image.size) <= side
+        size = tuple(max(1, round(length * scale)) for length in image.size)
+        fitted = image.resize(
+            (size[0], size[1]), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+        )
+        left = number * step + (side - fitted.width) // 2
+        strip.paste(fitted, (left, (side - fitted.height) // 2))
+    return strip, width
+
+
+def _captions(pictures: Sequence[Picture]) -> Text:
+    styles = {True: "green", False: "red", None: ""}
+    line = Text(no_wrap=True)
+    for picture in pictures:
+        note = picture.note if picture.image is not None else "no picture"
+        title = picture.title[: CELLS - len(note) - 1]
+        line.append(f"{title} {note}".ljust(CELLS + GAP), styles[picture.right])
+    return line
