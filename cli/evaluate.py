@@ -132,7 +132,7 @@ def evaluate(
     )
     ks = parsed_ks(k)
     other = None if against is None else exchange.read_queries(against)
-    sides = _sides(output, protocol, asked, searched, seed, draw, whole=index is not None)
+    sides = protocol_sides(output, protocol, asked, searched, seed, draw, whole=index is not None)
     left, right = (
         (Labelled.of(asked), Labelled.of(searched))
         if sides is None
@@ -180,7 +180,7 @@ def evaluate(
     output.document(document)
 
 
-def _sides(
+def protocol_sides(
     output: Output,
     protocol: str | None,
     asked: "Embeddings",

@@ -20,6 +20,7 @@ from cli import (
     info,
     pairs,
     plot,
+    report,
     search,
     serve,
     train,
@@ -54,6 +55,7 @@ app.command("pairs")(pairs.pairs)
 app.command("duplicates")(duplicates.duplicates)
 app.command("plot")(plot.plot)
 app.command("bench")(bench.bench)
+app.command("report")(report.report)
 app.command("train")(train.train)
 app.command("info")(info.info)
 app.command("verify")(verify.verify)

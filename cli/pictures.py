@@ -35,10 +35,10 @@ def pictured(
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
-        query = Picture(_opened(at), label or Path(name).name, "query")
+        query = Picture(opened(at), label or Path(name).name, "query")
         neighbors = [
             Picture(
-                _opened(hit.path),
+                opened(hit.path),
                 f"{hit.rank}  {hit.label or Path(hit.id).name}",
                 f"{hit.distance:.4f}",
                 None if label is None or hit.label is None else hit.label == label,
@@ -72,7 +72,7 @@ def draw_pairs(
     pictures = []
     for row in (row for both in zip(*kinds, strict=False) for row in both):
         first, second = (
-            Picture(_opened(paths[i]), str(tested.labels[i]))
+            Picture(opened(paths[i]), str(tested.labels[i]))
             for i in (int(drawn.first[row]), int(drawn.second[row]))
         )
         distance = float(outcome.distances[row])
@@ -90,8 +90,8 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
         if answer.same is not None:
             said = "same" if answer.same else "not"
             note = f"{said}: {note}, p {answer.probability_same:.2f}"
-        first = Picture(_opened(pair.path_a), Path(pair.a).name)
-        second = Picture(_opened(pair.path_b), Path(pair.b).name)
+        first = Picture(opened(pair.path_a), Path(pair.a).name)
+        second = Picture(opened(pair.path_b), Path(pair.b).name)
         pictures.append(PairPicture(first, second, note))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
@@ -106,7 +106,7 @@ def draw_duplicates(path: Path, found: Found, drawn: Sequence[Duplicate], headin
         rows = pair.first, pair.second
         labels = [each.labels[row] for each, row in zip(sets, rows, strict=True)]
         one, two = (
-            Picture(_opened(of[row]), label or Path(of[row]).name)
+            Picture(opened(of[row]), label or Path(of[row]).name)
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
         note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"
@@ -122,7 +122,8 @@ def _written(path: Path, save: Callable[[], None]) -> None:
         raise CannotWrite(path, error) from None
 
 
-def _opened(path: str | None) -> Image.Image | None:
+def opened(path: str | None) -> Image.Image | None:
+    """The image, made small, or None where it cannot be read."""
     try:
         if path is None:
             return None

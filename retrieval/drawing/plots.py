@@ -123,6 +123,23 @@ def draw_lines(
     _save(figure, path)
 
 
+def draw_precision_recall(
+    path: Path, overall: NDArray[Any], by_label: Mapping[str, NDArray[Any]]
+) -> None:
+    """Draw precision over recall, at recalls that lie evenly from 0 to 1."""
+    figure = _figure(path, 8, 4.5)
+    axes = figure.subplots()
+    recalls = np.linspace(0, 1, len(overall))
+    names = [*by_label]
+    for shown, rows, colour in _by_label(names):
+        axes.plot(recalls, by_label[names[rows[0]]], color=colour, linewidth=1, label=shown)
+    axes.plot(recalls, overall, color="black", linewidth=2.5, label="all queries")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    _legend(figure, axes)
+    _save(figure, path)
+
+
 def draw_growth(
     path: Path,
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],

@@ -1,0 +1,86 @@
+"""What a mean hides: precision over recall, and which labels are taken for which."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.contracts import Metric
+from retrieval.quality.evaluation import Evaluation
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.metrics import ranks_of
+from retrieval.quality.ranking import Rows, map_rankings
+
+LEVELS = np.linspace(0, 1, 101)
+"""The recalls at which precision is taken."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curves:
+    """Mean interpolated precision (levels,) at each of `LEVELS`, over all queries and by label."""
+
+    overall: Values
+    by_label: dict[str, Values]
+
+
+def precision_recall(queries: Labelled, database: Labelled, metric: Metric) -> Curves:
+    """Precision over recall of the full rankings, over the queries that have something to find.
+
+    Interpolated precision at recall r is the highest precision at any recall of r or more
+    (Manning, Raghavan & Schütze, Introduction to Information Retrieval, section 8.4). A query that
+    is in the database is left out of its own ranking. Raises what `evaluate` raises.
+    """
+    row_of = {id_: row for row, id_ in enumerate(database.ids)}
+    own = np.array([row_of.get(id_, -1) for id_ in queries.ids], np.int64)
+    number = {label: i for i, label in enumerate({*database.labels} - {None})}
+    of_rows = np.array([number.get(label, -1) for label in database.labels])
+    asked = [number.get(label, -1) for label in queries.labels]
+
+    def interpolated(i: int, rows: Rows) -> Values | None:
+        ranks = ranks_of(of_rows[rows] == asked[i])
+        return at_levels(ranks) if asked[i] >= 0 and len(ranks) else None
+
+    found = map_rankings(queries.vectors, database.vectors, metric, interpolated, own)
+    kept = [(queries.labels[i], values) for i, values in enumerate(found) if values is not None]
+    names = sorted({str(label) for label, _ in kept})
+    by_label = {
+        name: np.mean([values for label, values in kept if label == name], axis=0) for name in names
+    }
+    return Curves(np.mean([values for _, values in kept], axis=0), by_label)
+
+
+def at_levels(ranks: Rows) -> Values:
+    """Interpolated precision (levels,) of one ranking; ranks: of all that is relevant, from 1."""
+    precision = np.arange(1, len(ranks) + 1) / ranks
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    # The first relevant item at which recall reaches the level.
+    first = np.maximum(np.ceil(LEVELS * len(ranks) - 1e-9).astype(np.int64), 1)
+    return np.asarray(highest[first - 1], np.float64)
+
+
+def confusion(result: Evaluation, database: Labelled) -> tuple[list[str], Values]:
+    """Labels, and (label of the query, label of the neighbour): shares of the kept neighbours.
+
+    result: with a depth, whose rows are counted. Lines sum to 1; neighbours without a label count
+    for none.
+    """
+    of = result.per_query
+    names = sorted({*of.labels, *(label for label in database.labels if label)})
+    number = {name: i for i, name in enumerate(names)}
+    of_rows = np.array([number.get(label or "", -1) for label in database.labels])
+    counts = np.zeros((len(names), len(names)))
+    for label, rows in zip(of.labels, of.rows, strict=True):
+        found = of_rows[rows[rows >= 0]]
+        counts[number[label]] += np.bincount(found[found >= 0], minlength=len(names))
+    return names, counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def extremes(result: Evaluation, count: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The queries, as rows of `per_query`, of the highest and of the lowest average precision."""
+    column = result.per_query.columns.index("map")
+    order = np.argsort(-result.per_query.values[:, column], kind="stable").tolist()
+    count = min(count, len(order) // 2)
+    return order[:count], order[::-1][:count]
