@@ -1,7 +1,7 @@
 """What is asked for at which address, as `retr serve` answers: `GET /docs` lists it."""
 
 import pathlib
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import FastAPI, File, Form, Path, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
@@ -91,7 +91,7 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
     ) -> dict[str, Any]:
         """The images nearest to an image that is sent."""
         served = collection[index]
-        answer = served.search(_content(image), k, where or None, effort or None)
+        answer = served.search(_file(image), k, where or None, effort or None)
         return _measured(measures, served, answer)
 
     @app.post("/api/embed")
@@ -103,7 +103,7 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
         served = collection[index]
         encoder = served.facts.encoder
         return {
-            "embedding": served.embedding(_content(image)).tolist(),
+            "embedding": served.embedding(_file(image)).tolist(),
             "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         }
 
@@ -161,12 +161,12 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
         return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 
-def _content(image: UploadFile) -> bytes:
-    """The bytes of an upload. Raises WrongMedia for one that says it is something else."""
+def _file(image: UploadFile) -> BinaryIO:
+    """The file of an upload. Raises WrongMedia for one that says it is no image."""
     kind = image.content_type or IMAGES[-1]
     if not kind.startswith(IMAGES):
         raise WrongMedia(f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF or TIFF")
-    return image.file.read()
+    return image.file
 
 
 def _measured(measures: Measures, served: Served, answer: Answer) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.contracts import Encoder, Framing, Json, Tunable, Vectors
+from retrieval.cores import usable_cores
 from retrieval.errors import BadInput, UnknownName
 from retrieval.exports import open_export
 from retrieval.images import decode, frame, read_image
@@ -28,7 +29,8 @@ MOST_LABELS = 1_000  # that are listed
 MOST_ON_MAP = 50_000  # points; a browser draws so many in a blink
 MOST_FOR_UMAP = 10_000  # which takes a minute for them
 SIZES = (16, 1024)  # pixels, of the longer side of a picture that is handed out
-KEPT_PICTURES = 2_000  # in memory, each some kilobytes
+KEPT_PICTURES = 2_000  # in memory
+LARGEST_KEPT = 256  # pixels of the longer side of one that is kept: some ten kilobytes
 UNNAMED = "that was sent"
 
 
@@ -117,7 +119,8 @@ class Served:
         self._reading = threading.Lock()
         self._vectors: Vectors | None = None
         self._looked_for_vectors = False
-        self.picture = lru_cache(KEPT_PICTURES)(self._picture)
+        self._drawing = threading.BoundedSemaphore(usable_cores())  # a large image fills memory
+        self._kept_picture = lru_cache(KEPT_PICTURES)(self._picture)
         self.plane = lru_cache(1)(self._plane)
 
     def to_json(self) -> dict[str, Json]:
@@ -135,12 +138,12 @@ class Served:
             "labels": [*labels[:MOST_LABELS]],
         }
 
-    def search(self, content: bytes, k: int, where: str | None, effort: str | None) -> Answer:
+    def search(self, image: BinaryIO, k: int, where: str | None, effort: str | None) -> Answer:
         """The neighbours of an image file. Raises BadImage, and what `Searcher.search` raises."""
         self._check(k, where)
         with self._lock:
             began = time.perf_counter()
-            vector = self._embedded(content)
+            vector = self._embedded(image)
             encode_ms = 1000 * (time.perf_counter() - began)
             hits, search_ms = self._nearest(vector, k, where, effort)
         return Answer(hits, None, encode_ms, search_ms)
@@ -163,10 +166,10 @@ class Served:
         ranked = [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
         return Answer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
 
-    def embedding(self, content: bytes) -> Vectors:
+    def embedding(self, image: BinaryIO) -> Vectors:
         """The embedding (dim,) of an image file. Raises BadImage."""
         with self._lock:
-            return cast(Vectors, self._embedded(content)[0])
+            return cast(Vectors, self._embedded(image)[0])
 
     def items(self, where: str | None, limit: int, seed: int) -> list[dict[str, Json]]:
         """So many rows, drawn by seed, among those that match."""
@@ -190,9 +193,9 @@ class Served:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
         self.searcher.among(k, where)
 
-    def _embedded(self, content: bytes) -> Vectors:
+    def _embedded(self, image: BinaryIO) -> Vectors:
         encoder = self.searcher.encoder
-        pixels = frame(decode(content, UNNAMED, encoder.framing), encoder.framing)
+        pixels = frame(decode(image.read(), UNNAMED, encoder.framing), encoder.framing)
         return encoder.encode(pixels[None])
 
     def _vector_of(self, row: int) -> Vectors:
@@ -223,13 +226,17 @@ class Served:
             raise BadInput(f"it is not known where {self.rows['id'][row]} lies; encode it anew")
         return str(path)
 
-    def _picture(self, row: int, size: int) -> tuple[bytes, str]:
+    def picture(self, row: int, size: int) -> tuple[bytes, str]:
         """A row's image with a longer side of at most `size` pixels, and its media type.
 
         Small ones keep every pixel. Raises BadImage where the image is gone.
         """
-        image = read_image(self._path_of(row), Framing(min(size, max(SIZES))))
-        image.thumbnail((size, size))
+        return (self._kept_picture if size <= LARGEST_KEPT else self._picture)(row, size)
+
+    def _picture(self, row: int, size: int) -> tuple[bytes, str]:
+        with self._drawing:
+            image = read_image(self._path_of(row), Framing(size))
+            image.thumbnail((size, size))
         kind = "PNG" if max(image.size) <= 64 else "JPEG"
         written = io.BytesIO()
         image.save(written, kind, quality=85)
