@@ -26,7 +26,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from benchmarks import machine
 from retrieval.contracts import Framing, Images, Json
 from retrieval.encoding import BATCH, Decoder, encode_source
-from retrieval.images import Item, Source, load, open_source
+from retrieval.images import MANY, Item, Source, load, open_source
 from retrieval.registry import open_encoder
 
 LOOPED = 200  # images that the loop over single images is timed over
@@ -70,7 +70,7 @@ def measure(
         return min(LOOPED, len(items))
 
     def decode() -> int:
-        with Decoder(encoder.framing) as decoder:
+        with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
             return sum(batch.seen for batch in decoder.batches(source.items(), BATCH))
 
     encoder.forward(batches[0])  # the first pass allocates

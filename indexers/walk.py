@@ -7,8 +7,7 @@ nearest neighbor search with the navigating spreading-out graph, VLDB 2019). Wha
 compared with the query as it is.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -16,7 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from retrieval.compiled import compiled
 
 COSINE, EUCLIDEAN, INNER_PRODUCT = 0, 1, 2
 
@@ -262,24 +261,11 @@ _walked_by_differences = _walker(_squared_difference)
 _walked_by_products = _walker(_minus_product)
 
 
-def _compiled(signature: str) -> Callable[[Function], Function]:
-    """Compile what follows for these types, or take it from numba's cache."""
-
-    def compiled(function: Function) -> Function:
-        fast: dict[str, Any] = {"nogil": True, "boundscheck": False, "fastmath": ANY_ORDER}
-        try:
-            made: Any = njit(signature, cache=True, **fast)(function)
-        except RuntimeError:  # no folder that a cache can be written to: each process for itself
-            made = njit(signature, **fast)(function)
-        return cast(Function, made)
-
-    return compiled
-
-
-@_compiled(
+@compiled(
     "int64(float32[:, ::1], float32[:, ::1], int16[:, ::1], int32[:, ::1], int32[::1], uint64[::1],"
     " float32[:, ::1], boolean[::1], uint8[::1], int64, float64, int64, int64, int64,"
-    " int64[:, ::1], float32[:, ::1])"
+    " int64[:, ::1], float32[:, ::1])",
+    fastmath=ANY_ORDER,
 )
 def search(
     queries: Any,
@@ -353,8 +339,9 @@ def search(
     return short
 
 
-@_compiled(
-    "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])"
+@compiled(
+    "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])",
+    fastmath=ANY_ORDER,
 )
 def compare(
     queries: Any, vectors: Any, candidates: Any, kind: int, rows: Any, distances: Any

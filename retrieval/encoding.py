@@ -17,7 +17,7 @@ import numpy as np
 from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
-from retrieval.images import Item, Source, load
+from retrieval.images import MANY, Item, Source, load
 from retrieval.images.source import First
 from retrieval.storage.files import locked, made_folder
 from retrieval.storage.shards import (
@@ -89,7 +89,7 @@ def encode_source(
         done = writer.position
         progress(done, len(source))
         items = source.items(done)
-        with Decoder(encoder.framing) as decoder:
+        with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
             while done < len(source):
                 stretch = islice(items, min(shard_images, len(source) - done))
                 done = _write_shard(writer, decoder, encoder, stretch, done, progress)
@@ -140,8 +140,10 @@ def _write_shard(
 class Decoder:
     """Decodes and frames items in threads, a few batches ahead of who takes them."""
 
-    def __init__(self, framing: Framing, threads: int | None = None) -> None:
+    def __init__(self, framing: Framing, threads: int | None = None, many: bool = False) -> None:
+        """many: as `retrieval.images.frame` has it."""
         self.framing = framing
+        self.many = many
         self.threads = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
@@ -158,7 +160,9 @@ class Decoder:
             piece = -(-len(chunk) // self.threads)
             waiting.append(
                 [
-                    self._pool.submit(_decoded, chunk[start : start + piece], self.framing)
+                    self._pool.submit(
+                        _decoded, chunk[start : start + piece], self.framing, self.many
+                    )
                     for start in range(0, len(chunk), piece)
                 ]
             )
@@ -168,13 +172,13 @@ class Decoder:
             yield _joined(waiting.popleft())
 
 
-def _decoded(items: Sequence[Item], framing: Framing) -> Batch:
+def _decoded(items: Sequence[Item], framing: Framing, many: bool) -> Batch:
     images = np.empty((len(items), framing.side, framing.side, 3), np.uint8)
     good: list[Item] = []
     skipped: list[Skipped] = []
     for item in items:
         try:
-            images[len(good)] = load(item, framing)
+            images[len(good)] = load(item, framing, many)
         except BadImage as error:
             skipped.append(Skipped(error.path, error.reason))
         else:

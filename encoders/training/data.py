@@ -11,7 +11,7 @@ from encoders.training import recipe
 from encoders.training.earlier import open_earlier
 from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadImage, BadInput, UnknownName
-from retrieval.images import load, open_source
+from retrieval.images import MANY, load, open_source
 
 NO_LABEL = ""
 """What stands for the class of images without one."""
@@ -77,7 +77,7 @@ def read_training_set(
     chosen = (item for row, item in enumerate(source.items()) if row in wanted)
     for place, item in enumerate(chosen):
         try:
-            images[len(ids)] = load(item, framing)
+            images[len(ids)] = load(item, framing, len(rows) >= MANY)
         except BadImage as error:
             unreadable.append(str(error))
             continue

@@ -4,12 +4,13 @@
 that an encoder sees; `read_image` and `read_framed` find images again by their items' paths.
 """
 
-from retrieval.images.decoding import check_framed, decode, frame, load
+from retrieval.images.decoding import MANY, check_framed, decode, frame, load
 from retrieval.images.opening import NAMES, open_source
 from retrieval.images.reading import read_framed, read_image
 from retrieval.images.source import Item, Source
 
 __all__ = [
+    "MANY",
     "NAMES",
     "Item",
     "Source",

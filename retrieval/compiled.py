@@ -1,0 +1,28 @@
+"""Functions that numba compiles for the processor at hand, and keeps in its cache.
+
+Numba takes a second to import: what is compiled lies in modules that are imported when needed.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(signature: str, **options: Any) -> Callable[[Function], Function]:
+    """Compile what follows for these types, or take it from numba's cache.
+
+    It runs without Python's lock, and without a check of bounds. options: of `numba.njit`.
+    """
+
+    def made(function: Function) -> Function:
+        fast: dict[str, Any] = {"nogil": True, "boundscheck": False, **options}
+        try:
+            done: Any = njit(signature, cache=True, **fast)(function)
+        except RuntimeError:  # no folder that a cache can be written to: each process for itself
+            done = njit(signature, **fast)(function)
+        return cast(Function, done)
+
+    return made
