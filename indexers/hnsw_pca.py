@@ -58,9 +58,9 @@ EVERYTHING = np.empty(0, np.bool_)
 class HnswPca:
     """`hnsw-pca`: walks a graph of principal axes in retr's own code, and ranks by the vectors.
 
-    axes: principal axes that are kept, raised to a multiple of 16; None for those that keep six
-    tenths of the squared distances between neighbors; the vectors' own dimensions where these are
-    no more.
+    axes: principal axes that are kept, raised to a multiple of 16; None for the fewest along which
+    neighbors stay near, see `indexers.projection`; the vectors' own dimensions where these are no
+    more.
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks, all of which are compared as they are; more cost time

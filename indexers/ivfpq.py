@@ -31,8 +31,8 @@ class IvfPq:
 
     n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
     n_probe: lists scanned per query; more cost time and raise recall.
-    axes: principal axes that codes are made of, raised to a multiple of 16; None for those that
-    keep six tenths of the squared distances between neighbors; the vectors' own dimensions where
+    axes: principal axes that codes are made of, raised to a multiple of 16; None for the fewest
+    along which neighbors stay near, see `indexers.projection`; the vectors' own dimensions where
     these are no more.
     per_code: numbers that share a code of 4 bits; it should divide the axes, or else fewer share.
     refine: candidates for each neighbor that is asked for, which are compared as they are; more

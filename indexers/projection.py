@@ -8,19 +8,22 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Metric, Vectors
 
-SHARE = 0.6
-"""Of the squared distance to a neighbor, on average: what the axes keep where the caller names no
-number.
+KEPT = 0.99
+"""Of the nearest neighbors, on average: what is still among the nearest `AMONG` along as many axes
+as are taken where the caller names no number.
 
-Not of the variance, nearly all of which may lie between a few clusters, as it does in embeddings
-that were trained by class: along axes that keep 99% of it, all vectors of a cluster look alike.
+Not a share of the variance, nearly all of which may lie between a few clusters, as it does in
+embeddings that were trained by class: along axes that keep 99% of it, all vectors of a cluster look
+alike. Nor of the distances between neighbors, which may lie in directions that all clusters share:
+along those alone, the clusters lie on each other.
 """
 
+NEIGHBORS = 10
+AMONG = 40
 MULTIPLE = 16  # of numbers that processors take at once
 SAMPLE = 50_000  # rows that the axes are found from
 SOME = 10_000  # of these, among which some have their neighbors looked for
-FEW = 1_000
-NEIGHBORS = 10
+FEW = 300
 
 
 def projection(
@@ -34,8 +37,8 @@ def projection(
 ) -> faiss.LinearTransform | None:
     """The turn of prepared vectors (n, dim) onto their principal axes.
 
-    axes: how many; None for the fewest that keep `SHARE` of the squared distances between
-    neighbors; both are raised to a `multiple`. The result is None where that is no fewer than dim.
+    axes: how many, raised to a `multiple`; None for the fewest that keep neighbors near, as `KEPT`
+    says. The result is None where that is no fewer than dim.
     mixed: turn the axes at random, so that each number has a like share of the variance, as codes
     of a few numbers each want it. seed: draws the rows that are looked at, and the mixture.
 
@@ -52,8 +55,7 @@ def projection(
     spread = _spread(sample, about_mean=metric is Metric.EUCLIDEAN)
     directions = np.linalg.eigh(spread)[1][:, ::-1]
     if axes is None:
-        kept = np.cumsum(_between_neighbors(draw.permutation(sample)[:SOME], directions))
-        axes = 1 + int(np.searchsorted(kept, SHARE * kept[-1]))
+        axes = _enough_axes(draw.permutation(sample)[:SOME], directions, multiple)
     axes = _raised(axes, multiple)
     if axes >= dim:
         return None
@@ -72,20 +74,27 @@ def fewer_axes(dim: int) -> list[int]:
     return [dim, *(part for part in (dim // 2, dim // 4, dim // 8) if part >= MULTIPLE)]
 
 
-def _between_neighbors(vectors: Vectors, directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(dim,): the share that each direction has in the squared distance to a neighbor, on average.
+def _enough_axes(vectors: Vectors, directions: NDArray[np.float64], multiple: int) -> int:
+    """The fewest axes, in multiples, along which neighbors stay near, as `KEPT` says."""
+    turned = (vectors / np.float32(np.abs(vectors).max() or 1) @ directions).astype(np.float32)
+    among = min(AMONG, len(turned))
+    near = _nearest(turned, min(NEIGHBORS, len(turned)))
+    low, high = 1, -(-turned.shape[1] // multiple)
+    while low < high:
+        middle = (low + high) // 2
+        found = _nearest(turned[:, : middle * multiple], among)
+        kept = np.mean([np.isin(a, b).mean() for a, b in zip(near, found, strict=True)])
+        low, high = (low, middle) if kept >= KEPT else (middle + 1, high)
+    return low * multiple
 
-    Each pair counts as much as any other: of those far from all others there are few.
-    """
-    vectors = vectors / np.float32(np.abs(vectors).max() or 1)
-    some = vectors[:FEW]
+
+def _nearest(vectors: Vectors, k: int) -> NDArray[np.int64]:
+    """(FEW, k): the rows nearest to each of the first, itself among them."""
+    vectors = np.ascontiguousarray(vectors)
     flat: Any = faiss.IndexFlatL2(vectors.shape[1])
     flat.add(vectors)
-    _, rows = flat.search(some, min(NEIGHBORS + 1, len(vectors)))  # the first is itself, or a copy
-    apart = (vectors[rows] - some[:, None]).reshape(-1, vectors.shape[1]).astype(np.float64)
-    along = np.square(apart @ directions)
-    whole = along.sum(axis=1, keepdims=True)
-    return np.asarray((along / np.where(whole > 0, whole, 1)).mean(axis=0))
+    rows: NDArray[np.int64] = flat.search(vectors[:FEW], k)[1]
+    return rows
 
 
 def _raised(axes: int, multiple: int) -> int:
