@@ -63,7 +63,8 @@ def serve(
         port = int(listening.getsockname()[1])
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         images = sum(len(served.rows) for served in collection.served.values())
-        settings = uvicorn.Config(make_app(collection, host), log_level="warning", access_log=False)
+        app = make_app(collection, listening.getsockname()[0], host)
+        settings = uvicorn.Config(app, log_level="warning", access_log=False)
 
         def open_encoders() -> None:
             for encoder in collection.open_encoders():

@@ -9,6 +9,7 @@ import copy
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,18 +57,19 @@ class LayerOutputs(nn.Module):
                 # A network has hundreds: those that stand no deeper than most people look.
                 shown = (name for name in inside if name and name.count(".") < 2)
                 raise UnknownName(f"layer of {model}", layer, shown)
-            inside[layer].register_forward_hook(self._keep(layer))
+            # A partial, whose dictionary is copied with the network, as a closure's is not.
+            inside[layer].register_forward_hook(partial(_keep, self._seen, layer))
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What the model makes of images (n, 3, h, w), and the outputs of the layers, in order."""
         final: Tensor = self.network((images - self.mean) / self.std)
         return final, [self._seen.pop(layer).float() for layer in self.layers]
 
-    def _keep(self, layer: str) -> Any:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            self._seen[layer] = output
 
-        return hook
+def _keep(
+    seen: dict[str, Tensor], layer: str, module: nn.Module, inputs: object, output: Tensor
+) -> None:
+    seen[layer] = output
 
 
 class Features(LayerOutputs):

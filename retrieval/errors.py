@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+MOST_NAMES = 200  # that a message lists; comparing with thousands takes seconds
+
 
 class RetrError(Exception):
     """The root of all."""
@@ -40,9 +42,11 @@ class UnknownName(BadInput):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        near = get_close_matches(name, names[:MOST_NAMES], n=1, cutoff=0.5)
         guess = f"did you mean '{near[0]}'? " if near else ""
-        there_are = ", ".join(names) if names else "none"
+        there_are = ", ".join(names[:MOST_NAMES]) if names else "none"
+        if len(names) > MOST_NAMES:
+            there_are += f" and {len(names) - MOST_NAMES:,} more"
         super().__init__(f"unknown {kind} '{name}'; {guess}there are: {there_are}")
 
 

@@ -156,7 +156,9 @@ def matching(rows: pa.Table, where: str) -> Mask:
     if field not in FILTERS:
         raise UnknownName("field to filter by", field, FILTERS)
     column = rows[field]
-    wanted = values.split(",")
+    # A label may have a comma of its own.
+    is_one = pc.any(pc.equal(column, pa.scalar(values, pa.string()))).as_py()
+    wanted = [values] if is_one else values.split(",")
     mask: Mask = pc.is_in(column, value_set=pa.array(wanted, pa.string())).to_numpy()
     present = set(column.filter(pa.array(mask)).unique().to_pylist())
     for value in wanted:

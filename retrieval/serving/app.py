@@ -4,7 +4,6 @@ import pathlib
 from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import FastAPI, File, Form, Path, Query, Request, UploadFile
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
@@ -32,10 +31,11 @@ class WrongMedia(BadInput):
     """An upload that says it is no image."""
 
 
-def make_app(collection: Collection, host: str = "127.0.0.1") -> FastAPI:
+def make_app(collection: Collection, bound: str = "127.0.0.1", host: str = "") -> FastAPI:
     """The service over these indices.
 
-    host: what it listens on; on this machine's own address it answers to no other name.
+    bound: the address it listens on; on this machine's own it answers to no other name than
+    localhost's, and `host`, by which the user called it.
     """
     app = FastAPIOffline(
         redoc_url=None,
@@ -52,7 +52,7 @@ def make_app(collection: Collection, host: str = "127.0.0.1") -> FastAPI:
     _add_searches(app, collection, measures)
     _add_items(app, collection, measures)
     _add_state(app, collection, measures)
-    app.add_middleware(cast(Any, Limits), measures=measures, hosts=loopback_hosts(host))
+    app.add_middleware(cast(Any, Limits), measures=measures, hosts=loopback_hosts(bound, host))
     return app
 
 
@@ -138,7 +138,9 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
         return Response(content, media_type=kind, headers={"cache-control": "max-age=3600"})
 
     @app.get("/api/map")
-    def plane(index: Index = None, method: str = "pca", seed: int = 0) -> dict[str, Any]:
+    def plane(
+        index: Index = None, method: str = "pca", seed: Annotated[int, Query(ge=0, lt=2**32)] = 0
+    ) -> dict[str, Any]:
         """Where the collection's images lie in the plane."""
         return collection[index].plane(method, seed)
 
@@ -157,8 +159,8 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Counts and times, for Prometheus."""
-        told = await run_in_threadpool(generate_latest, measures.registry)
-        return Response(told, media_type=CONTENT_TYPE_LATEST)
+        # Not by a thread: these may all be waiting for something.
+        return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _file(image: UploadFile) -> BinaryIO:

@@ -1,12 +1,14 @@
 """The indices that are served: searched, adjusted and looked at, by any number of threads."""
 
 import io
-import threading
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import BoundedSemaphore, Event, Lock
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -15,10 +17,10 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Encoder, Framing, Json, Tunable, Vectors
 from retrieval.cores import usable_cores
-from retrieval.errors import BadInput, UnknownName
+from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.exports import open_export
 from retrieval.images import decode, frame, read_image
-from retrieval.indexing import IndexFacts
+from retrieval.indexing import INDEX, IndexFacts
 from retrieval.registry import make_indexer, open_encoder
 from retrieval.searching import Hit, Searcher, matching
 from retrieval.storage.files import sha256_of
@@ -26,12 +28,15 @@ from retrieval.storage.shards import MANIFEST, open_embeddings
 
 MOST_HITS = 1_000  # in one answer
 MOST_LABELS = 1_000  # that are listed
+MOST_VECTOR_BYTES = 2 * 10**9  # of an index's embeddings that are held in memory
 MOST_ON_MAP = 50_000  # points; a browser draws so many in a blink
 MOST_FOR_UMAP = 10_000  # which takes a minute for them
 SIZES = (16, 1024)  # pixels, of the longer side of a picture that is handed out
 KEPT_PICTURES = 2_000  # in memory
 LARGEST_KEPT = 256  # pixels of the longer side of one that is kept: some ten kilobytes
 UNNAMED = "that was sent"
+
+log = logging.getLogger(__name__)
 
 
 class UnknownItem(UnknownName):
@@ -107,27 +112,39 @@ class Efforts:
 class Served:
     """An open index under a name. One search runs at a time: each has all cores."""
 
-    def __init__(self, name: str, searcher: Searcher, embeddings: Sequence[Path]) -> None:
-        """embeddings: folders among which those that the index was built from may be."""
+    def __init__(
+        self,
+        name: str,
+        searcher: Searcher,
+        embeddings: Sequence[Path] = (),
+        encoding: "Lock | None" = None,
+    ) -> None:
+        """embeddings: folders among which those that the index was built from may be.
+
+        encoding: held while an encoder runs; indices of one encoder share it.
+        """
         self.name = name
         self.searcher = searcher
         self.facts = searcher.opened.facts
         self.rows = searcher.opened.rows
         self.efforts = Efforts.of(self.facts)
         self._folders = embeddings
-        self._lock = threading.Lock()
-        self._reading = threading.Lock()
+        self.encoding = encoding or Lock()
+        self._searching = Lock()
+        self._reading = Lock()
+        self._laying_out = Lock()
         self._vectors: Vectors | None = None
         self._looked_for_vectors = False
-        self._drawing = threading.BoundedSemaphore(usable_cores())  # a large image fills memory
+        self._drawing = BoundedSemaphore(usable_cores())  # a large image fills memory
         self._kept_picture = lru_cache(KEPT_PICTURES)(self._picture)
-        self.plane = lru_cache(1)(self._plane)
+        self._kept_plane = lru_cache(1)(self._plane)
 
     def to_json(self) -> dict[str, Json]:
         """As `GET /api/indices` lists it."""
         labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
         return {
             "name": self.name,
+            "version": sha256_of(self.searcher.opened.folder / INDEX)[:12],
             "backend": self.facts.backend,
             "metric": str(self.facts.metric),
             "rows": len(self.rows),
@@ -141,11 +158,8 @@ class Served:
     def search(self, image: BinaryIO, k: int, where: str | None, effort: str | None) -> Answer:
         """The neighbours of an image file. Raises BadImage, and what `Searcher.search` raises."""
         self._check(k, where)
-        with self._lock:
-            began = time.perf_counter()
-            vector = self._embedded(image)
-            encode_ms = 1000 * (time.perf_counter() - began)
-            hits, search_ms = self._nearest(vector, k, where, effort)
+        vector, encode_ms = self._embedded(image)
+        hits, search_ms = self._nearest(vector, k, where, effort)
         return Answer(hits, None, encode_ms, search_ms)
 
     def neighbors(self, id_: str, k: int, where: str | None, effort: str | None) -> Answer:
@@ -157,19 +171,15 @@ class Served:
         self._check(k, where)
         row = self.row_of(id_)
         wanted = min(k + 1, len(self.rows))
-        with self._lock:
-            began = time.perf_counter()
-            vector = self._vector_of(row)
-            encode_ms = 1000 * (time.perf_counter() - began)
-            hits, search_ms = self._nearest(vector, wanted, where, effort)
+        vector, encode_ms = self._vector_of(row)
+        hits, search_ms = self._nearest(vector, wanted, where, effort)
         others = [hit for hit in hits if hit.id != id_][:k]
         ranked = [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
         return Answer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
 
     def embedding(self, image: BinaryIO) -> Vectors:
         """The embedding (dim,) of an image file. Raises BadImage."""
-        with self._lock:
-            return cast(Vectors, self._embedded(image)[0])
+        return cast(Vectors, self._embedded(image)[0][0])
 
     def items(self, where: str | None, limit: int, seed: int) -> list[dict[str, Json]]:
         """So many rows, drawn by seed, among those that match."""
@@ -193,31 +203,45 @@ class Served:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
         self.searcher.among(k, where)
 
-    def _embedded(self, image: BinaryIO) -> Vectors:
-        encoder = self.searcher.encoder
-        pixels = frame(decode(image.read(), UNNAMED, encoder.framing), encoder.framing)
-        return encoder.encode(pixels[None])
+    def _embedded(self, image: BinaryIO | str) -> tuple[Vectors, float]:
+        """The embedding (1, dim) of an upload or of a path, and the milliseconds that it took.
 
-    def _vector_of(self, row: int) -> Vectors:
+        Raises RetrError where the encoder cannot be opened: not the fault of who asks.
+        """
+        with self.encoding:
+            began = time.perf_counter()
+            try:
+                encoder = self.searcher.encoder
+            except BadInput as error:
+                raise RetrError(str(error)) from error
+            framing = encoder.framing
+            opened = (
+                read_image(image, framing)
+                if isinstance(image, str)
+                else decode(image.read(), UNNAMED, framing)
+            )
+            vector = encoder.encode(frame(opened, framing)[None])
+            return vector, 1000 * (time.perf_counter() - began)
+
+    def _vector_of(self, row: int) -> tuple[Vectors, float]:
         vectors = self.vectors()
         if vectors is not None:
-            return vectors[row : row + 1]
-        framing = self.searcher.encoder.framing
-        pixels = frame(read_image(self._path_of(row), framing), framing)
-        return self.searcher.encoder.encode(pixels[None])
+            return vectors[row : row + 1], 0.0
+        return self._embedded(self._path_of(row))
 
     def _nearest(
         self, vector: Vectors, k: int, where: str | None, effort: str | None
     ) -> tuple[list[Hit], float]:
         """Hits, and the milliseconds of the search alone."""
-        if self.efforts is not None:
-            chosen = str(self.efforts.current) if effort is None else effort
-            self.efforts.applied(self.searcher.opened.index, chosen)
-        elif effort is not None:
-            raise BadInput(f"{self.facts.backend} has no option to trade recall for time")
-        began = time.perf_counter()
-        found = self.searcher.hits(vector, k, where)
-        search_ms = 1000 * (time.perf_counter() - began)
+        with self._searching:
+            if self.efforts is not None:
+                chosen = str(self.efforts.current) if effort is None else effort
+                self.efforts.applied(self.searcher.opened.index, chosen)
+            elif effort is not None:
+                raise BadInput(f"{self.facts.backend} has no option to trade recall for time")
+            began = time.perf_counter()
+            found = self.searcher.hits(vector, k, where)
+            search_ms = 1000 * (time.perf_counter() - began)
         return self.searcher.named(found)[0], search_ms
 
     def _path_of(self, row: int) -> str:
@@ -237,6 +261,7 @@ class Served:
         with self._drawing:
             image = read_image(self._path_of(row), Framing(size))
             image.thumbnail((size, size))
+        image.info = {}  # comments, profiles, and where a photograph was taken
         kind = "PNG" if max(image.size) <= 64 else "JPEG"
         written = io.BytesIO()
         image.save(written, kind, quality=85)
@@ -246,12 +271,16 @@ class Served:
         """The vectors in the order of the rows, where their embeddings are at hand."""
         with self._reading:
             if not self._looked_for_vectors:
-                self._vectors = self._found_vectors()
                 self._looked_for_vectors = True
+                with suppress(BadInput, OSError):  # images are encoded again instead
+                    self._vectors = self._found_vectors()
         return self._vectors
 
     def _found_vectors(self) -> Vectors | None:
-        wanted = dict.fromkeys(self.facts.embeddings)
+        # The newest first: a row that was deleted and added again has its vector there.
+        wanted = dict.fromkeys(reversed(self.facts.embeddings))
+        if len(self.rows) * self.facts.dim * 4 > MOST_VECTOR_BYTES:
+            return None
         for folder in self._folders:
             manifest = folder / MANIFEST
             if manifest.is_file() and (sha256 := sha256_of(manifest)) in wanted:
@@ -259,12 +288,21 @@ class Served:
         if not wanted or None in wanted.values():
             return None
         tables, vectors = zip(*cast("Iterable[Any]", wanted.values()), strict=True)
-        ids = pa.concat_tables(tables)["id"].combine_chunks()
-        at = pc.index_in(self.rows["id"].combine_chunks(), ids)
+        ids = pa.concat_tables(tables)["id"]
+        if len(tables) == 1 and ids.equals(self.rows["id"]):
+            return cast(Vectors, vectors[0])
+        at = pc.index_in(self.rows["id"].combine_chunks(), ids.combine_chunks())
         return cast(Vectors, np.concatenate(vectors)[at.to_numpy(zero_copy_only=False)])
 
+    def plane(self, method: str, seed: int) -> dict[str, Json]:
+        """The rows in the plane, as `GET /api/map` answers: places from 0 to 1, rounded.
+
+        Raises UnknownName for a method, BadInput where the embeddings are not at hand.
+        """
+        with self._laying_out:  # once, however many ask
+            return self._kept_plane(method, seed)
+
     def _plane(self, method: str, seed: int) -> dict[str, Json]:
-        """The rows in the plane, as `GET /api/map` answers: places from 0 to 1, rounded."""
         from retrieval.drawing.layout import Layout, laid_out
 
         if method not in [*Layout]:
@@ -272,8 +310,8 @@ class Served:
         vectors = self.vectors()
         if vectors is None:
             raise BadInput(
-                "the embeddings that this index was built from are not at hand, so there is no "
-                "map; name their folder with --embeddings"
+                "the embeddings that this index was built from are not at hand, or larger than 2 "
+                "GB, so there is no map; name their folder with --embeddings"
             )
         layout = Layout(method)
         most = MOST_FOR_UMAP if layout is Layout.UMAP else MOST_ON_MAP
@@ -309,12 +347,14 @@ class Collection:
             raise BadInput("there is no index to serve; name one with --index")
         self.device = device
         self.served: dict[str, Served] = {}
-        self.ready = threading.Event()
+        self.ready = Event()
         """Set when the encoders are open, or have been found not to open."""
+        locks: dict[str, Lock] = {}
         for folder in folders:
             searcher = Searcher.open(folder, device=device)
             name = _free_name(folder.resolve().name, self.served)
-            self.served[name] = Served(name, searcher, embeddings)
+            lock = locks.setdefault(searcher.opened.facts.encoder.fingerprint, Lock())
+            self.served[name] = Served(name, searcher, embeddings, lock)
 
     def __getitem__(self, name: str | None) -> Served:
         """The index of this name, the first for None. Raises UnknownName."""
@@ -330,19 +370,22 @@ class Collection:
         What fails, a search says.
         """
         opened: dict[str, Encoder] = {}
-        for served in self.served.values():
-            wanted = served.facts.encoder
-            try:
-                found = opened.get(wanted.fingerprint) or (
-                    open_export(wanted.fingerprint, self.device)
-                    or open_encoder(wanted.name, self.device)
-                )
-                served.searcher = Searcher(served.searcher.opened, found, self.device)
-            except (BadInput, OSError):
-                continue
-            opened[wanted.fingerprint] = found
-            served.vectors()
-        self.ready.set()
+        try:
+            for served in self.served.values():
+                wanted = served.facts.encoder
+                try:
+                    with served.encoding:  # who searches meanwhile waits for it
+                        found = opened.get(wanted.fingerprint) or (
+                            open_export(wanted.fingerprint, self.device)
+                            or open_encoder(wanted.name, self.device)
+                        )
+                        served.searcher = Searcher(served.searcher.opened, found, self.device)
+                        opened[wanted.fingerprint] = found
+                except Exception:  # of torch, of a hub, of a plug-in
+                    log.warning("the encoder %s does not open", wanted.name, exc_info=True)
+                served.vectors()
+        finally:
+            self.ready.set()
         return [*opened.values()]
 
 

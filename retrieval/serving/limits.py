@@ -4,6 +4,7 @@ One ASGI middleware around all else, so that what it refuses costs no memory. It
 times requests for `GET /metrics`, and answers in JSON whatever goes wrong.
 """
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -19,6 +20,8 @@ BODY_BYTES = 20 * 2**20
 """The largest body of a request."""
 DISCARDED_BYTES = 10 * BODY_BYTES
 """Up to here a body that is too large is read and thrown away, so that its sender hears why."""
+BODY_SECONDS = 60.0
+"""In which a body must have come: who sends it byte by byte holds a place."""
 AT_ONCE = 64
 """Requests at once; those beyond are told to come again."""
 FREE = frozenset({"/healthz", "/metrics"})  # who asks whether a busy service lives must be told
@@ -112,6 +115,9 @@ class Limits:
         if self.hosts and host not in self.hosts:
             await _refuse(send, 400, f"this is not '{host}'; ask for the address that was printed")
             return
+        if headers.get(b"sec-fetch-site") == b"cross-site" and scope["path"].startswith("/api/"):
+            await _refuse(send, 400, "pages of other hosts may not ask; open the page that is here")
+            return
         if self.running > AT_ONCE and scope["path"] not in FREE:
             await _refuse(send, 503, "too many requests at once; come again in a second", retry=1)
             return
@@ -128,12 +134,15 @@ class Limits:
         if scope["method"] == "POST" and not is_form:
             await _refuse(send, 415, "send the image as multipart/form-data, in the field 'image'")
             return
-        seen = 0
+        seen, whole, began = 0, False, time.monotonic()
 
         async def bounded() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            # Behind the body one waits here for as long as the answer takes.
+            left = None if whole else max(0.0, began + BODY_SECONDS - time.monotonic())
+            message = await asyncio.wait_for(receive(), left)
             seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if seen > BODY_BYTES:
                 if message.get("more_body", False):
                     await _discard(receive)
@@ -145,29 +154,26 @@ class Limits:
             if seen <= BODY_BYTES:
                 await send(message)
 
-        with suppress(TooLarge):
+        with suppress(TooLarge, TimeoutError):
             await self.app(scope, bounded, unless_too_large)
         if seen > BODY_BYTES:
             await _refuse(send, 413, _too_large())
 
 
-def loopback_hosts(host: str) -> frozenset[str]:
+def loopback_hosts(bound: str, host: str = "") -> frozenset[str]:
     """The names under which a service on this address is asked for, where it is this machine's.
 
     A page of another host whose name was made to lead here could read what is served otherwise.
     """
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    return frozenset({"localhost", "127.0.0.1", "::1", host}) if local else frozenset()
+    names = {"localhost", "127.0.0.1", "::1", bound, host.lower()} - {""}
+    return frozenset(names) if ipaddress.ip_address(bound).is_loopback else frozenset()
 
 
 def _host(header: str) -> str:
     """The name in a Host header, without its port and brackets."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
-    return header.partition(":")[0]
+    return header.partition(":")[0].lower()
 
 
 async def _discard(receive: Receive) -> None:

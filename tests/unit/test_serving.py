@@ -14,12 +14,12 @@ from PIL import Image
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.contracts import Metric
 from retrieval.encoding import encode_source
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, UnknownName
 from retrieval.images import open_source
 from retrieval.serving import limits
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection, Efforts
-from retrieval.updating import delete_rows
+from retrieval.updating import add_rows, delete_rows
 
 HERE = "http://127.0.0.1:8000"
 
@@ -268,7 +268,7 @@ def test_bad_searches(
         ("/api/items?where=label%3Ddog", 404, "unknown label"),
         ("/api/map?method=tsne", 404, "unknown method 'tsne'"),
         ("/api/nothing", 404, "Not Found"),
-        ("/../pyproject.toml", 404, "Not Found"),
+        ("/api/map?seed=-1", 400, "seed: "),
     ],
 )
 def test_bad_addresses(client: TestClient, address: str, status: int, error: str) -> None:
@@ -300,8 +300,66 @@ def test_only_under_its_own_name(client: TestClient, collection: Collection) -> 
     assert client.get("/api/indices", headers={"host": "localhost:1"}).status_code == 200
     assert client.get("/api/indices", headers={"host": "[::1]:1"}).status_code == 200
     assert client.get("/api/indices", headers={"host": "evil.example"}).status_code == 400
+    assert client.get("/api/indices", headers={"sec-fetch-site": "cross-site"}).status_code == 400
+    assert client.get("/api/indices", headers={"sec-fetch-site": "same-origin"}).status_code == 200
     with TestClient(make_app(collection, "0.0.0.0"), base_url="http://photos.lan") as others:
         assert others.get("/api/indices").status_code == 200
+    with TestClient(make_app(collection, "127.0.1.1", "MyHost"), base_url="http://myhost") as named:
+        assert named.get("/api/indices").status_code == 200
+        assert named.get("/api/indices", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_a_row_that_was_added_again_has_its_new_vector(
+    collection: Collection, tmp_path: Path, photos: Path
+) -> None:
+    delete_rows(tmp_path / "exact", "id=red/3.png")
+    for image in photos.glob("*/*.png"):
+        if image.name != "3.png" or image.parent.name != "red":
+            image.unlink()
+    Image.new("RGB", (16, 12), (1, 2, 250)).save(photos / "red" / "3.png")
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "more")
+    add_rows(tmp_path / "exact", [open_embeddings(tmp_path / "more")])
+    served = Collection([tmp_path / "exact"], [tmp_path / "embeddings", tmp_path / "more"])[None]
+    vectors = served.vectors()
+    assert vectors is not None
+    assert vectors[served.row_of("red/3.png")][2] > 0.9, "blue now"
+
+
+def test_pictures_tell_nothing_of_their_files(client: TestClient, photos: Path) -> None:
+    Image.new("RGB", (900, 600)).save(photos / "blue" / "0.png", "JPEG", comment=b"my street")
+    told = client.get("/api/items/blue/0.png/image", params={"size": 100})
+    assert told.status_code == 200 and b"my street" not in told.content
+
+
+def test_an_encoder_that_does_not_open_is_the_service_s_fault(
+    client: TestClient, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise UnknownName("encoder", "toy", ())
+
+    monkeypatch.setattr("retrieval.serving.collection.open_encoder", broken)
+    monkeypatch.setattr("retrieval.searching.open_encoder", broken)
+    assert collection.open_encoders() == [] and collection.ready.is_set()
+    answer = searched(client, png())
+    assert (answer.status_code, "unknown encoder" in answer.json()["error"]) == (500, True)
+
+
+def test_labels_with_commas(tmp_path: Path, photos: Path) -> None:
+    (photos / "red").rename(photos / "red, dark")
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "embeddings")
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "exact")
+    with TestClient(make_app(Collection([tmp_path / "exact"])), base_url=HERE) as client:
+        told = searched(client, png(), k=3, where="label=red, dark").json()
+        both = searched(client, png(), k=20, where="label=green,blue").json()
+    assert {hit["label"] for hit in told["hits"]} == {"red, dark"}
+    assert {hit["label"] for hit in both["hits"]} == {"green", "blue"}
+
+
+def test_a_body_that_does_not_come_is_given_up(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", -1.0)
+    assert searched(client, png()).status_code == 400
 
 
 def test_too_many_at_once_are_told_to_come_again(

@@ -9,13 +9,15 @@ const COLOURS = [
 ];
 const PIXELS = 64; // images up to this side are shown with their pixels
 const NEAR = 14; // pixels around a click in which a point is meant
-const state = { indices: [], file: null, item: null, seed: 0, asked: 0, map: null, hits: [] };
+const state = {
+  indices: [], file: null, last: null, item: null, seed: 0, asked: 0, shown: 0, map: null, hits: [],
+};
 
 const itemAddress = (id, what) =>
   `/api/items/${id.split("/").map(encodeURIComponent).join("/")}/${what}`;
 const current = () => state.indices.find((each) => each.name === $("index").value);
 const imageAddress = (id, size = 256) =>
-  `${itemAddress(id, "image")}?${new URLSearchParams({ index: current().name, size })}`;
+  `${itemAddress(id, "image")}?${new URLSearchParams({ index: current().name, size, v: current().version })}`;
 
 async function ask(address, options) {
   let response;
@@ -81,7 +83,9 @@ function showSettings() {
 
 function chosen() {
   const index = current();
-  const settings = { index: index.name, k: $("k").value || "1" };
+  const most = Number($("k").max);
+  const k = Math.min(most, Math.max(1, Math.trunc(Number($("k").value)) || 1));
+  const settings = { index: index.name, k };
   if ($("label").value) settings.where = `label=${$("label").value}`;
   if (index.effort) settings.effort = index.effort.values[$("effort").value];
   return settings;
@@ -159,8 +163,16 @@ function go(id) {
 }
 
 function follow() {
-  const id = decodeURIComponent(location.hash.slice(1));
-  if (!id) return;
+  let id;
+  try {
+    id = decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return; // not an address of this page's making
+  }
+  if (!id) {
+    if (state.last) askFrom(state.last); // back to the image that was uploaded
+    return;
+  }
   state.item = id;
   state.file = null;
   showQuery(imageAddress(id, 512));
@@ -170,10 +182,16 @@ function follow() {
 
 function take(file) {
   if (!file) return;
+  if (state.last) URL.revokeObjectURL(state.last.source);
+  state.last = { file, source: URL.createObjectURL(file) };
+  if (location.hash) history.pushState(null, "", location.pathname);
+  askFrom(state.last);
+}
+
+function askFrom({ file, source }) {
   state.file = file;
   state.item = null;
-  if (location.hash) history.pushState(null, "", location.pathname);
-  showQuery(URL.createObjectURL(file));
+  showQuery(source);
   search();
 }
 
@@ -182,8 +200,10 @@ function take(file) {
 async function showItems() {
   const wanted = new URLSearchParams({ index: current().name, limit: 24, seed: state.seed });
   if ($("label").value) wanted.set("where", `label=${$("label").value}`);
+  const turn = ++state.shown;
   try {
     const { items } = await ask(`/api/items?${wanted}`);
+    if (turn !== state.shown) return; // others are wanted by now
     $("items").replaceChildren(...items.map((item) => {
       const card = element("button", { type: "button", className: "card", title: item.id },
         picture(item.id, 128),
@@ -209,7 +229,7 @@ async function showMap() {
   draw();
   try {
     const map = await ask(`/api/map?${new URLSearchParams({ index: index.name })}`);
-    if (index !== current()) return;
+    if (index !== current()) return; // another map is wanted by now
     state.map = map;
     state.map.at = new Map(map.ids.map((id, i) => [id, i]));
     $("map-help").textContent =
@@ -222,6 +242,7 @@ async function showMap() {
     Object.assign(view, { x: 0, y: 0, scale: 1 });
     draw();
   } catch (error) {
+    if (index !== current()) return;
     $("map-help").textContent = error.message;
     $("legend").replaceChildren();
   }
@@ -373,7 +394,6 @@ function watchPage() {
   addEventListener("drop", (event) => { over(false)(event); take(event.dataTransfer.files[0]); });
   addEventListener("paste", (event) => take(event.clipboardData.files[0]));
   addEventListener("hashchange", follow);
-  addEventListener("popstate", follow);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = /^(INPUT|SELECT)$/.test(event.target.tagName);
