@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from PIL import Image
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 from textual_image.renderable import Image as Drawn
@@ -57,6 +58,7 @@ def _captions(pictures: Sequence[Picture]) -> Text:
     line = Text(no_wrap=True)
     for picture in pictures:
         note = picture.note if picture.image is not None else "no picture"
-        title = picture.title[: CELLS - len(note) - 1]
-        line.append(f"{title} {note}".ljust(CELLS + GAP), styles[picture.right])
+        room = max(0, CELLS - cell_len(note) - 1)
+        title = set_cell_size(picture.title, min(cell_len(picture.title), room))
+        line.append(set_cell_size(f"{title} {note}", CELLS + GAP), styles[picture.right])
     return line

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KS = (1, 5, 10, 100)
 SHOWN = 10  # neighbours of a query
+MOST_CLASSES = 50  # whose confusions can be looked at
 EXTREMES = 6  # queries of the best and of the worst
 ROWS = {"precision_at": "P@k", "recall_at": "recall@k", "map_at": "mAP@k", "ndcg_at": "nDCG@k"}
 
@@ -77,6 +78,8 @@ def report(
 
     Example: retr report --queries test --database train --bench bench --out report.html
     """
+    import numpy as np
+
     from retrieval.drawing.layout import Layout, laid_out
     from retrieval.drawing.report import Report, write_report
     from retrieval.errors import UnknownName
@@ -108,10 +111,12 @@ def report(
     )
     compared_by = parsed_metric(metric) or searched.facts.metric
     result = evaluate(left, right, compared_by, KS, SHOWN)
-    labels, shares = confusion(result, right)
+    few = len(result.per_class) <= MOST_CLASSES
+    labels, shares = confusion(result, right) if few else ([], np.empty((0, 0)))
     best, worst = extremes(result, EXTREMES)
     drawn = right.sample(limit, seed)
-    points = laid_out(drawn.vectors, Layout(method), compared_by, seed) if len(drawn) > 3 else None
+    mappable = len(drawn) > 3 and drawn.vectors.shape[1] > 1
+    points = laid_out(drawn.vectors, Layout(method), compared_by, seed) if mappable else None
     encoder = searched.facts.encoder
     made = Report(
         title=f"{encoder.title} on {searched.facts.source.name}",
@@ -195,7 +200,7 @@ def _gallery(
     of = result.per_query
     column = of.columns.index("map")
     row_of = {id_: row for row, id_ in enumerate(queries.ids)}
-    asked_paths, found_paths = queries.all_paths(), database.all_paths()
+    asked_paths, found_paths = queries.known_paths(), database.known_paths()
     rows = []
     for i in chosen:
         asked = row_of[of.ids[i]]
@@ -204,7 +209,7 @@ def _gallery(
         hits = []
         for rank, row in enumerate((row for row in of.rows[i].tolist() if row >= 0), start=1):
             label = database.labels[row]
-            right = label == of.labels[i]
+            right = None if label is None else label == of.labels[i]
             hits.append(Picture(opened(found_paths[row]), label or "–", f"{rank}", right))
         rows.append((query, hits))
     return rows
@@ -244,9 +249,17 @@ def _commands(asked: "Embeddings", searched: "Embeddings", bench: Path | None) -
         facts = (searched if each == searched.folder else asked).facts
         name, _, split = facts.source.name.rpartition("/")
         source = [name, "--split", split] if split in ("train", "test") else [facts.source.name]
-        parts = ["retr", "encode", *source, "--encoder", facts.encoder.name, "--out", str(each)]
-        lines.append(shlex.join(parts))
+        parts = ["retr", "encode", *source, "--encoder", facts.encoder.name]
+        if facts.source.first_of is not None:
+            parts += ["--limit", str(facts.source.images)]
+        if facts.dtype != "float32":
+            parts += ["--dtype", str(facts.dtype)]
+        lines.append(shlex.join([*parts, "--out", str(each)]))
     if bench is not None:
         parts = ["--queries", str(asked.folder), "--database", str(searched.folder)]
-        lines.append(shlex.join(["retr", "bench", *parts, "--out", str(bench)]))
+        lines.append(
+            shlex.join(
+                ["retr", "bench", *parts, "--out", str(bench if bench.is_dir() else bench.parent)]
+            )
+        )
     return [*lines, shlex.join(["retr", *sys.argv[1:]])]

@@ -1,6 +1,7 @@
 """Exact search: every vector is compared with every query, by faiss."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from indexers import faiss_bridge, gpu
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
+from retrieval.errors import BadInput
 from retrieval.hits import (
     Found,
     InMemory,
@@ -125,7 +127,8 @@ class ExactIndex:
     def _to_gpu(self) -> None:
         if self.gpu is not None:
             self.gpu = None  # the GPU need not have room for both
-            self.gpu = gpu.Gpu(self.index, len(self))
+            with suppress(BadInput):  # nor for the new one, which the CPU then searches
+                self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)

@@ -5,6 +5,7 @@ Nearest Neighbor Search (TPAMI 2011), section IV, without the quantization: fais
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -17,6 +18,7 @@ from indexers import faiss_bridge, gpu
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
+from retrieval.errors import BadInput
 from retrieval.hits import (
     Found,
     InMemory,
@@ -194,7 +196,8 @@ class IvfIndex:
     def _to_gpu(self) -> None:
         if self.gpu is not None:
             self.gpu = None  # the GPU need not have room for both
-            self.gpu = gpu.Gpu(self.index, len(self))
+            with suppress(BadInput):  # nor for the new one, which the CPU then searches
+                self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)

@@ -10,7 +10,7 @@ from retrieval.contracts import Metric, Vectors
 
 KEPT = 0.99
 """Of the nearest neighbors, on average: what is still among the nearest `AMONG` along as many axes
-as are taken where the caller names no number.
+as are taken where the caller names no number; in a set of `SOME` rows, or all where there are fewer.
 
 Not a share of the variance, nearly all of which may lie between a few clusters, as it does in
 embeddings that were trained by class: along axes that keep 99% of it, all vectors of a cluster look
@@ -55,7 +55,7 @@ def projection(
     spread = _spread(sample, about_mean=metric is Metric.EUCLIDEAN)
     directions = np.linalg.eigh(spread)[1][:, ::-1]
     if axes is None:
-        axes = _enough_axes(draw.permutation(sample)[:SOME], directions, multiple)
+        axes = _enough_axes(sample[draw.permutation(len(sample))[:SOME]], directions, multiple)
     axes = _raised(axes, multiple)
     if axes >= dim:
         return None
@@ -77,8 +77,10 @@ def fewer_axes(dim: int) -> list[int]:
 def _enough_axes(vectors: Vectors, directions: NDArray[np.float64], multiple: int) -> int:
     """The fewest axes, in multiples, along which neighbors stay near, as `KEPT` says."""
     turned = (vectors / np.float32(np.abs(vectors).max() or 1) @ directions).astype(np.float32)
-    among = min(AMONG, len(turned))
-    near = _nearest(turned, min(NEIGHBORS, len(turned)))
+    if len(turned) <= FEW:  # too few to tell, and more may be added
+        return turned.shape[1]
+    among = min(AMONG, max(NEIGHBORS, len(turned) // 25))
+    near = _nearest(turned, NEIGHBORS)
     low, high = 1, -(-turned.shape[1] // multiple)
     while low < high:
         middle = (low + high) // 2

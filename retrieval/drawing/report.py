@@ -19,6 +19,7 @@ from retrieval.quality.curves import Curves, Values
 from retrieval.storage.files import write_whole
 
 SIDE = 96  # pixels of a picture
+MOST_LINES = 30  # of labels, that can be told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,15 @@ def write_report(path: Path, report: Report) -> None:
     environment.filters["picture"] = _picture
     with TemporaryDirectory() as name:
         curves, plane = Path(name) / "curves.svg", Path(name) / "map.png"
-        draw_precision_recall(curves, report.curves.overall, report.curves.by_label)
+        of_labels = report.curves.by_label
+        draw_precision_recall(
+            curves, report.curves.overall, of_labels if len(of_labels) <= MOST_LINES else {}
+        )
         if report.points is not None:
             draw_map(plane, report.points, report.point_labels, report.map_title)
         shown: dict[str, Any] = {
             "report": report,
+            "columns": 1 + max((len(hits) for _, hits in (*report.best, *report.worst)), default=0),
             "curves": _embedded(curves.read_bytes(), "svg+xml"),
             "plane": None if report.points is None else _embedded(plane.read_bytes(), "png"),
             "pareto": None,

@@ -5,7 +5,7 @@ number at a time. This makes the square alone, many numbers at a time: the pass 
 lines at once, whose colours lie side by side, turned. Coefficients and rounding are those of
 Pillow's `Resample.c`: sums of 22-bit fractions, and whole numbers between the passes. Which of its
 passes Pillow takes first depends on the sizes, in ways that change from version to version, and
-shows in the last bit: the first image of each size is resized by Pillow too, and tells.
+shows in the last bit: the second image of each size is resized by Pillow too, and tells.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,7 @@ Coefficients = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
 """For each place of the result: the first that it is made of, how many, and their weights."""
 
 Size = tuple[int, int]
+Values = NDArray[np.float64]
 Resize = Callable[[Image.Image], Image.Image]
 
 
@@ -41,7 +42,8 @@ class Order(Enum):
     UNKNOWN = "unknown"  # Pillow does neither
 
 
-_orders: dict[tuple[Size, Size, Resample], Order] = {}
+_orders: dict[tuple[Size, Size, Resample], Order | None] = {}
+"""Of each size that was met; None until its second image tells."""
 
 
 def resized(
@@ -51,14 +53,18 @@ def resized(
 
     size: (width, height). The square lies inside it. by_pillow: resizes an image to that size.
     """
-    across = coefficients(image.width, size[0], corner[0], side, resample)
-    down = coefficients(image.height, size[1], corner[1], side, resample)
     key = (image.size, size, resample)
     order = _orders.get(key)
+    if order is None or order is Order.UNKNOWN:
+        left, top = corner
+        expected = np.asarray(by_pillow(image).crop((left, top, left + side, top + side)))
+        if key not in _orders:
+            _orders[key] = None  # of many sizes there is one image each: nothing is won
+            return expected
+    across = coefficients(image.width, size[0], corner[0], side, resample)
+    down = coefficients(image.height, size[1], corner[1], side, resample)
     if order is Order.ACROSS or order is Order.DOWN:
         return _square(image, across, down, order)
-    left, top = corner
-    expected = np.asarray(by_pillow(image).crop((left, top, left + side, top + side)))
     if order is None:
         same = [
             each
@@ -79,36 +85,29 @@ def coefficients(
     scale = length / resized
     stretched = max(scale, 1.0)
     support *= stretched
-    starts, counts = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    weights = np.zeros((count, ceil(support) * 2 + 1), np.int32)
-    for place in range(count):
-        centre = (first + place + 0.5) * scale
-        start = max(int(centre - support + 0.5), 0)
-        end = min(int(centre + support + 0.5), length)
-        values = [weight_at((x - centre + 0.5) * (1.0 / stretched)) for x in range(start, end)]
-        total = 0.0
-        for value in values:
-            total += value
-        for i, value in enumerate(values):
-            exact = value / total * (1 << BITS)
-            weights[place, i] = int(exact + (-0.5 if exact < 0 else 0.5))
-        starts[place], counts[place] = start, end - start
-    return starts, counts, weights
+    centre = (np.arange(first, first + count) + 0.5) * scale
+    starts = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    counts = np.minimum((centre + support + 0.5).astype(np.int64), length) - starts
+    taps = np.arange(ceil(support) * 2 + 1)
+    values = weight_at((starts[:, None] + taps - centre[:, None] + 0.5) * (1.0 / stretched))
+    values[taps >= counts[:, None]] = 0
+    exact = values / values.cumsum(axis=1)[:, -1:] * (1 << BITS)  # summed up in Pillow's order
+    return starts, counts, (exact + np.copysign(0.5, exact)).astype(np.int32)
 
 
-def _bilinear(x: float) -> float:
-    return max(0.0, 1.0 - abs(x))
+def _bilinear(x: Values) -> Values:
+    return np.maximum(0.0, 1.0 - np.abs(x))
 
 
-def _bicubic(x: float, a: float = -0.5) -> float:
+def _bicubic(x: Values, a: float = -0.5) -> Values:
     """Keys, Cubic convolution interpolation for digital image processing (1981)."""
-    x = abs(x)
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    return (((x - 5) * x + 8) * x - 4) * a if x < 2.0 else 0.0
+    x = np.abs(x)
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-_FILTERS: dict[Resample, tuple[Callable[[float], float], float]] = {
+_FILTERS: dict[Resample, tuple[Callable[[Values], Values], float]] = {
     Resample.BILINEAR: (_bilinear, 1.0),
     Resample.BICUBIC: (_bicubic, 2.0),
 }

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts import Metric
-from retrieval.quality.evaluation import Evaluation
+from retrieval.quality.evaluation import Evaluation, Task
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import ranks_of
 from retrieval.quality.ranking import Rows, map_rankings
@@ -33,23 +33,18 @@ def precision_recall(queries: Labelled, database: Labelled, metric: Metric) -> C
     (Manning, Raghavan & Schütze, Introduction to Information Retrieval, section 8.4). A query that
     is in the database is left out of its own ranking. Raises what `evaluate` raises.
     """
-    row_of = {id_: row for row, id_ in enumerate(database.ids)}
-    own = np.array([row_of.get(id_, -1) for id_ in queries.ids], np.int64)
-    number = {label: i for i, label in enumerate({*database.labels} - {None})}
-    of_rows = np.array([number.get(label, -1) for label in database.labels])
-    asked = [number.get(label, -1) for label in queries.labels]
+    task = Task.of(queries, database, (1,))
 
-    def interpolated(i: int, rows: Rows) -> Values | None:
-        ranks = ranks_of(of_rows[rows] == asked[i])
-        return at_levels(ranks) if asked[i] >= 0 and len(ranks) else None
+    def interpolated(i: int, rows: Rows) -> Values:
+        return at_levels(ranks_of(task.database_labels.take(rows) == task.labels[i]))
 
-    found = map_rankings(queries.vectors, database.vectors, metric, interpolated, own)
-    kept = [(queries.labels[i], values) for i, values in enumerate(found) if values is not None]
-    names = sorted({str(label) for label, _ in kept})
+    vectors = queries.vectors[task.asked]
+    values = np.array(map_rankings(vectors, database.vectors, metric, interpolated, task.own))
     by_label = {
-        name: np.mean([values for label, values in kept if label == name], axis=0) for name in names
+        task.names[number]: values[task.labels == number].mean(axis=0)
+        for number in np.unique(task.labels).tolist()
     }
-    return Curves(np.mean([values for _, values in kept], axis=0), by_label)
+    return Curves(values.mean(axis=0), dict(sorted(by_label.items())))
 
 
 def at_levels(ranks: Rows) -> Values:
@@ -64,13 +59,13 @@ def at_levels(ranks: Rows) -> Values:
 def confusion(result: Evaluation, database: Labelled) -> tuple[list[str], Values]:
     """Labels, and (label of the query, label of the neighbour): shares of the kept neighbours.
 
-    result: with a depth, whose rows are counted. Lines sum to 1; neighbours without a label count
-    for none.
+    result: with a depth, whose rows are counted. Lines of labels that ask sum to 1, others to 0;
+    neighbours without a label count for none.
     """
     of = result.per_query
-    names = sorted({*of.labels, *(label for label in database.labels if label)})
-    number = {name: i for i, name in enumerate(names)}
-    of_rows = np.array([number.get(label or "", -1) for label in database.labels])
+    names = sorted({*of.labels, *(label for label in database.labels if label is not None)})
+    number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+    of_rows = np.array([number.get(label, -1) for label in database.labels])
     counts = np.zeros((len(names), len(names)))
     for label, rows in zip(of.labels, of.rows, strict=True):
         found = of_rows[rows[rows >= 0]]
@@ -82,5 +77,5 @@ def extremes(result: Evaluation, count: int) -> tuple[Sequence[int], Sequence[in
     """The queries, as rows of `per_query`, of the highest and of the lowest average precision."""
     column = result.per_query.columns.index("map")
     order = np.argsort(-result.per_query.values[:, column], kind="stable").tolist()
-    count = min(count, len(order) // 2)
-    return order[:count], order[::-1][:count]
+    half = len(order) // 2  # no query is both
+    return order[: min(count, half)], order[::-1][: min(count, len(order) - half)]

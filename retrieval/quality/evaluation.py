@@ -195,7 +195,7 @@ def evaluate(
     not known; Mismatch for vectors of unlike dimensions, and for folders of two encoders.
     """
     queries, database, metric = _opened(queries, database, metric)
-    task = _Task.of(queries, database, ks)
+    task = Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
     def measure(i: int, rows: Rows) -> list[float]:
@@ -230,11 +230,10 @@ def _opened(
         if isinstance(database, Labelled):
             raise BadInput("vectors do not say how they are compared; give evaluate a metric")
         metric = database.facts.metric
-    same = queries is database
     left = Labelled.of(queries) if isinstance(queries, Embeddings) else queries
-    if isinstance(database, Labelled):
-        return left, database, metric
-    return left, left if same else Labelled.of(database), metric
+    if queries is database:
+        return left, left, metric
+    return left, Labelled.of(database) if isinstance(database, Embeddings) else database, metric
 
 
 def evaluate_index(
@@ -273,7 +272,7 @@ def evaluate_hits(
     Where a query is in the database itself, it should have one hit more, which is left out.
     Raises as `evaluate` does.
     """
-    task = _Task.of(queries, database, ks)
+    task = Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
     def measure(i: int) -> list[float]:
@@ -287,7 +286,7 @@ def evaluate_hits(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Task:
+class Task:
     """What is asked of whom; labels are numbers from here on, -1 where there is none.
 
     asked: (q,), the queries that have something relevant to find; all else is of these.
@@ -307,7 +306,8 @@ class _Task:
     ks: NDArray[np.int64]
 
     @classmethod
-    def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "_Task":
+    def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "Task":
+        """Raises what `evaluate` raises of labels and ks."""
         _check_ks(ks)
         names = sorted({str(name) for name in database.labels if name is not None})
         number = {name: i for i, name in enumerate(names)}
