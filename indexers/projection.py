@@ -10,7 +10,7 @@ from retrieval.contracts import Metric, Vectors
 
 KEPT = 0.99
 """Of the nearest neighbors, on average: what is still among the nearest `AMONG` along as many axes
-as are taken where the caller names no number; in a set of `SOME` rows, or all where there are fewer.
+as are taken where the caller names no number; in a set of `SOME` rows, or of fewer.
 
 Not a share of the variance, nearly all of which may lie between a few clusters, as it does in
 embeddings that were trained by class: along axes that keep 99% of it, all vectors of a cluster look
@@ -78,7 +78,7 @@ def _enough_axes(vectors: Vectors, directions: NDArray[np.float64], multiple: in
     """The fewest axes, in multiples, along which neighbors stay near, as `KEPT` says."""
     turned = (vectors / np.float32(np.abs(vectors).max() or 1) @ directions).astype(np.float32)
     if len(turned) <= FEW:  # too few to tell, and more may be added
-        return turned.shape[1]
+        return int(turned.shape[1])
     among = min(AMONG, max(NEIGHBORS, len(turned) // 25))
     near = _nearest(turned, NEIGHBORS)
     low, high = 1, -(-turned.shape[1] // multiple)
