@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,8 @@ def serve(
         threading.Thread(target=open_encoders, daemon=True).start()
         output.say(f"{plural(images, 'image')} at {address}   (Ctrl+C stops)")
         output.document({"url": address, "indices": [*collection.served]})
-        uvicorn.Server(settings).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # which uvicorn may raise again when it has stopped
+            uvicorn.Server(settings).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:
