@@ -191,9 +191,14 @@ def test_the_slider_trades_recall_for_time(page: Page, folder: Path) -> None:
 def test_the_map_is_clicked_into(page: Page) -> None:
     page.wait(lambda: "30 images by PCA" in page.one("#map-help").text)
     assert {each.text for each in page.all("#legend li")} == set(COLOURS)
+    # The point that lies farthest from all others, as pixels are rounded.
     at = page.browser.execute_script(
         "const at = places(), box = document.getElementById('map').getBoundingClientRect();"
-        "return [at.x(7) - box.width / 2, at.y(7) - box.height / 2, state.map.ids[7]]"
+        "const far = (i, j) => Math.hypot(at.x(i) - at.x(j), at.y(i) - at.y(j));"
+        "const all = state.map.ids.map((_, i) => i);"
+        "const apart = all.map((i) => Math.min(...all.filter((j) => j !== i).map((j) => far(i, j))));"
+        "const i = apart.indexOf(Math.max(...apart));"
+        "return [at.x(i) - box.width / 2, at.y(i) - box.height / 2, state.map.ids[i]]"
     )
     from selenium.webdriver import ActionChains
 
