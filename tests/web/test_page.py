@@ -196,7 +196,8 @@ def test_the_map_is_clicked_into(page: Page) -> None:
         "const at = places(), box = document.getElementById('map').getBoundingClientRect();"
         "const far = (i, j) => Math.hypot(at.x(i) - at.x(j), at.y(i) - at.y(j));"
         "const all = state.map.ids.map((_, i) => i);"
-        "const apart = all.map((i) => Math.min(...all.filter((j) => j !== i).map((j) => far(i, j))));"
+        "const others = (i) => all.filter((j) => j !== i);"
+        "const apart = all.map((i) => Math.min(...others(i).map((j) => far(i, j))));"
         "const i = apart.indexOf(Math.max(...apart));"
         "return [at.x(i) - box.width / 2, at.y(i) - box.height / 2, state.map.ids[i]]"
     )
