@@ -34,6 +34,7 @@ class MilvusLite(Peer):
             block = vectors[start : start + ROWS_AT_ONCE]
             rows = [{"row": start + i, "vector": vector} for i, vector in enumerate(block)]
             self.client.insert("vectors", rows)
+        self.client.flush("vectors")  # else it copies all rows for each search, without an index
         self.client.load_collection("vectors")
 
     def set(self, effort: int, threads: int) -> None:
