@@ -1,7 +1,6 @@
 """Exact search: every vector is compared with every query, by faiss."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +10,6 @@ import numpy as np
 
 from indexers import faiss_bridge, gpu
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
-from retrieval.errors import BadInput
 from retrieval.hits import (
     Found,
     InMemory,
@@ -111,6 +109,8 @@ class ExactIndex:
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says."""
         vectors = checked_additions(vectors, self.dim, self.metric)
+        if self.gpu is not None:
+            self.gpu.check_room(len(vectors))
         for _, block in prepared_blocks(vectors, self.metric):
             self.index.add(block)
         self._to_gpu()
@@ -127,8 +127,7 @@ class ExactIndex:
     def _to_gpu(self) -> None:
         if self.gpu is not None:
             self.gpu = None  # the GPU need not have room for both
-            with suppress(BadInput):  # nor for the new one, which the CPU then searches
-                self.gpu = gpu.Gpu(self.index, len(self))
+            self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)

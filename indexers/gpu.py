@@ -52,6 +52,16 @@ class Gpu:
         with self.fitting():
             self.index: Any = faiss.index_cpu_to_gpu(self.resources, 0, index)
 
+    def check_room(self, rows: int) -> None:
+        """Raise BadInput where so many further rows would not fit, in the place of these."""
+        free = free_bytes()
+        vector = 4 * self.index.d + (8 if hasattr(self.index, "nlist") else 0)
+        if free is not None and rows * vector > free:
+            raise BadInput(
+                f"{rows:,} further rows want {rows * vector / 1e6:,.0f} MB of the GPU "
+                f"({free / 1e6:,.0f} MB are free); set device=cpu"
+            )
+
     def to_cpu(self) -> Any:
         """The same index in the CPU's memory."""
         return cast(Any, faiss.index_gpu_to_cpu(self.index))

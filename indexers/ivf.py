@@ -5,7 +5,6 @@ Nearest Neighbor Search (TPAMI 2011), section IV, without the quantization: fais
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -18,7 +17,6 @@ from indexers import faiss_bridge, gpu
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
-from retrieval.errors import BadInput
 from retrieval.hits import (
     Found,
     InMemory,
@@ -177,6 +175,8 @@ class IvfIndex:
     def add(self, vectors: Vectors) -> None:
         """Add rows to the lists there are, as `Growing` says."""
         vectors = checked_additions(vectors, self.dim, self.metric)
+        if self.gpu is not None:
+            self.gpu.check_room(len(vectors))
         for _, block in prepared_blocks(vectors, self.metric):
             self.index.add(block)
         self._to_gpu()
@@ -196,8 +196,7 @@ class IvfIndex:
     def _to_gpu(self) -> None:
         if self.gpu is not None:
             self.gpu = None  # the GPU need not have room for both
-            with suppress(BadInput):  # nor for the new one, which the CPU then searches
-                self.gpu = gpu.Gpu(self.index, len(self))
+            self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)

@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from retrieval.contracts import Framing, Images, Resample
+from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
 from retrieval.images.source import Item
 
@@ -54,10 +54,6 @@ SUFFIXES = frozenset(
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-_RESAMPLING = {
-    Resample.BILINEAR: Image.Resampling.BILINEAR,
-    Resample.BICUBIC: Image.Resampling.BICUBIC,
-}
 # What the decoders raise where the bytes lead them astray.
 _DAMAGE = (
     OSError,
@@ -128,10 +124,6 @@ def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
     are cut off before: resized whole, it could outgrow memory.
     """
     side, shorter = framing.side, _shorter(framing)
-
-    def by_pillow(image: Image.Image) -> Image.Image:
-        return image.resize(size, _RESAMPLING[framing.resample])
-
     if min(image.size) != shorter:
         image = _without_ends(image)
         width, height = image.size
@@ -140,8 +132,8 @@ def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
         if many:
             from retrieval.images.resizing import resized  # a second, and some more the first time
 
-            return resized(image, size, _corner(size, side), side, framing.resample, by_pillow)
-        image = by_pillow(image)
+            return resized(image, size, _corner(size, side), side, framing.resample)
+        image = image.resize(size, Image.Resampling[framing.resample.name])
     if image.size != (side, side):
         left, top = _corner(image.size, side)
         image = image.crop((left, top, left + side, top + side))

@@ -31,7 +31,6 @@ Coefficients = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
 
 Size = tuple[int, int]
 Values = NDArray[np.float64]
-Resize = Callable[[Image.Image], Image.Image]
 
 
 class Order(Enum):
@@ -39,40 +38,39 @@ class Order(Enum):
 
     ACROSS = "across"
     DOWN = "down"
-    UNKNOWN = "unknown"  # Pillow does neither
+    NEITHER = "neither"  # Pillow resizes in another way
+    UNTOLD = "untold"  # until another image comes
 
 
-_orders: dict[tuple[Size, Size, Resample], Order | None] = {}
-"""Of each size that was met; None until its second image tells."""
+_orders: dict[tuple[Size, Size, Resample], Order] = {}
+"""Of each size that was met."""
 
 
-def resized(
-    image: Image.Image, size: Size, corner: Size, side: int, resample: Resample, by_pillow: Resize
-) -> Images:
+def resized(image: Image.Image, size: Size, corner: Size, side: int, resample: Resample) -> Images:
     """The square (side, side, 3) at the corner (left, top) of an RGB image resized to `size`.
 
-    size: (width, height). The square lies inside it. by_pillow: resizes an image to that size.
+    size: (width, height). The square lies inside it.
     """
     key = (image.size, size, resample)
     order = _orders.get(key)
-    if order is None or order is Order.UNKNOWN:
-        left, top = corner
-        expected = np.asarray(by_pillow(image).crop((left, top, left + side, top + side)))
-        if key not in _orders:
-            _orders[key] = None  # of many sizes there is one image each: nothing is won
-            return expected
-    across = coefficients(image.width, size[0], corner[0], side, resample)
-    down = coefficients(image.height, size[1], corner[1], side, resample)
+
+    def square(first: Order) -> NDArray[np.uint8]:
+        across = coefficients(image.width, size[0], corner[0], side, resample)
+        down = coefficients(image.height, size[1], corner[1], side, resample)
+        return _square(image, across, down, first)
+
     if order is Order.ACROSS or order is Order.DOWN:
-        return _square(image, across, down, order)
+        return square(order)
+    left, top = corner
+    whole = image.resize(size, Image.Resampling[resample.name])
+    expected = np.asarray(whole.crop((left, top, left + side, top + side)))
     if order is None:
-        same = [
-            each
-            for each in (Order.ACROSS, Order.DOWN)
-            if np.array_equal(_square(image, across, down, each), expected)
-        ]
+        _orders[key] = Order.UNTOLD  # where each image has a size of its own, nothing is won
+    elif order is Order.UNTOLD:
+        both = (Order.ACROSS, Order.DOWN)
+        same = [each for each in both if np.array_equal(square(each), expected)]
         if len(same) < 2:  # else this image does not tell
-            _orders[key] = same[0] if same else Order.UNKNOWN
+            _orders[key] = same[0] if same else Order.NEITHER
     return expected
 
 

@@ -149,7 +149,7 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
     @app.get("/api/indices")
     def indices() -> dict[str, Any]:
         """The indices that are served, with their options, labels and metrics."""
-        return {"indices": [served.to_json() for served in collection.served.values()]}
+        return {"indices": [served.described for served in collection.served.values()]}
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:

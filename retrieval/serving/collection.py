@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any, BinaryIO, cast
@@ -139,7 +139,8 @@ class Served:
         self._kept_picture = lru_cache(KEPT_PICTURES)(self._picture)
         self._kept_plane = lru_cache(1)(self._plane)
 
-    def to_json(self) -> dict[str, Json]:
+    @cached_property
+    def described(self) -> dict[str, Json]:
         """As `GET /api/indices` lists it."""
         labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
         return {

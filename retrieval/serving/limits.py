@@ -125,27 +125,34 @@ class Limits:
         if not (length.isascii() and length.isdigit()):
             await _refuse(send, 400, "the content's length is no number; send it anew")
             return
+        seen, whole, until = 0, False, time.monotonic() + BODY_SECONDS
+
+        async def timely() -> Message:
+            nonlocal whole
+            # Behind the body one waits here for as long as the answer takes.
+            left = None if whole else max(0.0, until - time.monotonic())
+            message = await asyncio.wait_for(receive(), left)
+            whole = not message.get("more_body", False)
+            return message
+
         if int(length) > BODY_BYTES:
             if int(length) <= DISCARDED_BYTES:
-                await _discard(receive)
+                with suppress(TimeoutError):
+                    await _discard(timely)
             await _refuse(send, 413, _too_large())
             return
         is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
         if scope["method"] == "POST" and not is_form:
             await _refuse(send, 415, "send the image as multipart/form-data, in the field 'image'")
             return
-        seen, whole, began = 0, False, time.monotonic()
 
         async def bounded() -> Message:
-            nonlocal seen, whole
-            # Behind the body one waits here for as long as the answer takes.
-            left = None if whole else max(0.0, began + BODY_SECONDS - time.monotonic())
-            message = await asyncio.wait_for(receive(), left)
+            nonlocal seen
+            message = await timely()
             seen += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
             if seen > BODY_BYTES:
-                if message.get("more_body", False):
-                    await _discard(receive)
+                if not whole:
+                    await _discard(timely)
                 raise TooLarge
             return message
 

@@ -138,6 +138,18 @@ def test_memory_is_planned_before_anything_goes_to_the_gpu(
         kind(Metric.EUCLIDEAN).build(vectors(5000))
 
 
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("kind", [Exact, Ivf])
+def test_rows_that_do_not_fit_are_refused_before_they_are_added(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = kind(Metric.EUCLIDEAN).build(vectors(500))
+    monkeypatch.setattr(gpu, "free_bytes", lambda: 1000)
+    with pytest.raises(BadInput, match="100 further rows want 0 MB of the GPU"):
+        index.add(vectors(100))
+    assert len(index) == 500 and index.details["device"] == "cuda"
+
+
 @pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="here the GPU's memory is known")
 def test_memory_without_a_gpu_is_unknown() -> None:
     assert gpu.free_bytes() is None
