@@ -115,21 +115,11 @@ def evaluate(
 
     Example: retr eval --queries test-embeddings --database train-embeddings
     """
-    from retrieval.indexing import check_same_encoder
     from retrieval.quality import evaluation, exchange
     from retrieval.quality.labelled import Labelled
-    from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
-    place = Workspace.at(workspace)
-    asked = open_embeddings(
-        queries or place.needed(Role.QUERIES, "retr encode --split test", "--queries")
-    )
-    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
-    check_same_encoder(
-        asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
-    )
+    asked, searched = opened_sides(queries, database, workspace)
     ks = parsed_ks(k)
     other = None if against is None else exchange.read_queries(against)
     sides = protocol_sides(output, protocol, asked, searched, seed, draw, whole=index is not None)
@@ -178,6 +168,25 @@ def evaluate(
         document["against"] = str(against)
         document["differences"] = {name: of.to_json() for name, of in differences.items()}
     output.document(document)
+
+
+def opened_sides(
+    queries: Path | None, database: Path | None, workspace: Path | None
+) -> "tuple[Embeddings, Embeddings]":
+    """The embeddings that ask and that are searched, of one encoder, or Mismatch."""
+    from retrieval.indexing import check_same_encoder
+    from retrieval.storage.shards import open_embeddings
+    from retrieval.workspace import Role, Workspace
+
+    place = Workspace.at(workspace)
+    asked = open_embeddings(
+        queries or place.needed(Role.QUERIES, "retr encode --split test", "--queries")
+    )
+    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
+    check_same_encoder(
+        asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
+    )
+    return asked, searched
 
 
 def protocol_sides(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.evaluate import NAMES, protocol_sides
-from cli.options import Debug, Json, Quiet, Threads, WorkspaceFolder, parsed_metric
+from cli.evaluate import NAMES, Database, Queries, opened_sides, protocol_sides
+from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder, parsed_metric
 from cli.output import Output
 
 if TYPE_CHECKING:
@@ -27,19 +27,8 @@ ROWS = {"precision_at": "P@k", "recall_at": "recall@k", "map_at": "mAP@k", "ndcg
 
 
 def report(
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            help="Embeddings that ask.  [default: the last of a test split]", show_default=False
-        ),
-    ] = None,
-    database: Annotated[
-        Path | None,
-        typer.Option(
-            help="Embeddings that are searched.  [default: the last that are no test split]",
-            show_default=False,
-        ),
-    ] = None,
+    queries: Queries = None,
+    database: Database = None,
     bench: Annotated[
         Path | None,
         typer.Option(
@@ -48,13 +37,7 @@ def report(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
-            show_default=False,
-        ),
-    ] = None,
+    metric: MetricName = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -83,23 +66,13 @@ def report(
     from retrieval.drawing.layout import Layout, laid_out
     from retrieval.drawing.report import Report, write_report
     from retrieval.errors import UnknownName
-    from retrieval.indexing import check_same_encoder
     from retrieval.quality.curves import confusion, extremes, precision_recall
     from retrieval.quality.evaluation import evaluate
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.metrics import DEFINITIONS
-    from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
-    place = Workspace.at(workspace)
-    asked = open_embeddings(
-        queries or place.needed(Role.QUERIES, "retr encode --split test", "--queries")
-    )
-    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
-    check_same_encoder(
-        asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
-    )
+    asked, searched = opened_sides(queries, database, workspace)
     if method not in [*Layout]:
         raise UnknownName("method", method, [*Layout])
     measured = None if bench is None else _bench(bench, searched.facts.encoder.name)
@@ -133,8 +106,8 @@ def report(
         labels=labels,
         confusion=shares,
         curves=precision_recall(left, right, compared_by),
-        best=_gallery(result, left, right, compared_by, best),
-        worst=_gallery(result, left, right, compared_by, worst),
+        best=_gallery(result, left, right, best),
+        worst=_gallery(result, left, right, worst),
         points=points,
         point_labels=drawn.labels,
         map_title=f"{len(drawn):,} images of the database by {method.upper()}",
@@ -190,7 +163,6 @@ def _gallery(
     result: "Evaluation",
     queries: "Labelled",
     database: "Labelled",
-    metric: object,
     chosen: Sequence[int],
 ) -> "list[tuple[Picture, list[Picture]]]":
     """The chosen queries, as rows of `per_query`, with pictures of their first neighbours."""
