@@ -1,6 +1,5 @@
 """`retr encode`: images to embeddings."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,9 +27,11 @@ def encode(
         int | None, typer.Option(help="Take the first N images only.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="The embeddings folder.  [default: one in the workspace]", show_default=False
+            metavar="DIR",
+            help="The embeddings folder.  [default: one in the workspace]",
+            show_default=False,
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
@@ -56,6 +57,7 @@ def encode(
     from retrieval.errors import UnknownName
     from retrieval.images import open_source
     from retrieval.registry import open_encoder
+    from retrieval.storage.places import place_of
     from retrieval.storage.shards import Dtype
     from retrieval.workspace import Role, Workspace
 
@@ -65,7 +67,7 @@ def encode(
     images = open_source(source, split, data, limit)
     opened = open_encoder(encoder, device)
     place = Workspace.at(workspace)
-    folder = out or place.embeddings_folder(images, opened, Dtype(dtype))
+    folder = place_of(out) if out else place.embeddings_folder(images, opened, Dtype(dtype))
     started = time.perf_counter()
 
     with output.progress(f"encode {images.name}", "image") as show:

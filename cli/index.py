@@ -1,6 +1,5 @@
 """`retr index`: embeddings to a searchable index."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,8 +29,9 @@ AUTO = "auto"
 
 def index(
     embeddings: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
+            metavar="DIR",
             help="Embeddings folders, indexed as one.  [default: the last that was encoded]",
             show_default=False,
         ),
@@ -78,8 +78,9 @@ def index(
         ),
     ] = False,
     queries: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="DIR",
             help="For auto: embeddings to measure with.  [default: some of the rows]",
             show_default=False,
         ),
@@ -101,8 +102,12 @@ def index(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="The index folder.  [default: one in the workspace]", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="The index folder.  [default: one in the workspace]",
+            show_default=False,
+        ),
     ] = None,
     threads: Threads = None,
     workspace: WorkspaceFolder = None,
@@ -124,6 +129,7 @@ def index(
 
     from retrieval.errors import BadInput
     from retrieval.indexing import build_index
+    from retrieval.storage.places import place_of
     from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
@@ -149,20 +155,23 @@ def index(
     if delete is not None:
         from retrieval.updating import delete_rows
 
-        folder = out or place.needed(Role.INDEX, "retr index", "--out")
+        folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
         facts = delete_rows(folder, delete)
     else:
-        folders = embeddings or [place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS")]
-        sets = [open_embeddings(each) for each in folders]
+        sets = (
+            [open_embeddings(each) for each in embeddings]
+            if embeddings
+            else [open_embeddings(place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS"))]
+        )
         measure = parsed_metric(metric) or sets[0].facts.metric
         if add:
             from retrieval.updating import add_rows
 
-            folder = out or place.needed(Role.INDEX, "retr index", "--out")
+            folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
             facts = add_rows(folder, sets)
         else:
             name = backend or "hnsw"
-            folder = out or place.index_folder(folders[0], name, measure)
+            folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)
             if name == AUTO:
                 from retrieval.tuning import Target, build_best
 
@@ -191,7 +200,7 @@ def index(
     if out is None or place.folder.is_dir():
         place.remember(Role.INDEX, folder)
 
-    n_bytes = sum((folder / name).stat().st_size for name in facts.files)
+    n_bytes = facts.size_in(folder)
     settings = {**facts.options, **facts.details}
     done = "changed" if add or delete else "built"
     output.say(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.images import MANY, Item, Source, load
 from retrieval.images.source import First
 from retrieval.storage.files import locked, made_folder
+from retrieval.storage.places import Place
 from retrieval.storage.shards import (
     MANIFEST,
     Dtype,
@@ -54,7 +54,7 @@ class Batch:
 def encode_source(
     source: Source,
     encoder: Encoder,
-    folder: Path,
+    folder: Place,
     dtype: Dtype = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,

@@ -9,6 +9,7 @@ RetrError                     a failure at run time: exit code 1
     ├── BadSource             a source of images that is not there or not understood
     ├── BadData               a shard, manifest or index that is damaged or not what it says
     ├── Mismatch              two things that do not belong together: encoder, dimension, metric
+    ├── Unreachable           a store or cluster that does not answer or lets nobody in
     └── Busy                  another process writes here
 
 Messages are one line of two halves: what is wrong, with its numbers; then what to do.
@@ -81,3 +82,14 @@ class Mismatch(BadInput):
 
 class Busy(BadInput):
     """Another process holds the folder."""
+
+
+class Unreachable(BadInput):
+    """A store, server or cluster that does not answer, or lets nobody in.
+
+    may_pass: whether it is worth trying again.
+    """
+
+    def __init__(self, message: str, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass

@@ -15,6 +15,7 @@ from retrieval.images import Item, load
 from retrieval.images.source import text
 from retrieval.indexing import OpenIndex, open_index
 from retrieval.registry import open_encoder
+from retrieval.storage.places import Place
 
 _T = TypeVar("_T")
 
@@ -59,7 +60,7 @@ class Searcher:
     @classmethod
     def open(
         cls,
-        folder: Path | str,
+        folder: Place | str,
         options: Mapping[str, object] | None = None,
         encoder: Encoder | None = None,
         device: str = "auto",

@@ -33,8 +33,9 @@ from retrieval.indexing import (
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
-from retrieval.storage.files import LOCK, PARTIAL, locked, made_folder, sha256_of
-from retrieval.storage.shards import MANIFEST, Embeddings, EncoderFacts, check_free
+from retrieval.storage.files import LOCK, locked, made_folder
+from retrieval.storage.places import Place
+from retrieval.storage.shards import Embeddings, EncoderFacts, check_free
 
 FEW_NUMBERS = 2**20  # rows × dim up to which exact search takes a tenth of a millisecond
 QUERIES = 1000  # half of them choose the effort on all rows, the others check it
@@ -136,7 +137,7 @@ class Tuning:
 
 def build_best(
     sets: Sequence[Embeddings],
-    folder: Path,
+    folder: Place,
     target: Target,
     *,
     metric: Metric | None = None,
@@ -161,7 +162,7 @@ def build_best(
     check_free(folder, INDEX)
     rows, vectors = read_all(sets)
     asked = _Asked.of(vectors, None if queries is None else queries.read()[1], seed)
-    with _place(folder) as partial:
+    with _workshop(folder) as partial:
         found = _Found([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         few = vectors.size <= FEW_NUMBERS
         if not few:
@@ -224,8 +225,7 @@ def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Em
     check_same_encoder(encoder, queries.facts.encoder, str(sets[0].folder), str(queries.folder))
     if queries.facts.dim != sets[0].facts.dim:
         raise Mismatch(f"{queries.folder} has {queries.facts.dim} dimensions; encode it anew")
-    manifest = sha256_of(queries.folder / MANIFEST)
-    if manifest in {sha256_of(each.folder / MANIFEST) for each in sets}:
+    if queries.identity in {each.identity for each in sets}:
         raise Mismatch(
             f"{queries.folder} are the rows themselves, and each would find itself; leave --queries"
             " away, and rows are held out"
@@ -233,15 +233,15 @@ def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Em
 
 
 @contextmanager
-def _place(folder: Path) -> Iterator[Path]:
+def _workshop(folder: Place) -> Iterator[Path]:
     """Room beside the index, with the folder locked; a new one is gone if nothing comes of it."""
     new = not folder.exists()
     made_folder(folder)
     try:
-        with locked(folder), fresh(folder / PARTIAL) as partial:
+        with locked(folder), fresh(folder) as partial:
             yield partial
     except BaseException:
-        if new:
+        if new and isinstance(folder, Path):
             (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # another has written there meanwhile
                 folder.rmdir()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +18,12 @@ from retrieval.indexing import (
     write_index,
 )
 from retrieval.searching import matching
-from retrieval.storage.files import PARTIAL, locked, sha256_of
-from retrieval.storage.shards import MANIFEST, Embeddings, check_unique
+from retrieval.storage.files import locked
+from retrieval.storage.places import Place
+from retrieval.storage.shards import Embeddings, check_unique
 
 
-def add_rows(folder: Path, sets: Sequence[Embeddings]) -> IndexFacts:
+def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
     """The facts of the index in the folder, with the embeddings of all `sets` as further rows.
 
     It is replaced once the new one is whole. Raises what `open_index` raises, Mismatch for
@@ -31,7 +31,7 @@ def add_rows(folder: Path, sets: Sequence[Embeddings]) -> IndexFacts:
     that takes no more rows, Busy if another process writes there.
     """
     IndexFacts.read(folder)  # so that no lock is left in a folder that is none
-    with locked(folder), fresh(folder / PARTIAL) as partial:
+    with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
         encoder = common_facts(sets)
@@ -50,12 +50,12 @@ def add_rows(folder: Path, sets: Sequence[Embeddings]) -> IndexFacts:
         names = " and ".join(str(each.folder) for each in sets)
         check_unique(rows["id"], f"{folder} and {names}")
         index.add(vectors)
-        added = tuple(sha256_of(each.folder / MANIFEST) for each in sets)
+        added = tuple(each.identity for each in sets)
         facts = replace(facts, embeddings=(*facts.embeddings, *added))
         return write_index(partial, folder, index, rows, facts)
 
 
-def delete_rows(folder: Path, where: str) -> IndexFacts:
+def delete_rows(folder: Place, where: str) -> IndexFacts:
     """The facts of the index in the folder, without the rows that the filter admits.
 
     where: as `Searcher.search` takes it: `label=cat`, `id=a.png,b.png`. It is replaced once the new
@@ -63,7 +63,7 @@ def delete_rows(folder: Path, where: str) -> IndexFacts:
     delete and for a filter that admits all rows, Busy if another process writes there.
     """
     IndexFacts.read(folder)
-    with locked(folder), fresh(folder / PARTIAL) as partial:
+    with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
         if not isinstance(index, Shrinking):
