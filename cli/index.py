@@ -89,6 +89,15 @@ def index(
         int | None,
         typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]", show_default=False),
     ] = None,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Build it in so many parts, side by side, each of a group of the embeddings' "
+            "shards; they are searched as one.  [default: one index]",
+            show_default=False,
+        ),
+    ] = None,
     add: Annotated[
         bool,
         typer.Option("--add", help="Add the embeddings as further rows to the index that stands."),
@@ -123,6 +132,8 @@ def index(
 
     Example: retr index --backend auto --target-recall 0.99 --max-memory 2GB
 
+    Example: retr index --parts 8 --out s3://bucket/index s3://bucket/embeddings
+
     Example: retr index --add more-embeddings
     """
     import time
@@ -141,10 +152,12 @@ def index(
             f"what an index must reach is for --backend {AUTO}; {backend or 'hnsw'} is built as "
             "--set says"
         )
+    if backend == AUTO and parts:
+        raise BadInput(f"--backend {AUTO} builds one index; name the backend of the parts")
     if backend == AUTO and options:
         raise BadInput(f"--backend {AUTO} chooses the options; leave --set away")
     if add or delete is not None:
-        if backend is not None or metric is not None or options:
+        if backend is not None or metric is not None or options or parts:
             raise BadInput(
                 "an index that stands keeps its backend, metric and options; leave them away"
             )
@@ -194,6 +207,12 @@ def index(
                         progress=step,
                     )
                 _print(output, tuning)
+            elif parts is not None:
+                from retrieval.sharding import build_parts
+
+                chosen = parsed_options(options)
+                with output.progress("index", "part") as show:
+                    facts = build_parts(sets, name, folder, parts, measure, chosen, progress=show)
             else:
                 facts = build_index(sets, name, folder, measure, parsed_options(options))
     seconds = time.perf_counter() - started

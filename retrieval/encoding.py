@@ -34,6 +34,7 @@ from retrieval.storage.shards import (
 
 SHARD_IMAGES = 10_000
 BATCH = 500  # images decoded and handed to the encoder at once
+BATCH_BYTES = 64 << 20  # of encoded images, after which a batch is full
 AHEAD = 3  # batches decoded before the encoder asks for them
 
 
@@ -156,7 +157,7 @@ class Decoder:
     def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
         """The items in order, `size` at a time; those that fail become `skipped`."""
         waiting: deque[list[Future[Batch]]] = deque()
-        while chunk := list(islice(items, size)):
+        while chunk := _chunk(items, size):
             piece = -(-len(chunk) // self.threads)
             waiting.append(
                 [
@@ -170,6 +171,19 @@ class Decoder:
                 yield _joined(waiting.popleft())
         while waiting:
             yield _joined(waiting.popleft())
+
+
+def _chunk(items: Iterator[Item], size: int) -> list[Item]:
+    """The next `size` items, or fewer where their bytes would fill the memory."""
+    chunk: list[Item] = []
+    n_bytes = 0
+    while len(chunk) < size and n_bytes < BATCH_BYTES:
+        item = next(items, None)
+        if item is None:
+            break
+        chunk.append(item)
+        n_bytes += len(item.content) if isinstance(item.content, bytes) else 0
+    return chunk
 
 
 def _decoded(items: Sequence[Item], framing: Framing, many: bool) -> Batch:

@@ -27,6 +27,17 @@ class RetrError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What another process makes of it, whatever `__init__` takes."""
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(kind: type[RetrError], args: tuple[object, ...], state: dict[str, object]) -> RetrError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class CannotExport(RetrError):
     """A network that cannot be written as ONNX, or that would then give other embeddings."""

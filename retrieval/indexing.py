@@ -11,9 +11,10 @@ such folders: see `retrieval.sharding`.
 
 import functools
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,12 +31,12 @@ from retrieval.parts import Parts
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
 from retrieval.storage.files import (
-    LOCK,
     PARTIAL,
     check_format,
     locked,
     made_folder,
     read_json,
+    remove,
     sha256_of,
     sync_folder,
     write_json,
@@ -55,6 +56,8 @@ FORMAT = "retr-index"
 VERSION = 2  # 1 where there are no parts, and the files lie beside index.json
 INDEX = "index.json"
 ROWS = "rows.parquet"
+PART = "part-"  # and 12 digits: what the folder of a part is called
+_PART = re.compile(f"{PART}[0-9a-f]{{12}}")
 LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs", "numpy", "pyarrow")
 
 
@@ -100,7 +103,8 @@ class IndexFacts:
     def write(self, folder: Place) -> None:
         """Write `index.json`, whole or not at all."""
         document = asdict(self)
-        newer = {name: document.pop(name) for name in ("at", "parts") if document[name]}
+        newer = {name: document.pop(name) for name in ("at", "parts")}
+        newer = {name: value for name, value in newer.items() if value}
         version = VERSION if newer else 1
         write_json(folder / INDEX, {"format": FORMAT, "version": version, **document, **newer})
 
@@ -456,10 +460,10 @@ def published(folder: Place, facts: IndexFacts, partial: Path | None = None) -> 
         sync_folder(folder)
     for path in before - set(facts.paths_in(folder)):
         path.unlink(missing_ok=True)
-        if isinstance(path, Path) and path.parent != folder:
-            (path.parent / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # which says that something else lies in it, too
-                path.parent.rmdir()
+    named = {part.folder for part in facts.parts}
+    for path in [*folder.iterdir()]:
+        if _PART.fullmatch(path.name) and path.name not in named:
+            remove(path)  # of another build, also of one that was stopped
     return facts
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Hits, Index, Json, Mask, Vectors
-from retrieval.hits import ranked
+from retrieval.hits import sort
 
 
 class Parts:
@@ -41,8 +41,10 @@ class Parts:
             hits = part.search(queries, k, None if among is None else among[start:end])
             rows.append(np.where(hits.rows < 0, -1, hits.rows + start))
             distances.append(hits.distances)
-        best = ranked(np.concatenate(rows, axis=1), np.concatenate(distances, axis=1), k)
-        return Hits(best.rows[:, :k], best.distances[:, :k])
+        of_all, their_distances = np.concatenate(rows, axis=1), np.concatenate(distances, axis=1)
+        sort(of_all, their_distances)
+        nearest = np.ascontiguousarray(of_all[:, :k])
+        return Hits(nearest, np.ascontiguousarray(their_distances[:, :k]))
 
     def save(self, folder: Path) -> None:
         """Write each part into a folder of its own, 0, 1, …"""

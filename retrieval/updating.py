@@ -41,6 +41,14 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
                 f"{sets[0].folder} has {sets[0].facts.dim} dimensions and {folder} has "
                 f"{facts.dim}; encode one of them anew"
             )
+        if facts.parts:
+            from retrieval.sharding import add_part
+
+            check_unique(
+                pa.concat_tables([opened.rows, *(each.rows() for each in sets)])["id"],
+                " and ".join([str(folder), *(str(each.folder) for each in sets)]),
+            )
+            return add_part(folder, facts, sets)
         if not isinstance(index, Growing):
             raise BadInput(f"backend {facts.backend} takes no more rows; index all of them anew")
         rows, vectors = read_all(sets)
@@ -66,6 +74,8 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
     with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
+        if facts.parts:
+            raise BadInput("an index in parts cannot delete rows; index without them anew")
         if not isinstance(index, Shrinking):
             raise BadInput(
                 f"backend {facts.backend} cannot delete rows; index without them anew, or take "

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,16 @@ def made_folder(folder: _Place) -> _Place:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(f"cannot write into {folder}; name another folder or change its permissions")
     return folder
+
+
+def remove(path: Place) -> None:
+    """Delete the file, or the folder and all in it."""
+    if isinstance(path, RemotePath):
+        path.remove()
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextmanager

@@ -83,6 +83,13 @@ class RemotePath:
         return self.url.partition("::")[0].rpartition("/")[2]
 
     @property
+    def parent(self) -> "RemotePath":
+        """The folder that it lies in."""
+        head, chain, rest = self.url.partition("::")
+        above = head.rpartition("/")[0]
+        return RemotePath(f"{above}{'/' if above.endswith(':/') else ''}{chain}{rest}")
+
+    @property
     def stem(self) -> str:
         """The name without its suffix."""
         return Path(self.name).stem
@@ -181,6 +188,10 @@ class RemotePath:
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+    def remove(self) -> None:
+        """Delete the file, or the folder and all in it."""
+        self._do(lambda store, path: store.rm(path, recursive=True))
 
     def _kind(self) -> str | None:
         try:
