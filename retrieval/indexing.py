@@ -11,7 +11,6 @@ such folders: see `retrieval.sharding`.
 
 import functools
 import hashlib
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from retrieval.parts import Parts
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
 from retrieval.storage.files import (
+    PART_FOLDER,
     PARTIAL,
     check_format,
     locked,
@@ -56,8 +56,6 @@ FORMAT = "retr-index"
 VERSION = 2  # 1 where there are no parts, and the files lie beside index.json
 INDEX = "index.json"
 ROWS = "rows.parquet"
-PART = "part-"  # and 12 digits: what the folder of a part is called
-_PART = re.compile(f"{PART}[0-9a-f]{{12}}")
 LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs", "numpy", "pyarrow")
 
 
@@ -462,7 +460,7 @@ def published(folder: Place, facts: IndexFacts, partial: Path | None = None) -> 
         path.unlink(missing_ok=True)
     named = {part.folder for part in facts.parts}
     for path in [*folder.iterdir()]:
-        if _PART.fullmatch(path.name) and path.name not in named:
+        if PART_FOLDER.fullmatch(path.name) and path.name not in named:
             remove(path)  # of another build, also of one that was stopped
     return facts
 

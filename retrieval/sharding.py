@@ -20,7 +20,6 @@ from retrieval.cores import limit_threads, usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.indexing import (
     INDEX,
-    PART,
     IndexFacts,
     Part,
     build_index,
@@ -28,7 +27,7 @@ from retrieval.indexing import (
     options_of,
     published,
 )
-from retrieval.storage.files import locked, made_folder, sha256_of
+from retrieval.storage.files import PART, locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.shards import Embeddings, check_free, check_unique, open_embeddings
 

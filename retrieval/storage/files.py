@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from retrieval.storage.places import Place, RemotePath
 _Place = TypeVar("_Place", bound=Place)
 
 LOCK = ".lock"
+PART = "part-"
+PART_FOLDER = re.compile(f"{PART}[0-9a-f]{{12}}")  # the name of the folder of an index's part
 PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
 
 
