@@ -25,6 +25,7 @@ from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import (
     LOCK,
+    PART_FOLDER,
     PARTIAL,
     check_format,
     made_folder,
@@ -498,8 +499,10 @@ def check_free(folder: Place, owner: str) -> None:
     other = sorted(
         path.name
         for path in folder.iterdir()
-        # Left behind by a run that was killed before its first manifest.
-        if path.name not in (LOCK, SKIPPED, shard_name(0)) and not path.name.endswith(PARTIAL)
+        # Left behind by a run that was killed before its first manifest, or with some parts.
+        if path.name not in (LOCK, SKIPPED, shard_name(0))
+        and not path.name.endswith(PARTIAL)
+        and not PART_FOLDER.fullmatch(path.name)
     )
     if other:
         raise BadInput(
