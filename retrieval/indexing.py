@@ -8,7 +8,7 @@ It is searchable without the embeddings it was built from. docs/formats.md write
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.contracts import Index, Indexer, Json, Metric, Streaming, Vectors
+from retrieval.contracts import Index, Indexer, Json, Metric, Storing, Streaming, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.files import (
+    LOCK,
     PARTIAL,
     check_format,
     locked,
@@ -46,8 +47,18 @@ FORMAT = "retr-index"
 VERSION = 1
 INDEX = "index.json"
 ROWS = "rows.parquet"
-LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs", "numpy", "pyarrow")
-
+UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
+LIBRARIES = (
+    "retr",
+    "faiss-gpu",
+    "faiss-cpu",
+    "hnswlib",
+    "scalable-vs",
+    "pymilvus",
+    "milvus-lite",
+    "numpy",
+    "pyarrow",
+)
 
 _KINDS = {
     "backend": str,
@@ -128,7 +139,8 @@ def build_index(
     """The facts of the index built from the embeddings of all `sets`, written into `folder`.
 
     metric: where None, the one that the encoder was made for. options: of the backend; values
-    may be text. An index that stands in `folder` is replaced once the new one is whole.
+    may be text. An index that stands in `folder` is replaced once the new one is whole. A backend
+    that resumes goes on behind what a build of the same that was killed has left.
 
     Raises UnknownName for a backend or option, Mismatch if the sets are of different encoders,
     BadData for damaged shards or an id that stands twice, BadInput if the folder holds
@@ -142,17 +154,20 @@ def build_index(
     if not any(map(len, sets)):
         raise BadInput("there are no embeddings to index; encode some images first")
     build: Callable[[], Index]
-    if isinstance(indexer, Streaming):
+    if isinstance(indexer, Storing | Streaming):
         rows = _joined([each.rows() for each in sets], sets)
-        build = functools.partial(indexer.build_from, _Shards(sets))
+        shards = _Shards(sets, rows, folder / UNFINISHED)
+        run = indexer.store if isinstance(indexer, Storing) else indexer.build_from
+        build = functools.partial(run, shards)
     else:
         rows, vectors = read_all(sets)
         build = functools.partial(indexer.build, vectors)
-    made_folder(folder)
-    with locked(folder), fresh(folder / PARTIAL) as unfinished:
+    with building(folder) as partial:
         index = build()
         facts = described(backend, indexer, index, sets)
-        return write_index(unfinished, folder, index, rows, facts)
+        facts = write_index(partial, folder, index, rows, facts)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        return facts
 
 
 def described(
@@ -298,9 +313,14 @@ def _joined(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """The vectors of all sets, shard by shard, each read and checked when it is asked for."""
+    """The vectors of all sets, shard by shard, each read and checked when it is asked for.
+
+    As `Items` says, which is more than a backend that streams asks for.
+    """
 
     sets: Sequence[Embeddings]
+    table: pa.Table
+    unfinished: Path
 
     @property
     def rows(self) -> int:
@@ -309,6 +329,14 @@ class _Shards:
     @property
     def dim(self) -> int:
         return self.sets[0].facts.dim
+
+    @property
+    def encoder(self) -> str:
+        return self.sets[0].facts.encoder.fingerprint
+
+    @property
+    def source(self) -> list[str]:
+        return [sha256_of(each.folder / MANIFEST) for each in self.sets]
 
     def __iter__(self) -> Iterator[Vectors]:
         for each in self.sets:
@@ -346,6 +374,22 @@ def fresh(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Room beside the index, with the folder locked; a new one is gone if nothing comes of it."""
+    new = not folder.exists()
+    made_folder(folder)
+    try:
+        with locked(folder), fresh(folder / PARTIAL) as partial:
+            yield partial
+    except BaseException:
+        if new and not (folder / UNFINISHED).exists():
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another has written there meanwhile
+                folder.rmdir()
+        raise
 
 
 def _publish(partial: Path, folder: Path, built: IndexFacts) -> None:
