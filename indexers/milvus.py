@@ -79,9 +79,9 @@ class Milvus:
     ef: candidates that HNSW and DISKANN keep while a query walks. n_probe: lists of IVF_FLAT that
     are searched. More of either cost time and raise recall.
     consistency: Strong, Bounded, Session or Eventually: how late a server may be to show rows.
-    uri: of a server; where empty, that in MILVUS_URI; where that is not set, Milvus Lite in the
+    uri: of a server; None for that in MILVUS_URI, or where that is not set, Milvus Lite in the
     index folder. The token comes from MILVUS_TOKEN alone.
-    collection: its name; where empty, one that follows from what is in it.
+    collection: its name; None for one that follows from what is in it.
 
     It wants pymilvus: `pip install 'retr[milvus]'`. Rows cannot be added to it or deleted.
     """
@@ -94,8 +94,8 @@ class Milvus:
     ef: int = 64
     n_probe: int = 32
     consistency: str = "Bounded"
-    uri: str = ""
-    collection: str = ""
+    uri: str | None = None
+    collection: str | None = None
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "n_probe", "consistency", "uri"})
 
     def __post_init__(self) -> None:
@@ -546,7 +546,7 @@ def _check_same(database: Database, holds: Holding) -> None:
         described = client.describe_collection(name, timeout=ANSWERING)
     said = described.get("properties", {}).get("retr") or described.get("description") or ""
     found = Holding.of(str(said))
-    another = "name another with --set collection="
+    another = "drop it, or name another with --set collection="
     if found is None:
         raise Mismatch(f"the collection {name} of {where} was not made by this retr; {another}")
     if found == holds:
@@ -560,7 +560,8 @@ def _check_same(database: Database, holds: Holding) -> None:
     elif (found.source, found.rows) != (holds.source, holds.rows):
         what = f"holds {found.rows:,} rows of other embeddings"
     else:
-        what = f"has an index of other options ({found.index_type} {found.build})"
+        options = " ".join(f"{name}={value}" for name, value in found.build.items())
+        what = f"has an index of other options ({' '.join((found.index_type, options)).strip()})"
     raise Mismatch(f"the collection {name} of {where} {what}; {another}")
 
 

@@ -238,6 +238,7 @@ def library() -> Any:
     """pymilvus, its own lines on stderr silenced. Raises BadInput where it is not installed."""
     if find_spec("pymilvus") is None:
         raise BadInput("the backend milvus wants the library pymilvus; pip install 'retr[milvus]'")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
     import pymilvus
 
     for name in LOGGERS:
