@@ -13,7 +13,7 @@ import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,12 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.contracts import Index, Indexer, Json, Metric, Streaming, Vectors
+from retrieval.contracts import Index, Indexer, Json, Metric, Storing, Streaming, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, Unreachable
 from retrieval.parts import Parts
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
 from retrieval.storage.files import (
+    LOCK,
     PART_FOLDER,
     PARTIAL,
     check_format,
@@ -39,6 +40,7 @@ from retrieval.storage.files import (
     remove,
     sha256_of,
     sync_folder,
+    user_cache,
     write_json,
     write_whole,
 )
@@ -56,8 +58,18 @@ FORMAT = "retr-index"
 VERSION = 2  # 1 where there are no parts, and the files lie beside index.json
 INDEX = "index.json"
 ROWS = "rows.parquet"
-LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs", "numpy", "pyarrow")
-
+UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
+LIBRARIES = (
+    "retr",
+    "faiss-gpu",
+    "faiss-cpu",
+    "hnswlib",
+    "scalable-vs",
+    "pymilvus",
+    "milvus-lite",
+    "numpy",
+    "pyarrow",
+)
 
 _KINDS = {
     "backend": str,
@@ -175,7 +187,8 @@ def build_index(
     """The facts of the index built from the embeddings of all `sets`, written into `folder`.
 
     metric: where None, the one that the encoder was made for. options: of the backend; values
-    may be text. An index that stands in `folder` is replaced once the new one is whole.
+    may be text. An index that stands in `folder` is replaced once the new one is whole. A backend
+    that resumes goes on behind what a build of the same that was killed has left.
 
     Raises UnknownName for a backend or option, Mismatch if the sets are of different encoders,
     BadData for damaged shards or an id that stands twice, BadInput if the folder holds
@@ -184,17 +197,20 @@ def build_index(
     indexer = checked_indexer(sets, backend, metric, options)
     check_free(folder, INDEX)
     build: Callable[[], Index]
-    if isinstance(indexer, Streaming):
+    if isinstance(indexer, Storing | Streaming):
         rows = _joined([each.rows() for each in sets], sets)
-        build = functools.partial(indexer.build_from, _Shards(sets))
+        shards = _Shards(sets, rows, _unfinished(folder))
+        run = indexer.store if isinstance(indexer, Storing) else indexer.build_from
+        build = functools.partial(run, shards)
     else:
         rows, vectors = read_all(sets)
         build = functools.partial(indexer.build, vectors)
-    made_folder(folder)
-    with locked(folder), fresh(folder) as unfinished:
+    with building(folder) as partial:
         index = build()
         facts = described(backend, indexer, index, sets)
-        return write_index(unfinished, folder, index, rows, facts)
+        facts = write_index(partial, folder, index, rows, facts)
+        shutil.rmtree(_unfinished(folder), ignore_errors=True)
+        return facts
 
 
 def checked_indexer(
@@ -386,9 +402,14 @@ def _joined(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """The vectors of all sets, shard by shard, each read and checked when it is asked for."""
+    """The vectors of all sets, shard by shard, each read and checked when it is asked for.
+
+    As `Items` says, which is more than a backend that streams asks for.
+    """
 
     sets: Sequence[Embeddings]
+    table: pa.Table
+    unfinished: Path
 
     @property
     def rows(self) -> int:
@@ -398,10 +419,24 @@ class _Shards:
     def dim(self) -> int:
         return self.sets[0].facts.dim
 
+    @property
+    def encoder(self) -> str:
+        return self.sets[0].facts.encoder.fingerprint
+
+    @property
+    def source(self) -> list[str]:
+        return [each.identity for each in self.sets]
+
     def __iter__(self) -> Iterator[Vectors]:
         for each in self.sets:
             for table in each.tables():
                 yield np.asarray(vectors_of(table), np.float32)
+
+
+def _unfinished(folder: Place) -> Path:
+    if isinstance(folder, Path):
+        return folder / UNFINISHED
+    return user_cache() / "builds" / hashlib.sha256(str(folder).encode()).hexdigest()[:32]
 
 
 def _named(encoder: EncoderFacts) -> str:
@@ -439,6 +474,22 @@ def fresh(folder: Place) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial)
+
+
+@contextmanager
+def building(folder: Place) -> Iterator[Path]:
+    """Room for the index, with the folder locked; a new one is gone if nothing comes of it."""
+    new = not folder.exists()
+    made_folder(folder)
+    try:
+        with locked(folder), fresh(folder) as partial:
+            yield partial
+    except BaseException:
+        if new and isinstance(folder, Path) and not (folder / UNFINISHED).exists():
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another has written there meanwhile
+                folder.rmdir()
+        raise
 
 
 def published(folder: Place, facts: IndexFacts, partial: Path | None = None) -> IndexFacts:

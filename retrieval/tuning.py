@@ -9,7 +9,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +21,10 @@ from retrieval.errors import BadInput, Mismatch, RetrError
 from retrieval.indexing import (
     INDEX,
     IndexFacts,
+    building,
     check_same_encoder,
     common_facts,
     described,
-    fresh,
     options_of,
     read_all,
     write_index,
@@ -33,7 +32,6 @@ from retrieval.indexing import (
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
-from retrieval.storage.files import LOCK, locked, made_folder
 from retrieval.storage.places import Place
 from retrieval.storage.shards import Embeddings, EncoderFacts, check_free
 
@@ -162,7 +160,7 @@ def build_best(
     check_free(folder, INDEX)
     rows, vectors = read_all(sets)
     asked = _Asked.of(vectors, None if queries is None else queries.read()[1], seed)
-    with _workshop(folder) as partial:
+    with building(folder) as partial:
         found = _Found([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         few = vectors.size <= FEW_NUMBERS
         if not few:
@@ -230,22 +228,6 @@ def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Em
             f"{queries.folder} are the rows themselves, and each would find itself; leave --queries"
             " away, and rows are held out"
         )
-
-
-@contextmanager
-def _workshop(folder: Place) -> Iterator[Path]:
-    """Room beside the index, with the folder locked; a new one is gone if nothing comes of it."""
-    new = not folder.exists()
-    made_folder(folder)
-    try:
-        with locked(folder), fresh(folder) as partial:
-            yield partial
-    except BaseException:
-        if new and isinstance(folder, Path):
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # another has written there meanwhile
-                folder.rmdir()
-        raise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
