@@ -23,9 +23,14 @@ def usable_cores() -> int:
     torch, faiss and the libraries of linear algebra begin as many threads as that variable says,
     so retr's own threads, and those of hnswlib, svs and ONNX Runtime, do as well.
     """
+    limit, cores = thread_limit(), available_cores()
+    return min(limit, cores) if limit else cores
+
+
+def thread_limit() -> int | None:
+    """How many threads OMP_NUM_THREADS allows, also where there are fewer cores; None: any."""
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    cores = available_cores()
-    return min(int(limit), cores) if limit.isdecimal() and int(limit) else cores
+    return int(limit) if limit.isdecimal() and int(limit) else None
 
 
 def limit_threads(count: int) -> None:

@@ -18,24 +18,29 @@ from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.images import MANY, Item, Source, load
 from retrieval.images.source import First
-from retrieval.storage.files import locked, made_folder
+from retrieval.storage.files import PARTIAL, locked, made_folder, remove
 from retrieval.storage.places import Place
 from retrieval.storage.shards import (
     MANIFEST,
+    SKIPPED,
     Dtype,
     EncoderFacts,
     Facts,
     Manifest,
+    Shard,
     ShardWriter,
     Skipped,
     SourceFacts,
     check_free,
+    shard_name,
+    write_shard,
 )
 
 SHARD_IMAGES = 10_000
 BATCH = 500  # images decoded and handed to the encoder at once
 BATCH_BYTES = 64 << 20  # of encoded images, after which a batch is full
 AHEAD = 3  # batches decoded before the encoder asks for them
+EARLY = f"early{PARTIAL}"  # the folder of shards that a cluster made before their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,28 @@ def encode_source(
     Raises BadInput if the folder holds something else or cannot be written, Busy if another
     process writes there, BadData if no image at all could be read.
     """
-    facts = Facts(
+    facts = facts_of(source, encoder, dtype, shard_images)
+    check_free(folder, MANIFEST)
+    made_folder(folder)
+    with locked(folder):
+        writer = ShardWriter(folder, facts)
+        if writer.manifest.complete:
+            return writer.manifest
+        done = writer.position
+        progress(done, len(source))
+        items = source.items(done)
+        with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
+            while done < len(source):
+                stretch = encode_stretch(facts, decoder, encoder, items, done, progress)
+                shard = stretch.write(folder / shard_name(len(writer.manifest.shards)), facts)
+                writer.record(shard, stretch.skipped)
+                done = writer.position
+        return finished(writer)
+
+
+def facts_of(source: Source, encoder: Encoder, dtype: Dtype, shard_images: int) -> Facts:
+    """What the embeddings of this source by this encoder are."""
+    return Facts(
         encoder=EncoderFacts.of(encoder),
         dim=encoder.dim,
         dtype=dtype,
@@ -81,61 +107,75 @@ def encode_source(
         ),
         shard_images=shard_images,
     )
-    check_free(folder, MANIFEST)
-    made_folder(folder)
-    with locked(folder):
-        writer = ShardWriter(folder, facts)
-        if writer.manifest.complete:
-            return writer.manifest
-        done = writer.position
-        progress(done, len(source))
-        items = source.items(done)
-        with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
-            while done < len(source):
-                stretch = islice(items, min(shard_images, len(source) - done))
-                done = _write_shard(writer, decoder, encoder, stretch, done, progress)
-        if writer.manifest.rows == 0:
-            first = writer.skipped[0]
-            raise BadData(
-                f"none of the {len(source):,} images of {source.name} could be read, the first "
-                f"({first.path}) because of: {first.reason}; see {folder / 'skipped.parquet'}"
-            )
-        return writer.finish()
 
 
-def _write_shard(
-    writer: ShardWriter,
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What became of the images of one shard: n items, their embeddings (n, dim), the others."""
+
+    items: list[Item]
+    vectors: Vectors
+    skipped: list[Skipped]
+
+    def write(self, file: Place, facts: Facts) -> Shard:
+        """Write the shard; its entry for the manifest. Raises what `write_shard` raises."""
+        return write_shard(
+            file,
+            facts,
+            ids=[item.id for item in self.items],
+            labels=[item.label for item in self.items],
+            paths=[item.path for item in self.items],
+            vectors=self.vectors,
+            skipped=self.skipped,
+        )
+
+
+def encode_stretch(
+    facts: Facts,
     decoder: "Decoder",
     encoder: Encoder,
-    stretch: Iterator[Item],
-    done: int,
-    progress: Callable[[int, int], None],
-) -> int:
-    """Encode the stretch and write it as the next shard; the images done with it."""
-    start = done
-    items: list[Item] = []
+    items: Iterator[Item],
+    start: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Stretch:
+    """The stretch of the shard that begins at image `start`, where `items` stands.
+
+    Raises BadSource if the items end before it does.
+    """
+    done, end = start, min(start + facts.shard_images, facts.source.images)
+    good: list[Item] = []
     skipped: list[Skipped] = []
     parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
-    for batch in decoder.batches(stretch):
+    for batch in decoder.batches(islice(items, end - start)):
         if batch.items:
             parts.append(encoder.encode(batch.images))
-        items += batch.items
+        good += batch.items
         skipped += batch.skipped
         done += batch.seen
-        progress(done, writer.facts.source.images)
-    if done < min(start + writer.facts.shard_images, writer.facts.source.images):
+        progress(done, facts.source.images)
+    if done < end:
         raise BadSource(
-            f"{writer.facts.source.name} has changed: it ended after {done:,} of "
-            f"{writer.facts.source.images:,} images; encode it anew"
+            f"{facts.source.name} has changed: it ended after {done:,} of "
+            f"{facts.source.images:,} images; encode it anew"
         )
-    writer.write(
-        ids=[item.id for item in items],
-        labels=[item.label for item in items],
-        paths=[item.path for item in items],
-        vectors=np.concatenate(parts),
-        skipped=skipped,
-    )
-    return done
+    return Stretch(good, np.concatenate(parts), skipped)
+
+
+def finished(writer: ShardWriter) -> Manifest:
+    """The manifest of the set, which has all its shards, complete.
+
+    Raises BadData if no image at all could be read.
+    """
+    if writer.manifest.rows == 0:
+        first = writer.skipped[0]
+        raise BadData(
+            f"none of the {writer.facts.source.images:,} images of {writer.facts.source.name} "
+            f"could be read, the first ({first.path}) because of: {first.reason}; see "
+            f"{writer.folder / SKIPPED}"
+        )
+    if (writer.folder / EARLY).is_dir():
+        remove(writer.folder / EARLY)
+    return writer.finish()
 
 
 class Decoder:

@@ -2,6 +2,7 @@
 
 RetrError                     a failure at run time: exit code 1
 ├── CannotExport              a network that cannot be written as ONNX
+├── WorkerFailed              a worker of a cluster that failed, or died again and again
 └── BadInput                  what came in cannot be used: exit code 2
     ├── UnknownName           no encoder, backend, option, split of this name
     ├── BadImage              an image that cannot be read
@@ -10,6 +11,7 @@ RetrError                     a failure at run time: exit code 1
     ├── BadData               a shard, manifest or index that is damaged or not what it says
     ├── Mismatch              two things that do not belong together: encoder, dimension, metric
     ├── Unreachable           a store or cluster that does not answer or lets nobody in
+    ├── NoCluster             a cluster that cannot be reached, or has not what the work needs
     └── Busy                  another process writes here
 
 Messages are one line of two halves: what is wrong, with its numbers; then what to do.
@@ -41,6 +43,10 @@ def _remade(kind: type[RetrError], args: tuple[object, ...], state: dict[str, ob
 
 class CannotExport(RetrError):
     """A network that cannot be written as ONNX, or that would then give other embeddings."""
+
+
+class WorkerFailed(RetrError):
+    """A worker of a cluster failed in a way that nobody foresaw, or its process died too often."""
 
 
 class BadInput(RetrError):
@@ -89,6 +95,10 @@ class BadData(BadInput):
 
 class Mismatch(BadInput):
     """Two things that do not belong together."""
+
+
+class NoCluster(BadInput):
+    """A cluster that cannot be reached, or has not what the work needs."""
 
 
 class Busy(BadInput):

@@ -41,6 +41,13 @@ def open_source(
     return source if limit is None else First(source, limit)
 
 
+def absolute_source(spec: str) -> str:
+    """The spec for a process in another folder: a path or glob in it made absolute."""
+    if spec in NAMES or "://" in spec:
+        return spec
+    return str(Path(spec).expanduser().absolute())
+
+
 def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
     if spec == DIGITS:
         # scikit-learn takes its time to import.

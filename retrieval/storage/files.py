@@ -140,6 +140,15 @@ def made_folder(folder: _Place) -> _Place:
     return folder
 
 
+def moved(path: Place, target: Place) -> None:
+    """Make the file the target, in the same file system or store, whole or not at all."""
+    if isinstance(path, RemotePath):
+        path.replace(cast(RemotePath, target))
+        return
+    path.replace(cast(Path, target))
+    sync_folder(cast(Path, target).parent)
+
+
 def remove(path: Place) -> None:
     """Delete the file, or the folder and all in it."""
     if isinstance(path, RemotePath):

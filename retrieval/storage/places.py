@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, TypeVar, cast
 
 from retrieval.errors import BadInput, Unreachable
@@ -71,11 +71,12 @@ class RemotePath:
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: str) -> "RemotePath":
+    def __truediv__(self, name: str | PurePath) -> "RemotePath":
         # Of a chain such as zip://folder::s3://bucket/a.zip the first part is the path.
         head, chain, rest = self.url.partition("::")
         between = "" if head.endswith("/") else "/"
-        return RemotePath(f"{head}{between}{name}{chain}{rest}")
+        below = name.as_posix() if isinstance(name, PurePath) else name
+        return RemotePath(f"{head}{between}{below}{chain}{rest}")
 
     @property
     def name(self) -> str:
@@ -180,6 +181,22 @@ class RemotePath:
     def download(self, file: Path) -> None:
         """Write the content into a local file."""
         self._do(lambda store, path: store.get_file(path, str(file)))
+
+    def touch(self) -> None:
+        """Make it an empty file."""
+        self._do(lambda store, path: store.pipe_file(path, b""))
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: a folder of a store is there with the first file in it."""
+
+    def absolute(self) -> "RemotePath":
+        """Itself: there are no relative URLs."""
+        return self
+
+    def replace(self, target: "RemotePath") -> None:
+        """Make its content the target's, and delete it: two steps, of which the first is whole."""
+        _, there = _opened(target.url)
+        self._do(lambda store, path: store.mv(path, there))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the file."""

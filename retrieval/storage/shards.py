@@ -255,6 +255,45 @@ def shard_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
+def write_shard(
+    file: Place,
+    facts: Facts,
+    ids: Sequence[str],
+    labels: Sequence[str | None],
+    paths: Sequence[str | None],
+    vectors: Vectors,
+    skipped: Sequence[Skipped] = (),
+) -> Shard:
+    """Write a shard's file, whole or not at all; the manifest's entry for it.
+
+    n ids, labels and paths, vectors (n, dim), and the images of the stretch that were skipped.
+    Raises BadInput if a vector is not finite, also as float16.
+    """
+    dtype = np.float16 if facts.dtype is Dtype.FLOAT16 else np.float32
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(vectors, dtype=dtype)
+    finite = np.isfinite(stored).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        remedy = "use --dtype float32" if np.isfinite(vectors[row]).all() else "mend the encoder"
+        raise BadInput(f"the embedding of {ids[row]} is not finite as {facts.dtype}; {remedy}")
+    table = pa.table(
+        [
+            pa.array(ids, pa.string()),
+            pa.array(labels, pa.string()),
+            pa.array(paths, pa.string()),
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
+            ),
+        ],
+        schema=facts.schema,
+    )
+    content = _parquet(table)
+    write_whole(file, lambda partial: partial.write_bytes(content))
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Shard(file.name, len(ids), len(skipped), len(content), sha256)
+
+
 class ShardWriter:
     """Writes embeddings shard by shard into a folder that it has to itself.
 
@@ -310,42 +349,16 @@ class ShardWriter:
         vectors: Vectors,
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        """Add the next shard: n ids, labels and paths, vectors (n, dim), and what was skipped.
+        """Add the next shard, and what was skipped. Takes and raises what `write_shard` does."""
+        file = self.folder / shard_name(len(self.manifest.shards))
+        self.record(write_shard(file, self.facts, ids, labels, paths, vectors, skipped), skipped)
 
-        Raises BadInput if a vector is not finite, also as float16.
-        """
-        number = len(self.manifest.shards)
-        dtype = np.float16 if self.facts.dtype is Dtype.FLOAT16 else np.float32
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(vectors, dtype=dtype)
-        finite = np.isfinite(stored).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            remedy = (
-                "use --dtype float32" if np.isfinite(vectors[row]).all() else "mend the encoder"
-            )
-            raise BadInput(
-                f"the embedding of {ids[row]} is not finite as {self.facts.dtype}; {remedy}"
-            )
-        table = pa.table(
-            [
-                pa.array(ids, pa.string()),
-                pa.array(labels, pa.string()),
-                pa.array(paths, pa.string()),
-                pa.FixedSizeListArray.from_arrays(
-                    pa.array(stored.reshape(-1)), type=self.facts.schema.field("embedding").type
-                ),
-            ],
-            schema=self.facts.schema,
-        )
-        file = self.folder / shard_name(number)
-        content = _parquet(table)
-        write_whole(file, lambda partial: partial.write_bytes(content))
+    def record(self, shard: Shard, skipped: Sequence[Skipped] = ()) -> None:
+        """Say in the manifest that this is the next shard; its file is in the folder already."""
         if skipped:
+            number = len(self.manifest.shards)
             self._skipped += [(s.path, s.reason, number) for s in skipped]
             _write_skipped(self.folder, self._skipped)
-        sha256 = hashlib.sha256(content).hexdigest()
-        shard = Shard(file.name, len(ids), len(skipped), len(content), sha256)
         self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
         self.manifest.write(self.folder)
 
