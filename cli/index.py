@@ -139,7 +139,7 @@ def index(
     import time
 
     from retrieval.errors import BadInput
-    from retrieval.indexing import build_index
+    from retrieval.indexing import build_index, check_index
     from retrieval.storage.places import place_of
     from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
@@ -181,7 +181,10 @@ def index(
             from retrieval.updating import add_rows
 
             folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
+            before = check_index(folder)
             facts = add_rows(folder, sets)
+            if facts == before:
+                output.say("they are there already: nothing to do")
         else:
             name = backend or "hnsw"
             folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)

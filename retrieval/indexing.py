@@ -39,12 +39,12 @@ from retrieval.storage.files import (
     read_json,
     remove,
     sha256_of,
-    sync_folder,
     user_cache,
     write_json,
     write_whole,
 )
 from retrieval.storage.places import Place, RemotePath, place_of
+from retrieval.storage.publishing import finish, publish, settle
 from retrieval.storage.shards import (
     ROW_FIELDS,
     Embeddings,
@@ -195,7 +195,7 @@ def build_index(
     something else, Busy if another process builds there.
     """
     indexer = checked_indexer(sets, backend, metric, options)
-    check_free(folder, INDEX)
+    check_room(folder)
     build: Callable[[], Index]
     if isinstance(indexer, Storing | Streaming):
         rows = _joined([each.rows() for each in sets], sets)
@@ -268,12 +268,32 @@ def write_index(
     )
     if isinstance(folder, Path):
         facts.write(partial)
-        return published(folder, facts, partial)
+        before = (path for path in _before(folder) if isinstance(path, Path))
+        stale = {path.relative_to(folder).as_posix() for path in before}
+        publish(partial, folder, INDEX, stale - set(names))
+        return _swept(folder, facts)
     content = "".join(f"{name} {sha256}\n" for name, sha256 in facts.files.items())
     facts = replace(facts, at=hashlib.sha256(content.encode()).hexdigest()[:16])
     for name in names:
         (folder / facts.at / name).upload(partial / name)
     return published(folder, facts)
+
+
+def check_room(folder: Place) -> None:
+    """Raise BadInput if the folder holds something else than an index, whole or unfinished."""
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
+    check_free(folder, INDEX)
+
+
+def check_index(folder: Place) -> IndexFacts:
+    """The facts of the index in the folder, once a writer that was killed has left nothing to do.
+
+    Raises what `IndexFacts.read` raises.
+    """
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
+    return IndexFacts.read(folder)
 
 
 def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
@@ -283,7 +303,16 @@ def open_index(folder: Place | str, options: Mapping[str, object] | None = None)
     BadData if a file is missing, damaged or not the one that was written.
     """
     folder = place_of(folder)
-    facts = IndexFacts.read(folder)
+    while True:
+        facts = check_index(folder)
+        try:
+            return _opened(folder, facts, options)
+        except BadData:
+            if IndexFacts.read(folder) == facts:
+                raise  # else it was replaced meanwhile
+
+
+def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | None) -> OpenIndex:
     indexer = make_indexer(facts.backend, {**facts.options, "metric": facts.metric})
     if options:
         changed = typed_options(facts.backend, type(indexer), options)
@@ -467,13 +496,14 @@ def fresh(folder: Place) -> Iterator[Path]:
         with TemporaryDirectory(prefix="retr-") as name:
             yield Path(name)
         return
+    finish(folder, INDEX)
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # what a run that was killed left behind
     partial.mkdir()
     try:
         yield partial
     finally:
-        shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -492,27 +522,22 @@ def building(folder: Place) -> Iterator[Path]:
         raise
 
 
-def published(folder: Place, facts: IndexFacts, partial: Path | None = None) -> IndexFacts:
-    """Make the index that `facts` tell of the folder's, and remove the files of the one before.
-
-    partial: where its files and `index.json` are, if they are not in their places yet.
-
-    `folder` itself stays, as it may be a mounted disk, a link or where the caller is. Who opens
-    the index between two of the moves finds hashes that do not fit, and no wrong index.
-    """
+def published(folder: Place, facts: IndexFacts) -> IndexFacts:
+    """Make the index, whose files are in their places, the folder's, by writing its `index.json`;
+    remove the files of the one before."""
     before = _before(folder)
-    if partial is None:
-        facts.write(folder)
-    elif isinstance(folder, Path):
-        for name in (*facts.files, INDEX):
-            (partial / name).replace(folder / name)
-        sync_folder(folder)
+    facts.write(folder)
     for path in before - set(facts.paths_in(folder)):
         path.unlink(missing_ok=True)
+    return _swept(folder, facts)
+
+
+def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
+    """Remove the parts of other builds, also of some that were stopped."""
     named = {part.folder for part in facts.parts}
     for path in [*folder.iterdir()]:
         if PART_FOLDER.fullmatch(path.name) and path.name not in named:
-            remove(path)  # of another build, also of one that was stopped
+            remove(path)
     return facts
 
 

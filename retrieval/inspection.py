@@ -10,6 +10,7 @@ from retrieval.indexing import INDEX, IndexFacts, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
 from retrieval.storage.places import Place
+from retrieval.storage.publishing import settle
 from retrieval.storage.shards import (
     MANIFEST,
     SKIPPED,
@@ -42,6 +43,8 @@ def kind_of(folder: Place) -> Kind:
     """What the folder is. Raises BadInput if it is nothing of retr's."""
     if (folder / MANIFEST).is_file():
         return Kind.EMBEDDINGS
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
     if (folder / INDEX).is_file():
         return Kind.INDEX
     if isinstance(folder, Path) and is_trained(folder):

@@ -23,13 +23,15 @@ from retrieval.indexing import (
     IndexFacts,
     Part,
     build_index,
+    check_index,
+    check_room,
     checked_indexer,
     options_of,
     published,
 )
 from retrieval.storage.files import PART, locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
-from retrieval.storage.shards import Embeddings, check_free, check_unique, open_embeddings
+from retrieval.storage.shards import Embeddings, check_unique, open_embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def build_parts(
     if parts < 1:
         raise BadInput(f"{parts} parts hold nothing; give 1 or more")
     indexer = checked_indexer(sets, backend, metric, options)
-    check_free(folder, INDEX)
+    check_room(folder)
     made_folder(folder)
     with locked(folder):
         _check_ids(sets)
@@ -198,7 +200,7 @@ def _build(task: Task) -> IndexFacts:
 def _standing(task: Task) -> IndexFacts | None:
     """The facts of the part, if it is whole already."""
     with suppress(BadInput):
-        facts = IndexFacts.read(place_of(task.folder))
+        facts = check_index(place_of(task.folder))
         if facts.embeddings == tuple(each.identity for each in task.sets()):
             return facts
     return None

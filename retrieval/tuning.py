@@ -19,9 +19,9 @@ import numpy as np
 from retrieval.contracts import Index, Indexer, Json, Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Mismatch, RetrError
 from retrieval.indexing import (
-    INDEX,
     IndexFacts,
     building,
+    check_room,
     check_same_encoder,
     common_facts,
     described,
@@ -33,7 +33,7 @@ from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
 from retrieval.storage.places import Place
-from retrieval.storage.shards import Embeddings, EncoderFacts, check_free
+from retrieval.storage.shards import Embeddings, EncoderFacts
 
 FEW_NUMBERS = 2**20  # rows × dim up to which exact search takes a tenth of a millisecond
 QUERIES = 1000  # half of them choose the effort on all rows, the others check it
@@ -157,7 +157,7 @@ def build_best(
     metric = metric or sets[0].facts.metric
     if queries is not None:
         _check_queries(queries, encoder, sets)
-    check_free(folder, INDEX)
+    check_room(folder)
     rows, vectors = read_all(sets)
     asked = _Asked.of(vectors, None if queries is None else queries.read()[1], seed)
     with building(folder) as partial:

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from retrieval.contracts import Growing, Shrinking
 from retrieval.errors import BadInput, Mismatch
 from retrieval.indexing import (
     IndexFacts,
+    OpenIndex,
+    check_index,
     check_same_encoder,
     common_facts,
     fresh,
@@ -28,9 +31,10 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
 
     It is replaced once the new one is whole. Raises what `open_index` raises, Mismatch for
     embeddings of another encoder, BadData for an id that is there already, BadInput for a backend
-    that takes no more rows, Busy if another process writes there.
+    that takes no more rows, Busy if another process writes there. Where the sets were added by an
+    earlier call, nothing is left to do.
     """
-    IndexFacts.read(folder)  # so that no lock is left in a folder that is none
+    check_index(folder)  # so that no lock is left in a folder that is none
     with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
@@ -41,6 +45,8 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
                 f"{sets[0].folder} has {sets[0].facts.dim} dimensions and {folder} has "
                 f"{facts.dim}; encode one of them anew"
             )
+        if _are_there(opened, sets):
+            return facts
         if facts.parts:
             from retrieval.sharding import add_part
 
@@ -63,6 +69,14 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         return write_index(partial, folder, index, rows, facts)
 
 
+def _are_there(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
+    """Whether the index was built from these sets too, and still has all their rows."""
+    if not {each.identity for each in sets} <= set(opened.facts.embeddings):
+        return False
+    ids = pa.concat_tables([each.rows() for each in sets])["id"]
+    return bool(pc.all(pc.is_in(ids, value_set=opened.rows["id"].combine_chunks())).as_py())
+
+
 def delete_rows(folder: Place, where: str) -> IndexFacts:
     """The facts of the index in the folder, without the rows that the filter admits.
 
@@ -70,7 +84,7 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
     one is whole. Raises what `open_index` and the filter raise, BadInput for a backend that cannot
     delete and for a filter that admits all rows, Busy if another process writes there.
     """
-    IndexFacts.read(folder)
+    check_index(folder)
     with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index

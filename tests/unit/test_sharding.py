@@ -161,8 +161,10 @@ def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
     assert (facts.rows, len(facts.parts), len(facts.embeddings)) == (80, 3, 2)
     hits = Searcher.open(tmp_path / "x").search(drawn(20, 3)[5:10], 1)
     assert [hit[0].id for hit in hits] == [f"b{row}" for row in range(5, 10)]
+    assert add_rows(tmp_path / "x", [more]) == facts  # it is there already
+    (tmp_path / "again").mkdir()
     with pytest.raises(BadData, match="stands twice"):
-        add_rows(tmp_path / "x", [more])
+        add_rows(tmp_path / "x", [made(tmp_path / "again" / "b", drawn(5, 5), 5)])
     other = made(tmp_path / "c", drawn(20, 4), 20, EncoderFacts("other", "c" * 64))
     with pytest.raises(Mismatch):
         add_rows(tmp_path / "x", [other])
