@@ -28,8 +28,10 @@ from retrieval.storage.files import (
     PART_FOLDER,
     PARTIAL,
     check_format,
+    check_seal,
     made_folder,
     read_json,
+    sealed,
     sha256_of,
     write_json,
     write_whole,
@@ -37,7 +39,7 @@ from retrieval.storage.files import (
 from retrieval.storage.places import Place, place_of
 
 FORMAT = "retr-embeddings"
-VERSION = 1
+VERSION = 2  # 1 had no checksum
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.parquet"
 SCHEMA_KEY = b"retr"  # of the facts in each shard's Parquet schema metadata
@@ -191,7 +193,7 @@ class Manifest:
             "skipped": self.skipped,
             "complete": self.complete,
         }
-        write_json(folder / MANIFEST, document)
+        write_json(folder / MANIFEST, sealed(document))
 
     @classmethod
     def read(cls, folder: Place) -> Self:
@@ -207,6 +209,8 @@ class Manifest:
             )
         document: dict[str, Any] = read_json(path)
         facts = Facts.of_json(document, path)
+        if document["version"] > 1:
+            check_seal(document, path, "encode anew")
         try:
             shards = tuple(Shard(**shard) for shard in document["shards"])
             complete = document["complete"] is True
