@@ -12,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
@@ -26,8 +26,7 @@ URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
 """The environment variables."""
 
 CONNECTING = 5.0  # seconds until a server counts as unreachable
-ANSWERING = 60.0  # seconds that one request may take
-BUILDING = 24 * 3600.0  # seconds that a server may take for an index over all rows
+BUILDING = 24 * 3600.0  # seconds that an index over all rows may take
 SCHEMES = ("http", "https", "tcp")
 
 DATABASE = "milvus.db"
@@ -40,7 +39,8 @@ LOGGERS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus
 class Database(ABC):
     """A collection that may or may not be there yet, and the client that knows about it."""
 
-    lite: ClassVar[bool]
+    answering: ClassVar[float]
+    """Seconds that one request may take."""
 
     def __init__(self, collection: str, folder: Path | None, temporary: bool) -> None:
         """folder: of Milvus Lite's files, deleted with this object where it is temporary."""
@@ -50,6 +50,12 @@ class Database(ABC):
         gone = folder if temporary else None
         self.close = weakref.finalize(self, _end, self._open, folder, gone)
         """Close the client, stop what runs, delete what is temporary; at exit at the latest."""
+
+    @cached_property
+    def lite(self) -> bool:
+        """Whether Milvus Lite's engine answers, here or as a server."""
+        with self.asked() as client:
+            return str(client.get_server_version()).startswith("milvus_lite")
 
     @property
     @abstractmethod
@@ -93,8 +99,8 @@ class Lite(Database):
     a saved index is opened in a temporary folder of links and copies, and stays as it is.
     """
 
-    lite = True
     name = "Milvus Lite"
+    answering = BUILDING  # nobody else is in the way
 
     def __init__(self, collection: str, folder: Path, temporary: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +166,7 @@ class Lite(Database):
 class Server(Database):
     """A server or a cluster, under an address. The token comes from the environment alone."""
 
-    lite = False
+    answering = 60.0
 
     def __init__(self, collection: str, uri: str) -> None:
         super().__init__(collection, None, False)
