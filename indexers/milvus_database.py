@@ -8,6 +8,7 @@ other.
 import logging
 import os
 import shutil
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from filelock import FileLock, Timeout
+
 from retrieval.errors import BadData, BadInput
-from retrieval.storage.files import write_whole
+from retrieval.storage.files import LOCK, write_whole
 
 URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
 """The environment variables."""
@@ -28,6 +31,9 @@ URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
 CONNECTING = 5.0  # seconds until a server counts as unreachable
 BUILDING = 24 * 3600.0  # seconds that an index over all rows may take
 SCHEMES = ("http", "https", "tcp")
+
+TEMPORARY = "retr-milvus-"  # folders among the system's temporary ones
+JUST_MADE = 60.0  # seconds in which such a folder is not taken for one that was left behind
 
 DATABASE = "milvus.db"
 BETWEEN = "+"  # stands for / in the names of a database's files; Milvus Lite has none in its own
@@ -103,14 +109,24 @@ class Lite(Database):
     answering = BUILDING  # nobody else is in the way
 
     def __init__(self, collection: str, folder: Path, temporary: bool = False) -> None:
+        """Raises BadInput where Milvus Lite is not installed."""
+        _check_lite()
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(collection, folder, temporary)
         self.path = folder / DATABASE
 
     @classmethod
     def temporary(cls, collection: str) -> "Lite":
-        """A new one, gone with this object."""
-        return cls(collection, Path(mkdtemp(prefix="retr-milvus-")), True)
+        """A new one, gone with this object; those of processes that were killed go now."""
+        _check_lite()
+        for left in Path(gettempdir()).glob(f"{TEMPORARY}*"):
+            _sweep(left)
+        database = cls(collection, Path(mkdtemp(prefix=TEMPORARY)), True)
+        assert database.folder is not None
+        # Let go of by the system when the process ends, however it ends.
+        database._open["lock"] = _lock(database.folder)
+        database._open["lock"].acquire()
+        return database
 
     @classmethod
     def saved(cls, collection: str, folder: Path) -> "Lite":
@@ -143,11 +159,6 @@ class Lite(Database):
         _end(self._open, self.folder, None)
 
     def _connected(self) -> Any:
-        if find_spec("milvus_lite") is None:
-            raise BadInput(
-                "an index of the backend milvus without a server wants Milvus Lite; "
-                f"pip install --no-deps milvus-lite, or name a server in {URI}"
-            )
         pymilvus = library()
         no_proxy = {"grpc.enable_http_proxy": 0}  # it listens on this machine alone
         try:
@@ -255,6 +266,14 @@ def library() -> Any:
     return pymilvus
 
 
+def _check_lite() -> None:
+    if find_spec("milvus_lite") is None:
+        raise BadInput(
+            "an index of the backend milvus without a server wants Milvus Lite; "
+            f"pip install --no-deps milvus-lite, or name a server in {URI}"
+        )
+
+
 def files_in(folder: Path) -> list[Path]:
     """The files of Milvus Lite's in an index folder."""
     return sorted(folder.glob(f"{DATABASE}{BETWEEN}*"))
@@ -277,6 +296,18 @@ def _write_again(file: Path, to: Path) -> None:
     shutil.copyfile(file, to)
 
 
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / LOCK, timeout=0, thread_local=False)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the folder where no process holds it, and it is not just being made."""
+    with suppress(OSError, Timeout):
+        if time.time() - folder.stat().st_mtime > JUST_MADE:
+            with _lock(folder):
+                shutil.rmtree(folder)
+
+
 def _end(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None:
     client = opened.pop("client", None)
     if client is not None:
@@ -287,3 +318,5 @@ def _end(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None
             server_manager_instance.release_server(str(folder / DATABASE))
     if gone is not None:
         shutil.rmtree(gone, ignore_errors=True)
+        if "lock" in opened:
+            opened.pop("lock").release()
