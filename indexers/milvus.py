@@ -22,8 +22,8 @@ import pyarrow as pa
 from indexers import faiss_bridge
 from indexers.lists import list_count
 from indexers.milvus_database import (
-    BUILDING,
     URI,
+    WORKING,
     Database,
     Lite,
     Server,
@@ -197,7 +197,7 @@ class Milvus:
                 )
         _check_same(database, holds)
         with database.asked() as client:
-            client.load_collection(collection, timeout=BUILDING)
+            client.load_collection(collection, **WORKING)
         _check_count(database, holds)
         return MilvusIndex(database, holds, self)
 
@@ -228,7 +228,7 @@ class Milvus:
         with database.asked() as client:
             if client.has_collection(name, timeout=database.answering):
                 _check_same(database, holds)
-                client.flush(name, timeout=BUILDING)  # or a server does not count them
+                client.flush(name, **WORKING)  # or a server does not count them
                 there = int(
                     client.get_collection_stats(name, timeout=database.answering)["row_count"]
                 )
@@ -242,7 +242,7 @@ class Milvus:
                     # What is there in part was being written when the build was killed.
                     _insert(database, row, batch, table, again=row < there)
         with database.asked() as client:
-            client.flush(name, timeout=BUILDING)
+            client.flush(name, **WORKING)
             if not client.list_indexes(name, timeout=database.answering):
                 index = client.prepare_index_params()
                 index.add_index(
@@ -253,8 +253,8 @@ class Milvus:
                     params={"params": holds.build} if holds.build else {},
                 )
                 # Milvus Lite builds it when it loads: there is nothing to wait for.
-                client.create_index(name, index, timeout=BUILDING, sync=not database.lite)
-            client.load_collection(name, timeout=BUILDING)
+                client.create_index(name, index, **WORKING, sync=not database.lite)
+            client.load_collection(name, **WORKING)
         try:
             _check_count(database, holds)
         except BadData:

@@ -29,7 +29,9 @@ URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
 """The environment variables."""
 
 CONNECTING = 5.0  # seconds until a server counts as unreachable
-BUILDING = 24 * 3600.0  # seconds that an index over all rows may take
+WORKING: dict[str, Any] = {"timeout": None, "retry_times": 5}
+"""Of requests that take as long as there are rows; a server that is gone is not waited for."""
+
 SCHEMES = ("http", "https", "tcp")
 
 TEMPORARY = "retr-milvus-"  # folders among the system's temporary ones
@@ -45,8 +47,8 @@ LOGGERS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus
 class Database(ABC):
     """A collection that may or may not be there yet, and the client that knows about it."""
 
-    answering: ClassVar[float]
-    """Seconds that one request may take."""
+    answering: ClassVar[float | None]
+    """Seconds that another request may take; None for any number."""
 
     def __init__(self, collection: str, folder: Path | None, temporary: bool) -> None:
         """folder: of Milvus Lite's files, deleted with this object where it is temporary."""
@@ -106,7 +108,7 @@ class Lite(Database):
     """
 
     name = "Milvus Lite"
-    answering = BUILDING  # nobody else is in the way
+    answering = None  # nobody else is in the way
 
     def __init__(self, collection: str, folder: Path, temporary: bool = False) -> None:
         """Raises BadInput where Milvus Lite is not installed."""
@@ -177,7 +179,7 @@ class Lite(Database):
 class Server(Database):
     """A server or a cluster, under an address. The token comes from the environment alone."""
 
-    answering = 60.0
+    answering = 30.0
 
     def __init__(self, collection: str, uri: str) -> None:
         super().__init__(collection, None, False)
