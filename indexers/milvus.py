@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, cast
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexers import faiss_bridge
 from indexers.lists import list_count
@@ -156,7 +158,8 @@ class Milvus:
         database: Database
         if uri:
             database = Server(f"retr_tmp_{uuid.uuid4().hex}", uri)
-            atexit.register(_drop, database)
+            with database.asked():  # or it would be looked for once more at exit
+                atexit.register(_drop, database)
         else:
             database = Lite.temporary(self.collection or "retr")
         return self._filled(database, holds, blocks, None)
@@ -222,18 +225,41 @@ class Milvus:
     def _filled(
         self, database: Database, holds: "Holding", blocks: Blocks, table: pa.Table | None
     ) -> "MilvusIndex":
-        """The index of a collection that holds all rows and has its index, then and no sooner."""
-        name = database.collection
-        there = 0
+        """The index of a collection that holds all rows, and has Milvus's index then and no sooner.
+
+        So one that has it is complete, and is neither added to nor dropped.
+        """
+        name, there, complete = database.collection, 0, False
         with database.asked() as client:
             if client.has_collection(name, timeout=database.answering):
                 _check_same(database, holds)
+                complete = bool(client.list_indexes(name, timeout=database.answering))
                 client.flush(name, **WORKING)  # or a server does not count them
-                there = int(
-                    client.get_collection_stats(name, timeout=database.answering)["row_count"]
-                )
+                counted = client.get_collection_stats(name, timeout=database.answering)
+                there = int(counted["row_count"])
             else:
                 self._create(database, holds, table)
+        if not complete:
+            self._complete(database, holds, blocks, table, there)
+        with database.asked() as client:
+            client.load_collection(name, **WORKING)
+        try:
+            _check_count(database, holds)
+        except BadData:
+            if not complete:  # and so nobody's yet
+                _drop(database)
+            raise
+        return MilvusIndex(database, holds, self, resumed_at=there)
+
+    def _complete(
+        self,
+        database: Database,
+        holds: "Holding",
+        blocks: Blocks,
+        table: pa.Table | None,
+        there: int,
+    ) -> None:
+        """Insert the rows behind those that are there, and let Milvus index all of them."""
         for first, block in _good(blocks, self.metric, database):
             for start in range(0, len(block), holds.batch()):
                 batch = block[start : start + holds.batch()]
@@ -242,25 +268,17 @@ class Milvus:
                     # What is there in part was being written when the build was killed.
                     _insert(database, row, batch, table, again=row < there)
         with database.asked() as client:
-            client.flush(name, **WORKING)
-            if not client.list_indexes(name, timeout=database.answering):
-                index = client.prepare_index_params()
-                index.add_index(
-                    VECTOR,
-                    index_type=self.index_type,
-                    metric_type=METRICS[self.metric],
-                    # As Milvus Lite wants them, which ignores them where they are spread out.
-                    params={"params": holds.build} if holds.build else {},
-                )
-                # Milvus Lite builds it when it loads: there is nothing to wait for.
-                client.create_index(name, index, **WORKING, sync=not database.lite)
-            client.load_collection(name, **WORKING)
-        try:
-            _check_count(database, holds)
-        except BadData:
-            _drop(database)
-            raise
-        return MilvusIndex(database, holds, self, resumed_at=there)
+            client.flush(database.collection, **WORKING)
+            index = client.prepare_index_params()
+            index.add_index(
+                VECTOR,
+                index_type=self.index_type,
+                metric_type=METRICS[self.metric],
+                # As Milvus Lite wants them, which ignores them where they are spread out.
+                params={"params": holds.build} if holds.build else {},
+            )
+            # Milvus Lite builds it when it loads: there is nothing to wait for.
+            client.create_index(database.collection, index, **WORKING, sync=not database.lite)
 
     def _create(self, database: Database, holds: "Holding", table: pa.Table | None) -> None:
         pymilvus = library()
@@ -566,8 +584,6 @@ def _insert(
 
 
 def _check_texts(table: pa.Table, column: str) -> None:
-    import pyarrow.compute as pc
-
     longest = pc.max(pc.binary_length(table[column])).as_py() or 0
     if longest > LONGEST_TEXT:
         raise BadInput(
@@ -613,9 +629,10 @@ def _check_count(database: Database, holds: Holding) -> None:
             timeout=database.answering,
         )
     if found["count(*)"] != holds.rows:
+        drop = "" if isinstance(database, Lite) else "drop it, and "
         raise BadData(
             f"the collection {database.collection} of {database.name} has "
-            f"{found['count(*)']:,} rows, not {holds.rows:,}; build the index again"
+            f"{found['count(*)']:,} rows, not {holds.rows:,}; {drop}build the index again"
         )
 
 
@@ -630,8 +647,6 @@ def _drop(database: Database) -> None:
 
 def _unfinished(collection: str, folder: Path, holds: Holding) -> Lite:
     """The database of a build of the same that was killed, or a new one."""
-    import shutil
-
     if folder.exists():
         left = Lite(collection, folder)
         try:

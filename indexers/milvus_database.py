@@ -54,6 +54,7 @@ class Database(ABC):
         """folder: of Milvus Lite's files, deleted with this object where it is temporary."""
         self.collection = collection
         self.folder = folder
+        self.is_temporary = temporary
         self._open: dict[str, Any] = {}
         gone = folder if temporary else None
         self.close = weakref.finalize(self, _end, self._open, folder, gone)
@@ -154,7 +155,7 @@ class Lite(Database):
         for file in sorted(self.path.rglob("*")):
             if file.is_file() and file.name not in LEFT_OUT:
                 name = BETWEEN.join((DATABASE, *file.relative_to(self.path).parts))
-                write_whole(folder / name, partial(_write_again, file))
+                write_whole(folder / name, partial(_write_again, file, self.is_temporary))
 
     def stop(self) -> None:
         """Let the engine write what it holds, and end."""
@@ -289,11 +290,11 @@ def reason_of(problem: BaseException) -> str:
     return reason.replace(token, "…") if token else reason
 
 
-def _write_again(file: Path, to: Path) -> None:
-    """The file once more: a link where both are on one disk, for what is never changed."""
-    if file.suffix in NEVER_CHANGED:
-        with suppress(OSError):
-            os.link(file.resolve(), to)
+def _write_again(file: Path, stays: bool, to: Path) -> None:
+    """The file once more: a second name for it, where the first does not stay."""
+    if file.suffix in NEVER_CHANGED and not stays:
+        with suppress(OSError):  # where they are not on one disk
+            os.link(file, to)
             return
     shutil.copyfile(file, to)
 

@@ -223,6 +223,8 @@ def test_an_unfinished_build_of_other_rows_is_not_taken_up(
 
 
 def test_bare_vectors_lie_in_a_folder_that_goes_with_the_index(tmp_path: Path) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
     index = Milvus().build(vectors(50))
     assert isinstance(index.database, Lite)
     place = index.database.folder
@@ -238,6 +240,16 @@ def test_bare_vectors_lie_in_a_folder_that_goes_with_the_index(tmp_path: Path) -
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     for file in tmp_path.iterdir():
         file.chmod(0o444)
+    for file in files_in(tmp_path):  # as docs/formats.md says
+        there = tmp_path / "copy" / file.name.replace("+", "/")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, there)
+    client = milvus_database.library().MilvusClient(str(tmp_path / "copy" / "milvus.db"))
+    client.load_collection("retr")
+    assert client.query("retr", filter="", output_fields=["count(*)"])[0]["count(*)"] == 50
+    client.close()
+    server_manager_instance.release_server(str(tmp_path / "copy" / "milvus.db"))
+    shutil.rmtree(tmp_path / "copy")
     two = [Milvus().load(tmp_path) for _ in range(2)]  # both at once
     for loaded in two:
         assert np.array_equal(loaded.search(vectors(2, 2), 3).rows, hits.rows)
@@ -302,11 +314,23 @@ def test_what_a_collection_holds_is_checked(tmp_path: Path, server: str, some: E
     refused("is for euclidean distances, not cosine", some, metric=Metric.COSINE)
     refused("options .HNSW M=16 efConstruction=200.", some, m=8)
 
+    (shard,) = some.folder.glob("*.parquet")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9])  # what is there already is not read again
+    with pytest.raises(BadData, match=str(shard)):
+        build_index([some], "milvus", again, options=options)
+    shard.write_bytes(whole)
     database = milvus_database.Server("checked", server)
     with database.asked() as client:
+        assert client.has_collection("checked")
         client.delete("checked", filter="row == 5")
-        with pytest.raises(BadData, match="has 199 rows, not 200; build the index again"):
-            open_index(folder)
+        for call in (
+            lambda: open_index(folder),
+            lambda: build_index([some], "milvus", again, options=options),
+        ):
+            with pytest.raises(BadData, match="has 199 rows, not 200; drop it, and"):
+                call()
+        assert client.has_collection("checked"), "what was complete is never dropped"
         client.drop_collection("checked")
         with pytest.raises(BadInput, match="has no collection checked; index anew"):
             open_index(folder)
