@@ -49,8 +49,10 @@ def test_embeddings() -> None:
     assert verify(V1 / "embeddings").problems == ()
 
 
-@pytest.mark.parametrize("backend", ["exact", "ivf", "hnsw"])
+@pytest.mark.parametrize("backend", ["exact", "ivf", "hnsw", "milvus"])
 def test_indices(backend: str) -> None:
+    if backend == "milvus":
+        pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
     opened = open_index(V1 / backend)
     hits = opened.index.search(EXPECTED[4:5], 3)
     assert hits.rows.tolist()[0] == [4, 3, 5]
