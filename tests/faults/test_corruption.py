@@ -5,7 +5,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 import resource
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import pytest
+import victims
 from made import embeddings
 
 from retrieval import build_index, open_embeddings, open_index
@@ -24,7 +24,7 @@ from retrieval.inspection import verify
 from retrieval.sharding import build_parts
 from retrieval.storage.files import sealed, sha256_of
 
-FLIPS = 1000 if "RETR_FAULTS" in os.environ else 60
+FLIPS = 1000 if victims.ALL else 60
 ROWS = 400
 BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "vamana")
 MEMORY = 8 << 30  # bytes of address space that reading a small file may take
