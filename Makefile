@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 DEMO := retr-demo
+FUZZ_SECONDS ?= 450
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults test-web bench lint clean
+.PHONY: help install demo test faults fuzz test-web bench audit lint clean
 
 help: ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
@@ -34,6 +35,15 @@ lint: $(READY) ## ruff, mypy --strict, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(READY) ## give any bytes to what reads files and requests, for an hour; needs atheris
+	$(BIN)/python -m pip install --quiet atheris
+	cd tests/fuzz && for target in $$(../../$(BIN)/python -c 'import targets; print(*targets.TARGETS)'); do \
+		../../$(BIN)/python run.py $$target $(FUZZ_SECONDS) || exit 1; done
+
+audit: $(READY) ## are there known holes in what is installed? Asks PyPI
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) $(DEMO) .retr dist build

@@ -1,5 +1,6 @@
 """`retr serve`: a page to search by picture, and the same as a service."""
 
+import os
 import socket
 import threading
 from contextlib import suppress
@@ -11,6 +12,7 @@ from cli.exporting import keep_for_searches
 from cli.options import Debug, Device, Json, Quiet, Threads, WorkspaceFolder
 from cli.output import Output, plural
 
+TOKEN = "RETR_TOKEN"
 BACKLOG = 2048  # connections that wait to be taken up
 
 
@@ -38,6 +40,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder whose images may be shown, wherever links in it lead; may be repeated.  "
+            "[default: the one that an index's images share, without what links lead out of it]",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     workspace: WorkspaceFolder = None,
@@ -46,6 +57,9 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve indices: a page to search by picture, and an API with its description at /docs.
+
+    Where the environment has RETR_TOKEN, callers must send it: as a bearer token, or as the
+    password that a browser asks for.
 
     Example: retr serve --index photos-index --port 8000
     """
@@ -64,11 +78,14 @@ def serve(
     known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
     listening = _listening(host, port)
     with listening:
-        collection = Collection(folders, [*map(place_of, embeddings or ()), *known], device)
+        collection = Collection(
+            folders, [*map(place_of, embeddings or ()), *known], device, images or ()
+        )
         port = int(listening.getsockname()[1])
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        images = sum(len(served.rows) for served in collection.served.values())
-        app = make_app(collection, listening.getsockname()[0], host)
+        count = sum(len(served.rows) for served in collection.served.values())
+        token = os.environ.get(TOKEN, "")
+        app = make_app(collection, listening.getsockname()[0], host, token)
         settings = uvicorn.Config(app, log_level="warning", access_log=False)
 
         def open_encoders() -> None:
@@ -76,7 +93,7 @@ def serve(
                 keep_for_searches(output, encoder)
 
         threading.Thread(target=open_encoders, daemon=True).start()
-        output.say(f"{plural(images, 'image')} at {address}   (Ctrl+C stops)")
+        output.say(f"{plural(count, 'image')} at {address}   (Ctrl+C stops)")
         output.document({"url": address, "indices": [*collection.served]})
         with suppress(KeyboardInterrupt):  # which uvicorn may raise again when it has stopped
             uvicorn.Server(settings).run(sockets=[listening])

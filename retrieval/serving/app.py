@@ -31,11 +31,14 @@ class WrongMedia(BadInput):
     """An upload that says it is no image."""
 
 
-def make_app(collection: Collection, bound: str = "127.0.0.1", host: str = "") -> FastAPI:
+def make_app(
+    collection: Collection, bound: str = "127.0.0.1", host: str = "", token: str = ""
+) -> FastAPI:
     """The service over these indices.
 
     bound: the address it listens on; on this machine's own it answers to no other name than
-    localhost's, and `host`, by which the user called it.
+    localhost's, and `host`, by which the user called it. token: what callers must send; empty where
+    anyone may ask.
     """
     app = FastAPIOffline(
         redoc_url=None,
@@ -52,7 +55,8 @@ def make_app(collection: Collection, bound: str = "127.0.0.1", host: str = "") -
     _add_searches(app, collection, measures)
     _add_items(app, collection, measures)
     _add_state(app, collection, measures)
-    app.add_middleware(cast(Any, Limits), measures=measures, hosts=loopback_hosts(bound, host))
+    hosts = loopback_hosts(bound, host)
+    app.add_middleware(cast(Any, Limits), measures=measures, hosts=hosts, token=token)
     return app
 
 

@@ -23,6 +23,7 @@ from retrieval.indexing import INDEX, IndexFacts
 from retrieval.parts import parts_of
 from retrieval.registry import make_indexer, open_encoder
 from retrieval.searching import Hit, Searcher, matching
+from retrieval.serving.folders import Folders
 from retrieval.storage.files import sha256_of
 from retrieval.storage.places import Place
 from retrieval.storage.shards import MANIFEST, open_embeddings
@@ -121,10 +122,12 @@ class Served:
         searcher: Searcher,
         embeddings: Sequence[Place] = (),
         encoding: "Lock | None" = None,
+        images: Sequence[str] = (),
     ) -> None:
         """embeddings: folders among which those that the index was built from may be.
 
-        encoding: held while an encoder runs; indices of one encoder share it.
+        encoding: held while an encoder runs; indices of one encoder share it. images: folders whose
+        images may be shown; where none is given, the one that all images of the index share.
         """
         self.name = name
         self.searcher = searcher
@@ -132,6 +135,7 @@ class Served:
         self.rows = searcher.opened.rows
         self.efforts = Efforts.of(self.facts)
         self._folders = embeddings
+        self._images = Folders(images) if images else Folders.of(self.rows["path"])
         self.encoding = encoding or Lock()
         self._searching = Lock()
         self._reading = Lock()
@@ -252,6 +256,7 @@ class Served:
         path = self.rows["path"][row].as_py()
         if path is None:
             raise BadInput(f"it is not known where {self.rows['id'][row]} lies; encode it anew")
+        self._images.check(path)
         return str(path)
 
     def picture(self, row: int, size: int) -> tuple[bytes, str]:
@@ -341,9 +346,14 @@ class Collection:
     """All indices that are served, by name."""
 
     def __init__(
-        self, folders: Sequence[Place], embeddings: Sequence[Place] = (), device: str = "auto"
+        self,
+        folders: Sequence[Place],
+        embeddings: Sequence[Place] = (),
+        device: str = "auto",
+        images: Sequence[str] = (),
     ) -> None:
         """Open the index folders. embeddings: where those that they were built from may be.
+        images: as for `Served`.
 
         Raises what `open_index` raises.
         """
@@ -358,7 +368,7 @@ class Collection:
             searcher = Searcher.open(folder, device=device)
             name = _free_name(folder.resolve().name, self.served)
             lock = locks.setdefault(searcher.opened.facts.encoder.fingerprint, Lock())
-            self.served[name] = Served(name, searcher, embeddings, lock)
+            self.served[name] = Served(name, searcher, embeddings, lock, images)
 
     def __getitem__(self, name: str | None) -> Served:
         """The index of this name, the first for None. Raises UnknownName."""

@@ -5,6 +5,8 @@ times requests for `GET /metrics`, and answers in JSON whatever goes wrong.
 """
 
 import asyncio
+import base64
+import hmac
 import ipaddress
 import json
 import logging
@@ -24,7 +26,8 @@ BODY_SECONDS = 60.0
 """In which a body must have come: who sends it byte by byte holds a place."""
 AT_ONCE = 64
 """Requests at once; those beyond are told to come again."""
-FREE = frozenset({"/healthz", "/metrics"})  # who asks whether a busy service lives must be told
+HEALTH = "/healthz"
+FREE = frozenset({HEALTH, "/metrics"})  # who asks whether a busy service lives must be told
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 POLICY = b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"
 INLINE = b"; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
@@ -68,12 +71,16 @@ class Measures:
 
 
 class Limits:
-    """The middleware. hosts: names that may be asked for; none for any."""
+    """The middleware. hosts: names that may be asked for; none for any. token: what a caller must
+    know; empty where anyone may ask."""
 
-    def __init__(self, app: ASGIApp, measures: Measures, hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, measures: Measures, hosts: Collection[str] = (), token: str = ""
+    ) -> None:
         self.app = app
         self.measures = measures
         self.hosts = hosts
+        self.token = token
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,6 +124,9 @@ class Limits:
             return
         if headers.get(b"sec-fetch-site") == b"cross-site" and scope["path"].startswith("/api/"):
             await _refuse(send, 400, "pages of other hosts may not ask; open the page that is here")
+            return
+        if self.token and scope["path"] != HEALTH and not _knows(headers, self.token):
+            await _refuse(send, 401, "this service wants its token; send it as a bearer token")
             return
         if self.running > AT_ONCE and scope["path"] not in FREE:
             await _refuse(send, 503, "too many requests at once; come again in a second", retry=1)
@@ -176,6 +186,19 @@ def loopback_hosts(bound: str, host: str = "") -> frozenset[str]:
     return frozenset(names) if ipaddress.ip_address(bound).is_loopback else frozenset()
 
 
+def _knows(headers: dict[bytes, bytes], token: str) -> bool:
+    """Whether the token is sent: as a bearer's, or as a password, which browsers ask for."""
+    scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"basic":
+        try:
+            sent = base64.b64decode(sent, validate=True).partition(b":")[2]
+        except ValueError:
+            return False
+    elif scheme.lower() != b"bearer":
+        return False
+    return hmac.compare_digest(sent.strip(), token.encode())
+
+
 def _host(header: str) -> str:
     """The name in a Host header, without its port and brackets."""
     if header.startswith("["):
@@ -201,6 +224,8 @@ async def _refuse(send: Send, status: int, error: str, retry: int | None = None)
     ]
     if retry is not None:
         headers.append((b"retry-after", str(retry).encode()))
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="retr", charset="UTF-8"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

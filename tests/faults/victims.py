@@ -18,13 +18,19 @@ PRELOADED = (
     "encoders.toy",
     "encoders.siamese",
     "encoders.training.trainer",
+    "encoders.training.checks",
+    "encoders.training.losses",
+    "encoders.training.reports",
     "indexers.exact",
     "indexers.hnsw",
     "indexers.ivf",
     "retrieval.encoding",
     "retrieval.images.digits",
     "retrieval.sharding",
+    "retrieval.drawing.plots",
     "retrieval.updating",
+    "sklearn.datasets",
+    "torch._dynamo",
 )
 # Of `sys.addaudithook`: what a process does to files, as Python sees it.
 STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -19,6 +20,7 @@ from retrieval.images import open_source
 from retrieval.serving import limits
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection, Efforts
+from retrieval.serving.folders import Folders
 from retrieval.updating import add_rows, delete_rows
 
 HERE = "http://127.0.0.1:8000"
@@ -388,3 +390,65 @@ def test_indices_of_one_name_get_numbers(collection: Collection, tmp_path: Path)
     assert [*both.served] == ["exact", "exact-2"]
     with pytest.raises(BadInput, match="there is no index to serve"):
         Collection([])
+
+
+def test_a_token_is_asked_for(collection: Collection) -> None:
+    app = make_app(collection, token="secret words")
+    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "Bearer "},
+            {"authorization": "secret words"},
+            {"authorization": "Basic !!"},
+            {"authorization": "Basic c2VjcmV0IHdvcmRz"},  # no colon: a name without a password
+        ):
+            for path in ("/", "/api/indices", "/metrics", "/docs"):
+                answer = client.get(path, headers=headers)
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"].startswith("Basic")
+                assert "token" in answer.json()["error"]
+        assert client.get("/healthz").status_code in (200, 503)
+        for sent in (
+            "Bearer secret words",
+            "bearer secret words",
+            "Basic YW55OnNlY3JldCB3b3Jkcw==",
+        ):
+            assert client.get("/api/indices", headers={"authorization": sent}).status_code == 200
+
+
+def test_links_that_lead_out_are_not_followed(tmp_path: Path, photos: Path) -> None:
+    secret = tmp_path / "elsewhere" / "secret.png"
+    secret.parent.mkdir()
+    secret.write_bytes(png((1, 2, 3)))
+    (photos / "red" / "link.png").symlink_to(secret)
+    (photos / "red" / "inside.png").symlink_to(photos / "red" / "1.png")
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "embeddings")
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "exact")
+
+    def status(name: str, images: list[str]) -> int:
+        collection = Collection([tmp_path / "exact"], images=images)
+        with TestClient(make_app(collection), base_url=HERE) as client:
+            return client.get(f"/api/items/red%2F{name}/image?size=64").status_code
+
+    assert status("link.png", []) == 404
+    assert status("inside.png", []) == 200
+    assert status("1.png", []) == 200
+    assert status("link.png", [str(photos), str(secret.parent)]) == 200
+    assert status("1.png", [str(secret.parent)]) == 404
+    # A folder whose name begins alike is another.
+    assert status("1.png", [str(photos)[:-1]]) == 404
+
+
+@pytest.mark.parametrize(
+    ("paths", "roots"),
+    [
+        (["/a/b/1.png", "/a/b/c/2.png", "/a/b/x.png"], ["/a/b/"]),
+        (["/a/b/1.png"], ["/a/b/"]),
+        (["s3://bucket/p/1.png", "s3://bucket/p/q/1.png"], ["s3://bucket/p/"]),
+        (["/a/1.png", None], ["/a/"]),
+        ([None], []),
+    ],
+)
+def test_the_folder_that_images_share(paths: list[str | None], roots: list[str]) -> None:
+    assert Folders.of(pa.chunked_array([paths], pa.string())).roots == roots

@@ -1,0 +1,51 @@
+"""Which images a service shows: those in the folders that it was given, links out of them not."""
+
+import os
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retrieval.errors import BadImage
+
+
+class Folders:
+    """Folders, and URLs, below which images may be shown."""
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        self.roots = [*map(str, roots)]
+        self._real = [_real(root).rstrip("/") + "/" for root in roots]
+
+    @classmethod
+    def of(cls, paths: pa.ChunkedArray) -> "Folders":
+        """The folder that all of an index's images share, whatever links in it lead to."""
+        ends = pc.min_max(paths).as_py()
+        if ends["min"] is None:
+            return cls([])
+        # What the least and the greatest share, all share.
+        both = zip(ends["min"], ends["max"], strict=False)
+        shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
+        return cls([shared[: shared.rfind("/") + 1]])
+
+    def check(self, path: str) -> None:
+        """Raise BadImage for an image that is not in one of them, its links followed.
+
+        The row of a container is in it, wherever that lies: it was named when it was encoded.
+        """
+        if _row_of(path) and "://" not in path:
+            return
+        if not any(_real(path).startswith(root) for root in self._real):
+            served = ", ".join(self.roots) or "what is served"
+            raise BadImage(path, f"it leads out of {served}; name where it leads with --images")
+
+
+def _row_of(path: str) -> bool:
+    """Whether it is `FILE#ROW`."""
+    file, mark, row = path.rpartition("#")
+    return bool(mark and file and row.isdecimal()) and not Path(path).is_file()
+
+
+def _real(path: str) -> str:
+    return path if "://" in path else os.path.realpath(path or "/")
