@@ -76,6 +76,7 @@ def serve(
         [*map(place_of, index)] if index else [place.needed(Role.INDEX, "retr index", "--index")]
     )
     known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
+    _allow_many_connections()
     listening = _listening(host, port)
     with listening:
         collection = Collection(
@@ -97,6 +98,15 @@ def serve(
         output.document({"url": address, "indices": [*collection.served]})
         with suppress(KeyboardInterrupt):  # which uvicorn may raise again when it has stopped
             uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _allow_many_connections() -> None:
+    """Let this process have as many open at once as the system allows it."""
+    with suppress(ImportError, OSError, ValueError):  # where there is no such limit
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listening(host: str, port: int) -> socket.socket:

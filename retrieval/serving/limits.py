@@ -10,10 +10,11 @@ import hmac
 import ipaddress
 import json
 import logging
+import os
 import time
 from collections.abc import Collection
-from contextlib import suppress
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,9 +24,17 @@ BODY_BYTES = 20 * 2**20
 DISCARDED_BYTES = 10 * BODY_BYTES
 """Up to here a body that is too large is read and thrown away, so that its sender hears why."""
 BODY_SECONDS = 60.0
-"""In which a body must have come: who sends it byte by byte holds a place."""
+"""In which a body must have come. Who sends it byte by byte keeps nobody else from an answer."""
+SPOOLED_BYTES = 2**18
+"""Of a body that are kept in memory; a larger one waits on disk."""
+CHUNK_BYTES = 2**16
 AT_ONCE = 64
-"""Requests at once; those beyond are told to come again."""
+"""Requests that are answered at once; a body comes before its request takes a place."""
+MOST_WAITING = 1000
+"""Requests that send their bodies or wait for a place; those beyond are told to come again."""
+WAITING_SECONDS = 30.0
+"""After which a request that waits for a place is told so, too."""
+BUSY = "too many requests at once; come again in a second"
 HEALTH = "/healthz"
 FREE = frozenset({HEALTH, "/metrics"})  # who asks whether a busy service lives must be told
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -34,10 +43,6 @@ INLINE = b"; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'
 """What the page of the API needs; it shows nothing that a user has sent."""
 
 log = logging.getLogger(__name__)
-
-
-class TooLarge(Exception):
-    """A body without a length turned out to be too large."""
 
 
 class Measures:
@@ -82,6 +87,8 @@ class Limits:
         self.hosts = hosts
         self.token = token
         self.running = 0
+        self.waiting = 0
+        self.room: asyncio.Semaphore | None = None  # of the loop that serves
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,7 +111,7 @@ class Limits:
         self.running += counted
         self.measures.at_once.set(self.running)
         try:
-            await self._answer(scope, receive, watched)
+            await self._admit(scope, receive, watched)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
             if not started:
@@ -116,7 +123,8 @@ class Limits:
             self.measures.requests.labels(path, str(status)).inc()
             self.measures.seconds.labels(path).observe(time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer who may ask, when there is room."""
         headers = dict(scope["headers"])
         host = _host(headers.get(b"host", b"").decode("latin-1"))
         if self.hosts and host not in self.hosts:
@@ -128,53 +136,87 @@ class Limits:
         if self.token and scope["path"] != HEALTH and not _knows(headers, self.token):
             await _refuse(send, 401, "this service wants its token; send it as a bearer token")
             return
-        if self.running > AT_ONCE and scope["path"] not in FREE:
-            await _refuse(send, 503, "too many requests at once; come again in a second", retry=1)
+        if scope["path"] in FREE:
+            await self.app(scope, receive, send)
             return
-        length = headers.get(b"content-length", b"0").decode("latin-1")
-        if not (length.isascii() and length.isdigit()):
-            await _refuse(send, 400, "the content's length is no number; send it anew")
+        if self.waiting >= MOST_WAITING:
+            await _refuse(send, 503, BUSY, retry=1)
             return
-        seen, whole, until = 0, False, time.monotonic() + BODY_SECONDS
+        self.waiting += 1
+        try:
+            with SpooledTemporaryFile(SPOOLED_BYTES) as body:
+                if await _received(scope, headers, receive, send, body):
+                    await self._answer(scope, receive, send, body)
+        finally:
+            self.waiting -= 1
 
-        async def timely() -> Message:
-            nonlocal whole
-            # Behind the body one waits here for as long as the answer takes.
-            left = None if whole else max(0.0, until - time.monotonic())
-            message = await asyncio.wait_for(receive(), left)
-            whole = not message.get("more_body", False)
-            return message
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, body: IO[bytes]) -> None:
+        """Let the service answer a request whose body is there, when it is its turn."""
+        if self.room is None:
+            self.room = asyncio.Semaphore(AT_ONCE)
+        try:
+            await asyncio.wait_for(self.room.acquire(), WAITING_SECONDS)
+        except TimeoutError:
+            await _refuse(send, 503, BUSY, retry=1)
+            return
+        left = body.seek(0, os.SEEK_END)
+        body.seek(0)
 
+        async def replayed() -> Message:
+            nonlocal left
+            if left < 0:
+                return await receive()  # that the caller has gone
+            chunk = body.read(CHUNK_BYTES)
+            left -= len(chunk)
+            more = left > 0
+            left = left if more else -1
+            return {"type": "http.request", "body": chunk, "more_body": more}
+
+        try:
+            await self.app(scope, replayed, send)
+        finally:
+            self.room.release()
+
+
+async def _received(
+    scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send, body: IO[bytes]
+) -> bool:
+    """Whether the whole body has come, into `body`; the caller is told why where it has not."""
+    length = headers.get(b"content-length", b"0").decode("latin-1")
+    if not (length.isascii() and length.isdigit()):
+        await _refuse(send, 400, "the content's length is no number; send it anew")
+        return False
+    until = time.monotonic() + BODY_SECONDS
+    try:
         if int(length) > BODY_BYTES:
             if int(length) <= DISCARDED_BYTES:
-                with suppress(TimeoutError):
-                    await _discard(timely)
+                await _discard(receive, until)
             await _refuse(send, 413, _too_large())
-            return
+            return False
         is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
         if scope["method"] == "POST" and not is_form:
             await _refuse(send, 415, "send the image as multipart/form-data, in the field 'image'")
-            return
+            return False
+        more = True
+        while more:
+            message = await _timely(receive, until)
+            if message["type"] != "http.request":
+                return False  # the caller has gone
+            body.write(message.get("body", b""))
+            more = message.get("more_body", False)
+            if body.tell() > BODY_BYTES:
+                if more:
+                    await _discard(receive, until)
+                await _refuse(send, 413, _too_large())
+                return False
+    except TimeoutError:
+        await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:.0f} s; send it anew")
+        return False
+    return True
 
-        async def bounded() -> Message:
-            nonlocal seen
-            message = await timely()
-            seen += len(message.get("body", b""))
-            if seen > BODY_BYTES:
-                if not whole:
-                    await _discard(timely)
-                raise TooLarge
-            return message
 
-        async def unless_too_large(message: Message) -> None:
-            # FastAPI makes an answer of its own of whatever is raised while it reads a form.
-            if seen <= BODY_BYTES:
-                await send(message)
-
-        with suppress(TooLarge, TimeoutError):
-            await self.app(scope, bounded, unless_too_large)
-        if seen > BODY_BYTES:
-            await _refuse(send, 413, _too_large())
+async def _timely(receive: Receive, until: float) -> Message:
+    return await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
 
 
 def loopback_hosts(bound: str, host: str = "") -> frozenset[str]:
@@ -206,11 +248,11 @@ def _host(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-async def _discard(receive: Receive) -> None:
+async def _discard(receive: Receive, until: float) -> None:
     """Read the rest of a body, and keep none of it."""
     seen = 0
     while seen <= DISCARDED_BYTES:
-        message = await receive()
+        message = await _timely(receive, until)
         seen += len(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body", False):
             return

@@ -361,13 +361,13 @@ def test_a_body_that_does_not_come_is_given_up(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BODY_SECONDS", -1.0)
-    assert searched(client, png()).status_code == 400
+    assert searched(client, png()).status_code == 408
 
 
 def test_too_many_at_once_are_told_to_come_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "AT_ONCE", 0)
+    monkeypatch.setattr(limits, "MOST_WAITING", 0)
     answer = searched(client, png())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert client.get("/healthz").status_code == 200
