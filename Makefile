@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 DEMO := retr-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-web bench lint clean
+.PHONY: help install demo test faults test-web bench lint clean
 
 help: ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
@@ -18,6 +18,9 @@ demo: $(READY) ## encode, index, search and measure CIFAR-10; ends with the tabl
 
 test: $(READY) ## run all tests that this machine can run
 	$(BIN)/python -m pytest
+
+faults: $(READY) ## kill what writes at 100 random moments each, and at every step; half an hour
+	RETR_FAULTS=100 $(BIN)/python -m pytest tests/faults
 
 test-web: $(READY) ## the page of `retr serve` in a browser; wants chromium and chromedriver
 	@command -v chromium chromedriver >/dev/null || { echo "no chromium here; apt install chromium chromium-driver"; exit 1; }
@@ -41,4 +44,5 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-deps 'milvus-lite>=3.2' # not its faiss-cpu
 	touch $@

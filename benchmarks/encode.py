@@ -105,7 +105,7 @@ def _opened(item: Item) -> Image.Image:
     content = item.content
     if isinstance(content, np.ndarray):
         return Image.fromarray(content)
-    return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
+    return Image.open(io.BytesIO(content) if isinstance(content, bytes) else str(content))
 
 
 def write_photographs(folder: Path, count: int, seed: int = 0) -> None:

@@ -277,8 +277,8 @@ class _Data:
 
 
 def _embeddings(
-    queries: Path | None,
-    database: Path | None,
+    queries: str | None,
+    database: str | None,
     metric: "Metric | None",
     seed: int,
     workspace: Path | None,

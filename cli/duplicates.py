@@ -17,9 +17,11 @@ MOST_DRAWN = 100  # pairs on a sheet
 
 def duplicates(
     embeddings: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="The embeddings folder.  [default: the last that was encoded]", show_default=False
+            metavar="DIR",
+            help="The embeddings folder.  [default: the last that was encoded]",
+            show_default=False,
         ),
     ] = None,
     between: Annotated[

@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,9 +46,11 @@ def encode(
         int | None, typer.Option(help="Take the first N images only.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="The embeddings folder.  [default: one in the workspace]", show_default=False
+            metavar="DIR",
+            help="The embeddings folder.  [default: one in the workspace]",
+            show_default=False,
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
@@ -93,6 +94,7 @@ def encode(
     from retrieval.errors import BadInput, UnknownName
     from retrieval.images import open_source
     from retrieval.registry import open_encoder
+    from retrieval.storage.places import place_of
     from retrieval.storage.shards import Dtype
     from retrieval.workspace import Role, Workspace
 
@@ -108,7 +110,7 @@ def encode(
     # Of a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
     place = Workspace.at(workspace)
-    folder = out or place.embeddings_folder(images, opened, Dtype(dtype))
+    folder = place_of(out) if out else place.embeddings_folder(images, opened, Dtype(dtype))
     started = time.perf_counter()
 
     with (

@@ -31,15 +31,17 @@ if TYPE_CHECKING:
     from retrieval.storage.shards import Embeddings
 
 Queries = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
+        metavar="DIR",
         help="The embeddings folder of the queries.  [default: the last test split]",
         show_default=False,
     ),
 ]
 Database = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
+        metavar="DIR",
         help="The embeddings folder to search.  [default: the last that was encoded]",
         show_default=False,
     ),
@@ -52,8 +54,9 @@ def evaluate(
     metric: MetricName = None,
     k: Ks = "1,5,10,100",
     index: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="DIR",
             help="Evaluate what this index of the database finds, rather than exact search.",
             show_default=False,
         ),
@@ -171,7 +174,7 @@ def evaluate(
 
 
 def opened_sides(
-    queries: Path | None, database: Path | None, workspace: Path | None
+    queries: str | None, database: str | None, workspace: Path | None
 ) -> "tuple[Embeddings, Embeddings]":
     """The embeddings that ask and that are searched, of one encoder, or Mismatch."""
     from retrieval.indexing import check_same_encoder
@@ -225,7 +228,7 @@ def protocol_sides(
 
 
 def _through(
-    index: Path,
+    index: str,
     options: list[str] | None,
     searched: "Embeddings",
     queries: "Labelled",

@@ -1,6 +1,5 @@
 """`retr index`: embeddings to a searchable index."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,8 +29,9 @@ AUTO = "auto"
 
 def index(
     embeddings: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
+            metavar="DIR",
             help="Embeddings folders, indexed as one.  [default: the last that was encoded]",
             show_default=False,
         ),
@@ -78,8 +78,9 @@ def index(
         ),
     ] = False,
     queries: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="DIR",
             help="For auto: embeddings to measure with.  [default: some of the rows]",
             show_default=False,
         ),
@@ -87,6 +88,15 @@ def index(
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]", show_default=False),
+    ] = None,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Build it in so many parts, side by side, each of a group of the embeddings' "
+            "shards; they are searched as one.  [default: one index]",
+            show_default=False,
+        ),
     ] = None,
     add: Annotated[
         bool,
@@ -101,8 +111,12 @@ def index(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="The index folder.  [default: one in the workspace]", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="The index folder.  [default: one in the workspace]",
+            show_default=False,
+        ),
     ] = None,
     threads: Threads = None,
     workspace: WorkspaceFolder = None,
@@ -118,12 +132,15 @@ def index(
 
     Example: retr index --backend auto --target-recall 0.99 --max-memory 2GB
 
+    Example: retr index --parts 8 --out s3://bucket/index s3://bucket/embeddings
+
     Example: retr index --add more-embeddings
     """
     import time
 
     from retrieval.errors import BadInput
-    from retrieval.indexing import build_index
+    from retrieval.indexing import build_index, check_index
+    from retrieval.storage.places import place_of
     from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
@@ -135,10 +152,12 @@ def index(
             f"what an index must reach is for --backend {AUTO}; {backend or 'hnsw'} is built as "
             "--set says"
         )
+    if backend == AUTO and parts:
+        raise BadInput(f"--backend {AUTO} builds one index; name the backend of the parts")
     if backend == AUTO and options:
         raise BadInput(f"--backend {AUTO} chooses the options; leave --set away")
     if add or delete is not None:
-        if backend is not None or metric is not None or options:
+        if backend is not None or metric is not None or options or parts:
             raise BadInput(
                 "an index that stands keeps its backend, metric and options; leave them away"
             )
@@ -149,20 +168,26 @@ def index(
     if delete is not None:
         from retrieval.updating import delete_rows
 
-        folder = out or place.needed(Role.INDEX, "retr index", "--out")
+        folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
         facts = delete_rows(folder, delete)
     else:
-        folders = embeddings or [place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS")]
-        sets = [open_embeddings(each) for each in folders]
+        sets = (
+            [open_embeddings(each) for each in embeddings]
+            if embeddings
+            else [open_embeddings(place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS"))]
+        )
         measure = parsed_metric(metric) or sets[0].facts.metric
         if add:
             from retrieval.updating import add_rows
 
-            folder = out or place.needed(Role.INDEX, "retr index", "--out")
+            folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
+            before = check_index(folder)
             facts = add_rows(folder, sets)
+            if facts == before:
+                output.say("they are there already: nothing to do")
         else:
             name = backend or "hnsw"
-            folder = out or place.index_folder(folders[0], name, measure)
+            folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)
             if name == AUTO:
                 from retrieval.tuning import Target, build_best
 
@@ -185,13 +210,19 @@ def index(
                         progress=step,
                     )
                 _print(output, tuning)
+            elif parts is not None:
+                from retrieval.sharding import build_parts
+
+                chosen = parsed_options(options)
+                with output.progress("index", "part") as show:
+                    facts = build_parts(sets, name, folder, parts, measure, chosen, progress=show)
             else:
                 facts = build_index(sets, name, folder, measure, parsed_options(options))
     seconds = time.perf_counter() - started
     if out is None or place.folder.is_dir():
         place.remember(Role.INDEX, folder)
 
-    n_bytes = sum((folder / name).stat().st_size for name in facts.files)
+    n_bytes = facts.size_in(folder)
     settings = {**facts.options, **facts.details}
     done = "changed" if add or delete else "built"
     output.say(

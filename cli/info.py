@@ -10,8 +10,11 @@ from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.storage.places import Place
 
-Folder = Annotated[Path, typer.Argument(help="An embeddings, an index or an encoder folder.")]
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR", help="An embeddings, an index or an encoder folder.")
+]
 
 
 def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
@@ -20,17 +23,20 @@ def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug 
     Example: retr info .retr/indices/*
     """
     from retrieval.inspection import Kind, kind_of
+    from retrieval.storage.places import place_of
 
     output = Output(json, quiet)
-    describe = {
-        Kind.EMBEDDINGS: _of_embeddings,
-        Kind.INDEX: _of_index,
-        Kind.ENCODER: _of_encoder,
-    }
-    output.document(describe[kind_of(folder)](output, folder))
+    place = place_of(folder)
+    match kind_of(place):
+        case Kind.EMBEDDINGS:
+            output.document(_of_embeddings(output, place))
+        case Kind.INDEX:
+            output.document(_of_index(output, place))
+        case Kind.ENCODER:
+            output.document(_of_encoder(output, Path(folder)))
 
 
-def _of_embeddings(output: Output, folder: Path) -> "dict[str, JsonValue]":
+def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     from retrieval.storage.shards import Manifest
 
     manifest = Manifest.read(folder)
@@ -54,22 +60,21 @@ def _of_embeddings(output: Output, folder: Path) -> "dict[str, JsonValue]":
     }
 
 
-def _of_index(output: Output, folder: Path) -> "dict[str, JsonValue]":
+def _of_index(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
     from retrieval.indexing import IndexFacts
 
     facts = IndexFacts.read(folder)
-    n_bytes = sum(
-        (folder / name).stat().st_size for name in facts.files if (folder / name).exists()
-    )
+    n_bytes = facts.size_in(folder)
     settings = ", ".join(f"{name} {value}" for name, value in facts.options.items())
     gone = f"; {facts.deleted:,} were deleted" if facts.deleted else ""
     output.say(f"index: {plural(facts.rows, 'row')} of {facts.dim} dimensions{gone}")
     output.say(f"  backend   {facts.backend}" + (f" ({settings})" if settings else ""))
     output.say(f"  metric    {facts.metric}")
     output.say(f"  encoder   {facts.encoder.name} ({facts.encoder.fingerprint[:8]})")
-    output.say(f"  files     {', '.join(sorted(facts.files))}: {size(n_bytes)}")
+    files = ", ".join(sorted(facts.files)) or plural(len(facts.parts), "part")
+    output.say(f"  files     {files}: {size(n_bytes)}")
     for name, value in facts.details.items():
         output.say(f"  {name:<9} {value}")
     return {"kind": "index", **asdict(facts), "size_bytes": n_bytes}

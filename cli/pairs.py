@@ -35,15 +35,17 @@ GROUPS = {"joint": "all", "trained": "trained on", "held_out": "held out"}
 
 def pairs(
     embeddings: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
+            metavar="DIR",
             help="The embeddings folder of the test images.  [default: the last test split]",
             show_default=False,
         ),
     ] = None,
     validation: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="DIR",
             help="Embeddings of other images, which give threshold and probability; those that "
             "the encoder was trained on are left out.  [default: a fifth of the test images]",
             show_default=False,

@@ -1,12 +1,15 @@
 """`retr plot`: pictures of embeddings, trainings and pair verification."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from cli.options import Debug, Json, Quiet, WorkspaceFolder
 from cli.output import Output
+
+if TYPE_CHECKING:
+    from retrieval.storage.places import Place
 
 SCATTER = "scatter"
 MOST_DIMS = 12
@@ -16,8 +19,9 @@ TEXTS = ("scored_on",)  # columns of a log that are no numbers
 
 def plot(
     what: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
+            metavar="WHAT",
             help="An embeddings folder, the folder of a trained encoder or its log.csv, or a "
             "pairs.json.  [default: the last embeddings]",
             show_default=False,
@@ -54,26 +58,33 @@ def plot(
     from retrieval.drawing.plots import check_picture
     from retrieval.errors import BadInput
     from retrieval.storage.cards import LOG, is_trained
+    from retrieval.storage.places import place_of
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
     check_picture(out)
-    if what is None:
-        what = Workspace.at(workspace).needed(Role.EMBEDDINGS, "retr encode", "WHAT")
-    log = what / LOG if is_trained(what) else what
-    if log != what and not log.is_file():
-        raise BadInput(f"{what} has no {LOG}, as it was not trained here; give a folder that was")
-    if log.suffix == ".csv":
+    given = (
+        place_of(what)
+        if what
+        else Workspace.at(workspace).needed(Role.EMBEDDINGS, "retr encode", "WHAT")
+    )
+    here = given if isinstance(given, Path) else None
+    log = here / LOG if here and is_trained(here) else here
+    if log and log != here and not log.is_file():
+        raise BadInput(f"{given} has no {LOG}, as it was not trained here; give a folder that was")
+    if log and log.suffix == ".csv":
         _plot_log(log, out)
         kind = "curves"
-    elif what.suffix == ".json":
-        _plot_pairs(what, out)
+    elif here and here.suffix == ".json":
+        _plot_pairs(here, out)
         kind = "roc"
-    elif what.is_dir():
+    elif given.is_dir():
         kind = method
-        _plot_embeddings(what, out, method, dims, limit, seed)
+        _plot_embeddings(given, out, method, dims, limit, seed)
     else:
-        raise BadInput(f"{what} is nothing to draw; give an embeddings folder, log.csv, pairs.json")
+        raise BadInput(
+            f"{given} is nothing to draw; give an embeddings folder, log.csv, pairs.json"
+        )
     output.say(f"drawn: {out}")
     output.document({"out": str(out), "kind": kind})
 
@@ -118,7 +129,7 @@ def _plot_pairs(file: Path, out: Path) -> None:
 
 
 def _plot_embeddings(
-    folder: Path, out: Path, method: str, dims: int | None, limit: int, seed: int
+    folder: "Place", out: Path, method: str, dims: int | None, limit: int, seed: int
 ) -> None:
     from retrieval.drawing.layout import Layout, laid_out
     from retrieval.drawing.plots import draw_map, draw_scatter_matrix

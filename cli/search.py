@@ -34,9 +34,11 @@ def search(
     ],
     k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
     index: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="The index folder.  [default: the last that was built]", show_default=False
+            metavar="DIR",
+            help="The index folder.  [default: the last that was built]",
+            show_default=False,
         ),
     ] = None,
     where: Annotated[
@@ -78,10 +80,12 @@ def search(
     from retrieval.queries import read_queries
     from retrieval.registry import open_encoder
     from retrieval.searching import Searcher
+    from retrieval.storage.places import place_of
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
-    folder = index or Workspace.at(workspace).needed(Role.INDEX, "retr index", "--index")
+    latest = Workspace.at(workspace)
+    folder = place_of(index) if index else latest.needed(Role.INDEX, "retr index", "--index")
     opened = (
         open_export(IndexFacts.read(folder).encoder.fingerprint, device)
         if encoder is None

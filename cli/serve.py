@@ -3,7 +3,6 @@
 import socket
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,8 +16,9 @@ BACKLOG = 2048  # connections that wait to be taken up
 
 def serve(
     index: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
+            metavar="DIR",
             help="An index folder; may be repeated.  [default: the last that was built]",
             show_default=False,
         ),
@@ -30,8 +30,9 @@ def serve(
         int, typer.Option(min=0, max=65535, help="The port; 0 for one that is free.")
     ] = 8000,
     embeddings: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
+            metavar="DIR",
             help="Embeddings that an index was built from, for the map; may be repeated.  "
             "[default: those in the workspace]",
             show_default=False,
@@ -52,15 +53,18 @@ def serve(
 
     from retrieval.serving.app import make_app
     from retrieval.serving.collection import Collection
+    from retrieval.storage.places import place_of
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
     place = Workspace.at(workspace)
-    folders = index or [place.needed(Role.INDEX, "retr index", "--index")]
+    folders = (
+        [*map(place_of, index)] if index else [place.needed(Role.INDEX, "retr index", "--index")]
+    )
     known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
     listening = _listening(host, port)
     with listening:
-        collection = Collection(folders, [*(embeddings or ()), *known], device)
+        collection = Collection(folders, [*map(place_of, embeddings or ()), *known], device)
         port = int(listening.getsockname()[1])
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         images = sum(len(served.rows) for served in collection.served.values())

@@ -15,9 +15,10 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debu
     import typer
 
     from retrieval.inspection import verify
+    from retrieval.storage.places import place_of
 
     output = Output(json, quiet)
-    report = verify(folder)
+    report = verify(place_of(folder))
     for problem in report.problems:
         output.say(f"wrong: {problem}")
     if not report.problems:

@@ -2,17 +2,20 @@
 
 Settings build products: an `Indexer` is a frozen dataclass of options and builds or loads an
 `Index`, which is searchable from the moment it exists. Indices know rows; ids, labels and
-paths belong to `retrieval` alone.
+paths belong to `retrieval`, and to those backends that ask for them (`Storing`, `Filtering`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Images = NDArray[np.uint8]
 """(n, height, width, 3), RGB."""
@@ -71,6 +74,14 @@ class Hits:
 
     rows: NDArray[np.int64]
     distances: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Admits the rows whose `field`, id or label, is one of the values."""
+
+    field: str
+    values: tuple[str, ...]
 
 
 @runtime_checkable
@@ -181,6 +192,14 @@ class Shrinking(Index, Protocol):
 
 
 @runtime_checkable
+class Filtering(Index, Protocol):
+    """An index that knows ids and labels, and filters by them where it searches."""
+
+    def search_where(self, queries: Vectors, k: int, among: Mask, where: Filter) -> Hits:
+        """What `search` finds among the rows of the mask, which are those that `where` admits."""
+
+
+@runtime_checkable
 class Indexer(Protocol):
     """A backend with its options: a frozen dataclass whose fields are JSON scalars.
 
@@ -225,6 +244,37 @@ class Streaming(Indexer, Protocol):
 
     def build_from(self, blocks: Blocks) -> Index:
         """The index that `build` makes of the same vectors."""
+
+
+class Items(Blocks, Protocol):
+    """Vectors in blocks, with what is known of their rows and of the build."""
+
+    @property
+    def table(self) -> "pa.Table":
+        """id, label and path of each row, as text; the last two may be null."""
+
+    @property
+    def encoder(self) -> str:
+        """The fingerprint of the encoder."""
+
+    @property
+    def source(self) -> Sequence[str]:
+        """The sha256 of the manifest of each embeddings folder: where equal, so are the rows."""
+
+    @property
+    def unfinished(self) -> Path:
+        """A folder for work that a later build may go on with; it need not be there yet.
+
+        It outlives a build that is killed or fails, and is gone after one that succeeds.
+        """
+
+
+@runtime_checkable
+class Storing(Indexer, Protocol):
+    """A backend that keeps id, label and path beside each vector, and resumes a killed build."""
+
+    def store(self, items: Items) -> Index:
+        """The index that `build` makes of the same vectors, behind the rows that are there."""
 
 
 @runtime_checkable

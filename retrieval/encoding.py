@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from shutil import rmtree
 
 import numpy as np
 
@@ -20,7 +18,8 @@ from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.images import MANY, Item, Source, load
 from retrieval.images.source import First
-from retrieval.storage.files import PARTIAL, locked, made_folder
+from retrieval.storage.files import PARTIAL, locked, made_folder, remove
+from retrieval.storage.places import Place
 from retrieval.storage.shards import (
     MANIFEST,
     SKIPPED,
@@ -39,6 +38,7 @@ from retrieval.storage.shards import (
 
 SHARD_IMAGES = 10_000
 BATCH = 500  # images decoded and handed to the encoder at once
+BATCH_BYTES = 64 << 20  # of encoded images, after which a batch is full
 AHEAD = 3  # batches decoded before the encoder asks for them
 EARLY = f"early{PARTIAL}"  # the folder of shards that a cluster made before their turn
 
@@ -60,7 +60,7 @@ class Batch:
 def encode_source(
     source: Source,
     encoder: Encoder,
-    folder: Path,
+    folder: Place,
     dtype: Dtype = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -117,7 +117,7 @@ class Stretch:
     vectors: Vectors
     skipped: list[Skipped]
 
-    def write(self, file: Path, facts: Facts) -> Shard:
+    def write(self, file: Place, facts: Facts) -> Shard:
         """Write the shard; its entry for the manifest. Raises what `write_shard` raises."""
         return write_shard(
             file,
@@ -173,7 +173,8 @@ def finished(writer: ShardWriter) -> Manifest:
             f"could be read, the first ({first.path}) because of: {first.reason}; see "
             f"{writer.folder / SKIPPED}"
         )
-    rmtree(writer.folder / EARLY, ignore_errors=True)
+    if (writer.folder / EARLY).is_dir():
+        remove(writer.folder / EARLY)
     return writer.finish()
 
 
@@ -196,7 +197,7 @@ class Decoder:
     def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
         """The items in order, `size` at a time; those that fail become `skipped`."""
         waiting: deque[list[Future[Batch]]] = deque()
-        while chunk := list(islice(items, size)):
+        while chunk := _chunk(items, size):
             piece = -(-len(chunk) // self.threads)
             waiting.append(
                 [
@@ -210,6 +211,19 @@ class Decoder:
                 yield _joined(waiting.popleft())
         while waiting:
             yield _joined(waiting.popleft())
+
+
+def _chunk(items: Iterator[Item], size: int) -> list[Item]:
+    """The next `size` items, or fewer where their bytes would fill the memory."""
+    chunk: list[Item] = []
+    n_bytes = 0
+    while len(chunk) < size and n_bytes < BATCH_BYTES:
+        item = next(items, None)
+        if item is None:
+            break
+        chunk.append(item)
+        n_bytes += len(item.content) if isinstance(item.content, bytes) else 0
+    return chunk
 
 
 def _decoded(items: Sequence[Item], framing: Framing, many: bool) -> Batch:

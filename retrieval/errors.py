@@ -10,6 +10,7 @@ RetrError                     a failure at run time: exit code 1
     ├── BadSource             a source of images that is not there or not understood
     ├── BadData               a shard, manifest or index that is damaged or not what it says
     ├── Mismatch              two things that do not belong together: encoder, dimension, metric
+    ├── Unreachable           a store or cluster that does not answer or lets nobody in
     ├── NoCluster             a cluster that cannot be reached, or has not what the work needs
     └── Busy                  another process writes here
 
@@ -27,6 +28,17 @@ class RetrError(Exception):
     """The root of all."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """What another process makes of it, whatever `__init__` takes."""
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(kind: type[RetrError], args: tuple[object, ...], state: dict[str, object]) -> RetrError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class CannotExport(RetrError):
@@ -91,3 +103,14 @@ class NoCluster(BadInput):
 
 class Busy(BadInput):
     """Another process holds the folder."""
+
+
+class Unreachable(BadInput):
+    """A store, server or cluster that does not answer, or lets nobody in.
+
+    may_pass: whether it is worth trying again.
+    """
+
+    def __init__(self, message: str, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass

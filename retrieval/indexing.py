@@ -3,37 +3,49 @@
 A folder holds the library's own file, `rows.parquet` (id, label and path in row order) and
 `index.json`, which says what was built, from which embeddings, and the sha256 of every file.
 It is searchable without the embeddings it was built from. docs/formats.md writes it out.
+
+In a store, which has no rename, the files of a build lie in a folder of their own, so that those of
+the build before stay whole until `index.json` names the new ones. An index in parts is a folder of
+such folders: see `retrieval.sharding`.
 """
 
 import functools
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.contracts import Index, Indexer, Json, Metric, Streaming, Vectors
-from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.contracts import Index, Indexer, Json, Metric, Storing, Streaming, Vectors
+from retrieval.errors import BadData, BadInput, Mismatch, Unreachable
+from retrieval.parts import Parts
 from retrieval.registry import make_indexer, typed_options
+from retrieval.storage.cache import fetched
 from retrieval.storage.files import (
+    LOCK,
+    PART_FOLDER,
     PARTIAL,
     check_format,
     locked,
     made_folder,
     read_json,
+    remove,
     sha256_of,
-    sync_folder,
+    user_cache,
     write_json,
     write_whole,
 )
+from retrieval.storage.places import Place, RemotePath, place_of
+from retrieval.storage.publishing import finish, publish, settle
 from retrieval.storage.shards import (
-    MANIFEST,
     ROW_FIELDS,
     Embeddings,
     EncoderFacts,
@@ -43,11 +55,21 @@ from retrieval.storage.shards import (
 )
 
 FORMAT = "retr-index"
-VERSION = 1
+VERSION = 2  # 1 where there are no parts, and the files lie beside index.json
 INDEX = "index.json"
 ROWS = "rows.parquet"
-LIBRARIES = ("retr", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs", "numpy", "pyarrow")
-
+UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
+LIBRARIES = (
+    "retr",
+    "faiss-gpu",
+    "faiss-cpu",
+    "hnswlib",
+    "scalable-vs",
+    "pymilvus",
+    "milvus-lite",
+    "numpy",
+    "pyarrow",
+)
 
 _KINDS = {
     "backend": str,
@@ -57,7 +79,17 @@ _KINDS = {
     "details": dict,
     "files": dict,
     "deleted": int,
+    "at": str,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an index: an index folder inside the folder. sha256: of its `index.json`."""
+
+    folder: str
+    rows: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +102,24 @@ class IndexFacts:
     dim: int
     rows: int
     encoder: EncoderFacts
-    embeddings: tuple[str, ...]  # the sha256 of the manifest of each folder that was indexed
+    embeddings: tuple[str, ...]  # the identity of each set that was indexed
     details: Mapping[str, Json]
     versions: Mapping[str, str]
     files: Mapping[str, str]  # file name to sha256
     deleted: int = 0  # rows of these embeddings that are no longer there
+    at: str = ""  # the folder of the files, where it is not that of `index.json`
+    parts: tuple[Part, ...] = ()
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Write `index.json`, whole or not at all."""
-        write_json(folder / INDEX, {"format": FORMAT, "version": VERSION, **asdict(self)})
+        document = asdict(self)
+        newer = {name: document.pop(name) for name in ("at", "parts")}
+        newer = {name: value for name, value in newer.items() if value}
+        version = VERSION if newer else 1
+        write_json(folder / INDEX, {"format": FORMAT, "version": version, **document, **newer})
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Place) -> Self:
         """The facts of the index folder.
 
         Raises BadInput if it is none, BadData if `index.json` is damaged or too new.
@@ -94,6 +132,8 @@ class IndexFacts:
         del document["format"], document["version"]
         try:
             document.setdefault("deleted", 0)  # what was written before rows could be deleted
+            document.setdefault("at", "")
+            document["parts"] = tuple(Part(**part) for part in document.get("parts", ()))
             document["metric"] = Metric(document["metric"])
             document["encoder"] = EncoderFacts(**document["encoder"])
             document["embeddings"] = tuple(document["embeddings"])
@@ -101,18 +141,37 @@ class IndexFacts:
             for name, kind in _KINDS.items():
                 if not isinstance(document[name], kind) or isinstance(document[name], bool):
                     raise ValueError(f"{name}: {document[name]!r}")
+            if sum(part.rows for part in facts.parts) not in (0, facts.rows):
+                raise ValueError("the rows of its parts")
         except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{path} lacks or misstates {error}; index anew") from None
-        if any(Path(name).name != name for name in facts.files):
+        inside = (*facts.files, *(part.folder for part in facts.parts), facts.at or INDEX)
+        if any(Path(name).name != name for name in inside):
             raise BadData(f"{path} names a file outside its folder; index anew")
         return facts
+
+    def paths_in(self, folder: Place) -> list[Place]:
+        """The files of the index in the folder, those of its parts included.
+
+        Raises what `read` raises, for a part.
+        """
+        home = folder / self.at if self.at else folder
+        paths = [home / name for name in self.files]
+        for part in self.parts:
+            inside = folder / part.folder
+            paths += [inside / INDEX, *IndexFacts.read(inside).paths_in(inside)]
+        return paths
+
+    def size_in(self, folder: Place) -> int:
+        """The bytes of these files; one that is missing has none."""
+        return sum(map(_size, self.paths_in(folder)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenIndex:
     """An index folder, opened: row i of `index` is row i of `rows` (id, label, path)."""
 
-    folder: Path
+    folder: Place
     facts: IndexFacts
     index: Index
     rows: pa.Table
@@ -121,38 +180,54 @@ class OpenIndex:
 def build_index(
     sets: Sequence[Embeddings],
     backend: str,
-    folder: Path,
+    folder: Place,
     metric: Metric | None = None,
     options: Mapping[str, object] | None = None,
 ) -> IndexFacts:
     """The facts of the index built from the embeddings of all `sets`, written into `folder`.
 
     metric: where None, the one that the encoder was made for. options: of the backend; values
-    may be text. An index that stands in `folder` is replaced once the new one is whole.
+    may be text. An index that stands in `folder` is replaced once the new one is whole. A backend
+    that resumes goes on behind what a build of the same that was killed has left.
 
     Raises UnknownName for a backend or option, Mismatch if the sets are of different encoders,
     BadData for damaged shards or an id that stands twice, BadInput if the folder holds
     something else, Busy if another process builds there.
     """
-    common_facts(sets)  # refused before the work
-    if "metric" in (options or {}):
-        raise BadInput("the metric is no option of the backend; give it with --metric")
-    indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
-    check_free(folder, INDEX)
-    if not any(map(len, sets)):
-        raise BadInput("there are no embeddings to index; encode some images first")
+    indexer = checked_indexer(sets, backend, metric, options)
+    check_room(folder)
     build: Callable[[], Index]
-    if isinstance(indexer, Streaming):
+    if isinstance(indexer, Storing | Streaming):
         rows = _joined([each.rows() for each in sets], sets)
-        build = functools.partial(indexer.build_from, _Shards(sets))
+        shards = _Shards(sets, rows, _unfinished(folder))
+        run = indexer.store if isinstance(indexer, Storing) else indexer.build_from
+        build = functools.partial(run, shards)
     else:
         rows, vectors = read_all(sets)
         build = functools.partial(indexer.build, vectors)
-    made_folder(folder)
-    with locked(folder), fresh(folder / PARTIAL) as unfinished:
+    with building(folder) as partial:
         index = build()
         facts = described(backend, indexer, index, sets)
-        return write_index(unfinished, folder, index, rows, facts)
+        facts = write_index(partial, folder, index, rows, facts)
+        shutil.rmtree(_unfinished(folder), ignore_errors=True)
+        return facts
+
+
+def checked_indexer(
+    sets: Sequence[Embeddings],
+    backend: str,
+    metric: Metric | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Indexer:
+    """The backend with these options, which the sets can be indexed by. Raises what `build_index`
+    raises for sets, backend and options, before any work."""
+    common_facts(sets)
+    if "metric" in (options or {}):
+        raise BadInput("the metric is no option of the backend; give it with --metric")
+    indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
+    if not any(map(len, sets)):
+        raise BadInput("there are no embeddings to index; encode some images first")
+    return indexer
 
 
 def described(
@@ -166,7 +241,7 @@ def described(
         dim=index.dim,
         rows=len(index),
         encoder=common_facts(sets),
-        embeddings=tuple(sha256_of(each.folder / MANIFEST) for each in sets),
+        embeddings=tuple(each.identity for each in sets),
         details={},
         versions={},
         files={},
@@ -174,7 +249,7 @@ def described(
 
 
 def write_index(
-    partial: Path, folder: Path, index: Index, rows: pa.Table, facts: IndexFacts
+    partial: Path, folder: Place, index: Index, rows: pa.Table, facts: IndexFacts
 ) -> IndexFacts:
     """Write the index into `partial`, move it to `folder`, and return what is known of it now.
 
@@ -189,21 +264,55 @@ def write_index(
         details=dict(index.details),
         versions=_versions(),
         files={name: sha256_of(partial / name) for name in names},
+        at="",
     )
-    facts.write(partial)
-    _publish(partial, folder, facts)
-    return facts
+    if isinstance(folder, Path):
+        facts.write(partial)
+        before = (path for path in _before(folder) if isinstance(path, Path))
+        stale = {path.relative_to(folder).as_posix() for path in before}
+        publish(partial, folder, INDEX, stale - set(names))
+        return _swept(folder, facts)
+    content = "".join(f"{name} {sha256}\n" for name, sha256 in facts.files.items())
+    facts = replace(facts, at=hashlib.sha256(content.encode()).hexdigest()[:16])
+    for name in names:
+        (folder / facts.at / name).upload(partial / name)
+    return published(folder, facts)
 
 
-def open_index(folder: Path | str, options: Mapping[str, object] | None = None) -> OpenIndex:
-    """The index in the folder, with its search options changed as `options` says.
+def check_room(folder: Place) -> None:
+    """Raise BadInput if the folder holds something else than an index, whole or unfinished."""
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
+    check_free(folder, INDEX)
+
+
+def check_index(folder: Place) -> IndexFacts:
+    """The facts of the index in the folder, once a writer that was killed has left nothing to do.
+
+    Raises what `IndexFacts.read` raises.
+    """
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
+    return IndexFacts.read(folder)
+
+
+def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
+    """The index in the folder or at the URL, with its search options changed as `options` says.
 
     Raises BadInput if it is no index folder or an option cannot be changed after the build,
     BadData if a file is missing, damaged or not the one that was written.
     """
-    folder = Path(folder)
-    facts = IndexFacts.read(folder)
-    check_files(folder, facts)
+    folder = place_of(folder)
+    while True:
+        facts = check_index(folder)
+        try:
+            return _opened(folder, facts, options)
+        except BadData:
+            if IndexFacts.read(folder) == facts:
+                raise  # else it was replaced meanwhile
+
+
+def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | None) -> OpenIndex:
     indexer = make_indexer(facts.backend, {**facts.options, "metric": facts.metric})
     if options:
         changed = typed_options(facts.backend, type(indexer), options)
@@ -216,14 +325,38 @@ def open_index(folder: Path | str, options: Mapping[str, object] | None = None) 
             )
         indexer = replace(cast(Any, indexer), **changed)
         facts = replace(facts, options=options_of(indexer))
-    rows = _read_rows(folder)
-    index = indexer.load(folder)
+    if facts.parts:
+        opened = [_open_part(folder, part, options) for part in facts.parts]
+        index: Index = Parts([each.index for each in opened])
+        rows = pa.concat_tables([each.rows for each in opened])
+    else:
+        here = _files_at_hand(folder, facts)
+        rows = _read_rows(here)
+        index = indexer.load(here)
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
         raise BadData(
             f"{folder} does not fit together: {len(index):,} vectors of {index.dim} dimensions, "
             f"{len(rows):,} rows, {facts.rows:,} and {facts.dim} in {INDEX}; index anew"
         )
     return OpenIndex(folder, facts, index, rows)
+
+
+def _open_part(folder: Place, part: Part, options: Mapping[str, object] | None) -> OpenIndex:
+    inside = folder / part.folder
+    if not (inside / INDEX).is_file():
+        raise BadData(f"{inside} is missing; index anew")
+    if sha256_of(inside / INDEX) != part.sha256:
+        raise BadData(f"{inside} is not the part that {folder} names; index anew")
+    return open_index(inside, options)
+
+
+def _files_at_hand(folder: Place, facts: IndexFacts) -> Path:
+    """Where the files lie that the folder's `index.json` names, whole, on this machine."""
+    home = folder / facts.at if facts.at else folder
+    if isinstance(home, Path):
+        check_files(home, facts)
+        return home
+    return fetched(home, facts.files, "index anew")
 
 
 def check_files(folder: Path, facts: IndexFacts) -> None:
@@ -272,7 +405,7 @@ def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
             f"{opened.facts.deleted:,} rows were deleted from {opened.folder}, so that it is not "
             f"{database.folder} any more; index that again"
         )
-    if opened.facts.embeddings != (sha256_of(database.folder / MANIFEST),):
+    if opened.facts.embeddings != (database.identity,):
         raise Mismatch(
             f"{opened.folder} was not built from {database.folder} as it is; "
             "index it again, or name the embeddings that it was built from"
@@ -298,9 +431,14 @@ def _joined(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """The vectors of all sets, shard by shard, each read and checked when it is asked for."""
+    """The vectors of all sets, shard by shard, each read and checked when it is asked for.
+
+    As `Items` says, which is more than a backend that streams asks for.
+    """
 
     sets: Sequence[Embeddings]
+    table: pa.Table
+    unfinished: Path
 
     @property
     def rows(self) -> int:
@@ -310,10 +448,24 @@ class _Shards:
     def dim(self) -> int:
         return self.sets[0].facts.dim
 
+    @property
+    def encoder(self) -> str:
+        return self.sets[0].facts.encoder.fingerprint
+
+    @property
+    def source(self) -> list[str]:
+        return [each.identity for each in self.sets]
+
     def __iter__(self) -> Iterator[Vectors]:
         for each in self.sets:
             for table in each.tables():
                 yield np.asarray(vectors_of(table), np.float32)
+
+
+def _unfinished(folder: Place) -> Path:
+    if isinstance(folder, Path):
+        return folder / UNFINISHED
+    return user_cache() / "builds" / hashlib.sha256(str(folder).encode()).hexdigest()[:32]
 
 
 def _named(encoder: EncoderFacts) -> str:
@@ -338,36 +490,72 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def fresh(folder: Path) -> Iterator[Path]:
-    """The folder, empty, for as long as it is needed."""
-    shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left behind
-    folder.mkdir()
+def fresh(folder: Place) -> Iterator[Path]:
+    """An empty folder for what is to be put into `folder`, for as long as it is needed."""
+    if isinstance(folder, RemotePath):
+        with TemporaryDirectory(prefix="retr-") as name:
+            yield Path(name)
+        return
+    finish(folder, INDEX)
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)  # what a run that was killed left behind
+    partial.mkdir()
     try:
-        yield folder
+        yield partial
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _publish(partial: Path, folder: Path, built: IndexFacts) -> None:
-    """Put the finished files into `folder`, where an older index may stand.
+@contextmanager
+def building(folder: Place) -> Iterator[Path]:
+    """Room for the index, with the folder locked; a new one is gone if nothing comes of it."""
+    new = not folder.exists()
+    made_folder(folder)
+    try:
+        with locked(folder), fresh(folder) as partial:
+            yield partial
+    except BaseException:
+        if new and isinstance(folder, Path) and not (folder / UNFINISHED).exists():
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another has written there meanwhile
+                folder.rmdir()
+        raise
 
-    `folder` itself stays, as it may be a mounted disk, a link or where the caller is. Who opens
-    the index between two of the moves finds hashes that do not fit, and no wrong index.
-    """
-    stale = _files_of(folder) - set(built.files)
-    for name in (*built.files, INDEX):
-        (partial / name).replace(folder / name)
-    sync_folder(folder)
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
+
+def published(folder: Place, facts: IndexFacts) -> IndexFacts:
+    """Make the index, whose files are in their places, the folder's, by writing its `index.json`;
+    remove the files of the one before."""
+    before = _before(folder)
+    facts.write(folder)
+    for path in before - set(facts.paths_in(folder)):
+        path.unlink(missing_ok=True)
+    return _swept(folder, facts)
 
 
-def _files_of(folder: Path) -> set[str]:
+def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
+    """Remove the parts of other builds, also of some that were stopped."""
+    named = {part.folder for part in facts.parts}
+    for path in [*folder.iterdir()]:
+        if PART_FOLDER.fullmatch(path.name) and path.name not in named:
+            remove(path)
+    return facts
+
+
+def _before(folder: Place) -> set[Place]:
     """The files of the index that stands in the folder; none where there is no whole one."""
     try:
-        return set(IndexFacts.read(folder).files)
+        return set(IndexFacts.read(folder).paths_in(folder))
+    except Unreachable:
+        raise
     except BadInput:
         return set()
+
+
+def _size(path: Place) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read_rows(folder: Path) -> pa.Table:

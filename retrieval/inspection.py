@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import cast
 
 from retrieval.errors import BadData, BadInput
-from retrieval.indexing import INDEX, IndexFacts, check_files, open_index
+from retrieval.indexing import INDEX, IndexFacts, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
+from retrieval.storage.places import Place
+from retrieval.storage.publishing import settle
 from retrieval.storage.shards import (
     MANIFEST,
     SKIPPED,
@@ -36,13 +39,15 @@ class Report:
     problems: tuple[str, ...]
 
 
-def kind_of(folder: Path) -> Kind:
+def kind_of(folder: Place) -> Kind:
     """What the folder is. Raises BadInput if it is nothing of retr's."""
     if (folder / MANIFEST).is_file():
         return Kind.EMBEDDINGS
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
     if (folder / INDEX).is_file():
         return Kind.INDEX
-    if is_trained(folder):
+    if isinstance(folder, Path) and is_trained(folder):
         return Kind.ENCODER
     if not folder.exists():
         raise BadInput(f"{folder} is not there; name an embeddings, an index or an encoder folder")
@@ -52,7 +57,7 @@ def kind_of(folder: Path) -> Kind:
     )
 
 
-def verify(folder: Path) -> Report:
+def verify(folder: Place) -> Report:
     """Check hashes, schema, counts, finiteness and the uniqueness of ids of the folder."""
     match kind_of(folder):
         case Kind.EMBEDDINGS:
@@ -60,10 +65,10 @@ def verify(folder: Path) -> Report:
         case Kind.INDEX:
             return _verify_index(folder)
         case Kind.ENCODER:
-            return _verify_encoder(folder)
+            return _verify_encoder(cast(Path, folder))
 
 
-def _verify_embeddings(folder: Path) -> Report:
+def _verify_embeddings(folder: Place) -> Report:
     import pyarrow as pa
 
     problems: list[str] = []
@@ -83,7 +88,8 @@ def _verify_embeddings(folder: Path) -> Report:
     except BadInput as error:
         problems.append(str(error))
     listed = {shard.file for shard in manifest.shards}
-    stray = sorted(p.name for p in folder.glob("*.parquet") if p.name not in listed | {SKIPPED})
+    names = sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet")
+    stray = [name for name in names if name not in listed | {SKIPPED}]
     problems += [f"{folder / name} is not in the manifest; delete it" for name in stray]
     if (manifest.skipped > 0) != (folder / SKIPPED).exists():
         problems.append(
@@ -92,15 +98,16 @@ def _verify_embeddings(folder: Path) -> Report:
     return Report(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
 
 
-def _verify_index(folder: Path) -> Report:
+def _verify_index(folder: Place) -> Report:
     facts = IndexFacts.read(folder)
     problems: list[str] = []
+    files = len(facts.files)
     try:
-        check_files(folder, facts)
+        files = len(facts.paths_in(folder))
         check_unique(open_index(folder).rows["id"], str(folder))
     except BadInput as error:
         problems.append(str(error))
-    return Report(Kind.INDEX, facts.rows, len(facts.files), tuple(problems))
+    return Report(Kind.INDEX, facts.rows, files, tuple(problems))
 
 
 def _verify_encoder(folder: Path) -> Report:

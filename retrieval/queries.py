@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, frame, load, open_source, read_image
+from retrieval.images.decoding import SUFFIXES
 from retrieval.images.source import text
+from retrieval.storage.places import place_of
 from retrieval.storage.shards import Skipped
 
 
@@ -57,6 +60,14 @@ def _items(given: str) -> Iterator[Item]:
     """The images that one argument stands for."""
     if not given:  # which Path takes for the current folder
         raise BadInput("an image has an empty name; give a file, a folder or a glob")
+    if "://" in given:
+        is_one = "#" in given or place_of(given).suffix.lower() in SUFFIXES
+        if is_one and not has_magic(given):
+            yield Item(given, None, given, b"")
+        else:
+            for item in open_source(given).items():
+                yield Item(item.path, item.label, item.path, item.content)
+        return
     path = Path(given)
     if path.is_dir() or (any(c in given for c in "*?[") and not path.exists()):
         for item in open_source(given).items():

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retrieval.contracts import Encoder, Hits, Json, Mask, Vectors
+from retrieval.contracts import Encoder, Filter, Filtering, Hits, Json, Mask, Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.images import Item, load
 from retrieval.images.source import text
 from retrieval.indexing import OpenIndex, open_index
 from retrieval.registry import open_encoder
+from retrieval.storage.places import Place
 
 _T = TypeVar("_T")
 
@@ -59,7 +60,7 @@ class Searcher:
     @classmethod
     def open(
         cls,
-        folder: Path | str,
+        folder: Place | str,
         options: Mapping[str, object] | None = None,
         encoder: Encoder | None = None,
         device: str = "auto",
@@ -105,8 +106,14 @@ class Searcher:
         return self.named(self.hits(queries, k, where))
 
     def hits(self, queries: Vectors, k: int = 10, where: str | None = None) -> Hits:
-        """The same as `search`, as rows and distances (q, k)."""
-        return self.opened.index.search(queries, k, self.among(k, where))
+        """The same as `search`, as rows and distances (q, k).
+
+        An index that can filter by itself is told the filter, others the rows that it admits.
+        """
+        among, index = self.among(k, where), self.opened.index
+        if among is not None and where is not None and isinstance(index, Filtering):
+            return index.search_where(queries, k, among, parsed(self.opened.rows, where))
+        return index.search(queries, k, among)
 
     def among(self, k: int, where: str | None) -> Mask | None:
         """The rows that a search may find, None for all. Raises what `search` raises for it."""
@@ -145,26 +152,34 @@ class Searcher:
         return encoder
 
 
-def matching(rows: pa.Table, where: str) -> Mask:
-    """True for each row that the filter `FIELD=VALUE[,VALUE…]` admits, (rows,).
+def parsed(rows: pa.Table, where: str) -> Filter:
+    """The filter that is written `FIELD=VALUE[,VALUE…]`.
 
-    Raises UnknownName for a field that cannot be filtered by or a value that no row has.
+    A value may have a comma of its own: all of them are one where a row has it. Raises BadInput
+    for other text, UnknownName for a field that cannot be filtered by.
     """
     field, equals, values = where.partition("=")
     if not equals or not values:
         raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")
     if field not in FILTERS:
         raise UnknownName("field to filter by", field, FILTERS)
-    column = rows[field]
-    # A label may have a comma of its own.
-    is_one = pc.any(pc.equal(column, pa.scalar(values, pa.string()))).as_py()
-    wanted = [values] if is_one else values.split(",")
-    mask: Mask = pc.is_in(column, value_set=pa.array(wanted, pa.string())).to_numpy()
+    is_one = pc.any(pc.equal(rows[field], pa.scalar(values, pa.string()))).as_py()
+    return Filter(field, (values,) if is_one else tuple(values.split(",")))
+
+
+def matching(rows: pa.Table, where: str) -> Mask:
+    """True for each row that the filter `FIELD=VALUE[,VALUE…]` admits, (rows,).
+
+    Raises what `parsed` raises, UnknownName or BadInput for a value that no row has.
+    """
+    wanted = parsed(rows, where)
+    column = rows[wanted.field]
+    mask: Mask = pc.is_in(column, value_set=pa.array(wanted.values, pa.string())).to_numpy()
     present = set(column.filter(pa.array(mask)).unique().to_pylist())
-    for value in wanted:
+    for value in wanted.values:
         if value not in present:
             known = [v for v in column.unique().to_pylist() if v is not None]
-            if field == "label":
+            if wanted.field == "label":
                 raise UnknownName("label in the index", value, known)
             raise BadInput(f"no row of the index has the id '{value}'; give one that is there")
     return mask

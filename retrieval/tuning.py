@@ -9,7 +9,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +19,12 @@ import numpy as np
 from retrieval.contracts import Index, Indexer, Json, Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Mismatch, RetrError
 from retrieval.indexing import (
-    INDEX,
     IndexFacts,
+    building,
+    check_room,
     check_same_encoder,
     common_facts,
     described,
-    fresh,
     options_of,
     read_all,
     write_index,
@@ -33,8 +32,8 @@ from retrieval.indexing import (
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
-from retrieval.storage.files import LOCK, PARTIAL, locked, made_folder, sha256_of
-from retrieval.storage.shards import MANIFEST, Embeddings, EncoderFacts, check_free
+from retrieval.storage.places import Place
+from retrieval.storage.shards import Embeddings, EncoderFacts
 
 FEW_NUMBERS = 2**20  # rows × dim up to which exact search takes a tenth of a millisecond
 QUERIES = 1000  # half of them choose the effort on all rows, the others check it
@@ -136,7 +135,7 @@ class Tuning:
 
 def build_best(
     sets: Sequence[Embeddings],
-    folder: Path,
+    folder: Place,
     target: Target,
     *,
     metric: Metric | None = None,
@@ -158,10 +157,10 @@ def build_best(
     metric = metric or sets[0].facts.metric
     if queries is not None:
         _check_queries(queries, encoder, sets)
-    check_free(folder, INDEX)
+    check_room(folder)
     rows, vectors = read_all(sets)
     asked = _Asked.of(vectors, None if queries is None else queries.read()[1], seed)
-    with _place(folder) as partial:
+    with building(folder) as partial:
         found = _Found([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         few = vectors.size <= FEW_NUMBERS
         if not few:
@@ -224,28 +223,11 @@ def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Em
     check_same_encoder(encoder, queries.facts.encoder, str(sets[0].folder), str(queries.folder))
     if queries.facts.dim != sets[0].facts.dim:
         raise Mismatch(f"{queries.folder} has {queries.facts.dim} dimensions; encode it anew")
-    manifest = sha256_of(queries.folder / MANIFEST)
-    if manifest in {sha256_of(each.folder / MANIFEST) for each in sets}:
+    if queries.identity in {each.identity for each in sets}:
         raise Mismatch(
             f"{queries.folder} are the rows themselves, and each would find itself; leave --queries"
             " away, and rows are held out"
         )
-
-
-@contextmanager
-def _place(folder: Path) -> Iterator[Path]:
-    """Room beside the index, with the folder locked; a new one is gone if nothing comes of it."""
-    new = not folder.exists()
-    made_folder(folder)
-    try:
-        with locked(folder), fresh(folder / PARTIAL) as partial:
-            yield partial
-    except BaseException:
-        if new:
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # another has written there meanwhile
-                folder.rmdir()
-        raise
 
 
 @dataclass(frozen=True, slots=True, eq=False)

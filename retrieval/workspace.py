@@ -15,6 +15,7 @@ from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
 from retrieval.images import Source
 from retrieval.storage.files import made_folder, read_json, write_json
+from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.shards import Dtype, EncoderFacts
 
 LATEST = "latest.json"
@@ -47,7 +48,7 @@ class Workspace:
         name = "-".join((_slug("/".join(source.name.split("/")[-2:])), _slug(encoder.name), key))
         return self.folder / "embeddings" / name
 
-    def index_folder(self, embeddings: Path, backend: str, metric: str) -> Path:
+    def index_folder(self, embeddings: Place, backend: str, metric: str) -> Path:
         """Where the index of this backend over these embeddings belongs."""
         return self.folder / "indices" / f"{embeddings.resolve().name}-{backend}-{_slug(metric)}"
 
@@ -59,22 +60,23 @@ class Workspace:
         """Where what is known of this encoder's distances belongs."""
         return self.folder / "calibrations" / encoder.fingerprint[:16]
 
-    def remember(self, role: Role, folder: Path) -> None:
+    def remember(self, role: Role, folder: Place) -> None:
         """Make `folder` the newest in its role."""
         made_folder(self.folder)
         latest = self.folder / LATEST
         state = read_json(latest) if latest.exists() else {}
         write_json(latest, state | {str(role): str(folder.resolve())})
 
-    def latest(self, role: Role) -> Path | None:
-        """The newest folder in the role that still exists."""
+    def latest(self, role: Role) -> Place | None:
+        """The newest folder in the role that still exists; of one in a store that is not asked."""
         path = self.folder / LATEST
         name = read_json(path).get(role) if path.exists() else None
-        if isinstance(name, str) and Path(name).is_dir():
-            return Path(name)
-        return None
+        if not isinstance(name, str):
+            return None
+        found = place_of(name)
+        return found if isinstance(found, RemotePath) or found.is_dir() else None
 
-    def needed(self, role: Role, command: str, option: str) -> Path:
+    def needed(self, role: Role, command: str, option: str) -> Place:
         """The newest folder in the role. Raises BadInput, naming what makes one, without one."""
         found = self.latest(role)
         if found is None:

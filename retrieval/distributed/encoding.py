@@ -6,7 +6,8 @@ worker that was given up for lost and comes back has nowhere to do harm. What a 
 killed left there is used by the next one of the same facts.
 
     early.partial/RUN                                           empty: these nodes share the folder
-    early.partial/part-00007.parquet/ATTEMPT/part-00007.parquet
+    early.partial/part-00007.parquet/ATTEMPT/begun
+                                             part-00007.parquet
                                              outcome.json       written last: facts, shard, skipped
 """
 
@@ -19,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Self
 from uuid import uuid4
 
@@ -47,11 +47,13 @@ from retrieval.storage.cards import is_trained
 from retrieval.storage.files import (
     locked,
     made_folder,
+    moved,
     read_json,
+    remove,
     sha256_of,
-    sync_folder,
     write_json,
 )
+from retrieval.storage.places import Place
 from retrieval.storage.shards import (
     MANIFEST,
     Dtype,
@@ -64,6 +66,7 @@ from retrieval.storage.shards import (
     shard_name,
 )
 
+BEGUN = "begun"
 OUTCOME = "outcome.json"
 ATTEMPTS = 5  # at one shard, before it is held to be what kills its workers
 SETTLED = 10.0  # seconds in which a shared folder shows everywhere what was put there
@@ -95,7 +98,7 @@ def encode_on_cluster(
     names: Names,
     source: Source,
     encoder: Encoder,
-    folder: Path,
+    folder: Place,
     dtype: Dtype = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -125,8 +128,8 @@ def encode_on_cluster(
         try:
             stack.enter_context(connected(address))
         except RetrError:
-            if fresh:
-                rmtree(folder)
+            if fresh and folder.is_dir():
+                remove(folder)
             raise
         crew = crew_here(names.device)
         queue = Queue(writer, progress)
@@ -183,13 +186,14 @@ class Queue:
         self.folder = made_folder(writer.folder / EARLY)
         self.progress = progress
         self._waiting: dict[int, Outcome] = {}
-        for attempt in sorted(self.folder.glob("*/*")):
+        of_shards = [each for each in self.folder.iterdir() if each.is_dir()]
+        for attempt in [each for of_shard in of_shards for each in of_shard.iterdir()]:
             outcome = _whole(attempt, self.facts)
             if outcome and self._is_missing(outcome.number):
                 self._waiting[outcome.number] = outcome
             else:
-                rmtree(attempt)
-        for file in self.folder.iterdir():
+                remove(attempt)
+        for file in [*self.folder.iterdir()]:
             if file.is_file():  # of an earlier run
                 file.unlink()
         self._record()
@@ -217,8 +221,7 @@ class Queue:
         """Record the shards whose turn it is."""
         while outcome := self._waiting.pop(len(self.writer.manifest.shards), None):
             made = self.folder / outcome.place / outcome.shard.file
-            made.replace(self.writer.folder / outcome.shard.file)
-            sync_folder(self.writer.folder)
+            moved(made, self.writer.folder / outcome.shard.file)
             self.writer.record(outcome.shard, outcome.skipped)
         early = sum(
             outcome.shard.rows + outcome.shard.skipped for outcome in self._waiting.values()
@@ -226,7 +229,7 @@ class Queue:
         self.progress(self.writer.position + early, self.facts.source.images)
 
 
-def _whole(attempt: Path, facts: Facts) -> Outcome | None:
+def _whole(attempt: Place, facts: Facts) -> Outcome | None:
     """The outcome of an attempt that ended well, for these facts; None for others."""
     try:
         document: dict[str, Any] = read_json(attempt / OUTCOME)
@@ -246,8 +249,8 @@ class Task:
     names: Names
     facts: Facts
     first: str | None  # the path of the first image
-    folder: Path  # of early shards
-    run: Path  # a file in it
+    folder: Place  # of early shards
+    run: Place  # a file in it
     threads: int
     attempts: int
     version: str  # of retr
@@ -278,6 +281,7 @@ class ShardMaker:
             )
         attempt = place / uuid4().hex
         attempt.mkdir()
+        (attempt / BEGUN).touch()  # a store knows of no folder without a file
         stretch = self._opened.encode(number)
         shard = stretch.write(attempt / shard_name(number), facts)
         document: dict[str, Json] = {
@@ -381,7 +385,7 @@ def _first_path(source: Source) -> str | None:
     return first.path if first else None
 
 
-def _appears(file: Path) -> bool:
+def _appears(file: Place) -> bool:
     """Whether the file is there, or comes into sight soon."""
     end = time.monotonic() + SETTLED
     while not file.is_file():

@@ -13,7 +13,6 @@ import threading
 import warnings
 import zlib
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -26,8 +25,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
-from retrieval.errors import BadImage, BadInput
+from retrieval.errors import BadImage, BadInput, Unreachable
 from retrieval.images.source import Item
+from retrieval.storage.places import Place, RemotePath
 
 MANY = 500
 """Images for which it pays to load code that resizes faster: see `frame`."""
@@ -88,7 +88,7 @@ def load(item: Item, framing: Framing, many: bool = False) -> Images:
 
 
 def decode(
-    content: bytes | Path | Images, path: str, framing: Framing | None = None
+    content: bytes | Place | Images, path: str, framing: Framing | None = None
 ) -> Image.Image:
     """The image in RGB, upright as its EXIF orientation says, in its own size.
 
@@ -102,6 +102,16 @@ def decode(
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
     if isinstance(content, bytes):
+        return _decode(io.BytesIO(content), len(content), path, framing)
+    if isinstance(content, RemotePath):
+        try:
+            content = content.read_bytes()
+        except FileNotFoundError:
+            raise BadImage(path, "no such file") from None
+        except Unreachable as error:
+            if error.may_pass:
+                raise
+            raise BadImage(path, "no access") from error
         return _decode(io.BytesIO(content), len(content), path, framing)
     try:
         # Not a FIFO, on which opening would wait for ever.

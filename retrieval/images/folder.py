@@ -59,8 +59,7 @@ class FolderSource:
 
         fingerprint = digest(facts())
         if not count:
-            kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-            raise BadSource(f"no images in {name}; they are told by their endings: {kinds}")
+            raise none_in(name)
         return cls(name, root, pattern, count, fingerprint)
 
     def __len__(self) -> int:
@@ -75,6 +74,12 @@ class FolderSource:
                 path=text(found.entry.path),
                 content=Path(found.entry.path),
             )
+
+
+def none_in(name: str) -> BadSource:
+    """What is wrong with a folder without images."""
+    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    return BadSource(f"no images in {name}; they are told by their endings: {kinds}")
 
 
 def walk(root: Path, pattern: tuple[str, ...], suffixes: frozenset[str]) -> Iterator[Found]:
@@ -113,7 +118,7 @@ def _walk(
                 yield from _walk(Path(entry.path), parts, pattern, suffixes, ancestors | {this})
         elif (
             Path(entry.name).suffix.lower() in suffixes
-            and _matches(parts, pattern)
+            and matches(parts, pattern)
             and _is_file(entry)
         ):
             yield Found(parts, entry)
@@ -133,13 +138,13 @@ def _is_file(entry: DirEntry[str]) -> bool:
     return target.is_file() or not target.exists()
 
 
-def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Whether the names that lead to a file are those of the pattern."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return _matches(parts, pattern[1:]) or (bool(parts) and _matches(parts[1:], pattern))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
 def _leads_on(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

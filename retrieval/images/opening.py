@@ -12,6 +12,7 @@ from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folder import EVERYTHING, FolderSource, walk
 from retrieval.images.parquet import ParquetSource
 from retrieval.images.source import First, Source, text
+from retrieval.storage.places import RemotePath, place_of
 
 DIGITS = "digits"
 NAMES = (*DATA_SETS, DIGITS)
@@ -27,7 +28,8 @@ def open_source(
 
     spec: a data set's name (a folder of the same name is written `./mnist`); a folder of images;
         a folder or file of Parquet in the Hugging Face schema; an archive or folder of CIFAR-10;
-        an image; a glob of images or of Parquet files, with `*`, `?`, `[…]` and `**`.
+        an image; a glob of images or of Parquet files, with `*`, `?`, `[…]` and `**`; or a URL
+        of images or Parquet in a store, such as `s3://bucket/photos`.
     split: train or test, by default train; for sources that have splits. Of a folder of images
         it names the sub-folder.
     data_dir: where data sets are looked for first; see `datasets.locate`.
@@ -41,7 +43,9 @@ def open_source(
 
 def absolute_source(spec: str) -> str:
     """The spec for a process in another folder: a path or glob in it made absolute."""
-    return spec if spec in NAMES else str(Path(spec).expanduser().absolute())
+    if spec in NAMES or "://" in spec:
+        return spec
+    return str(Path(spec).expanduser().absolute())
 
 
 def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
@@ -54,7 +58,12 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
         return DigitsSource(split or SPLITS[0])
     if spec in DATA_SETS:
         return open_data_set(spec, split or SPLITS[0], data_dir)
-    path = Path(spec).expanduser()
+    place = place_of(spec)
+    if isinstance(place, RemotePath):
+        from retrieval.images.remote import open_remote
+
+        return open_remote(place, split)
+    path = place.expanduser()
     if spec and path.is_dir():
         return _of_folder(path.resolve(), split)
     if path.is_file():
@@ -105,9 +114,11 @@ def _of_glob(path: Path) -> Source:
 def _of_pattern(name: str, root: Path, pattern: tuple[str, ...]) -> Source:
     """The images that match, or where there are none the Parquet files."""
     if next(walk(root, pattern, SUFFIXES), None) is None:
-        files = [Path(found.entry.path) for found in walk(root, pattern, _PARQUET)]
+        files = {
+            "/".join(found.parts): Path(found.entry.path) for found in walk(root, pattern, _PARQUET)
+        }
         if files:
-            return ParquetSource.of_files(name, root, files)
+            return ParquetSource.of_files(name, files)
     return FolderSource.of(name, root, pattern)
 
 

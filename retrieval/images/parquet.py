@@ -6,7 +6,7 @@ key `huggingface`, JSON, `info.features.label.names`.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import BadSource
 from retrieval.images.source import CHUNK, Item, digest, name_and_size, natural, text
+from retrieval.storage.places import Place
 
 SPLITS = ("train", "validation", "test")
 _IMAGE_COLUMNS = ("img", "image")
@@ -27,7 +28,7 @@ _BUFFER = 1 << 20  # bytes; without it a row group is read whole
 class Part:
     """A Parquet file, how many rows it has, and what the ids of its rows begin with."""
 
-    file: Path
+    file: Place
     rows: int
     name: str
 
@@ -46,17 +47,17 @@ class ParquetSource:
     split: str | None
 
     @classmethod
-    def of_split(cls, name: str, files: Sequence[Path], split: str) -> "ParquetSource":
+    def of_split(cls, name: str, files: Sequence[Place], split: str) -> "ParquetSource":
         """The split of a data set; a copy of the files is the same source."""
         facts = ["parquet", split, *map(name_and_size, files)]
         parts = tuple(_part(file, file.name) for file in files)
         return cls(name, digest(facts), parts, split)
 
     @classmethod
-    def of_files(cls, name: str, root: Path, files: Sequence[Path]) -> "ParquetSource":
-        """All rows of the files, which lie below `root`."""
-        parts = tuple(_part(file, text(file.relative_to(root).as_posix())) for file in files)
-        facts = [(p.name, *name_and_size(p.file), p.file.stat().st_mtime_ns) for p in parts]
+    def of_files(cls, name: str, files: Mapping[str, Place]) -> "ParquetSource":
+        """All rows of the files, by the paths that lead to them."""
+        parts = tuple(_part(file, text(path)) for path, file in files.items())
+        facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in parts]
         return cls(name, digest(facts), parts, None)
 
     def __len__(self) -> int:
@@ -76,14 +77,19 @@ class ParquetSource:
             before += part.rows
 
 
-def split_files(folder: Path) -> dict[str, list[Path]]:
+def split_files(folder: Path) -> dict[str, list[Place]]:
+    """The files of each split of a data set in a folder."""
+    return by_split([*folder.glob("*.parquet")])
+
+
+def by_split(files: Iterable[Place]) -> dict[str, list[Place]]:
     """The files of each split, by name: `train-00000-of-00001.parquet`, or `train.parquet`."""
-    files = sorted(folder.glob("*.parquet"), key=lambda file: natural(file.name))
-    by_split = {s: [f for f in files if f.stem == s or f.name.startswith(f"{s}-")] for s in SPLITS}
-    return {split: found for split, found in by_split.items() if found}
+    files = sorted(files, key=lambda file: natural(file.name))
+    found = {s: [f for f in files if f.stem == s or f.name.startswith(f"{s}-")] for s in SPLITS}
+    return {split: of_split for split, of_split in found.items() if of_split}
 
 
-def read_row(file: Path, row: int) -> bytes | None:
+def read_row(file: Place, row: int) -> bytes | None:
     """The encoded image in this row, None where there is no such row. Raises BadSource."""
     with _opened(file) as (parquet, columns):
         before = 0
@@ -113,12 +119,12 @@ class _Columns:
         return [self.content, *([self.label] if self.label else [])]
 
 
-def _part(file: Path, name: str) -> Part:
+def _part(file: Place, name: str) -> Part:
     with _opened(file) as (parquet, _):
         return Part(file, parquet.metadata.num_rows, name)
 
 
-def _rows(file: Path, start: int) -> Iterator[tuple[int, bytes, str | None]]:
+def _rows(file: Place, start: int) -> Iterator[tuple[int, bytes, str | None]]:
     """Row, encoded image and label from the row `start` on; row groups before it are not read."""
     with _opened(file) as (parquet, columns):
         group, row = 0, 0
@@ -137,18 +143,26 @@ def _rows(file: Path, start: int) -> Iterator[tuple[int, bytes, str | None]]:
                 row += 1
 
 
+def _changed(file: Place) -> int | str:
+    """When the file was changed, ns; of one in a store, its version."""
+    return file.stat().st_mtime_ns if isinstance(file, Path) else file.stat().version
+
+
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[pq.ParquetFile, _Columns]]:
+def _opened(file: Place) -> Iterator[tuple[pq.ParquetFile, _Columns]]:
     """The file, open, and its columns; BadSource for what goes wrong while it is."""
     try:
-        with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet:
+        with (
+            file.open("rb") as stream,
+            pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as parquet,
+        ):
             yield parquet, _columns(file, parquet.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise BadSource(f"cannot read {text(file)} as Parquet: {reason}; copy it anew") from error
 
 
-def _columns(file: Path, schema: pa.Schema) -> _Columns:
+def _columns(file: Place, schema: pa.Schema) -> _Columns:
     for image in _IMAGE_COLUMNS:
         if image in schema.names:
             kind = schema.field(image).type
@@ -163,7 +177,7 @@ def _columns(file: Path, schema: pa.Schema) -> _Columns:
     return _Columns(image, label, _label_names(file, schema))
 
 
-def _label_names(file: Path, schema: pa.Schema) -> tuple[str, ...] | None:
+def _label_names(file: Place, schema: pa.Schema) -> tuple[str, ...] | None:
     try:
         facts = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = facts.get("info", {}).get("features", {}).get(_LABEL_COLUMN, {}).get("names")

@@ -11,18 +11,22 @@ from retrieval.cores import usable_cores
 from retrieval.errors import BadImage, BadSource
 from retrieval.images import cifar, idx, parquet
 from retrieval.images.decoding import decode, frame
+from retrieval.storage.places import RemotePath
 
 
 def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     """The image, as `decode` gives it, with a `framing` for one that it will get.
 
     path: a file; or the row of a container, `FILE#ROW`, where FILE is a Parquet or idx file, or
-    a batch in a folder or archive of CIFAR-10; or `digits#ROW`. Raises BadImage, also for a
+    a batch in a folder or archive of CIFAR-10; `digits#ROW`; or the URL of an image in a store, or
+    of a row of Parquet there. Raises BadImage, also for a
     container that is damaged or gone.
     """
     if "\0" in path:
         raise BadImage(path, "no such file")
     container, mark, row = path.rpartition("#")
+    if "://" in path:
+        return decode(_of_url(path, container if row.isdecimal() else "", row), path, framing)
     if not mark or not (row.isascii() and row.isdigit()) or Path(path).is_file():
         return decode(Path(path), path, framing)
     try:
@@ -49,6 +53,20 @@ def read_framed(paths: Sequence[str], framing: Framing) -> list[Images | BadImag
 
     with ThreadPoolExecutor(usable_cores()) as threads:
         return [*threads.map(read, paths)]
+
+
+def _of_url(path: str, container: str, row: str) -> bytes | RemotePath:
+    if not container.endswith(".parquet"):
+        return RemotePath(path)
+    try:
+        content = parquet.read_row(RemotePath(container), int(row))
+    except FileNotFoundError:
+        raise BadImage(path, "no such file") from None
+    except BadSource as error:
+        raise BadImage(path, str(error)) from error
+    if content is None:
+        raise BadImage(path, "no such row")
+    return content
 
 
 def _content(file: Path, row: int) -> bytes | Images | None:

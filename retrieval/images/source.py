@@ -5,16 +5,15 @@ which kind a name or a path is.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 from retrieval.contracts import Images
 from retrieval.errors import BadInput
+from retrieval.storage.places import Place
 
 CHUNK = 256
 """How many images a container reads at a time: what bounds memory, not the number of images."""
@@ -27,14 +26,14 @@ class Item:
     id: unique and stable: `test/00042` in data sets, else the POSIX path below the source's root.
     label: the name of its class, None where unknown.
     path: where `read_image` finds it again: an absolute file, `FILE#ROW` in a container of
-        images, or `digits#ROW`.
+        images, `digits#ROW`, or a URL of either in a store.
     content: encoded bytes, a file yet to be opened, or pixels: (h, w, 3) RGB or (h, w) grey.
     """
 
     id: str
     label: str | None
     path: str
-    content: bytes | Path | Images
+    content: bytes | Place | Images
 
 
 class Source(Protocol):
@@ -96,7 +95,7 @@ def digest(facts: Iterable[object]) -> str:
     return total.hexdigest()
 
 
-def name_and_size(file: Path) -> tuple[str, int]:
+def name_and_size(file: Place) -> tuple[str, int]:
     """What a copy of the file has in common with it."""
     return file.name, file.stat().st_size
 
@@ -107,6 +106,6 @@ def natural(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if odd % 2 else part for odd, part in enumerate(parts)), name
 
 
-def text(path: str | os.PathLike[str]) -> str:
+def text(path: str | Place) -> str:
     r"""The path as text that can be stored: a byte of it that is no UTF-8 becomes `\udc..`."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+    return str(path).encode("utf-8", "backslashreplace").decode()

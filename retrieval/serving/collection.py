@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any, BinaryIO, cast
 
@@ -21,9 +20,11 @@ from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.exports import open_export
 from retrieval.images import decode, frame, read_image
 from retrieval.indexing import INDEX, IndexFacts
+from retrieval.parts import parts_of
 from retrieval.registry import make_indexer, open_encoder
 from retrieval.searching import Hit, Searcher, matching
 from retrieval.storage.files import sha256_of
+from retrieval.storage.places import Place
 from retrieval.storage.shards import MANIFEST, open_embeddings
 
 MOST_HITS = 1_000  # in one answer
@@ -102,7 +103,9 @@ class Efforts:
             raise BadInput(
                 f"{self.option} is '{value}'; give one of {', '.join(by_text)}, or leave it out"
             )
-        replace(self.indexer, **{self.option: by_text[value]}).apply(index)
+        chosen = replace(self.indexer, **{self.option: by_text[value]})
+        for part in parts_of(index):
+            chosen.apply(part)
 
     def to_json(self) -> dict[str, Json]:
         """As `GET /api/indices` lists it."""
@@ -116,7 +119,7 @@ class Served:
         self,
         name: str,
         searcher: Searcher,
-        embeddings: Sequence[Path] = (),
+        embeddings: Sequence[Place] = (),
         encoding: "Lock | None" = None,
     ) -> None:
         """embeddings: folders among which those that the index was built from may be.
@@ -338,7 +341,7 @@ class Collection:
     """All indices that are served, by name."""
 
     def __init__(
-        self, folders: Sequence[Path], embeddings: Sequence[Path] = (), device: str = "auto"
+        self, folders: Sequence[Place], embeddings: Sequence[Place] = (), device: str = "auto"
     ) -> None:
         """Open the index folders. embeddings: where those that they were built from may be.
 

@@ -1,35 +1,52 @@
-"""Files that are whole or not there: hashing, and writing by temporary name and rename."""
+"""Files that are whole or not there: hashing, and writing by temporary name and rename.
+
+What is in a store is written here first, in a temporary folder, and uploaded.
+"""
 
 import csv
 import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Busy
+from retrieval.storage.places import Place, RemotePath
+
+_Place = TypeVar("_Place", bound=Place)
 
 LOCK = ".lock"
+PART = "part-"
+PART_FOLDER = re.compile(f"{PART}[0-9a-f]{{12}}")  # the name of the folder of an index's part
 PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Place) -> str:
     """The sha256 of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Place, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary name beside `path`, flush it to disk, rename it to `path`.
 
     Whoever opens `path` finds the old content or the new, also after a crash.
     """
+    if isinstance(path, RemotePath):
+        with TemporaryDirectory(prefix="retr-") as folder:
+            here = Path(folder) / path.name
+            write(here)
+            path.upload(here)
+        return
     partial = path.with_name(path.name + PARTIAL)
     try:
         write(partial)
@@ -63,13 +80,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, document: Json) -> None:
+def write_json(path: Place, document: Json) -> None:
     """Write the document with sorted keys, whole or not at all."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> dict[str, Json]:
+def read_json(path: Place) -> dict[str, Json]:
     """The JSON object in the file. Raises BadData if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -80,7 +97,7 @@ def read_json(path: Path) -> dict[str, Json]:
     return cast(dict[str, Json], document)
 
 
-def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Path) -> None:
+def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Place) -> None:
     """Raise BadData unless the document is of the wanted format, in a version known here."""
     if document.get("format") != wanted:
         raise BadData(f"{where} is not of the format {wanted}; name another folder")
@@ -100,8 +117,16 @@ def user_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "retr"
 
 
-def made_folder(folder: Path) -> Path:
-    """The folder, made if need be. Raises BadInput where that cannot be, or it is a file."""
+def made_folder(folder: _Place) -> _Place:
+    """The folder, made if need be. Raises BadInput where that cannot be, or it is a file.
+
+    A store has no folders to make: a file is written there and deleted, as what cannot be written
+    must be known before the work.
+    """
+    if isinstance(folder, RemotePath):
+        write_whole(folder / LOCK, lambda partial: partial.touch())
+        (folder / LOCK).unlink(missing_ok=True)
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -115,13 +140,33 @@ def made_folder(folder: Path) -> Path:
     return folder
 
 
+def moved(path: Place, target: Place) -> None:
+    """Make the file the target, in the same file system or store, whole or not at all."""
+    if isinstance(path, RemotePath):
+        path.replace(cast(RemotePath, target))
+        return
+    path.replace(cast(Path, target))
+    sync_folder(cast(Path, target).parent)
+
+
+def remove(path: Place) -> None:
+    """Delete the file, or the folder and all in it."""
+    if isinstance(path, RemotePath):
+        path.remove()
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Place) -> Iterator[None]:
     """Hold the folder against a second writer. Raises Busy if there is one.
 
-    The operating system lets go of the lock when the process ends, however it ends.
+    The operating system lets go of the lock when the process ends, however it ends. A folder in a
+    store is held against other processes on this machine alone.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(_lock_of(folder), timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -136,7 +181,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _not_writable(folder: Path, error: OSError) -> BadInput:
+def _lock_of(folder: Place) -> Path:
+    if isinstance(folder, Path):
+        return folder / LOCK
+    locks = user_cache() / "locks"
+    made_folder(locks)
+    return locks / hashlib.sha256(str(folder).encode()).hexdigest()
+
+
+def _not_writable(folder: Place, error: OSError) -> BadInput:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return BadInput(
             f"cannot write into {folder}; name another folder or change its permissions"

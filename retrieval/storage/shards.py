@@ -8,6 +8,7 @@ A shard is the outcome of a fixed stretch of the source's images, so that a run 
 goes on behind its last whole shard and ends with the same files as one that was not.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +25,7 @@ from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import (
     LOCK,
+    PART_FOLDER,
     PARTIAL,
     check_format,
     made_folder,
@@ -32,6 +34,7 @@ from retrieval.storage.files import (
     write_json,
     write_whole,
 )
+from retrieval.storage.places import Place, place_of
 
 FORMAT = "retr-embeddings"
 VERSION = 1
@@ -108,7 +111,7 @@ class Facts:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
     @classmethod
-    def of_json(cls, document: Mapping[str, Any], where: Path) -> Self:
+    def of_json(cls, document: Mapping[str, Any], where: Place) -> Self:
         """The facts in the document. Raises BadData, naming `where`, if they are not there."""
         check_format(document, FORMAT, VERSION, where)
         try:
@@ -179,7 +182,7 @@ class Manifest:
         """The images that could not be read."""
         return sum(shard.skipped for shard in self.shards)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Write `manifest.json`, whole or not at all."""
         shards: list[Json] = [asdict(shard) for shard in self.shards]
         document = self.facts.to_json() | {
@@ -191,7 +194,7 @@ class Manifest:
         write_json(folder / MANIFEST, document)
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Place) -> Self:
         """The manifest in the folder.
 
         Raises BadInput where there is none, BadData where it is damaged or of a newer format.
@@ -217,7 +220,7 @@ class Manifest:
         manifest._check_counts(path)
         return manifest
 
-    def _check_counts(self, path: Path) -> None:
+    def _check_counts(self, path: Place) -> None:
         """Raise BadData for a complete set without all its shards, and for impossible rows."""
         wanted = -(-self.facts.source.images // self.facts.shard_images)
         if self.complete and len(self.shards) != wanted:
@@ -237,13 +240,23 @@ def _is_shard(shard: Shard) -> bool:
     return isinstance(shard.file, str) and all(type(n) is int and n >= 0 for n in counts)
 
 
+def _is_whole(path: Place, shard: Shard) -> bool:
+    """Whether the shard is there as it was written; of one in a store the size must do."""
+    try:
+        if isinstance(path, Path):
+            return sha256_of(path) == shard.sha256
+        return path.stat().st_size == shard.bytes
+    except FileNotFoundError:
+        return False
+
+
 def shard_name(number: int) -> str:
     """The file name of the shard."""
     return f"part-{number:05d}.parquet"
 
 
 def write_shard(
-    file: Path,
+    file: Place,
     facts: Facts,
     ids: Sequence[str],
     labels: Sequence[str | None],
@@ -275,8 +288,10 @@ def write_shard(
         ],
         schema=facts.schema,
     )
-    write_whole(file, lambda partial: _write_parquet(table, partial))
-    return Shard(file.name, len(ids), len(skipped), file.stat().st_size, sha256_of(file))
+    content = _parquet(table)
+    write_whole(file, lambda partial: partial.write_bytes(content))
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Shard(file.name, len(ids), len(skipped), len(content), sha256)
 
 
 class ShardWriter:
@@ -286,7 +301,7 @@ class ShardWriter:
     the last of them; the caller holds `files.locked(folder)` meanwhile.
     """
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
+    def __init__(self, folder: Place, facts: Facts) -> None:
         """Raises BadInput if the folder holds anything but an earlier state of this very run."""
         self.folder = folder
         self.facts = facts
@@ -306,8 +321,7 @@ class ShardWriter:
             )
         whole = []
         for shard in found.shards:
-            path = self.folder / shard.file
-            if not path.is_file() or sha256_of(path) != shard.sha256:
+            if not _is_whole(self.folder / shard.file, shard):
                 break
             whole.append(shard)
         self._skipped = [row for row in _read_skipped(self.folder) if row[2] < len(whole)]
@@ -361,8 +375,23 @@ class ShardWriter:
 class Embeddings:
     """A complete embeddings folder, opened for reading."""
 
-    folder: Path
+    folder: Place
     manifest: Manifest
+    first: int | None = None  # the number of the first shard, where it is not all of them
+
+    @property
+    def identity(self) -> str:
+        """What tells this set from all others: the sha256 of its manifest, `#` and the numbers of
+        its first and last shard where it is not all of them."""
+        whole = sha256_of(self.folder / MANIFEST)
+        if self.first is None:
+            return whole
+        return f"{whole}#{self.first}-{self.first + len(self.manifest.shards) - 1}"
+
+    def some(self, first: int, count: int) -> Self:
+        """The rows of `count` shards from the shard `first` on."""
+        shards = self.manifest.shards[first : first + count]
+        return replace(self, manifest=replace(self.manifest, shards=shards), first=first)
 
     @property
     def facts(self) -> Facts:
@@ -407,12 +436,12 @@ class Embeddings:
         return joined
 
 
-def open_embeddings(folder: Path | str) -> Embeddings:
-    """The embeddings in the folder.
+def open_embeddings(folder: Place | str) -> Embeddings:
+    """The embeddings in the folder, or at the URL.
 
     Raises BadInput if it is no embeddings folder or not complete, BadData if it is damaged.
     """
-    folder = Path(folder)
+    folder = place_of(folder)
     manifest = Manifest.read(folder)
     if not manifest.complete:
         covered = min(
@@ -425,14 +454,15 @@ def open_embeddings(folder: Path | str) -> Embeddings:
     return Embeddings(folder, manifest)
 
 
-def read_shard(folder: Path, shard: Shard, facts: Facts) -> pa.Table:
+def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     """The table of one shard, checked: hash, schema, rows, finiteness. Raises BadData."""
     path = folder / shard.file
     remedy = "run the same 'retr encode' again, and it is made anew"
     try:
-        if path.stat().st_size != shard.bytes or sha256_of(path) != shard.sha256:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != shard.sha256:
             raise BadData(f"{path} is damaged: its sha256 is not the manifest's; {remedy}")
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(content))
     except FileNotFoundError:
         raise BadData(f"{path} is missing; {remedy}") from None
     except (OSError, pa.ArrowInvalid) as error:
@@ -474,7 +504,7 @@ def check_unique(ids: pa.ChunkedArray, where: str) -> None:
     )
 
 
-def check_free(folder: Path, owner: str) -> None:
+def check_free(folder: Place, owner: str) -> None:
     """Raise BadInput if the folder holds files but not `owner`, the file that says it is ours
     to write into."""
     if not folder.is_dir() or (folder / owner).exists() or (folder / PARTIAL).is_dir():
@@ -482,8 +512,10 @@ def check_free(folder: Path, owner: str) -> None:
     other = sorted(
         path.name
         for path in folder.iterdir()
-        # Left behind by a run that was killed before its first manifest.
-        if path.name not in (LOCK, SKIPPED, shard_name(0)) and not path.name.endswith(PARTIAL)
+        # Left behind by a run that was killed before its first manifest, or with some parts.
+        if path.name not in (LOCK, SKIPPED, shard_name(0))
+        and not path.name.endswith(PARTIAL)
+        and not PART_FOLDER.fullmatch(path.name)
     )
     if other:
         raise BadInput(
@@ -508,30 +540,32 @@ def _difference(found: Facts, wanted: Facts) -> str:
     return f"in shards of {found.shard_images} images, not {wanted.shard_images}"
 
 
-def _write_parquet(table: pa.Table, path: Path) -> None:
+def _parquet(table: pa.Table) -> pa.Buffer:
+    stream = pa.BufferOutputStream()
     pq.write_table(
         table,
-        path,
+        stream,
         row_group_size=max(1, len(table)),
         use_dictionary=False,
         # Embeddings do not compress; ids and paths do.
         compression={"id": "zstd", "label": "zstd", "path": "zstd"},
         write_statistics=["id", "label", "path"],
     )
+    return stream.getvalue()
 
 
-def _write_skipped(folder: Path, rows: Sequence[tuple[str, str, int]]) -> None:
+def _write_skipped(folder: Place, rows: Sequence[tuple[str, str, int]]) -> None:
     columns = list(zip(*rows, strict=True))
     table = pa.table([pa.array(column) for column in columns], schema=SKIPPED_SCHEMA)
     write_whole(folder / SKIPPED, lambda partial: pq.write_table(table, partial))
 
 
-def _read_skipped(folder: Path) -> list[tuple[str, str, int]]:
+def _read_skipped(folder: Place) -> list[tuple[str, str, int]]:
     path = folder / SKIPPED
     if not path.exists():
         return []
     try:
-        table = pq.read_table(path, schema=SKIPPED_SCHEMA)
+        table = pq.read_table(pa.BufferReader(path.read_bytes()), schema=SKIPPED_SCHEMA)
     except (OSError, pa.ArrowInvalid) as error:
         raise BadData(f"cannot read {path} ({error}); delete the folder and encode anew") from None
     return [(row["path"], row["reason"], row["shard"]) for row in table.to_pylist()]

@@ -235,11 +235,11 @@ def test_numbers_that_are_not_finite_are_not_written(
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = write(tmp_path, shards=1)
 
-    def full(table: pa.Table, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(path: Path, content: object) -> None:
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("retrieval.storage.shards._write_parquet", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         writer.write(["c", "d"], [None, None], [None, None], VECTORS[:2])
     names = sorted(p.name for p in tmp_path.iterdir())

@@ -85,10 +85,12 @@ def test_a_backend_that_cannot_delete_says_so(
 def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     before = build_index([first], "exact", folder)
+    (tmp_path / "again").mkdir()
+    twice = embeddings(tmp_path / "again" / "a", vectors(5, 4))
     other = embeddings(tmp_path / "b", vectors(5, 2), OTHER)
     wide = embeddings(tmp_path / "c", np.ones((5, DIM + 1), np.float32))
     for sets, error, message in (
-        ([first], BadData, "a0"),
+        ([twice], BadData, "a0"),
         ([other], Mismatch, "their distances mean nothing"),
         ([wide], Mismatch, "5 dimensions .* has 4"),
     ):
@@ -103,6 +105,7 @@ def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path)
             delete_rows(folder, where)
     with locked(folder), pytest.raises(Busy):
         delete_rows(folder, "label=odd")
+    assert add_rows(folder, [first]) == before  # it is there already
     assert open_index(folder).facts == before
     assert sorted(path.name for path in folder.iterdir()) == [
         ".lock", "index.faiss", "index.json", "rows.parquet",

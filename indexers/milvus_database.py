@@ -1,0 +1,283 @@
+"""Where a collection of Milvus lies: in a database of Milvus Lite, or on a server.
+
+Both are asked through pymilvus's client, so that what is tested of one holds for the other as far
+as their servers agree. What differs is here: files on one side, an address and a token on the
+other.
+"""
+
+import logging
+import os
+import shutil
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from retrieval.errors import BadData, BadInput
+from retrieval.storage.files import write_whole
+
+URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
+"""The environment variables."""
+
+CONNECTING = 5.0  # seconds until a server counts as unreachable
+ANSWERING = 60.0  # seconds that one request may take
+BUILDING = 24 * 3600.0  # seconds that a server may take for an index over all rows
+SCHEMES = ("http", "https", "tcp")
+
+DATABASE = "milvus.db"
+BETWEEN = "+"  # stands for / in the names of a database's files; Milvus Lite has none in its own
+LEFT_OUT = ("LOCK", "manifest.json.prev")  # of these files: an older state is worse than none
+NEVER_CHANGED = (".parquet", ".idx")  # by Milvus Lite, once they are written
+LOGGERS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus_lite")
+
+
+class Database(ABC):
+    """A collection that may or may not be there yet, and the client that knows about it."""
+
+    lite: ClassVar[bool]
+
+    def __init__(self, collection: str, folder: Path | None, temporary: bool) -> None:
+        """folder: of Milvus Lite's files, deleted with this object where it is temporary."""
+        self.collection = collection
+        self.folder = folder
+        self._open: dict[str, Any] = {}
+        gone = folder if temporary else None
+        self.close = weakref.finalize(self, _end, self._open, folder, gone)
+        """Close the client, stop what runs, delete what is temporary; at exit at the latest."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def client(self) -> Any:
+        """The client, opened when it is first asked for. Raises BadInput where that fails."""
+        if "client" not in self._open:
+            self._open["client"] = self._connected()
+        return self._open["client"]
+
+    @abstractmethod
+    def _connected(self) -> Any:
+        """A new client."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what must be in an index folder, beside the facts, to find all of it again."""
+
+    @contextmanager
+    def asked(self) -> Iterator[Any]:
+        """The client; what it raises meanwhile is raised as BadInput, in one line."""
+        pymilvus = library()
+        import grpc
+
+        try:
+            yield self.client
+        except (pymilvus.MilvusException, grpc.RpcError) as problem:
+            raise self._said(problem) from None
+
+    def _said(self, problem: BaseException) -> BadInput:
+        return BadInput(f"{self.name} failed: {reason_of(problem)}; build the index again")
+
+
+class Lite(Database):
+    """A database of Milvus Lite in a folder, whose engine runs in this process.
+
+    The engine is the only one that may have the folder open, and leaves files of its own there: so
+    a saved index is opened in a temporary folder of links and copies, and stays as it is.
+    """
+
+    lite = True
+    name = "Milvus Lite"
+
+    def __init__(self, collection: str, folder: Path, temporary: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(collection, folder, temporary)
+        self.path = folder / DATABASE
+
+    @classmethod
+    def temporary(cls, collection: str) -> "Lite":
+        """A new one, gone with this object."""
+        return cls(collection, Path(mkdtemp(prefix="retr-milvus-")), True)
+
+    @classmethod
+    def saved(cls, collection: str, folder: Path) -> "Lite":
+        """The one that `save` wrote into the folder, opened beside it. Raises BadData."""
+        database = cls.temporary(collection)
+        for file in files_in(folder):
+            parts = file.name.split(BETWEEN)
+            if not {"", ".", ".."}.isdisjoint(parts) or parts[0] != DATABASE:
+                raise BadData(f"{file} is no file of Milvus Lite's; build the index again")
+            there = database.path.joinpath(*parts[1:])
+            there.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix in NEVER_CHANGED:
+                there.symlink_to(file.resolve())
+            else:
+                shutil.copyfile(file, there)
+        return database
+
+    def save(self, folder: Path) -> None:
+        """Write the database's files, as they are, under names of one folder."""
+        self.stop()  # so that all is written; it starts again when it is asked
+        for old in files_in(folder):
+            old.unlink()
+        for file in sorted(self.path.rglob("*")):
+            if file.is_file() and file.name not in LEFT_OUT:
+                name = BETWEEN.join((DATABASE, *file.relative_to(self.path).parts))
+                write_whole(folder / name, partial(_write_again, file))
+
+    def stop(self) -> None:
+        """Let the engine write what it holds, and end."""
+        _end(self._open, self.folder, None)
+
+    def _connected(self) -> Any:
+        if find_spec("milvus_lite") is None:
+            raise BadInput(
+                "an index of the backend milvus without a server wants Milvus Lite; "
+                f"pip install --no-deps milvus-lite, or name a server in {URI}"
+            )
+        pymilvus = library()
+        no_proxy = {"grpc.enable_http_proxy": 0}  # it listens on this machine alone
+        try:
+            client = pymilvus.MilvusClient(
+                str(self.path), timeout=CONNECTING, dedicated=True, grpc_options=no_proxy
+            )
+            self._open["client"] = client
+            if client.has_collection(self.collection) and client.list_indexes(self.collection):
+                client.load_collection(self.collection)
+        except pymilvus.MilvusException as problem:
+            self.stop()
+            raise self._said(problem) from None
+        return client
+
+
+class Server(Database):
+    """A server or a cluster, under an address. The token comes from the environment alone."""
+
+    lite = False
+
+    def __init__(self, collection: str, uri: str) -> None:
+        super().__init__(collection, None, False)
+        self.uri = uri
+
+    @property
+    def name(self) -> str:
+        return f"Milvus at {self.uri}"
+
+    def save(self, folder: Path) -> None:
+        """Nothing but the facts: the collection stays where it is."""
+        for old in files_in(folder):
+            old.unlink()
+
+    def _connected(self) -> Any:
+        pymilvus = library()
+        import grpc
+
+        token = os.environ.get(TOKEN, "")
+        try:
+            return pymilvus.MilvusClient(self.uri, token=token, timeout=CONNECTING, dedicated=True)
+        except (pymilvus.MilvusException, grpc.RpcError) as problem:
+            raise self._said(problem) from None
+
+    def _said(self, problem: BaseException) -> BadInput:
+        import grpc
+
+        chain = [problem, problem.__cause__, problem.__context__]
+        codes = {each.code() for each in chain if isinstance(each, grpc.RpcError)}
+        reason = reason_of(problem)
+        low = reason.lower()
+        status = grpc.StatusCode
+        if (
+            status.UNAUTHENTICATED in codes
+            or "auth check failure" in low
+            or "unauthenticated" in low
+        ):
+            given = "refuses the token in" if os.environ.get(TOKEN) else "wants a token in"
+            return BadInput(
+                f"{self.name} {given} {TOKEN}; set it to USER:PASSWORD, or to an API key"
+            )
+        if status.PERMISSION_DENIED in codes or "permission deny" in low:
+            return BadInput(
+                f"{self.name} does not allow this to the owner of the token ({reason}); "
+                f"set {TOKEN} to that of another"
+            )
+        unreachable = codes & {status.UNAVAILABLE, status.DEADLINE_EXCEEDED}
+        if unreachable or "fail connecting" in low or "retry timeout" in low:
+            return BadInput(
+                f"{self.name} does not answer; start it, or correct the address in {URI} or "
+                "--set uri="
+            )
+        return BadInput(f"{self.name} refuses: {reason}; its log says more")
+
+
+def checked_uri(uri: str) -> str:
+    """The address of a server. Raises BadInput for what is none, or holds a password."""
+    try:
+        parts = urlsplit(uri)
+        good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # of a port that is no number
+        good = False
+    if not good:
+        shown = uri.rpartition("@")[2]
+        raise BadInput(f"'{shown}' is no address of Milvus; give it as http://HOST:19530")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise BadInput(
+            f"the address of Milvus at {parts.hostname} holds more than host, port and database; "
+            f"leave it away, and set {TOKEN} to USER:PASSWORD"
+        )
+    return uri.rstrip("/")
+
+
+def library() -> Any:
+    """pymilvus, its own lines on stderr silenced. Raises BadInput where it is not installed."""
+    if find_spec("pymilvus") is None:
+        raise BadInput("the backend milvus wants the library pymilvus; pip install 'retr[milvus]'")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
+    import pymilvus
+
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        # What it logs it also raises. Whoever wants to see it gives the root logger a handler.
+        logger.handlers = [logging.NullHandler()]
+        logger.propagate = True
+    return pymilvus
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of Milvus Lite's in an index folder."""
+    return sorted(folder.glob(f"{DATABASE}{BETWEEN}*"))
+
+
+def reason_of(problem: BaseException) -> str:
+    """What the library says, in one line, without the token."""
+    said = getattr(problem, "message", None) or getattr(problem, "details", lambda: None)()
+    reason = " ".join(str(said or problem).split())
+    token = os.environ.get(TOKEN)
+    return reason.replace(token, "…") if token else reason
+
+
+def _write_again(file: Path, to: Path) -> None:
+    """The file once more: a link where both are on one disk, for what is never changed."""
+    if file.suffix in NEVER_CHANGED:
+        with suppress(OSError):
+            os.link(file.resolve(), to)
+            return
+    shutil.copyfile(file, to)
+
+
+def _end(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None:
+    client = opened.pop("client", None)
+    if client is not None:
+        client.close()
+        if folder is not None:
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(str(folder / DATABASE))
+    if gone is not None:
+        shutil.rmtree(gone, ignore_errors=True)

@@ -1,0 +1,386 @@
+"""Where files are: a path here, or one in a store that is named by a URL.
+
+`RemotePath` has of `pathlib.Path` what retr needs, over fsspec: `s3://bucket/photos`, `gs://`,
+`hf://datasets/…`, and whatever else fsspec knows. What goes wrong on the way to a store is tried
+again, with pauses that grow, and then said in one line; the first contact may take `FIRST` seconds,
+all its tries together.
+
+Stores have no rename. What `retr` writes there is written file by file, each whole or not at all
+where the store's own writes are (S3, Google's, Azure's, the hub's), and the file that names the
+others comes last.
+"""
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePath
+from typing import IO, Any, TypeVar, cast
+
+from retrieval.errors import BadInput, Unreachable
+
+FIRST = 9.0  # seconds
+PAUSES = (0.3, 1.0, 2.0, 4.0, 8.0)  # seconds between one try and the next
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+}  # of retr, that bring a store's library
+BLOCK = 4 << 20  # bytes that are read ahead of who reads a file bit by bit
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # s3fs tries five times itself.
+    "s3": {
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"total_max_attempts": 1},
+        }
+    },
+}
+_OPTIONS["s3a"] = _OPTIONS["s3"]
+_FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "content_md5")
+_CHANGED = ("LastModified", "last_modified", "mtime", "updated", "created")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStat:
+    """What a store says of a file.
+
+    st_size: bytes. version: changes with the content: its hash in the store, else when it changed.
+    """
+
+    st_size: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePath:
+    """A file or folder in a store. All methods raise `Unreachable` where the store cannot be
+    reached or lets nobody in, those that read FileNotFoundError."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str | PurePath) -> "RemotePath":
+        # Of a chain such as zip://folder::s3://bucket/a.zip the first part is the path.
+        head, chain, rest = self.url.partition("::")
+        between = "" if head.endswith("/") else "/"
+        below = name.as_posix() if isinstance(name, PurePath) else name
+        return RemotePath(f"{head}{between}{below}{chain}{rest}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.url.partition("::")[0].rpartition("/")[2]
+
+    @property
+    def parent(self) -> "RemotePath":
+        """The folder that it lies in."""
+        head, chain, rest = self.url.partition("::")
+        above = head.rpartition("/")[0]
+        return RemotePath(f"{above}{'/' if above.endswith(':/') else ''}{chain}{rest}")
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return Path(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name, with its dot."""
+        return Path(self.name).suffix
+
+    @property
+    def protocol(self) -> str:
+        """What stands before `://`."""
+        return self.url.partition("://")[0]
+
+    def resolve(self) -> "RemotePath":
+        """Itself: there are no relative URLs."""
+        return self
+
+    def exists(self) -> bool:
+        """Whether there is a file or a folder."""
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        """Whether there is a folder: in most stores, any file below it."""
+        return self._kind() == "directory"
+
+    def stat(self) -> RemoteStat:
+        """Size and version of a file."""
+        return _stat(self._do(lambda store, path: store.info(path)))
+
+    def read_bytes(self) -> bytes:
+        """The content of the file."""
+        return cast(bytes, self._do(lambda store, path: store.cat_file(path)))
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The content of the file, decoded."""
+        return self.read_bytes().decode(encoding)
+
+    @contextmanager
+    def open(self, mode: str = "rb") -> Iterator[IO[bytes]]:
+        """The file, open for reading bit by bit."""
+        if mode != "rb":
+            raise ValueError(f"mode {mode!r}: only rb; files are written by `upload`")
+        file = self._do(lambda store, path: store.open(path, "rb", block_size=BLOCK))
+        with file, _said(self.url):
+            yield file
+
+    def iterdir(self) -> Iterator["RemotePath"]:
+        """What lies in the folder."""
+        found = self._do(lambda store, path: store.ls(path, detail=False))
+        names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
+        yield from (self / name for name in sorted(names - {"", self.name}))
+
+    def find(self) -> dict[str, RemoteStat]:
+        """All files below the folder, by the path that leads to them from it."""
+
+        def find(store: Any, path: str) -> dict[str, RemoteStat]:
+            found = store.find(path, detail=True)
+            below = len(path.rstrip("/")) + 1 if path.strip("/") else 0
+            return {name[below:].lstrip("/"): _stat(facts) for name, facts in found.items()}
+
+        return self._do(find)
+
+    def read_all(self, names: list[str]) -> list[bytes | Exception]:
+        """The contents of these files below the folder, fetched side by side; or why not, of a
+        file that is not there or not for us."""
+
+        def fetch(store: Any, path: str) -> list[bytes | Exception]:
+            root = path.rstrip("/")
+            paths = [f"{root}/{name}" if root else name for name in names]
+            found = store.cat(paths, on_error="return")
+            contents = [found[store._strip_protocol(each)] for each in paths]
+            for content in contents:
+                if isinstance(content, Exception) and not _is_final(content):
+                    raise content
+            return contents
+
+        return self._do(fetch) if names else []
+
+    def upload(self, file: Path) -> None:
+        """Make the content of a local file this one's."""
+        self._do(lambda store, path: store.put_file(str(file), path))
+
+    def download(self, file: Path) -> None:
+        """Write the content into a local file."""
+        self._do(lambda store, path: store.get_file(path, str(file)))
+
+    def touch(self) -> None:
+        """Make it an empty file."""
+        self._do(lambda store, path: store.pipe_file(path, b""))
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: a folder of a store is there with the first file in it."""
+
+    def absolute(self) -> "RemotePath":
+        """Itself: there are no relative URLs."""
+        return self
+
+    def replace(self, target: "RemotePath") -> None:
+        """Make its content the target's, and delete it: two steps, of which the first is whole."""
+        _, there = _opened(target.url)
+        self._do(lambda store, path: store.mv(path, there))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the file."""
+        try:
+            self._do(lambda store, path: store.rm_file(path))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def remove(self) -> None:
+        """Delete the file, or the folder and all in it."""
+        self._do(lambda store, path: store.rm(path, recursive=True))
+
+    def _kind(self) -> str | None:
+        try:
+            return str(self._do(lambda store, path: store.info(path))["type"])
+        except FileNotFoundError:
+            return None
+
+    def _do(self, call: Callable[[Any, str], _T]) -> _T:
+        """`call(store, path in it)`, tried again where the store or the way to it fails."""
+        _contact(self.url)
+        return _tried(self.url, call, PAUSES)
+
+
+Place = Path | RemotePath
+"""Where a file or folder is, here or in a store."""
+
+
+def place_of(spec: str | PathLike[str] | Place) -> Place:
+    """The place of this name: a path, or a URL of a store."""
+    if isinstance(spec, RemotePath):
+        return spec
+    text = str(spec)
+    if "://" not in text:
+        return Path(spec)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return RemotePath(text if text.endswith("://") else text.rstrip("/"))
+
+
+_reached: set[tuple[str, ...]] = set()
+
+
+def _contact(url: str) -> None:
+    """Reach the bucket or host once, within `FIRST` seconds. Raises Unreachable."""
+    protocol, _, path = url.rpartition("::")[2].partition("://")
+    root = (protocol, path.partition("/")[0])
+    if root in _reached:
+        return
+    outcome: list[Exception | None] = []
+
+    def reach() -> None:
+        try:
+            _tried(url, lambda store, path: store.info(path), PAUSES[:2])
+        except FileNotFoundError:
+            outcome.append(None)  # which the store itself has said
+        except Exception as error:
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    # A daemon, so that what never answers does not keep the program from ending.
+    thread = threading.Thread(target=reach, daemon=True)
+    thread.start()
+    thread.join(FIRST)
+    if not outcome:
+        raise Unreachable(f"{url} did not answer within {FIRST:.0f} s; {_REMEDY}")
+    if outcome[0] is not None:
+        raise outcome[0]
+    _reached.add(root)
+
+
+_REMEDY = "see that its address is right and the network up, and run the same again"
+
+
+def _tried(url: str, call: Callable[[Any, str], _T], pauses: tuple[float, ...]) -> _T:
+    store, path = _opened(url)
+    for pause in (*pauses, None):
+        try:
+            with _said(url):
+                return call(store, path)
+        except Unreachable as error:
+            if pause is None or not error.may_pass:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last try has raised")
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    protocol = url.partition("://")[0]
+    try:
+        # A listing that is kept would hide what others write meanwhile.
+        options = {"use_listings_cache": False, **_OPTIONS.get(protocol, {})}
+        if "::" in url:  # whose parts have options each
+            options = {protocol: options}
+        store, path = url_to_fs(url, **options)
+    except ImportError as error:
+        extra = EXTRAS.get(protocol)
+        remedy = f"pip install 'retr[{extra}]'" if extra else "install it"
+        raise BadInput(f"{protocol}:// needs a library: {error}; {remedy}") from None
+    except ValueError as error:
+        raise _unusable(url, error) from None
+    return store, str(path)
+
+
+@contextmanager
+def _said(url: str) -> Iterator[None]:
+    """What the libraries of stores raise, as the errors of this module."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        said = _meaning(url, error)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _meaning(url: str, error: Exception) -> BadInput | None:
+    """What the error says of the store; None where it speaks of one file, or of our own code."""
+    if "bucket does not exist" in str(error):
+        return Unreachable(f"{url} is in no bucket that there is; make it, or mend the URL", False)
+    if isinstance(error, _FINAL):
+        cause = error.__cause__  # what fsspec makes of a host that is not there
+        return _unreachable(url, cause) if "Connect" in type(cause).__name__ else None
+    if isinstance(error, PermissionError) or _is_forbidden(error):
+        remedy = "give credentials that may, by the environment or files that its library reads"
+        return Unreachable(f"no access to {url}: {_words(error)}; {remedy}", may_pass=False)
+    if isinstance(error, ValueError):
+        return _unusable(url, error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None  # of the disk that is downloaded to
+    return _unreachable(url, error) if _is_of_the_way(error) else None
+
+
+def _unreachable(url: str, error: BaseException | None) -> Unreachable:
+    return Unreachable(f"cannot reach {url}: {_words(error)}; {_REMEDY}")
+
+
+def _unusable(url: str, error: Exception) -> BadInput:
+    return BadInput(f"cannot use {url} ({_words(error)}); give a URL that fsspec knows")
+
+
+def _is_forbidden(error: Exception) -> bool:
+    """Whether it says that credentials are missing or wrong; the libraries have classes for it."""
+    name = type(error).__name__
+    return "Credential" in name or "Unauthorized" in name or "Token" in name
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether it is about this file alone."""
+    return isinstance(error, (*_FINAL, PermissionError))
+
+
+def _is_of_the_way(error: BaseException) -> bool:
+    """Whether the store or the way to it failed, and not our own code."""
+    root = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | TimeoutError) or root in {
+        "aiohttp",
+        "botocore",
+        "fsspec",
+        "gcsfs",
+        "google",
+        "httpcore2",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+        "requests",
+        "urllib3",
+        "azure",
+    }
+
+
+def _words(error: BaseException | None) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _stat(facts: dict[str, Any]) -> RemoteStat:
+    for names in (_VERSIONS, _CHANGED):
+        for name in names:
+            if facts.get(name):
+                return RemoteStat(int(facts["size"] or 0), str(facts[name]).strip('"'))
+    return RemoteStat(int(facts.get("size") or 0), "")

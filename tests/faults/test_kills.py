@@ -1,0 +1,151 @@
+"""Runs killed at any moment: the same run again ends as one that was not, and readers see no half.
+
+`make faults` kills each at 100 random moments, and at every step that touches a file; a test run at
+some of both.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import victims
+from made import embeddings
+from PIL import Image
+
+from retrieval import build_index, open_embeddings, open_index
+from retrieval.errors import BadInput
+from retrieval.inspection import verify
+from retrieval.storage.cards import Card, is_trained
+
+ALL = "RETR_FAULTS"
+MOMENTS = int(os.environ.get(ALL, "3"))
+STEPS = None if ALL in os.environ else 6  # at which a run is killed; None: at all there are
+MORE = 20  # steps at most that a run after a kill may have beyond the others
+
+Prepare = Callable[[Path], None]
+
+
+def images(folder: Path) -> None:
+    for number in range(45):
+        place = folder / "images" / f"label{number % 3}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        colour = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(colour).save(place)
+    (folder / "images" / "label0" / "3.png").write_bytes(b"no image")
+
+
+def vectors(rows: int, seed: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    return np.random.default_rng(seed).standard_normal((rows, 8), dtype=np.float32)
+
+
+def sets(folder: Path) -> None:
+    embeddings(folder / "first", vectors(400, 1))
+    embeddings(folder / "second", vectors(200, 2))
+
+
+def standing(folder: Path) -> None:
+    sets(folder)
+    build_index([open_embeddings(folder / "first")], "exact", folder / "out")
+
+
+def nothing(folder: Path) -> None:
+    folder.mkdir()
+
+
+CASES = {
+    "encode": (images, victims.encode),
+    "index": (sets, victims.index),
+    "index-again": (standing, victims.index),
+    "parts": (sets, victims.parts),
+    "parts-again": (standing, victims.parts),
+    "add": (standing, victims.add),
+    "train": (nothing, victims.train),
+}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of the result with their bytes, but locks and what tells of times."""
+    timed = {"card.json", "log.csv", "curves.png"}  # minutes and seconds of a training
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock" and path.name not in timed
+    }
+
+
+class Case:
+    """A run, what it begins with, and what it leaves when nothing happens to it."""
+
+    def __init__(self, prepare: Prepare, victim: victims.Victim, home: Path) -> None:
+        self.victim = victim
+        self.prepared = home / "prepared"
+        self.work = home / "work"
+        prepare(self.prepared)
+        self.before = self._out(self.prepared)
+        self._fresh()
+        victims.run(victim, self.work)  # which also fills what the first run fills
+        self._fresh()
+        self.ended = victims.run(victim, self.work)
+        self.whole = content(self.work / "out")
+
+    @staticmethod
+    def _out(folder: Path) -> dict[str, bytes] | None:
+        return content(folder / "out") if (folder / "out").exists() else None
+
+    def _fresh(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.prepared, self.work)
+
+    def kill(self, after: float | None = None, at: int | None = None) -> bool:
+        """Whether it was killed, and not too late. It is run again, and the outcome checked."""
+        self._fresh()
+        ended = victims.run(self.victim, self.work, after, at)
+        self._check_readers()
+        again = victims.run(self.victim, self.work)
+        assert not again.killed
+        assert again.steps <= self.ended.steps + MORE
+        assert content(self.work / "out") == self.whole
+        return ended.killed
+
+    def _check_readers(self) -> None:
+        """What a reader is given is whole: what stood before or what stands in the end."""
+        out = self.work / "out"
+        try:
+            if (out / "manifest.json").exists():
+                rows, _ = open_embeddings(out).read()
+                assert len(rows) == 44
+            elif is_trained(out):
+                Card.read(out).check_weights(out)
+            else:
+                opened = open_index(out)
+                found = opened.index.search(vectors(5, 1), 1).rows[:, 0]
+                assert found.tolist() == [0, 1, 2, 3, 4]
+                assert len(opened.index) in (400, 600)
+                assert not verify(out).problems
+        except BadInput as error:
+            message = str(error)
+            unfinished = ("is not complete", "no index", "neither embeddings", "is missing")
+            assert any(words in message for words in unfinished), message
+            assert self.before is None, f"what stood there is gone: {message}"
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(*CASES[request.param], tmp_path_factory.mktemp(request.param))
+
+
+def test_killed_at_random_moments(case: Case) -> None:
+    draw = random.Random(0)
+    killed = sum(case.kill(after=draw.uniform(0, case.ended.seconds)) for _ in range(MOMENTS))
+    assert killed >= MOMENTS // 3, "the run was over before most kills; they showed nothing"
+
+
+def test_killed_at_steps_that_touch_files(case: Case) -> None:
+    steps = range(case.ended.steps)
+    assert len(steps) > 6
+    for step in steps if STEPS is None else random.Random(0).sample(steps, STEPS):
+        assert case.kill(at=step), f"step {step} never came"

@@ -1,0 +1,141 @@
+"""What gets killed: runs that write, in a process of their own.
+
+They are forked from a process in which all imports are done, so that a kill at a random moment
+meets the work and not the imports.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+PRELOADED = (
+    "encoders.toy",
+    "encoders.siamese",
+    "encoders.training.trainer",
+    "indexers.exact",
+    "indexers.hnsw",
+    "indexers.ivf",
+    "retrieval.encoding",
+    "retrieval.images.digits",
+    "retrieval.sharding",
+    "retrieval.updating",
+)
+# Of `sys.addaudithook`: what a process does to files, as Python sees it.
+STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
+PATIENCE = 120  # seconds
+
+Victim = Callable[[Path], None]
+"""Does its work in a folder. Run again there, it ends as if it had not been killed."""
+
+
+def encode(folder: Path) -> None:
+    """The embeddings of the folder `images` in `out`, in shards of 10."""
+    from encoders.toy import Toy
+    from retrieval.encoding import encode_source
+    from retrieval.images import open_source
+
+    encode_source(open_source(str(folder / "images")), Toy(), folder / "out", shard_images=10)
+
+
+def index(folder: Path) -> None:
+    """An index of HNSW over `first`, where one of exact search may stand."""
+    from retrieval import build_index, open_embeddings
+
+    options = {"build_threads": 1}
+    build_index([open_embeddings(folder / "first")], "hnsw", folder / "out", options=options)
+
+
+def parts(folder: Path) -> None:
+    """An index in two parts over `first`."""
+    from retrieval import open_embeddings
+    from retrieval.sharding import build_parts
+
+    build_parts(
+        [open_embeddings(folder / "first")],
+        "exact",
+        folder / "out",
+        2,
+        engine=lambda build, tasks: ((n, build(task)) for n, task in enumerate(tasks)),
+    )
+
+
+def add(folder: Path) -> None:
+    """The rows of `second` added to the index that stands in `out`."""
+    from retrieval import open_embeddings
+    from retrieval.updating import add_rows
+
+    add_rows(folder / "out", [open_embeddings(folder / "second")])
+
+
+def train(folder: Path) -> None:
+    """A small encoder of digits."""
+    import torch
+
+    from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
+    from encoders.training.trainer import train
+
+    torch.set_num_threads(1)
+    recipe = Recipe(
+        encoder="siamese",
+        network={"widths": [8, 8, 8], "dim": 6},
+        losses=(Loss("supervised-contrastive"),),
+        epochs=2,
+        data=Data("digits", per_class=12, validation=20),
+        sampler=Sampler(batch=40),
+        augmentation=Augmentation(flip="alternating", translate=2),
+        optimizer=Optimizer("muon", lr=0.1, other_lr=0.02),
+    )
+    train(replace(recipe), folder / "out")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a victim ended: by itself, or killed; after so many seconds, and steps with files."""
+
+    killed: bool
+    seconds: float
+    steps: int
+
+
+def run(victim: Victim, folder: Path, after: float | None = None, at: int | None = None) -> Ended:
+    """Run it in another process, to its end, or killed after so many seconds or at that step."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    counter = context.Value("i", 0)
+    started = context.Event()
+    arguments = (victim, folder, at, counter, started)
+    process = context.Process(target=_run, args=arguments)
+    process.start()
+    assert started.wait(PATIENCE), "the process did not start"
+    began = time.perf_counter()
+    process.join(PATIENCE if after is None else after)
+    if after is not None and process.is_alive():
+        process.kill()
+        process.join(PATIENCE)
+    seconds = time.perf_counter() - began
+    assert process.exitcode in (0, -signal.SIGKILL), f"exit code {process.exitcode}"
+    return Ended(process.exitcode != 0, seconds, counter.value)
+
+
+def _run(victim: Victim, folder: Path, at: int | None, counter: Any, started: Any) -> None:
+    steps = 0
+    inside = str(folder)
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal steps
+        if event not in STEPS or not str(arguments[0]).startswith(inside):
+            return
+        if steps == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps += 1
+        counter.value = steps
+
+    sys.addaudithook(on_event)
+    started.set()
+    victim(folder)

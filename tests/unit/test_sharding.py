@@ -1,0 +1,277 @@
+"""An index in parts: built side by side, stopped and taken up again, searched as one."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from encoders.toy import Toy
+from retrieval import build_index, open_embeddings, open_index
+from retrieval.contracts import Metric, Vectors
+from retrieval.encoding import encode_source
+from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.images import open_source
+from retrieval.indexing import IndexFacts, check_indexed
+from retrieval.inspection import verify
+from retrieval.parts import Parts
+from retrieval.registry import make_indexer
+from retrieval.searching import Searcher
+from retrieval.sharding import Task, _groups, build_parts
+from retrieval.storage.places import RemotePath
+from retrieval.storage.shards import (
+    Dtype,
+    Embeddings,
+    EncoderFacts,
+    Facts,
+    ShardWriter,
+    SourceFacts,
+)
+from retrieval.updating import add_rows, delete_rows
+
+DIM = 8
+ENCODER = EncoderFacts("made", "a" * 64)
+
+
+def drawn(rows: int, seed: int = 0) -> Vectors:
+    """Vectors of which some are equal."""
+    vectors = np.random.default_rng(seed).standard_normal((rows, DIM), dtype=np.float32)
+    vectors[rows // 2 : rows // 2 + 5] = vectors[:5]
+    return vectors
+
+
+def made(
+    folder: Path, vectors: Vectors, shard_rows: int, encoder: EncoderFacts = ENCODER
+) -> Embeddings:
+    facts = Facts(
+        encoder,
+        DIM,
+        Dtype.FLOAT32,
+        Metric.EUCLIDEAN,
+        SourceFacts(folder.name, "b" * 64, len(vectors)),
+        shard_rows,
+    )
+    writer = ShardWriter(folder, facts)
+    for start in range(0, len(vectors), shard_rows):
+        rows = range(start, min(start + shard_rows, len(vectors)))
+        ids = [f"{folder.name}{row}" for row in rows]
+        labels: list[str | None] = [("even", "odd")[row % 2] for row in rows]
+        writer.write(ids, labels, [None] * len(rows), vectors[rows.start : rows.stop])
+    writer.finish()
+    return open_embeddings(folder)
+
+
+def in_turn(
+    build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+) -> Iterator[tuple[int, IndexFacts]]:
+    """An engine that needs no processes, and begins with the last."""
+    for number in reversed(range(len(tasks))):
+        yield number, build(tasks[number])
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.MANHATTAN])
+@pytest.mark.parametrize("parts", [1, 3, 5])
+def test_exact_search_in_parts_is_exact_search(tmp_path: Path, metric: Metric, parts: int) -> None:
+    sets = [made(tmp_path / "a", drawn(90), 20), made(tmp_path / "b", drawn(35, 1), 10)]
+    build_index(sets, "exact", tmp_path / "one", metric)
+    facts = build_parts(sets, "exact", tmp_path / "parts", parts, metric, engine=in_turn)
+    assert len(facts.parts) == parts
+    assert facts.rows == 125
+    one, several = (open_index(tmp_path / name) for name in ("one", "parts"))
+    assert one.rows.equals(several.rows)
+    queries = np.concatenate([drawn(90)[:20], drawn(30, 2)])
+    odd = np.arange(125) % 2 == 1
+    few = np.arange(125) == 7
+    for among in (None, odd, few):
+        for k in (1, 10, 125, 130):
+            a, b = (each.index.search(queries, k, among) for each in (one, several))
+            np.testing.assert_allclose(a.distances, b.distances, atol=1e-6)
+            assert np.array_equal(a.rows, b.rows)
+    assert not verify(tmp_path / "parts").problems
+
+
+@pytest.mark.parametrize("backend", ["hnsw", "ivf", "hnsw-pca", "ivfpq"])
+def test_other_backends_in_parts(tmp_path: Path, backend: str) -> None:
+    sets = [made(tmp_path / "a", drawn(900), 200)]
+    build_parts(sets, backend, tmp_path / "parts", 2, engine=in_turn)
+    hits = Searcher.open(tmp_path / "parts").search(drawn(900)[100:120], 1)
+    assert [hit[0].id for hit in hits] == [f"a{row}" for row in range(100, 120)]
+
+
+def test_processes_build_what_one_does(tmp_path: Path) -> None:
+    sets = [made(tmp_path / "a", drawn(60), 10)]
+    done: list[tuple[int, int]] = []
+    facts = build_parts(sets, "exact", tmp_path / "x", 3, progress=lambda *of: done.append(of))
+    again = build_parts(sets, "exact", tmp_path / "y", 3, engine=in_turn)
+    assert facts == again
+    assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_what_goes_wrong_in_a_process_is_said(tmp_path: Path) -> None:
+    sets = [made(tmp_path / "a", drawn(60), 10)]
+    (tmp_path / "a" / "part-00003.parquet").write_bytes(b"damaged")
+    with pytest.raises(BadData, match=r"part-00003.parquet is damaged"):
+        build_parts(sets, "exact", tmp_path / "x", 3)
+    assert not (tmp_path / "x" / "index.json").exists()
+
+
+def test_a_build_that_was_stopped_keeps_its_parts(tmp_path: Path) -> None:
+    sets = [made(tmp_path / "a", drawn(60), 10)]
+
+    def stopped(
+        build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+    ) -> Iterator[tuple[int, IndexFacts]]:
+        yield 1, build(tasks[1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_parts(sets, "exact", tmp_path / "x", 3, engine=stopped)
+    with pytest.raises(BadInput, match="is no index"):
+        open_index(tmp_path / "x")
+    built: list[int] = []
+
+    def counted(
+        build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+    ) -> Iterator[tuple[int, IndexFacts]]:
+        built.append(len(tasks))
+        return in_turn(build, tasks)
+
+    facts = build_parts(sets, "exact", tmp_path / "x", 3, engine=counted)
+    assert built == [2]
+    assert facts == build_parts(sets, "exact", tmp_path / "y", 3, engine=in_turn)
+    # Another build leaves nothing of this one, nor of one that was stopped.
+    with pytest.raises(KeyboardInterrupt):
+        build_parts(sets, "hnsw", tmp_path / "x", 3, engine=stopped)
+    assert open_index(tmp_path / "x").facts == facts
+    after = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    kept = {path.name for path in (tmp_path / "x").iterdir()}
+    assert kept == {".lock", "index.json", *(part.folder for part in after.parts)}
+    build_index(sets, "exact", tmp_path / "x")
+    names = {path.name for path in (tmp_path / "x").iterdir()}
+    assert names == {".lock", "index.json", "index.faiss", "rows.parquet"}
+
+
+def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
+    sets = [made(tmp_path / "a", drawn(60), 10)]
+    build_parts(sets, "hnsw", tmp_path / "x", 2, engine=in_turn)
+    more = made(tmp_path / "b", drawn(20, 3), 20)
+    facts = add_rows(tmp_path / "x", [more])
+    assert (facts.rows, len(facts.parts), len(facts.embeddings)) == (80, 3, 2)
+    hits = Searcher.open(tmp_path / "x").search(drawn(20, 3)[5:10], 1)
+    assert [hit[0].id for hit in hits] == [f"b{row}" for row in range(5, 10)]
+    assert add_rows(tmp_path / "x", [more]) == facts  # it is there already
+    (tmp_path / "again").mkdir()
+    with pytest.raises(BadData, match="stands twice"):
+        add_rows(tmp_path / "x", [made(tmp_path / "again" / "b", drawn(5, 5), 5)])
+    other = made(tmp_path / "c", drawn(20, 4), 20, EncoderFacts("other", "c" * 64))
+    with pytest.raises(Mismatch):
+        add_rows(tmp_path / "x", [other])
+    with pytest.raises(BadInput, match="in parts cannot delete rows"):
+        delete_rows(tmp_path / "x", "id=a1")
+    assert not verify(tmp_path / "x").problems
+
+
+def test_search_options_are_those_of_all_parts(tmp_path: Path) -> None:
+    build_parts([made(tmp_path / "a", drawn(60), 10)], "hnsw", tmp_path / "x", 2, engine=in_turn)
+    opened = open_index(tmp_path / "x", {"ef": "77"})
+    assert opened.facts.options["ef"] == 77
+    assert isinstance(opened.index, Parts)
+    assert {part.graph.ef for part in opened.index.parts} == {77}  # type: ignore[attr-defined]
+    with pytest.raises(BadInput, match="option m of a built hnsw index cannot change"):
+        open_index(tmp_path / "x", {"m": "4"})
+
+
+def test_a_part_is_no_index_of_the_whole(tmp_path: Path) -> None:
+    sets = [made(tmp_path / "a", drawn(60), 10)]
+    facts = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    check_indexed(open_index(tmp_path / "x"), sets[0])
+    with pytest.raises(Mismatch, match="was not built from"):
+        check_indexed(open_index(tmp_path / "x" / facts.parts[0].folder), sets[0])
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    sets = [made(tmp_path / "a", drawn(60), 10)]
+    facts = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    first, second = (tmp_path / "x" / part.folder for part in facts.parts)
+    content = (first / "index.faiss").read_bytes()
+    (first / "index.faiss").write_bytes(content[:-1])
+    assert "index.faiss is damaged" in verify(tmp_path / "x").problems[0]
+    (first / "index.faiss").write_bytes(content)
+    build_index(sets, "exact", second)
+    with pytest.raises(BadData, match="is not the part that"):
+        open_index(tmp_path / "x")
+    (second / "index.json").unlink()
+    with pytest.raises(BadData, match="is missing"):
+        open_index(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"folder": "../y", "rows": 60, "sha256": "0"},
+        {"folder": "/y", "rows": 60, "sha256": "0"},
+        {"folder": "part", "rows": 59, "sha256": "0"},
+        {"folder": "part"},
+    ],
+)
+def test_an_index_json_that_lies_about_parts(tmp_path: Path, part: dict[str, object]) -> None:
+    build_parts([made(tmp_path / "a", drawn(60), 10)], "exact", tmp_path / "x", 2, engine=in_turn)
+    path = tmp_path / "x" / "index.json"
+    document = json.loads(path.read_text())
+    assert document["version"] == 2
+    path.write_text(json.dumps(document | {"parts": [part]}))
+    with pytest.raises(BadData):
+        open_index(tmp_path / "x")
+
+
+def test_parts_in_a_store(photos: Path) -> None:
+    root = RemotePath("memory://sharded")
+    encode_source(open_source(str(photos)), Toy(), root / "out", shard_images=7)
+    sets = [open_embeddings(root / "out")]
+    facts = build_parts(sets, "exact", root / "x", 2, engine=in_turn)
+    assert [part.rows for part in facts.parts] == [21, 9]
+    hits = Searcher.open(root / "x").search(sets[0].vectors()[3:4], 1)
+    assert hits[0][0].id == "blue/3.png"
+    assert not verify(root / "x").problems
+    after = build_parts(sets, "hnsw", root / "x", 2, engine=in_turn)
+    names = {name.split("/")[0] for name in (root / "x").find()}
+    assert names == {"index.json", *(part.folder for part in after.parts)}
+    fsspec.filesystem("memory").rm("/", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts", "sizes"),
+    [
+        ([10] * 6, 3, [20, 20, 20]),
+        ([10] * 5, 3, [20, 20, 10]),
+        ([10, 1], 5, [10, 1]),
+        ([0, 10, 0, 10, 0], 2, [10, 10]),
+        ([10], 4, [10]),
+        ([1, 1, 1, 97], 2, [100]),
+    ],
+)
+def test_parts_are_of_about_as_many_rows(rows: list[int], parts: int, sizes: list[int]) -> None:
+    assert [sum(rows[group]) for group in _groups(rows, parts)] == sizes
+
+
+def test_no_parts(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="0 parts hold nothing"):
+        build_parts([made(tmp_path / "a", drawn(60), 10)], "exact", tmp_path / "x", 0)
+
+
+def test_parts_satisfy_the_contract_of_an_index(tmp_path: Path) -> None:
+    vectors = drawn(60)
+    indexer = make_indexer("exact", {"metric": "euclidean"})
+    parts = Parts([indexer.build(vectors[:20]), indexer.build(vectors[20:])])
+    assert (len(parts), parts.dim, parts.details["parts"]) == (60, DIM, 2)
+    parts.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+    for bad, error in ((vectors[:, :3], Mismatch), (vectors[0], BadInput)):
+        with pytest.raises(error):
+            parts.search(bad, 3)
+    with pytest.raises(BadInput):
+        parts.search(vectors, 0)
+    with pytest.raises(Mismatch):
+        parts.search(vectors, 1, np.ones(59, np.bool_))
