@@ -39,8 +39,8 @@ def index(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, or a plug-in's name; or auto: "
-            "the fastest that reaches a recall, by measurement.  [default: hnsw]",
+            help="exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, or a plug-in's name; "
+            "or auto: the fastest that reaches a recall, by measurement.  [default: hnsw]",
             show_default=False,
         ),
     ] = None,

@@ -141,7 +141,8 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
     if not path.is_file():
         raise BadData(f"{path} is not there; build the index again")
     try:
-        index = faiss.read_index(str(path))
+        with _bounded(path.stat().st_size):
+            index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as problem:
         raise BadData(f"{path} is damaged ({reason(problem)}); build the index again") from None
     if not isinstance(index, kind) or index.metric_type != METRICS[metric]:
@@ -149,7 +150,42 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
             f"{path} holds {type(index).__name__} with faiss's metric {index.metric_type}, wanted"
             f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
         )
+    if not _rows_fit(index):
+        raise BadData(f"{path} is damaged (its lists name other rows); build the index again")
     return index
+
+
+@contextmanager
+def _bounded(size: int) -> Iterator[None]:
+    """What faiss reads meanwhile asks for no more memory, at any place, than the file has bytes."""
+    bytes_before = faiss.get_deserialization_vector_byte_limit()
+    loops_before = faiss.get_deserialization_loop_limit()
+    faiss.set_deserialization_vector_byte_limit(size)
+    faiss.set_deserialization_loop_limit(size)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(bytes_before)
+        faiss.set_deserialization_loop_limit(loops_before)
+
+
+def _rows_fit(index: Any) -> bool:
+    """Whether inverted lists, if there are such, hold each row once."""
+    base = inside(index)
+    if not isinstance(base, faiss.IndexIVF):
+        return True
+    lists: Any = base.invlists
+    sizes = [lists.list_size(number) for number in range(lists.nlist)]
+    if sum(sizes) != base.ntotal:
+        return False
+    seen = np.zeros(base.ntotal, np.bool_)
+    for number, size in enumerate(sizes):
+        if size:
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            if ids.min() < 0 or ids.max() >= base.ntotal:
+                return False
+            seen[ids] = True
+    return bool(seen.all())
 
 
 def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric) -> faiss.IndexRefineFlat:

@@ -4,7 +4,6 @@ Malkov & Yashunin, Efficient and robust approximate nearest neighbor search usin
 Navigable Small World graphs (TPAMI 2020).
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from indexers.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
@@ -37,12 +37,6 @@ SPACES = {
     Metric.EUCLIDEAN: "l2",
     Metric.INNER_PRODUCT: "ip",
 }
-
-# hnswlib's header, as its saveIndex writes it: offset of the level 0, room, rows, bytes per
-# element, offset of an element's label, offset of its vector, highest level, entry point,
-# M above level 0, M at level 0, M, 1 / ln M, ef_construction.
-HEADER = struct.Struct("<6QiI3QdQ")
-LABEL_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class Hnsw:
         Raises BadData if it is not there or damaged.
         """
         path = folder / FILE
-        graph = hnswlib.Index(SPACES[self.metric], _dim_of(path))
+        graph = hnswlib.Index(SPACES[self.metric], checked_dim(path))
         try:
             graph.load_index(str(path))
         except (RuntimeError, MemoryError) as problem:
@@ -237,32 +231,3 @@ class HnswIndex:
             case _:
                 np.sqrt(distances, out=distances)
         return distances
-
-
-def _dim_of(path: Path) -> int:
-    """The dimension in the header of hnswlib's file, which `load_index` must be told.
-
-    Raises BadData where the file is missing or too short, or where the header contradicts
-    itself: hnswlib trusts it, and asks for as much memory as it says.
-    """
-    if not path.is_file():
-        raise BadData(f"{path} is not there; build the index again")
-    with path.open("rb") as file:
-        header = file.read(HEADER.size)
-    damaged = BadData(f"{path} is damaged (hnswlib's header is wrong); build the index again")
-    if len(header) < HEADER.size:
-        raise damaged
-    level0, room, rows, element, label, vector, _, entry, _, m0, _, _, _ = HEADER.unpack(header)
-    dim, rest = divmod(label - vector, 4)
-    consistent = (
-        level0 == 0
-        and dim >= 1
-        and rest == 0
-        and vector == 4 * (m0 + 1)
-        and element == label + LABEL_BYTES
-        and entry < rows <= room
-        and HEADER.size + rows * (element + 4) <= path.stat().st_size
-    )
-    if not consistent:
-        raise damaged
-    return int(dim)

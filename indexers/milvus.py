@@ -7,25 +7,25 @@ import atexit
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from hashlib import sha256
-from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexers import faiss_bridge
 from indexers.lists import list_count
 from indexers.milvus_database import (
-    ANSWERING,
-    BUILDING,
     URI,
+    WORKING,
     Database,
     Lite,
     Server,
@@ -67,6 +67,11 @@ HITS_AT_ONCE = 2**17
 CELLS_AT_ONCE = 2**24  # distances that Milvus Lite holds at once where it compares all rows
 MOST_HITS = 16_384  # that a server gives for a query
 FETCHED = 5_000  # rows with their vectors in one answer
+MOST_FETCHED = 2**31  # bytes of vectors that are compared here
+MOST_KEPT = 2**28  # bytes of such vectors that are kept for the next search
+GREATEST_EF = 2**15
+WALKED = ("HNSW", "AUTOINDEX")
+FETCHING = 20  # steps of Milvus Lite's walk take as long as to fetch one vector
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,8 @@ class Milvus:
         database: Database
         if uri:
             database = Server(f"retr_tmp_{uuid.uuid4().hex}", uri)
-            atexit.register(_drop, database)
+            with database.asked():  # or it would be looked for once more at exit
+                atexit.register(_drop, database)
         else:
             database = Lite.temporary(self.collection or "retr")
         return self._filled(database, holds, blocks, None)
@@ -187,14 +193,14 @@ class Milvus:
             return _loaded(folder, collection, holds, self)
         database = Server(collection, checked_uri(self.uri or uri))
         with database.asked() as client:
-            if not client.has_collection(collection, timeout=ANSWERING):
+            if not client.has_collection(collection, timeout=database.answering):
                 raise BadInput(
                     f"{database.name} has no collection {collection}; index anew, or name the "
                     "server that has it with --set uri="
                 )
         _check_same(database, holds)
         with database.asked() as client:
-            client.load_collection(collection, timeout=BUILDING)
+            client.load_collection(collection, **WORKING)
         _check_count(database, holds)
         return MilvusIndex(database, holds, self)
 
@@ -219,16 +225,41 @@ class Milvus:
     def _filled(
         self, database: Database, holds: "Holding", blocks: Blocks, table: pa.Table | None
     ) -> "MilvusIndex":
-        """The index of a collection that holds all rows and has its index, then and no sooner."""
-        name = database.collection
-        there = 0
+        """The index of a collection that holds all rows, and has Milvus's index then and no sooner.
+
+        So one that has it is complete, and is neither added to nor dropped.
+        """
+        name, there, complete = database.collection, 0, False
         with database.asked() as client:
-            if client.has_collection(name, timeout=ANSWERING):
+            if client.has_collection(name, timeout=database.answering):
                 _check_same(database, holds)
-                client.flush(name, timeout=BUILDING)  # or a server does not count them
-                there = int(client.get_collection_stats(name, timeout=ANSWERING)["row_count"])
+                complete = bool(client.list_indexes(name, timeout=database.answering))
+                client.flush(name, **WORKING)  # or a server does not count them
+                counted = client.get_collection_stats(name, timeout=database.answering)
+                there = int(counted["row_count"])
             else:
                 self._create(database, holds, table)
+        if not complete:
+            self._complete(database, holds, blocks, table, there)
+        with database.asked() as client:
+            client.load_collection(name, **WORKING)
+        try:
+            _check_count(database, holds)
+        except BadData:
+            if not complete:  # and so nobody's yet
+                _drop(database)
+            raise
+        return MilvusIndex(database, holds, self, resumed_at=there)
+
+    def _complete(
+        self,
+        database: Database,
+        holds: "Holding",
+        blocks: Blocks,
+        table: pa.Table | None,
+        there: int,
+    ) -> None:
+        """Insert the rows behind those that are there, and let Milvus index all of them."""
         for first, block in _good(blocks, self.metric, database):
             for start in range(0, len(block), holds.batch()):
                 batch = block[start : start + holds.batch()]
@@ -237,25 +268,17 @@ class Milvus:
                     # What is there in part was being written when the build was killed.
                     _insert(database, row, batch, table, again=row < there)
         with database.asked() as client:
-            client.flush(name, timeout=BUILDING)
-            if not client.list_indexes(name, timeout=ANSWERING):
-                index = client.prepare_index_params()
-                index.add_index(
-                    VECTOR,
-                    index_type=self.index_type,
-                    metric_type=METRICS[self.metric],
-                    # As Milvus Lite wants them, which ignores them where they are spread out.
-                    params={"params": holds.build} if holds.build else {},
-                )
-                # Milvus Lite builds it when it loads: there is nothing to wait for.
-                client.create_index(name, index, timeout=BUILDING, sync=not database.lite)
-            client.load_collection(name, timeout=BUILDING)
-        try:
-            _check_count(database, holds)
-        except BadData:
-            _drop(database)
-            raise
-        return MilvusIndex(database, holds, self, resumed_at=there)
+            client.flush(database.collection, **WORKING)
+            index = client.prepare_index_params()
+            index.add_index(
+                VECTOR,
+                index_type=self.index_type,
+                metric_type=METRICS[self.metric],
+                # As Milvus Lite wants them, which ignores them where they are spread out.
+                params={"params": holds.build} if holds.build else {},
+            )
+            # Milvus Lite builds it when it loads: there is nothing to wait for.
+            client.create_index(database.collection, index, **WORKING, sync=not database.lite)
 
     def _create(self, database: Database, holds: "Holding", table: pa.Table | None) -> None:
         pymilvus = library()
@@ -275,7 +298,7 @@ class Milvus:
             schema=schema,
             consistency_level=self.consistency,
             properties={"retr": text},
-            timeout=ANSWERING,
+            timeout=database.answering,
         )
 
 
@@ -342,6 +365,7 @@ class MilvusIndex:
         self.resumed_at = resumed_at
         self.metric = options.metric
         self.dim = holds.dim
+        self._kept: tuple[Rows, faiss.IndexFlat] | None = None
 
     @property
     def details(self) -> Mapping[str, Json]:
@@ -362,8 +386,8 @@ class MilvusIndex:
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that Milvus comes by, as `Index` and `Hits` say.
 
-        A mask becomes an expression that lists its rows. Queries for which too few rows are found
-        are asked again with the greatest effort, and then compared with the vectors here.
+        A mask becomes an expression that lists its rows. Queries for which too few were found are
+        compared with the vectors of all rows that may be found, fetched for it.
         """
         return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
 
@@ -371,7 +395,7 @@ class MilvusIndex:
         """The same with an expression over id or label, as `Filtering` says."""
         if not self.holds.encoder:  # bare vectors
             return self.search(queries, k, among)
-        nearest = partial(self._nearest, expression=expression_of(where))
+        nearest = partial(self._nearest, where=expression_of(where))
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def save(self, folder: Path) -> None:
@@ -388,46 +412,59 @@ class MilvusIndex:
         }
         write_json(folder / FACTS, facts)
 
-    def _nearest(
-        self, queries: Vectors, count: int, among: Mask | None, expression: str = ""
-    ) -> Found:
+    def _nearest(self, queries: Vectors, count: int, among: Mask | None, where: str = "") -> Found:
         queries = prepared(queries, self.metric)
         matching = len(self) if among is None else int(np.count_nonzero(among))
-        if among is None:
-            expression = ""
-        elif not expression:
-            expression = rows_expression(among, matching)
-        if count > MOST_HITS and not self.database.lite:
-            return self._compared(queries, count, among)
-        effort, most = self._effort(count, matching)
-        rows, distances = self._asked(queries, count, expression, effort)
-        if effort != most:
-            short = np.flatnonzero(rows[:, -1] < 0)
-            if len(short):
-                again = self._asked(queries[short], count, expression, most)
-                rows[short], distances[short] = again
+        lite, filtered = self.database.lite, among is not None
+        fits = 4 * self.dim * matching <= MOST_FETCHED
+        if not lite and count > MOST_HITS:
+            if not fits:
+                raise BadInput(f"k is {count:,}, and Milvus gives {MOST_HITS:,}; ask for fewer")
+            return self._compared(queries, count, among, where)
+        if lite and among is not None and fits and self._is_longer(len(queries), among, matching):
+            return self._compared(queries, count, among, where)
+        expression = ""
+        if among is not None:
+            expression = where or rows_expression(among, matching)
+        usual, most = self._efforts(count)
+        rows, distances = self._asked(
+            queries, count, expression, most if lite and filtered else usual
+        )
         short = np.flatnonzero(rows[:, -1] < 0)
-        if len(short):
-            rows[short], distances[short] = self._compared(queries[short], count, among)
+        if len(short) and not lite and usual != most:
+            rows[short], distances[short] = self._asked(queries[short], count, expression, most)
+            short = np.flatnonzero(rows[:, -1] < 0)
+        if len(short) and fits:
+            rows[short], distances[short] = self._compared(queries[short], count, among, where)
         return rows, distances
 
-    def _effort(self, count: int, matching: int) -> tuple[dict[str, int], dict[str, int]]:
-        """The parameters of a search for `count` of so many rows, and those of the most thorough.
+    def _is_longer(self, queries: int, among: Mask, matching: int) -> bool:
+        """Whether walking Milvus Lite's whole graph takes longer than fetching the vectors.
 
-        Milvus Lite walks as if all rows would do: of what it keeps, a filter leaves its share.
+        A shorter walk would stop among the rows that are nearest to the query, of which the
+        filter may admit none.
         """
-        share = matching / len(self) if self.database.lite else 1.0
-        ef = min(max(count, len(self)), ceil(max(self.options.ef, count) / share))
+        if self.options.index_type not in WALKED:
+            return False
+        if self._kept is not None and np.array_equal(self._kept[0], np.flatnonzero(among)):
+            return True
+        return queries * len(self) > FETCHING * matching
+
+    def _efforts(self, count: int) -> tuple[dict[str, int], dict[str, int]]:
+        """The parameters of a search for `count` rows, and those of the most thorough."""
+        ef = max(count, self.options.ef)
+        lite = self.database.lite
+        most = max(ef, len(self) if lite else min(len(self), GREATEST_EF))
         match self.options.index_type:
             case "HNSW":
-                return {"ef": max(ef, count)}, {"ef": max(len(self), count)}
-            case "AUTOINDEX" if self.database.lite:  # an HNSW index there
-                return {"ef": max(ef, count)}, {"ef": max(len(self), count)}
+                return {"ef": ef}, {"ef": most}
+            case "AUTOINDEX" if lite:  # an HNSW index there
+                return {"ef": ef}, {"ef": most}
             case "DISKANN":
-                return ({"search_list": ef},) * 2
+                return {"search_list": ef}, {"search_list": ef}
             case "IVF_FLAT":
                 lists = cast(int, self.holds.build["nlist"])
-                return {"nprobe": min(lists, ceil(self.options.n_probe / share))}, {"nprobe": lists}
+                return {"nprobe": min(lists, self.options.n_probe)}, {"nprobe": lists}
             case _:
                 return {}, {}
 
@@ -452,36 +489,54 @@ class MilvusIndex:
                     output_fields=[ROW],
                     search_params={"metric_type": METRICS[self.metric], "params": effort},
                     consistency_level=self.options.consistency,
-                    timeout=ANSWERING,
+                    timeout=self.database.answering,
                 )
             for line, hits in enumerate(found, start=start):
                 rows[line, : len(hits)] = hits.ids
                 scores[line, : len(hits)] = hits.distances
         return rows, faiss_bridge.to_distances(scores, self.metric)
 
-    def _compared(self, queries: Vectors, count: int, among: Mask | None) -> Found:
-        """The true neighbors, by comparing with all vectors that may be found, fetched for it."""
-        wanted = np.arange(len(self)) if among is None else np.flatnonzero(among)
-        vectors = np.empty((len(wanted), self.dim), np.float32)
-        for start in range(0, len(self), FETCHED):
-            low, high = np.searchsorted(wanted, (start, start + FETCHED))
-            if low == high:
-                continue
+    def _compared(self, queries: Vectors, count: int, among: Mask | None, where: str) -> Found:
+        """The true neighbors among the rows of the mask, by comparing their vectors here."""
+        rows, flat = self._fetched(among, where)
+        places, distances = faiss_bridge.compared(flat, queries, count, None, self.metric)
+        return rows[places], distances
+
+    def _fetched(self, among: Mask | None, where: str) -> tuple[Rows, faiss.IndexFlat]:
+        """The rows of the mask, and their vectors.
+
+        Those of the last time are kept where the collection is a copy that nobody else can change.
+        """
+        rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
+        if self._kept is not None and np.array_equal(self._kept[0], rows):
+            return self._kept
+        flat = faiss.IndexFlat(self.dim, faiss_bridge.METRICS[self.metric])
+        for start in range(0, len(rows), FETCHED):
+            part = rows[start : start + FETCHED]
+            first, last = int(part[0]), int(part[-1])
+            expression = f"{ROW} >= {first} and {ROW} <= {last}"
+            if where:
+                expression += f" and {where}"
+            elif last - first >= len(part):
+                expression = f"{ROW} in {part.tolist()}"
             with self.database.asked() as client:
-                part = client.query(
+                found = client.query(
                     self.database.collection,
-                    filter=f"{ROW} >= {start} and {ROW} < {start + FETCHED}",
+                    filter=expression,
                     output_fields=[ROW, VECTOR],
                     consistency_level=self.options.consistency,
-                    timeout=ANSWERING,
+                    timeout=self.database.answering,
                 )
-            by_row = {each[ROW]: each[VECTOR] for each in part}
-            vectors[low:high] = [by_row[row] for row in wanted[low:high].tolist()]
-        flat = faiss.IndexFlat(self.dim, faiss_bridge.METRICS[self.metric])
-        flat.add(vectors)
-        places, distances = faiss_bridge.compared(flat, queries, count, None, self.metric)
-        rows: Rows = wanted[places]
-        return rows, distances
+            by_row = {each[ROW]: each[VECTOR] for each in found}
+            if len(by_row) != len(part):
+                raise BadData(
+                    f"the collection {self.database.collection} of {self.database.name} has "
+                    f"{len(by_row):,} of {len(part):,} rows from {first} to {last}; index anew"
+                )
+            flat.add(np.array([by_row[row] for row in part.tolist()], np.float32))
+        if isinstance(self.database, Lite) and 4 * self.dim * len(rows) <= MOST_KEPT:
+            self._kept = rows, flat
+        return rows, flat
 
 
 def expression_of(where: Filter) -> str:
@@ -525,12 +580,10 @@ def _insert(
             row[column] = value
     with database.asked() as client:
         write = client.upsert if again else client.insert
-        write(database.collection, rows, timeout=ANSWERING)
+        write(database.collection, rows, timeout=database.answering)
 
 
 def _check_texts(table: pa.Table, column: str) -> None:
-    import pyarrow.compute as pc
-
     longest = pc.max(pc.binary_length(table[column])).as_py() or 0
     if longest > LONGEST_TEXT:
         raise BadInput(
@@ -543,7 +596,7 @@ def _check_same(database: Database, holds: Holding) -> None:
     """Raise Mismatch unless the collection is one of the same rows and the same build."""
     name, where = database.collection, database.name
     with database.asked() as client:
-        described = client.describe_collection(name, timeout=ANSWERING)
+        described = client.describe_collection(name, timeout=database.answering)
     said = described.get("properties", {}).get("retr") or described.get("description") or ""
     found = Holding.of(str(said))
     another = "drop it, or name another with --set collection="
@@ -573,12 +626,13 @@ def _check_count(database: Database, holds: Holding) -> None:
             filter="",
             output_fields=["count(*)"],
             consistency_level="Strong",
-            timeout=ANSWERING,
+            timeout=database.answering,
         )
     if found["count(*)"] != holds.rows:
+        drop = "" if isinstance(database, Lite) else "drop it, and "
         raise BadData(
             f"the collection {database.collection} of {database.name} has "
-            f"{found['count(*)']:,} rows, not {holds.rows:,}; build the index again"
+            f"{found['count(*)']:,} rows, not {holds.rows:,}; {drop}build the index again"
         )
 
 
@@ -586,15 +640,13 @@ def _drop(database: Database) -> None:
     """Drop the collection, if that can be."""
     try:
         with database.asked() as client:
-            client.drop_collection(database.collection, timeout=ANSWERING)
+            client.drop_collection(database.collection, timeout=database.answering)
     except BadInput:
         return  # it is not complete, and so not mistaken for one that is
 
 
 def _unfinished(collection: str, folder: Path, holds: Holding) -> Lite:
     """The database of a build of the same that was killed, or a new one."""
-    import shutil
-
     if folder.exists():
         left = Lite(collection, folder)
         try:

@@ -8,27 +8,34 @@ other.
 import logging
 import os
 import shutil
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from filelock import FileLock, Timeout
+
 from retrieval.errors import BadData, BadInput
-from retrieval.storage.files import write_whole
+from retrieval.storage.files import LOCK, write_whole
 
 URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
 """The environment variables."""
 
 CONNECTING = 5.0  # seconds until a server counts as unreachable
-ANSWERING = 60.0  # seconds that one request may take
-BUILDING = 24 * 3600.0  # seconds that a server may take for an index over all rows
+WORKING: dict[str, Any] = {"timeout": None, "retry_times": 5}
+"""Of requests that take as long as there are rows; a server that is gone is not waited for."""
+
 SCHEMES = ("http", "https", "tcp")
+
+TEMPORARY = "retr-milvus-"  # folders among the system's temporary ones
+JUST_MADE = 60.0  # seconds in which such a folder is not taken for one that was left behind
 
 DATABASE = "milvus.db"
 BETWEEN = "+"  # stands for / in the names of a database's files; Milvus Lite has none in its own
@@ -40,16 +47,24 @@ LOGGERS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus
 class Database(ABC):
     """A collection that may or may not be there yet, and the client that knows about it."""
 
-    lite: ClassVar[bool]
+    answering: ClassVar[float | None]
+    """Seconds that another request may take; None for any number."""
 
     def __init__(self, collection: str, folder: Path | None, temporary: bool) -> None:
         """folder: of Milvus Lite's files, deleted with this object where it is temporary."""
         self.collection = collection
         self.folder = folder
+        self.is_temporary = temporary
         self._open: dict[str, Any] = {}
         gone = folder if temporary else None
         self.close = weakref.finalize(self, _end, self._open, folder, gone)
         """Close the client, stop what runs, delete what is temporary; at exit at the latest."""
+
+    @cached_property
+    def lite(self) -> bool:
+        """Whether Milvus Lite's engine answers, here or as a server."""
+        with self.asked() as client:
+            return str(client.get_server_version()).startswith("milvus_lite")
 
     @property
     @abstractmethod
@@ -93,18 +108,28 @@ class Lite(Database):
     a saved index is opened in a temporary folder of links and copies, and stays as it is.
     """
 
-    lite = True
     name = "Milvus Lite"
+    answering = None  # nobody else is in the way
 
     def __init__(self, collection: str, folder: Path, temporary: bool = False) -> None:
+        """Raises BadInput where Milvus Lite is not installed."""
+        _check_lite()
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(collection, folder, temporary)
         self.path = folder / DATABASE
 
     @classmethod
     def temporary(cls, collection: str) -> "Lite":
-        """A new one, gone with this object."""
-        return cls(collection, Path(mkdtemp(prefix="retr-milvus-")), True)
+        """A new one, gone with this object; those of processes that were killed go now."""
+        _check_lite()
+        for left in Path(gettempdir()).glob(f"{TEMPORARY}*"):
+            _sweep(left)
+        database = cls(collection, Path(mkdtemp(prefix=TEMPORARY)), True)
+        assert database.folder is not None
+        # Let go of by the system when the process ends, however it ends.
+        database._open["lock"] = _lock(database.folder)
+        database._open["lock"].acquire()
+        return database
 
     @classmethod
     def saved(cls, collection: str, folder: Path) -> "Lite":
@@ -130,18 +155,13 @@ class Lite(Database):
         for file in sorted(self.path.rglob("*")):
             if file.is_file() and file.name not in LEFT_OUT:
                 name = BETWEEN.join((DATABASE, *file.relative_to(self.path).parts))
-                write_whole(folder / name, partial(_write_again, file))
+                write_whole(folder / name, partial(_write_again, file, self.is_temporary))
 
     def stop(self) -> None:
         """Let the engine write what it holds, and end."""
         _end(self._open, self.folder, None)
 
     def _connected(self) -> Any:
-        if find_spec("milvus_lite") is None:
-            raise BadInput(
-                "an index of the backend milvus without a server wants Milvus Lite; "
-                f"pip install --no-deps milvus-lite, or name a server in {URI}"
-            )
         pymilvus = library()
         no_proxy = {"grpc.enable_http_proxy": 0}  # it listens on this machine alone
         try:
@@ -160,7 +180,7 @@ class Lite(Database):
 class Server(Database):
     """A server or a cluster, under an address. The token comes from the environment alone."""
 
-    lite = False
+    answering = 30.0
 
     def __init__(self, collection: str, uri: str) -> None:
         super().__init__(collection, None, False)
@@ -249,6 +269,14 @@ def library() -> Any:
     return pymilvus
 
 
+def _check_lite() -> None:
+    if find_spec("milvus_lite") is None:
+        raise BadInput(
+            "an index of the backend milvus without a server wants Milvus Lite; "
+            f"pip install --no-deps milvus-lite, or name a server in {URI}"
+        )
+
+
 def files_in(folder: Path) -> list[Path]:
     """The files of Milvus Lite's in an index folder."""
     return sorted(folder.glob(f"{DATABASE}{BETWEEN}*"))
@@ -262,13 +290,25 @@ def reason_of(problem: BaseException) -> str:
     return reason.replace(token, "…") if token else reason
 
 
-def _write_again(file: Path, to: Path) -> None:
-    """The file once more: a link where both are on one disk, for what is never changed."""
-    if file.suffix in NEVER_CHANGED:
-        with suppress(OSError):
-            os.link(file.resolve(), to)
+def _write_again(file: Path, stays: bool, to: Path) -> None:
+    """The file once more: a second name for it, where the first does not stay."""
+    if file.suffix in NEVER_CHANGED and not stays:
+        with suppress(OSError):  # where they are not on one disk
+            os.link(file, to)
             return
     shutil.copyfile(file, to)
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / LOCK, timeout=0, thread_local=False)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the folder where no process holds it, and it is not just being made."""
+    with suppress(OSError, Timeout):
+        if time.time() - folder.stat().st_mtime > JUST_MADE:
+            with _lock(folder):
+                shutil.rmtree(folder)
 
 
 def _end(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None:
@@ -281,3 +321,5 @@ def _end(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None
             server_manager_instance.release_server(str(folder / DATABASE))
     if gone is not None:
         shutil.rmtree(gone, ignore_errors=True)
+        if "lock" in opened:
+            opened.pop("lock").release()

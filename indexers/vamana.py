@@ -5,6 +5,8 @@ et al., Similarity search in the blink of an eye with compressed indices (VLDB 2
 also lie in a flat index of faiss, for what a walk does not answer.
 """
 
+import struct
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -30,6 +32,8 @@ FACTS = "vamana.json"
 PARTS = ("parameters", "graph", "vectors")
 """What SVS writes, each into a folder of its own; here files of these names."""
 
+SVS_HEADER = 1024  # bytes before the table of its binary files
+SVS_SHAPE = 24  # where in the header the shape is
 SVS_SETTINGS = "svs_config.toml"
 FEW = 256  # distances that numpy has before faiss's threads have begun
 MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
@@ -116,6 +120,7 @@ class Vamana:
         svs = _svs()
         flat = faiss_bridge.load(folder, faiss.IndexFlat, self.metric)
         scale, squares = _checked_facts(folder)
+        _check_graph(folder, flat.ntotal)
         with TemporaryDirectory() as name:
             at = {part: Path(name) / part for part in PARTS}
             for file in _files(folder):
@@ -279,6 +284,42 @@ def _scale(vectors: Vectors) -> float:
     if not largest or 0.1 < largest < 10_000:
         return 1.0
     return 2.0 ** min(-frexp(largest)[1], MOST_DOUBLINGS)
+
+
+def _check_graph(folder: Path, rows: int) -> None:
+    """Raise BadData where svs would walk out of its graph or vectors, as it trusts its files."""
+    try:
+        graph, vectors, parameters = (
+            tomllib.loads((folder / f"{part}.toml").read_text())["object"]
+            for part in ("graph", "vectors", "parameters")
+        )
+        counts_and_links = 1 + int(graph["max_degree"])
+        (file,) = folder.glob("graph.*.svs")
+        (numbers,) = folder.glob("vectors.*.svs")
+        fits = (
+            graph["num_vertices"] == vectors["num_vectors"] == rows
+            and 0 <= parameters["entry_point"] < rows
+            and _shape_of(file) == (rows, counts_and_links)
+            and _shape_of(numbers) == (rows, vectors["dims"])
+            and file.stat().st_size == SVS_HEADER + 4 * rows * counts_and_links
+        )
+        if fits:
+            table = np.memmap(file, "<u4", "r", SVS_HEADER, (rows, counts_and_links))
+            there = np.arange(counts_and_links - 1) < table[:, :1]
+            fits = bool((table[:, 0] < counts_and_links).all()) and bool(
+                (table[:, 1:][there] < rows).all()
+            )
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as problem:
+        raise BadData(f"{folder} is damaged ({problem}); build the index again") from None
+    if not fits:
+        raise BadData(f"{folder} is damaged (its graph leads astray); build the index again")
+
+
+def _shape_of(file: Path) -> tuple[int, int]:
+    """The rows and columns in the header of a table of svs."""
+    with file.open("rb") as stream:
+        rows, columns = struct.unpack_from("<2Q", stream.read(SVS_HEADER), SVS_SHAPE)
+    return rows, columns
 
 
 def _checked_facts(folder: Path) -> tuple[float, bool]:

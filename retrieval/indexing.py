@@ -34,10 +34,12 @@ from retrieval.storage.files import (
     PART_FOLDER,
     PARTIAL,
     check_format,
+    check_seal,
     locked,
     made_folder,
     read_json,
     remove,
+    sealed,
     sha256_of,
     user_cache,
     write_json,
@@ -55,7 +57,7 @@ from retrieval.storage.shards import (
 )
 
 FORMAT = "retr-index"
-VERSION = 2  # 1 where there are no parts, and the files lie beside index.json
+VERSION = 2  # 1 had no checksum, nor parts
 INDEX = "index.json"
 ROWS = "rows.parquet"
 UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
@@ -112,11 +114,8 @@ class IndexFacts:
 
     def write(self, folder: Place) -> None:
         """Write `index.json`, whole or not at all."""
-        document = asdict(self)
-        newer = {name: document.pop(name) for name in ("at", "parts")}
-        newer = {name: value for name, value in newer.items() if value}
-        version = VERSION if newer else 1
-        write_json(folder / INDEX, {"format": FORMAT, "version": version, **document, **newer})
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        write_json(folder / INDEX, sealed(document))
 
     @classmethod
     def read(cls, folder: Place) -> Self:
@@ -129,6 +128,8 @@ class IndexFacts:
             raise BadInput(f"{folder} is no index: it has no {INDEX}; make one with 'retr index'")
         document: dict[str, Any] = read_json(path)
         check_format(document, FORMAT, VERSION, path)
+        if document["version"] > 1:
+            document = check_seal(document, path, "index anew")
         del document["format"], document["version"]
         try:
             document.setdefault("deleted", 0)  # what was written before rows could be deleted

@@ -9,6 +9,7 @@ from retrieval.errors import BadData, BadInput
 from retrieval.indexing import INDEX, IndexFacts, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
+from retrieval.storage.files import sha256_of
 from retrieval.storage.places import Place
 from retrieval.storage.publishing import settle
 from retrieval.storage.shards import (
@@ -91,10 +92,17 @@ def _verify_embeddings(folder: Place) -> Report:
     names = sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet")
     stray = [name for name in names if name not in listed | {SKIPPED}]
     problems += [f"{folder / name} is not in the manifest; delete it" for name in stray]
-    if (manifest.skipped > 0) != (folder / SKIPPED).exists():
+    skipped = folder / SKIPPED
+    if (manifest.skipped > 0) != skipped.exists():
         problems.append(
-            f"{folder / SKIPPED} and the manifest do not agree: {manifest.skipped:,} skipped images"
+            f"{skipped} and the manifest do not agree: {manifest.skipped:,} skipped images"
         )
+    elif (
+        manifest.complete
+        and manifest.skipped_sha256 is not None
+        and manifest.skipped_sha256 != sha256_of(skipped)
+    ):
+        problems.append(f"{skipped} is damaged: its sha256 is not the manifest's; encode anew")
     return Report(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
 
 

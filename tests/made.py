@@ -19,7 +19,12 @@ ENCODER = EncoderFacts("made", "a" * 64)
 OTHER = EncoderFacts("made", "c" * 64)
 
 
-def embeddings(folder: Path, vectors: Vectors, encoder: EncoderFacts = ENCODER) -> Embeddings:
+def embeddings(
+    folder: Path,
+    vectors: Vectors,
+    encoder: EncoderFacts = ENCODER,
+    labels: list[str | None] | None = None,
+) -> Embeddings:
     """The vectors in a new folder; rows are named after it, their labels even and odd in turn."""
     facts = Facts(
         encoder=encoder,
@@ -30,7 +35,7 @@ def embeddings(folder: Path, vectors: Vectors, encoder: EncoderFacts = ENCODER) 
         shard_images=len(vectors),
     )
     writer = ShardWriter(folder, facts)
-    labels: list[str | None] = [("even", "odd")[i % 2] for i in range(len(vectors))]
+    labels = labels or [("even", "odd")[i % 2] for i in range(len(vectors))]
     ids = [f"{folder.name}{i}" for i in range(len(vectors))]
     writer.write(ids, labels, [None] * len(vectors), vectors)
     writer.finish()

@@ -33,7 +33,8 @@ class MilvusLite(Peer):
             "vector",
             index_type="HNSW",
             metric_type=self.metric,
-            params={"M": M, "efConstruction": EF_CONSTRUCTION},
+            # Milvus Lite ignores them where they are spread out.
+            params={"params": {"M": M, "efConstruction": EF_CONSTRUCTION}},
         )
         self.client.create_index("vectors", index)
         self.client.load_collection("vectors")  # builds it; it built later would be built in search

@@ -25,6 +25,7 @@ from retrieval.storage.places import Place, RemotePath
 _Place = TypeVar("_Place", bound=Place)
 
 LOCK = ".lock"
+CHECKSUM = "checksum"
 PART = "part-"
 PART_FOLDER = re.compile(f"{PART}[0-9a-f]{{12}}")  # the name of the folder of an index's part
 PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
@@ -95,6 +96,24 @@ def read_json(path: Place) -> dict[str, Json]:
     if not isinstance(document, dict):
         raise BadData(f"{path} holds no JSON object; write it anew")
     return cast(dict[str, Json], document)
+
+
+def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
+    """The document with a checksum of what it says, so that no change goes unseen."""
+    return {**document, CHECKSUM: _checksum(document)}
+
+
+def check_seal(document: Mapping[str, Any], where: Place, remedy: str) -> dict[str, Any]:
+    """The document without its checksum. Raises BadData, with the remedy, for one that is wrong."""
+    if document.get(CHECKSUM) != _checksum(document):
+        raise BadData(f"{where} is damaged: it does not say what its checksum is of; {remedy}")
+    return {key: value for key, value in document.items() if key != CHECKSUM}
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    said = {key: value for key, value in document.items() if key != CHECKSUM}
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def check_format(document: Mapping[str, Any], wanted: str, version: int, where: Place) -> None:

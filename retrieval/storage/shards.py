@@ -28,8 +28,10 @@ from retrieval.storage.files import (
     PART_FOLDER,
     PARTIAL,
     check_format,
+    check_seal,
     made_folder,
     read_json,
+    sealed,
     sha256_of,
     write_json,
     write_whole,
@@ -37,7 +39,7 @@ from retrieval.storage.files import (
 from retrieval.storage.places import Place, place_of
 
 FORMAT = "retr-embeddings"
-VERSION = 1
+VERSION = 2  # 1 had no checksum
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.parquet"
 SCHEMA_KEY = b"retr"  # of the facts in each shard's Parquet schema metadata
@@ -171,6 +173,7 @@ class Manifest:
     facts: Facts
     shards: tuple[Shard, ...] = ()
     complete: bool = False
+    skipped_sha256: str | None = None  # of skipped.parquet; None where there is none, or it is old
 
     @property
     def rows(self) -> int:
@@ -190,8 +193,9 @@ class Manifest:
             "rows": self.rows,
             "skipped": self.skipped,
             "complete": self.complete,
+            "skipped_sha256": self.skipped_sha256,
         }
-        write_json(folder / MANIFEST, document)
+        write_json(folder / MANIFEST, sealed(document))
 
     @classmethod
     def read(cls, folder: Place) -> Self:
@@ -207,16 +211,21 @@ class Manifest:
             )
         document: dict[str, Any] = read_json(path)
         facts = Facts.of_json(document, path)
+        if document["version"] > 1:
+            check_seal(document, path, "encode anew")
         try:
             shards = tuple(Shard(**shard) for shard in document["shards"])
             complete = document["complete"] is True
+            skipped_sha256 = document.get("skipped_sha256")
+            if not isinstance(skipped_sha256, str | None):
+                raise ValueError(f"skipped_sha256: {skipped_sha256!r}")
             if any(not _is_shard(shard) for shard in shards):
                 raise ValueError("a shard's entry")
         except (KeyError, TypeError, ValueError) as error:
             raise BadData(f"{path} lacks or misstates {error}; encode anew") from None
         if any(Path(shard.file).name != shard.file for shard in shards):
             raise BadData(f"{path} names a shard outside its folder; encode anew")
-        manifest = cls(facts, shards, complete)
+        manifest = cls(facts, shards, complete, skipped_sha256)
         manifest._check_counts(path)
         return manifest
 
@@ -324,6 +333,7 @@ class ShardWriter:
             if not _is_whole(self.folder / shard.file, shard):
                 break
             whole.append(shard)
+        # Written before the manifest, it may tell of a shard that the manifest does not know.
         self._skipped = [row for row in _read_skipped(self.folder) if row[2] < len(whole)]
         return replace(
             found,
@@ -358,7 +368,8 @@ class ShardWriter:
         if skipped:
             number = len(self.manifest.shards)
             self._skipped += [(s.path, s.reason, number) for s in skipped]
-            _write_skipped(self.folder, self._skipped)
+            sha256 = _write_skipped(self.folder, self._skipped)
+            self.manifest = replace(self.manifest, skipped_sha256=sha256)
         self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
         self.manifest.write(self.folder)
 
@@ -366,6 +377,7 @@ class ShardWriter:
         """Say in the manifest that the set is complete."""
         if not self._skipped:
             (self.folder / SKIPPED).unlink(missing_ok=True)
+            self.manifest = replace(self.manifest, skipped_sha256=None)
         self.manifest = replace(self.manifest, complete=True)
         self.manifest.write(self.folder)
         return self.manifest
@@ -554,10 +566,15 @@ def _parquet(table: pa.Table) -> pa.Buffer:
     return stream.getvalue()
 
 
-def _write_skipped(folder: Place, rows: Sequence[tuple[str, str, int]]) -> None:
+def _write_skipped(folder: Place, rows: Sequence[tuple[str, str, int]]) -> str:
+    """Write the rows of `SKIPPED`; the sha256 of the file."""
     columns = list(zip(*rows, strict=True))
     table = pa.table([pa.array(column) for column in columns], schema=SKIPPED_SCHEMA)
-    write_whole(folder / SKIPPED, lambda partial: pq.write_table(table, partial))
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream)
+    content = stream.getvalue()
+    write_whole(folder / SKIPPED, lambda partial: partial.write_bytes(content))
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_skipped(folder: Place) -> list[tuple[str, str, int]]:

@@ -19,7 +19,7 @@ from running import Retr, snapshot
 from retrieval import open_embeddings, open_encoder, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
-from retrieval.storage.files import locked, sha256_of
+from retrieval.storage.files import locked, sealed, sha256_of
 from retrieval.storage.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -30,7 +30,7 @@ Copied = Callable[[Path], Path]
 
 def edit_json(path: Path, **changes: Any) -> None:
     """Change fields of the JSON object in the file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
 
 
 def rewrite_shard(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -243,7 +243,7 @@ def check_changes(path: Path, read: Callable[[], None]) -> None:
     astray: list[str] = []
     for place in places(whole):
         for wrong in [*WRONG, KeyError]:
-            path.write_text(json.dumps(changed(whole, place, wrong)))
+            path.write_text(json.dumps(sealed(changed(whole, place, wrong))))
             try:
                 read()
             except BadInput as error:
@@ -251,7 +251,7 @@ def check_changes(path: Path, read: Callable[[], None]) -> None:
             except Exception as error:
                 astray.append(f"{'.'.join(map(str, place))} = {wrong!r}: {error!r}")
     assert not astray, "\n".join(astray)
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(sealed(whole)))
     read()
 
 

@@ -23,6 +23,7 @@ OWN = {
     "ivfpq": set(Metric) - {Metric.MANHATTAN},
     "vamana": set(Metric) - {Metric.MANHATTAN},
     "faiss": set(Metric),
+    "milvus": set(Metric) - {Metric.MANHATTAN},
 }
 
 
@@ -41,6 +42,15 @@ def supported() -> list[tuple[str, Metric]]:
 def test_own_backends_take_their_metrics() -> None:
     pairs = supported()
     assert {name: {m for n, m in pairs if n == name} for name in OWN} == OWN
+
+
+@pytest.fixture(autouse=True)
+def with_its_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip, and say so, where Milvus Lite is not installed, which no extra brings."""
+    monkeypatch.delenv("MILVUS_URI", raising=False)
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("name") == "milvus":
+        pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
 
 
 @pytest.mark.parametrize(("name", "metric"), supported())
@@ -64,6 +74,8 @@ def test_contract(name: str, metric: Metric) -> None:
         ("vamana", {"halves": False, "metric": "euclidean", "ef": 100}),
         ("vamana", {"halves": False, "metric": "inner_product", "ef": 100}),
         ("vamana", {"degree": 64, "ef_construction": 20, "ef": 1}),
+        ("milvus", {"index_type": "FLAT"}),
+        ("milvus", {"index_type": "IVF_FLAT", "n_lists": 8, "n_probe": 8}),
         ("faiss", {"factory": "Flat"}),
         ("faiss", {"search": "efSearch=200"}),
         ("faiss", {"factory": "IVF16,SQ8,RFlat", "search": "nprobe=16,k_factor_rf=4"}),

@@ -21,9 +21,8 @@ from retrieval.errors import BadInput
 from retrieval.inspection import verify
 from retrieval.storage.cards import Card, is_trained
 
-ALL = "RETR_FAULTS"
-MOMENTS = int(os.environ.get(ALL, "3"))
-STEPS = None if ALL in os.environ else 6  # at which a run is killed; None: at all there are
+MOMENTS = int(os.environ.get("RETR_FAULTS", "3"))
+STEPS = None if victims.ALL else 6  # at which a run is killed; None: at all there are
 MORE = 20  # steps at most that a run after a kill may have beyond the others
 
 Prepare = Callable[[Path], None]

@@ -29,6 +29,8 @@ PRELOADED = (
 # Of `sys.addaudithook`: what a process does to files, as Python sees it.
 STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
 PATIENCE = 120  # seconds
+ALL = "RETR_FAULTS" in os.environ
+"""Whether all faults are tried, as `make faults` does, or some."""
 
 Victim = Callable[[Path], None]
 """Does its work in a folder. Run again there, it ends as if it had not been killed."""

@@ -1,9 +1,10 @@
-"""Writes the golden folders and files of the current format version: `python tests/golden/make.py`.
+"""Writes the golden folders and files of today's formats: `python tests/golden/make.py v2`.
 
-They are committed once and never again made for the same version: whatever retr becomes, it
-opens them, and tests/unit/test_golden.py says what it finds there.
+Those whose format has a new version are committed, once, and never made again for the same one:
+whatever retr becomes, it opens them, and tests/unit/test_golden.py says what it finds there.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, Sides
+from retrieval.sharding import build_parts
 from retrieval.storage.cards import WEIGHTS, Card
 from retrieval.storage.files import locked, made_folder, write_json
 from retrieval.storage.shards import (
@@ -55,7 +57,7 @@ def main() -> None:
         source=SourceFacts("golden/train", "1" * 64, ROWS + 1),
         shard_images=4,
     )
-    folder = made_folder(HERE / "v1" / "embeddings")
+    folder = made_folder(HERE / sys.argv[1] / "embeddings")
     with locked(folder):
         writer = ShardWriter(folder, facts)
         labels = ["even" if i % 2 == 0 else None for i in range(ROWS)]
@@ -68,10 +70,12 @@ def main() -> None:
                 skipped=[Skipped("images/bad.png", "truncated")] if rows.start else [],
             )
         writer.finish()
-    for backend in ("exact", "ivf", "hnsw"):
-        build_index([open_embeddings(folder)], backend, HERE / "v1" / backend)
-    make_encoder(HERE / "v1" / "encoder")
-    make_files(HERE / "v1")
+    sets = [open_embeddings(folder)]
+    for backend in ("exact", "ivf", "hnsw", "milvus"):
+        build_index(sets, backend, HERE / sys.argv[1] / backend)
+    build_parts(sets, "exact", HERE / sys.argv[1] / "parts", 2)
+    make_encoder(HERE / sys.argv[1] / "encoder")
+    make_files(HERE / sys.argv[1])
 
 
 def stripes(seed: int) -> tuple[str, np.ndarray]:

@@ -16,7 +16,8 @@ from retrieval.quality.protocols import Protocol, read_draw
 from retrieval.registry import open_encoder
 from retrieval.storage.shards import Dtype, open_embeddings
 
-V1 = Path(__file__).parents[1] / "golden" / "v1"
+GOLDEN = Path(__file__).parents[1] / "golden"
+V1 = GOLDEN / "v1"
 EXPECTED = np.array(
     [
         [0, 0, 0, 1],
@@ -30,8 +31,9 @@ EXPECTED = np.array(
 )
 
 
-def test_embeddings() -> None:
-    embeddings = open_embeddings(V1 / "embeddings")
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_embeddings(version: str) -> None:
+    embeddings = open_embeddings(GOLDEN / version / "embeddings")
     rows, vectors = embeddings.read()
     assert vectors.dtype == np.float32
     assert vectors.tolist() == EXPECTED.tolist()
@@ -46,18 +48,31 @@ def test_embeddings() -> None:
     assert (facts.source.name, facts.source.images) == ("golden/train", 7)
     assert [shard.rows for shard in embeddings.manifest.shards] == [4, 2]
     assert embeddings.manifest.skipped == 1
-    assert verify(V1 / "embeddings").problems == ()
+    assert verify(GOLDEN / version / "embeddings").problems == ()
 
 
-@pytest.mark.parametrize("backend", ["exact", "ivf", "hnsw"])
-def test_indices(backend: str) -> None:
-    opened = open_index(V1 / backend)
+@pytest.mark.parametrize(
+    "index",
+    [
+        *(
+            f"{version}/{backend}"
+            for version in ("v1", "v2")
+            for backend in ("exact", "ivf", "hnsw")
+        ),
+        "v2/milvus",
+        "v2/parts",
+    ],
+)
+def test_indices(index: str) -> None:
+    if index.endswith("milvus"):
+        pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
+    opened = open_index(GOLDEN / index)
     hits = opened.index.search(EXPECTED[4:5], 3)
     assert hits.rows.tolist()[0] == [4, 3, 5]
     step = np.sqrt(1 + 0.25 + 0.0625)
     np.testing.assert_allclose(hits.distances[0], [0, step, step], rtol=1e-6)
     assert opened.rows["path"].to_pylist()[4] == "images/4.png"
-    assert verify(V1 / backend).problems == ()
+    assert verify(GOLDEN / index).problems == ()
 
 
 def test_encoder() -> None:

@@ -1,6 +1,5 @@
 """Sources, embeddings and indices in a store: a real S3 server on loopback, and memory."""
 
-import json
 import os
 import socket
 import time
@@ -491,11 +490,3 @@ def test_files_that_are_no_images(root: RemotePath, tmp_path: Path) -> None:
         open_source(f"{root}/data/a.tar.gz")
     with pytest.raises(BadSource, match="no images in"):
         open_source(f"{root}/data")
-
-
-def test_index_json_of_the_first_version_is_still_written(photos: Path, tmp_path: Path) -> None:
-    encoded(photos, tmp_path / "out")
-    build_index([open_embeddings(tmp_path / "out")], "exact", tmp_path / "index")
-    document = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert document["version"] == 1
-    assert not {"at", "parts"} & set(document)

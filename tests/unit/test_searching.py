@@ -17,6 +17,7 @@ from retrieval.images import open_source
 from retrieval.indexing import build_index, open_index
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
+from retrieval.storage.files import sealed
 from tests.made import embeddings
 
 
@@ -217,7 +218,7 @@ def test_damaged_and_missing_files(index: Path, name: str) -> None:
 )
 def test_index_json_that_is_not_ours(index: Path, changes: dict[str, object], message: str) -> None:
     path = index / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
     with pytest.raises(BadInput, match=message):
         open_index(index)
 

@@ -20,6 +20,7 @@ from retrieval.parts import Parts
 from retrieval.registry import make_indexer
 from retrieval.searching import Searcher
 from retrieval.sharding import Task, _groups, build_parts
+from retrieval.storage.files import sealed
 from retrieval.storage.places import RemotePath
 from retrieval.storage.shards import (
     Dtype,
@@ -164,7 +165,7 @@ def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
     assert add_rows(tmp_path / "x", [more]) == facts  # it is there already
     (tmp_path / "again").mkdir()
     with pytest.raises(BadData, match="stands twice"):
-        add_rows(tmp_path / "x", [made(tmp_path / "again" / "b", drawn(5, 5), 5)])
+        add_rows(tmp_path / "x", [made(tmp_path / "again" / "b", drawn(20, 5), 20)])
     other = made(tmp_path / "c", drawn(20, 4), 20, EncoderFacts("other", "c" * 64))
     with pytest.raises(Mismatch):
         add_rows(tmp_path / "x", [other])
@@ -221,7 +222,7 @@ def test_an_index_json_that_lies_about_parts(tmp_path: Path, part: dict[str, obj
     path = tmp_path / "x" / "index.json"
     document = json.loads(path.read_text())
     assert document["version"] == 2
-    path.write_text(json.dumps(document | {"parts": [part]}))
+    path.write_text(json.dumps(sealed(document | {"parts": [part]})))
     with pytest.raises(BadData):
         open_index(tmp_path / "x")
 

@@ -10,7 +10,7 @@ import pytest
 
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
-from retrieval.storage.files import sha256_of
+from retrieval.storage.files import sealed, sha256_of
 from retrieval.storage.shards import (
     Dtype,
     EncoderFacts,
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 def change_manifest(folder: Path, **changes: object) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
 
 
 def test_columns_are_those_of_the_format(folder: Path) -> None:
@@ -116,7 +116,7 @@ def test_missing_shard(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, r"version 2 of retr-embeddings, this retr reads up to 1; use a newer"),
+        ({"version": 3}, r"version 3 of retr-embeddings, this retr reads up to 2; use a newer"),
         ({"version": "one"}, "has no version"),
         ({"format": "other"}, "not of the format retr-embeddings"),
         ({"dim": -3}, "says dim is -3"),

@@ -1,0 +1,161 @@
+"""Single bits flipped in files: harmless, or found; on load and by `retr verify`.
+
+`make faults` flips 1,000 bits in each folder, a test run some.
+"""
+
+import json
+import multiprocessing
+import random
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pytest
+import victims
+from made import embeddings
+
+from retrieval import build_index, open_embeddings, open_index
+from retrieval.errors import BadInput, RetrError
+from retrieval.indexing import INDEX
+from retrieval.inspection import verify
+from retrieval.sharding import build_parts
+from retrieval.storage.files import sealed, sha256_of
+
+FLIPS = 1000 if victims.ALL else 60
+ROWS = 400
+BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "vamana")
+MEMORY = 8 << 30  # bytes of address space that reading a small file may take
+SECONDS = 20  # of computing
+
+
+def vectors() -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    return np.random.default_rng(1).standard_normal((ROWS, 16), dtype=np.float32)
+
+
+def made_embeddings(home: Path) -> Path:
+    return embeddings(home / "set", vectors()).folder
+
+
+def made_index(backend: str) -> Callable[[Path], Path]:
+    def make(home: Path) -> Path:
+        if backend == "vamana":
+            pytest.importorskip("svs")
+        sets = [embeddings(home / "set", vectors())]
+        build_index(sets, backend, home / "index")
+        return home / "index"
+
+    return make
+
+
+def made_parts(home: Path) -> Path:
+    sets = [embeddings(home / name, vectors()) for name in ("a", "b")]
+    build_parts(
+        sets,
+        "exact",
+        home / "index",
+        2,
+        engine=lambda build, tasks: ((number, build(task)) for number, task in enumerate(tasks)),
+    )
+    return home / "index"
+
+
+FOLDERS = {
+    "embeddings": made_embeddings,
+    "parts": made_parts,
+    **{backend: made_index(backend) for backend in BACKENDS},
+}
+
+
+def content(folder: Path) -> Any:
+    """What a reader gets: ids, labels and vectors, or neighbours."""
+    if (folder / "manifest.json").exists():
+        rows, numbers = open_embeddings(folder).read()
+        return rows.to_pydict(), numbers.tolist()
+    opened = open_index(folder)
+    hits = opened.index.search(vectors()[:9], 5)
+    return opened.rows.to_pydict(), hits.rows.tolist(), hits.distances.tolist()
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_flipped_bit_is_harmless_or_found(kind: str, tmp_path: Path) -> None:
+    folder = FOLDERS[kind](tmp_path)
+    whole = content(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    draw = random.Random(0)
+    found = 0
+    for _ in range(FLIPS):
+        file = draw.choice(files)
+        before = file.read_bytes()
+        after = bytearray(before)
+        after[draw.randrange(len(after))] ^= 1 << draw.randrange(8)
+        file.write_bytes(after)
+        what = f"{file.name}, {sum(a != b for a, b in zip(before, after, strict=True))} byte"
+        try:
+            assert content(folder) == whole, f"a wrong answer in silence: {what}"
+            read = True
+        except BadInput:
+            read = False
+        try:
+            sound = not verify(folder).problems
+        except BadInput:
+            sound = False
+        assert read or not sound, f"verify found nothing wrong: {what}"
+        found += not read
+        file.write_bytes(before)
+    assert found > FLIPS / 2
+    assert content(folder) == whole
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_native_files_of_strangers_crash_nothing(backend: str, tmp_path: Path) -> None:
+    """Flipped by one who mends the hashes, too, a file is read or refused, and does no harm."""
+    folder = made_index(backend)(tmp_path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["indexers.hnsw", "indexers.exact", "retrieval.indexing"])
+    said = tmp_path / "said"
+    for seed in range(1, 1 + max(1, FLIPS // 100)):
+        process = context.Process(target=_flip_many, args=(folder, seed, said))
+        process.start()
+        process.join()
+        lines = said.read_text().splitlines()
+        assert process.exitcode == 0, f"it died of {-(process.exitcode or 0)}: {lines[-1]}"
+        assert len(lines) == min(FLIPS, 100)
+        assert not [line for line in lines if "astray" in line]
+
+
+def _flip_many(folder: Path, seed: int, said: Path) -> None:
+    with said.open("w", buffering=1) as log:
+        _flip_and_read(folder, seed, log)
+
+
+def _flip_and_read(folder: Path, seed: int, log: TextIO) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS * 5, SECONDS * 5))
+    draw = random.Random(seed)
+    copy = folder.parent / f"copy{seed}"
+    facts = json.loads((folder / INDEX).read_text())
+    native = [name for name in facts["files"] if name != "rows.parquet"]
+    for _ in range(min(FLIPS, 100)):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder, copy)
+        file = copy / draw.choice(native)
+        size = file.stat().st_size
+        at = draw.randrange(min(size, 300)) if draw.random() < 0.4 else draw.randrange(size)
+        after = bytearray(file.read_bytes())
+        after[at] ^= 1 << draw.randrange(8)
+        file.write_bytes(after)
+        files = {name: sha256_of(copy / name) for name in facts["files"]}
+        (copy / INDEX).write_text(json.dumps(sealed({**facts, "files": files})))
+        log.write(f"\n{file.name} at {at}" if log.tell() else f"{file.name} at {at}")
+        try:
+            index = open_index(copy).index
+            hits = index.search(vectors()[:9], 5)
+            assert ((hits.rows >= -1) & (hits.rows < ROWS)).all()
+            index.search(vectors()[:9], 5, np.arange(ROWS) % 7 == 0)
+        except RetrError:
+            pass
+        except Exception as error:
+            log.write(f" astray: {error!r}")

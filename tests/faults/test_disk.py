@@ -1,0 +1,134 @@
+"""A disk that is full, one that cannot be read, and two writers at once."""
+
+import errno
+import multiprocessing
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import victims
+from test_kills import CASES, content
+
+from retrieval import build_index, open_embeddings, open_index
+from retrieval.errors import BadInput, Busy
+from retrieval.images import open_source
+
+# Bytes of the largest file that fits, as on a disk that is nearly full: some of what each writes.
+SIZES = (0, 100, 1000, 3000, 8000, 20_000)
+
+
+def limited(victim: victims.Victim, folder: Path, limit: int, said: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        victim(folder)
+    except OSError as error:
+        said.value = error.errno or -1
+    except Exception as error:
+        # What a library has made of it.
+        said.value = errno.EFBIG if "disk" in str(error) or "large" in str(error).lower() else -2
+
+
+@pytest.mark.parametrize("name", ["encode", "index", "index-again", "parts", "add", "train"])
+def test_a_full_disk_leaves_what_stood_and_the_next_run_completes(
+    name: str, tmp_path: Path
+) -> None:
+    prepare, victim = CASES[name]
+    prepare(tmp_path / "prepared")
+    before = content(tmp_path / "prepared" / "out")
+    shutil.copytree(tmp_path / "prepared", tmp_path / "work")  # which paths in the files name
+    victims.run(victim, tmp_path / "work")
+    whole = content(tmp_path / "work" / "out")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*victims.PRELOADED])
+    failed = 0
+    sizes = (1000, 8000) if name == "train" and not victims.ALL else SIZES  # it takes its time
+    for limit in sizes:
+        shutil.rmtree(tmp_path / "work", ignore_errors=True)
+        shutil.copytree(tmp_path / "prepared", tmp_path / "work")
+        said = context.Value("i", 0)
+        process = context.Process(target=limited, args=(victim, tmp_path / "work", limit, said))
+        process.start()
+        process.join(victims.PATIENCE)
+        assert process.exitcode == 0
+        assert said.value in (0, errno.EFBIG, errno.ENOSPC), f"{limit} bytes: {said.value}"
+        failed += said.value != 0
+        out = tmp_path / "work" / "out"
+        if said.value and before:
+            assert content(out) == before
+        victims.run(victim, tmp_path / "work")
+        assert content(out) == whole
+    assert failed >= len(sizes) // 2
+
+
+def test_a_disk_that_cannot_be_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from encoders.toy import Toy
+    from retrieval.encoding import encode_source
+
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "out", shard_images=7)
+    before = build_index([open_embeddings(tmp_path / "out")], "exact", tmp_path / "index")
+    original = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "part-00002.parquet":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(BadInput, match=r"part-00002.parquet.*Input/output error"):
+        open_embeddings(tmp_path / "out").read()
+    with pytest.raises(BadInput, match="Input/output error"):
+        build_index([open_embeddings(tmp_path / "out")], "hnsw", tmp_path / "index")
+    assert open_index(tmp_path / "index").facts == before
+
+
+@pytest.mark.parametrize("name", ["encode", "index", "add"])
+def test_of_two_writers_one_is_refused_or_finds_all_done(name: str, tmp_path: Path) -> None:
+    prepare, victim = CASES[name]
+    prepare(tmp_path / "prepared")
+    shutil.copytree(tmp_path / "prepared", tmp_path / "work")
+    victims.run(victim, tmp_path / "work")
+    whole = content(tmp_path / "work" / "out")
+    shutil.rmtree(tmp_path / "work")
+    shutil.copytree(tmp_path / "prepared", tmp_path / "work")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*victims.PRELOADED])
+    start = context.Event()
+    outcomes = [context.Value("i", -1) for _ in range(3)]
+    processes = [
+        context.Process(target=racing, args=(victim, tmp_path / "work", start, outcome))
+        for outcome in outcomes
+    ]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join(victims.PATIENCE)
+    assert sorted({outcome.value for outcome in outcomes} | {1, 2}) == [1, 2]
+    assert 1 in {outcome.value for outcome in outcomes}
+    assert content(tmp_path / "work" / "out") == whole
+
+
+def racing(victim: Callable[[Path], None], folder: Path, start: Any, outcome: Any) -> None:
+    """1: done; 2: refused, as another writes."""
+    start.wait()
+    try:
+        victim(folder)
+        outcome.value = 1
+    except Busy:
+        outcome.value = 2
+
+
+def test_vectors_are_as_they_were(tmp_path: Path) -> None:
+    """What a run after a full disk must equal is itself as it should be."""
+    prepare, victim = CASES["add"]
+    prepare(tmp_path)
+    victim(tmp_path)
+    opened = open_index(tmp_path / "out")
+    vectors = open_embeddings(tmp_path / "second").vectors()
+    assert np.array_equal(opened.index.search(vectors, 1).rows[:, 0], np.arange(400, 600))
