@@ -1,11 +1,30 @@
 """`retr encode`: images to embeddings."""
 
+from contextlib import nullcontext
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, EncoderName, Json, Quiet, Threads, WorkspaceFolder
+from cli.options import (
+    Data,
+    Debug,
+    Device,
+    EncoderName,
+    Json,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_choice,
+)
 from cli.output import Output, duration, plural
+
+
+class Engine(StrEnum):
+    """Where encoding is done."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def encode(
@@ -36,6 +55,22 @@ def encode(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
     device: Device = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local, or ray: by the workers of a Ray cluster, on GPUs where it has any "
+            "(pip install 'retr[ray]'). --threads bounds the CPUs of each worker."
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The head of the Ray cluster; auto: the cluster that runs here.  [default: "
+            "RAY_ADDRESS, else a Ray that is started for this run]",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     data: Data = None,
     workspace: WorkspaceFolder = None,
@@ -53,8 +88,10 @@ def encode(
     import time
 
     from cli.exporting import keep_for_searches
+    from cli.hushing import hushed
+    from retrieval.distributed import cluster
     from retrieval.encoding import encode_source
-    from retrieval.errors import UnknownName
+    from retrieval.errors import BadInput, UnknownName
     from retrieval.images import open_source
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
@@ -64,13 +101,22 @@ def encode(
     output = Output(json, quiet)
     if dtype not in list(Dtype):
         raise UnknownName("dtype", dtype, Dtype)
+    on_ray = parsed_choice("engine", engine, Engine) is Engine.RAY
+    if on_ray:
+        cluster.check(address)
+    elif address is not None:
+        raise BadInput("--address is of a Ray cluster; give --engine ray too, or leave it out")
     images = open_source(source, split, data, limit)
-    opened = open_encoder(encoder, device)
+    # Of a cluster, the workers run the network.
+    opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
     place = Workspace.at(workspace)
     folder = place_of(out) if out else place.embeddings_folder(images, opened, Dtype(dtype))
     started = time.perf_counter()
 
-    with output.progress(f"encode {images.name}", "image") as show:
+    with (
+        hushed(debug) if on_ray else nullcontext(),
+        output.progress(f"encode {images.name}", "image") as show,
+    ):
         before = len(images)  # what earlier runs had done: all, unless progress says less
 
         def progress(done: int, total: int) -> None:
@@ -78,7 +124,15 @@ def encode(
             before = min(before, done)
             show(done, total)
 
-        manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
+        if on_ray:
+            from retrieval.distributed.encoding import Names, encode_on_cluster
+
+            names = Names(source, encoder, split, data, limit, device)
+            manifest = encode_on_cluster(
+                names, images, opened, folder, Dtype(dtype), progress=progress, address=address
+            )
+        else:
+            manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
         fresh = len(images) - before
     seconds = time.perf_counter() - started
     if out is None or place.folder.is_dir():

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
 from retrieval import errors
@@ -41,13 +42,11 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises BadInput without Ray, and NoCluster within 10 s where no cluster lets us in.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    if address is not None:
-        check_address(address)
     ray = _ray()
     if ray.is_initialized():
         yield
         return
+    address = check(address)
     try:
         if address is None:
             _start(ray)
@@ -58,13 +57,23 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def check_address(address: str) -> None:
-    """Raise NoCluster, within 3 s, unless something at `HOST:PORT` speaks as a cluster's head.
+def check(address: str | None) -> str | None:
+    """The address that `connected` will use; None for a Ray of our own.
 
-    gRPC is HTTP/2, in which a server begins with a frame of settings.
+    Raises BadInput without Ray, and NoCluster, within 3 s, unless what is there speaks as a
+    cluster's head does: gRPC is HTTP/2, in which a server begins with a frame of settings.
     """
-    if address in ("auto", "local"):
-        return
+    if find_spec("ray") is None:
+        raise BadInput("there is no Ray; pip install 'retr[ray]'")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        return None
+    if address != "auto":
+        _greet(address)
+    return address
+
+
+def _greet(address: str) -> None:
     if "://" in address:
         raise NoCluster(
             f"{address} is an address of Ray's client, through which no files are shared; run this "
@@ -137,12 +146,18 @@ def _join(ray: Any, address: str) -> None:
     thread = threading.Thread(target=join, name="join-ray", daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    remedy = "is it the head of a cluster of the same Ray, and this machine a node of it?"
+    where = "runs here" if address == "auto" else f"lets us in at {address}"
     if thread.is_alive():
         given_up.set()
-        raise NoCluster(f"no Ray cluster let us in at {address} in {PATIENCE:g} s; {remedy}")
-    if failures:
-        raise NoCluster(f"no Ray cluster at {address} ({_first_line(failures[0])}); {remedy}")
+        why = f"waited for {PATIENCE:g} s"
+    elif failures:
+        why = _first_line(failures[0]).partition(". ")[0]
+    else:
+        return
+    raise NoCluster(
+        f"no Ray cluster {where} ({why}); give the head of a cluster that this machine is a node "
+        "of, with the same Ray and the same Python"
+    )
 
 
 @dataclass(frozen=True, slots=True)

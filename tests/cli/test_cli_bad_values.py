@@ -54,6 +54,11 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
         ([*INDEX, "--metric", "cosin"], ["'cosin'", "did you mean 'cosine'?", "manhattan"]),
         ([*EVAL, "--metric", "l2"], ["'l2'", "cosine, euclidean, inner_product, manhattan"]),
         (
+            [*ENCODE, "--engine", "rai"],
+            ["unknown engine 'rai'", "did you mean 'ray'?", "local, ray"],
+        ),
+        ([*ENCODE, "--address", "head:6379"], ["--address is of a Ray cluster", "--engine ray"]),
+        (
             [*ENCODE, "--dtype", "float33"],
             ["'float33'", "did you mean 'float32'?", "float16, float32"],
         ),

@@ -1,0 +1,202 @@
+"""What needs no cluster: room for workers, addresses, nodes that are not as ours."""
+
+import builtins
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoders.toy import Toy
+from retrieval.distributed import cluster, encoding
+from retrieval.distributed.cluster import Crew, check, crew_of
+from retrieval.distributed.encoding import Names, ShardMaker, Task
+from retrieval.encoding import facts_of
+from retrieval.errors import BadInput, Mismatch, NoCluster
+from retrieval.images import open_source
+from retrieval.storage.shards import Dtype
+
+
+def node(cpus: float, gpus: float = 0) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "limit", "crew"),
+    [
+        ([node(2)], "auto", None, Crew(1, 2)),
+        ([node(2)], "auto", 1, Crew(2, 1)),
+        ([node(2)], "auto", 64, Crew(1, 2)),
+        ([node(1)] * 3, "auto", None, Crew(3, 1)),
+        ([node(0), node(4)], "auto", None, Crew(1, 4)),  # a head that only manages
+        ([node(4), node(8), node(8)], "auto", None, Crew(5, 4)),
+        ([node(1), node(64), node(64)], "auto", None, Crew(2, 64)),  # not 129 of one CPU
+        ([node(4), node(16, 4)], "auto", None, Crew(4, 4, 1)),
+        ([node(16, 4)], "cuda", 2, Crew(4, 2, 1)),
+        ([node(2, 4)], "auto", None, Crew(2, 1, 1)),  # a GPU without a CPU has nobody to feed it
+        ([node(16, 4)], "cpu", None, Crew(1, 16)),
+    ],
+)
+def test_workers_are_as_many_as_fit(
+    nodes: list[Mapping[str, float]], device: str, limit: int | None, crew: Crew
+) -> None:
+    assert crew_of(nodes, device, limit) == crew
+
+
+def test_a_cluster_without_what_was_asked_for_is_refused() -> None:
+    with pytest.raises(NoCluster, match="no node of the cluster has a GPU"):
+        crew_of([node(4)], "cuda")
+    with pytest.raises(NoCluster, match="no node of the cluster offers a CPU"):
+        crew_of([{}, node(0)], "auto")
+
+
+@contextmanager
+def server(greeting: bytes | None) -> Iterator[str]:
+    """The address of a server that says this to everybody, or accepts and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(ConnectionError):
+                if greeting is not None:
+                    connection.sendall(greeting)
+                connection.recv(1000)
+                connection.recv(1000)  # until who called hangs up
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{port}"
+        thread.join()
+
+
+def test_an_address_at_which_no_cluster_speaks_is_refused_soon() -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        free = f"127.0.0.1:{bound.getsockname()[1]}"
+    with pytest.raises(NoCluster, match=f"no Ray cluster at {free}: Connection refused; give HOST"):
+        check(free)
+    with server(None) as silent, pytest.raises(NoCluster, match="no answer in 3 s; give HOST:PORT"):
+        check(silent)
+    web_server = server(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with web_server as web, pytest.raises(NoCluster, match="but something else; give HOST:PORT"):
+        check(web)
+    with server(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as grpc:
+        assert check(grpc) == grpc
+    for wrong in ("head", "head:", ":6379", "head:0", "head:65536", "head:x"):
+        with pytest.raises(NoCluster, match="is no address; give HOST:PORT"):
+            check(wrong)
+    with pytest.raises(NoCluster, match="is an address of Ray's client"):
+        check("ray://head:10001")
+    assert time.monotonic() - began < 10
+
+
+def test_the_address_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert check(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert check(None) == "auto"
+    assert check("local") is None
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"there is no Ray; pip install 'retr\[ray\]'"):
+        check(None)
+
+
+def test_a_node_without_retr_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    call = cluster._caller()(ray.cloudpickle.dumps(len))
+    row = {"item": ray.cloudpickle.dumps("abc")}
+    assert cluster._value(call(row)) == 3
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **named: Any) -> Any:
+        if name == "retrieval":
+            raise ModuleNotFoundError("No module named 'retrieval'")
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    reply = call(row)
+    monkeypatch.undo()
+    with pytest.raises(NoCluster, match=r"there is no retr .*; install the same"):
+        cluster._value(reply)
+    with pytest.raises(NoCluster, match=r"^on node 10\.0\.0\.9: there is no retr"):
+        cluster._value({**reply, "node": "10.0.0.9"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "0.0"}, "retr is of version .*, not 0.0; install"),
+        ({"run": Path("elsewhere")}, "is not the folder that the run was started on; name one"),
+        ({"names": "others"}, "holds other images than where the run was started; let all"),
+        ({"first": "elsewhere/0.png"}, "is read from .*, not from elsewhere/0.png; name a folder"),
+        ({"encoder": "b" * 64}, "the encoder toy is another than .*; install the same"),
+    ],
+)
+def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setattr(encoding, "SETTLED", 0.0)
+    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    early = tmp_path / "made" / "early.partial"
+    early.mkdir(parents=True)
+    (early / "run").touch()
+    source = open_source(str(photos))
+    encoder = Toy()
+    if fingerprint := change.pop("encoder", None):
+        encoder.fingerprint = fingerprint
+    facts = facts_of(source, encoder, Dtype.FLOAT32, 10)
+    given: dict[str, Any] = {
+        "names": Names(str(photos), "toy"),
+        "facts": facts,
+        "first": next(source.items()).path,
+        "folder": early,
+        "run": early / "run",
+        "threads": 1,
+        "attempts": 2,
+        "version": encoding.version("retr"),
+    }
+    if change.get("names"):
+        (photos / "red" / "0.png").unlink()
+        change = {}
+    elif not change and not fingerprint:
+        pytest.fail("nothing was changed")
+    with pytest.raises(Mismatch, match=message):
+        ShardMaker(Task(**(given | change)))(0)
+    assert [path.name for path in early.iterdir()] == ["run"]
+
+
+def test_names_hold_for_processes_in_other_folders(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETR_DATA_DIR", "data")
+    absolute = Names("photos", "toy").absolute()
+    assert absolute.source == str(photos)
+    assert absolute.data_dir == tmp_path / "data"
+    assert Names("photos/*/1*.png", "toy").absolute().source == f"{photos}/*/1*.png"
+    assert Names("digits", "toy").absolute().source == "digits"
+    assert Names("./digits", "toy").absolute().source == str(tmp_path / "digits")
+    (tmp_path / "resnet18").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "card.json").touch()
+    for spec, expected in {
+        "pretrained:resnet18": "pretrained:resnet18",
+        "siamese:mine": f"siamese:{tmp_path}/mine",
+        "mine": f"{tmp_path}/mine",
+        "toy": "toy",
+    }.items():
+        assert Names("digits", spec).absolute().encoder == expected
