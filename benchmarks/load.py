@@ -164,7 +164,7 @@ def main() -> None:
         f"{machine.describe()['cpu']}, {os.cpu_count()} cores\n"
         f"bare search: {alone_rate:,.0f}/s, p50 {1e3 * alone_p50:.2f} ms, p99 "
         f"{1e3 * alone_p99:.2f} ms\n"
-        f"{given.clients} clients for {given.seconds:.0f} s, beside {SLOW} slow and {SILENT} silent "
+        f"{given.clients} clients for {given.seconds:.0f} s beside {SLOW} slow, {SILENT} silent "
         f"ones: {dict(seen)}; exit code {ended}\n"
         f"{rate:,.0f} requests/s, {rate / alone_rate:.3f} of the bare search\n"
         f"p50 {1e3 * p50:.0f} ms, p99 {1e3 * p99:.0f} ms: {p99 / waiting:.1f} times the "

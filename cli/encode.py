@@ -1,12 +1,12 @@
 """`retr encode`: images to embeddings."""
 
 from contextlib import nullcontext
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from cli.options import (
+    Address,
     Data,
     Debug,
     Device,
@@ -15,16 +15,9 @@ from cli.options import (
     Quiet,
     Threads,
     WorkspaceFolder,
-    parsed_choice,
+    is_ray,
 )
 from cli.output import Output, duration, plural
-
-
-class Engine(StrEnum):
-    """Where encoding is done."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def encode(
@@ -62,15 +55,7 @@ def encode(
             "(pip install 'retr[ray]'). --threads bounds the CPUs of each worker."
         ),
     ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="The head of the Ray cluster; auto: the cluster that runs here.  [default: "
-            "RAY_ADDRESS, else a Ray that is started for this run]",
-            show_default=False,
-        ),
-    ] = None,
+    address: Address = None,
     threads: Threads = None,
     data: Data = None,
     workspace: WorkspaceFolder = None,
@@ -89,9 +74,8 @@ def encode(
 
     from cli.exporting import keep_for_searches
     from cli.hushing import hushed
-    from retrieval.distributed import cluster
     from retrieval.encoding import encode_source
-    from retrieval.errors import BadInput, UnknownName
+    from retrieval.errors import UnknownName
     from retrieval.images import open_source
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
@@ -101,11 +85,7 @@ def encode(
     output = Output(json, quiet)
     if dtype not in list(Dtype):
         raise UnknownName("dtype", dtype, Dtype)
-    on_ray = parsed_choice("engine", engine, Engine) is Engine.RAY
-    if on_ray:
-        cluster.check(address)
-    elif address is not None:
-        raise BadInput("--address is of a Ray cluster; give --engine ray too, or leave it out")
+    on_ray = is_ray(engine, address)
     images = open_source(source, split, data, limit)
     # Of a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)

@@ -1,5 +1,7 @@
 """`retr index`: embeddings to a searchable index."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,6 +9,7 @@ import typer
 from cli.options import (
     BYTES,
     SECONDS,
+    Address,
     Debug,
     Json,
     MetricName,
@@ -14,6 +17,7 @@ from cli.options import (
     Quiet,
     Threads,
     WorkspaceFolder,
+    is_ray,
     parsed_metric,
     parsed_options,
     parsed_quantity,
@@ -22,6 +26,7 @@ from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.sharding import Engine
     from retrieval.tuning import Trial, Tuning
 
 AUTO = "auto"
@@ -98,6 +103,14 @@ def index(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What builds the parts: local, by processes of this machine; or ray, by a Ray "
+            "cluster (pip install 'retr[ray]')."
+        ),
+    ] = "local",
+    address: Address = None,
     add: Annotated[
         bool,
         typer.Option("--add", help="Add the embeddings as further rows to the index that stands."),
@@ -152,6 +165,9 @@ def index(
             f"what an index must reach is for --backend {AUTO}; {backend or 'hnsw'} is built as "
             "--set says"
         )
+    on_ray = is_ray(engine, address)
+    if on_ray and not parts:
+        raise BadInput("a cluster builds an index in parts; say in how many with --parts")
     if backend == AUTO and parts:
         raise BadInput(f"--backend {AUTO} builds one index; name the backend of the parts")
     if backend == AUTO and options:
@@ -211,11 +227,18 @@ def index(
                     )
                 _print(output, tuning)
             elif parts is not None:
+                from cli.hushing import hushed
                 from retrieval.sharding import build_parts
 
                 chosen = parsed_options(options)
-                with output.progress("index", "part") as show:
-                    facts = build_parts(sets, name, folder, parts, measure, chosen, progress=show)
+                with (
+                    hushed(debug) if on_ray else nullcontext(),
+                    output.progress("index", "part") as show,
+                    cluster_of_parts(address) if on_ray else nullcontext() as by,
+                ):
+                    facts = build_parts(
+                        sets, name, folder, parts, measure, chosen, by, progress=show
+                    )
             else:
                 facts = build_index(sets, name, folder, measure, parsed_options(options))
     seconds = time.perf_counter() - started
@@ -246,6 +269,16 @@ def index(
             "size_bytes": n_bytes,
         }
     )
+
+
+@contextmanager
+def cluster_of_parts(address: str | None) -> "Iterator[Engine]":
+    """An engine for parts on the cluster at the address, as `cluster.connected` has it."""
+    from retrieval.distributed.cluster import connected, crew_here, run_tasks
+
+    with connected(address):
+        cpus = crew_here("cpu").cpus
+        yield lambda build, tasks: run_tasks(build, tasks, cpus)
 
 
 def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:

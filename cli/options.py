@@ -58,6 +58,15 @@ EncoderName = Annotated[
         "'retr train' made.",
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="The head of the Ray cluster; auto: the cluster that runs here.  [default: "
+        "RAY_ADDRESS, else a Ray that is started for this run]",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]
 Threads = Annotated[
     int | None,
@@ -162,3 +171,27 @@ def parsed_ks(text: str) -> list[int]:
     if ks[0] < 1:
         raise BadInput(f"-k {text} is not understood; write positive numbers: -k 1,5,10")
     return ks
+
+
+class Engine(StrEnum):
+    """What does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def is_ray(engine: str, address: str | None) -> bool:
+    """Whether a Ray cluster is to do the work, which has been seen to be there.
+
+    Raises what `cluster.check` raises, and BadInput for an address without the engine.
+    """
+    from retrieval.errors import BadInput
+
+    if parsed_choice("engine", engine, Engine) is Engine.RAY:
+        from retrieval.distributed import cluster
+
+        cluster.check(address)
+        return True
+    if address is not None:
+        raise BadInput("--address is of a Ray cluster; give --engine ray too, or leave it out")
+    return False

@@ -150,8 +150,8 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
             f"{path} holds {type(index).__name__} with faiss's metric {index.metric_type}, wanted"
             f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
         )
-    if not _rows_fit(index):
-        raise BadData(f"{path} is damaged (its lists name other rows); build the index again")
+    if not (index.is_trained and inside(index).is_trained and _rows_fit(index)):
+        raise BadData(f"{path} is damaged (it is not what is searched); build the index again")
     return index
 
 

@@ -563,7 +563,7 @@ def _read_rows(folder: Path) -> pa.Table:
     path = folder / ROWS
     try:
         rows = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); index anew") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
         raise BadData(f"{path} has other columns than id, label and path; index anew")

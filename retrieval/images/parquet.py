@@ -157,7 +157,7 @@ def _opened(file: Place) -> Iterator[tuple[pq.ParquetFile, _Columns]]:
             pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as parquet,
         ):
             yield parquet, _columns(file, parquet.schema_arrow)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
         reason = str(error).partition("\n")[0]
         raise BadSource(f"cannot read {text(file)} as Parquet: {reason}; copy it anew") from error
 

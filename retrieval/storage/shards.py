@@ -477,7 +477,7 @@ def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
         table = pq.read_table(pa.BufferReader(content))
     except FileNotFoundError:
         raise BadData(f"{path} is missing; {remedy}") from None
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); {remedy}") from None
     if not table.schema.equals(facts.schema):
         raise BadData(f"{path} has other columns than its manifest says; {remedy}")
@@ -583,6 +583,6 @@ def _read_skipped(folder: Place) -> list[tuple[str, str, int]]:
         return []
     try:
         table = pq.read_table(pa.BufferReader(path.read_bytes()), schema=SKIPPED_SCHEMA)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); delete the folder and encode anew") from None
     return [(row["path"], row["reason"], row["shard"]) for row in table.to_pylist()]
