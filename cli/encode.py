@@ -25,7 +25,8 @@ def encode(
         str,
         typer.Argument(
             help="cifar10, mnist, fashion-mnist, digits, a folder of images (its sub-folders are "
-            "labels), a glob, or Parquet with images in the Hugging Face schema."
+            "labels), a glob, Parquet with images in the Hugging Face schema, or any of these three "
+            "in a store, by its URL."
         ),
     ] = "cifar10",
     encoder: EncoderName = "siamese",
@@ -69,6 +70,8 @@ def encode(
     that cannot be read are listed in skipped.parquet.
 
     Example: retr encode photos/ --out photos-embeddings
+
+    Example: retr encode s3://bucket/photos --out s3://bucket/photos-embeddings
     """
     import time
 

@@ -31,13 +31,13 @@ def reference() -> str:
 def _section(command: Any, parent: Any) -> str:
     with typer.Context(command, info_name=command.name, parent=parent) as context:
         usage = " ".join(command.collect_usage_pieces(context))
-        text, _, example = (command.help or "").partition("Example: ")
+        text, *examples = (command.help or "").split("Example: ")
         shown = [param for param in command.params if not EVERYWHERE & set(param.opts)]
         rows = [_row(param, context) for param in shown]
     usage = f"retr {command.name} {usage}".replace("[OPTIONS]", "[OPTION]...")
     lines = [f"## retr {command.name}", "", f"`{usage}`", "", " ".join(text.split()), ""]
     lines += ["| | | default |", "|---|---|---|", *rows, ""]
-    if example:
+    for example in examples:
         lines += [f"Example: `{' '.join(example.split())}`", ""]
     return "\n".join(lines)
 
