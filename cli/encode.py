@@ -25,8 +25,8 @@ def encode(
         str,
         typer.Argument(
             help="cifar10, mnist, fashion-mnist, digits, a folder of images (its sub-folders are "
-            "labels), a glob, Parquet with images in the Hugging Face schema, or any of these three "
-            "in a store, by its URL."
+            "labels), a glob, Parquet with images in the Hugging Face schema; or a URL of such in "
+            "a store."
         ),
     ] = "cifar10",
     encoder: EncoderName = "siamese",
