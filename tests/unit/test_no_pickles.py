@@ -16,7 +16,7 @@ UNPICKLES = {
     "pandas": re.compile(r"\bread_pickle\b"),
 }
 CIFAR = "retrieval/images/cifar.py"
-"""Reads the official archive's pickles by an interpreter of its own, which knows arrays alone."""
+"""Reads the official archive's pickles by an unpickler that makes arrays of bytes alone."""
 
 
 def lines() -> list[tuple[str, int, str]]:

@@ -1,0 +1,86 @@
+"""Commands over a store and over indices in parts, as they are typed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Gallery
+from moto.server import ThreadedMotoServer
+from running import Retr
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server of S3 with the bucket `bucket`."""
+    import s3fs
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url).mkdir("bucket")
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def stored(retr: Retr, address: str) -> Retr:
+    return replace(retr, env={**ENVIRONMENT, "AWS_ENDPOINT_URL": address})
+
+
+def test_the_whole_way_in_a_store(stored: Retr, gallery: Gallery) -> None:
+    made = stored.json(
+        "encode", gallery.images, "--encoder", "toy", "--out", "s3://bucket/embeddings"
+    )
+    assert (made["rows"], made["out"]) == (60, "s3://bucket/embeddings")
+    index = stored.json("index", "s3://bucket/embeddings", "--out", "s3://bucket/index")
+    assert (index["rows"], index["backend"]) == (60, "hnsw")
+    assert index["size_bytes"] > 1000
+    (found,) = stored.json("search", gallery.image, "--index", "s3://bucket/index", "-k", 3)
+    assert found["hits"][0]["id"] == "green/7.png"
+    assert stored.json("verify", "s3://bucket/embeddings")["ok"]
+    assert stored.json("verify", "s3://bucket/index")["ok"]
+    assert stored.json("info", "s3://bucket/index")["rows"] == 60
+    folders = ["--queries", "s3://bucket/embeddings", "--database", "s3://bucket/embeddings"]
+    assert stored.json("eval", *folders, "--index", "s3://bucket/index")["map_at"]["10"] > 0.3
+
+
+def test_what_is_not_there(stored: Retr, gallery: Gallery) -> None:
+    for arguments, words in (
+        (["encode", "s3://other/photos", "--encoder", "toy"], "in no bucket that there is"),
+        (["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"], "in no bucket"),
+        (["index", "s3://bucket/nothing"], "is no embeddings folder"),
+        (["search", gallery.image, "--index", "s3://bucket/nothing"], "is no index"),
+        (["encode", "s3://bucket/nothing", "--encoder", "toy"], "there is nothing at"),
+        (["verify", "s3://bucket/nothing"], "is not there"),
+        (["encode", "nosuch://a/b", "--encoder", "toy"], "Protocol not known"),
+    ):
+        assert words in stored.refused(*arguments)
+
+
+def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None:
+    # Shards have 10,000 images, so that more sets make more parts.
+    retr("encode", gallery.images / "red", "--encoder", "toy", "--out", "red")
+    made = retr.json("index", gallery.embeddings, "--parts", 4, "--out", "one-part")
+    assert made["details"]["parts"] == 1
+    again = retr("index", "--add", gallery.embeddings, "--out", "one-part")
+    assert "they are there already" in again.out
+    assert "stands twice" not in again.err
+    message = retr.refused("index", gallery.embeddings, "--parts", 0, "--out", "none")
+    assert "--parts" in message
+    for arguments, words in (
+        (["--backend", "auto", "--parts", "2"], "auto builds one index"),
+        (["--engine", "ray"], "--parts"),
+        (["--engine", "rey", "--parts", "2"], "did you mean 'ray'"),
+        (["--address", "127.0.0.1:1", "--parts", "2"], "--engine ray"),
+        (["--add", "--parts", "2"], "keeps its backend"),
+    ):
+        assert words in retr.refused("index", gallery.embeddings, *arguments, "--out", "none")
