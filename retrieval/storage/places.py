@@ -143,8 +143,11 @@ class RemotePath:
             yield file
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """What lies in the folder."""
-        found = self._do(lambda store, path: store.ls(path, detail=False))
+        """What lies in the folder: nothing where there is none, as a store has no empty ones."""
+        try:
+            found = self._do(lambda store, path: store.ls(path, detail=False))
+        except FileNotFoundError:
+            return
         names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
         yield from (self / name for name in sorted(names - {"", self.name}))
 

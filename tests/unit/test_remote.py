@@ -1,9 +1,11 @@
 """Sources, embeddings and indices in a store: a real S3 server on loopback, and memory."""
 
+import json
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from moto.server import ThreadedMotoServer
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
-from retrieval.encoding import encode_source
+from retrieval.distributed.encoding import Names, Outcome, Queue, ShardMaker, Task
+from retrieval.encoding import EARLY, encode_source, facts_of, finished
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
 from retrieval.images import open_source, read_image
 from retrieval.images import remote as remote_images
@@ -24,7 +27,7 @@ from retrieval.inspection import verify
 from retrieval.searching import Searcher
 from retrieval.storage import cache, places
 from retrieval.storage.places import Place, RemotePath, place_of
-from retrieval.storage.shards import Manifest
+from retrieval.storage.shards import Dtype, Manifest, ShardWriter
 from retrieval.updating import add_rows
 from retrieval.workspace import Role, Workspace
 
@@ -490,3 +493,36 @@ def test_files_that_are_no_images(root: RemotePath, tmp_path: Path) -> None:
         open_source(f"{root}/data/a.tar.gz")
     with pytest.raises(BadSource, match="no images in"):
         open_source(f"{root}/data")
+
+
+def test_shards_of_a_cluster_are_made_in_a_store(
+    root: RemotePath, photos: Path, tmp_path: Path
+) -> None:
+    """What workers and driver do with their folder, without the workers."""
+    source, encoder = open_source(str(photos)), Toy()
+    facts = facts_of(source, encoder, Dtype.FLOAT32, 7)
+    whole = encoded(photos, tmp_path / "out")
+    writer = ShardWriter(root / "out", facts)
+    queue = Queue(writer, lambda done, total: None)
+    run = queue.folder / "run"
+    run.touch()
+    names = Names(str(photos), "toy")
+    first = next(source.items()).path
+    task = Task(names, facts, first, queue.folder, run, 1, 5, version("retr"))
+    maker = ShardMaker(task)
+    for number in (4, 2):
+        outcome = json.loads(maker(number))
+        queue.add(Outcome.of_json(outcome))
+    # The driver is killed, and another goes on with what lies there.
+    half = RemotePath(f"{queue.folder}/part-00003.parquet/attempt/begun")
+    half.touch()
+    writer = ShardWriter(root / "out", facts)
+    queue = Queue(writer, lambda done, total: None)
+    assert queue.missing() == [0, 1, 3]
+    assert not half.exists()
+    run.touch()
+    for number in queue.missing():
+        queue.add(Outcome.of_json(json.loads(maker(number))))
+    assert finished(writer) == whole
+    assert not (root / "out" / EARLY).exists()
+    assert not verify(root / "out").problems
