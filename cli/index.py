@@ -181,6 +181,7 @@ def index(
             raise BadInput("--delete takes no embeddings; add rows by another command")
     started = time.perf_counter()
     tuning: Tuning | None = None
+    changed = False
     if delete is not None:
         from retrieval.updating import delete_rows
 
@@ -199,7 +200,8 @@ def index(
             folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
             before = check_index(folder)
             facts = add_rows(folder, sets)
-            if facts == before:
+            changed = facts != before
+            if not changed:
                 output.say("they are there already: nothing to do")
         else:
             name = backend or "hnsw"
@@ -247,7 +249,7 @@ def index(
 
     n_bytes = facts.size_in(folder)
     settings = {**facts.options, **facts.details}
-    done = "changed" if add or delete else "built"
+    done = "changed" if delete or (add and changed) else "left as it was" if add else "built"
     output.say(
         f"{plural(facts.rows, 'row')} of {facts.dim} dimensions in {folder}\n"
         f"{facts.backend}, {facts.metric}, {done} in {duration(seconds)}, {size(n_bytes)}"

@@ -16,6 +16,7 @@ from retrieval.hits import Found
 from retrieval.storage.files import write_whole
 
 FILE = "index.faiss"
+TABLES = 1 << 28  # bytes that it may make of a small file
 COMPARED = 10_000  # rows that a mask may admit to be compared one by one
 
 METRICS = {
@@ -157,10 +158,13 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
 
 @contextmanager
 def _bounded(size: int) -> Iterator[None]:
-    """What faiss reads meanwhile asks for no more memory, at any place, than the file has bytes."""
+    """What faiss reads meanwhile asks for no more memory, at any place, than its file may want.
+
+    That is as many bytes as it has; faiss counts tables in that it makes of what it has read.
+    """
     bytes_before = faiss.get_deserialization_vector_byte_limit()
     loops_before = faiss.get_deserialization_loop_limit()
-    faiss.set_deserialization_vector_byte_limit(size)
+    faiss.set_deserialization_vector_byte_limit(max(4 * size, TABLES))
     faiss.set_deserialization_loop_limit(size)
     try:
         yield

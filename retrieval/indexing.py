@@ -31,7 +31,7 @@ from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
 from retrieval.storage.files import (
     LOCK,
-    PART_FOLDER,
+    OF_A_BUILD,
     PARTIAL,
     check_format,
     check_seal,
@@ -269,9 +269,7 @@ def write_index(
     )
     if isinstance(folder, Path):
         facts.write(partial)
-        before = (path for path in _before(folder) if isinstance(path, Path))
-        stale = {path.relative_to(folder).as_posix() for path in before}
-        publish(partial, folder, INDEX, stale - set(names))
+        _publish(partial, folder, facts)
         return _swept(folder, facts)
     content = "".join(f"{name} {sha256}\n" for name, sha256 in facts.files.items())
     facts = replace(facts, at=hashlib.sha256(content.encode()).hexdigest()[:16])
@@ -525,19 +523,31 @@ def building(folder: Place) -> Iterator[Path]:
 
 def published(folder: Place, facts: IndexFacts) -> IndexFacts:
     """Make the index, whose files are in their places, the folder's, by writing its `index.json`;
-    remove the files of the one before."""
+    remove the files of the one before. The caller holds the folder's lock."""
     before = _before(folder)
-    facts.write(folder)
-    for path in before - set(facts.paths_in(folder)):
-        path.unlink(missing_ok=True)
+    if isinstance(folder, Path):
+        with fresh(folder) as partial:
+            facts.write(partial)
+            _publish(partial, folder, facts)
+    else:
+        facts.write(folder)
+        for path in before - set(facts.paths_in(folder)):
+            path.unlink(missing_ok=True)
     return _swept(folder, facts)
 
 
+def _publish(partial: Path, folder: Path, facts: IndexFacts) -> None:
+    """Put what is in `partial` in its place, and remove the files of the index before."""
+    stale = _before(folder) - set(facts.paths_in(folder))
+    names = {path.relative_to(folder).as_posix() for path in stale if isinstance(path, Path)}
+    publish(partial, folder, INDEX, names)
+
+
 def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
-    """Remove the parts of other builds, also of some that were stopped."""
-    named = {part.folder for part in facts.parts}
+    """Remove the folders of other builds, also of some that were stopped."""
+    named = {facts.at, *(part.folder for part in facts.parts)}
     for path in [*folder.iterdir()]:
-        if PART_FOLDER.fullmatch(path.name) and path.name not in named:
+        if OF_A_BUILD.fullmatch(path.name) and path.name not in named and path.is_dir():
             remove(path)
     return facts
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,8 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
                 f"{sets[0].folder} has {sets[0].facts.dim} dimensions and {folder} has "
                 f"{facts.dim}; encode one of them anew"
             )
+        if not facts.parts and not isinstance(index, Growing):
+            raise BadInput(f"backend {facts.backend} takes no more rows; index all of them anew")
         if _are_there(opened, sets):
             return facts
         if facts.parts:
@@ -55,15 +58,13 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
                 " and ".join([str(folder), *(str(each.folder) for each in sets)]),
             )
             return add_part(folder, facts, sets)
-        if not isinstance(index, Growing):
-            raise BadInput(f"backend {facts.backend} takes no more rows; index all of them anew")
         rows, vectors = read_all(sets)
         if len(rows) == 0:
             raise BadInput("there are no embeddings to add; encode some images first")
         rows = pa.concat_tables([opened.rows, rows])
         names = " and ".join(str(each.folder) for each in sets)
         check_unique(rows["id"], f"{folder} and {names}")
-        index.add(vectors)
+        cast(Growing, index).add(vectors)
         added = tuple(each.identity for each in sets)
         facts = replace(facts, embeddings=(*facts.embeddings, *added))
         return write_index(partial, folder, index, rows, facts)

@@ -137,6 +137,7 @@ def train(
             card = Card.read(folder)
             _check_made_by(folder / CARD, card.training.recipe, recipe)
             _check_origin(folder / CARD, card.training.data, data, start)
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed at its end
             return card
         try:
             run = Run(recipe, network, terms, data, start, framing, folder, where)

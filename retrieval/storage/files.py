@@ -27,7 +27,8 @@ _Place = TypeVar("_Place", bound=Place)
 LOCK = ".lock"
 CHECKSUM = "checksum"
 PART = "part-"
-PART_FOLDER = re.compile(f"{PART}[0-9a-f]{{12}}")  # the name of the folder of an index's part
+# The name of the folder of an index's part, or of the files of one build in a store.
+OF_A_BUILD = re.compile(f"{PART}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
 
 

@@ -25,7 +25,7 @@ from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import (
     LOCK,
-    PART_FOLDER,
+    OF_A_BUILD,
     PARTIAL,
     check_format,
     check_seal,
@@ -527,7 +527,7 @@ def check_free(folder: Place, owner: str) -> None:
         # Left behind by a run that was killed before its first manifest, or with some parts.
         if path.name not in (LOCK, SKIPPED, shard_name(0))
         and not path.name.endswith(PARTIAL)
-        and not PART_FOLDER.fullmatch(path.name)
+        and not OF_A_BUILD.fullmatch(path.name)
     )
     if other:
         raise BadInput(

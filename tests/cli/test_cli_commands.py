@@ -161,7 +161,7 @@ def test_info_says_what_folders_are(retr: Retr, gallery: Gallery) -> None:
     index = retr.json("info", gallery.index("hnsw"))
     assert index.keys() == {
         "kind", "backend", "options", "metric", "dim", "rows", "encoder", "embeddings",
-        "details", "versions", "files", "deleted", "size_bytes",
+        "details", "versions", "files", "deleted", "at", "parts", "size_bytes",
     }  # fmt: skip
     assert (index["kind"], index["backend"], index["rows"]) == ("index", "hnsw", 60)
     assert index["options"]["ef"] == 64

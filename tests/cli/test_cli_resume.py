@@ -21,7 +21,7 @@ from retrieval import open_embeddings, open_encoder
 from retrieval.encoding import encode_source
 from retrieval.errors import BadInput, BadSource, Busy
 from retrieval.images import Item
-from retrieval.storage.files import locked
+from retrieval.storage.files import locked, sealed
 
 IMAGES = 620
 SHARDS = 13  # of 50 images, the last of 20
@@ -119,7 +119,7 @@ def test_a_run_killed_between_two_files_goes_on(
     for count in ("rows", "skipped"):
         manifest[count] = sum(shard[count] for shard in manifest["shards"])
     if shards:
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
     else:
         (folder / "manifest.json").unlink()
     for name in (f"part-{shards:05}.parquet", "manifest.json", "skipped.parquet"):
