@@ -100,11 +100,6 @@ class RemotePath:
         """The ending of the name, with its dot."""
         return Path(self.name).suffix
 
-    @property
-    def protocol(self) -> str:
-        """What stands before `://`."""
-        return self.url.partition("://")[0]
-
     def resolve(self) -> "RemotePath":
         """Itself: there are no relative URLs."""
         return self
