@@ -151,7 +151,7 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
             f"{path} holds {type(index).__name__} with faiss's metric {index.metric_type}, wanted"
             f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
         )
-    if not (index.is_trained and inside(index).is_trained and _rows_fit(index)):
+    if not (index.is_trained and _agrees_with_what_is_inside(index) and _rows_fit(index)):
         raise BadData(f"{path} is damaged (it is not what is searched); build the index again")
     return index
 
@@ -171,6 +171,20 @@ def _bounded(size: int) -> Iterator[None]:
     finally:
         faiss.set_deserialization_vector_byte_limit(bytes_before)
         faiss.set_deserialization_loop_limit(loops_before)
+
+
+def _agrees_with_what_is_inside(index: Any) -> bool:
+    """Whether an index and those within it say the same of their rows."""
+    parts = []
+    if isinstance(index, faiss.IndexRefine):
+        parts = [index.base_index, index.refine_index]
+    elif isinstance(index, faiss.IndexPreTransform):
+        parts = [index.index]
+    inner = [faiss.downcast_index(part) for part in parts]
+    return all(
+        part.ntotal == index.ntotal and part.is_trained and _agrees_with_what_is_inside(part)
+        for part in inner
+    )
 
 
 def _rows_fit(index: Any) -> bool:
