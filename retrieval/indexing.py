@@ -330,7 +330,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
         rows = pa.concat_tables([each.rows for each in opened])
     else:
         here = _files_at_hand(folder, facts)
-        rows = _read_rows(here)
+        rows = read_rows(here)
         index = indexer.load(here)
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
         raise BadData(
@@ -524,12 +524,12 @@ def building(folder: Place) -> Iterator[Path]:
 def published(folder: Place, facts: IndexFacts) -> IndexFacts:
     """Make the index, whose files are in their places, the folder's, by writing its `index.json`;
     remove the files of the one before. The caller holds the folder's lock."""
-    before = _before(folder)
     if isinstance(folder, Path):
         with fresh(folder) as partial:
             facts.write(partial)
             _publish(partial, folder, facts)
     else:
+        before = _before(folder)
         facts.write(folder)
         for path in before - set(facts.paths_in(folder)):
             path.unlink(missing_ok=True)
@@ -569,10 +569,11 @@ def _size(path: Place) -> int:
         return 0
 
 
-def _read_rows(folder: Path) -> pa.Table:
+def read_rows(folder: Place) -> pa.Table:
+    """The table of id, label and path in a folder of an index's files. Raises BadData."""
     path = folder / ROWS
     try:
-        rows = pq.read_table(path)
+        rows = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); index anew") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):

@@ -8,12 +8,13 @@ those of the build before alone until it is done.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import cast
+
+import pyarrow as pa
 
 from retrieval.contracts import Json, Metric
 from retrieval.cores import limit_threads, usable_cores
@@ -28,6 +29,7 @@ from retrieval.indexing import (
     checked_indexer,
     options_of,
     published,
+    read_rows,
 )
 from retrieval.storage.files import PART, locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
@@ -85,7 +87,6 @@ def build_parts(
     check_room(folder)
     made_folder(folder)
     with locked(folder):
-        _check_ids(sets)
         tasks = _tasks(sets, backend, indexer.metric, options_of(indexer), folder, parts)
         whole = {task.folder: facts for task in tasks if (facts := _standing(task)) is not None}
         progress(len(whole), len(tasks))
@@ -94,6 +95,7 @@ def build_parts(
             whole[waiting[number].folder] = facts
             progress(len(whole), len(tasks))
         built = [(task, whole[task.folder]) for task in tasks]
+        _check_ids(built, " and ".join(str(each.folder) for each in sets))
         return published(folder, _joined(sets, built))
 
 
@@ -224,10 +226,8 @@ def _part(task: Task, facts: IndexFacts) -> Part:
     return Part(place.name, facts.rows, sha256_of(place / INDEX))
 
 
-def _check_ids(sets: Iterable[Embeddings]) -> None:
-    import pyarrow as pa
-
-    sets = list(sets)
-    columns = [cast(pa.ChunkedArray, each.rows()["id"]) for each in sets]
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    check_unique(pa.chunked_array(chunks, pa.string()), " and ".join(str(s.folder) for s in sets))
+def _check_ids(built: Sequence[tuple[Task, IndexFacts]], where: str) -> None:
+    """Raise BadData if an id stands in two parts. They have the ids in small files of their own; of
+    the embeddings, which are large, nothing is read again for it."""
+    columns = [read_rows(place_of(task.folder) / facts.at)["id"] for task, facts in built]
+    check_unique(pa.chunked_array([c for column in columns for c in column.chunks]), where)

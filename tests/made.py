@@ -24,20 +24,28 @@ def embeddings(
     vectors: Vectors,
     encoder: EncoderFacts = ENCODER,
     labels: list[str | None] | None = None,
+    shard_rows: int | None = None,
 ) -> Embeddings:
-    """The vectors in a new folder; rows are named after it, their labels even and odd in turn."""
+    """The vectors in a new folder; rows are named after it, their labels even and odd in turn.
+
+    shard_rows: of each shard; None for one shard.
+    """
+    shard_rows = shard_rows or len(vectors)
     facts = Facts(
         encoder=encoder,
         dim=vectors.shape[1],
         dtype=Dtype.FLOAT32,
         metric=Metric.EUCLIDEAN,
         source=SourceFacts(folder.name, "b" * 64, len(vectors)),
-        shard_images=len(vectors),
+        shard_images=shard_rows,
     )
     writer = ShardWriter(folder, facts)
     labels = labels or [("even", "odd")[i % 2] for i in range(len(vectors))]
     ids = [f"{folder.name}{i}" for i in range(len(vectors))]
-    writer.write(ids, labels, [None] * len(vectors), vectors)
+    for start in range(0, len(vectors), shard_rows):
+        rows = slice(start, start + shard_rows)
+        shard = vectors[rows]
+        writer.write(ids[rows], labels[rows], [None] * len(shard), shard)
     writer.finish()
     return open_embeddings(folder)
 

@@ -20,14 +20,10 @@ class Folders:
 
     @classmethod
     def of(cls, paths: pa.ChunkedArray) -> "Folders":
-        """The folder that all of an index's images share, whatever links in it lead to."""
-        ends = pc.min_max(paths).as_py()
-        if ends["min"] is None:
-            return cls([])
-        # What the least and the greatest share, all share.
-        both = zip(ends["min"], ends["max"], strict=False)
-        shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
-        return cls([shared[: shared.rfind("/") + 1]])
+        """The folder that all of an index's images here share, and that of those in stores."""
+        remote = pc.match_substring(paths, "://")
+        kinds = (paths.filter(pc.invert(remote)), paths.filter(remote))
+        return cls([_shared(kind) for kind in kinds if len(kind)])
 
     def check(self, path: str) -> None:
         """Raise BadImage for an image that is not in one of them, its links followed.
@@ -39,6 +35,15 @@ class Folders:
         if not any(_real(path).startswith(root) for root in self._real):
             served = ", ".join(self.roots) or "what is served"
             raise BadImage(path, f"it leads out of {served}; name where it leads with --images")
+
+
+def _shared(paths: pa.ChunkedArray) -> str:
+    """The folder that lies above all of the paths, of which there is at least one."""
+    # What the least and the greatest share, all share.
+    ends = pc.min_max(paths).as_py()
+    both = zip(ends["min"], ends["max"], strict=False)
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
+    return shared[: shared.rfind("/") + 1]
 
 
 def _row_of(path: str) -> bool:

@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Gallery
-from moto.server import ThreadedMotoServer
 from running import Retr
-
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "key",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
+from stores import KEYS, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +15,14 @@ def address() -> Iterator[str]:
     """A server of S3 with the bucket `bucket`."""
     import s3fs
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url).mkdir("bucket")
-    yield url
-    server.stop()
+    with s3_server() as url:
+        s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url).mkdir("bucket")
+        yield url
 
 
 @pytest.fixture
 def stored(retr: Retr, address: str) -> Retr:
-    return replace(retr, env={**ENVIRONMENT, "AWS_ENDPOINT_URL": address})
+    return replace(retr, env={**KEYS, "AWS_ENDPOINT_URL": address})
 
 
 def test_the_whole_way_in_a_store(stored: Retr, gallery: Gallery) -> None:

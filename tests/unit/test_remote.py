@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
+from stores import KEYS, s3_server
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
@@ -31,21 +31,17 @@ from retrieval.storage.shards import Dtype, Manifest, ShardWriter
 from retrieval.updating import add_rows
 from retrieval.workspace import Role, Workspace
 
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "key",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    started.start()
-    host, port = started.get_host_and_port()
-    yield f"http://{host}:{port}"
-    started.stop()
+    with s3_server() as address:
+        yield address
+
+
+def lead_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients of S3 ask there."""
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -64,8 +60,7 @@ def s3(server: str, forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """The client of a server with an empty bucket `bucket`."""
     import s3fs
 
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": server}.items():
-        monkeypatch.setenv(name, value)
+    lead_to(server, monkeypatch)
     client = s3fs.S3FileSystem(use_listings_cache=False)
     if client.exists("bucket"):
         client.rm("bucket", recursive=True)
@@ -416,8 +411,7 @@ def test_a_store_that_refuses_connections(forgetful: None, monkeypatch: pytest.M
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
-        monkeypatch.setenv(name, value)
+    lead_to(address, monkeypatch)
     message, seconds = refused(lambda: open_embeddings("s3://bucket/out"))
     assert "cannot reach s3://bucket/out" in message
     assert seconds < 10
@@ -427,8 +421,7 @@ def test_a_store_that_does_not_answer(forgetful: None, monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(places, "FIRST", 2.0)
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
-            monkeypatch.setenv(name, value)
+        lead_to(address, monkeypatch)
         message, seconds = refused(lambda: open_embeddings("s3://bucket/out"))
     assert "did not answer within 2 s" in message
     assert seconds < 4

@@ -447,6 +447,7 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path, photos: Path) -> N
         (["/a/b/1.png"], ["/a/b/"]),
         (["s3://bucket/p/1.png", "s3://bucket/p/q/1.png"], ["s3://bucket/p/"]),
         (["/a/1.png", None], ["/a/"]),
+        (["/a/b/1.png", "s3://bucket/p/1.png", "/a/2.png"], ["/a/", "s3://bucket/p/"]),
         ([None], []),
     ],
 )

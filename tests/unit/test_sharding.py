@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from made import OTHER, embeddings
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
@@ -22,18 +23,9 @@ from retrieval.searching import Searcher
 from retrieval.sharding import Task, _groups, build_parts
 from retrieval.storage.files import sealed
 from retrieval.storage.places import RemotePath
-from retrieval.storage.shards import (
-    Dtype,
-    Embeddings,
-    EncoderFacts,
-    Facts,
-    ShardWriter,
-    SourceFacts,
-)
 from retrieval.updating import add_rows, delete_rows
 
 DIM = 8
-ENCODER = EncoderFacts("made", "a" * 64)
 
 
 def drawn(rows: int, seed: int = 0) -> Vectors:
@@ -41,27 +33,6 @@ def drawn(rows: int, seed: int = 0) -> Vectors:
     vectors = np.random.default_rng(seed).standard_normal((rows, DIM), dtype=np.float32)
     vectors[rows // 2 : rows // 2 + 5] = vectors[:5]
     return vectors
-
-
-def made(
-    folder: Path, vectors: Vectors, shard_rows: int, encoder: EncoderFacts = ENCODER
-) -> Embeddings:
-    facts = Facts(
-        encoder,
-        DIM,
-        Dtype.FLOAT32,
-        Metric.EUCLIDEAN,
-        SourceFacts(folder.name, "b" * 64, len(vectors)),
-        shard_rows,
-    )
-    writer = ShardWriter(folder, facts)
-    for start in range(0, len(vectors), shard_rows):
-        rows = range(start, min(start + shard_rows, len(vectors)))
-        ids = [f"{folder.name}{row}" for row in rows]
-        labels: list[str | None] = [("even", "odd")[row % 2] for row in rows]
-        writer.write(ids, labels, [None] * len(rows), vectors[rows.start : rows.stop])
-    writer.finish()
-    return open_embeddings(folder)
 
 
 def in_turn(
@@ -75,7 +46,10 @@ def in_turn(
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.MANHATTAN])
 @pytest.mark.parametrize("parts", [1, 3, 5])
 def test_exact_search_in_parts_is_exact_search(tmp_path: Path, metric: Metric, parts: int) -> None:
-    sets = [made(tmp_path / "a", drawn(90), 20), made(tmp_path / "b", drawn(35, 1), 10)]
+    sets = [
+        embeddings(tmp_path / "a", drawn(90), shard_rows=20),
+        embeddings(tmp_path / "b", drawn(35, 1), shard_rows=10),
+    ]
     build_index(sets, "exact", tmp_path / "one", metric)
     facts = build_parts(sets, "exact", tmp_path / "parts", parts, metric, engine=in_turn)
     assert len(facts.parts) == parts
@@ -95,14 +69,14 @@ def test_exact_search_in_parts_is_exact_search(tmp_path: Path, metric: Metric, p
 
 @pytest.mark.parametrize("backend", ["hnsw", "ivf", "hnsw-pca", "ivfpq"])
 def test_other_backends_in_parts(tmp_path: Path, backend: str) -> None:
-    sets = [made(tmp_path / "a", drawn(900), 200)]
+    sets = [embeddings(tmp_path / "a", drawn(900), shard_rows=200)]
     build_parts(sets, backend, tmp_path / "parts", 2, engine=in_turn)
     hits = Searcher.open(tmp_path / "parts").search(drawn(900)[100:120], 1)
     assert [hit[0].id for hit in hits] == [f"a{row}" for row in range(100, 120)]
 
 
 def test_processes_build_what_one_does(tmp_path: Path) -> None:
-    sets = [made(tmp_path / "a", drawn(60), 10)]
+    sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     done: list[tuple[int, int]] = []
     facts = build_parts(sets, "exact", tmp_path / "x", 3, progress=lambda *of: done.append(of))
     again = build_parts(sets, "exact", tmp_path / "y", 3, engine=in_turn)
@@ -111,7 +85,7 @@ def test_processes_build_what_one_does(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_in_a_process_is_said(tmp_path: Path) -> None:
-    sets = [made(tmp_path / "a", drawn(60), 10)]
+    sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     (tmp_path / "a" / "part-00003.parquet").write_bytes(b"damaged")
     with pytest.raises(BadData, match=r"part-00003.parquet is damaged"):
         build_parts(sets, "exact", tmp_path / "x", 3)
@@ -119,7 +93,7 @@ def test_what_goes_wrong_in_a_process_is_said(tmp_path: Path) -> None:
 
 
 def test_a_build_that_was_stopped_keeps_its_parts(tmp_path: Path) -> None:
-    sets = [made(tmp_path / "a", drawn(60), 10)]
+    sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
 
     def stopped(
         build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
@@ -155,9 +129,9 @@ def test_a_build_that_was_stopped_keeps_its_parts(tmp_path: Path) -> None:
 
 
 def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
-    sets = [made(tmp_path / "a", drawn(60), 10)]
+    sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     build_parts(sets, "hnsw", tmp_path / "x", 2, engine=in_turn)
-    more = made(tmp_path / "b", drawn(20, 3), 20)
+    more = embeddings(tmp_path / "b", drawn(20, 3), shard_rows=20)
     facts = add_rows(tmp_path / "x", [more])
     assert (facts.rows, len(facts.parts), len(facts.embeddings)) == (80, 3, 2)
     hits = Searcher.open(tmp_path / "x").search(drawn(20, 3)[5:10], 1)
@@ -165,8 +139,10 @@ def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
     assert add_rows(tmp_path / "x", [more]) == facts  # it is there already
     (tmp_path / "again").mkdir()
     with pytest.raises(BadData, match="stands twice"):
-        add_rows(tmp_path / "x", [made(tmp_path / "again" / "b", drawn(20, 5), 20)])
-    other = made(tmp_path / "c", drawn(20, 4), 20, EncoderFacts("other", "c" * 64))
+        add_rows(
+            tmp_path / "x", [embeddings(tmp_path / "again" / "b", drawn(20, 5), shard_rows=20)]
+        )
+    other = embeddings(tmp_path / "c", drawn(20, 4), OTHER, shard_rows=20)
     with pytest.raises(Mismatch):
         add_rows(tmp_path / "x", [other])
     with pytest.raises(BadInput, match="in parts cannot delete rows"):
@@ -175,7 +151,13 @@ def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
 
 
 def test_search_options_are_those_of_all_parts(tmp_path: Path) -> None:
-    build_parts([made(tmp_path / "a", drawn(60), 10)], "hnsw", tmp_path / "x", 2, engine=in_turn)
+    build_parts(
+        [embeddings(tmp_path / "a", drawn(60), shard_rows=10)],
+        "hnsw",
+        tmp_path / "x",
+        2,
+        engine=in_turn,
+    )
     opened = open_index(tmp_path / "x", {"ef": "77"})
     assert opened.facts.options["ef"] == 77
     assert isinstance(opened.index, Parts)
@@ -185,7 +167,7 @@ def test_search_options_are_those_of_all_parts(tmp_path: Path) -> None:
 
 
 def test_a_part_is_no_index_of_the_whole(tmp_path: Path) -> None:
-    sets = [made(tmp_path / "a", drawn(60), 10)]
+    sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     facts = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     check_indexed(open_index(tmp_path / "x"), sets[0])
     with pytest.raises(Mismatch, match="was not built from"):
@@ -193,7 +175,7 @@ def test_a_part_is_no_index_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
-    sets = [made(tmp_path / "a", drawn(60), 10)]
+    sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     facts = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     first, second = (tmp_path / "x" / part.folder for part in facts.parts)
     content = (first / "index.faiss").read_bytes()
@@ -218,7 +200,13 @@ def test_damage_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_json_that_lies_about_parts(tmp_path: Path, part: dict[str, object]) -> None:
-    build_parts([made(tmp_path / "a", drawn(60), 10)], "exact", tmp_path / "x", 2, engine=in_turn)
+    build_parts(
+        [embeddings(tmp_path / "a", drawn(60), shard_rows=10)],
+        "exact",
+        tmp_path / "x",
+        2,
+        engine=in_turn,
+    )
     path = tmp_path / "x" / "index.json"
     document = json.loads(path.read_text())
     assert document["version"] == 2
@@ -257,9 +245,22 @@ def test_parts_are_of_about_as_many_rows(rows: list[int], parts: int, sizes: lis
     assert [sum(rows[group]) for group in _groups(rows, parts)] == sizes
 
 
+def test_an_id_may_not_stand_in_two_parts(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    sets = [
+        embeddings(tmp_path / "a", drawn(40), shard_rows=20),
+        embeddings(tmp_path / "again" / "a", drawn(40, 1), shard_rows=20),
+    ]
+    with pytest.raises(BadData, match=r"'a0' stands twice in .*a and .*again/a"):
+        build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    assert not (tmp_path / "x" / "index.json").exists()
+
+
 def test_no_parts(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="0 parts hold nothing"):
-        build_parts([made(tmp_path / "a", drawn(60), 10)], "exact", tmp_path / "x", 0)
+        build_parts(
+            [embeddings(tmp_path / "a", drawn(60), shard_rows=10)], "exact", tmp_path / "x", 0
+        )
 
 
 def test_parts_satisfy_the_contract_of_an_index(tmp_path: Path) -> None:
