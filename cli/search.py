@@ -79,7 +79,7 @@ def search(
     from retrieval.indexing import IndexFacts
     from retrieval.queries import read_queries
     from retrieval.registry import open_encoder
-    from retrieval.searching import Searcher
+    from retrieval.searching import Searcher, own_label
     from retrieval.storage.places import place_of
     from retrieval.workspace import Role, Workspace
 
@@ -100,8 +100,8 @@ def search(
         searcher = Searcher(searcher.opened, None, device)
     answers = searcher.search(searcher.encoder.encode(queries.images), k, where)
     labels = [
-        label or searcher.label_of(path)
-        for path, label in zip(queries.paths, queries.labels, strict=True)
+        label or own_label(path, hits)
+        for path, label, hits in zip(queries.paths, queries.labels, answers, strict=True)
     ]
     for name, label, hits in zip(queries.names, labels, answers, strict=True):
         _print_hits(output, name, label, hits)

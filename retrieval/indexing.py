@@ -53,6 +53,7 @@ from retrieval.storage.shards import (
     EncoderFacts,
     check_free,
     check_unique,
+    read_table,
     vectors_of,
 )
 
@@ -573,7 +574,7 @@ def read_rows(folder: Place) -> pa.Table:
     """The table of id, label and path in a folder of an index's files. Raises BadData."""
     path = folder / ROWS
     try:
-        rows = pq.read_table(pa.BufferReader(path.read_bytes()))
+        rows = read_table(path.read_bytes())
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); index anew") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):

@@ -17,6 +17,7 @@ from retrieval.images import open_source
 from retrieval.indexing import build_index, open_index
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
+from retrieval.searching import FEW, own_label
 from retrieval.storage.files import sealed
 from tests.made import embeddings
 
@@ -127,10 +128,19 @@ def test_unreadable_query(index: Path, tmp_path: Path) -> None:
         Searcher.open(index).search_images([tmp_path / "gone.png"])
 
 
-def test_label_of_a_path_that_is_indexed(index: Path, photos: Path) -> None:
+def test_label_of_an_image_that_is_indexed(index: Path, photos: Path, orange: Path) -> None:
+    indexed = photos / "green" / "4.png"
+    found, others = Searcher.open(index).search_images([indexed, orange], k=5)
+    assert own_label(str(indexed), found) == "green"
+    assert own_label(str(orange), others) is None
+
+
+def test_many_hits_have_the_names_of_few(index: Path) -> None:
     searcher = Searcher.open(index)
-    assert searcher.label_of(str(photos / "green" / "4.png")) == "green"
-    assert searcher.label_of("elsewhere.png") is None
+    queries = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+    assert 20 * 5 > FEW > 5
+    one_by_one = [searcher.search(query[None], 5)[0] for query in queries]
+    assert searcher.search(queries, 5) == one_by_one
 
 
 def test_an_index_needs_no_embeddings(index: Path, orange: Path, tmp_path: Path) -> None:
