@@ -1,65 +1,60 @@
 """The command `retr`: its sub-commands, and what becomes of an error.
 
-Only this module's doors are open at start: what a command needs is imported when it runs.
+What is imported at start is what every command waits for: here it is the one command that was
+asked for, and of that its face; what it needs is imported when it runs.
 """
 
 import os
 import sys
 import traceback
+from collections.abc import Iterable
+from importlib import import_module
 
 import typer
 
-from cli import (
-    bench,
-    compare,
-    demo,
-    duplicates,
-    encode,
-    evaluate,
-    index,
-    info,
-    pairs,
-    plot,
-    report,
-    search,
-    serve,
-    train,
-    verify,
-)
 from cli.output import one_line
 from retrieval.errors import RetrError
 
-app = typer.Typer(
-    help="Search images by picture: encode them, index them, and measure what you get.",
-    epilog="First steps: retr demo",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+COMMANDS = {
+    "encode": "encode",
+    "index": "index",
+    "search": "search",
+    "serve": "serve",
+    "eval": "evaluate",
+    "compare": "compare",
+    "pairs": "pairs",
+    "duplicates": "duplicates",
+    "plot": "plot",
+    "bench": "bench",
+    "report": "report",
+    "train": "train",
+    "info": "info",
+    "verify": "verify",
+    "demo": "demo",
+}
+"""Each command, and the name of its module and of the function there."""
 
 
-@app.callback(invoke_without_command=True)
-def without_command(context: typer.Context) -> None:
-    """Search images by picture: encode them, index them, and measure what you get."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands."""
+    app = typer.Typer(
+        help="Search images by picture: encode them, index them, and measure what you get.",
+        epilog="First steps: retr demo",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
 
+    @app.callback(invoke_without_command=True)
+    def without_command(context: typer.Context) -> None:
+        """Search images by picture: encode them, index them, and measure what you get."""
+        if context.invoked_subcommand is None:
+            print(context.get_help())
 
-app.command("encode")(encode.encode)
-app.command("index")(index.index)
-app.command("search")(search.search)
-app.command("serve")(serve.serve)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("pairs")(pairs.pairs)
-app.command("duplicates")(duplicates.duplicates)
-app.command("plot")(plot.plot)
-app.command("bench")(bench.bench)
-app.command("report")(report.report)
-app.command("train")(train.train)
-app.command("info")(info.info)
-app.command("verify")(verify.verify)
-app.command("demo")(demo.demo)
+    for name in commands:
+        module = import_module(f"cli.{COMMANDS[name]}")
+        app.command(name)(getattr(module, COMMANDS[name]))
+    return app
 
 
 def main() -> None:
@@ -70,7 +65,8 @@ def main() -> None:
 def run() -> int:
     """The exit code of the command line. One line on stderr says what went wrong."""
     try:
-        code = app(prog_name="retr", standalone_mode=False)
+        asked_for = [name for name in sys.argv[1:2] if name in COMMANDS]
+        code = application(asked_for or COMMANDS)(prog_name="retr", standalone_mode=False)
         sys.stdout.flush()
     except RetrError as error:
         return _failed(error, str(error), error.exit_code)

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from cli.main import app
+from cli.main import application
 
 HEAD = """# The command line
 
@@ -22,7 +22,7 @@ EVERYWHERE = frozenset({"--json", "--quiet", "--debug", "--help"})
 
 def reference() -> str:
     """The whole page, in Markdown."""
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(application())
     with group.make_context("retr", []) as context:
         commands = [group.get_command(context, name) for name in group.list_commands(context)]
         return "\n".join([HEAD, *(_section(command, context) for command in commands)])

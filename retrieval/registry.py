@@ -10,7 +10,8 @@ import typing
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -26,12 +27,12 @@ TRAINERS = "retr.trainers"
 
 def encoder_names() -> list[str]:
     """The registered encoders, sorted."""
-    return sorted({point.name for point in entry_points(group=ENCODERS)})
+    return sorted({point.name for point in _registered(ENCODERS)})
 
 
 def indexer_names() -> list[str]:
     """The registered backends, sorted."""
-    return sorted({point.name for point in entry_points(group=INDEXERS)})
+    return sorted({point.name for point in _registered(INDEXERS)})
 
 
 def encoder_plugin(name: str) -> type[Any]:
@@ -159,7 +160,17 @@ def _typed(option: str, value: object, hint: Any) -> object:
 
 
 def _named(group: str, kind: str, name: str) -> EntryPoint:
-    for point in entry_points(group=group):
+    for point in _registered(group):
         if point.name == name:
             return point
-    raise UnknownName(kind, name, (point.name for point in entry_points(group=group)))
+    raise UnknownName(kind, name, (point.name for point in _registered(group)))
+
+
+def _registered(group: str) -> EntryPoints:
+    return cast(EntryPoints, _all_entry_points().select(group=group))
+
+
+@cache
+def _all_entry_points() -> Any:
+    """Those of all that is installed, read once: there are hundreds of files to open."""
+    return entry_points()

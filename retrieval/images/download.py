@@ -1,15 +1,11 @@
 """Fetches files into a folder: each appears there whole and with the right checksum, or not."""
 
 import hashlib
-import http.client
 import os
 import tempfile
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from retrieval.errors import BadSource
 
@@ -59,8 +55,14 @@ def _fetch(url: str, target: Path, md5: str) -> None:
 
 
 def _blocks(url: str) -> Iterator[bytes]:
+    # Slow to import, and of no use to most commands.
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    from tqdm import tqdm
+
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+        with urlopen(url, timeout=_TIMEOUT) as response:
             size = int(response.headers.get("Content-Length", 0)) or None
             name = url.rpartition("/")[2]
             # disable=None: no bar where stderr is no terminal
@@ -68,5 +70,5 @@ def _blocks(url: str) -> Iterator[bytes]:
                 while block := response.read(_BLOCK):
                     yield block
                     bar.update(len(block))
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, HTTPException) as error:
         raise BadSource(f"cannot fetch {url}: {error}; check the network") from error

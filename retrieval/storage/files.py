@@ -16,8 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
-from filelock import FileLock, Timeout
-
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Busy
 from retrieval.storage.places import Place, RemotePath
@@ -186,6 +184,8 @@ def locked(folder: Place) -> Iterator[None]:
     The operating system lets go of the lock when the process ends, however it ends. A folder in a
     store is held against other processes on this machine alone.
     """
+    from filelock import FileLock, Timeout  # slow to import, and only those who write need it
+
     lock = FileLock(_lock_of(folder), timeout=0)
     try:
         lock.acquire()

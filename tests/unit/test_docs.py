@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cli.main import app
+from cli.main import application
 from cli.reference import reference
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_ones_that_retr_takes(page: Path) -> None:
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(application())
     for line in commands(page):
         _, name, *arguments = shlex.split(line)
         with group.make_context("retr", []) as context:
