@@ -119,9 +119,11 @@ def compare(baseline: Ratios, measures: Sequence[Callable[[], Ratios]] = MEASURE
             if not suspects:
                 break
         for name, taken in ratios.items():
-            was = f"{middle(baseline[name])[0]:.3f}" if name in baseline else "not known"
             median, scatter = middle(taken)
-            verdict = "slower" if name in suspects else "as fast"
+            was, verdict = "not known", "not compared; --save keeps it"
+            if name in baseline:
+                was = f"{middle(baseline[name])[0]:.3f}"
+                verdict = "slower" if name in suspects else "as fast"
             print(f"{name:28} {median:8.3f} ± {100 * scatter:2.0f}%  before {was:>9}  {verdict}")
         found.extend(sorted(suspects))
     return found

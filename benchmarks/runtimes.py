@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from retrieval.cores import usable_cores
 from retrieval.images import Source, load, open_source
 from retrieval.registry import open_encoder
 
+FLOAT32 = "float32"  # what the others are held against
 Run = Callable[[Images], Vectors]
 """Embeddings (n, dim) of a batch (n, side, side, 3) uint8."""
 
@@ -67,7 +68,7 @@ def ways(encoder: Any, folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
         return lambda images: np.asarray(model([images])[0])
 
     network = encoder.network
-    yield "float32", lambda: torch_run(torch.float32, network)
+    yield FLOAT32, lambda: torch_run(torch.float32, network)
     yield "bfloat16", lambda: torch_run(torch.bfloat16, network)
     yield (
         "bfloat16, torch.compile",
@@ -78,8 +79,13 @@ def ways(encoder: Any, folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
     yield "OpenVINO bfloat16", lambda: openvino("bf16")
 
 
-def measure(encoder_name: str, source: Source, batch: int | None, repeats: int) -> dict[str, Json]:
-    """For each way, images per second in each repetition, and the least cosine similarity."""
+def measure(
+    encoder_name: str, source: Source, batch: int | None, repeats: int, only: Collection[str] = ()
+) -> dict[str, Json]:
+    """For each way, images per second in each repetition, and the least cosine similarity.
+
+    only: the names of the ways to take beside float32's, all where there is none.
+    """
     encoder = cast(Any, open_encoder(encoder_name, "cpu"))
     size, side = batch or encoder.batch, encoder.framing.side
     pixels = np.stack([load(item, encoder.framing) for item in source.items()])
@@ -89,6 +95,8 @@ def measure(encoder_name: str, source: Source, batch: int | None, repeats: int) 
     expected: Vectors | None = None
     with tempfile.TemporaryDirectory() as folder:
         for name, make in ways(encoder, Path(folder)):
+            if only and name not in {FLOAT32, *only}:
+                continue
             try:
                 ready[name] = make()
                 met = np.concatenate([ready[name](each) for each in batches])
@@ -131,9 +139,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="default: the encoder's")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--way",
+        action="append",
+        default=[],
+        help="one to take beside float32, as in the result; default: all. bfloat16 takes minutes "
+        "where the processor has none",
+    )
     given = parser.parse_args()
     source = open_source(given.source, given.split, limit=given.images)
-    result = measure(given.encoder, source, given.batch, given.repeats)
+    result = measure(given.encoder, source, given.batch, given.repeats, given.way)
     print(json.dumps(result, indent=2))
 
 

@@ -5,6 +5,7 @@ registered in the same way, in pyproject.toml.
 """
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -167,10 +168,10 @@ def _named(group: str, kind: str, name: str) -> EntryPoint:
 
 
 def _registered(group: str) -> EntryPoints:
-    return cast(EntryPoints, _all_entry_points().select(group=group))
+    return cast(EntryPoints, _all_entry_points(tuple(sys.path)).select(group=group))
 
 
 @cache
-def _all_entry_points() -> Any:
-    """Those of all that is installed, read once: there are hundreds of files to open."""
+def _all_entry_points(path: tuple[str, ...]) -> Any:
+    """Those of all that is installed on the path, read once: hundreds of files are opened for it."""
     return entry_points()
