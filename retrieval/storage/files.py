@@ -97,6 +97,21 @@ def read_json(path: Place) -> dict[str, Json]:
     return cast(dict[str, Json], document)
 
 
+def write_sealed(path: Place, wanted: str, version: int, content: Mapping[str, Any]) -> None:
+    """Write a document of this format with a checksum, whole or not at all."""
+    write_json(path, sealed({"format": wanted, "version": version, **content}))
+
+
+def read_sealed(path: Place, wanted: str, version: int, remedy: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, without its checksum; versions 1 of all formats had none.
+
+    Raises BadData for another format, a newer version, or a document that was changed.
+    """
+    document = read_json(path)
+    check_format(document, wanted, version, path)
+    return document if document["version"] == 1 else check_seal(document, path, remedy)
+
+
 def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
     """The document with a checksum of what it says, so that no change goes unseen."""
     return {**document, CHECKSUM: _checksum(document)}
