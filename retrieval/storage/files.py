@@ -90,7 +90,7 @@ def read_json(path: Place) -> dict[str, Json]:
     """The JSON object in the file. Raises BadData if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # nested too deep for the parser
         raise BadData(f"cannot read {path} ({error}); write it anew") from None
     if not isinstance(document, dict):
         raise BadData(f"{path} holds no JSON object; write it anew")
