@@ -48,6 +48,8 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
             path.upload(here)
         return
     partial = path.with_name(path.name + PARTIAL)
+    if partial.is_symlink():  # a stranger's: what it leads to would be overwritten
+        partial.unlink()
     try:
         write(partial)
         with partial.open("rb+") as file:

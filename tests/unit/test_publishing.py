@@ -10,7 +10,7 @@ from made import embeddings
 from retrieval import build_index, open_index
 from retrieval.errors import BadData
 from retrieval.indexing import INDEX
-from retrieval.storage.files import locked
+from retrieval.storage.files import PARTIAL, locked, write_json
 from retrieval.storage.publishing import READY, STALE, publish, settle
 
 VECTORS = np.array([[0, 1], [1, 0], [1, 1]], np.float32)
@@ -95,3 +95,13 @@ def test_what_is_nested_too_deep_is_damaged(folder: Path) -> None:
     (folder / READY / STALE).write_text("[" * 100_000)
     with pytest.raises(BadData, match=r"cannot read .*stale.json"):
         settle(folder, INDEX)
+
+
+def test_nothing_is_written_through_links(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("not ours")
+    (tmp_path / f"facts.json{PARTIAL}").symlink_to("precious")
+    (tmp_path / "facts.json").symlink_to("precious")
+    write_json(tmp_path / "facts.json", {"ours": True})
+    assert (tmp_path / "precious").read_text() == "not ours"
+    assert json.loads((tmp_path / "facts.json").read_text()) == {"ours": True}
+    assert not (tmp_path / "facts.json").is_symlink()
