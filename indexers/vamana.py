@@ -309,7 +309,7 @@ def _check_graph(folder: Path, rows: int) -> None:
             fits = bool((table[:, 0] < counts_and_links).all()) and bool(
                 (table[:, 1:][there] < rows).all()
             )
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as problem:
         raise BadData(f"{folder} is damaged ({problem}); build the index again") from None
     if not fits:
         raise BadData(f"{folder} is damaged (its graph leads astray); build the index again")

@@ -5,29 +5,27 @@ written into the user's cache, under the encoder's fingerprint, by the first com
 open, and `encoders.exported` runs it. docs/formats.md writes the folder out.
 """
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from retrieval.contracts import Encoder, Exportable, Framing, Metric, Resample
 from retrieval.errors import BadData, Busy
 from retrieval.registry import open_encoder
 from retrieval.storage.files import (
-    check_format,
     locked,
     made_folder,
-    read_json,
+    read_sealed,
     sha256_of,
     user_cache,
-    write_json,
+    write_sealed,
     write_whole,
 )
 from retrieval.storage.shards import EncoderFacts
 
 FORMAT = "retr-export"
-VERSION = 1
+VERSION = 2  # 1 had no checksum
 EXPORT = "export.json"
 NETWORK = "network.onnx"
 PLUGIN = "exported"  # what runs such a folder
@@ -45,14 +43,13 @@ class ExportFacts:
 
     def write(self, folder: Path) -> None:
         """Write `export.json`, whole or not at all."""
-        write_json(folder / EXPORT, {"format": FORMAT, "version": VERSION, **asdict(self)})
+        write_sealed(folder / EXPORT, FORMAT, VERSION, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The facts of the folder, whose network is whole. Raises BadData where they are not."""
         path = folder / EXPORT
-        document: Mapping[str, Any] = read_json(path)
-        check_format(document, FORMAT, VERSION, path)
+        document = read_sealed(path, FORMAT, VERSION, "export anew")
         try:
             framing = document["framing"]
             facts = cls(

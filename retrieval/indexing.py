@@ -33,16 +33,13 @@ from retrieval.storage.files import (
     LOCK,
     OF_A_BUILD,
     PARTIAL,
-    check_format,
-    check_seal,
     locked,
     made_folder,
-    read_json,
+    read_sealed,
     remove,
-    sealed,
     sha256_of,
     user_cache,
-    write_json,
+    write_sealed,
     write_whole,
 )
 from retrieval.storage.places import Place, RemotePath, place_of
@@ -115,8 +112,7 @@ class IndexFacts:
 
     def write(self, folder: Place) -> None:
         """Write `index.json`, whole or not at all."""
-        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        write_json(folder / INDEX, sealed(document))
+        write_sealed(folder / INDEX, FORMAT, VERSION, asdict(self))
 
     @classmethod
     def read(cls, folder: Place) -> Self:
@@ -127,10 +123,7 @@ class IndexFacts:
         path = folder / INDEX
         if not path.is_file():
             raise BadInput(f"{folder} is no index: it has no {INDEX}; make one with 'retr index'")
-        document: dict[str, Any] = read_json(path)
-        check_format(document, FORMAT, VERSION, path)
-        if document["version"] > 1:
-            document = check_seal(document, path, "index anew")
+        document = read_sealed(path, FORMAT, VERSION, "index anew")
         del document["format"], document["version"]
         try:
             document.setdefault("deleted", 0)  # what was written before rows could be deleted

@@ -119,9 +119,17 @@ def _verify_index(folder: Place) -> Report:
 
 
 def _verify_encoder(folder: Path) -> Report:
+    from retrieval.quality.calibration import CALIBRATIONS, Calibration  # imports SciPy
+
     problems: list[str] = []
     try:
         open_encoder(str(folder.resolve()), device="cpu")
     except BadInput as error:
         problems.append(str(error))
-    return Report(Kind.ENCODER, 0, 2, tuple(problems))
+    calibrations = sorted(folder.glob(CALIBRATIONS))
+    for path in calibrations:
+        try:
+            Calibration.read(path)
+        except BadInput as error:
+            problems.append(str(error))
+    return Report(Kind.ENCODER, 0, 2 + len(calibrations), tuple(problems))

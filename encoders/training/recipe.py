@@ -134,7 +134,7 @@ def read_recipe(name: str, changes: Iterable[str] = ()) -> Recipe:
         raise UnknownName("recipe", name, recipe_names())
     try:
         table = tomllib.loads(text.decode())
-    except ValueError as error:  # also of what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also of what is not UTF-8, or nested too deep
         raise BadInput(f"{where} is not TOML ({error}); mend it there") from None
     for change in changes:
         _apply(table, change)
@@ -185,7 +185,7 @@ def _apply(table: dict[str, Any], change: str) -> None:
         raise BadInput(f"--set {change} is not understood; write --set KEY=VALUE")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *path, last = key.split(".")
     place: Any = table

@@ -181,7 +181,7 @@ def _label_names(file: Place, schema: pa.Schema) -> tuple[str, ...] | None:
     try:
         facts = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = facts.get("info", {}).get("features", {}).get(_LABEL_COLUMN, {}).get("names")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BadSource(
             f"the schema metadata 'huggingface' of {text(file)} is not that of a data set; "
             "write it with Hugging Face's datasets, or leave it out"

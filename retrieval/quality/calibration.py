@@ -18,12 +18,14 @@ from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.quality.provenance import provenance_of
 from retrieval.quality.ranking import Distances
-from retrieval.storage.files import check_format, made_folder, read_json, write_json
+from retrieval.storage.files import made_folder, read_sealed, write_sealed
 from retrieval.storage.shards import EncoderFacts
 from retrieval.workspace import Workspace
 
 FORMAT = "retr-calibration"
-VERSION = 1
+VERSION = 2  # 1 had no checksum
+CALIBRATIONS = "calibration-*.json"
+"""The names of calibrations in an encoder's folder: see `file_name`."""
 BINS = 15
 """Of the expected calibration error, as in Guo et al., arXiv:1706.04599."""
 
@@ -162,13 +164,12 @@ class Calibration:
     def write(self, path: Path) -> None:
         """Write the calibration as JSON, whole or not at all."""
         made_folder(path.parent)
-        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+        write_sealed(path, FORMAT, VERSION, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """The calibration in the file. Raises BadData if it is damaged."""
-        document: dict[str, Any] = read_json(path)
-        check_format(document, FORMAT, VERSION, path)
+        document = read_sealed(path, FORMAT, VERSION, "calibrate anew")
         try:
             method, metric, ece = (document[key] for key in ("method", "metric", "ece"))
             curve = Given() if method is None else CURVES[method].of_json(document["curve"])

@@ -82,8 +82,8 @@ def read_queries(path: Path) -> QueryTable:
         raise BadInput(f"{path} is not there; write it with 'retr eval --save {path}'")
     try:
         table = pq.read_table(path)
-        facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        facts = dict(json.loads((table.schema.metadata or {}).get(_FACTS, b"{}")))
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise BadData(f"cannot read {path} ({error}); write it anew") from None
     check_format(facts, QUERIES, VERSION, path)
     columns = [name for name in table.column_names if name not in _KEPT]

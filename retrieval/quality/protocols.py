@@ -13,10 +13,10 @@ from retrieval.contracts import Json, Mask
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows
-from retrieval.storage.files import check_format, made_folder, read_json, write_json
+from retrieval.storage.files import made_folder, read_sealed, write_sealed
 
 DRAW = "retr-draw"
-VERSION = 1
+VERSION = 2  # 1 had no checksum
 
 QUERIES_OF_A_CLASS = 100
 TRAINED_OF_A_CLASS = 500
@@ -57,17 +57,13 @@ class Sides:
     def write_draw(self, path: Path) -> None:
         """Write the ids of the queries, and of what is on neither side, as JSON."""
         made_folder(path.parent)
-        write_json(
-            path,
-            {
-                "format": DRAW,
-                "version": VERSION,
-                "protocol": self.protocol.value,
-                "seed": self.seed,
-                "queries": [str(name) for name in self.queries.ids],
-                "left_out": [*self.left_out],
-            },
-        )
+        content = {
+            "protocol": self.protocol.value,
+            "seed": self.seed,
+            "queries": [str(name) for name in self.queries.ids],
+            "left_out": [*self.left_out],
+        }
+        write_sealed(path, DRAW, VERSION, content)
 
 
 def read_draw(path: Path, protocol: Protocol, test: Labelled, train: Labelled) -> Sides:
@@ -76,8 +72,7 @@ def read_draw(path: Path, protocol: Protocol, test: Labelled, train: Labelled) -
     Raises BadData for another file or a damaged one, Mismatch where the draw is of another
     protocol, or an image of it is not there.
     """
-    draw = read_json(path)
-    check_format(draw, DRAW, VERSION, path)
+    draw = read_sealed(path, DRAW, VERSION, "delete it, and draw anew")
     if draw.get("protocol") != protocol:
         raise Mismatch(f"{path} is a draw of {draw.get('protocol')}; name another file")
     queries, left_out, seed = (draw.get(key) for key in ("queries", "left_out", "seed"))

@@ -7,14 +7,14 @@ the data of the training, and the weights' sha256. docs/formats.md writes the fo
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadData
-from retrieval.storage.files import check_format, read_json, sha256_of, write_json
+from retrieval.storage.files import read_sealed, sha256_of, write_sealed
 
 FORMAT = "retr-encoder"
-VERSION = 1
+VERSION = 2  # 1 had no checksum
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 LOG = "log.csv"  # a row for each epoch
@@ -50,14 +50,15 @@ class Card:
 
     def write(self, folder: Path) -> None:
         """Write the card into the folder, whole or not at all."""
-        write_json(folder / CARD, {"format": FORMAT, "version": VERSION, **asdict(self)})
+        write_sealed(folder / CARD, FORMAT, VERSION, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The card of the folder. Raises BadData if it is not there or not understood."""
         path = folder / CARD
-        document: dict[str, Any] = read_json(path)
-        check_format(document, FORMAT, VERSION, path)
+        document = read_sealed(
+            path, FORMAT, VERSION, "copy it from where it came from, or train anew"
+        )
         try:
             for key, kind in _KINDS.items():
                 if not isinstance(document[key], kind):

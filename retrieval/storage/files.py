@@ -48,6 +48,8 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
             path.upload(here)
         return
     partial = path.with_name(path.name + PARTIAL)
+    if partial.is_symlink():  # a stranger's: what it leads to would be overwritten
+        partial.unlink()
     try:
         write(partial)
         with partial.open("rb+") as file:
@@ -90,11 +92,26 @@ def read_json(path: Place) -> dict[str, Json]:
     """The JSON object in the file. Raises BadData if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # nested too deep for the parser
         raise BadData(f"cannot read {path} ({error}); write it anew") from None
     if not isinstance(document, dict):
         raise BadData(f"{path} holds no JSON object; write it anew")
     return cast(dict[str, Json], document)
+
+
+def write_sealed(path: Place, wanted: str, version: int, content: Mapping[str, Any]) -> None:
+    """Write a document of this format with a checksum, whole or not at all."""
+    write_json(path, sealed({"format": wanted, "version": version, **content}))
+
+
+def read_sealed(path: Place, wanted: str, version: int, remedy: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, without its checksum; versions 1 of all formats had none.
+
+    Raises BadData for another format, a newer version, or a document that was changed.
+    """
+    document = read_json(path)
+    check_format(document, wanted, version, path)
+    return document if document["version"] == 1 else check_seal(document, path, remedy)
 
 
 def sealed(document: Mapping[str, Json]) -> dict[str, Json]:

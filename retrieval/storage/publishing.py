@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from retrieval.errors import BadInput, Busy
-from retrieval.storage.files import PARTIAL, locked, sync_folder
+from retrieval.errors import BadData, BadInput, Busy
+from retrieval.storage.files import PARTIAL, locked, read_json, sync_folder
 
 READY = f".ready{PARTIAL}"
 STALE = "stale.json"  # beside the new files: the names of those to delete
@@ -25,7 +25,7 @@ def publish(new: Path, folder: Path, last: str, stale: Iterable[str]) -> None:
 
     The caller holds the folder's lock, and finds `new` gone.
     """
-    (new / STALE).write_text(json.dumps(sorted(stale)))
+    (new / STALE).write_text(json.dumps({"stale": sorted(stale)}))
     for path in new.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -40,7 +40,7 @@ def finish(folder: Path, last: str) -> None:
     ready = folder / READY
     if not ready.is_dir():
         return
-    stale = ready / STALE
+    stale = _stale(folder)  # before anything is moved
     for path in ready.iterdir():
         if path.name not in (last, STALE):
             path.replace(folder / path.name)
@@ -48,16 +48,32 @@ def finish(folder: Path, last: str) -> None:
     if (ready / last).exists():
         (ready / last).replace(folder / last)
         sync_folder(folder)
-    if stale.exists():
-        for name in json.loads(stale.read_text()):
-            (folder / name).unlink(missing_ok=True)
+    for path in stale:
+        path.unlink(missing_ok=True)
     shutil.rmtree(ready)
+
+
+def _stale(folder: Path) -> list[Path]:
+    """The files to delete. Raises BadData where strangers would have us delete or move others."""
+    ready = folder / READY
+    file = ready / STALE
+    if ready.is_symlink():
+        raise BadData(f"{ready} leads out of its folder; delete it")
+    if not file.exists():  # it is the last to go
+        return []
+    names = read_json(file).get("stale")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadData(f"{file} lacks the names of files; delete {ready}")
+    paths = [folder / str(name) for name in names]
+    if not all(path.parent.resolve().is_relative_to(folder.resolve()) for path in paths):
+        raise BadData(f"{file} names a file outside its folder; delete {ready}")
+    return paths
 
 
 def settle(folder: Path, last: str) -> None:
     """Finish what a writer that was killed has left ready, or wait for one that lives to do it.
 
-    Does nothing where we may not write.
+    Does nothing where we may not write. Raises BadData for what no writer of ours has left.
     """
     end = time.monotonic() + PATIENCE
     while (folder / READY).is_dir() and time.monotonic() < end:
@@ -66,5 +82,7 @@ def settle(folder: Path, last: str) -> None:
                 finish(folder, last)
         except Busy:
             time.sleep(0.02)
+        except BadData:
+            raise
         except BadInput:
             return

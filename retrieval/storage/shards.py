@@ -27,12 +27,10 @@ from retrieval.storage.files import (
     OF_A_BUILD,
     PARTIAL,
     check_format,
-    check_seal,
     made_folder,
-    read_json,
-    sealed,
+    read_sealed,
     sha256_of,
-    write_json,
+    write_sealed,
     write_whole,
 )
 from retrieval.storage.places import Place, place_of
@@ -194,7 +192,7 @@ class Manifest:
             "complete": self.complete,
             "skipped_sha256": self.skipped_sha256,
         }
-        write_json(folder / MANIFEST, sealed(document))
+        write_sealed(folder / MANIFEST, FORMAT, VERSION, document)
 
     @classmethod
     def read(cls, folder: Place) -> Self:
@@ -208,10 +206,8 @@ class Manifest:
                 f"{folder} is no embeddings folder: it has no {MANIFEST}; "
                 "make one with 'retr encode'"
             )
-        document: dict[str, Any] = read_json(path)
+        document = read_sealed(path, FORMAT, VERSION, "encode anew")
         facts = Facts.of_json(document, path)
-        if document["version"] > 1:
-            check_seal(document, path, "encode anew")
         try:
             shards = tuple(Shard(**shard) for shard in document["shards"])
             complete = document["complete"] is True

@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,10 +19,13 @@ import victims
 from made import embeddings
 
 from retrieval import build_index, open_embeddings, open_index
+from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError
 from retrieval.indexing import INDEX
 from retrieval.inspection import verify
+from retrieval.quality.calibration import Calibration, file_name
 from retrieval.sharding import build_parts
+from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed, sha256_of
 
 FLIPS = 1000 if victims.ALL else 60
@@ -29,6 +33,7 @@ ROWS = 400
 BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "vamana")
 MEMORY = 8 << 30  # bytes of address space that reading a small file may take
 SECONDS = 20  # of computing
+CALIBRATION = file_name(Metric.COSINE)
 
 
 def vectors() -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -62,15 +67,28 @@ def made_parts(home: Path) -> Path:
     return home / "index"
 
 
+def made_encoder(home: Path) -> Path:
+    """The golden one, which was trained, with a calibration."""
+    golden = Path(__file__).parents[1] / "golden" / "v2"
+    shutil.copytree(golden / "encoder", home / "encoder")
+    shutil.copy(golden / "calibration-isotonic.json", home / "encoder" / CALIBRATION)
+    return home / "encoder"
+
+
 FOLDERS = {
     "embeddings": made_embeddings,
+    "encoder": made_encoder,
     "parts": made_parts,
     **{backend: made_index(backend) for backend in BACKENDS},
 }
 
 
 def content(folder: Path) -> Any:
-    """What a reader gets: ids, labels and vectors, or neighbours."""
+    """What a reader gets: ids, labels and vectors, neighbours, or card, weights and calibration."""
+    if (folder / CARD).exists():
+        card = Card.read(folder)
+        weights = card.check_weights(folder).read_bytes()
+        return card, weights, asdict(Calibration.read(folder / CALIBRATION))
     if (folder / "manifest.json").exists():
         rows, numbers = open_embeddings(folder).read()
         return rows.to_pydict(), numbers.tolist()

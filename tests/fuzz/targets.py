@@ -27,10 +27,13 @@ from retrieval.encoding import encode_source
 from retrieval.errors import RetrError
 from retrieval.images import decode, frame, load, open_source
 from retrieval.indexing import INDEX, IndexFacts
+from retrieval.quality.calibration import Calibration
+from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed, sha256_of
 
 Target = Callable[[bytes], None]
 FRAMING = Framing(16)
+CALIBRATION = "calibration.json"
 
 
 def image(data: bytes) -> None:
@@ -61,6 +64,18 @@ def manifest(data: bytes) -> None:
             assert len(rows) == len(vectors)
     finally:
         path.write_bytes(whole)
+
+
+def card(data: bytes) -> None:
+    """A trained encoder's card and a calibration, as one or the other."""
+    home = _home()
+    for name in (CARD, CALIBRATION):
+        (home / name).write_bytes(_sealed(data))
+    with suppress(RetrError):
+        Card.read(home)
+    with suppress(RetrError):
+        found = Calibration.read(home / CALIBRATION)
+        assert found.curve.probability(np.array([0.5])).shape == (1,)
 
 
 def index_json(data: bytes) -> None:
@@ -114,7 +129,7 @@ def http(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (image, parquet, manifest, index_json, hnsw, faiss, recipe, http)
+    for target in (image, parquet, manifest, card, index_json, hnsw, faiss, recipe, http)
 }
 
 
@@ -127,6 +142,10 @@ def seeds(name: str) -> list[bytes]:
             return [_parquet()]
         case "manifest":
             return [(_set() / "manifest.json").read_bytes()]
+        case "card":
+            golden = Path(__file__).parents[1] / "golden" / "v2"
+            names = ("encoder/card.json", "calibration-isotonic.json", "calibration-logistic.json")
+            return [(golden / name).read_bytes() for name in names]
         case "index_json":
             return [(_index("exact") / INDEX).read_bytes()]
         case "hnsw":

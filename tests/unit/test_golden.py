@@ -75,26 +75,41 @@ def test_indices(index: str) -> None:
     assert verify(GOLDEN / index).problems == ()
 
 
-def test_encoder() -> None:
-    encoder = open_encoder(str(V1 / "encoder"))
+@pytest.mark.parametrize(
+    ("version", "fingerprint", "expected"),
+    [
+        (
+            "v1",
+            "9c1ce00a31d4c4a0",
+            [[0.121, -0.426, -0.063, 0.894, 0.003], [0.298, -0.299, -0.147, 0.888, 0.110]],
+        ),
+        (
+            "v2",
+            "b1d56d0c658e95e5",
+            [[-0.008, 0.411, 0.175, 0.002, 0.894], [0.129, 0.428, -0.017, 0.0, 0.894]],
+        ),
+    ],
+)
+def test_encoder(version: str, fingerprint: str, expected: list[list[float]]) -> None:
+    encoder = open_encoder(str(GOLDEN / version / "encoder"))
     assert (encoder.dim, encoder.metric, encoder.framing) == (5, Metric.COSINE, Framing(side=32))
     # Of another value, embeddings that were made before would be refused: raise a version then.
-    assert encoder.fingerprint.startswith("9c1ce00a31d4c4a0")
+    assert encoder.fingerprint.startswith(fingerprint)
     lying = (np.arange(32 * 32 * 3) * 37 % 100).reshape(32, 32, 3).astype(np.uint8)
     lying[::4] += 150
     standing = np.ascontiguousarray(lying.transpose(1, 0, 2))
     # In float32; bfloat16 rounds on its way through the network.
-    expected = [[0.121, -0.426, -0.063, 0.894, 0.003], [0.298, -0.299, -0.147, 0.888, 0.110]]
     np.testing.assert_allclose(encoder.encode(np.stack((lying, standing))), expected, atol=0.03)
-    assert verify(V1 / "encoder").problems == ()
+    assert verify(GOLDEN / version / "encoder").problems == ()
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize(
     ("method", "probabilities"),
     [(Method.LOGISTIC, [0.908, 0.576, 0.158]), (Method.ISOTONIC, [1.0, 0.5, 0.0])],
 )
-def test_calibrations(method: Method, probabilities: list[float]) -> None:
-    found = Calibration.read(V1 / f"calibration-{method}.json")
+def test_calibrations(method: Method, probabilities: list[float], version: str) -> None:
+    found = Calibration.read(GOLDEN / version / f"calibration-{method}.json")
     assert (found.method, found.metric, found.encoder) == (method, Metric.COSINE, "0" * 64)
     assert found.fitted_to == FittedTo(9, 6, ("even", "odd"), "golden/test")
     assert (found.threshold, found.ece) == (0.625, None)
@@ -112,11 +127,12 @@ def test_an_evaluation() -> None:
     assert table.values[0, 0] == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
-def test_a_draw() -> None:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_draw(version: str) -> None:
     ids = [f"golden: {i}" for i in range(6)]
     images = Labelled(EXPECTED, ids, ["even", "odd"] * 3)
-    sides = read_draw(V1 / "draw.json", Protocol.HASHING_54K, images.take(np.arange(4)),
-                      images.take(np.array([4, 5])))  # fmt: skip
+    test, train = images.take(np.arange(4)), images.take(np.array([4, 5]))
+    sides = read_draw(GOLDEN / version / "draw.json", Protocol.HASHING_54K, test, train)
     assert [*sides.queries.ids] == ids[:2]
     assert [*sides.database.ids] == ids[2:4]
     assert (sides.seed, sides.left_out) == (3, ids[4:])

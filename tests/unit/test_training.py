@@ -38,6 +38,7 @@ from retrieval.images import load, open_source
 from retrieval.quality.provenance import Provenance
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, IMAGES, LOG, WEIGHTS, Card
+from retrieval.storage.files import sealed
 from retrieval.storage.shards import SourceFacts
 
 SMALL = Recipe(
@@ -142,7 +143,7 @@ def test_settings_that_are_new_had_their_defaults(
     assert seen[0] == 3 * 40  # the stopped step was not saved
     document = json.loads((tmp_path / CARD).read_text())
     del document["training"]["recipe"]["augmentation"]["cutmix"]
-    (tmp_path / CARD).write_text(json.dumps(document))
+    (tmp_path / CARD).write_text(json.dumps(sealed(document)))
     assert train(SMALL, tmp_path).training.minutes == card.training.minutes
     with pytest.raises(Mismatch, match="is of another recipe"):
         train(replace(SMALL, augmentation=Augmentation(cutmix=0.5)), tmp_path)
@@ -903,7 +904,7 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
     document = json.loads((folder / CARD).read_text())
     for change, said in (
         ({"format": "retr-index"}, "is not of the format retr-encoder"),
-        ({"version": 2}, "is of version 2 of retr-encoder, this retr reads up to 1"),
+        ({"version": 3}, "is of version 3 of retr-encoder, this retr reads up to 2"),
         ({"metric": "cosin"}, "lacks or misstates"),
         ({"dim": "many"}, "lacks or misstates"),
         ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not fit its card"),
@@ -911,10 +912,13 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
         ({"weights_sha256": "0" * 64}, "is not the file that card.json describes"),
         ({"encoder": "siamees"}, "unknown encoder 'siamees'"),
     ):
-        (folder / CARD).write_text(json.dumps(document | change))
+        (folder / CARD).write_text(json.dumps(sealed(document | change)))
         with pytest.raises(BadInput) as raised:
             open_encoder(str(folder))
         assert said in str(raised.value), change
+    (folder / CARD).write_text(json.dumps(document | {"classes": ["cats", "dog"]}))
+    with pytest.raises(BadData, match="is damaged: it does not say what its checksum is of; copy"):
+        open_encoder(str(folder))
     (folder / CARD).write_text(json.dumps(document))
     os.truncate(folder / WEIGHTS, 1000)
     with pytest.raises(BadData, match=r"is not the file that card.json describes; train anew"):

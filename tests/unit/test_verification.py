@@ -30,7 +30,7 @@ from retrieval.quality.verification import (
     verify_pairs,
 )
 from retrieval.registry import open_encoder
-from retrieval.storage.files import read_json, write_json
+from retrieval.storage.files import read_json, sealed, write_json
 from retrieval.storage.shards import EncoderFacts, SourceFacts
 from retrieval.workspace import Workspace
 
@@ -136,7 +136,12 @@ def test_a_calibration_is_read_as_it_was_written(method: Method | None, tmp_path
     written = replace(calibration(method), ece=0.25 if method else None)
     written.write(path)
     assert Calibration.read(path) == written
+    document = read_json(path)
     path.write_text(path.read_text().replace('"threshold"', '"treshold"'))
+    with pytest.raises(BadData, match="does not say what its checksum is of; calibrate anew"):
+        Calibration.read(path)
+    del document["threshold"]
+    write_json(path, sealed(document))
     with pytest.raises(BadData, match="lacks or misstates 'threshold'; calibrate anew"):
         Calibration.read(path)
 
@@ -154,7 +159,7 @@ def test_an_impossible_curve_is_named(tmp_path: Path, curve: dict[str, Json], sa
     fitted = Calibration.fitted(DISTANCES, ALIKE, Method.ISOTONIC, Metric.COSINE, "e", FITTED_TO)
     fitted.write(path)
     assert Calibration.read(path) == fitted
-    write_json(path, {**read_json(path), "curve": curve})
+    write_json(path, sealed({**read_json(path), "curve": curve}))
     with pytest.raises(BadData, match=said):
         Calibration.read(path)
 
