@@ -173,5 +173,5 @@ def _registered(group: str) -> EntryPoints:
 
 @cache
 def _all_entry_points(path: tuple[str, ...]) -> Any:
-    """Those of all that is installed on the path, read once: hundreds of files are opened for it."""
+    """Those of what is installed on the path, read once: hundreds of files are opened for it."""
     return entry_points()
