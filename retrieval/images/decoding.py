@@ -35,6 +35,10 @@ MANY = 500
 MAX_PIXELS = 100_000_000
 """Larger images are refused by their header: they would take 300 MB and more to decode."""
 
+MAX_RUN_LENGTHS = 10_000_000
+"""Of BMP in run lengths, which Pillow expands in Python: so many in a second, be the file however
+short."""
+
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(
     kind.format
@@ -97,7 +101,8 @@ def decode(
     than it is, but with at least twice the size that the framing needs.
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
-    damaged, no JPEG, PNG, WebP, BMP, GIF or TIFF, or of more than MAX_PIXELS pixels.
+    damaged, no JPEG, PNG, WebP, BMP, GIF or TIFF, or of more than MAX_PIXELS pixels (of BMP in run
+    lengths, MAX_RUN_LENGTHS).
     """
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
@@ -186,7 +191,10 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
     try:
         with _hushed:
             image = Image.open(stream, formats=FORMATS)
-            _check_size(image.size[0] * image.size[1], path)
+            in_python = bool(image.tile) and image.tile[0].codec_name == "bmp_rle"
+            _check_size(
+                image.width * image.height, path, MAX_RUN_LENGTHS if in_python else MAX_PIXELS
+            )
             if framing is not None:
                 twice = 2 * _shorter(framing)
                 if image.format == "JPEG" and min(image.size) >= 2 * twice:
@@ -209,9 +217,9 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
         raise BadImage(path, "truncated" if cut else "truncated or damaged") from error
 
 
-def _check_size(pixels: int, path: str) -> None:
-    if pixels > MAX_PIXELS:
-        raise BadImage(path, f"{pixels:,} pixels; the most is {MAX_PIXELS:,}")
+def _check_size(pixels: int, path: str, most: int = MAX_PIXELS) -> None:
+    if pixels > most:
+        raise BadImage(path, f"{pixels:,} pixels; the most is {most:,}")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -68,14 +68,14 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
 
 
 @pytest.fixture
-def forked() -> None:
-    """What a file with hundreds of runs uses, so that `retr` forks rather than starts anew."""
+def launched() -> None:
+    """What a file uses whose runs want a process of their own, as a user starts it."""
 
 
 @pytest.fixture
 def retr(tmp_path: Path, request: pytest.FixtureRequest) -> Retr:
     """The command, run in the test's own folder."""
-    return Retr(tmp_path, start=fork if "forked" in request.fixturenames else launch)
+    return Retr(tmp_path, start=launch if "launched" in request.fixturenames else fork)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Runs the command, and says what to expect of every run."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,21 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cli.main import COMMANDS
+from forking import forking
 
 CONSOLE_SCRIPT = Path(sys.executable).parent / "retr"
 TIME_LIMIT = 120  # seconds; far more than any command here takes
-PRELOADED = (
-    *(f"cli.{module}" for module in COMMANDS.values()),
-    "encoders.toy",
-    "indexers.exact",
-    "indexers.hnsw",
-    "indexers.ivf",
-    "retrieval.quality.evaluation",
-    "retrieval.images.digits",
-    "retrieval.inspection",
-    "retrieval.searching",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +53,10 @@ def fork(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outcome
 
     It takes a tenth of the time, so that hundreds of runs can be afforded.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         everything = {**os.environ, **env}
-        process = context.Process(target=_forked, args=(arguments, cwd, everything, out, err))
+        process = forking().Process(target=_forked, args=(arguments, cwd, everything, out, err))
         process.start()
         process.join(TIME_LIMIT)
         process.kill()
@@ -100,7 +86,7 @@ class Retr:
 
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
-    start: Launch = launch
+    start: Launch = fork
 
     def run(self, *arguments: str | Path) -> Outcome:
         """The outcome of `retr ARGUMENTS`, whatever it is, but without a traceback or warning."""

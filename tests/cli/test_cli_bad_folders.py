@@ -22,8 +22,6 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import locked, sealed, sha256_of
 from retrieval.storage.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 PART = "part-00000.parquet"
 Copied = Callable[[Path], Path]
 

@@ -9,8 +9,6 @@ from conftest import Gallery
 from pictures import BAD, picture, png, save, save_bad, save_parquet
 from running import Retr, snapshot
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 REASONS = {name: reason for name, (_, reason) in BAD.items()} | {"missing.png": "no such file"}
 
 

@@ -6,8 +6,6 @@ import pytest
 from conftest import Gallery
 from running import CONSOLE_SCRIPT, Retr
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 SEARCH = ["search", "{image}", "--index", "{exact}"]
 ENCODE = ["encode", "{images}", "--encoder", "toy", "--out", "made"]
 INDEX = ["index", "{embeddings}", "--out", "made"]

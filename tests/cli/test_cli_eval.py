@@ -8,8 +8,6 @@ import pytest
 from conftest import Gallery
 from running import Retr
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 EVAL = ("eval", "--queries", "{e}", "--database", "{e}")
 
 

@@ -11,6 +11,8 @@ from running import Outcome, Retr
 from cli.search import MANY
 from retrieval.exports import NETWORK, export_folder
 
+pytestmark = pytest.mark.usefixtures("launched")
+
 IMAGES = 24
 ROUNDING = 0.03  # of cosines between embeddings of noise in bfloat16 and float32
 # What is slow to import; all but ONNX Runtime is for other commands. pandas is none of retr's

@@ -6,6 +6,8 @@ import sys
 import pytest
 from running import Retr
 
+pytestmark = pytest.mark.usefixtures("launched")
+
 COMMANDS = [
     "encode", "index", "search", "compare", "eval", "pairs", "plot", "bench", "train", "info",
     "verify", "demo",

@@ -14,7 +14,6 @@ from running import Retr
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
-pytestmark = pytest.mark.usefixtures("forked")
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,6 @@ from retrieval.quality.calibration import Calibration, Method
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.verification import Procedure, split, verify
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 
 def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: Gallery) -> None:
     found = retr.json("pairs", gallery.embeddings, "--threshold", "0", "--threshold", "10")

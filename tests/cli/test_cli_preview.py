@@ -7,9 +7,12 @@ import struct
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
+import pytest
 from conftest import Gallery
 from pictures import save
 from running import CONSOLE_SCRIPT, Retr
+
+pytestmark = pytest.mark.usefixtures("launched")
 
 
 def in_a_terminal(arguments: list[str], columns: int) -> str:

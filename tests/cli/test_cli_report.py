@@ -12,8 +12,6 @@ from retrieval import open_encoder
 from retrieval.encoding import encode_source
 from retrieval.images import open_source
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 
 @pytest.fixture
 def queries(retr: Retr, gallery: Gallery) -> Path:

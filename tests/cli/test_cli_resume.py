@@ -23,6 +23,8 @@ from retrieval.errors import BadInput, BadSource, Busy
 from retrieval.images import Item
 from retrieval.storage.files import locked, sealed
 
+pytestmark = pytest.mark.usefixtures("launched")
+
 IMAGES = 620
 SHARDS = 13  # of 50 images, the last of 20
 PATIENCE = 60  # seconds to wait for what should happen at once

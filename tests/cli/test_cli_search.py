@@ -15,8 +15,6 @@ from running import CONSOLE_SCRIPT, Retr
 from retrieval import build_index, open_embeddings
 from retrieval.contracts import Metric
 
-pytestmark = pytest.mark.usefixtures("forked")
-
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_image_finds_its_nearest(retr: Retr, gallery: Gallery, backend: str) -> None:

@@ -16,6 +16,8 @@ import pytest
 from conftest import Gallery
 from running import CONSOLE_SCRIPT, Retr
 
+pytestmark = pytest.mark.usefixtures("launched")
+
 CROWD = 1_000
 
 

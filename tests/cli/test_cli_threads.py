@@ -13,6 +13,8 @@ from retrieval.storage.shards import open_embeddings
 from tests.cli.conftest import Gallery
 from tests.cli.running import Retr
 
+pytestmark = pytest.mark.usefixtures("launched")
+
 POOLS = """
 import json, sys
 from cli.main import run

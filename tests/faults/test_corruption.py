@@ -4,7 +4,6 @@
 """
 
 import json
-import multiprocessing
 import random
 import resource
 import shutil
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 import pytest
 import victims
+from forking import forking
 from made import embeddings
 
 from retrieval import build_index, open_embeddings, open_index
@@ -131,11 +131,9 @@ def test_a_flipped_bit_is_harmless_or_found(kind: str, tmp_path: Path) -> None:
 def test_native_files_of_strangers_crash_nothing(backend: str, tmp_path: Path) -> None:
     """Flipped by one who mends the hashes, too, a file is read or refused, and does no harm."""
     folder = made_index(backend)(tmp_path)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["indexers.hnsw", "indexers.exact", "retrieval.indexing"])
     said = tmp_path / "said"
     for seed in range(1, 1 + max(1, FLIPS // 100)):
-        process = context.Process(target=_flip_many, args=(folder, seed, said))
+        process = forking().Process(target=_flip_many, args=(folder, seed, said))
         process.start()
         process.join()
         lines = said.read_text().splitlines()

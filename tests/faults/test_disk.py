@@ -1,7 +1,6 @@
 """A disk that is full, one that cannot be read, and two writers at once."""
 
 import errno
-import multiprocessing
 import resource
 import shutil
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import victims
+from forking import forking
 from test_kills import CASES, content
 
 from retrieval import build_index, open_embeddings, open_index
@@ -42,8 +42,7 @@ def test_a_full_disk_leaves_what_stood_and_the_next_run_completes(
     shutil.copytree(tmp_path / "prepared", tmp_path / "work")  # which paths in the files name
     victims.run(victim, tmp_path / "work")
     whole = content(tmp_path / "work" / "out")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*victims.PRELOADED])
+    context = forking()
     failed = 0
     sizes = (1000, 8000) if name == "train" and not victims.ALL else SIZES  # it takes its time
     for limit in sizes:
@@ -96,8 +95,7 @@ def test_of_two_writers_one_is_refused_or_finds_all_done(name: str, tmp_path: Pa
     whole = content(tmp_path / "work" / "out")
     shutil.rmtree(tmp_path / "work")
     shutil.copytree(tmp_path / "prepared", tmp_path / "work")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*victims.PRELOADED])
+    context = forking()
     start = context.Event()
     outcomes = [context.Value("i", -1) for _ in range(3)]
     processes = [

@@ -1,10 +1,5 @@
-"""What gets killed: runs that write, in a process of their own.
+"""What gets killed: runs that write, in a process of their own."""
 
-They are forked from a process in which all imports are done, so that a kill at a random moment
-meets the work and not the imports.
-"""
-
-import multiprocessing
 import os
 import signal
 import sys
@@ -14,24 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-PRELOADED = (
-    "encoders.toy",
-    "encoders.siamese",
-    "encoders.training.trainer",
-    "encoders.training.checks",
-    "encoders.training.losses",
-    "encoders.training.reports",
-    "indexers.exact",
-    "indexers.hnsw",
-    "indexers.ivf",
-    "retrieval.encoding",
-    "retrieval.images.digits",
-    "retrieval.sharding",
-    "retrieval.drawing.plots",
-    "retrieval.updating",
-    "sklearn.datasets",
-    "torch._dynamo",
-)
+from forking import forking
+
 # Of `sys.addaudithook`: what a process does to files, as Python sees it.
 STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
 PATIENCE = 120  # seconds
@@ -113,8 +92,7 @@ class Ended:
 
 def run(victim: Victim, folder: Path, after: float | None = None, at: int | None = None) -> Ended:
     """Run it in another process, to its end, or killed after so many seconds or at that step."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED])
+    context = forking()
     counter = context.Value("i", 0)
     started = context.Event()
     arguments = (victim, folder, at, counter, started)

@@ -252,6 +252,20 @@ def test_huge_images_are_refused_by_their_header() -> None:
     assert reason(png(10_000, 10_000, 8, 2)) == "truncated"
 
 
+def run_lengths(width: int, height: int) -> bytes:
+    """A BMP of eight bits in run lengths: a line of colour 1, then none of the others."""
+    palette = bytes((0, 0, 0, 0, 30, 20, 10, 0))  # black, and (10, 20, 30) as blue, green, red
+    runs = bytes((width % 256, 1, 0, 0, 0, 1))
+    offset = 14 + 40 + len(palette)
+    facts = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 2, 0)
+    return struct.pack("<2sIHHI", b"BM", offset + len(runs), 0, 0, offset) + facts + palette + runs
+
+
+def test_a_short_file_cannot_take_long() -> None:
+    assert pixels(run_lengths(3, 1)).tolist() == [[[10, 20, 30]] * 3]
+    assert reason(run_lengths(10_000_001, 1)) == "10,000,001 pixels; the most is 10,000,000"
+
+
 def test_truncated_files_stay_truncated() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
