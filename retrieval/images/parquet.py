@@ -156,10 +156,18 @@ def _opened(file: Place) -> Iterator[tuple[pq.ParquetFile, _Columns]]:
             file.open("rb") as stream,
             pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as parquet,
         ):
+            _check_counts(parquet.metadata)
             yield parquet, _columns(file, parquet.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
         reason = str(error).partition("\n")[0]
         raise BadSource(f"cannot read {text(file)} as Parquet: {reason}; copy it anew") from error
+
+
+def _check_counts(facts: pq.FileMetaData) -> None:
+    """Raise ValueError where the file does not have the rows that it says it has."""
+    counts = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != facts.num_rows:
+        raise ValueError(f"it counts {facts.num_rows:,} rows and has {sum(counts):,}")
 
 
 def _columns(file: Place, schema: pa.Schema) -> _Columns:
