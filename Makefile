@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 DEMO := retr-demo
-FUZZ_SECONDS ?= 450
+FUZZ_SECONDS ?= 400
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test faults fuzz test-web bench audit lint clean
@@ -48,11 +48,12 @@ audit: $(READY) ## are there known holes in what is installed? Asks PyPI
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) $(DEMO) .retr dist build
 
+# Compiling all of torch would take longer than unpacking it: Python compiles what is imported.
 # pip's --group reads [dependency-groups] since its version 25.1.
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "retr needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable . --group dev
 	$(BIN)/python -m pip install --quiet --no-deps 'milvus-lite>=3.2' # not its faiss-cpu
 	touch $@
