@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pictures import save
-from running import Outcome, Retr
+from running import Outcome, Retr, fork
 
 from cli.search import MANY
 from retrieval.exports import NETWORK, export_folder
@@ -35,13 +35,15 @@ def indexed(retr: Retr) -> Path:
     """photos/0.png to 23.png, embedded by siamese-quick, and their index, the workspace's last."""
     for number in range(IMAGES):
         save(retr.cwd / "photos" / f"{number}.png", seed=number)
-    retr("encode", "photos", "--encoder", "siamese-quick")
-    retr("index", "--backend", "hnsw")
+    forked = Retr(retr.cwd, start=fork)
+    forked("encode", "photos", "--encoder", "siamese-quick")
+    forked("index", "--backend", "hnsw")
     return retr.cwd / "photos"
 
 
 def fingerprint_of(retr: Retr) -> str:
-    facts = retr.json("encode", "photos", "--encoder", "siamese-quick")["encoder"]
+    forked = Retr(retr.cwd, start=fork)
+    facts = forked.json("encode", "photos", "--encoder", "siamese-quick")["encoder"]
     return str(facts["fingerprint"])
 
 

@@ -48,7 +48,7 @@ def test_embeddings_and_neighbors_are_those_of_one_thread(
     for threads in ("1", str(available_cores())):
         place = tmp_path / threads
         retr(
-            *("encode", "digits", "--limit", "300", "--encoder", "siamese-quick"),
+            *("encode", "digits", "--limit", "100", "--encoder", "siamese-quick"),
             *("--threads", threads, "--out", place / "embeddings"),
         )
         for backend in ("exact", "ivf"):
