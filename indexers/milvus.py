@@ -157,7 +157,7 @@ class Milvus:
         uri = self._server()
         database: Database
         if uri:
-            database = Server(f"retr_tmp_{uuid.uuid4().hex}", uri)
+            database = Server(f"retr_tmp_{uuid.uuid4().hex}", uri, named_by_us=True)
             with database.asked():  # or it would be looked for once more at exit
                 atexit.register(_drop, database)
         else:
@@ -171,7 +171,7 @@ class Milvus:
         uri = self._server()
         database: Database
         if uri:
-            database = Server(self.collection or holds.name(), uri)
+            database = Server(self.collection or holds.name(), uri, named_by_us=True)
         else:
             database = _unfinished(self.collection or "retr", items.unfinished, holds)
         return self._filled(database, holds, items, items.table)
@@ -191,7 +191,7 @@ class Milvus:
                     " or index anew with it"
                 )
             return _loaded(folder, collection, holds, self)
-        database = Server(collection, checked_uri(self.uri or uri))
+        database = Server(collection, checked_uri(self.uri or uri), named_by_us=False)
         with database.asked() as client:
             if not client.has_collection(collection, timeout=database.answering):
                 raise BadInput(

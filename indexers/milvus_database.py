@@ -178,13 +178,18 @@ class Lite(Database):
 
 
 class Server(Database):
-    """A server or a cluster, under an address. The token comes from the environment alone."""
+    """A server or a cluster, under an address. The token comes from the environment alone.
+
+    named_by_us: whether the address is one that we were given. One that stands in an index folder
+    may be a stranger's: the token is kept from it, unless MILVUS_URI names the same.
+    """
 
     answering = 30.0
 
-    def __init__(self, collection: str, uri: str) -> None:
+    def __init__(self, collection: str, uri: str, named_by_us: bool) -> None:
         super().__init__(collection, None, False)
         self.uri = uri
+        self.trusted = named_by_us or uri == os.environ.get(URI, "").rstrip("/")
 
     @property
     def name(self) -> str:
@@ -199,7 +204,7 @@ class Server(Database):
         pymilvus = library()
         import grpc
 
-        token = os.environ.get(TOKEN, "")
+        token = os.environ.get(TOKEN, "") if self.trusted else ""
         try:
             return pymilvus.MilvusClient(self.uri, token=token, timeout=CONNECTING, dedicated=True)
         except (pymilvus.MilvusException, grpc.RpcError) as problem:
@@ -218,6 +223,11 @@ class Server(Database):
             or "auth check failure" in low
             or "unauthenticated" in low
         ):
+            if os.environ.get(TOKEN) and not self.trusted:
+                return BadInput(
+                    f"{self.name}, which the index folder names, wants a token; set {URI} to that "
+                    f"address if the token in {TOKEN} is meant for it"
+                )
             given = "refuses the token in" if os.environ.get(TOKEN) else "wants a token in"
             return BadInput(
                 f"{self.name} {given} {TOKEN}; set it to USER:PASSWORD, or to an API key"

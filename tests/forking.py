@@ -6,6 +6,7 @@ random moment meets the work and not the imports.
 """
 
 import multiprocessing
+from functools import cache
 from multiprocessing.context import ForkServerContext
 
 from cli.main import COMMANDS
@@ -34,8 +35,12 @@ PRELOADED = (
 )
 
 
+@cache
 def forking() -> ForkServerContext:
-    """What starts such processes."""
+    """What starts such processes, with all imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
+    first = context.Process(target=int)
+    first.start()
+    first.join()
     return context

@@ -78,7 +78,7 @@ def some(tmp_path: Path) -> Embeddings:
 
 
 def collections(uri: str) -> list[str]:
-    database = milvus_database.Server("any", uri)
+    database = milvus_database.Server("any", uri, named_by_us=True)
     with database.asked() as client:
         names = sorted(client.list_collections())
     database.close()
@@ -186,7 +186,7 @@ build_index(sets, "milvus", folder, None, {options!r})
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / INDEX).exists()
     if place == "server":
-        database = milvus_database.Server("killed", server)
+        database = milvus_database.Server("killed", server, named_by_us=True)
         with database.asked() as client:
             assert client.list_indexes("killed") == []  # without which a server does not search
         database.close()
@@ -320,7 +320,7 @@ def test_what_a_collection_holds_is_checked(tmp_path: Path, server: str, some: E
     with pytest.raises(BadData, match=str(shard)):
         build_index([some], "milvus", again, options=options)
     shard.write_bytes(whole)
-    database = milvus_database.Server("checked", server)
+    database = milvus_database.Server("checked", server, named_by_us=True)
     with database.asked() as client:
         assert client.has_collection("checked")
         client.delete("checked", filter="row == 5")
@@ -393,13 +393,13 @@ def test_a_server_that_does_not_answer(
     silent.close()
 
 
-def test_a_server_that_refuses_the_token(
-    some: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, list[str | None]]]:
+    """The address of a server that refuses every token, and the tokens that it was sent."""
     import grpc
     from pymilvus.grpc_gen import milvus_pb2_grpc
 
-    seen: list[Any] = []
+    seen: list[str | None] = []
 
     class Refusing(milvus_pb2_grpc.MilvusServiceServicer):  # type: ignore[misc]
         def Connect(self, request: Any, context: Any) -> None:  # noqa: N802
@@ -410,17 +410,49 @@ def test_a_server_that_refuses_the_token(
     milvus_pb2_grpc.add_MilvusServiceServicer_to_server(Refusing(), running)
     port = running.add_insecure_port("127.0.0.1:0")
     running.start()
-    monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
+    yield f"http://127.0.0.1:{port}", seen
+    running.stop(grace=0).wait()
+
+
+def test_a_server_that_refuses_the_token(
+    refusing: tuple[str, list[str | None]],
+    some: Embeddings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, seen = refusing
     for words, token in (("refuses the token in", "me:secret"), ("wants a token in", "")):
         monkeypatch.setenv("MILVUS_TOKEN", token)
         with pytest.raises(BadInput, match=f"{words} MILVUS_TOKEN; set it to USER:PASSWORD") as no:
-            build_index(
-                [some], "milvus", tmp_path / "i", options={"uri": f"http://127.0.0.1:{port}"}
-            )
+            build_index([some], "milvus", tmp_path / "i", options={"uri": uri})
         assert "secret" not in str(no.value)
     assert seen[0] and not seen[-1]
     assert not (tmp_path / "i").exists()
-    running.stop(grace=0).wait()
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_a_server_that_a_stranger_names_gets_no_token(
+    refusing: tuple[str, list[str | None]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: bool,
+) -> None:
+    """Be it named in milvus.json, or among the options in index.json."""
+    uri, seen = refusing
+    named = uri if not option else closed_port()
+    holds = asdict(milvus.Holding("", [], 3, DIM, "cosine", "HNSW", {}))
+    document = {"collection": "theirs", "uri": named, "bytes": {}, "holds": holds}
+    document |= {"format": milvus.FORMAT, "version": milvus.VERSION}
+    (tmp_path / FACTS).write_text(json.dumps(document))
+    settings = Milvus(uri=uri if option else None)
+    monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
+    with pytest.raises(BadInput, match="which the index folder names, wants a token; set MILVUS_U"):
+        settings.load(tmp_path)
+    assert seen and not any(seen)
+    monkeypatch.setenv("MILVUS_URI", uri + "/")
+    with pytest.raises(BadInput, match="refuses the token in MILVUS_TOKEN"):
+        settings.load(tmp_path)
+    assert seen[-1]
 
 
 @pytest.mark.parametrize(
