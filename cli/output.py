@@ -26,12 +26,13 @@ class Output:
     def document(self, document: "Json") -> None:
         """Print the JSON document, where JSON is wanted."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(json.dumps(document, ensure_ascii=False).translate(_CONTROLS_IN_JSON), flush=True)
 
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""
         if not self.for_people:
             return
+        text = "\n".join(map(one_line, text.split("\n")))
         bars = sys.modules.get("tqdm")
         if bars is None:
             print(text)
@@ -43,6 +44,7 @@ class Output:
         """Print rows under a header, the first `left` columns to the left, others to the right."""
         if not self.for_people:
             return
+        rows = [[one_line(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
         def line(cells: Sequence[str]) -> str:
@@ -91,9 +93,16 @@ class Output:
             bar.close()
 
 
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+_CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # the others, json escapes
+
+
 def one_line(text: str) -> str:
-    r"""The text with line breaks, which names of files may have, written as `\n`."""
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    r"""The text with control characters written out, `\n` or `\x1b`.
+
+    Names of files and labels may have them, and a terminal would obey.
+    """
+    return text.translate(_CONTROLS)
 
 
 def duration(seconds: float) -> str:

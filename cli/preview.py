@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from textual_image.renderable import Image as Drawn
 
+from cli.output import one_line
 from cli.pictures import Rows
 from retrieval.drawing.figures import Picture
 
@@ -59,6 +60,7 @@ def _captions(pictures: Sequence[Picture]) -> Text:
     for picture in pictures:
         note = picture.note if picture.image is not None else "no picture"
         room = max(0, CELLS - cell_len(note) - 1)
-        title = set_cell_size(picture.title, min(cell_len(picture.title), room))
+        title = one_line(picture.title)
+        title = set_cell_size(title, min(cell_len(title), room))
         line.append(set_cell_size(f"{title} {note}", CELLS + GAP), styles[picture.right])
     return line

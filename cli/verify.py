@@ -2,7 +2,7 @@
 
 from cli.info import Folder
 from cli.options import Debug, Json, Quiet
-from cli.output import Output, plural
+from cli.output import Output, one_line, plural
 
 
 def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
@@ -46,4 +46,4 @@ def print_problem(problem: str) -> None:
     """Say it on stderr, which --quiet leaves open for errors."""
     import sys
 
-    print(f"error: {problem}", file=sys.stderr)
+    print(f"error: {one_line(problem)}", file=sys.stderr)
