@@ -39,6 +39,10 @@ MAX_RUN_LENGTHS = 10_000_000
 """Of BMP in run lengths, which Pillow expands in Python: so many in a second, be the file however
 short."""
 
+MAX_SCANNED = 20 * MAX_PIXELS
+"""Pixels that the scans of a JPEG go over together, of which progressive ones have some ten. A scan
+may be a hundred bytes long, and takes a tenth of a second for MAX_PIXELS."""
+
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(
     kind.format
@@ -57,6 +61,8 @@ SUFFIXES = frozenset(
 """The endings of the files of a folder that are taken for images, in lower case."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_SCAN = b"\xff\xda"  # the marker at the start of a scan of a JPEG
+_BLOCK = 1 << 20
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 # What the decoders raise where the bytes lead them astray.
 _DAMAGE = (
@@ -102,7 +108,7 @@ def decode(
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
     damaged, no JPEG, PNG, WebP, BMP, GIF or TIFF, or of more than MAX_PIXELS pixels (of BMP in run
-    lengths, MAX_RUN_LENGTHS).
+    lengths, MAX_RUN_LENGTHS; of all scans of a JPEG, MAX_SCANNED).
     """
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
@@ -195,6 +201,7 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
             _check_size(
                 image.width * image.height, path, MAX_RUN_LENGTHS if in_python else MAX_PIXELS
             )
+            _check_scans(stream, image, path)
             if framing is not None:
                 twice = 2 * _shorter(framing)
                 if image.format == "JPEG" and min(image.size) >= 2 * twice:
@@ -220,6 +227,31 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
 def _check_size(pixels: int, path: str, most: int = MAX_PIXELS) -> None:
     if pixels > most:
         raise BadImage(path, f"{pixels:,} pixels; the most is {most:,}")
+
+
+def _check_scans(stream: BinaryIO, image: Image.Image, path: str) -> None:
+    of_jpeg = image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg"
+    if not of_jpeg or _is_one_scan(stream, image):
+        return
+    place, scans, last = stream.tell(), 0, b""
+    stream.seek(0)
+    while block := stream.read(_BLOCK):
+        scans += (last + block).count(_SCAN)  # inside of scans, FF stands before 00 or D0 to D7
+        last = block[-1:]
+    stream.seek(place)
+    if scans * image.width * image.height > MAX_SCANNED:
+        raise BadImage(path, f"{scans:,} scans in a JPEG of {image.width} × {image.height} pixels")
+
+
+def _is_one_scan(stream: BinaryIO, image: Image.Image) -> bool:
+    """Whether a JPEG's first scan, behind whose header Pillow stands, has all colours and bits."""
+    if image.format != "JPEG" or "progressive" in image.info:
+        return False
+    place, colours = stream.tell(), getattr(image, "layers", 0)
+    stream.seek(max(0, place - 8 - 2 * colours))  # as long as the header of such a scan
+    begun = stream.read(5)  # marker, length, and how many colours
+    stream.seek(place)
+    return begun[:2] == _SCAN and begun[4:] == bytes((colours,))
 
 
 def _upright(image: Image.Image) -> Image.Image:

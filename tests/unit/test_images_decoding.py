@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from retrieval.errors import BadImage
-from retrieval.images import decode
+from retrieval.images import decode, decoding
 
 LOSSLESS = ["PNG", "WEBP", "BMP", "TIFF"]
 
@@ -259,6 +259,47 @@ def run_lengths(width: int, height: int) -> bytes:
     offset = 14 + 40 + len(palette)
     facts = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 2, 0)
     return struct.pack("<2sIHHI", b"BM", offset + len(runs), 0, 0, offset) + facts + palette + runs
+
+
+def scanned_again(jpeg: bytes, times: int) -> bytes:
+    """The JPEG with its last scan repeated."""
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + times * last + jpeg[-2:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of some bytes goes over all pixels, as often as the file has one."""
+    monkeypatch.setattr(decoding, "MAX_SCANNED", 40 * 30 * 30)
+    image = Image.fromarray(smooth())
+    progressive = encoded(image, "JPEG", progressive=True)
+    again = scanned_again(progressive, 30)
+    whole, content = progressive, again
+    if kind == "TIFF":
+        whole, content = jpeg_in_tiff(progressive), jpeg_in_tiff(again)
+    assert pixels(whole).shape == smooth().shape
+    assert reason(content) == "40 scans in a JPEG of 30 × 40 pixels"
+
+
+def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which nearly all photographs have."""
+    monkeypatch.setattr(decoding, "MAX_SCANNED", 0)
+    for mode in ("RGB", "L", "CMYK"):
+        image = Image.fromarray(smooth()).convert(mode)
+        assert pixels(encoded(image, "JPEG")).shape == smooth().shape
+    with pytest.raises(BadImage, match="10 scans"):
+        pixels(encoded(Image.fromarray(smooth()), "JPEG", progressive=True))
+
+
+def jpeg_in_tiff(jpeg: bytes) -> bytes:
+    """A TIFF of one strip, compressed as JPEG."""
+    height, width, _ = smooth().shape
+    values = {
+        256: width, 257: height, 258: 8, 259: 7, 262: 6, 273: 0, 277: 3, 278: height, 279: len(jpeg)
+    }  # fmt: skip
+    values[273] = 8 + 2 + 12 * len(values) + 4  # where the strip stands
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + jpeg
 
 
 def test_a_short_file_cannot_take_long() -> None:
