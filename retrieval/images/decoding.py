@@ -13,6 +13,8 @@ import threading
 import warnings
 import zlib
 from contextlib import suppress
+from functools import cache
+from math import prod
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
@@ -202,6 +204,10 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
                 image.width * image.height, path, MAX_RUN_LENGTHS if in_python else MAX_PIXELS
             )
             _check_scans(stream, image, path)
+            if isinstance(image, TiffImageFile):
+                _hush_libtiff()
+                tile = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH)]
+                _check_size(prod(side for side in tile if isinstance(side, int)), path)
             if framing is not None:
                 twice = 2 * _shorter(framing)
                 if image.format == "JPEG" and min(image.size) >= 2 * twice:
@@ -241,6 +247,17 @@ def _check_scans(stream: BinaryIO, image: Image.Image, path: str) -> None:
     stream.seek(place)
     if scans * image.width * image.height > MAX_SCANNED:
         raise BadImage(path, f"{scans:,} scans in a JPEG of {image.width} × {image.height} pixels")
+
+
+@cache
+def _hush_libtiff() -> None:
+    """It writes what is wrong with a file to stderr, beside the error that Pillow raises."""
+    import ctypes
+
+    from PIL import _imaging
+
+    with suppress(AttributeError, OSError):  # where it is linked in another way
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _is_one_scan(stream: BinaryIO, image: Image.Image) -> bool:

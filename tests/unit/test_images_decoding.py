@@ -276,7 +276,7 @@ def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     again = scanned_again(progressive, 30)
     whole, content = progressive, again
     if kind == "TIFF":
-        whole, content = jpeg_in_tiff(progressive), jpeg_in_tiff(again)
+        whole, content = (tiff(jpeg, t259=7, t262=6) for jpeg in (progressive, again))
     assert pixels(whole).shape == smooth().shape
     assert reason(content) == "40 scans in a JPEG of 30 × 40 pixels"
 
@@ -291,15 +291,27 @@ def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch
         pixels(encoded(Image.fromarray(smooth()), "JPEG", progressive=True))
 
 
-def jpeg_in_tiff(jpeg: bytes) -> bytes:
-    """A TIFF of one strip, compressed as JPEG."""
+def tiff(strip: bytes, **changes: int) -> bytes:
+    """A TIFF of one strip or tile of `smooth`'s size; changes: tags by number, `t322=16`."""
     height, width, _ = smooth().shape
-    values = {
-        256: width, 257: height, 258: 8, 259: 7, 262: 6, 273: 0, 277: 3, 278: height, 279: len(jpeg)
-    }  # fmt: skip
-    values[273] = 8 + 2 + 12 * len(values) + 4  # where the strip stands
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + jpeg
+    values = {256: width, 257: height, 258: 8, 259: 1, 262: 2, 277: 3}
+    values |= {int(tag[1:]): value for tag, value in changes.items()}
+    tiled = 322 in values
+    values |= {324: 0, 325: len(strip)} if tiled else {273: 0, 278: height, 279: len(strip)}
+    values[324 if tiled else 273] = 8 + 2 + 12 * len(values) + 4  # where it stands
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, values[tag]) for tag in sorted(values))
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + strip
+
+
+def test_tiles_are_no_larger_than_images(capfd: pytest.CaptureFixture[str]) -> None:
+    """Memory for a tile is taken before it is seen that there is none."""
+    tile = zlib.compress(bytes(48 * 32 * 3))
+    assert pixels(tiff(tile, t259=8, t322=32, t323=48)).shape == smooth().shape
+    assert reason(tiff(tile, t259=8, t322=480, t323=480)) == "truncated or damaged"
+    assert reason(tiff(tile, t259=8, t322=48_000, t323=32_000)) == (
+        "1,536,000,000 pixels; the most is 100,000,000"
+    )
+    assert capfd.readouterr().err == "", "libtiff has spoken"
 
 
 def test_a_short_file_cannot_take_long() -> None:
