@@ -93,7 +93,7 @@ def _verify_embeddings(folder: Place) -> Report:
     stray = [name for name in names if name not in listed | {SKIPPED}]
     problems += [f"{folder / name} is not in the manifest; delete it" for name in stray]
     skipped = folder / SKIPPED
-    if (manifest.skipped > 0) != skipped.exists():
+    if (manifest.skipped > 0) != skipped.is_file():
         problems.append(
             f"{skipped} and the manifest do not agree: {manifest.skipped:,} skipped images"
         )

@@ -248,7 +248,7 @@ def _is_whole(path: Place, shard: Shard) -> bool:
     """Whether the shard is there as it was written; of one in a store the size must do."""
     try:
         if isinstance(path, Path):
-            return sha256_of(path) == shard.sha256
+            return path.is_file() and sha256_of(path) == shard.sha256
         return path.stat().st_size == shard.bytes
     except FileNotFoundError:
         return False
@@ -466,6 +466,8 @@ def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     path = folder / shard.file
     remedy = "run the same 'retr encode' again, and it is made anew"
     try:
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise BadData(f"{path} is no file; {remedy}")  # a pipe or a device has no end
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != shard.sha256:
             raise BadData(f"{path} is damaged: its sha256 is not the manifest's; {remedy}")
@@ -584,7 +586,7 @@ def _write_skipped(folder: Place, rows: Sequence[tuple[str, str, int]]) -> str:
 
 def _read_skipped(folder: Place) -> list[tuple[str, str, int]]:
     path = folder / SKIPPED
-    if not path.exists():
+    if not path.is_file():
         return []
     try:
         table = read_table(path.read_bytes()).cast(SKIPPED_SCHEMA)

@@ -1,6 +1,7 @@
 """Shards and manifests that are not as they should be."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
+from retrieval.inspection import verify
 from retrieval.storage.files import sealed, sha256_of
 from retrieval.storage.shards import (
     Dtype,
@@ -105,6 +107,19 @@ def test_damaged_shard_is_found_and_written_anew(folder: Path) -> None:
         writer.write([f"id{i}" for i in at], ["x", None], [None, "p"], VECTORS[at.start : at.stop])
     writer.finish()
     assert {p.name: sha256_of(p) for p in folder.glob("*.parquet")} == whole
+
+
+@pytest.mark.parametrize("endless", ["pipe", "device"])
+def test_what_has_no_end_is_not_read(folder: Path, endless: str) -> None:
+    part = folder / "part-00001.parquet"
+    part.unlink()
+    if endless == "pipe":
+        os.mkfifo(part)
+    else:
+        part.symlink_to("/dev/zero")
+    with pytest.raises(BadData, match=r"part-00001.parquet is no file; run the same"):
+        open_embeddings(folder).read()
+    assert any("is no file" in problem for problem in verify(folder).problems)
 
 
 def test_missing_shard(folder: Path) -> None:
