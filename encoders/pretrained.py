@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from ssl import SSLError
@@ -427,7 +428,7 @@ def _check_reachable(address: str) -> None:
     """Raise OSError where nothing answers there. The hub's own library would try for a minute."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=PATIENCE).close()
-    except HTTPError:
+    except (HTTPError, HTTPException):
         pass  # something answers
     except URLError as error:
         reason = error.reason

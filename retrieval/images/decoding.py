@@ -14,7 +14,6 @@ import warnings
 import zlib
 from contextlib import suppress
 from functools import cache
-from math import prod
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -23,7 +22,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import ROWSPERSTRIP, TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
@@ -203,11 +202,10 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
             _check_size(
                 image.width * image.height, path, MAX_RUN_LENGTHS if in_python else MAX_PIXELS
             )
-            _check_scans(stream, image, path)
             if isinstance(image, TiffImageFile):
                 _hush_libtiff()
-                tile = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH)]
-                _check_size(prod(side for side in tile if isinstance(side, int)), path)
+                _check_size(_piece(image), path)
+            _check_scans(stream, image, path)
             if framing is not None:
                 twice = 2 * _shorter(framing)
                 if image.format == "JPEG" and min(image.size) >= 2 * twice:
@@ -236,8 +234,12 @@ def _check_size(pixels: int, path: str, most: int = MAX_PIXELS) -> None:
 
 
 def _check_scans(stream: BinaryIO, image: Image.Image, path: str) -> None:
-    of_jpeg = image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg"
-    if not of_jpeg or _is_one_scan(stream, image):
+    pixels = image.width * image.height
+    if isinstance(image, TiffImageFile):
+        if image.info.get("compression") not in ("jpeg", "tiff_jpeg"):
+            return
+        pixels = _piece(image)
+    elif image.format not in ("JPEG", "MPO") or _is_one_scan(stream, image):
         return
     place, scans, last = stream.tell(), 0, b""
     stream.seek(0)
@@ -245,8 +247,15 @@ def _check_scans(stream: BinaryIO, image: Image.Image, path: str) -> None:
         scans += (last + block).count(_SCAN)  # inside of scans, FF stands before 00 or D0 to D7
         last = block[-1:]
     stream.seek(place)
-    if scans * image.width * image.height > MAX_SCANNED:
-        raise BadImage(path, f"{scans:,} scans in a JPEG of {image.width} × {image.height} pixels")
+    if scans * pixels > MAX_SCANNED:
+        raise BadImage(path, f"{scans:,} scans of {pixels:,} pixels in a JPEG")
+
+
+def _piece(image: TiffImageFile) -> int:
+    """The pixels of a tile or a strip, each of which is decoded by itself."""
+    tags = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH, ROWSPERSTRIP)]
+    width, height, rows = (tag if isinstance(tag, int) else 0 for tag in tags)
+    return width * height or image.width * min(rows or image.height, image.height)
 
 
 @cache

@@ -278,7 +278,15 @@ def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "TIFF":
         whole, content = (tiff(jpeg, t259=7, t262=6) for jpeg in (progressive, again))
     assert pixels(whole).shape == smooth().shape
-    assert reason(content) == "40 scans in a JPEG of 30 × 40 pixels"
+    assert reason(content) == "40 scans of 1,200 pixels in a JPEG"
+
+
+def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_SCANNED", 2 * 320 * 240)
+    image = Image.fromarray(np.tile(smooth(), (8, 8, 1)))
+    stream = encoded(image, "TIFF", compression="jpeg", strip_size=8 * 30 * 3 * 16)
+    assert stream.count(b"\xff\xda") == 20
+    assert pixels(stream).shape == (320, 240, 3)
 
 
 def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
