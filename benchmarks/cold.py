@@ -1,8 +1,9 @@
 """How long a command takes from a cold process to its end: `python -m benchmarks.cold --help`.
 
-The bare interpreter, `retr --help`, a search through the encoder's exported network, and the same
-search through torch take turns, each in a process of its own, so that a machine that is slower for
-a while is so for all. A first search, which may export the network and has the disk read what later
+The bare interpreter, the imports that no such command can do without, torch's for comparison,
+`retr --help`, a search through the encoder's exported network, and the same search through torch
+take turns, each in a process of its own, so that a machine that is slower for a while is so for
+all. A first search, which may export the network and has the disk read what later
 ones find in memory, is not counted.
 """
 
@@ -31,6 +32,9 @@ def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
     search = (*RETR, "search", str(image), "-k", str(k), "--index", str(index))
     ways = {
         "python": (sys.executable, "-c", "pass"),
+        "import_typer": (sys.executable, "-c", "import typer"),
+        "import_all_needed": (sys.executable, "-c", "import typer, numpy, onnxruntime"),
+        "import_torch": (sys.executable, "-c", "import torch"),
         "help": (*RETR, "--help"),
         "search": search,
         "search_with_torch": (*search, "--encoder", facts.encoder.name),

@@ -493,7 +493,7 @@ def read_table(content: bytes) -> pa.Table:
     """The table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
 
     `pyarrow.parquet.read_table` would import what reads sets of files, and pandas where it is
-    installed, for which a search waits half as long as for all else.
+    installed, which a search from the command line would wait for.
     """
     with pq.ParquetFile(pa.BufferReader(content)) as file:
         return file.read()
