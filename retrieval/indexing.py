@@ -55,7 +55,7 @@ from retrieval.storage.shards import (
 )
 
 FORMAT = "retr-index"
-VERSION = 2  # 1 had no checksum, nor parts
+VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
 INDEX = "index.json"
 ROWS = "rows.parquet"
 UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one

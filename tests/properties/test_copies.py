@@ -31,7 +31,7 @@ def indexer(name: str, metric: Metric) -> Any:
 
 @cache
 def recall_without_copies(name: str, metric: Metric) -> float:
-    vectors, queries = data()
+    vectors, _ = data()
     return recall(indexer(name, metric).build(vectors), vectors, metric)
 
 
@@ -48,7 +48,7 @@ def true_distances(vectors: Vectors, metric: Metric) -> np.ndarray:
 
 
 def recall(index: Index, vectors: Vectors, metric: Metric, mask: Mask | None = None) -> float:
-    """Recall@10 by distance; and check that rows are rows of the mask, each once, as far as told."""
+    """Recall@10 by distance; and check that rows are rows of the mask, each once."""
     truth = true_distances(vectors, metric)
     if mask is not None:
         truth[:, ~mask] = np.inf
