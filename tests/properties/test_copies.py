@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from retrieval.contracts import Growing, Hits, Index, Mask, Metric, Vectors
@@ -26,13 +26,13 @@ def data() -> tuple[Vectors, Vectors]:
 
 @cache
 def indexer(name: str, metric: Metric) -> Any:
-    return make_indexer(name, {"metric": metric})
-
-
-@cache
-def recall_without_copies(name: str, metric: Metric) -> float:
-    vectors, _ = data()
-    return recall(indexer(name, metric).build(vectors), vectors, metric)
+    # One thread links in one order; and a thorough walk finds nearly all, whatever the order.
+    options = {
+        "hnsw": {"build_threads": 1},
+        "hnsw-pca": {"build_threads": 1},
+        "faiss": {"search": "efSearch=100"},
+    }
+    return make_indexer(name, {"metric": metric, **options.get(name, {})})
 
 
 def true_distances(vectors: Vectors, metric: Metric) -> np.ndarray:
@@ -71,27 +71,30 @@ def groups(draw: st.DrawFn) -> tuple[list[int], float, int]:
     return draw(st.one_of(many, few, one)), draw(st.sampled_from(NOISES)), draw(st.integers(0, 99))
 
 
-def with_copies(sizes: list[int], noise: float, seed: int) -> Vectors:
-    """The vectors and their copies, in any order."""
+def with_copies(sizes: list[int], noise: float, seed: int) -> tuple[Vectors, Vectors]:
+    """The vectors and their copies, in any order; and the first row of each vector alone."""
     draw = np.random.default_rng(seed)
     vectors, _ = data()
     copies = np.repeat(vectors[: len(sizes)], sizes, axis=0)
     copies = copies * (1 + noise * draw.standard_normal(copies.shape))
     everything = np.concatenate([vectors, copies.astype(np.float32)])
-    return np.ascontiguousarray(everything[draw.permutation(len(everything))])
+    sources = np.concatenate([np.arange(ROWS), np.repeat(np.arange(len(sizes)), sizes)])
+    order = draw.permutation(len(everything))
+    _, first = np.unique(sources[order], return_index=True)
+    return everything[order], everything[order][np.sort(first)]
 
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=6, deadline=None)
-@given(copies=groups(), share=st.sampled_from([0.02, 0.3, 0.9]))
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(copies=groups(), share=st.sampled_from([0.05, 0.3, 0.9]))
 def test_copies_cost_no_recall(
     name: str, metric: Metric, copies: tuple[list[int], float, int], share: float
 ) -> None:
-    vectors = with_copies(*copies)
+    vectors, distinct = with_copies(*copies)
     index = indexer(name, metric).build(vectors)
     assert len(index) == len(vectors)
-    least = recall_without_copies(name, metric) - LOSS
+    least = recall(indexer(name, metric).build(distinct), distinct, metric) - LOSS
     assert recall(index, vectors, metric) >= least
     mask = np.random.default_rng(copies[2]).random(len(vectors)) < share
     assert recall(index, vectors, metric, mask) >= least
