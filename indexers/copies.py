@@ -7,6 +7,7 @@ which rows share it.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ MOST_PAIRS = 0.9
 SEED = 0x1D5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Copies:
     """The rows of an index, and the distinct vectors that its graph holds.
 
@@ -115,6 +116,16 @@ class Copies:
         """
         return nearest if self.vector_of is None else _RowSearch(nearest, self).search
 
+    @cached_property
+    def rows_by_vector(self) -> "_RowsByVector":
+        """All rows."""
+        return _RowsByVector.of(self, np.argsort(self._numbers, kind="stable"))
+
+    @property
+    def _numbers(self) -> NDArray[np.int32]:
+        assert self.vector_of is not None
+        return self.vector_of
+
     def save(self, folder: Path) -> None:
         """Write `FILE` into the folder; remove it where all rows differ."""
         if self.vector_of is None:
@@ -166,6 +177,23 @@ class _Distinct:
             yield block[self.is_first[start : start + len(block)]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _RowsByVector:
+    """Some rows, ordered by vector, then by row.
+
+    starts, sizes: (vectors,) where the rows of each vector are among them.
+    """
+
+    rows: Rows
+    starts: Rows
+    sizes: Rows
+
+    @classmethod
+    def of(cls, copies: Copies, rows: Rows) -> "_RowsByVector":
+        sizes = np.bincount(copies._numbers[rows], minlength=copies.vectors)
+        return cls(rows, np.cumsum(sizes) - sizes, sizes)
+
+
 class _RowSearch:
     """Finds rows by a search that finds vectors."""
 
@@ -175,47 +203,40 @@ class _RowSearch:
 
     def search(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         """Return the `count` nearest rows, as `Nearest` says."""
-        vector_of = self.copies.vector_of
-        assert vector_of is not None
-        rows = np.arange(len(vector_of)) if among is None else np.flatnonzero(among)
-        sizes = np.bincount(vector_of[rows], minlength=self.copies.vectors)
-        admitted = sizes > 0
-        matching = int(np.count_nonzero(admitted))
-        mask = None if matching == len(sizes) else admitted
-        vectors, distances = self.nearest(queries, min(count, matching), mask)
-        rows = rows[np.argsort(vector_of[rows], kind="stable")]  # by vector, then by row
-        return _rows_of(vectors, distances, count, rows, np.cumsum(sizes) - sizes, sizes)
+        rows = self.copies.rows_by_vector
+        admitted = None
+        matching = self.copies.vectors
+        if among is not None:
+            rows = _RowsByVector.of(self.copies, rows.rows[among[rows.rows]])
+            admitted = rows.sizes > 0
+            matching = int(np.count_nonzero(admitted))
+            admitted = None if matching == len(admitted) else admitted
+        vectors, distances = self.nearest(queries, min(count, matching), admitted)
+        return _rows_of(vectors, distances, count, rows)
 
 
 def _rows_of(
-    vectors: Rows,
-    distances: NDArray[np.float32],
-    count: int,
-    rows: Rows,
-    starts: Rows,
-    sizes: Rows,
+    vectors: Rows, distances: NDArray[np.float32], count: int, admitted: _RowsByVector
 ) -> Found:
-    """Return the `count` nearest rows of vectors (q, n) at these distances, nearest first.
-
-    rows: ordered by vector, then by row; starts, sizes: where each vector's rows are in it.
-    """
-    found = np.where(vectors >= 0, np.minimum(sizes[vectors], count), 0)
-    query, place = np.nonzero(found)
-    repeats = found[query, place]
+    """Return the `count` nearest admitted rows of vectors (q, n) at these distances."""
+    sizes = np.where(vectors >= 0, np.minimum(admitted.sizes[vectors], count), 0)
+    first = admitted.rows[np.minimum(admitted.starts[vectors], len(admitted.rows) - 1)]
+    if sizes.shape[1] == count and (sizes <= 1).all():  # as most often: each vector has one row
+        return np.where(sizes > 0, first, -1), distances
+    query, place = np.nonzero(sizes)
+    repeats = sizes[query, place]
     ends = np.cumsum(repeats)
     within = np.arange(int(repeats.sum())) - np.repeat(ends - repeats, repeats)
-    row = rows[np.repeat(starts[vectors[query, place]], repeats) + within]
+    row = admitted.rows[np.repeat(admitted.starts[vectors[query, place]], repeats) + within]
     distance = np.repeat(distances[query, place], repeats)
     query = np.repeat(query, repeats)
     order = np.lexsort((row, distance, query))
-    line_starts = np.searchsorted(query, np.arange(len(vectors)))  # sorted by query already
-    column = np.arange(len(order)) - line_starts[query]
+    column = np.arange(len(order)) - np.searchsorted(query, query)
     kept = column < count
-    lines, columns, order = query[kept], column[kept], order[kept]
     all_rows = np.full((len(vectors), count), -1, np.int64)
     all_distances = np.full(all_rows.shape, np.inf, np.float32)
-    all_rows[lines, columns] = row[order]
-    all_distances[lines, columns] = distance[order]
+    all_rows[query[kept], column[kept]] = row[order[kept]]
+    all_distances[query[kept], column[kept]] = distance[order[kept]]
     return all_rows, all_distances
 
 
