@@ -1,43 +1,62 @@
 """Tells what kind of source a name or a path is."""
 
 import tarfile
+import warnings
 from difflib import get_close_matches
 from glob import escape, has_magic
 from pathlib import Path
 
-from retrieval.errors import BadSource, UnknownName
+from retrieval.errors import BadSource, SourceWarning, UnknownName
 from retrieval.images import cifar
+from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.datasets import DATA_SETS, SPLITS, open_data_set, open_split, splits
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folder import EVERYTHING, FolderSource, walk
 from retrieval.images.parquet import ParquetSource
+from retrieval.images.saved import open_saved
 from retrieval.images.source import First, Source, text
+from retrieval.images.tables import ARROW, PARQUET
+from retrieval.images.webdataset import TAR, TarSource, is_shard
 from retrieval.storage.places import RemotePath, place_of
 
 DIGITS = "digits"
 NAMES = (*DATA_SETS, DIGITS)
 """The data sets that `open_source` knows by name."""
 
-_PARQUET = frozenset({".parquet"})
+_CONTAINERS: dict[frozenset[str], type[ParquetSource | TarSource]] = {
+    PARQUET: ParquetSource,
+    ARROW: ParquetSource,
+    TAR: TarSource,
+}
 
 
 def open_source(
-    spec: str, split: str | None = None, data_dir: Path | None = None, limit: int | None = None
+    spec: str,
+    split: str | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    columns: Columns = NO_CHOICE,
 ) -> Source:
     """The source that `spec` names, cut to its first `limit` items if that is given.
 
     spec: a data set's name (a folder of the same name is written `./mnist`); a folder of images;
-        a folder or file of Parquet in the Hugging Face schema; an archive or folder of CIFAR-10;
-        an image; a glob of images or of Parquet files, with `*`, `?`, `[…]` and `**`; or a URL
-        of images or Parquet in a store, such as `s3://bucket/photos`.
+        a folder or file of Parquet or Arrow with a column of images; a folder that Hugging Face's
+        `save_to_disk` wrote; tar archives of WebDataset; an archive or folder of CIFAR-10; an
+        image; a glob of images, Parquet, Arrow or tar files, with `*`, `?`, `[…]` and `**`; or a
+        URL of images or Parquet in a store, such as `s3://bucket/photos`.
     split: train or test, by default train; for sources that have splits. Of a folder of images
         it names the sub-folder.
     data_dir: where data sets are looked for first; see `datasets.locate`.
+    columns: the columns of images and labels, of sources that are tables; other sources ignore
+        them.
 
-    Raises BadInput for a limit below 1, UnknownName for a split that isn't there, BadSource for
-    what is not there, has no images or is damaged.
+    Raises BadInput for a limit below 1, UnknownName for a split or column that isn't there,
+    BadSource for what is not there, has no images or is damaged. Warns with SourceWarning where a
+    source can be read in several ways.
     """
-    source = _open(spec, split, data_dir)
+    source = _open(spec, split, data_dir, columns)
+    if not len(source):
+        raise BadSource(f"no images in {source.name}: its files have no rows; give some that have")
     return source if limit is None else First(source, limit)
 
 
@@ -48,7 +67,7 @@ def absolute_source(spec: str) -> str:
     return str(Path(spec).expanduser().absolute())
 
 
-def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
+def _open(spec: str, split: str | None, data_dir: Path | None, columns: Columns) -> Source:
     if spec == DIGITS:
         # scikit-learn takes its time to import.
         from retrieval.images.digits import DigitsSource
@@ -57,20 +76,20 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
             raise UnknownName(f"split of {spec}", str(split), SPLITS)
         return DigitsSource(split or SPLITS[0])
     if spec in DATA_SETS:
-        return open_data_set(spec, split or SPLITS[0], data_dir)
+        return open_data_set(spec, split or SPLITS[0], data_dir, columns)
     place = place_of(spec)
     if isinstance(place, RemotePath):
         from retrieval.images.remote import open_remote
 
-        return open_remote(place, split)
+        return open_remote(place, split, columns)
     path = place.expanduser()
     if spec and path.is_dir():
-        return _of_folder(path.resolve(), split)
+        return _of_folder(path.resolve(), split, columns)
     if path.is_file():
-        return _of_file(path.resolve(), split)
+        return _of_file(path.resolve(), split, columns)
     if has_magic(spec):
         _refuse(split, spec)
-        return _of_glob(path)
+        return _of_glob(path, columns)
     near = get_close_matches(spec, NAMES, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     raise BadSource(
@@ -79,47 +98,70 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
     )
 
 
-def _of_folder(folder: Path, split: str | None) -> Source:
+def _of_folder(folder: Path, split: str | None, columns: Columns) -> Source:
     if found := splits(folder):
         wanted = split or SPLITS[0]
         if wanted not in found:
             raise UnknownName(f"split of {text(folder)}", wanted, found)
-        return open_split(folder, wanted, f"{text(folder)}/{wanted}")
+        _warn_of_images(folder)
+        return open_split(folder, wanted, f"{text(folder)}/{wanted}", columns=columns)
+    if saved := open_saved(folder, split, columns):
+        return saved
     if split is not None:
         if not (folder / split).is_dir():
             _refuse(split, text(folder))
         folder = folder / split
-    return _of_pattern(text(folder), folder, EVERYTHING)
+    return _of_pattern(text(folder), folder, EVERYTHING, columns)
 
 
-def _of_file(file: Path, split: str | None) -> Source:
-    if file.suffix not in _PARQUET and tarfile.is_tarfile(file):
+def _of_file(file: Path, split: str | None, columns: Columns) -> Source:
+    if file.suffix.lower() not in PARQUET and tarfile.is_tarfile(file) and not is_shard(file):
         wanted = split or SPLITS[0]
         if wanted not in SPLITS:
             raise UnknownName(f"split of {text(file)}", wanted, SPLITS)
         return cifar.CifarSource.of(f"{text(file)}/{wanted}", file, wanted)
     _refuse(split, text(file))
-    return _of_pattern(text(file), file.parent, (escape(file.name),))
+    return _of_pattern(text(file), file.parent, (escape(file.name),), columns)
 
 
-def _of_glob(path: Path) -> Source:
+def _of_glob(path: Path, columns: Columns) -> Source:
     parts = path.absolute().parts
     first = next(i for i, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:first])
     if not root.is_dir():
         raise BadSource(f"nothing matches {text(path)}: there is no folder {text(root)}; mend it")
-    return _of_pattern(text(path.absolute()), root.resolve(), parts[first:])
+    return _of_pattern(text(path.absolute()), root.resolve(), parts[first:], columns)
 
 
-def _of_pattern(name: str, root: Path, pattern: tuple[str, ...]) -> Source:
-    """The images that match, or where there are none the Parquet files."""
-    if next(walk(root, pattern, SUFFIXES), None) is None:
-        files = {
-            "/".join(found.parts): Path(found.entry.path) for found in walk(root, pattern, _PARQUET)
-        }
-        if files:
-            return ParquetSource.of_files(name, files)
+def _of_pattern(name: str, root: Path, pattern: tuple[str, ...], columns: Columns) -> Source:
+    """The images that match, or where there are none the Parquet files, Arrow files or tars."""
+    has_images = next(walk(root, pattern, SUFFIXES), None) is not None
+    for suffixes, kind in _CONTAINERS.items():
+        found = walk(root, pattern, suffixes)
+        if has_images:
+            if first := next(found, None):
+                _warn_of_containers(name, kind, text(first.entry.path))
+        elif files := {"/".join(each.parts): Path(each.entry.path) for each in found}:
+            return kind.of_files(name, files, columns)
     return FolderSource.of(name, root, pattern)
+
+
+def _warn_of_containers(name: str, kind: type[ParquetSource | TarSource], first: str) -> None:
+    what = "tar archives" if kind is TarSource else "tables"
+    message = (
+        f"{name} holds images and {what}, such as {first}: the images are taken; for the {what} "
+        "name their files, or a glob such as '*.ENDING'"
+    )
+    warnings.warn(message, SourceWarning, stacklevel=2)
+
+
+def _warn_of_images(folder: Path) -> None:
+    if next(walk(folder, EVERYTHING, SUFFIXES), None) is not None:
+        message = (
+            f"{text(folder)} holds a data set and images: the data set is taken; for the images "
+            f"name '{text(folder)}/**'"
+        )
+        warnings.warn(message, SourceWarning, stacklevel=2)
 
 
 def _refuse(split: str | None, spec: str) -> None:
