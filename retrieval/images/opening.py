@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from glob import escape, has_magic
 from pathlib import Path
 
-from retrieval.errors import BadSource, SourceWarning, UnknownName
+from retrieval.errors import BadInput, BadSource, SourceWarning, UnknownName
 from retrieval.images import cifar
 from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.datasets import DATA_SETS, SPLITS, open_data_set, open_split, splits
@@ -15,19 +15,20 @@ from retrieval.images.folder import EVERYTHING, FolderSource, walk
 from retrieval.images.parquet import ParquetSource
 from retrieval.images.saved import open_saved
 from retrieval.images.source import First, Source, text
-from retrieval.images.tables import ARROW, PARQUET
-from retrieval.images.webdataset import TAR, TarSource, is_shard
-from retrieval.storage.places import RemotePath, place_of
+from retrieval.images.tables import PARQUET
+from retrieval.images.webdataset import TarSource, is_shard
+from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
 NAMES = (*DATA_SETS, DIGITS)
 """The data sets that `open_source` knows by name."""
 
-_CONTAINERS: dict[frozenset[str], type[ParquetSource | TarSource]] = {
-    PARQUET: ParquetSource,
-    ARROW: ParquetSource,
-    TAR: TarSource,
+_CONTAINERS: dict[str, type[ParquetSource | TarSource]] = {
+    ".parquet": ParquetSource,
+    ".arrow": ParquetSource,
+    ".tar": TarSource,
 }
+"""Files of many images by their endings, in the order in which they are taken."""
 
 
 def open_source(
@@ -47,14 +48,18 @@ def open_source(
     split: train or test, by default train; for sources that have splits. Of a folder of images
         it names the sub-folder.
     data_dir: where data sets are looked for first; see `datasets.locate`.
-    columns: the columns of images and labels, of sources that are tables; other sources ignore
-        them.
+    columns: the columns of images and labels, for Parquet, Arrow and tar archives.
 
-    Raises BadInput for a limit below 1, UnknownName for a split or column that isn't there,
-    BadSource for what is not there, has no images or is damaged. Warns with SourceWarning where a
-    source can be read in several ways.
+    Raises BadInput for a limit below 1 and for columns of other sources, UnknownName for a split
+    or column that isn't there, BadSource for what is not there, has no images or is damaged. Warns
+    with SourceWarning where a source can be read in several ways.
     """
     source = _open(spec, split, data_dir, columns)
+    if columns != NO_CHOICE and not isinstance(source, ParquetSource | TarSource):
+        raise BadInput(
+            f"{source.name} has no columns to choose from; leave --image-column and --label-column "
+            "out"
+        )
     if not len(source):
         raise BadSource(f"no images in {source.name}: its files have no rows; give some that have")
     return source if limit is None else First(source, limit)
@@ -103,9 +108,13 @@ def _of_folder(folder: Path, split: str | None, columns: Columns) -> Source:
         wanted = split or SPLITS[0]
         if wanted not in found:
             raise UnknownName(f"split of {text(folder)}", wanted, found)
-        _warn_of_images(folder)
+        if next(walk(folder, EVERYTHING, SUFFIXES), None) is not None:
+            _warn_of_choice(
+                f"{text(folder)} holds a data set and images: the data set is taken; for the "
+                f"images name '{text(folder)}/**'"
+            )
         return open_split(folder, wanted, f"{text(folder)}/{wanted}", columns=columns)
-    if saved := open_saved(folder, split, columns):
+    if (saved := open_saved(folder, split, columns)) is not None:
         return saved
     if split is not None:
         if not (folder / split).is_dir():
@@ -135,33 +144,25 @@ def _of_glob(path: Path, columns: Columns) -> Source:
 
 def _of_pattern(name: str, root: Path, pattern: tuple[str, ...], columns: Columns) -> Source:
     """The images that match, or where there are none the Parquet files, Arrow files or tars."""
+    found: dict[str, dict[str, Place]] = {}
+    for each in walk(root, pattern, frozenset(_CONTAINERS)):
+        path = Path(each.entry.path)
+        found.setdefault(path.suffix.lower(), {})["/".join(each.parts)] = path
+    suffixes = [suffix for suffix in _CONTAINERS if suffix in found]
     has_images = next(walk(root, pattern, SUFFIXES), None) is not None
-    for suffixes, kind in _CONTAINERS.items():
-        found = walk(root, pattern, suffixes)
-        if has_images:
-            if first := next(found, None):
-                _warn_of_containers(name, kind, text(first.entry.path))
-        elif files := {"/".join(each.parts): Path(each.entry.path) for each in found}:
-            return kind.of_files(name, files, columns)
+    kinds = [*(["image"] if has_images else []), *suffixes]
+    if len(kinds) > 1:
+        _warn_of_choice(
+            f"{name} holds {' and '.join(kinds)} files: the {kinds[0]} files are taken; for others "
+            f"name them, as in '{text(root)}/**/*{suffixes[-1]}'"
+        )
+    if suffixes and not has_images:
+        return _CONTAINERS[suffixes[0]].of_files(name, found[suffixes[0]], columns)
     return FolderSource.of(name, root, pattern)
 
 
-def _warn_of_containers(name: str, kind: type[ParquetSource | TarSource], first: str) -> None:
-    what = "tar archives" if kind is TarSource else "tables"
-    message = (
-        f"{name} holds images and {what}, such as {first}: the images are taken; for the {what} "
-        "name their files, or a glob such as '*.ENDING'"
-    )
+def _warn_of_choice(message: str) -> None:
     warnings.warn(message, SourceWarning, stacklevel=2)
-
-
-def _warn_of_images(folder: Path) -> None:
-    if next(walk(folder, EVERYTHING, SUFFIXES), None) is not None:
-        message = (
-            f"{text(folder)} holds a data set and images: the data set is taken; for the images "
-            f"name '{text(folder)}/**'"
-        )
-        warnings.warn(message, SourceWarning, stacklevel=2)
 
 
 def _refuse(split: str | None, spec: str) -> None:

@@ -114,8 +114,8 @@ def _of_listing(
         _refuse(split, name)
         if tables:
             message = (
-                f"{name} holds images and tables, such as {next(iter(tables))}: the images are "
-                "taken; for the tables name their files, or a glob such as '*.parquet'"
+                f"{name} holds image and .parquet files: the image files are taken; for others "
+                f"name them, as in '{root}/**/*.parquet'"
             )
             warnings.warn(message, SourceWarning, stacklevel=2)
         return RemoteSource.of(name, root, images)

@@ -10,7 +10,7 @@ import tarfile
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -103,7 +103,7 @@ class TarSource:
                 endings |= dict.fromkeys(sample.members)
                 if not several and len(images := sample.images()) > 1:
                     several = images
-                if not keys and _JSON in sample.members:
+                if columns.label and not keys and _JSON in sample.members:
                     keys = _keys(file, sample)
             shards.append(Shard(file, count, text(path)))
         if endings:
@@ -150,7 +150,8 @@ def is_shard(file: Path) -> bool:
 
     Raises BadSource for one of samples that is compressed: its rows could not be found again.
     """
-    with _archive(file, "r:*") as archive:
+    names: list[str] = []
+    with suppress(BadSource), _archive(file, "r:*") as archive:  # whoever reads on will say it
         names = [member.name for member in islice(archive, _FIRST_MEMBERS)]
     if any(cifar.is_batch(PurePosixPath(name).name) for name in names):
         return False
