@@ -96,7 +96,7 @@ def encode(
         raise UnknownName("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
     columns = Columns(image_column, label_column)
-    images = open_source(source, split, data, limit, columns)
+    images = open_source(source, split, data, limit, output.warn, columns)
     # Of a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
     place = Workspace.at(workspace)

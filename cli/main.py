@@ -7,16 +7,13 @@ asked for, and of that its face; what it needs is imported when it runs.
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TextIO
 
 import typer
 
-from cli.output import Output, one_line
-from retrieval.errors import RetrError, SourceWarning
+from cli.output import one_line
+from retrieval.errors import RetrError
 
 COMMANDS = {
     "encode": "encode",
@@ -69,8 +66,7 @@ def run() -> int:
     """The exit code of the command line. One line on stderr says what went wrong."""
     try:
         asked_for = [name for name in sys.argv[1:2] if name in COMMANDS]
-        with _warnings_as_lines():
-            code = application(asked_for or COMMANDS)(prog_name="retr", standalone_mode=False)
+        code = application(asked_for or COMMANDS)(prog_name="retr", standalone_mode=False)
         sys.stdout.flush()
     except RetrError as error:
         return _failed(error, str(error), error.exit_code)
@@ -88,30 +84,6 @@ def run() -> int:
         message = f"{type(error).__name__}: {detail}; run again with --debug to see where"
         return _failed(error, message, 1)
     return code if isinstance(code, int) else 0
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print warnings about sources as commands print theirs: one line on stderr."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", SourceWarning)
-        show_other = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, SourceWarning):
-                Output(quiet="--quiet" in sys.argv).warn(str(message))
-            else:
-                show_other(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
-        yield
 
 
 def _failed(error: Exception, message: str, exit_code: int) -> int:

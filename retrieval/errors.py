@@ -15,8 +15,6 @@ RetrError                     a failure at run time: exit code 1
     └── Busy                  another process writes here
 
 Messages are one line of two halves: what is wrong, with its numbers; then what to do.
-
-SourceWarning is a warning, of Python's module `warnings`: commands print it on stderr.
 """
 
 from collections.abc import Iterable
@@ -24,10 +22,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 MOST_NAMES = 200  # that a message lists; comparing with thousands takes seconds
-
-
-class SourceWarning(UserWarning):
-    """A source of images that can be read in several ways: which was taken, and how to choose."""
 
 
 class RetrError(Exception):

@@ -323,7 +323,9 @@ class _Opened:
                 "with --out that all nodes share"
             )
         names = task.names
-        source = open_source(names.source, names.split, names.data_dir, names.limit, names.columns)
+        source = open_source(
+            names.source, names.split, names.data_dir, names.limit, columns=names.columns
+        )
         encoder = open_encoder(names.encoder, names.device)
         met, wanted = (
             facts_of(source, encoder, task.facts.dtype, task.facts.shard_images),

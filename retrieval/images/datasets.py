@@ -13,7 +13,7 @@ from retrieval.errors import BadSource, UnknownName
 from retrieval.images import cifar, idx, parquet
 from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.download import Official, download
-from retrieval.images.source import Source, text
+from retrieval.images.source import Note, Source, no_note, text
 from retrieval.storage.files import user_cache
 
 SPLITS = ("train", "test")
@@ -82,7 +82,11 @@ DATA_SETS = {
 
 
 def open_data_set(
-    name: str, split: str, data_dir: Path | None = None, columns: Columns = NO_CHOICE
+    name: str,
+    split: str,
+    data_dir: Path | None = None,
+    note: Note = no_note,
+    columns: Columns = NO_CHOICE,
 ) -> Source:
     """A split of the data set of this name, which is fetched where it isn't found.
 
@@ -91,7 +95,7 @@ def open_data_set(
     if split not in SPLITS:
         raise UnknownName(f"split of {name}", split, SPLITS)
     folder = locate(name, data_dir, split)
-    return open_split(folder, split, f"{name}/{split}", DATA_SETS[name].classes, columns)
+    return open_split(folder, split, f"{name}/{split}", DATA_SETS[name].classes, note, columns)
 
 
 def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Path:
@@ -133,11 +137,12 @@ def open_split(
     split: str,
     name: str,
     classes: Sequence[str] | None = None,
+    note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> Source:
     """The split, one of `splits(folder)`, as a source of this name."""
     if root := cifar.find(folder):
         return cifar.CifarSource.of(name, root, split)
     if parts := parquet.split_files(folder).get(split):
-        return parquet.ParquetSource.of_split(name, parts, split, columns)
+        return parquet.ParquetSource.of_split(name, parts, split, note, columns)
     return idx.IdxSource.of(name, idx.split_files(folder)[split], split, classes)

@@ -3,12 +3,11 @@
 `columns` says which columns hold images and labels, `tables` reads the files.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.errors import BadImage, BadSource, SourceWarning
+from retrieval.errors import BadImage, BadSource
 from retrieval.images.columns import (
     NO_CHOICE,
     Columns,
@@ -20,7 +19,7 @@ from retrieval.images.columns import (
     labels,
     wanted,
 )
-from retrieval.images.source import Item, digest, name_and_size, natural, text
+from retrieval.images.source import Item, Note, digest, name_and_size, natural, no_note, text
 from retrieval.images.tables import opened
 from retrieval.storage.places import Place
 
@@ -57,22 +56,31 @@ class ParquetSource:
 
     @classmethod
     def of_split(
-        cls, name: str, files: Sequence[Place], split: str, columns: Columns = NO_CHOICE
+        cls,
+        name: str,
+        files: Sequence[Place],
+        split: str,
+        note: Note = no_note,
+        columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
         """The split of a data set; a copy of the files is the same source."""
         parts = tuple(_part(file, file.name, columns) for file in files)
         facts = ["parquet", split, *map(name_and_size, files), *_choices(parts)]
-        _check(name, parts)
+        _check(name, parts, note)
         return cls(name, digest(facts), parts, split, columns)
 
     @classmethod
     def of_files(
-        cls, name: str, files: Mapping[str, Place], columns: Columns = NO_CHOICE
+        cls,
+        name: str,
+        files: Mapping[str, Place],
+        note: Note = no_note,
+        columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
         """All rows of the files, by the paths that lead to them."""
         parts = tuple(_part(file, text(path), columns) for path, file in files.items())
         facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in parts]
-        _check(name, parts)
+        _check(name, parts, note)
         return cls(name, digest([*facts, *_choices(parts)]), parts, None, columns)
 
     def __len__(self) -> int:
@@ -154,8 +162,8 @@ def _choices(parts: Sequence[Part]) -> Iterator[object]:
             yield "columns", number, part.found.fact
 
 
-def _check(name: str, parts: Sequence[Part]) -> None:
-    """Raise BadSource where the labels of files contradict; warn where there was a choice."""
+def _check(name: str, parts: Sequence[Part], note: Note) -> None:
+    """Raise BadSource where the labels of files contradict; note a choice."""
     kinds: dict[str, Part] = {}
     for part in parts:
         if part.labels is not None:
@@ -173,7 +181,7 @@ def _check(name: str, parts: Sequence[Part]) -> None:
         ("label", {each.label for each in found}, {n for f in found for n in f.passed_over[1]}),
     ):
         if passed_over:
-            _warn(
+            note(
                 f"{what}s of {name} are those of column {_listed(taken)}, not of "
                 f"{_listed(passed_over)}; choose with --{what}-column"
             )
@@ -181,7 +189,7 @@ def _check(name: str, parts: Sequence[Part]) -> None:
     if len(of_labels) > 1:
         where = {each.label: part for part in reversed(parts) if (each := part.found) is not None}
         places = (f"{_listed({k})} in {p.name}" for k, p in where.items())
-        _warn(
+        note(
             f"files of {name} have labels in different columns: {', '.join(places)}; "
             "choose with --label-column"
         )
@@ -189,10 +197,6 @@ def _check(name: str, parts: Sequence[Part]) -> None:
 
 def _listed(names: Iterable[str | None]) -> str:
     return ", ".join(sorted("none" if name is None else f"'{name}'" for name in names))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, SourceWarning, stacklevel=2)
 
 
 def _changed(file: Place) -> int | str:

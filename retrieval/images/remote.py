@@ -4,19 +4,18 @@ What a folder here is, it is there: sub-folders are labels, the order is that of
 is taken once; images are fetched side by side, a stretch ahead of who takes them.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import PurePosixPath
 
-from retrieval.errors import BadSource, SourceWarning, UnknownName
-from retrieval.images.columns import NO_CHOICE, Columns
+from retrieval.errors import BadSource, UnknownName
+from retrieval.images.columns import Columns
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folder import EVERYTHING, matches, none_in
 from retrieval.images.parquet import ParquetSource, by_split
-from retrieval.images.source import CHUNK, Item, Source, digest, natural
+from retrieval.images.source import CHUNK, Item, Note, Source, digest, natural
 from retrieval.images.tables import ARROW, PARQUET
 from retrieval.images.webdataset import TAR
 from retrieval.storage.places import RemotePath, RemoteStat
@@ -78,13 +77,13 @@ class RemoteSource:
         return Item(name, folder if below else None, str(place), got)
 
 
-def open_remote(place: RemotePath, split: str | None, columns: Columns = NO_CHOICE) -> Source:
+def open_remote(place: RemotePath, split: str | None, note: Note, columns: Columns) -> Source:
     """The source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
     url = str(place)
     if has_magic(url.partition("::")[0]):
         _refuse(split, url)
         root, pattern = _of_glob(place)
-        return _of_listing(url, root, _listed(root), pattern, None, columns)
+        return _of_listing(url, root, _listed(root), pattern, None, note, columns)
     if place.is_file():
         _refuse(split, url)
         if place.suffix.lower() not in SUFFIXES | PARQUET:
@@ -93,12 +92,12 @@ def open_remote(place: RemotePath, split: str | None, columns: Columns = NO_CHOI
                 "name that"
             )
         root = place.parent
-        return _of_listing(url, root, {place.name: place.stat()}, EVERYTHING, None, columns)
+        return _of_listing(url, root, {place.name: place.stat()}, EVERYTHING, None, note, columns)
     files = _listed(place)
     if split is not None and any(name.startswith(f"{split}/") for name in files):
         place, split = place / split, None
         files = _listed(place)
-    return _of_listing(str(place), place, files, EVERYTHING, split, columns)
+    return _of_listing(str(place), place, files, EVERYTHING, split, note, columns)
 
 
 def _of_listing(
@@ -107,17 +106,17 @@ def _of_listing(
     files: Listing,
     pattern: tuple[str, ...],
     split: str | None,
+    note: Note,
     columns: Columns,
 ) -> Source:
     tables = _chosen(files, pattern, PARQUET)
     if images := _chosen(files, pattern, SUFFIXES):
         _refuse(split, name)
         if tables:
-            message = (
+            note(
                 f"{name} holds image and .parquet files: the image files are taken; for others "
                 f"name them, as in '{root}/**/*.parquet'"
             )
-            warnings.warn(message, SourceWarning, stacklevel=2)
         return RemoteSource.of(name, root, images)
     if not tables:
         if others := _chosen(files, pattern, ARROW | TAR):
@@ -131,9 +130,9 @@ def _of_listing(
         wanted = split or next(iter(splits))
         if wanted not in splits:
             raise UnknownName(f"split of {name}", wanted, splits)
-        return ParquetSource.of_split(f"{name}/{wanted}", splits[wanted], wanted, columns)
+        return ParquetSource.of_split(f"{name}/{wanted}", splits[wanted], wanted, note, columns)
     _refuse(split, name)
-    return ParquetSource.of_files(name, {path: root / path for path in tables}, columns)
+    return ParquetSource.of_files(name, {path: root / path for path in tables}, note, columns)
 
 
 def _chosen(files: Listing, pattern: tuple[str, ...], suffixes: frozenset[str]) -> Listing:

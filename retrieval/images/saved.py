@@ -11,7 +11,7 @@ from typing import Any
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images.columns import Columns
 from retrieval.images.parquet import SPLITS, ParquetSource
-from retrieval.images.source import text
+from retrieval.images.source import Note, text
 from retrieval.storage.places import Place
 
 STATE = "state.json"
@@ -20,7 +20,9 @@ _INDICES = ("_indices_files", "_indices_data_files")  # rows in another order, o
 _REMEDY = "write it with save_to_disk again"
 
 
-def open_saved(folder: Path, split: str | None, columns: Columns) -> ParquetSource | None:
+def open_saved(
+    folder: Path, split: str | None, note: Note, columns: Columns
+) -> ParquetSource | None:
     """The data set in the folder, None where `save_to_disk` did not write it.
 
     Of a DatasetDict it is the split, by default `train`. Raises UnknownName for one that is not
@@ -33,12 +35,12 @@ def open_saved(folder: Path, split: str | None, columns: Columns) -> ParquetSour
             raise UnknownName(f"split of {text(folder)}", wanted, splits)
         below = folder / _plain_name(folder / SPLITS_FILE, wanted)
         files = [*_files(below).values()]
-        return ParquetSource.of_split(f"{text(folder)}/{wanted}", files, wanted, columns)
+        return ParquetSource.of_split(f"{text(folder)}/{wanted}", files, wanted, note, columns)
     if not _is_saved(folder):
         return None
     if split is not None and _read(folder / STATE).get("_split") != split:
         raise BadSource(f"{text(folder)} has no split '{split}'; leave the split out")
-    return ParquetSource.of_files(text(folder), _files(folder), columns)
+    return ParquetSource.of_files(text(folder), _files(folder), note, columns)
 
 
 def _is_saved(folder: Path) -> bool:

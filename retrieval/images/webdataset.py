@@ -7,7 +7,6 @@ they are; nothing is unpacked. https://github.com/webdataset/webdataset
 
 import json
 import tarfile
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,11 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 from urllib.parse import quote
 
-from retrieval.errors import BadImage, BadSource, SourceWarning, UnknownName
+from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import cifar
 from retrieval.images.columns import LABEL_COLUMNS, NO_CHOICE, Columns, label_text
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.source import Item, digest, name_and_size, text
+from retrieval.images.source import Item, Note, digest, name_and_size, no_note, text
 from retrieval.storage.places import Place
 
 TAR = frozenset({".tar"})
@@ -88,7 +87,11 @@ class TarSource:
 
     @classmethod
     def of_files(
-        cls, name: str, files: Mapping[str, Place], columns: Columns = NO_CHOICE
+        cls,
+        name: str,
+        files: Mapping[str, Place],
+        note: Note = no_note,
+        columns: Columns = NO_CHOICE,
     ) -> "TarSource":
         """All samples of the archives, by the paths that lead to them."""
         shards: list[Shard] = []
@@ -109,11 +112,10 @@ class TarSource:
         if endings:
             _check_chosen(name, columns, endings, keys)
         if columns.image is None and several:
-            message = (
+            note(
                 f"samples of {name} have several images: {several[0]} is taken, not "
                 f"{', '.join(several[1:])}; choose with --image-column"
             )
-            warnings.warn(message, SourceWarning, stacklevel=2)
         facts: list[object] = ["webdataset", columns.image, columns.label]
         for shard in shards:
             stat = shard.file.stat()

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from datetime import date
 from decimal import Decimal
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from retrieval.errors import BadImage, BadInput, BadSource, SourceWarning, UnknownName
+from retrieval.errors import BadImage, BadInput, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
+from retrieval.images.columns import NO_CHOICE
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
@@ -67,6 +69,13 @@ def data_set(tmp_path: Path) -> Path:
     return root
 
 
+def notes(spec: str, columns: Columns = NO_CHOICE) -> list[str]:
+    """What opening the source says."""
+    said: list[str] = []
+    open_source(spec, note=said.append, columns=columns)
+    return said
+
+
 def test_splits_are_found_in_a_folder(data_set: Path) -> None:
     train = open_source(str(data_set))
     test = open_source(str(data_set), split="test")
@@ -107,10 +116,11 @@ def test_parts_without_splits_are_named_by_file_and_row(tmp_path: Path) -> None:
     write(tmp_path / "b" / "part-10.parquet", 10, 3, pa.array(["x", None, "y"]))
     write(tmp_path / "b" / "part-9.parquet", 0, 2, column="image")
     for spec in (tmp_path, tmp_path / "**/*.parquet"):
-        with pytest.warns(SourceWarning, match=r"'label' in b/part-10.parquet, none in b/part-9"):
-            items = list(open_source(str(spec)).items())
+        items = list(open_source(str(spec)).items())
         assert [shade(item.content) for item in items] == [0, 1, 10, 11, 12]
         assert [item.label for item in items] == [None, None, "x", None, "y"]
+    (note,) = notes(str(tmp_path))
+    assert "'label' in b/part-10.parquet, none in b/part-9" in note
     names = [item.id for item in items]
     assert names[1:3] == ["b/part-9.parquet#1", "b/part-10.parquet#0"]
     with pytest.raises(BadSource, match="no split 'train'"):
@@ -132,16 +142,21 @@ def test_a_single_file_is_a_source(tmp_path: Path) -> None:
 def test_images_go_before_parquet(tmp_path: Path) -> None:
     write(tmp_path / "part.parquet", 0, 3)
     (tmp_path / "a.png").write_bytes(png(7))
-    with pytest.warns(SourceWarning, match=r"image and \.parquet files: the image .*\*\.parquet'"):
-        assert [item.id for item in open_source(str(tmp_path)).items()] == ["a.png"]
+    assert [item.id for item in open_source(str(tmp_path)).items()] == ["a.png"]
+    (note,) = notes(str(tmp_path))
+    assert "holds image and .parquet files: the image files are taken" in note
+    assert f"'{tmp_path}/**/*.parquet'" in note
+    assert notes(f"{tmp_path}/**/*.parquet") == notes(f"{tmp_path}/*.png") == []
     assert len(open_source(f"{tmp_path}/**/*.parquet")) == 3
 
 
 def test_a_data_set_goes_before_images_beside_it(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", 0, 3)
     (tmp_path / "a.png").write_bytes(png(7))
-    with pytest.warns(SourceWarning, match="the data set is taken; for the images name"):
-        assert len(open_source(str(tmp_path))) == 3
+    assert len(open_source(str(tmp_path))) == 3
+    (note,) = notes(str(tmp_path))
+    assert f"the data set is taken; for the images name '{tmp_path}/**'" in note
+    assert [x.id for x in open_source(f"{tmp_path}/**").items()] == ["a.png"]
 
 
 def test_the_fingerprint_of_a_data_set_survives_a_copy(data_set: Path, tmp_path: Path) -> None:
@@ -359,11 +374,12 @@ def test_a_choice_among_columns_is_said(
     tmp_path: Path, extra: dict[str, list[object]], labels: str | None, message: str
 ) -> None:
     pq.write_table(pa.table({"image": [png(1)], **extra}), tmp_path / "a.parquet")
-    with pytest.warns(SourceWarning, match=message):
-        (item,) = open_source(str(tmp_path)).items()
+    (item,) = open_source(str(tmp_path)).items()
+    (note,) = notes(str(tmp_path))
+    assert re.search(message, note)
     assert (item.label, shade(item.content)) == (labels, 9 if "img" in extra else 1)
     chosen = Columns("image", "labels" if "label" in extra else "")
-    assert len(open_source(str(tmp_path), columns=chosen)) == 1  # a choice by the user is not said
+    assert notes(str(tmp_path), chosen) == []  # the user's own choice
 
 
 @pytest.mark.parametrize("column", ["label", "labels", "fine_label", "coarse_label", "Label"])

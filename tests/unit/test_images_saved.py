@@ -3,15 +3,17 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from encoders.toy import Toy
 from retrieval.encoding import encode_source
-from retrieval.errors import BadImage, BadSource, SourceWarning, UnknownName
+from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -22,6 +24,11 @@ def png(shade: int) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (3, 2), (shade, 0, 0)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def write(file: Path, table: pa.Table, kind: Any = pa.ipc.new_stream) -> None:
+    with pa.OSFile(str(file), "wb") as sink, kind(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
 
 
 def saved(folder: Path, counts: list[int], split: str | None = "train") -> Path:
@@ -159,8 +166,6 @@ def test_damaged_arrow_is_refused(tmp_path: Path) -> None:
 
 
 def test_parquet_goes_before_arrow_and_says_so(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
     table = pa.table({"jpg": [png(1)]})
     pq.write_table(table, tmp_path / "a.parquet")
     with (
@@ -168,5 +173,8 @@ def test_parquet_goes_before_arrow_and_says_so(tmp_path: Path) -> None:
         pa.ipc.new_stream(sink, table.schema) as writer,
     ):
         writer.write_table(table)
-    with pytest.warns(SourceWarning, match=r"\.parquet and \.arrow files: the \.parquet files"):
-        assert [x.id for x in open_source(str(tmp_path)).items()] == ["a.parquet#0"]
+    said: list[str] = []
+    source = open_source(str(tmp_path), note=said.append)
+    assert [x.id for x in source.items()] == ["a.parquet#0"]
+    (note,) = said
+    assert "holds .parquet and .arrow files: the .parquet files are taken" in note

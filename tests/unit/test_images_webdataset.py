@@ -12,7 +12,7 @@ from PIL import Image
 
 from encoders.toy import Toy
 from retrieval.encoding import encode_source
-from retrieval.errors import BadImage, BadSource, SourceWarning, UnknownName
+from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
 
 Members = Sequence[tuple[str, bytes]]
@@ -120,8 +120,10 @@ def test_labels_that_are_none_are_refused(tmp_path: Path, content: bytes, messag
 def test_a_choice_among_images_is_said_and_changed(tmp_path: Path) -> None:
     members = [("a.seg.png", png(1)), ("a.png", png(2)), ("a.jpg", png(3)), ("b.seg.png", png(4))]
     file = tar(tmp_path / "a.tar", members)
-    with pytest.warns(SourceWarning, match=r"several images: jpg is taken, not png, seg\.png"):
-        plain = open_source(str(file))
+    said: list[str] = []
+    plain = open_source(str(file), note=said.append)
+    (note,) = said
+    assert "several images: jpg is taken, not png, seg.png" in note
     assert [shade(item.content) for item in plain.items()] == [3, 4]
     chosen = open_source(str(file), columns=Columns("seg.PNG"))
     items = [*chosen.items()]
