@@ -40,7 +40,7 @@ IMAGE_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 """Names of label columns, in the same way."""
 
-MAX_SHOWN_CHARACTERS = 80  # of a stranger's path in a message
+MAX_SHOWN_CHARACTERS = 80  # paths and types are cut to this length in messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Found:
 
 
 def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
-    """Return the columns of images and labels of a file with this schema.
+    """Return the image column and the label column of a schema.
 
     where: the file's name in errors. Raises UnknownName for a chosen column that is not there,
     BadSource for one of the wrong type, and where there is no image column.
@@ -134,10 +134,10 @@ def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str 
 def content_of(
     data: bytes | None, path: str | None, file: Place, where: str
 ) -> bytes | Place | BadImage:
-    """Return the encoded image of a row, the file that its path names, or what is wrong with it.
+    """Return the encoded image, the file that the path names, or the error.
 
-    A path is relative to the folder of `file`, and must not lead out of it: the table may be a
-    stranger's. where: the row's name in errors.
+    A path is relative to the folder of `file`. It must not lead out of that folder: the table may
+    be untrusted. where: the row's name in errors.
     """
     if data is not None and (data or not path):
         return data
@@ -157,7 +157,7 @@ def content_of(
 
 def labels(where: str, column: pa.Array, names: Sequence[str] | None) -> list[str | None]:
     """The labels as text, None where unknown. Raises BadSource for one that is not understood."""
-    if pa.types.is_floating(column.type):  # as text: the shortest that is the same number
+    if pa.types.is_floating(column.type):  # text keeps 0.1 of float32 as 0.1
         values = [None if t is None else float(t) for t in column.cast(pa.string()).to_pylist()]
     else:
         values = column.to_pylist()
@@ -203,7 +203,7 @@ def label_text(where: str, value: object, names: Sequence[str] | None = None) ->
 
 
 def label_kind(schema: pa.Schema, found: Found) -> str | None:
-    """What labels of this file are: text, numbers, … None without labels."""
+    """Return the kind of the file's labels: text, numbers, …; None without labels."""
     if found.label is None:
         return None
     kind = _plain(schema.field(found.label).type)
@@ -370,7 +370,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _features(where: str, schema: pa.Schema) -> Mapping[str, Any]:
-    """What `datasets` says of each column; raises BadSource if it is not what `datasets` writes."""
+    """Return the features of each column that `datasets` declares. Raises BadSource."""
     if len(set(schema.names)) < len(schema.names):
         doubled = next(name for name in schema.names if schema.names.count(name) > 1)
         raise BadSource(f"{where} has two columns '{doubled}'; write it with names that differ")

@@ -15,7 +15,7 @@ from retrieval.images.parquet import ParquetSource
 from retrieval.images.saved import open_saved
 from retrieval.images.source import First, Note, Source, no_note, text
 from retrieval.images.tables import PARQUET
-from retrieval.images.webdataset import TarSource, is_shard
+from retrieval.images.webdataset import PACKED, TarSource, is_packed, is_shard, packed
 from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
@@ -160,6 +160,10 @@ def _of_pattern(
             f"{name} holds {' and '.join(kinds)} files: the {kinds[0]} files are taken; for others "
             f"name them, as in '{text(root)}/**/*{suffixes[-1]}'"
         )
+    if not kinds:
+        files = (Path(each.entry.path) for each in walk(root, pattern, PACKED))
+        if archive := next(filter(is_packed, files), None):
+            raise packed(archive)
     if suffixes and not has_images:
         return _CONTAINERS[suffixes[0]].of_files(name, found[suffixes[0]], note, columns)
     return FolderSource.of(name, root, pattern)

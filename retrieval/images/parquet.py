@@ -113,7 +113,7 @@ def by_split(files: Iterable[Place]) -> dict[str, list[Place]]:
 
 
 def read_row(file: Place, row: int, image: str | None = None) -> bytes | Place | BadImage | None:
-    """The image in this row as an item's content, None where there is no such row.
+    """Return the content of the image in this row; None if the file has fewer rows.
 
     image: its column; None: the one that is found. Raises BadSource.
     """

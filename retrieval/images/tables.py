@@ -16,7 +16,7 @@ PARQUET = frozenset({".parquet"})
 ARROW = frozenset({".arrow"})
 
 _BUFFER_BYTES = 1 << 20  # without a buffer a row group is read whole
-_MAGIC = b"ARROW1"  # of Arrow's file format; a stream has none
+_MAGIC = b"ARROW1"  # start of Arrow's file format; streams have no magic
 
 
 class Table(Protocol):
@@ -28,7 +28,7 @@ class Table(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
 
     def batches(self, start: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows from `start` on, at most CHUNK at a time; rows before it are not decoded.
@@ -40,7 +40,7 @@ class Table(Protocol):
         """The row, None where there is none."""
 
     def has_values(self, column: str) -> bool:
-        """Whether the column may hold more than nulls."""
+        """Return False if the column is known to hold nulls only."""
 
 
 @contextmanager
@@ -131,7 +131,7 @@ class _Arrow:
         for batch in self._all():
             if start < before + batch.num_rows:
                 part = batch.select(names)
-                part.validate(full=True)  # offsets of a damaged file lead out of it
+                part.validate(full=True)  # a damaged file may have offsets out of range
                 for row in range(max(0, start - before), batch.num_rows, CHUNK):
                     yield part.slice(row, CHUNK)
             before += batch.num_rows

@@ -25,12 +25,14 @@ from retrieval.images.source import Item, Note, digest, name_and_size, no_note, 
 from retrieval.storage.places import Place
 
 TAR = frozenset({".tar"})
+PACKED = frozenset({".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst"})
+"""Endings of compressed archives, where they follow `.tar` or stand for it."""
 
-MAX_LABEL_BYTES = 16 << 20  # of a member with a label
+MAX_LABEL_BYTES = 16 << 20  # maximum size of a member with a label
 _CLASS = "cls"
 _JSON = "json"
-_FIRST_MEMBERS = 64  # among which an archive of CIFAR-10 has a batch
-# What `tarfile` raises where the bytes lead it astray.
+_FIRST_MEMBERS = 64  # members to look at to recognize CIFAR-10
+# Exceptions that `tarfile` raises on damaged archives.
 _DAMAGE = (
     tarfile.TarError,
     OSError,
@@ -45,7 +47,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where the content of a member lies in the archive, in bytes."""
+    """Offset and size, in bytes, of a member's content in the archive."""
 
     start: int
     size: int
@@ -99,7 +101,7 @@ class TarSource:
         several: list[str] = []
         keys: Mapping[str, object] = {}
         for path, file in files.items():
-            assert isinstance(file, Path)  # of a store none is read
+            assert isinstance(file, Path)  # archives in stores are refused
             count = 0
             for sample in _samples(file):
                 count += 1
@@ -148,9 +150,9 @@ class TarSource:
 
 
 def is_shard(file: Path) -> bool:
-    """Whether a tar archive is one of samples, and not of CIFAR-10.
+    """Return whether a tar archive holds samples, and not CIFAR-10.
 
-    Raises BadSource for one of samples that is compressed: its rows could not be found again.
+    Raises BadSource if it holds images and is compressed.
     """
     names: list[str] = []
     with suppress(BadSource), _archive(file, "r:*") as archive:  # whoever reads on will say it
@@ -160,15 +162,25 @@ def is_shard(file: Path) -> bool:
     if file.suffix.lower() in TAR:
         return True
     if any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in names):
-        raise BadSource(
-            f"{text(file)} is a compressed archive of images; decompress it to a .tar file, and "
-            "name that"
-        )
+        raise packed(file)
     return False
 
 
+def is_packed(file: Path) -> bool:
+    """Return whether the file is named as a compressed tar archive."""
+    suffix = file.suffix.lower()
+    return suffix in PACKED and (suffix.startswith(".t") or Path(file.stem).suffix.lower() in TAR)
+
+
+def packed(file: Path) -> BadSource:
+    """The error for a compressed archive, in which a row cannot be found by its position."""
+    return BadSource(
+        f"{text(file)} is a compressed archive; decompress it to a .tar file, and name that"
+    )
+
+
 def read_row(file: Path, row: int, image: str | None = None) -> bytes | BadImage | None:
-    """The image of this sample as an item's content, None where there is no such sample.
+    """Return the content of this sample's image; None if the archive has fewer samples.
 
     image: the rest of the member's name; None: the one that is found. Raises BadSource.
     """

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from encoders.toy import Toy
+from retrieval.encoding import encode_source
 from retrieval.errors import BadImage, BadInput, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
 from retrieval.images.columns import NO_CHOICE
@@ -676,3 +678,19 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
         most = max(most, pa.total_allocated_bytes() - held)
     assert file.stat().st_size > 80_000_000
     assert most < 30_000_000
+
+
+@pytest.mark.parametrize("stop", range(1, 5))
+def test_a_run_that_was_stopped_goes_on_among_files_without_rows(tmp_path: Path, stop: int) -> None:
+    for number, count in enumerate((0, 3, 0, 4, 0)):
+        write(tmp_path / "in" / f"{number}.parquet", 10 * number, count)
+    source = open_source(str(tmp_path / "in"))
+    whole = encode_source(source, Toy(), tmp_path / "whole", shard_images=2)
+
+    def halt(done: int, total: int) -> None:
+        if done >= 2 * stop - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_source(source, Toy(), tmp_path / "out", shard_images=2, progress=halt)
+    assert encode_source(source, Toy(), tmp_path / "out", shard_images=2) == whole

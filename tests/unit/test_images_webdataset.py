@@ -191,9 +191,13 @@ def test_an_archive_that_would_be_read_for_ever_is_refused(tmp_path: Path, size:
 
 
 def test_a_compressed_archive_of_images_is_refused_by_name(tmp_path: Path) -> None:
-    file = tar(tmp_path / "a.tar.gz", samples(0, 2), "w:gz")
-    with pytest.raises(BadSource, match=r"compressed archive of images; decompress it to a \.tar"):
-        open_source(str(file))
+    for name, mode in {"a.tar.gz": "w:gz", "a.tgz": "w:gz", "a.tar.xz": "w:xz"}.items():
+        folder = tmp_path / name[1:]
+        folder.mkdir()
+        file = tar(folder / name, samples(0, 2), mode)
+        for spec in (file, folder, f"{folder}/*"):
+            with pytest.raises(BadSource, match=r"a compressed archive; decompress it to a \.tar"):
+                open_source(str(spec))
 
 
 def test_an_archive_without_samples_is_refused(tmp_path: Path) -> None:
