@@ -571,7 +571,9 @@ def test_a_file_of_an_empty_frame_is_harmless(tmp_path: Path) -> None:
     pq.write_table(pa.table({}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.null())}), tmp_path / "b.parquet")
     write(tmp_path / "c.parquet", 0, 2)
-    assert [shade(x.content) for x in open_source(str(tmp_path)).items()] == [0, 1]
+    pq.write_table(pa.table({}), tmp_path / "d.parquet")
+    write(tmp_path / "e.parquet", 2, 1)
+    assert [shade(x.content) for x in open_source(str(tmp_path)).items()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("counts", [(0, 2, 3), (2, 0, 3), (2, 3, 0), (0, 0, 2), (2, 0, 0, 1)])
