@@ -185,7 +185,11 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
 def test_an_archive_that_would_be_read_for_ever_is_refused(tmp_path: Path, size: int) -> None:
     member = tarfile.TarInfo("a.png")
     member.size = size
-    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    content = b"x" * 512
+    first = tarfile.TarInfo("0.png")
+    first.size = len(content)
+    headers = [each.tobuf(tarfile.GNU_FORMAT) for each in (first, member)]
+    (tmp_path / "a.tar").write_bytes(headers[0] + content + headers[1] + bytes(2048))
     with pytest.raises(BadSource, match="cannot read the archive"):
         open_source(str(tmp_path / "a.tar"))
 
