@@ -11,7 +11,9 @@ from cli.options import (
     Debug,
     Device,
     EncoderName,
+    ImageColumn,
     Json,
+    LabelColumn,
     Quiet,
     Threads,
     WorkspaceFolder,
@@ -25,8 +27,8 @@ def encode(
         str,
         typer.Argument(
             help="cifar10, mnist, fashion-mnist, digits, a folder of images (its sub-folders are "
-            "labels), a glob, Parquet with images in the Hugging Face schema; or a URL of such in "
-            "a store."
+            "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, tar "
+            "archives of WebDataset; or a URL of images or Parquet in a store."
         ),
     ] = "cifar10",
     encoder: EncoderName = "siamese",
@@ -39,6 +41,8 @@ def encode(
     limit: Annotated[
         int | None, typer.Option(help="Take the first N images only.", show_default=False)
     ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -71,6 +75,8 @@ def encode(
 
     Example: retr encode photos/ --out photos-embeddings
 
+    Example: retr encode photos.parquet --image-column thumbnail --label-column genre
+
     Example: retr encode s3://bucket/photos --out s3://bucket/photos-embeddings
     """
     import time
@@ -79,7 +85,7 @@ def encode(
     from cli.hushing import hushed
     from retrieval.encoding import encode_source
     from retrieval.errors import UnknownName
-    from retrieval.images import open_source
+    from retrieval.images import Columns, open_source
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
     from retrieval.storage.shards import Dtype
@@ -89,7 +95,8 @@ def encode(
     if dtype not in list(Dtype):
         raise UnknownName("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
-    images = open_source(source, split, data, limit)
+    columns = Columns(image_column, label_column)
+    images = open_source(source, split, data, limit, output.warn, columns)
     # Of a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
     place = Workspace.at(workspace)
@@ -110,7 +117,7 @@ def encode(
         if on_ray:
             from retrieval.distributed.encoding import Names, encode_on_cluster
 
-            names = Names(source, encoder, split, data, limit, device)
+            names = Names(source, encoder, split, data, limit, device, columns)
             manifest = encode_on_cluster(
                 names, images, opened, folder, Dtype(dtype), progress=progress, address=address
             )

@@ -94,6 +94,26 @@ MetricName = Annotated[
         show_default=False,
     ),
 ]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="The column of images in Parquet or Arrow, or the member in tar archives.  [default: "
+        "img, image, jpg, png, pixel_values or the like]",
+        show_default=False,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="The column of labels in Parquet or Arrow, or the member or JSON key in tar archives; "
+        "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
+        show_default=False,
+    ),
+]
 Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]
 
 

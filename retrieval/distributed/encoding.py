@@ -38,6 +38,7 @@ from retrieval.encoding import (
 from retrieval.errors import BadData, Mismatch, RetrError, WorkerFailed
 from retrieval.exports import EXPORT
 from retrieval.images import MANY, Item, Source, open_source
+from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.datasets import DATA_DIR_VARIABLE
 from retrieval.images.folder import FolderSource
 from retrieval.images.opening import absolute_source
@@ -82,6 +83,7 @@ class Names:
     data_dir: Path | None = None
     limit: int | None = None
     device: str = "auto"
+    columns: Columns = NO_CHOICE
 
     def absolute(self) -> Self:
         """The names, as they may be given to a process in another folder, with other variables."""
@@ -321,7 +323,9 @@ class _Opened:
                 "with --out that all nodes share"
             )
         names = task.names
-        source = open_source(names.source, names.split, names.data_dir, names.limit)
+        source = open_source(
+            names.source, names.split, names.data_dir, names.limit, columns=names.columns
+        )
         encoder = open_encoder(names.encoder, names.device)
         met, wanted = (
             facts_of(source, encoder, task.facts.dtype, task.facts.shard_images),

@@ -99,7 +99,7 @@ def load(item: Item, framing: Framing, many: bool = False) -> Images:
 
 
 def decode(
-    content: bytes | Place | Images, path: str, framing: Framing | None = None
+    content: bytes | Place | Images | BadImage, path: str, framing: Framing | None = None
 ) -> Image.Image:
     """The image in RGB, upright as its EXIF orientation says, in its own size.
 
@@ -111,6 +111,8 @@ def decode(
     damaged, no JPEG, PNG, WebP, BMP, GIF or TIFF, or of more than MAX_PIXELS pixels (of BMP in run
     lengths, MAX_RUN_LENGTHS; of all scans of a JPEG, MAX_SCANNED).
     """
+    if isinstance(content, BadImage):
+        raise content
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
     if isinstance(content, bytes):

@@ -11,14 +11,16 @@ from glob import has_magic
 from pathlib import PurePosixPath
 
 from retrieval.errors import BadSource, UnknownName
+from retrieval.images.columns import Columns
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folder import EVERYTHING, matches, none_in
 from retrieval.images.parquet import ParquetSource, by_split
-from retrieval.images.source import CHUNK, Item, Source, digest, natural
+from retrieval.images.source import CHUNK, Item, Note, Source, digest, natural
+from retrieval.images.tables import ARROW, PARQUET
+from retrieval.images.webdataset import TAR
 from retrieval.storage.places import RemotePath, RemoteStat
 
 STRETCH_BYTES = 64 << 20  # of images that are fetched at once
-_PARQUET = frozenset({".parquet"})
 
 Listing = dict[str, RemoteStat]
 
@@ -75,46 +77,62 @@ class RemoteSource:
         return Item(name, folder if below else None, str(place), got)
 
 
-def open_remote(place: RemotePath, split: str | None) -> Source:
+def open_remote(place: RemotePath, split: str | None, note: Note, columns: Columns) -> Source:
     """The source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
     url = str(place)
     if has_magic(url.partition("::")[0]):
         _refuse(split, url)
         root, pattern = _of_glob(place)
-        return _of_listing(url, root, _listed(root), pattern, None)
+        return _of_listing(url, root, _listed(root), pattern, None, note, columns)
     if place.is_file():
         _refuse(split, url)
-        if place.suffix.lower() not in SUFFIXES | _PARQUET:
+        if place.suffix.lower() not in SUFFIXES | PARQUET:
             raise BadSource(
                 f"{url} is neither an image nor Parquet; of other files make a copy here, and "
                 "name that"
             )
         root = place.parent
-        return _of_listing(url, root, {place.name: place.stat()}, EVERYTHING, None)
+        return _of_listing(url, root, {place.name: place.stat()}, EVERYTHING, None, note, columns)
     files = _listed(place)
     if split is not None and any(name.startswith(f"{split}/") for name in files):
         place, split = place / split, None
         files = _listed(place)
-    return _of_listing(str(place), place, files, EVERYTHING, split)
+    return _of_listing(str(place), place, files, EVERYTHING, split, note, columns)
 
 
 def _of_listing(
-    name: str, root: RemotePath, files: Listing, pattern: tuple[str, ...], split: str | None
+    name: str,
+    root: RemotePath,
+    files: Listing,
+    pattern: tuple[str, ...],
+    split: str | None,
+    note: Note,
+    columns: Columns,
 ) -> Source:
+    tables = _chosen(files, pattern, PARQUET)
     if images := _chosen(files, pattern, SUFFIXES):
         _refuse(split, name)
+        if tables:
+            note(
+                f"{name} holds image and .parquet files: the image files are taken; for others "
+                f"name them, as in '{root}/**/*.parquet'"
+            )
         return RemoteSource.of(name, root, images)
-    tables = _chosen(files, pattern, _PARQUET)
     if not tables:
+        if others := _chosen(files, pattern, ARROW | TAR):
+            raise BadSource(
+                f"{name} holds Arrow files or tar archives, such as {next(iter(others))}, which "
+                "are not read in a store; make a copy here, and name that"
+            )
         raise none_in(name)
     splits = by_split([root / path for path in tables if "/" not in path])
     if splits and pattern == EVERYTHING and name != str(root / next(iter(tables))):
         wanted = split or next(iter(splits))
         if wanted not in splits:
             raise UnknownName(f"split of {name}", wanted, splits)
-        return ParquetSource.of_split(f"{name}/{wanted}", splits[wanted], wanted)
+        return ParquetSource.of_split(f"{name}/{wanted}", splits[wanted], wanted, note, columns)
     _refuse(split, name)
-    return ParquetSource.of_files(name, {path: root / path for path in tables})
+    return ParquetSource.of_files(name, {path: root / path for path in tables}, note, columns)
 
 
 def _chosen(files: Listing, pattern: tuple[str, ...], suffixes: frozenset[str]) -> Listing:

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from encoders.toy import Toy
@@ -17,7 +19,7 @@ from retrieval.distributed.cluster import Crew, check, crew_of
 from retrieval.distributed.encoding import Names, ShardMaker, Task
 from retrieval.encoding import facts_of
 from retrieval.errors import BadInput, Mismatch, NoCluster
-from retrieval.images import open_source
+from retrieval.images import Columns, open_source
 from retrieval.storage.shards import Dtype
 
 
@@ -177,6 +179,30 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     with pytest.raises(Mismatch, match=message):
         ShardMaker(Task(**(given | change)))(0)
     assert [path.name for path in early.iterdir()] == ["run"]
+
+
+def test_workers_read_the_columns_that_were_chosen(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.png"))[:4]]
+    columns = {"image": contents, "thumb": contents[::-1], "kind": ["a", "b", "c", "d"]}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), file)
+    chosen = Columns("thumb", "kind")
+    source = open_source(str(file), columns=chosen)
+    early = tmp_path / "made" / "early.partial"
+    early.mkdir(parents=True)
+    (early / "run").touch()
+    facts = facts_of(source, Toy(), Dtype.FLOAT32, 10)
+    names = Names(str(file), "toy", columns=chosen)
+    first = next(source.items()).path
+    task = Task(names, facts, first, early, early / "run", 1, 2, encoding.version("retr"))
+    ShardMaker(task)(0)
+    (shard,) = early.rglob("*.parquet/*/*.parquet")
+    rows = pq.read_table(shard)
+    assert rows["label"].to_pylist() == ["a", "b", "c", "d"]
+    assert rows["path"].to_pylist() == [f"{file}#thumb#{row}" for row in range(4)]
 
 
 def test_names_hold_for_processes_in_other_folders(

@@ -21,7 +21,7 @@ from retrieval import build_index, open_embeddings, open_index
 from retrieval.distributed.encoding import Names, Outcome, Queue, ShardMaker, Task
 from retrieval.encoding import EARLY, encode_source, facts_of, finished
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
-from retrieval.images import open_source, read_image
+from retrieval.images import Columns, open_source, read_image
 from retrieval.images import remote as remote_images
 from retrieval.inspection import verify
 from retrieval.searching import Searcher
@@ -211,6 +211,45 @@ def test_parquet_of_a_store(root: RemotePath, photos: Path, tmp_path: Path) -> N
         open_source(str(there), "validation")
     with pytest.raises(BadSource, match="no split 'test'"):
         open_source(f"{there}/test-*.parquet", "test")
+
+
+def test_columns_of_parquet_in_a_store(root: RemotePath, photos: Path, tmp_path: Path) -> None:
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.png"))[:3]]
+    paths = ["below/a.png", "../a.png", "x::memory://a.png", "/a.png", "https://a/a.png"]
+    none = [None] * len(paths)
+    structs = [{"bytes": content, "path": None} for content in contents]
+    structs += [{"bytes": None, "path": path} for path in paths]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(structs, kind), "thumb": [*contents[::-1], *none]})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "1.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "data" / "0.parquet")
+    there = put(tmp_path / "data", root / "data")
+    (there / "below" / "a.png").upload(next(photos.rglob("*.png")))
+    said: list[str] = []
+    assert len(open_source(str(there), note=said.append)) == 1
+    assert "holds image and .parquet files: the image files are taken" in said[0]
+    plain = [*open_source(f"{there}/*.parquet").items()]
+    assert [item.content for item in plain[:4]] == [*contents, there / "below/a.png"]
+    assert read_image(plain[3].path).size == (16, 12)
+    for item in plain[4:]:
+        with pytest.raises(BadImage, match=r"leads out of the folder|a URL; download"):
+            read_image(item.path)
+    chosen = open_source(f"{there}/*.parquet", columns=Columns("thumb"))
+    items = [*chosen.items()]
+    assert [item.content for item in items[:3]] == contents[::-1]
+    assert items[0].path == f"{there}/1.parquet#thumb#0"
+    assert np.array_equal(read_image(items[0].path), read_image(plain[2].path))
+
+
+@pytest.mark.parametrize("name", ["state.arrow", "a.tar"])
+def test_what_is_not_read_in_a_store_is_refused_by_name(
+    root: RemotePath, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    (root / "data" / name).upload(tmp_path / name)
+    with pytest.raises(BadSource, match=r"Arrow files or tar archives, .* make a copy here"):
+        open_source(f"{root}/data")
 
 
 def test_an_archive_in_a_store(s3: Any, photos: Path, tmp_path: Path) -> None:
