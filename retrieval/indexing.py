@@ -51,6 +51,7 @@ from retrieval.storage.shards import (
     check_free,
     check_unique,
     read_table,
+    with_nfc_labels,
     vectors_of,
 )
 
@@ -572,4 +573,4 @@ def read_rows(folder: Place) -> pa.Table:
         raise BadData(f"cannot read {path} ({error}); index anew") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
         raise BadData(f"{path} has other columns than id, label and path; index anew")
-    return rows
+    return with_nfc_labels(rows)

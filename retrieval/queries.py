@@ -11,7 +11,6 @@ from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, frame, load, open_source, read_image
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.source import text
 from retrieval.storage.places import place_of
 from retrieval.storage.shards import Skipped
 
@@ -73,6 +72,6 @@ def _items(given: str) -> Iterator[Item]:
         for item in open_source(given).items():
             yield Item(str(item.path), item.label, item.path, item.content)
     elif "#" in given and not path.exists():
-        yield Item(text(given), None, given, b"")
+        yield Item(given, None, given, b"")
     else:
-        yield Item(text(given), None, text(path.absolute()), path)
+        yield Item(given, None, str(path.absolute()), path)

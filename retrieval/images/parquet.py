@@ -73,7 +73,7 @@ class ParquetSource:
                     ident = f"{part.name}#{row}"
                     if self.split is not None:
                         ident = f"{self.split}/{position:05}"
-                    yield Item(ident, label, f"{text(part.file)}#{row}", content)
+                    yield Item(ident, label, f"{part.file}#{row}", content)
             before += part.rows
 
 

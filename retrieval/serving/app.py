@@ -1,5 +1,6 @@
 """What is asked for at which address, as `retr serve` answers: `GET /docs` lists it."""
 
+import json
 import pathlib
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.serving.collection import SIZES, UNNAMED, Answer, Collection, Served
 from retrieval.serving.limits import Limits, Measures, loopback_hosts
+from retrieval.storage.names import escaped
 
 PAGE = pathlib.Path(__file__).parent / "page"
 IMAGES = ("image/", "application/octet-stream")  # media types of an upload that may be an image
@@ -31,6 +33,15 @@ class WrongMedia(BadInput):
     """An upload that says it is no image."""
 
 
+class Utf8Json(JSONResponse):
+    """JSON in UTF-8, also of paths that are not UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of the document."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return escaped(text).encode()
+
+
 def make_app(
     collection: Collection, bound: str = "127.0.0.1", host: str = "", token: str = ""
 ) -> FastAPI:
@@ -42,6 +53,7 @@ def make_app(
     """
     app = FastAPIOffline(
         redoc_url=None,
+        default_response_class=Utf8Json,
         static_url="/docs-static",
         title="retr",
         summary="Search images by picture.",
@@ -62,16 +74,16 @@ def make_app(
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RetrError)
-    def of_retr(request: Request, error: RetrError) -> JSONResponse:
+    def of_retr(request: Request, error: RetrError) -> Utf8Json:
         return _error(_status(error), str(error))
 
     @app.exception_handler(RequestValidationError)
-    def of_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
+    def of_arguments(request: Request, error: RequestValidationError) -> Utf8Json:
         first = error.errors()[0]
         return _error(400, f"{first['loc'][-1]}: {first['msg']}; see /docs")
 
     @app.exception_handler(HTTPException)
-    def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    def of_http(request: Request, error: HTTPException) -> Utf8Json:
         return _error(error.status_code, f"{error.detail}; see /docs")
 
 
@@ -192,5 +204,5 @@ def _status(error: RetrError) -> int:
     return 400 if isinstance(error, BadInput) else 500
 
 
-def _error(status: int, error: str) -> JSONResponse:
-    return JSONResponse({"error": error}, status)
+def _error(status: int, error: str) -> Utf8Json:
+    return Utf8Json({"error": error}, status)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
+from unicodedata import is_normalized
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ from retrieval.storage.files import (
     write_sealed,
     write_whole,
 )
+from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
 
 FORMAT = "retr-embeddings"
@@ -271,6 +273,7 @@ def write_shard(
     """Write a shard's file, whole or not at all; the manifest's entry for it.
 
     n ids, labels and paths, vectors (n, dim), and the images of the stretch that were skipped.
+    Paths are as `open` takes them, and stored as `names.storable` writes them.
     Raises BadInput if a vector is not finite, also as float16.
     """
     dtype = np.float16 if facts.dtype is Dtype.FLOAT16 else np.float32
@@ -285,7 +288,7 @@ def write_shard(
         [
             pa.array(ids, pa.string()),
             pa.array(labels, pa.string()),
-            pa.array(paths, pa.string()),
+            pa.array([path and storable(path) for path in paths], pa.string()),
             pa.FixedSizeListArray.from_arrays(
                 pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
             ),
@@ -486,7 +489,24 @@ def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     if not finite.all():
         row = int(np.argmin(finite))
         raise BadData(f"{path} has NaN or infinity in row {row} ({table['id'][row]}); {remedy}")
-    return table
+    return with_nfc_labels(table)
+
+
+def with_nfc_labels(table: pa.Table) -> pa.Table:
+    """Return the table with its column `label` in Unicode NFC, as new sets have it already."""
+    for chunk in table["label"].chunks:
+        # One check of all text: `pyarrow.compute` takes its time to import.
+        content = chunk.buffers()[2]
+        text = "" if content is None else content.to_pybytes().decode("utf-8", "replace")
+        if not text.isascii() and not is_normalized("NFC", text):
+            break
+    else:
+        return table
+    import pyarrow.compute as pc
+
+    place = table.schema.get_field_index("label")
+    labels = pc.utf8_normalize(table["label"], "NFC")
+    return table.set_column(place, table.schema.field(place), labels)
 
 
 def read_table(content: bytes) -> pa.Table:
