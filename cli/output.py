@@ -97,9 +97,7 @@ class Output:
 
 
 _SURROGATES = range(0xD800, 0xE000)  # bytes of names that are not UTF-8, which cannot be printed
-_CONTROLS = {
-    code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *_SURROGATES)
-}
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *_SURROGATES)}
 _CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # the others, json escapes
 
 

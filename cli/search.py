@@ -45,7 +45,8 @@ def search(
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'.",
+            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
+            "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
             show_default=False,
         ),
     ] = None,
@@ -93,7 +94,7 @@ def search(
     )
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     searcher.among(k, where)  # what is wrong with these is said before any image is read
-    queries, skipped = read_queries(images, searcher.encoder.framing)
+    queries, skipped = read_queries(images, searcher.encoder.framing, output.warn)
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")
     if encoder is None and len(queries.images) > MANY:

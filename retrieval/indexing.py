@@ -51,8 +51,8 @@ from retrieval.storage.shards import (
     check_free,
     check_unique,
     read_table,
-    with_nfc_labels,
     vectors_of,
+    with_nfc_labels,
 )
 
 FORMAT = "retr-index"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images import cifar
-from retrieval.images.datasets import DATA_SETS, SPLITS, open_data_set, open_split, splits
+from retrieval.images.datasets import DATA_SETS, SPLITS, locate, open_data_set, open_split, splits
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folder import EVERYTHING, FolderSource, walk
+from retrieval.images.folder import EVERYTHING, FolderSource, none_in, walk
+from retrieval.images.listing import listed
 from retrieval.images.parquet import ParquetSource
-from retrieval.images.source import First, Source, text
+from retrieval.images.source import First, Note, Source, natural, text
+from retrieval.images.splits import are_splits, chosen_split, is_split_name
 from retrieval.storage.places import RemotePath, place_of
 
 DIGITS = "digits"
@@ -22,7 +24,11 @@ _PARQUET = frozenset({".parquet"})
 
 
 def open_source(
-    spec: str, split: str | None = None, data_dir: Path | None = None, limit: int | None = None
+    spec: str,
+    split: str | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    note: Note = lambda sentence: None,
 ) -> Source:
     """The source that `spec` names, cut to its first `limit` items if that is given.
 
@@ -31,13 +37,20 @@ def open_source(
         an image; a glob of images or of Parquet files, with `*`, `?`, `[…]` and `**`; or a URL
         of images or Parquet in a store, such as `s3://bucket/photos`.
     split: train or test, by default train; for sources that have splits. Of a folder of images
-        it names the sub-folder.
+        it names the sub-folder. Sub-folders that are splits, such as `train` and `test` with a
+        folder for each class, are not labels: see `splits`.
     data_dir: where data sets are looked for first; see `datasets.locate`.
+    note: told what was taken where that may surprise, and what was left out.
 
     Raises BadInput for a limit below 1, UnknownName for a split that isn't there, BadSource for
     what is not there, has no images or is damaged.
     """
-    source = _open(spec, split, data_dir)
+    source = _open(spec, split, data_dir, note)
+    if spec in NAMES:
+        _note_namesake(spec, source, data_dir, note)
+    if found := listed(source):
+        for sentence in found.left_out.sentences():
+            note(sentence)
     return source if limit is None else First(source, limit)
 
 
@@ -48,7 +61,7 @@ def absolute_source(spec: str) -> str:
     return str(Path(spec).expanduser().absolute())
 
 
-def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
+def _open(spec: str, split: str | None, data_dir: Path | None, note: Note) -> Source:
     if spec == DIGITS:
         # scikit-learn takes its time to import.
         from retrieval.images.digits import DigitsSource
@@ -62,10 +75,10 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
     if isinstance(place, RemotePath):
         from retrieval.images.remote import open_remote
 
-        return open_remote(place, split)
+        return open_remote(place, split, note)
     path = place.expanduser()
     if spec and path.is_dir():
-        return _of_folder(path.resolve(), split)
+        return _of_folder(path.resolve(), split, note)
     if path.is_file():
         return _of_file(path.resolve(), split)
     if has_magic(spec):
@@ -79,17 +92,60 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
     )
 
 
-def _of_folder(folder: Path, split: str | None) -> Source:
+def _of_folder(folder: Path, split: str | None, note: Note) -> Source:
     if found := splits(folder):
         wanted = split or SPLITS[0]
         if wanted not in found:
             raise UnknownName(f"split of {text(folder)}", wanted, found)
         return open_split(folder, wanted, f"{text(folder)}/{wanted}")
-    if split is not None:
-        if not (folder / split).is_dir():
-            _refuse(split, text(folder))
-        folder = folder / split
+    folders = _split_folders(folder)
+    loose = sum(1 for _ in walk(folder, ("*",), SUFFIXES)) if folders else 0
+    chosen = chosen_split(split, folders, loose, text(folder), note) or split
+    if chosen is not None:
+        if not (folder / chosen).is_dir():
+            _refuse(chosen, text(folder))
+        folder = folder / chosen
     return _of_pattern(text(folder), folder, EVERYTHING)
+
+
+def _split_folders(folder: Path) -> list[str]:
+    """The sub-folders that are splits, see `splits.are_splits`, in natural order."""
+    try:
+        names = [each.name for each in folder.iterdir() if each.name[0] != "." and each.is_dir()]
+    except OSError:
+        return []  # which listing it will say
+    names.sort(key=natural)
+    # No folder of an ordinary source is looked into.
+    if not any(map(is_split_name, names)):
+        return []
+    found = {}
+    for name in names:
+        if _has_image(folder / name, EVERYTHING):
+            if not is_split_name(name):
+                return []
+            found[name] = _has_image(folder / name, ("*", "**", "*"))
+    return [*found] if are_splits(found) else []
+
+
+def _has_image(folder: Path, pattern: tuple[str, ...]) -> bool:
+    """Whether an image in the folder matches; a folder that cannot be listed has none."""
+    try:
+        return next(walk(folder, pattern, SUFFIXES), None) is not None
+    except BadSource:
+        return False
+
+
+def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note) -> None:
+    """Say that a data set was taken, where a file or folder here has its name too."""
+    here = Path(spec)
+    if not here.exists():
+        return
+    if spec in DATA_SETS:
+        split = source.name.rpartition("/")[2]
+        if locate(spec, data_dir, split) == here.resolve():
+            return
+    kind = "folder" if here.is_dir() else "file"
+    note(f"took the data set '{spec}', not the {kind} of that name here; for that write ./{spec}")
 
 
 def _of_file(file: Path, split: str | None) -> Source:
@@ -113,13 +169,15 @@ def _of_glob(path: Path) -> Source:
 
 def _of_pattern(name: str, root: Path, pattern: tuple[str, ...]) -> Source:
     """The images that match, or where there are none the Parquet files."""
-    if next(walk(root, pattern, SUFFIXES), None) is None:
-        files = {
-            "/".join(found.parts): Path(found.entry.path) for found in walk(root, pattern, _PARQUET)
-        }
-        if files:
-            return ParquetSource.of_files(name, files)
-    return FolderSource.of(name, root, pattern)
+    images = FolderSource.of(name, root, pattern)
+    if len(images):
+        return images
+    files = {
+        "/".join(found.parts): Path(found.entry.path) for found in walk(root, pattern, _PARQUET)
+    }
+    if files:
+        return ParquetSource.of_files(name, files)
+    raise none_in(name, images.left_out)
 
 
 def _refuse(split: str | None, spec: str) -> None:

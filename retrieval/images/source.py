@@ -6,7 +6,7 @@ which kind a name or a path is.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -18,6 +18,10 @@ from retrieval.storage.places import Place
 
 CHUNK = 256
 """How many images a container reads at a time: what bounds memory, not the number of images."""
+
+
+Note = Callable[[str], None]
+"""Called with each sentence about what a source took, and what it left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,7 +23,9 @@ MOST_ITEMS = 200
 Index = Annotated[str | None, Query(description="The index's name; the first where left out.")]
 Id = Annotated[str, Path(alias="id", description="An id, which may have slashes in it.")]
 K = Annotated[int, Query(description="How many neighbours.")]
-Where = Annotated[str | None, Query(description="A filter, such as label=cat or label=cat,dog.")]
+Where = Annotated[
+    str | None, Query(description='A filter, such as label=cat, label=cat,dog or label="a, b",c.')
+]
 Effort = Annotated[
     str | None, Query(description="A value of the option that trades recall for time.")
 ]
