@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folder import EVERYTHING, matches, none_in
-from retrieval.images.listing import Changes, LeftOut, Listing, stamp, unread_suffix
+from retrieval.images.listing import Changes, LeftOut, Listing, unread_suffix
 from retrieval.images.parquet import ParquetSource, by_split
 from retrieval.images.source import CHUNK, Item, Note, Source, natural
 from retrieval.images.splits import are_splits, chosen_split
@@ -74,16 +74,17 @@ class RemoteSource:
             )
 
     def differing(self, start: int, stop: int) -> list[int]:
-        """The first of the positions from start to stop, if its file is not as it was listed.
+        """The first of the positions from start to stop, if its file is gone or of another size.
 
-        A store is the same from everywhere; to ask it for each file would take too long.
+        A store is the same from everywhere, to ask it for each file would take too long, and what
+        it says of one file may have another version than its listing.
         """
         for path in islice(self.listing.paths(start), min(1, stop - start)):
             try:
                 stat = (self.root / path).stat()
             except FileNotFoundError:
                 return [start]
-            return [start] if stamp(_fact(path, stat)) != self.listing.stamps[start] else []
+            return [start] if stat.st_size != self.sizes[start] else []
         return []
 
     def _files(self) -> Files:
