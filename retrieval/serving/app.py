@@ -101,7 +101,9 @@ def _add_page(app: FastAPI) -> None:
 def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> None:
     @app.post("/api/search")
     def search(
-        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+        image: Annotated[
+            UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
+        ],
         k: Annotated[int, Form()] = 10,
         index: Annotated[str | None, Form()] = None,
         where: Annotated[str | None, Form()] = None,
@@ -114,7 +116,9 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
 
     @app.post("/api/embed")
     def embed(
-        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+        image: Annotated[
+            UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
+        ],
         index: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
         """The embedding of an image that is sent, by the index's encoder."""
@@ -185,7 +189,9 @@ def _file(image: UploadFile) -> BinaryIO:
     """The file of an upload. Raises WrongMedia for one that says it is no image."""
     kind = image.content_type or IMAGES[-1]
     if not kind.startswith(IMAGES):
-        raise WrongMedia(f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF or TIFF")
+        raise WrongMedia(
+            f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
+        )
     return image.file
 
 
