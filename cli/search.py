@@ -47,7 +47,8 @@ def search(
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'.",
+            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
+            "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
             show_default=False,
         ),
     ] = None,

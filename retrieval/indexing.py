@@ -52,6 +52,7 @@ from retrieval.storage.shards import (
     check_unique,
     read_table,
     vectors_of,
+    with_nfc_labels,
 )
 
 FORMAT = "retr-index"
@@ -572,4 +573,4 @@ def read_rows(folder: Place) -> pa.Table:
         raise BadData(f"cannot read {path} ({error}); index anew") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
         raise BadData(f"{path} has other columns than id, label and path; index anew")
-    return rows
+    return with_nfc_labels(rows)

@@ -12,7 +12,8 @@ from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, frame, load, open_source, read_image
 from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.source import Note, no_note, text
+from retrieval.images.listing import listed, said_of
+from retrieval.images.source import Note, no_note
 from retrieval.storage.places import place_of
 from retrieval.storage.shards import Skipped
 
@@ -72,14 +73,22 @@ def _items(given: str, note: Note, columns: Columns) -> Iterator[Item]:
         if is_one and not has_magic(given):
             yield Item(given, None, given, b"")
         else:
-            for item in open_source(given, note=note, columns=columns).items():
-                yield Item(item.path, item.label, item.path, item.content)
+            yield from _found(given, note, columns)
         return
     path = Path(given)
     if path.is_dir() or (any(c in given for c in "*?[") and not path.exists()):
-        for item in open_source(given, note=note, columns=columns).items():
-            yield Item(str(item.path), item.label, item.path, item.content)
+        yield from _found(given, note, columns)
     elif "#" in given and not path.exists():
-        yield Item(text(given), None, given, b"")
+        yield Item(given, None, given, b"")
     else:
-        yield Item(text(given), None, text(path.absolute()), path)
+        yield Item(given, None, str(path.absolute()), path)
+
+
+def _found(given: str, note: Note, columns: Columns) -> Iterator[Item]:
+    """The images of a folder or glob, by their paths."""
+    source = open_source(given, note=note, columns=columns)
+    found = listed(source)
+    if found is not None and found.left_out.passed_over:
+        note(said_of(found.left_out.passed_over))
+    for item in source.items():
+        yield Item(item.path, item.label, item.path, item.content)

@@ -8,12 +8,14 @@ from pathlib import Path
 from retrieval.errors import BadInput, BadSource, UnknownName
 from retrieval.images import cifar
 from retrieval.images.columns import NO_CHOICE, Columns
-from retrieval.images.datasets import DATA_SETS, SPLITS, open_data_set, open_split, splits
+from retrieval.images.datasets import DATA_SETS, SPLITS, locate, open_data_set, open_split, splits
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folder import EVERYTHING, FolderSource, walk
+from retrieval.images.folder import EVERYTHING, FolderSource, none_in, walk
+from retrieval.images.listing import listed
 from retrieval.images.parquet import ParquetSource
 from retrieval.images.saved import open_saved
-from retrieval.images.source import First, Note, Source, no_note, text
+from retrieval.images.source import First, Note, Source, natural, no_note, text
+from retrieval.images.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.tables import PARQUET
 from retrieval.images.webdataset import PACKED, TarSource, is_packed, is_shard, packed
 from retrieval.storage.places import Place, RemotePath, place_of
@@ -46,9 +48,10 @@ def open_source(
         image; a glob of images, Parquet, Arrow or tar files, with `*`, `?`, `[…]` and `**`; or a
         URL of images or Parquet in a store, such as `s3://bucket/photos`.
     split: train or test, by default train; for sources that have splits. Of a folder of images
-        it names the sub-folder.
+        it names the sub-folder. Sub-folders that are splits, such as `train` and `test` with a
+        folder for each class, are not labels: see `splits`.
     data_dir: where data sets are looked for first; see `datasets.locate`.
-    note: told what was taken where that may surprise.
+    note: told what was taken where that may surprise, and what was left out.
     columns: the columns of images and labels, for Parquet, Arrow and tar archives.
 
     Raises BadInput for a limit below 1 and for columns of other sources, UnknownName for a split
@@ -62,6 +65,11 @@ def open_source(
         )
     if not len(source):
         raise BadSource(f"no images in {source.name}: its files have no rows; give some that have")
+    if spec in NAMES:
+        _note_namesake(spec, source, data_dir, note)
+    if found := listed(source):
+        for sentence in found.left_out.sentences():
+            note(sentence)
     return source if limit is None else First(source, limit)
 
 
@@ -118,11 +126,54 @@ def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) ->
         return open_split(folder, wanted, f"{text(folder)}/{wanted}", None, note, columns)
     if (saved := open_saved(folder, split, note, columns)) is not None:
         return saved
-    if split is not None:
-        if not (folder / split).is_dir():
-            _refuse(split, text(folder))
-        folder = folder / split
+    folders = _split_folders(folder)
+    loose = sum(1 for _ in walk(folder, ("*",), SUFFIXES)) if folders else 0
+    chosen = chosen_split(split, folders, loose, text(folder), note) or split
+    if chosen is not None:
+        if not (folder / chosen).is_dir():
+            _refuse(chosen, text(folder))
+        folder = folder / chosen
     return _of_pattern(text(folder), folder, EVERYTHING, note, columns)
+
+
+def _split_folders(folder: Path) -> list[str]:
+    """The sub-folders that are splits, see `splits.are_splits`, in natural order."""
+    try:
+        names = [each.name for each in folder.iterdir() if each.name[0] != "." and each.is_dir()]
+    except OSError:
+        return []  # which listing it will say
+    names.sort(key=natural)
+    # No folder of an ordinary source is looked into.
+    if not any(map(is_split_name, names)):
+        return []
+    found = {}
+    for name in names:
+        if _has_image(folder / name, EVERYTHING):
+            if not is_split_name(name):
+                return []
+            found[name] = _has_image(folder / name, ("*", "**", "*"))
+    return [*found] if are_splits(found) else []
+
+
+def _has_image(folder: Path, pattern: tuple[str, ...]) -> bool:
+    """Return whether an image in the folder matches; a folder that cannot be listed has none."""
+    try:
+        return next(walk(folder, pattern, SUFFIXES), None) is not None
+    except BadSource:
+        return False
+
+
+def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note) -> None:
+    """Say that a data set was taken, where a file or folder here has its name too."""
+    here = Path(spec)
+    if not here.exists():
+        return
+    if spec in DATA_SETS:
+        split = source.name.rpartition("/")[2]
+        if locate(spec, data_dir, split) == here.resolve():
+            return
+    kind = "folder" if here.is_dir() else "file"
+    note(f"took the data set '{spec}', not the {kind} of that name here; for that write ./{spec}")
 
 
 def _of_file(file: Path, split: str | None, note: Note, columns: Columns) -> Source:
@@ -147,26 +198,27 @@ def _of_glob(path: Path, note: Note, columns: Columns) -> Source:
 def _of_pattern(
     name: str, root: Path, pattern: tuple[str, ...], note: Note, columns: Columns
 ) -> Source:
-    """The images that match, or where there are none the Parquet files, Arrow files or tars."""
+    """Return the images that match, or where there are none the tables or archives."""
+    images = FolderSource.of(name, root, pattern)
     found: dict[str, dict[str, Place]] = {}
     for each in walk(root, pattern, frozenset(_CONTAINERS)):
         path = Path(each.entry.path)
         found.setdefault(path.suffix.lower(), {})["/".join(each.parts)] = path
     suffixes = [suffix for suffix in _CONTAINERS if suffix in found]
-    has_images = next(walk(root, pattern, SUFFIXES), None) is not None
-    kinds = [*(["image"] if has_images else []), *suffixes]
+    kinds = [*(["image"] if len(images) else []), *suffixes]
     if len(kinds) > 1:
         note(
             f"{name} holds {' and '.join(kinds)} files: the {kinds[0]} files are taken; for others "
             f"name them, as in '{text(root)}/**/*{suffixes[-1]}'"
         )
-    if not kinds:
-        files = (Path(each.entry.path) for each in walk(root, pattern, PACKED))
-        if archive := next(filter(is_packed, files), None):
-            raise packed(archive)
-    if suffixes and not has_images:
+    if len(images):
+        return images
+    if suffixes:
         return _CONTAINERS[suffixes[0]].of_files(name, found[suffixes[0]], note, columns)
-    return FolderSource.of(name, root, pattern)
+    files = (Path(each.entry.path) for each in walk(root, pattern, PACKED))
+    if archive := next(filter(is_packed, files), None):
+        raise packed(archive)
+    raise none_in(name, images.left_out)
 
 
 def _refuse(split: str | None, spec: str) -> None:

@@ -149,7 +149,7 @@ def _rows(part: Part, start: int, columns: Columns) -> Iterator[tuple[int, Item]
             label = found.label
             names = labels(where, batch.column(label), found.names) if label else unknown
             for (data, path), name in zip(contents(batch, found.image), names, strict=True):
-                place = f"{where}{found.mark}#{row}"
+                place = f"{part.file}{found.mark}#{row}"
                 content = content_of(data, path, part.file, place)
                 yield row, Item(f"{part.name}#{row}", name, place, content)
                 row += 1

@@ -198,7 +198,7 @@ def _kept(file: Path, image: str | None, _stamp: int) -> Sequence[Member | None]
 
 def _path(file: Path, image: str | None, row: int) -> str:
     mark = "" if image is None else f"#{quote(image.lower(), safe='')}"
-    return f"{text(file)}{mark}#{row}"
+    return f"{file}{mark}#{row}"
 
 
 def _image(sample: Sample, chosen: str | None) -> Member | None:

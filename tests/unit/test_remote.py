@@ -23,6 +23,7 @@ from retrieval.encoding import EARLY, encode_source, facts_of, finished
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
 from retrieval.images import Columns, open_source, read_image
 from retrieval.images import remote as remote_images
+from retrieval.images.listing import Changes, listed
 from retrieval.inspection import verify
 from retrieval.searching import Searcher
 from retrieval.storage import cache, places
@@ -177,6 +178,52 @@ def test_what_is_gone_or_damaged_is_skipped(root: RemotePath, photos: Path) -> N
     assert (manifest.rows, manifest.skipped) == (28, 2)
     skipped = pq.read_table(pa.BufferReader((root / "out/skipped.parquet").read_bytes()))
     assert skipped["reason"].to_pylist() == ["no such file", "empty file"]
+
+
+def test_a_store_is_listed_once_and_what_arrives_is_known(root: RemotePath, photos: Path) -> None:
+    (photos / "red" / "a.heic").write_bytes(b"x")
+    there = put(photos, root / "photos")
+    source = open_source(str(there))
+    found = listed(source)
+    assert found is not None
+    assert found.left_out.passed_over == {".heic": 1}
+    assert found.changes() == Changes(0, 0)
+    assert found.differing(0, 30) == []
+    (there / "blue/0.png").unlink()
+    (there / "blue/0a.png").upload(photos / "blue" / "1.png")
+    (there / "green/3.png").upload(photos / "red" / "4.png")
+    assert len([*source.items()]) == len(source) == 30
+    assert found.changes() == Changes(arrived=1, changed=1)
+    assert found.differing(0, 30) == [0]
+    assert found.differing(1, 30) == []
+    one = listed(open_source(f"{there}/red/1.png"))
+    assert one is not None
+    assert one.changes() == Changes(0, 0)
+
+
+def test_a_folder_of_a_store_that_is_gone_is_no_set_of_skipped_images(
+    root: RemotePath, photos: Path
+) -> None:
+    there = put(photos, root / "photos")
+    source = open_source(str(there))
+    there.remove()
+    with pytest.raises(BadSource, match="is gone since the run began; bring it back"):
+        encode_source(source, Toy(), root / "out")
+
+
+def test_folders_of_splits_in_a_store_are_no_labels(root: RemotePath, photos: Path) -> None:
+    there = root / "set"
+    for name in ("train/cat/1.png", "val/cat/2.png", "cover.png"):
+        (there / name).upload(photos / "red" / "1.png")
+    said: list[str] = []
+    source = open_source(str(there), note=said.append)
+    assert [(item.id, item.label) for item in source.items()] == [("cat/1.png", "cat")]
+    assert source.name == f"{there}/train"
+    assert said == [
+        f"the folders of {there} are splits: took train, not val; choose with --split",
+        f"left out 1 image beside the splits of {there}",
+    ]
+    assert open_source(str(there), "validation").name == f"{there}/val"
 
 
 def parquet(folder: Path, photos: Path, rows: int = 20) -> Path:
