@@ -64,10 +64,17 @@ class FolderSource:
     left_out: LeftOut
 
     @classmethod
-    def of(cls, name: str, root: Path, pattern: tuple[str, ...]) -> "FolderSource":
-        """The source of what lies there now, which may be nothing. Raises BadSource as `walk`."""
+    def of(
+        cls, name: str, root: Path, pattern: tuple[str, ...], noted: frozenset[str] = frozenset()
+    ) -> "FolderSource":
+        """Return the source of what lies there now, which may be nothing.
+
+        noted: endings of other files that match, which are noted in `left_out`. Raises BadSource as
+        `walk` does.
+        """
         left_out = LeftOut()
-        return cls(name, root, pattern, _listing(root, pattern, left_out), left_out)
+        listing = Listing.of(_files(root, pattern, left_out, noted))
+        return cls(name, root, pattern, listing, left_out)
 
     @property
     def fingerprint(self) -> str:
@@ -125,13 +132,17 @@ def none_in(name: str, left_out: LeftOut) -> BadSource:
     )
 
 
-def _listing(root: Path, pattern: tuple[str, ...], left_out: LeftOut) -> Listing:
-    return Listing.of(_files(root, pattern, left_out))
-
-
-def _files(root: Path, pattern: tuple[str, ...], left_out: LeftOut) -> Iterator[tuple[str, object]]:
-    for found in walk(root, pattern, SUFFIXES, left_out):
-        yield "/".join(found.parts), found.fact()
+def _files(
+    root: Path,
+    pattern: tuple[str, ...],
+    left_out: LeftOut,
+    noted: frozenset[str] = frozenset(),
+) -> Iterator[tuple[str, object]]:
+    for found in walk(root, pattern, SUFFIXES | noted, left_out):
+        if noted and Path(found.entry.name).suffix.lower() in noted:
+            left_out.noted["/".join(found.parts)] = Path(found.entry.path)
+        else:
+            yield "/".join(found.parts), found.fact()
 
 
 def walk(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
 from retrieval.images.decoding import SUFFIXES
@@ -110,12 +110,14 @@ class LeftOut:
     passed_over: how many files look like images and are not read, by ending in lower case; the
         empty ending stands for files without one that begin like an image.
     folders: those that could not be listed, and why. links: how many paths through links lead to
-    images that are in the listing under another path.
+    images that are in the listing under another path. noted: files of the endings that were asked
+    for, by their names below the root.
     """
 
     passed_over: Counter[str] = field(default_factory=Counter)
     folders: list[Skipped] = field(default_factory=list)
     links: int = 0
+    noted: dict[str, Path] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
         """Say which folders could not be listed, and how many links were not followed."""

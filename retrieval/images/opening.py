@@ -199,11 +199,10 @@ def _of_pattern(
     name: str, root: Path, pattern: tuple[str, ...], note: Note, columns: Columns
 ) -> Source:
     """Return the images that match, or where there are none the tables or archives."""
-    images = FolderSource.of(name, root, pattern)
+    images = FolderSource.of(name, root, pattern, frozenset(_CONTAINERS) | PACKED)
     found: dict[str, dict[str, Place]] = {}
-    for each in walk(root, pattern, frozenset(_CONTAINERS)):
-        path = Path(each.entry.path)
-        found.setdefault(path.suffix.lower(), {})["/".join(each.parts)] = path
+    for below, path in images.left_out.noted.items():
+        found.setdefault(path.suffix.lower(), {})[below] = path
     suffixes = [suffix for suffix in _CONTAINERS if suffix in found]
     kinds = [*(["image"] if len(images) else []), *suffixes]
     if len(kinds) > 1:
@@ -215,8 +214,7 @@ def _of_pattern(
         return images
     if suffixes:
         return _CONTAINERS[suffixes[0]].of_files(name, found[suffixes[0]], note, columns)
-    files = (Path(each.entry.path) for each in walk(root, pattern, PACKED))
-    if archive := next(filter(is_packed, files), None):
+    if archive := next(filter(is_packed, images.left_out.noted.values()), None):
         raise packed(archive)
     raise none_in(name, images.left_out)
 
