@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from indexers import faiss_bridge
 from indexers.faiss_bridge import COMPARED
 from indexers.options import EFFORTS, check_range
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
@@ -66,6 +67,7 @@ class Vamana:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.metric is Metric.MANHATTAN:
             raise BadInput(
                 f"SVS has no {self.metric} distance; use the backend exact or ivf for it"
@@ -76,8 +78,9 @@ class Vamana:
         check_range("refine", self.refine, 0, 1000)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Vamana"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Vamana"]:
         """Graphs of few and of many links; none where SVS is not installed."""
+        metric = choice(Metric, metric)
         if metric is Metric.MANHATTAN or not _installed():
             return []
         return [cls(metric, degree=degree) for degree in (16, 32, 64)]
@@ -175,15 +178,15 @@ class VamanaIndex:
         flat: faiss.IndexFlat,
         scale: float,
         squares: bool,
-        metric: Metric,
+        metric: Metric | str,
         refine: int,
     ) -> None:
+        self.metric = choice(Metric, metric)
         self.graph = graph
         self.flat = flat
         self.vectors = faiss_bridge.vectors_of(flat)
         self.scale = scale
         self.squares = squares
-        self.metric = metric
         self.refine = refine
         self.rows, self.dim = int(flat.ntotal), int(flat.d)
 

@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
@@ -61,7 +62,7 @@ def encode_source(
     source: Source,
     encoder: Encoder,
     folder: Place,
-    dtype: Dtype = Dtype.FLOAT32,
+    dtype: Dtype | str = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
@@ -92,8 +93,9 @@ def encode_source(
         return finished(writer)
 
 
-def facts_of(source: Source, encoder: Encoder, dtype: Dtype, shard_images: int) -> Facts:
+def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images: int) -> Facts:
     """What the embeddings of this source by this encoder are."""
+    dtype = choice(Dtype, dtype)
     return Facts(
         encoder=EncoderFacts.of(encoder),
         dim=encoder.dim,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import (
     Encoder,
     Framing,
@@ -103,7 +104,7 @@ def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
 def compare(
     asked: Sequence[Asked],
     encoder: Encoder,
-    metric: Metric,
+    metric: Metric | str,
     calibration: Calibration | None,
     scorer: PairScorer | None = None,
     scorer_calibration: Calibration | None = None,
@@ -114,6 +115,7 @@ def compare(
     the scorer's to say, where it is trained, or else the calibration's. A scorer's own probability
     counts, with one half as the threshold, unless it has a calibration.
     """
+    metric = choice(Metric, metric)
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
     vectors, unreadable = embed_paths(paths, encoder)
     row = {path: i for i, path in enumerate(path for path in paths if path not in unreadable)}

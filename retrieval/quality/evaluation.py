@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Metric
 from retrieval.errors import BadInput, Mismatch
 from retrieval.indexing import check_same_encoder
@@ -85,6 +86,9 @@ class Evaluation:
     metric: Metric
     ks: tuple[int, ...]
     per_class: dict[str, OfClass] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     @property
     def queries(self) -> int:
@@ -182,7 +186,7 @@ def column(measure: str, k: int) -> str:
 def evaluate(
     queries: Labelled | Embeddings,
     database: Labelled | Embeddings,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
@@ -194,6 +198,7 @@ def evaluate(
     Raises BadInput where no query has anything relevant to find, a k is below 1, or the metric is
     not known; Mismatch for vectors of unlike dimensions, and for folders of two encoders.
     """
+    metric = None if metric is None else choice(Metric, metric)
     queries, database, metric = _opened(queries, database, metric)
     task = Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
@@ -228,7 +233,9 @@ def _opened(
         )
     if metric is None:
         if isinstance(database, Labelled):
-            raise BadInput("vectors do not say how they are compared; give evaluate a metric")
+            raise BadInput(
+                f"vectors do not say how they are compared; give a metric: {', '.join(Metric)}"
+            )
         metric = database.facts.metric
     left = Labelled.of(queries) if isinstance(queries, Embeddings) else queries
     if queries is database:
@@ -240,7 +247,7 @@ def evaluate_index(
     queries: Labelled,
     database: Labelled,
     index: Index,
-    metric: Metric,
+    metric: Metric | str,
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
@@ -249,6 +256,7 @@ def evaluate_index(
     metric: the index's, for the record; depth: how many of its hits are kept. Raises as `evaluate`
     does, and Mismatch where the index does not have the database's rows.
     """
+    metric = choice(Metric, metric)
     if len(index) != len(database):
         raise Mismatch(
             f"the index has {len(index)} rows, the database {len(database)}; build it again"
@@ -263,7 +271,7 @@ def evaluate_hits(
     queries: Labelled,
     database: Labelled,
     hits: Hits,
-    metric: Metric,
+    metric: Metric | str,
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
@@ -272,6 +280,7 @@ def evaluate_hits(
     Where a query is in the database itself, it should have one hit more, which is left out.
     Raises as `evaluate` does.
     """
+    metric = choice(Metric, metric)
     task = Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
@@ -356,9 +365,10 @@ class Task:
         ]
 
     def summary(
-        self, metric: Metric, overall: Sequence[str], measured: list[list[float]], kept: Rows
+        self, metric: Metric | str, overall: Sequence[str], measured: list[list[float]], kept: Rows
     ) -> Evaluation:
         """The values of all queries asked, and the means over those of each class."""
+        metric = choice(Metric, metric)
         values = np.array(measured)
         ks = self.ks.tolist()
         columns = [*overall, *(column(measure, k) for measure in BY_K for k in ks)]

@@ -12,6 +12,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadInput
@@ -54,7 +55,7 @@ class Pairs:
 
 
 def draw_pairs(
-    labels: Labels, count: int | None, scheme: Scheme, seed: int | Sequence[int]
+    labels: Labels, count: int | None, scheme: Scheme | str, seed: int | Sequence[int]
 ) -> Pairs:
     """`count` pairs, half of them alike; None: 10,000, or in CONSECUTIVE all that there are.
 
@@ -63,6 +64,7 @@ def draw_pairs(
     Raises BadInput where no pair can be drawn, for an odd count, and for more pairs than
     CONSECUTIVE has.
     """
+    scheme = choice(Scheme, scheme)
     if count is not None and (count < 2 or count % 2):
         raise BadInput(f"{count} pairs cannot be half alike; give an even number, 2 or more")
     order = np.argsort(labels, kind="stable")
@@ -138,8 +140,9 @@ def _consecutive(
     )
 
 
-def pair_distances(vectors: Vectors, pairs: Pairs, metric: Metric) -> Distances:
+def pair_distances(vectors: Vectors, pairs: Pairs, metric: Metric | str) -> Distances:
     """(pairs,): how far the vectors (n, dim) of each pair are from each other."""
+    metric = choice(Metric, metric)
     distances = np.empty(len(pairs))
 
     def write(start: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Json, Mask, Metric
 from retrieval.errors import BadInput, Mismatch
 from retrieval.quality.calibration import (
@@ -48,6 +49,9 @@ class Procedure:
     seed: int = 0
     method: Method | None = Method.ISOTONIC
     thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

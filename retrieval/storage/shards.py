@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import (
@@ -104,6 +105,9 @@ class Facts:
     metric: Metric
     source: SourceFacts
     shard_images: int  # the stretch of the source that one shard covers
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     def to_json(self) -> dict[str, Json]:
         """The facts as they stand in the manifest and in each shard's schema metadata."""
