@@ -226,7 +226,7 @@ class HnswPcaIndex:
     def _is_plain(self, queries: Vectors, k: int) -> bool:
         """Whether it is one query, in the form that the walk takes, for rows that there are."""
         return (
-            queries.shape == (1, self.dim)
+            getattr(queries, "shape", None) == (1, self.dim)
             and queries.dtype == np.float32
             and queries.flags.carray
             and 1 <= k <= self.rows

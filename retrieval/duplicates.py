@@ -60,8 +60,8 @@ class Found:
         """Each pair, as `retr duplicates` writes it."""
         return [
             {
-                "a": str(self.first.ids[pair.first]),
-                "b": str(self.second.ids[pair.second]),
+                "a": self.first.ids[pair.first],
+                "b": self.second.ids[pair.second],
                 "label_a": self.first.labels[pair.first],
                 "label_b": self.second.labels[pair.second],
                 "distance": pair.distance,

@@ -6,6 +6,7 @@ all of them refuse the same input, in the same words, and rank and pad in the sa
 
 from collections.abc import Callable, Iterator
 from math import isfinite, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,21 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
 
 
+def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:
+    """Return the vectors as an array: lists as float32, an array of numbers as it is.
+
+    Raises BadInput for what is not numbers, and for rows of unlike lengths.
+    """
+    if isinstance(vectors, np.ndarray) and vectors.dtype.kind in "fiub":
+        return vectors
+    try:
+        return np.asarray(vectors, np.float32)
+    except (TypeError, ValueError, RuntimeError):  # of torch, for what is on a GPU
+        raise BadInput(
+            f"{what} are not rows of numbers, all of one length; give an array (n, dim) or lists"
+        ) from None
+
+
 def checked_vectors(vectors: Vectors, metric: Metric | str) -> Vectors:
     """The vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if needed.
 
@@ -92,6 +108,7 @@ def checked_vectors(vectors: Vectors, metric: Metric | str) -> Vectors:
     metric are not.
     """
     metric = choice(Metric, metric)
+    vectors = as_vectors(vectors)
     _check_shape(vectors)
     vectors = _float32(vectors)
     for start in range(0, len(vectors), BLOCK):
@@ -157,6 +174,7 @@ class InMemory:
     """The blocks of an array (n, dim). Raises BadInput where n or dim is 0."""
 
     def __init__(self, vectors: Vectors) -> None:
+        vectors = as_vectors(vectors)
         _check_shape(vectors)
         self.vectors = vectors
         self.rows, self.dim = vectors.shape
@@ -197,6 +215,9 @@ def unit_vectors(vectors: Vectors) -> Vectors:
 
 
 def _checked_queries(queries: Vectors, dim: int) -> Vectors:
+    queries = as_vectors(queries, "queries")
+    if queries.shape == (0,):  # an empty list
+        queries = queries.reshape(0, dim)
     if queries.ndim != 2:
         raise BadInput(f"queries have shape {queries.shape}; give (q, {dim}), one query as (1, …)")
     if queries.shape[1] != dim:

@@ -1,7 +1,8 @@
 """Evaluates labelled queries against a labelled database: exactly, or through an index.
 
 An item is relevant to a query if it has the same label. A query that is in the database itself,
-by its id, is left out of its own ranking. docs/metrics.md defines the measures.
+by its id, is left out of its own ranking; see `Labelled.rows_in`. docs/metrics.md defines the
+measures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ class PerQuery:
 
     ids, labels: (q,). columns: names such as `map` or `precision_at_10`. values: (q, columns).
     rows: (q, depth), the first rows of each ranking, -1 where it has no more.
+    own: (q,), the row of each query in the database, -1 where it is not there.
     """
 
     ids: list[str]
@@ -49,6 +51,7 @@ class PerQuery:
     columns: list[str]
     values: Values
     rows: Rows
+    own: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,18 +321,11 @@ class Task:
     def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "Task":
         """Raises what `evaluate` raises of labels and ks."""
         _check_ks(ks)
-        names = sorted({str(name) for name in database.labels if name is not None})
-        number = {name: i for i, name in enumerate(names)}
-        rows = {name: row for row, name in enumerate(database.ids)}
-
+        names = database.classes()
         known = np.array([name is not None for name in queries.labels], dtype=bool)
-        labels = np.array(
-            [number.get(cast(str, name), _NO_LABEL) for name in queries.labels], dtype=np.int32
-        )
-        of_rows = np.array(
-            [number.get(cast(str, name), _NO_LABEL) for name in database.labels], np.int32
-        )
-        own = np.array([rows.get(name, -1) for name in queries.ids], dtype=np.int64)
+        labels = queries.numbers(names).astype(np.int32)
+        of_rows = database.numbers(names).astype(np.int32)
+        own = queries.rows_in(database)
 
         # One more class than there are, for queries without a label or with one of their own.
         per_class = np.bincount(of_rows[of_rows != _NO_LABEL], minlength=len(names) + 1)
@@ -348,7 +344,7 @@ class Task:
             relevant[asked],
             labels[asked],
             of_rows,
-            [str(queries.ids[i]) for i in asked.tolist()],
+            [queries.ids[i] for i in asked.tolist()],
             names,
             unlabelled=int((~known).sum()),
             without_relevant=int((known & (relevant == 0)).sum()),
@@ -380,7 +376,9 @@ class Task:
                 len(of_class), means.get("map"), {k: means[column("precision_at", k)] for k in ks}
             )
         return Evaluation(
-            PerQuery(self.ids, [self.names[i] for i in self.labels], columns, values, kept),
+            PerQuery(
+                self.ids, [self.names[i] for i in self.labels], columns, values, kept, self.own
+            ),
             self.unlabelled,
             self.without_relevant,
             len(self.database_labels),

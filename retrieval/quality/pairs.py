@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadInput
+from retrieval.names import as_labels
 from retrieval.quality.ranking import Distances, Rows, pairwise
 
 Labels = NDArray[np.int64]
@@ -59,12 +61,14 @@ def draw_pairs(
 ) -> Pairs:
     """`count` pairs, half of them alike; None: 10,000, or in CONSECUTIVE all that there are.
 
+    labels: (n,), the number of each row's class, -1 where it is unknown; or labels of any kind.
     Rows without a label are in no pair, and a class with a single image is in none that is alike,
     and in CONSECUTIVE in none at all.
     Raises BadInput where no pair can be drawn, for an odd count, and for more pairs than
     CONSECUTIVE has.
     """
     scheme = choice(Scheme, scheme)
+    labels = _class_numbers(labels)
     if count is not None and (count < 2 or count % 2):
         raise BadInput(f"{count} pairs cannot be half alike; give an even number, 2 or more")
     order = np.argsort(labels, kind="stable")
@@ -81,6 +85,15 @@ def draw_pairs(
         return _consecutive(order, starts, sizes, count, generator)
     half = (PAIRS if count is None else count) // 2
     return _random(order, starts, sizes, half, generator)
+
+
+def _class_numbers(labels: Any) -> Labels:
+    """The numbers as they are; labels of another kind by their order, -1 where one is unknown."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+        return labels
+    texts = as_labels(labels)
+    number = {name: i for i, name in enumerate(sorted({*texts} - {None}, key=str))}
+    return np.array([-1 if name is None else number[name] for name in texts], np.int64)
 
 
 def _random(

@@ -64,7 +64,7 @@ class Sides:
         content = {
             "protocol": self.protocol.value,
             "seed": self.seed,
-            "queries": [str(name) for name in self.queries.ids],
+            "queries": [*self.queries.ids],
             "left_out": [*self.left_out],
         }
         write_sealed(path, DRAW, VERSION, content)
@@ -127,12 +127,12 @@ def _split(
         rest.with_rows_of(others),
         protocol,
         seed,
-        [str(train.ids[i]) for i in left_out.tolist()],
+        [train.ids[i] for i in left_out.tolist()],
     )
 
 
 def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
-    row: dict[Json, int] = {str(name): i for i, name in enumerate(images.ids)}
+    row: dict[Json, int] = {name: i for i, name in enumerate(images.ids)}
     missing = next((name for name in ids if name not in row), None)
     if missing is not None:
         raise Mismatch(
@@ -143,7 +143,7 @@ def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
 
 def _drawn(images: Labelled, count: int, what: str, generator: np.random.Generator) -> Rows:
     """`count` rows of each class, ascending."""
-    labels = np.array([label or "" for label in images.labels])
+    labels = np.array(images.labels, dtype=object)
     parts = []
     for name in images.classes():
         rows = np.flatnonzero(labels == name)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
+from retrieval.names import as_ids, as_labels
 from retrieval.storage.files import (
     LOCK,
     OF_A_BUILD,
@@ -287,8 +288,8 @@ def write_shard(
         raise BadInput(f"the embedding of {ids[row]} is not finite as {facts.dtype}; {remedy}")
     table = pa.table(
         [
-            pa.array(ids, pa.string()),
-            pa.array(labels, pa.string()),
+            pa.array(as_ids(ids), pa.string()),
+            pa.array(as_labels(labels), pa.string()),
             pa.array(paths, pa.string()),
             pa.FixedSizeListArray.from_arrays(
                 pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
