@@ -26,17 +26,21 @@ class Queries:
     labels: list[str | None]
 
 
-def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[Skipped]]:
-    """The images that could be read, in the order given, and those that could not.
+def read_queries(
+    given: str | Path | Sequence[str | Path], framing: Framing
+) -> tuple[Queries, list[Skipped]]:
+    """Return the images that could be read, in the order given, and those that could not.
 
-    A folder or glob stands for all images in it. Raises BadImage if none could be read, the
-    first one's reason, and BadSource for a folder that holds none.
+    A folder or glob stands for all images in it; a single path is a list of one.
+
+    Raises BadImage if none could be read, the first one's reason, and BadSource for a folder that
+    holds none.
     """
     names, paths, labels = [], [], []
     images: list[Images] = []
     skipped: list[Skipped] = []
-    for each in given:
-        for item in _items(each):
+    for each in [given] if isinstance(given, str | Path) else given:
+        for item in _items(str(each)):
             try:
                 # An item without content is one to be read by its path.
                 pixels = (

@@ -43,9 +43,9 @@ class Asked:
     line: int | None = None  # of the file that asks
 
     @classmethod
-    def of(cls, a: str, b: str) -> "Asked":
+    def of(cls, a: str | Path, b: str | Path) -> "Asked":
         """Two images by their paths."""
-        return cls(a, b, a, b)
+        return cls(str(a), str(b), str(a), str(b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +231,16 @@ def _read(path: str, framing: Framing) -> Images:
     return frame(read_image(path, framing), framing)
 
 
-def embed_paths(paths: Sequence[str], encoder: Encoder) -> tuple[Vectors, dict[str, BadImage]]:
-    """The embeddings (n, dim) of the images that can be read, in order, and what others lack."""
+def embed_paths(
+    paths: str | Path | Sequence[str | Path], encoder: Encoder
+) -> tuple[Vectors, dict[str, BadImage]]:
+    """Return the embeddings (n, dim) of the images that can be read, in order, and the errors of
+    the others, by path. A single path is a list of one."""
+    names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     unreadable: dict[str, BadImage] = {}
     parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
-    for start in range(0, len(paths), AT_ONCE):
-        some = paths[start : start + AT_ONCE]
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
         images = []
         for path, found in zip(some, read_framed(some, encoder.framing), strict=True):
             if isinstance(found, BadImage):
