@@ -13,7 +13,7 @@ from retrieval.errors import UnknownName
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
-SHOWN_CHARACTERS = 60  # of a value in an error message
+SHOWN_CHARACTERS = 60  # the most that an error shows of a wrong value
 
 
 def choice(kind: type[Choice], value: object, what: str | None = None) -> Choice:

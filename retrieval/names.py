@@ -47,7 +47,7 @@ def as_ids(ids: Iterable[Any]) -> list[str]:
 
 
 def is_number(name: str) -> bool:
-    """Whether an id is a whole number, and so a place in its own set rather than a name."""
+    """Return whether an id is a whole number, which counts rows and names no item."""
     return name.removeprefix("-").isdecimal()
 
 
@@ -80,7 +80,7 @@ def _id(value: Any, row: int) -> str:
 def _text(value: Any, what: str, row: int) -> str | None:
     """The text of one label or id, None where it is missing."""
     if isinstance(value, str):
-        return str.__str__(value)  # of numpy's and an enumeration's too
+        return str.__str__(value)  # also for numpy's text and for enumerations
     if hasattr(value, "__array__") and not isinstance(value, np.generic):
         value = np.asarray(value)[()]  # torch hands out its numbers as arrays
     try:
@@ -103,7 +103,7 @@ def _text(value: Any, what: str, row: int) -> str | None:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether the value differs from itself, as NaN does, or cannot say so, as NA."""
+    """Return whether the value differs from itself, as NaN does, or cannot say so, as NA."""
     try:
         return bool(value != value)
     except TypeError:

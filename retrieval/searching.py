@@ -1,4 +1,4 @@
-"""From images to their nearest neighbours, with ids, labels and paths."""
+"""Search an index for images: nearest neighbors with ids, labels and paths."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FILTERS = ("id", "label")  # the columns that `where` can name
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One neighbour. rank counts from 1; the distance is in the unit of the index's metric."""
+    """One neighbor. rank counts from 1; the distance is in the unit of the index's metric."""
 
     rank: int
     id: str

@@ -42,7 +42,7 @@ def listed(images: Given | Iterable[Given]) -> list[Given]:
         return [cast(BinaryIO, images)]
     if hasattr(images, "__array__"):
         array = np.asarray(images)
-        if array.dtype.kind in "OUS" and array.ndim == 1:  # of paths and the like
+        if array.dtype.kind in "OUS" and array.ndim == 1:  # an array of paths
             return [*array.tolist()]
         return [*array] if array.ndim == 4 else [array]
     try:
@@ -62,7 +62,7 @@ def _opened(image: Any, number: int, framing: Framing) -> Image.Image:
         return decode(image, name, framing)
     if hasattr(image, "read"):
         if image.seekable():
-            image.seek(0)  # as Pillow does: what has just been written stands at its end
+            image.seek(0)  # as Pillow does, for buffers that were just written
         content = image.read()
         if not isinstance(content, bytes):
             raise BadInput(f"image {name} is a file open as text; open it with mode 'rb'")
