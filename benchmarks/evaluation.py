@@ -13,13 +13,15 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.overhead import clustered
+from retrieval.choices import choice
 from retrieval.contracts import Json, Metric
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 
 
-def measure(queries: int, rows: int, dim: int, metric: Metric) -> dict[str, Json]:
+def measure(queries: int, rows: int, dim: int, metric: Metric | str) -> dict[str, Json]:
     """Seconds, and the peak of resident memory in MB, vectors included."""
+    metric = choice(Metric, metric)
     vectors = clustered(queries + rows, dim, seed=0)
     labels = [str(label) for label in np.random.default_rng(1).integers(10, size=len(vectors))]
     ids = [str(row) for row in range(len(vectors))]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, BadInput, CannotWrite
 from retrieval.quality.labelled import Labelled
@@ -41,13 +42,17 @@ class Data:
     metric: Metric
     neighbors: Rows | None
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
-def read(path: Path, metric: Metric | None = None) -> Data:
+
+def read(path: Path, metric: Metric | str | None = None) -> Data:
     """The data in a file; with a metric in place of the file's own, its neighbours are left out.
 
     Raises BadInput where there is no such file, or it names no metric and none is given; BadData
     where it is damaged, or its distances are not those of its vectors.
     """
+    metric = None if metric is None else choice(Metric, metric)
     if not path.is_file():
         raise BadInput(f"{path} is not there; give an HDF5 file in the form of ann-benchmarks")
     try:
@@ -75,11 +80,12 @@ def _read(path: Path, file: Any, metric: Metric | None) -> Data:
     return Data(_labelled("test", queries), _labelled("train", database), chosen, neighbors)
 
 
-def write(path: Path, queries: Vectors, database: Vectors, metric: Metric) -> None:
+def write(path: Path, queries: Vectors, database: Vectors, metric: Metric | str) -> None:
     """Write the vectors and their true neighbours, whole or not at all.
 
     Raises BadInput for a metric that ann-benchmarks has not, CannotWrite where there is no room.
     """
+    metric = choice(Metric, metric)
     names = {metric: name for name, metric in METRICS.items()}
     if metric not in names:
         raise BadInput(

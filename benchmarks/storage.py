@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Json, Mask, Metric, Vectors
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
@@ -41,13 +42,14 @@ STORAGE: Mapping[str, tuple[float, Stored]] = {
 
 
 def measure(
-    test: Labelled, train: Labelled, metric: Metric, trained_on: Mask, seed: int
+    test: Labelled, train: Labelled, metric: Metric | str, trained_on: Mask, seed: int
 ) -> list[dict[str, Json]]:
     """mAP, precision@10 and kNN accuracy in each protocol and form of storage.
 
     trained_on: (train,), which images the encoder has seen; hashing-54k takes part where these are
     none, or the 500 of each class that it asks for.
     """
+    metric = choice(Metric, metric)
     protocols = [Protocol.OFFICIAL, Protocol.UNSEEN, Protocol.HASHING_59K]
     if trained_on.sum() in (0, TRAINED_OF_A_CLASS * len(set(train.labels))):
         protocols.append(Protocol.HASHING_54K)

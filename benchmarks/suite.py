@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import machine
 from benchmarks.grid import Grid, Setting, named, read_grid
 from benchmarks.job import Answer, Job, Timing, hits_file
+from retrieval.choices import choice
 from retrieval.contracts import Hits, Indexer, Json, Metric
 from retrieval.cores import THREAD_VARIABLES
 from retrieval.errors import BadInput, RetrError
@@ -113,7 +114,7 @@ class Report:
 def run(
     queries: Labelled,
     database: Labelled,
-    metric: Metric,
+    metric: Metric | str,
     backends: Sequence[str],
     *,
     grid: Grid | None = None,
@@ -133,6 +134,7 @@ def run(
     Raises UnknownName for a backend or an option, BadInput for a value that it cannot take or
     more threads than cores, RetrError where a measurement fails.
     """
+    metric = choice(Metric, metric)
     available = len(machine.cores())
     for number in threads:
         if not 1 <= number <= available:
@@ -194,8 +196,9 @@ def run(
     )
 
 
-def usual_backends(metric: Metric) -> list[str]:
+def usual_backends(metric: Metric | str) -> list[str]:
     """Those of `BACKENDS` that have the metric."""
+    metric = choice(Metric, metric)
 
     def has_it(backend: str) -> bool:
         try:

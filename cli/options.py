@@ -162,12 +162,9 @@ def parsed_metric(name: str | None) -> "Metric | None":
 
 def parsed_choice(what: str, name: str, choices: type[Choice]) -> Choice:
     """The choice of this name. Raises UnknownName, with what there is."""
-    from retrieval.errors import UnknownName
+    from retrieval.choices import choice
 
-    try:
-        return choices(name)
-    except ValueError:
-        raise UnknownName(what, name, choices) from None
+    return choice(choices, name, what)
 
 
 def parsed_names(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from encoders.exporting import write_onnx
+from retrieval.choices import choice
 from retrieval.contracts import Framing, Images, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.images import check_framed
@@ -32,7 +33,7 @@ class TorchEncoder:
         *,
         name: str,
         dim: int,
-        metric: Metric,
+        metric: Metric | str,
         framing: Framing,
         config: Mapping[str, Json],
         weights: Mapping[str, Tensor],
@@ -48,7 +49,7 @@ class TorchEncoder:
         keep_freed_memory()
         self.name = name
         self.dim = dim
-        self.metric = metric
+        self.metric = choice(Metric, metric)
         self.framing = framing
         self.config = dict(config)
         self.device = torch_device(device)

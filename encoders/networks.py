@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.heads import ClassShares
+from retrieval.choices import choice
 from retrieval.contracts import Json, Metric
 
 Count = Annotated[int, Ge(1)]
@@ -115,7 +116,7 @@ class Network(nn.Module, ABC):
             self.proxies,
             settings.class_sharpness,
             settings.class_weight,
-            unit_length=self.metric is not Metric.INNER_PRODUCT,
+            unit_length=choice(Metric, self.metric) is not Metric.INNER_PRODUCT,
         )
         return nn.Sequential(embedder, shares)
 

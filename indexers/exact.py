@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge, gpu
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
@@ -37,12 +38,13 @@ class Exact:
     search_options: ClassVar[frozenset[str]] = frozenset({"device"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         gpu.check_device(self.device, self.metric)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Exact"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Exact"]:
         """There is one."""
-        return [cls(metric)]
+        return [cls(choice(Metric, metric))]
 
     def ladders(self) -> list[list["Exact"]]:
         """There is nothing to choose."""
@@ -78,9 +80,9 @@ class Exact:
 class ExactIndex:
     """faiss's flat index. Of rows equally far away, it finds the lowest."""
 
-    def __init__(self, index: faiss.IndexFlat, metric: Metric, there: gpu.Gpu | None) -> None:
+    def __init__(self, index: faiss.IndexFlat, metric: Metric | str, there: gpu.Gpu | None) -> None:
         self.index = index
-        self.metric = metric
+        self.metric = choice(Metric, metric)
         self.gpu = there
 
     @property

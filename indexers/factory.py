@@ -13,6 +13,7 @@ from indexers.copies import Copies
 from indexers.faiss_index import FaissGraph, FaissIndex
 from indexers.lists import list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
@@ -45,14 +46,16 @@ class Faiss:
     search_options: ClassVar[frozenset[str]] = frozenset({"search"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         check_range("seed", self.seed, 0, 2**31 - 1)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Faiss"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Faiss"]:
         """Indices of bytes that keep no vectors, for where memory is short.
 
         Not trained for polysemous codes (`np`), which takes long and serves another search.
         """
+        metric = choice(Metric, metric)
         factories = ("HNSW16_SQ8", "IVF{lists},SQ8", f"IVF{{lists}},PQ{_codes(dim)}np")
         return [
             cls(metric, factory=factory, seed=seed)

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Mask, Metric, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import Found
@@ -37,8 +38,9 @@ def selector(among: Mask | None) -> faiss.IDSelectorBitmap | None:
     return faiss.IDSelectorBitmap(bits)  # type: ignore[arg-type,call-arg]
 
 
-def to_distances(scores: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+def to_distances(scores: NDArray[np.float32], metric: Metric | str) -> NDArray[np.float32]:
     """What faiss measured, turned in place into the distances that `Metric` defines."""
+    metric = choice(Metric, metric)
     match metric:
         case Metric.COSINE:
             np.subtract(1, scores, out=scores)
@@ -50,13 +52,16 @@ def to_distances(scores: NDArray[np.float32], metric: Metric) -> NDArray[np.floa
             np.subtract(0, scores, out=scores)
         case Metric.MANHATTAN:
             pass
+        case _:
+            assert_never(metric)
     return scores
 
 
 def compared(
-    flat: faiss.IndexFlat, queries: Vectors, count: int, among: Mask | None, metric: Metric
+    flat: faiss.IndexFlat, queries: Vectors, count: int, among: Mask | None, metric: Metric | str
 ) -> Found:
     """The true neighbors of prepared queries (q, dim) among the rows of the mask."""
+    metric = choice(Metric, metric)
     parameters = None
     if among is not None:
         rows_of_mask = faiss.IDSelectorArray(np.flatnonzero(among))
@@ -136,8 +141,9 @@ def reason(problem: Exception) -> str:
     return re.sub(r"^\w+::\w+: ?", "", said)
 
 
-def load(folder: Path, kind: type[AnyIndex], metric: Metric) -> AnyIndex:
+def load(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> AnyIndex:
     """The index of this kind in `FILE`. Raises BadData if it is not there, damaged or another."""
+    metric = choice(Metric, metric)
     path = folder / FILE
     if not path.is_file():
         raise BadData(f"{path} is not there; build the index again")
@@ -206,7 +212,7 @@ def _rows_fit(index: Any) -> bool:
     return bool(seen.all())
 
 
-def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric) -> faiss.IndexRefineFlat:
+def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> faiss.IndexRefineFlat:
     """The index in `FILE` that refines one of this kind. Raises BadData as `load` does."""
     index = load(folder, faiss.IndexRefineFlat, metric)
     base = inside(index)

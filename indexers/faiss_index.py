@@ -11,6 +11,7 @@ import numpy as np
 from indexers import faiss_bridge
 from indexers.copies import Copies
 from indexers.faiss_bridge import COMPARED
+from retrieval.choices import choice
 from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Found, answer, checked_additions, prepared, prepared_blocks
@@ -23,9 +24,11 @@ class FaissIndex:
     and so are queries to which the library finds fewer rows than it might.
     """
 
-    def __init__(self, index: faiss.Index, metric: Metric, details: Mapping[str, Json]) -> None:
+    def __init__(
+        self, index: faiss.Index, metric: Metric | str, details: Mapping[str, Json]
+    ) -> None:
         self.index = index
-        self.metric = metric
+        self.metric = choice(Metric, metric)
         self.details = details
         self.vectors = _vectors_of(index)
 

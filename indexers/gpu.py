@@ -9,6 +9,7 @@ from typing import Any, cast
 import faiss
 
 from indexers import faiss_bridge
+from retrieval.choices import choice
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Found
@@ -21,16 +22,18 @@ TEMPORARY_BYTES = 256 * 2**20
 """What faiss keeps on the GPU for the steps of a search; it takes more where that is too little."""
 
 
-def check_device(device: str, metric: Metric) -> None:
+def check_device(device: str, metric: Metric | str) -> None:
     """Raise BadInput for a device that is none, or that lacks the metric."""
+    metric = choice(Metric, metric)
     if device not in DEVICES:
         raise BadInput(f"option device is '{device}'; give it one of {', '.join(DEVICES)}")
     if device == "cuda" and metric not in METRICS:
         raise BadInput(f"faiss has no {metric} distance on a GPU; set device=cpu")
 
 
-def on_gpu(device: str, metric: Metric) -> bool:
+def on_gpu(device: str, metric: Metric | str) -> bool:
     """Whether an index of this metric is to be on a GPU. Raises BadInput where it cannot be."""
+    metric = choice(Metric, metric)
     there_is_one = faiss.get_num_gpus() > 0
     if device == "cuda" and not there_is_one:
         raise BadInput("device is cuda, but faiss sees no GPU; set device=cpu")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
@@ -64,6 +65,7 @@ class Hnsw:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.metric not in SPACES:
             raise BadInput(
                 f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"
@@ -72,8 +74,9 @@ class Hnsw:
         check_range("seed", self.seed, 0, 2**31 - 1)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Hnsw"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Hnsw"]:
         """Graphs of usual and of many links."""
+        metric = choice(Metric, metric)
         return [cls(metric, m=m, seed=seed) for m in (16, 32) if metric in SPACES]
 
     def ladders(self) -> list[list["Hnsw"]]:
@@ -124,9 +127,11 @@ class Hnsw:
 class HnswIndex:
     """hnswlib's graph of distinct vectors; a vector's label is its number in `Copies`."""
 
-    def __init__(self, graph: Any, metric: Metric, build_threads: int, copies: Copies) -> None:
+    def __init__(
+        self, graph: Any, metric: Metric | str, build_threads: int, copies: Copies
+    ) -> None:
         self.graph = graph
-        self.metric = metric
+        self.metric = choice(Metric, metric)
         self.build_threads = build_threads
         self.copies = copies
 
@@ -238,6 +243,8 @@ class HnswIndex:
                 np.maximum(distances, 0, out=distances)  # rounding may take a cosine above 1
             case Metric.INNER_PRODUCT:
                 distances -= 1
-            case _:
+            case Metric.EUCLIDEAN:
                 np.sqrt(distances, out=distances)
+            case _:
+                raise AssertionError(f"hnswlib has no {self.metric} distance")
         return distances

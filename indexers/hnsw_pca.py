@@ -20,6 +20,7 @@ from indexers import faiss_bridge, walk
 from indexers.copies import Copies
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
@@ -83,6 +84,7 @@ class HnswPca:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.metric not in KINDS:
             raise BadInput(
                 f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf for it"
@@ -92,8 +94,9 @@ class HnswPca:
         check_graph(self.m, self.ef_construction, self.ef, self.build_threads)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["HnswPca"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["HnswPca"]:
         """Graphs over few axes and over more."""
+        metric = choice(Metric, metric)
         if metric not in KINDS:
             return []
         fewer = [axes for axes in AXES if axes < dim]
@@ -238,7 +241,7 @@ class HnswPcaIndex:
         """Whether it is one query, in the form that the walk takes, for rows that there are."""
         return (
             self.copies.vector_of is None
-            and queries.shape == (1, self.dim)
+            and getattr(queries, "shape", None) == (1, self.dim)
             and queries.dtype == np.float32
             and queries.flags.carray
             and 1 <= k <= self.rows

@@ -16,6 +16,7 @@ import numpy as np
 from indexers import faiss_bridge, gpu
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
@@ -47,6 +48,7 @@ class Ivf:
     search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "device"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.n_lists is not None:
             check_range("n_lists", self.n_lists, 1)
         check_range("n_probe", self.n_probe, 1)
@@ -54,9 +56,9 @@ class Ivf:
         gpu.check_device(self.device, self.metric)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Ivf"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Ivf"]:
         """The usual number of lists."""
-        return [cls(metric, seed=seed)]
+        return [cls(choice(Metric, metric), seed=seed)]
 
     def ladders(self) -> list[list["Ivf"]]:
         """By `n_probe`."""
@@ -139,10 +141,10 @@ class IvfIndex:
     """faiss's inverted lists in CPU form and, where it is used, on a GPU as well."""
 
     def __init__(
-        self, index: faiss.IndexIVFFlat, metric: Metric, n_probe: int, there: gpu.Gpu | None
+        self, index: faiss.IndexIVFFlat, metric: Metric | str, n_probe: int, there: gpu.Gpu | None
     ) -> None:
         self.index = index
-        self.metric = metric
+        self.metric = choice(Metric, metric)
         self.n_probe = index.nprobe = min(n_probe, index.nlist)
         self.gpu = there
 

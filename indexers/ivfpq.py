@@ -17,6 +17,7 @@ from indexers.faiss_index import FaissIndex
 from indexers.lists import list_count, training_rows
 from indexers.options import PROBES, check_range
 from indexers.projection import fewer_axes, projection
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Index, Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_blocks
@@ -50,6 +51,7 @@ class IvfPq:
     search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "refine"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.metric not in METRICS:
             raise BadInput(
                 f"faiss has no product codes for {self.metric} distance; use the backend exact or "
@@ -65,8 +67,9 @@ class IvfPq:
         check_range("seed", self.seed, 0, 2**31 - 1)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["IvfPq"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["IvfPq"]:
         """Codes of all axes and of fewer."""
+        metric = choice(Metric, metric)
         return [cls(metric, axes=axes, seed=seed) for axes in fewer_axes(dim) if metric in METRICS]
 
     def ladders(self) -> list[list["IvfPq"]]:

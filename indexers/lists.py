@@ -4,6 +4,7 @@ from math import isqrt
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Metric, Vectors
 from retrieval.hits import checked_blocks
 
@@ -20,11 +21,12 @@ def list_count(rows: int, wanted: int | None) -> int:
     return max(1, min(isqrt(16 * rows), rows // FEWEST_POINTS))
 
 
-def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric) -> Vectors:
+def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric | str) -> Vectors:
     """As many of the vectors as k-means makes use of for so many clusters, drawn by seed.
 
     They come prepared. Raises what `checked_blocks` raises.
     """
+    metric = choice(Metric, metric)
     enough = clusters * MOST_POINTS
     drawn = np.arange(blocks.rows)
     if blocks.rows > enough:

@@ -34,6 +34,7 @@ from indexers.milvus_database import (
     library,
 )
 from indexers.options import EFFORTS, PROBES, check_range
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import (
     Blocks,
     Filter,
@@ -104,6 +105,7 @@ class Milvus:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "n_probe", "consistency", "uri"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.metric not in METRICS:
             raise BadInput(
                 f"Milvus has no {self.metric} distance; use the backend exact or ivf for it"
@@ -127,8 +129,9 @@ class Milvus:
             )
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Milvus"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Milvus"]:
         """None: no sample tells how fast a server is, and Milvus Lite is slower than the rest."""
+        metric = choice(Metric, metric)
         return []
 
     def ladders(self) -> list[list["Milvus"]]:

@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 
 KEPT = 0.99
@@ -28,7 +29,7 @@ FEW = 300
 
 def projection(
     vectors: Vectors,
-    metric: Metric,
+    metric: Metric | str,
     axes: int | None,
     *,
     multiple: int = MULTIPLE,
@@ -45,6 +46,7 @@ def projection(
     For inner products and cosines, variance is taken about the origin, and the axes keep the
     products. Nothing is subtracted, so that products stay products and distances distances.
     """
+    metric = choice(Metric, metric)
     rows, dim = vectors.shape
     if axes is not None and _raised(axes, multiple) >= dim:
         return None

@@ -23,6 +23,7 @@ from indexers import faiss_bridge
 from indexers.copies import Copies
 from indexers.faiss_bridge import COMPARED
 from indexers.options import EFFORTS, check_range
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
@@ -69,6 +70,7 @@ class Vamana:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         if self.metric is Metric.MANHATTAN:
             raise BadInput(
                 f"SVS has no {self.metric} distance; use the backend exact or ivf for it"
@@ -79,8 +81,9 @@ class Vamana:
         check_range("refine", self.refine, 0, 1000)
 
     @classmethod
-    def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["Vamana"]:
+    def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Vamana"]:
         """Graphs of few and of many links; none where SVS is not installed."""
+        metric = choice(Metric, metric)
         if metric is Metric.MANHATTAN or not _installed():
             return []
         return [cls(metric, degree=degree) for degree in (16, 32, 64)]
@@ -180,16 +183,16 @@ class VamanaIndex:
         flat: faiss.IndexFlat,
         scale: float,
         squares: bool,
-        metric: Metric,
+        metric: Metric | str,
         refine: int,
         copies: Copies,
     ) -> None:
+        self.metric = choice(Metric, metric)
         self.graph = graph
         self.flat = flat
         self.vectors = faiss_bridge.vectors_of(flat)
         self.scale = scale
         self.squares = squares
-        self.metric = metric
         self.refine = refine
         self.copies = copies
         self.dim = int(flat.d)

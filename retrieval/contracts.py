@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import resolve_choices
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -62,6 +64,9 @@ class Framing:
     side: int
     crop: float = 1.0
     resample: Resample = Resample.BICUBIC
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

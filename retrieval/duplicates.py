@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Framing, Images, Json, Metric, Resample, Rows
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import read_framed
@@ -59,8 +60,8 @@ class Found:
         """Each pair, as `retr duplicates` writes it."""
         return [
             {
-                "a": str(self.first.ids[pair.first]),
-                "b": str(self.second.ids[pair.second]),
+                "a": self.first.ids[pair.first],
+                "b": self.second.ids[pair.second],
                 "label_a": self.first.labels[pair.first],
                 "label_b": self.second.labels[pair.second],
                 "distance": pair.distance,
@@ -74,7 +75,7 @@ class Found:
 def find_duplicates(
     first: Labelled,
     second: Labelled | None,
-    metric: Metric,
+    metric: Metric | str,
     *,
     neighbors: int = NEIGHBORS,
     least: float = LEAST_CORRELATION,
@@ -89,6 +90,7 @@ def find_duplicates(
     Raises BadInput where rows do not say where their image is, or a number is out of range, and
     Mismatch for embeddings of unlike dimensions.
     """
+    metric = choice(Metric, metric)
     if neighbors < 1:
         raise BadInput(f"{neighbors} neighbours cannot be compared; give 1 or more")
     if not 0 < least <= 1:

@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
@@ -62,7 +63,7 @@ def encode_source(
     source: Source,
     encoder: Encoder,
     folder: Place,
-    dtype: Dtype = Dtype.FLOAT32,
+    dtype: Dtype | str = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
@@ -95,7 +96,7 @@ def encode_source(
 
 
 def writer_of(source: Source, folder: Place, facts: Facts) -> ShardWriter:
-    """The writer of the embeddings of this source. Raises what `ShardWriter` raises."""
+    """Return the writer of the embeddings of this source. Raises what `ShardWriter` raises."""
     found = listed(source)
     if found is None:
         return ShardWriter(folder, facts)
@@ -109,8 +110,9 @@ def check_root(source: Source, stretch: "Stretch") -> None:
         found.check_root()
 
 
-def facts_of(source: Source, encoder: Encoder, dtype: Dtype, shard_images: int) -> Facts:
+def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images: int) -> Facts:
     """What the embeddings of this source by this encoder are."""
+    dtype = choice(Dtype, dtype)
     return Facts(
         encoder=EncoderFacts.of(encoder),
         dim=encoder.dim,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Exportable, Framing, Metric, Resample
 from retrieval.errors import BadData, Busy
 from retrieval.registry import open_encoder
@@ -40,6 +41,9 @@ class ExportFacts:
     metric: Metric
     framing: Framing
     network_sha256: str
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     def write(self, folder: Path) -> None:
         """Write `export.json`, whole or not at all."""

@@ -6,10 +6,12 @@ all of them refuse the same input, in the same words, and rank and pad in the sa
 
 from collections.abc import Callable, Iterator
 from math import isfinite, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Mask, Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
 
@@ -84,12 +86,29 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
 
 
-def checked_vectors(vectors: Vectors, metric: Metric) -> Vectors:
+def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:
+    """Return the vectors as an array: lists as float32, an array of numbers as it is.
+
+    Raises BadInput for what is not numbers, and for rows of unlike lengths.
+    """
+    if isinstance(vectors, np.ndarray) and vectors.dtype.kind in "fiub":
+        return vectors
+    try:
+        return np.asarray(vectors, np.float32)
+    except (TypeError, ValueError, RuntimeError):  # of torch, for what is on a GPU
+        raise BadInput(
+            f"{what} are not rows of numbers, all of one length; give an array (n, dim) or lists"
+        ) from None
+
+
+def checked_vectors(vectors: Vectors, metric: Metric | str) -> Vectors:
     """The vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if needed.
 
     Raises BadInput where there are none, or one is not finite, or so long that distances by the
     metric are not.
     """
+    metric = choice(Metric, metric)
+    vectors = as_vectors(vectors)
     _check_shape(vectors)
     vectors = _float32(vectors)
     for start in range(0, len(vectors), BLOCK):
@@ -123,11 +142,12 @@ def _check_lengths(vectors: Vectors, first: int) -> None:
         )
 
 
-def checked_additions(vectors: Vectors, dim: int, metric: Metric) -> Vectors:
+def checked_additions(vectors: Vectors, dim: int, metric: Metric | str) -> Vectors:
     """The vectors to add to an index of this dimension, as `checked_vectors` has them.
 
     Raises what that raises, and Mismatch for vectors of another dimension.
     """
+    metric = choice(Metric, metric)
     vectors = checked_vectors(vectors, metric)
     if vectors.shape[1] != dim:
         raise Mismatch(
@@ -137,13 +157,15 @@ def checked_additions(vectors: Vectors, dim: int, metric: Metric) -> Vectors:
     return vectors
 
 
-def prepared(vectors: Vectors, metric: Metric) -> Vectors:
+def prepared(vectors: Vectors, metric: Metric | str) -> Vectors:
     """The vectors as a library wants them: of length 1, in a copy, where the metric is cosine."""
+    metric = choice(Metric, metric)
     return unit_vectors(vectors) if metric is Metric.COSINE else vectors
 
 
-def prepared_blocks(vectors: Vectors, metric: Metric) -> Iterator[tuple[int, Vectors]]:
+def prepared_blocks(vectors: Vectors, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:
     """The first row of each block of `BLOCK` vectors, and the block, prepared."""
+    metric = choice(Metric, metric)
     for start in range(0, len(vectors), BLOCK):
         yield start, prepared(vectors[start : start + BLOCK], metric)
 
@@ -152,6 +174,7 @@ class InMemory:
     """The blocks of an array (n, dim). Raises BadInput where n or dim is 0."""
 
     def __init__(self, vectors: Vectors) -> None:
+        vectors = as_vectors(vectors)
         _check_shape(vectors)
         self.vectors = vectors
         self.rows, self.dim = vectors.shape
@@ -160,11 +183,12 @@ class InMemory:
         yield self.vectors
 
 
-def checked_blocks(blocks: Blocks, metric: Metric) -> Iterator[tuple[int, Vectors]]:
+def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:
     """The first row of each of blocks of at most `BLOCK` vectors, and the block, prepared.
 
     Raises what `checked_vectors` raises.
     """
+    metric = choice(Metric, metric)
     first = 0
     for vectors in blocks:
         for start in range(0, len(vectors), BLOCK):
@@ -191,6 +215,9 @@ def unit_vectors(vectors: Vectors) -> Vectors:
 
 
 def _checked_queries(queries: Vectors, dim: int) -> Vectors:
+    queries = as_vectors(queries, "queries")
+    if queries.shape == (0,):  # an empty list
+        queries = queries.reshape(0, dim)
     if queries.ndim != 2:
         raise BadInput(f"queries have shape {queries.shape}; give (q, {dim}), one query as (1, …)")
     if queries.shape[1] != dim:

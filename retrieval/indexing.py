@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Indexer, Json, Metric, Storing, Streaming, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, Unreachable
 from retrieval.parts import Parts
@@ -111,6 +112,9 @@ class IndexFacts:
     at: str = ""  # the folder of the files, where it is not that of `index.json`
     parts: tuple[Part, ...] = ()
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     def write(self, folder: Place) -> None:
         """Write `index.json`, whole or not at all."""
         write_sealed(folder / INDEX, FORMAT, VERSION, asdict(self))
@@ -177,7 +181,7 @@ def build_index(
     sets: Sequence[Embeddings],
     backend: str,
     folder: Place,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> IndexFacts:
     """The facts of the index built from the embeddings of all `sets`, written into `folder`.
@@ -212,11 +216,12 @@ def build_index(
 def checked_indexer(
     sets: Sequence[Embeddings],
     backend: str,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Indexer:
     """The backend with these options, which the sets can be indexed by. Raises what `build_index`
     raises for sets, backend and options, before any work."""
+    metric = None if metric is None else choice(Metric, metric)
     common_facts(sets)
     if "metric" in (options or {}):
         raise BadInput("the metric is no option of the backend; give it with --metric")

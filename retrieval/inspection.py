@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import cast
 
+from retrieval.choices import resolve_choices
 from retrieval.errors import BadData, BadInput
 from retrieval.indexing import INDEX, IndexFacts, open_index
 from retrieval.registry import open_encoder
@@ -38,6 +39,9 @@ class Report:
     rows: int  # 0 for an encoder
     files: int
     problems: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
 
 def kind_of(folder: Place) -> Kind:

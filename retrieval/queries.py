@@ -29,22 +29,24 @@ class Queries:
 
 
 def read_queries(
-    given: Sequence[str],
+    given: str | Path | Sequence[str | Path],
     framing: Framing,
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> tuple[Queries, list[Skipped]]:
-    """The images that could be read, in the order given, and those that could not.
+    """Return the images that could be read, in the order given, and those that could not.
 
-    A folder or glob stands for all images in it; `note` and `columns` are as for `open_source`.
+    A folder or glob stands for all images in it; a single path is a list of one. `note` and
+    `columns` are as for `open_source`.
+
     Raises BadImage if none could be read, the first one's reason, and BadSource for a folder that
     holds none.
     """
     names, paths, labels = [], [], []
     images: list[Images] = []
     skipped: list[Skipped] = []
-    for each in given:
-        for item in _items(each, note, columns):
+    for each in [given] if isinstance(given, str | Path) else given:
+        for item in _items(str(each), note, columns):
             try:
                 # An item without content is one to be read by its path.
                 pixels = (

@@ -1,9 +1,8 @@
-"""From images to their nearest neighbours, with ids, labels and paths."""
+"""Search an index for images: nearest neighbors with ids, labels and paths."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, TypeVar
 from unicodedata import normalize
 
@@ -12,7 +11,8 @@ import pyarrow as pa
 
 from retrieval.contracts import Encoder, Filter, Filtering, Hits, Json, Mask, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
-from retrieval.images import Item, load
+from retrieval.hits import as_vectors
+from retrieval.images import Given, as_images, framed
 from retrieval.indexing import OpenIndex, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.names import restored
@@ -20,13 +20,15 @@ from retrieval.storage.places import Place
 
 _T = TypeVar("_T")
 
+Queries = Vectors | Sequence[Sequence[float]]
+
 FEW = 50  # rows that are picked one by one, without `pyarrow.compute`, as in a search for one image
 FILTERS = ("id", "label")  # the columns that `where` can name
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One neighbour. rank counts from 1; the distance is in the unit of the index's metric.
+    """One neighbor. rank counts from 1; the distance is in the unit of the index's metric.
 
     path: as `open` takes it, with a lone surrogate for each byte that is not UTF-8.
     """
@@ -87,23 +89,30 @@ class Searcher:
         return self._encoder
 
     def search_images(
-        self, images: Sequence[Path | str], k: int = 10, where: str | None = None
+        self, images: Given | Iterable[Given], k: int = 10, where: str | None = None
     ) -> list[list[Hit]]:
-        """The k nearest neighbours of each image file, nearest first.
+        """Return the k nearest neighbors of each image, nearest first: a list for each image.
 
-        Raises BadImage for one that cannot be read, and what `search` raises.
+        images: one image or several, as `retrieval.images.framed` takes them: paths, bytes, open
+            files, images of Pillow, arrays. A single one is answered as a list of one.
+
+        Raises BadImage for one that cannot be read, and what `framed` and `search` raise.
         """
         self.among(k, where)  # what is wrong with these is said before any image is read
-        items = [Item(str(image), None, str(image), Path(image)) for image in images]
-        framed = [load(item, self.encoder.framing) for item in items]
-        return self.search(self.encoder.encode(np.stack(framed)), k, where)
+        given = as_images(images)
+        if not given:
+            return []
+        pixels = framed(given, self.encoder.framing)
+        return self.search(self.encoder.encode(np.stack(pixels)), k, where)
 
-    def search(self, queries: Vectors, k: int = 10, where: str | None = None) -> list[list[Hit]]:
-        """The k nearest neighbours of each query vector (q, dim), nearest first.
+    def search(self, queries: Queries, k: int = 10, where: str | None = None) -> list[list[Hit]]:
+        """Return the k nearest neighbors of each query vector, nearest first.
 
+        queries: (q, dim), an array or lists of numbers, kept as float32; a single query is (1,
+            dim). No queries, (0, dim) or [], have no answers, [].
         where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match, see
-        `parsed`; there are fewer hits where fewer rows match, or where an approximate index finds
-        fewer.
+            `parsed`; there are fewer hits where fewer rows match, or where an approximate index
+            finds fewer.
 
         Raises BadInput if k is not between 1 and the number of rows, UnknownName for a column
         that there is none of, BadInput for a filter that no row matches, Mismatch for queries
@@ -111,12 +120,13 @@ class Searcher:
         """
         return self.named(self.hits(queries, k, where))
 
-    def hits(self, queries: Vectors, k: int = 10, where: str | None = None) -> Hits:
+    def hits(self, queries: Queries, k: int = 10, where: str | None = None) -> Hits:
         """The same as `search`, as rows and distances (q, k).
 
         An index that can filter by itself is told the filter, others the rows that it admits.
         """
         among, index = self.among(k, where), self.opened.index
+        queries = as_vectors(queries, "queries")
         if among is not None and where is not None and isinstance(index, Filtering):
             return index.search_where(queries, k, among, parsed(self.opened.rows, where))
         return index.search(queries, k, among)

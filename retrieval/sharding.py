@@ -16,6 +16,7 @@ from multiprocessing import get_context
 
 import pyarrow as pa
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.cores import limit_threads, usable_cores
 from retrieval.errors import BadData, BadInput
@@ -49,6 +50,9 @@ class Task:
     options: Mapping[str, Json]
     folder: str
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     def sets(self) -> list[Embeddings]:
         """The embeddings that the part is built from."""
         return [
@@ -67,7 +71,7 @@ def build_parts(
     backend: str,
     folder: Place,
     parts: int,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
     engine: Engine | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -81,6 +85,7 @@ def build_parts(
 
     Raises what `build_index` raises, and BadInput for less than one part.
     """
+    metric = None if metric is None else choice(Metric, metric)
     if parts < 1:
         raise BadInput(f"{parts} parts hold nothing; give 1 or more")
     indexer = checked_indexer(sets, backend, metric, options)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Index, Indexer, Json, Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Mismatch, RetrError
 from retrieval.indexing import (
@@ -138,7 +139,7 @@ def build_best(
     folder: Place,
     target: Target,
     *,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     queries: Embeddings | None = None,
     seed: int = 0,
     progress: Progress = lambda _: None,
@@ -153,6 +154,7 @@ def build_best(
     themselves; BadInput where nothing reaches the target, with the best that there is, and an index
     that stands in `folder` is left as it is.
     """
+    metric = None if metric is None else choice(Metric, metric)
     encoder = common_facts(sets)
     metric = metric or sets[0].facts.metric
     if queries is not None:
@@ -197,13 +199,14 @@ def build_best(
 
 
 def tried(
-    vectors: Vectors, metric: Metric, targets: Sequence[Target], *, seed: int = 0
+    vectors: Vectors, metric: Metric | str, targets: Sequence[Target], *, seed: int = 0
 ) -> list[list[tuple[str, Indexer]]]:
     """For each target, all of one k, the backends and their options that reach it; the best first.
 
     As far as samples say, and with rows that are held out to ask. Each candidate is built once for
     all of the targets.
     """
+    metric = choice(Metric, metric)
     asked = _Asked.of(vectors, None, seed)
     with TemporaryDirectory(prefix="retr-auto-") as folder:
         found = _tried(vectors, asked, metric, targets, seed, Path(folder), lambda _: None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from retrieval.choices import choice
 from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
 from retrieval.images import Source
@@ -41,8 +42,9 @@ class Workspace:
         """The workspace named on the command line, in the environment, or `.retr`."""
         return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
 
-    def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype) -> Path:
+    def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype | str) -> Path:
         """Where embeddings of this source by this encoder belong: the same for the same run."""
+        dtype = choice(Dtype, dtype)
         run = f"{source.fingerprint} {encoder.fingerprint} {dtype}"
         key = hashlib.sha256(run.encode()).hexdigest()[:8]
         name = "-".join((_slug("/".join(source.name.split("/")[-2:])), _slug(encoder.name), key))
@@ -60,15 +62,17 @@ class Workspace:
         """Where what is known of this encoder's distances belongs."""
         return self.folder / "calibrations" / encoder.fingerprint[:16]
 
-    def remember(self, role: Role, folder: Place) -> None:
+    def remember(self, role: Role | str, folder: Place) -> None:
         """Make `folder` the newest in its role."""
+        role = choice(Role, role)
         made_folder(self.folder)
         latest = self.folder / LATEST
         state = read_json(latest) if latest.exists() else {}
         write_json(latest, state | {str(role): str(folder.resolve())})
 
-    def latest(self, role: Role) -> Place | None:
+    def latest(self, role: Role | str) -> Place | None:
         """The newest folder in the role that still exists; of one in a store that is not asked."""
+        role = choice(Role, role)
         path = self.folder / LATEST
         name = read_json(path).get(role) if path.exists() else None
         if not isinstance(name, str):
@@ -76,8 +80,9 @@ class Workspace:
         found = place_of(name)
         return found if isinstance(found, RemotePath) or found.is_dir() else None
 
-    def needed(self, role: Role, command: str, option: str) -> Place:
+    def needed(self, role: Role | str, command: str, option: str) -> Place:
         """The newest folder in the role. Raises BadInput, naming what makes one, without one."""
+        role = choice(Role, role)
         found = self.latest(role)
         if found is None:
             raise BadInput(

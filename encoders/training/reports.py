@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from encoders.inference import fast_inference, floats
+from retrieval.choices import choice
 from retrieval.contracts import Images, Json, Metric, Vectors
 from retrieval.cores import available_cores
 from retrieval.drawing.plots import draw_curves
@@ -50,13 +51,14 @@ def score(
     labels: Sequence[str | None],
     on: str,
     device: torch.device,
-    metric: Metric,
+    metric: Metric | str,
     at_once: int,
 ) -> dict[str, Json]:
     """How well the images find those of their class among each other, each left out of its own.
 
     on: what the images are, for people. Where no two have a label in common, measures are None.
     """
+    metric = choice(Metric, metric)
     scored_on: dict[str, Json] = {"scored_on": f"{len(images):,} {on} images"}
     known = [label for label in labels if label is not None]
     if len(known) == len({*known}):

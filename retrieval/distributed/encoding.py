@@ -101,7 +101,7 @@ def encode_on_cluster(
     source: Source,
     encoder: Encoder,
     folder: Place,
-    dtype: Dtype = Dtype.FLOAT32,
+    dtype: Dtype | str = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
     address: str | None = None,

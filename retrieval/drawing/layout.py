@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
 
@@ -17,12 +18,14 @@ class Layout(StrEnum):
     UMAP = "umap"  # McInnes et al., arXiv:1802.03426: neighbours stay neighbours
 
 
-def laid_out(vectors: Vectors, layout: Layout, metric: Metric, seed: int) -> Vectors:
+def laid_out(vectors: Vectors, layout: Layout | str, metric: Metric | str, seed: int) -> Vectors:
     """Points (n, 2) for vectors (n, dim). metric: what makes neighbours, for UMAP.
 
     Raises BadInput for fewer than four vectors, for one dimension, and where umap-learn is not
     installed.
     """
+    metric = choice(Metric, metric)
+    layout = choice(Layout, layout)
     if len(vectors) < 4:  # for UMAP's spectral start
         raise BadInput(f"{len(vectors)} embeddings make no map; give 4 or more")
     if vectors.shape[1] < 2:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadInput, CannotWrite
+from retrieval.labels import as_labels
 from retrieval.quality.calibration import Alike, Calibration
 from retrieval.quality.ranking import Distances
 from retrieval.storage.files import write_whole
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Labels = Sequence[str | None] | NDArray[Any]
+Labels = Sequence[Any] | NDArray[Any]
+"""Of any kind, as in `retrieval.labels`."""
 
 DPI = 120
 ALIKE, OTHER = "tab:blue", "tab:orange"
@@ -262,11 +264,12 @@ def _by_label(
     """Each label, its rows and its colour; rows without a label first, in grey."""
     from matplotlib import colormaps
 
-    array = np.array(labels, dtype=object)
-    unknown = np.flatnonzero([label is None for label in labels])
+    texts = as_labels(labels)
+    array = np.array(texts, dtype=object)
+    unknown = np.flatnonzero([label is None for label in texts])
     if len(unknown):
         yield "no label", unknown, (0.7, 0.7, 0.7, 1.0)
-    names = sorted({label for label in labels if label is not None})
+    names = sorted({label for label in texts if label is not None})
     for i, name in enumerate(names):
         few = colormaps["tab10" if len(names) <= 10 else "tab20"]
         colour = few(i) if len(names) <= 20 else colormaps["gist_rainbow"](i / len(names))

@@ -106,7 +106,9 @@ def load(item: Item, framing: Framing, many: bool = False) -> Images:
 
 
 def decode(
-    content: bytes | Place | Images | BadImage, path: str, framing: Framing | None = None
+    content: bytes | Place | Images | Image.Image | BadImage,
+    path: str,
+    framing: Framing | None = None,
 ) -> Image.Image:
     """The image in RGB, upright as its EXIF orientation says, in its own size.
 
@@ -122,6 +124,8 @@ def decode(
         raise content
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
+    if isinstance(content, Image.Image):
+        return _converted(content, path)
     if isinstance(content, bytes):
         return _decode(io.BytesIO(content), len(content), path, framing)
     if isinstance(content, RemotePath):
@@ -245,6 +249,18 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
             raise BadImage(path, error.strerror.lower()) from error
         cut = "truncated" in str(error).lower()
         raise BadImage(path, "truncated" if cut else "truncated or damaged") from error
+
+
+def _converted(image: Image.Image, path: str) -> Image.Image:
+    """An image that Pillow has opened already, upright and in RGB; it stays as it is itself."""
+    if 0 in image.size:
+        raise BadImage(path, "no pixels")
+    _check_size(image.width * image.height, path)
+    try:
+        with _hushed:
+            return _rgb(_upright(image.copy()), path)
+    except _DAMAGE as error:
+        raise BadImage(path, "truncated or damaged") from error
 
 
 def _check_size(pixels: int, path: str, most: int = MAX_PIXELS) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from retrieval.choices import choice
 from retrieval.compiled import compiled
 from retrieval.contracts import Images, Resample
 
@@ -46,11 +47,14 @@ _orders: dict[tuple[Size, Size, Resample], Order] = {}
 """Of each size that was met."""
 
 
-def resized(image: Image.Image, size: Size, corner: Size, side: int, resample: Resample) -> Images:
+def resized(
+    image: Image.Image, size: Size, corner: Size, side: int, resample: Resample | str
+) -> Images:
     """The square (side, side, 3) at the corner (left, top) of an RGB image resized to `size`.
 
     size: (width, height). The square lies inside it.
     """
+    resample = choice(Resample, resample)
     key = (image.size, size, resample)
     order = _orders.get(key)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit  # type: ignore[import-untyped]
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.quality.provenance import provenance_of
@@ -143,13 +144,16 @@ class Calibration:
     fitted_to: FittedTo
     ece: float | None = None
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     @classmethod
     def fitted(
         cls,
         distances: Distances,
         alike: Alike,
-        method: Method | None,
-        metric: Metric | None,
+        method: Method | str | None,
+        metric: Metric | str | None,
         encoder: str,
         fitted_to: FittedTo,
     ) -> Self:
@@ -157,6 +161,8 @@ class Calibration:
 
         Raises BadInput unless some are alike and some are not.
         """
+        metric = None if metric is None else choice(Metric, metric)
+        method = None if method is None else choice(Method, method)
         check_kinds(alike)
         curve = Given() if method is None else CURVES[method].fitted(distances, alike)
         return cls(method, curve, best_threshold(distances, alike), metric, encoder, fitted_to)
@@ -192,26 +198,29 @@ class Calibration:
             raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
 
 
-def file_name(metric: Metric | None) -> str:
+def file_name(metric: Metric | str | None) -> str:
     """Of the calibration of distances by this metric, or of a scorer's, in an encoder's folder."""
+    metric = None if metric is None else choice(Metric, metric)
     return f"calibration-{metric or 'scorer'}.json"
 
 
-def place_to_keep(encoder: EncoderFacts, metric: Metric | None, workspace: Workspace) -> Path:
+def place_to_keep(encoder: EncoderFacts, metric: Metric | str | None, workspace: Workspace) -> Path:
     """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
     workspace."""
+    metric = None if metric is None else choice(Metric, metric)
     found = provenance_of(encoder) if ":" in encoder.name else None
     folder = workspace.calibrations_folder(encoder) if found is None else found.folder
     return folder / file_name(metric)
 
 
 def find_calibration(
-    encoder: EncoderFacts, metric: Metric | None, workspace: Workspace
+    encoder: EncoderFacts, metric: Metric | str | None, workspace: Workspace
 ) -> Calibration | None:
     """The calibration that was kept, else the one that came with the encoder, else None.
 
     metric: None for that of a scorer. One for another metric or another encoder is none.
     """
+    metric = None if metric is None else choice(Metric, metric)
     own = provenance_of(encoder)
     shipped = [] if own is None else [own.folder]
     for folder in (workspace.calibrations_folder(encoder), *shipped):

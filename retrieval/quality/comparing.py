@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import (
     Encoder,
     Framing,
@@ -42,9 +43,9 @@ class Asked:
     line: int | None = None  # of the file that asks
 
     @classmethod
-    def of(cls, a: str, b: str) -> "Asked":
+    def of(cls, a: str | Path, b: str | Path) -> "Asked":
         """Two images by their paths."""
-        return cls(a, b, a, b)
+        return cls(str(a), str(b), str(a), str(b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
 def compare(
     asked: Sequence[Asked],
     encoder: Encoder,
-    metric: Metric,
+    metric: Metric | str,
     calibration: Calibration | None,
     scorer: PairScorer | None = None,
     scorer_calibration: Calibration | None = None,
@@ -114,6 +115,7 @@ def compare(
     the scorer's to say, where it is trained, or else the calibration's. A scorer's own probability
     counts, with one half as the threshold, unless it has a calibration.
     """
+    metric = choice(Metric, metric)
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
     vectors, unreadable = embed_paths(paths, encoder)
     row = {path: i for i, path in enumerate(path for path in paths if path not in unreadable)}
@@ -229,12 +231,16 @@ def _read(path: str, framing: Framing) -> Images:
     return frame(read_image(path, framing), framing)
 
 
-def embed_paths(paths: Sequence[str], encoder: Encoder) -> tuple[Vectors, dict[str, BadImage]]:
-    """The embeddings (n, dim) of the images that can be read, in order, and what others lack."""
+def embed_paths(
+    paths: str | Path | Sequence[str | Path], encoder: Encoder
+) -> tuple[Vectors, dict[str, BadImage]]:
+    """Return the embeddings (n, dim) of the images that can be read, in order, and the errors of
+    the others, by path. A single path is a list of one."""
+    names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     unreadable: dict[str, BadImage] = {}
     parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
-    for start in range(0, len(paths), AT_ONCE):
-        some = paths[start : start + AT_ONCE]
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
         images = []
         for path, found in zip(some, read_framed(some, encoder.framing), strict=True):
             if isinstance(found, BadImage):

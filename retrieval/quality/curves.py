@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric
 from retrieval.quality.evaluation import Evaluation, Task
 from retrieval.quality.labelled import Labelled
@@ -26,13 +27,14 @@ class Curves:
     by_label: dict[str, Values]
 
 
-def precision_recall(queries: Labelled, database: Labelled, metric: Metric) -> Curves:
+def precision_recall(queries: Labelled, database: Labelled, metric: Metric | str) -> Curves:
     """Precision over recall of the full rankings, over the queries that have something to find.
 
     Interpolated precision at recall r is the highest precision at any recall of r or more
     (Manning, Raghavan & Schütze, Introduction to Information Retrieval, section 8.4). A query that
     is in the database is left out of its own ranking. Raises what `evaluate` raises.
     """
+    metric = choice(Metric, metric)
     task = Task.of(queries, database, (1,))
 
     def interpolated(i: int, rows: Rows) -> Values:

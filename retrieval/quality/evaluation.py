@@ -1,7 +1,8 @@
 """Evaluates labelled queries against a labelled database: exactly, or through an index.
 
 An item is relevant to a query if it has the same label. A query that is in the database itself,
-by its id, is left out of its own ranking. docs/metrics.md defines the measures.
+by its id, is left out of its own ranking; see `Labelled.rows_in`. docs/metrics.md defines the
+measures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Metric
 from retrieval.errors import BadInput, Mismatch
 from retrieval.indexing import check_same_encoder
@@ -41,6 +43,7 @@ class PerQuery:
 
     ids, labels: (q,). columns: names such as `map` or `precision_at_10`. values: (q, columns).
     rows: (q, depth), the first rows of each ranking, -1 where it has no more.
+    own: (q,), the row of each query in the database, -1 where it is not there.
     """
 
     ids: list[str]
@@ -48,6 +51,7 @@ class PerQuery:
     columns: list[str]
     values: Values
     rows: Rows
+    own: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,9 @@ class Evaluation:
     metric: Metric
     ks: tuple[int, ...]
     per_class: dict[str, OfClass] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     @property
     def queries(self) -> int:
@@ -182,7 +189,7 @@ def column(measure: str, k: int) -> str:
 def evaluate(
     queries: Labelled | Embeddings,
     database: Labelled | Embeddings,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
@@ -194,6 +201,7 @@ def evaluate(
     Raises BadInput where no query has anything relevant to find, a k is below 1, or the metric is
     not known; Mismatch for vectors of unlike dimensions, and for folders of two encoders.
     """
+    metric = None if metric is None else choice(Metric, metric)
     queries, database, metric = _opened(queries, database, metric)
     task = Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
@@ -228,7 +236,9 @@ def _opened(
         )
     if metric is None:
         if isinstance(database, Labelled):
-            raise BadInput("vectors do not say how they are compared; give evaluate a metric")
+            raise BadInput(
+                f"vectors do not say how they are compared; give a metric: {', '.join(Metric)}"
+            )
         metric = database.facts.metric
     left = Labelled.of(queries) if isinstance(queries, Embeddings) else queries
     if queries is database:
@@ -240,7 +250,7 @@ def evaluate_index(
     queries: Labelled,
     database: Labelled,
     index: Index,
-    metric: Metric,
+    metric: Metric | str,
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
@@ -249,6 +259,7 @@ def evaluate_index(
     metric: the index's, for the record; depth: how many of its hits are kept. Raises as `evaluate`
     does, and Mismatch where the index does not have the database's rows.
     """
+    metric = choice(Metric, metric)
     if len(index) != len(database):
         raise Mismatch(
             f"the index has {len(index)} rows, the database {len(database)}; build it again"
@@ -263,7 +274,7 @@ def evaluate_hits(
     queries: Labelled,
     database: Labelled,
     hits: Hits,
-    metric: Metric,
+    metric: Metric | str,
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
@@ -272,6 +283,7 @@ def evaluate_hits(
     Where a query is in the database itself, it should have one hit more, which is left out.
     Raises as `evaluate` does.
     """
+    metric = choice(Metric, metric)
     task = Task.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
@@ -309,18 +321,11 @@ class Task:
     def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "Task":
         """Raises what `evaluate` raises of labels and ks."""
         _check_ks(ks)
-        names = sorted({str(name) for name in database.labels if name is not None})
-        number = {name: i for i, name in enumerate(names)}
-        rows = {name: row for row, name in enumerate(database.ids)}
-
+        names = database.classes()
         known = np.array([name is not None for name in queries.labels], dtype=bool)
-        labels = np.array(
-            [number.get(cast(str, name), _NO_LABEL) for name in queries.labels], dtype=np.int32
-        )
-        of_rows = np.array(
-            [number.get(cast(str, name), _NO_LABEL) for name in database.labels], np.int32
-        )
-        own = np.array([rows.get(name, -1) for name in queries.ids], dtype=np.int64)
+        labels = queries.numbers(names).astype(np.int32)
+        of_rows = database.numbers(names).astype(np.int32)
+        own = queries.rows_in(database)
 
         # One more class than there are, for queries without a label or with one of their own.
         per_class = np.bincount(of_rows[of_rows != _NO_LABEL], minlength=len(names) + 1)
@@ -339,7 +344,7 @@ class Task:
             relevant[asked],
             labels[asked],
             of_rows,
-            [str(queries.ids[i]) for i in asked.tolist()],
+            [queries.ids[i] for i in asked.tolist()],
             names,
             unlabelled=int((~known).sum()),
             without_relevant=int((known & (relevant == 0)).sum()),
@@ -356,9 +361,10 @@ class Task:
         ]
 
     def summary(
-        self, metric: Metric, overall: Sequence[str], measured: list[list[float]], kept: Rows
+        self, metric: Metric | str, overall: Sequence[str], measured: list[list[float]], kept: Rows
     ) -> Evaluation:
         """The values of all queries asked, and the means over those of each class."""
+        metric = choice(Metric, metric)
         values = np.array(measured)
         ks = self.ks.tolist()
         columns = [*overall, *(column(measure, k) for measure in BY_K for k in ks)]
@@ -370,7 +376,9 @@ class Task:
                 len(of_class), means.get("map"), {k: means[column("precision_at", k)] for k in ks}
             )
         return Evaluation(
-            PerQuery(self.ids, [self.names[i] for i in self.labels], columns, values, kept),
+            PerQuery(
+                self.ids, [self.names[i] for i in self.labels], columns, values, kept, self.own
+            ),
             self.unlabelled,
             self.without_relevant,
             len(self.database_labels),

@@ -131,7 +131,7 @@ def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) 
     space in ids is written as in an address, %20.
     """
     of = evaluation.per_query
-    names = [_token(str(name)) for name in database.ids]
+    names = [_token(name) for name in database.ids]
     depth = of.rows.shape[1]
 
     def lines() -> Iterator[str]:
@@ -146,16 +146,17 @@ def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) 
 def write_qrels(path: Path, evaluation: Evaluation, database: Labelled) -> None:
     """Write all that is relevant to each query: `query 0 item 1`, the query itself left out."""
     of = evaluation.per_query
-    of_label: dict[str, list[str]] = {}
-    for name, label in zip(database.ids, database.labels, strict=True):
+    names = [_token(name) for name in database.ids]
+    of_label: dict[str, list[int]] = {}
+    for row, label in enumerate(database.labels):
         if label is not None:
-            of_label.setdefault(label, []).append(_token(str(name)))
+            of_label.setdefault(label, []).append(row)
 
     def lines() -> Iterator[str]:
-        for query, label in zip(of.ids, of.labels, strict=True):
+        for query, label, own in zip(of.ids, of.labels, of.own.tolist(), strict=True):
             asked = _token(query)
             # One string for each query: there may be thousands relevant to each.
-            yield "".join(f"{asked} 0 {name} 1\n" for name in of_label[label] if name != asked)
+            yield "".join(f"{asked} 0 {names[row]} 1\n" for row in of_label[label] if row != own)
 
     _write_lines(path, lines())
 

@@ -11,27 +11,39 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
+from retrieval.hits import as_vectors
+from retrieval.labels import as_ids, as_labels, is_number, label_set
 from retrieval.quality.ranking import Rows
 from retrieval.storage.names import restored
 from retrieval.storage.shards import Embeddings
+
+ROUNDING = 1e-3
+"""Of a vector's length: how far an image may be from itself, encoded again or kept as float16."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
     """Vectors (n, dim) with their unique ids (n,) and labels (n,); a label is None if unknown.
 
+    ids, labels: text, numbers, booleans or other objects, in lists or arrays. They are kept as
+        text, by the rules of `retrieval.labels`: 1, 1.0 and "1" are one label, and None and NaN
+        are none.
     paths: (n,), an Arrow column of where the images are, as shards store it, null where that is
         not known.
 
-    Raises Mismatch where these are not of one length, BadInput where an id comes twice.
+    Raises Mismatch where these are not of one length, BadInput where an id comes twice, and what
+    `as_labels` and `as_ids` raise.
     """
 
     vectors: Vectors
-    ids: Sequence[str] | NDArray[Any]
-    labels: Sequence[str | None] | NDArray[Any]
+    ids: Sequence[Any] | NDArray[Any]
+    labels: Sequence[Any] | NDArray[Any]
     paths: pa.ChunkedArray | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", as_vectors(self.vectors))
+        object.__setattr__(self, "ids", as_ids(self.ids))
+        object.__setattr__(self, "labels", as_labels(self.labels))
         if not len(self.vectors) == len(self.ids) == len(self.labels):
             raise Mismatch(
                 f"{len(self.vectors)} vectors have {len(self.ids)} ids and {len(self.labels)} "
@@ -75,19 +87,39 @@ class Labelled:
 
     def numbers(self, classes: Sequence[str]) -> Rows:
         """(n,): the place of each row's label among the classes, -1 where it is none of them."""
-        place: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+        place = {name: i for i, name in enumerate(as_labels(classes))}
+        place[None] = -1
         return np.array([place.get(label, -1) for label in self.labels], np.int64)
 
     def check_classes(self, names: Iterable[str]) -> None:
         """Raise UnknownName for a class that has no row."""
         there = self.classes()
-        for name in names:
+        for name in as_labels(names):
             if name not in there:
-                raise UnknownName("class of these images", name, there)
+                raise UnknownName("class of these images", str(name), there)
 
     def rows_of_classes(self) -> Counter[str]:
         """How many rows each class has."""
-        return Counter(str(label) for label in self.labels if label is not None)
+        return Counter(label for label in self.labels if label is not None)
+
+    def rows_in(self, database: "Labelled") -> Rows:
+        """(n,): the row of each item in the database, -1 where it is not there.
+
+        An item is known by its id. An id that is a number counts the rows of its own set, so that
+        7 of one set and 7 of another are the same item only if their vectors are the same too,
+        up to rounding.
+        """
+        place = {name: row for row, name in enumerate(database.ids)}
+        rows = np.array([place.get(name, -1) for name in self.ids], np.int64)
+        if self is database:
+            return rows
+        counted = np.flatnonzero([is_number(name) for name in self.ids])
+        counted = counted[rows[counted] >= 0]
+        if self.vectors.shape[1] == database.vectors.shape[1]:
+            same = _same(self.vectors[counted], database.vectors[rows[counted]])
+            counted = counted[~same]
+        rows[counted] = -1
+        return rows
 
     def known_paths(self) -> list[str | None]:
         """Where each image is, None where that is not known."""
@@ -109,7 +141,8 @@ class Labelled:
 
     def of_classes(self, names: Collection[str]) -> "Labelled":
         """The rows of these classes alone."""
-        return self.take(np.flatnonzero([label in names for label in self.labels]))
+        wanted = label_set(names)
+        return self.take(np.flatnonzero([label in wanted for label in self.labels]))
 
     def with_rows_of(self, others: "Labelled") -> "Labelled":
         """These rows, and the others' behind them; paths only where both have them."""
@@ -133,3 +166,10 @@ class Labelled:
             [self.labels[i] for i in rows],
             None if self.paths is None else self.paths.take(pa.array(rows)),
         )
+
+
+def _same(a: Vectors, b: Vectors) -> NDArray[np.bool_]:
+    """(n,): whether the vectors (n, dim) of both are the same, up to rounding."""
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite: refused later
+        apart = np.linalg.norm(a - b, axis=1)
+        return np.asarray(apart <= ROUNDING * np.linalg.norm(a, axis=1))

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadInput
+from retrieval.labels import as_labels
 from retrieval.quality.ranking import Distances, Rows, pairwise
 
 Labels = NDArray[np.int64]
@@ -54,15 +57,18 @@ class Pairs:
 
 
 def draw_pairs(
-    labels: Labels, count: int | None, scheme: Scheme, seed: int | Sequence[int]
+    labels: Labels, count: int | None, scheme: Scheme | str, seed: int | Sequence[int]
 ) -> Pairs:
     """`count` pairs, half of them alike; None: 10,000, or in CONSECUTIVE all that there are.
 
+    labels: (n,), the number of each row's class, -1 where it is unknown; or labels of any kind.
     Rows without a label are in no pair, and a class with a single image is in none that is alike,
     and in CONSECUTIVE in none at all.
     Raises BadInput where no pair can be drawn, for an odd count, and for more pairs than
     CONSECUTIVE has.
     """
+    scheme = choice(Scheme, scheme)
+    labels = _class_numbers(labels)
     if count is not None and (count < 2 or count % 2):
         raise BadInput(f"{count} pairs cannot be half alike; give an even number, 2 or more")
     order = np.argsort(labels, kind="stable")
@@ -79,6 +85,15 @@ def draw_pairs(
         return _consecutive(order, starts, sizes, count, generator)
     half = (PAIRS if count is None else count) // 2
     return _random(order, starts, sizes, half, generator)
+
+
+def _class_numbers(labels: Any) -> Labels:
+    """The numbers as they are; labels of another kind by their order, -1 where one is unknown."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+        return labels
+    texts = as_labels(labels)
+    number = {name: i for i, name in enumerate(sorted({*texts} - {None}, key=str))}
+    return np.array([-1 if name is None else number[name] for name in texts], np.int64)
 
 
 def _random(
@@ -138,8 +153,9 @@ def _consecutive(
     )
 
 
-def pair_distances(vectors: Vectors, pairs: Pairs, metric: Metric) -> Distances:
+def pair_distances(vectors: Vectors, pairs: Pairs, metric: Metric | str) -> Distances:
     """(pairs,): how far the vectors (n, dim) of each pair are from each other."""
+    metric = choice(Metric, metric)
     distances = np.empty(len(pairs))
 
     def write(start: int) -> None:

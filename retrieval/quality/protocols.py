@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Mask
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.quality.labelled import Labelled
@@ -54,24 +55,28 @@ class Sides:
     seed: int
     left_out: list[str]
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     def write_draw(self, path: Path) -> None:
         """Write the ids of the queries, and of what is on neither side, as JSON."""
         made_folder(path.parent)
         content = {
             "protocol": self.protocol.value,
             "seed": self.seed,
-            "queries": [str(name) for name in self.queries.ids],
+            "queries": [*self.queries.ids],
             "left_out": [*self.left_out],
         }
         write_sealed(path, DRAW, VERSION, content)
 
 
-def read_draw(path: Path, protocol: Protocol, test: Labelled, train: Labelled) -> Sides:
+def read_draw(path: Path, protocol: Protocol | str, test: Labelled, train: Labelled) -> Sides:
     """The sides that were drawn before, from what `Sides.write_draw` wrote.
 
     Raises BadData for another file or a damaged one, Mismatch where the draw is of another
     protocol, or an image of it is not there.
     """
+    protocol = choice(Protocol, protocol)
     draw = read_sealed(path, DRAW, VERSION, "delete it, and draw anew")
     if draw.get("protocol") != protocol:
         raise Mismatch(f"{path} is a draw of {draw.get('protocol')}; name another file")
@@ -83,7 +88,7 @@ def read_draw(path: Path, protocol: Protocol, test: Labelled, train: Labelled) -
 
 
 def sides_of(
-    protocol: Protocol, test: Labelled, train: Labelled, trained_on: Mask, seed: int = 0
+    protocol: Protocol | str, test: Labelled, train: Labelled, trained_on: Mask, seed: int = 0
 ) -> Sides:
     """The two sides of a protocol, from the embeddings of both splits.
 
@@ -92,6 +97,7 @@ def sides_of(
     that was trained on others than 500 images of each class; one that was trained on none is
     evaluated with as many drawn and left out, as if it had been.
     """
+    protocol = choice(Protocol, protocol)
     if protocol is Protocol.OFFICIAL:
         return Sides(test, train, protocol, seed, [])
     if protocol is Protocol.UNSEEN:
@@ -121,12 +127,12 @@ def _split(
         rest.with_rows_of(others),
         protocol,
         seed,
-        [str(train.ids[i]) for i in left_out.tolist()],
+        [train.ids[i] for i in left_out.tolist()],
     )
 
 
 def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
-    row: dict[Json, int] = {str(name): i for i, name in enumerate(images.ids)}
+    row: dict[Json, int] = {name: i for i, name in enumerate(images.ids)}
     missing = next((name for name in ids if name not in row), None)
     if missing is not None:
         raise Mismatch(
@@ -137,7 +143,7 @@ def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
 
 def _drawn(images: Labelled, count: int, what: str, generator: np.random.Generator) -> Rows:
     """`count` rows of each class, ascending."""
-    labels = np.array([label or "" for label in images.labels])
+    labels = np.array(images.labels, dtype=object)
     parts = []
     for name in images.classes():
         rows = np.flatnonzero(labels == name)

@@ -76,7 +76,7 @@ def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> M
 def ids_within(images: Labelled, source: SourceFacts) -> list[str]:
     """The ids of the source's images within it, without its name."""
     prefix = f"{source.name}: "  # see `Labelled.of`
-    return [str(name).removeprefix(prefix) for name in images.ids]
+    return [name.removeprefix(prefix) for name in images.ids]
 
 
 def has_card(encoder: EncoderFacts) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from threading import Lock, local
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from retrieval.choices import choice
 from retrieval.contracts import Hits, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadInput, Mismatch
@@ -50,7 +51,7 @@ Result = TypeVar("Result")
 def map_rankings(
     queries: Vectors,
     database: Vectors,
-    metric: Metric,
+    metric: Metric | str,
     summarize: Callable[[int, Rows], Result],
     leave_out: Rows | None = None,
 ) -> list[Result]:
@@ -62,6 +63,7 @@ def map_rankings(
     Raises Mismatch for vectors of unlike dimensions, BadInput for numbers that are not finite
     and for more than 2^29 rows.
     """
+    metric = choice(Metric, metric)
     _check(queries, database)
     if len(database) > _ROW_MASK + 1:
         raise BadInput(f"{len(database)} rows are too many to rank exactly; give at most 2^29")
@@ -94,8 +96,9 @@ def map_rankings(
         return [*chain.from_iterable(threads.map(summaries, starts))]
 
 
-def nearest(queries: Vectors, database: Vectors, metric: Metric, k: int) -> Hits:
+def nearest(queries: Vectors, database: Vectors, metric: Metric | str, k: int) -> Hits:
     """The k true neighbors of each query, and their distances as `Metric` defines them."""
+    metric = choice(Metric, metric)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     first = min(k, len(database))
     for i, found in enumerate(
@@ -105,8 +108,11 @@ def nearest(queries: Vectors, database: Vectors, metric: Metric, k: int) -> Hits
     return Hits(rows, distances_of(queries, database, rows, metric).astype(np.float32))
 
 
-def distances_of(queries: Vectors, database: Vectors, rows: Rows, metric: Metric) -> Distances:
+def distances_of(
+    queries: Vectors, database: Vectors, rows: Rows, metric: Metric | str
+) -> Distances:
     """(q, k): the distance of each query from each of its rows (q, k); +inf where that is -1."""
+    metric = choice(Metric, metric)
     distances = np.full(rows.shape, np.inf)
     step = max(1, BLOCK_BYTES // (8 * max(1, rows.shape[1] * queries.shape[1])))
     for start in range(0, len(queries), step):
@@ -118,8 +124,9 @@ def distances_of(queries: Vectors, database: Vectors, rows: Rows, metric: Metric
     return distances
 
 
-def pairwise(a: Distances, b: Distances, metric: Metric) -> Distances:
+def pairwise(a: Distances, b: Distances, metric: Metric | str) -> Distances:
     """(n,): the distances of the vectors a from the vectors b, both (n, dim)."""
+    metric = choice(Metric, metric)
     match metric:
         case Metric.COSINE:
             cosine: Distances = np.vecdot(_normalized(a), _normalized(b))
@@ -131,6 +138,8 @@ def pairwise(a: Distances, b: Distances, metric: Metric) -> Distances:
             return 0 - product
         case Metric.MANHATTAN:
             return np.asarray(np.abs(a - b).sum(axis=1))
+        case _:
+            assert_never(metric)
 
 
 class _Distances:
@@ -160,6 +169,8 @@ class _Distances:
                 a = -a
             case Metric.MANHATTAN:
                 pass
+            case _:
+                assert_never(metric)
         self._queries, self._database, self._metric = a, b, metric
         self.lowest = lowest
 

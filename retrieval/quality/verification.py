@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Json, Mask, Metric
 from retrieval.errors import BadInput, Mismatch
+from retrieval.labels import label_set
 from retrieval.quality.calibration import (
     Alike,
     Calibration,
@@ -48,6 +50,9 @@ class Procedure:
     seed: int = 0
     method: Method | None = Method.ISOTONIC
     thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,17 +147,18 @@ def class_groups(
     without labels. Raises Mismatch for a held-out class that the encoder was trained on.
     """
     known = None if encoder is None or "" in encoder.classes else encoder.classes
+    classes = label_set(there)
     if held_out is not None:
-        for name in sorted((known or frozenset()) & set(held_out)):
+        new = label_set(held_out)
+        for name in sorted((known or frozenset()) & new):
             raise Mismatch(
                 f"class '{name}' is not held out: the encoder was trained on it; name classes "
                 f"other than {', '.join(sorted(known or ()))}"
             )
-        trained = set(there) - set(held_out) if known is None else set(there) & known
-        return {TRAINED: trained, HELD_OUT: set(held_out)}
+        return {TRAINED: classes - new if known is None else classes & known, HELD_OUT: new}
     if known is None:
         return {}
-    return {TRAINED: set(there) & known, HELD_OUT: set(there) - known}
+    return {TRAINED: classes & known, HELD_OUT: classes - known}
 
 
 def split(images: Labelled, known: Mask, seed: int) -> tuple[Labelled, Labelled]:
@@ -175,18 +181,18 @@ def check_apart(
 ) -> None:
     """Raise Mismatch where an image is in both: by its id, in a copy of the source too, or path."""
     same = of_test.whole == of_validation.whole
-    names = {*map(str, test.ids)}
     within = {*ids_within(test, of_test)} if same else set()
     paths = {*test.known_paths()} - {None}
     both = [
-        str(name)
-        for name, own, path in zip(
+        name
+        for name, row, own, path in zip(
             validation.ids,
+            validation.rows_in(test).tolist(),
             ids_within(validation, of_validation),
             validation.known_paths(),
             strict=True,
         )
-        if str(name) in names or own in within or path in paths
+        if row >= 0 or own in within or path in paths
     ]
     if both:
         raise Mismatch(
@@ -212,12 +218,14 @@ def verify(
     which classes the validation pairs are. Raises BadInput where pairs cannot be drawn.
     """
 
+    groups = {name: label_set(classes) for name, classes in (groups or {}).items()}
+
     def by_vectors(images: Labelled, pairs: Pairs) -> Distances:
         return pair_distances(images.vectors, pairs, procedure.metric)
 
     measure = distances_of or by_vectors
     names = test.classes()
-    chosen = validation_classes(validation, names, groups or {})
+    chosen = validation_classes(validation, names, groups)
     try:
         drawn, _ = _drawn(validation, chosen, procedure, 0)
     except BadInput as error:
@@ -263,8 +271,8 @@ def validation_classes(
     tested; or all of them, where fewer than two are; or whatever classes there are.
     """
     there = {*validation.classes()}
-    known = there & {*groups.get(TRAINED, there)}
-    for chosen in (known & {*tested}, known):
+    known = there & label_set(groups.get(TRAINED, there))
+    for chosen in (known & label_set(tested), known):
         if len(chosen) > 1:
             return sorted(chosen)
     return sorted(there)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadData
 from retrieval.storage.files import read_sealed, sha256_of, write_sealed
@@ -47,6 +48,9 @@ class Card:
     framing: Framing
     weights_sha256: str
     training: TrainingFacts
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     def write(self, folder: Path) -> None:
         """Write the card into the folder, whole or not at all."""

@@ -21,8 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
+from retrieval.labels import as_ids, as_labels
 from retrieval.storage.files import (
     LOCK,
     OF_A_BUILD,
@@ -107,6 +109,9 @@ class Facts:
     metric: Metric
     source: SourceFacts
     shard_images: int  # the stretch of the source that one shard covers
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     def to_json(self) -> dict[str, Json]:
         """The facts as they stand in the manifest and in each shard's schema metadata."""
@@ -299,8 +304,8 @@ def write_shard(
         raise BadInput(f"the embedding of {ids[row]} is not finite as {facts.dtype}; {remedy}")
     table = pa.table(
         [
-            pa.array(ids, pa.string()),
-            pa.array(labels, pa.string()),
+            pa.array(as_ids(ids), pa.string()),
+            pa.array(as_labels(labels), pa.string()),
             pa.array([path and storable(path) for path in paths], pa.string()),
             pa.FixedSizeListArray.from_arrays(
                 pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
