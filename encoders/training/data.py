@@ -12,6 +12,7 @@ from encoders.training.earlier import open_earlier
 from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.images import MANY, load, open_source
+from retrieval.storage.names import nfc
 
 NO_LABEL = ""
 """What stands for the class of images without one."""
@@ -109,10 +110,10 @@ def read_training_set(
 
 def _classes(settings: recipe.Data, labels: Iterable[str]) -> tuple[str, ...]:
     there = set(labels)
-    for name in settings.classes:
-        if name not in there:
-            raise UnknownName(f"class of {settings.source}", name, there)
-    return tuple(sorted({*settings.classes} or there))
+    wanted = {*map(nfc, settings.classes)}
+    for name in sorted(wanted - there):
+        raise UnknownName(f"class of {settings.source}", name, there)
+    return tuple(sorted(wanted or there))
 
 
 def _clustered(

@@ -20,7 +20,7 @@ from retrieval.images.source import Item, natural, text
 from retrieval.storage.shards import Skipped
 
 EVERYTHING = ("**",)
-_SEEN_FOLDERS = 1_000  # whose real paths are kept while links are resolved
+_KEPT_REAL_PATHS = 1_000  # of folders, while links are resolved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +122,7 @@ class FolderSource:
 
 
 def none_in(name: str, left_out: LeftOut) -> BadSource:
-    """What is wrong with a folder without images."""
+    """Return the error for a folder without images."""
     kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
     said = said_of(left_out.passed_over)
     remedy = "; convert them to JPEG or PNG" if said else ""
@@ -173,7 +173,7 @@ class _Walk:
         self.suffixes = suffixes
         self.left_out = left_out
         self._met = {self.root}  # real paths that a link led to
-        self._real_folder = lru_cache(_SEEN_FOLDERS)(os.path.realpath)
+        self._real_folder = lru_cache(_KEPT_REAL_PATHS)(os.path.realpath)
 
     def below(
         self, folder: Path, parts: tuple[str, ...] = (), real: str | None = None
@@ -221,7 +221,7 @@ class _Walk:
         return os.path.realpath(link) if target.name == ".." or real.is_symlink() else str(real)
 
     def _is_first(self, real: str | None, kind: str) -> bool:
-        """Whether no other path leads to what a link leads to."""
+        """Return whether this is the first path to what a link leads to; else count it."""
         if real is None:
             return True
         if self._is_met_without_link(real, kind) or real in self._met:
@@ -231,7 +231,7 @@ class _Walk:
         return True
 
     def _is_met_without_link(self, real: str, kind: str) -> bool:
-        """Whether the walk meets it, or all below it, under its real path."""
+        """Return whether the walk meets it, or all below it, under its real path."""
         if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
             return False
         names = tuple(Path(real).relative_to(self.root).parts)
@@ -253,7 +253,7 @@ _FOLDER, _FILE, _MISSING, _OTHER = "folder", "file", "missing", "other"
 
 
 def _kind(entry: DirEntry[str]) -> str:
-    """Which kind the entry is, its link followed; a link to nothing is a file that is missing.
+    """Return the kind of the entry, its link followed; a link to nothing is a missing file.
 
     An entry of a folder knows its kind without another call to the system, but for links.
     """
@@ -276,7 +276,7 @@ def _head(entry: DirEntry[str]) -> bytes:
 
 
 def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the names that lead to a file are those of the pattern."""
+    """Return whether the names that lead to a file are those of the pattern."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -285,7 +285,7 @@ def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _leads_on(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether something in the folder of these names may match."""
+    """Return whether something in the folder of these names may match."""
     if not pattern or pattern[0] == "**":
         return bool(pattern)
     if not parts:

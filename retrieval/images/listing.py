@@ -1,4 +1,4 @@
-"""What was found in a folder or store, at one time: the files of a source, and what it left out.
+"""List a folder or store at one time: the files of a source, and what it left out.
 
 A source is listed once. Its items, their number and the fingerprint follow from that listing, so
 that they agree however the folder changes while it is encoded.
@@ -37,7 +37,7 @@ UNREAD_SUFFIXES = frozenset(f".{ending}" for ending in _IMAGE_LIKE.split()) - SU
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How the files of a source differ from their listing: so many arrived, and were changed."""
+    """Numbers of files that arrived, and that were changed, since the listing."""
 
     arrived: int
     changed: int
@@ -105,7 +105,7 @@ class Listing:
 
 @dataclass(slots=True)
 class LeftOut:
-    """What a listing left out of its folder.
+    """Files and folders that a listing left out.
 
     passed_over: how many files look like images and are not read, by ending in lower case; the
         empty ending stands for files without one that begin like an image.
@@ -166,7 +166,7 @@ def said_of(passed_over: Mapping[str, int]) -> str:
 
 
 def unread_suffix(name: str) -> str | None:
-    """The ending of a file that looks like an image and is not read, else None.
+    """Return the ending of a file that looks like an image but is not read; None for others.
 
     It is one of UNREAD_SUFFIXES, or that of an image with something behind it: `.jpg_large`.
     """

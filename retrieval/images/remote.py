@@ -90,7 +90,7 @@ class RemoteSource:
         return []
 
     def _files(self) -> Files:
-        """What there is now; the source may be one file."""
+        """Return the files that there are now; the source may be one file."""
         if len(self.pattern) == 1 and not has_magic(self.pattern[0]):
             file = self.root / self.pattern[0]
             return {file.name: file.stat()} if file.is_file() else {}

@@ -14,14 +14,15 @@ _NAMES = (
 
 
 def is_split_name(folder: str) -> bool:
-    """Whether a folder of this name may be a split."""
+    """Return whether a folder of this name may be a split."""
     return any(folder.lower() in names for names in _NAMES)
 
 
 def are_splits(folders: Mapping[str, bool]) -> bool:
-    """Whether the folders with images, and whether each has classes, are the splits of one set.
+    """Return whether the folders are the splits of one set.
 
-    All have the name of a split, and at least one has sub-folders: those are the classes.
+    folders: those with images, and whether each has sub-folders with images. All must have the name
+    of a split, and at least one must have sub-folders: those are the classes.
     """
     return any(folders.values()) and all(map(is_split_name, folders))
 
