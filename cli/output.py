@@ -5,10 +5,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json
+
+
+MIN_DECIMALS, MAX_DECIMALS = 4, 10  # of distances
+MIN_FIXED, MAX_FIXED = 1e-6, 1e9  # distances that are written without an exponent
+FLOAT32_DIGITS = 9  # that tell any two numbers of float32 apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,35 @@ def one_line(text: str) -> str:
     Names of files and labels may have them, and a terminal would obey.
     """
     return text.translate(_CONTROLS)
+
+
+def distinguishable(distances: Sequence[float]) -> list[str]:
+    """Return the distances as text, with the same number of digits: enough to tell them apart.
+
+    Distances that differ as float32 look different, and none but zero looks like zero. There are at
+    least 4 decimals, and 4 significant digits of the largest.
+    """
+    import numpy as np
+
+    numbers = np.asarray(distances, np.float32).tolist()
+    different = {*numbers, 0.0}
+    written: dict[float, str] = {}
+    for form in _number_formats(max(map(abs, different))):
+        written = {number: format(number, form) for number in different}
+        if len({*written.values()}) == len(different):
+            break
+    return [written[number] for number in numbers]
+
+
+def _number_formats(largest: float) -> Iterator[str]:
+    """Yield formats of ever more digits, the last for any number of float32; without exponents
+    where that is readable."""
+    if largest == 0 or MIN_FIXED <= largest < MAX_FIXED:
+        digits = 0 if largest == 0 else 3 - floor(log10(largest))
+        for decimals in range(max(MIN_DECIMALS, digits), MAX_DECIMALS + 1):
+            yield f"z.{decimals}f"
+    for digits in range(4, FLOAT32_DIGITS + 1):
+        yield f"z.{digits}g"
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from retrieval.storage.places import Place
 
 _T = TypeVar("_T")
 
+DEFAULT_K = 10
 FEW = 50  # rows that are picked one by one, without `pyarrow.compute`, as in a search for one image
 FILTERS = ("id", "label")  # the columns that `where` can name
 
@@ -82,20 +83,23 @@ class Searcher:
         return self._encoder
 
     def search_images(
-        self, images: Sequence[Path | str], k: int = 10, where: str | None = None
+        self, images: Sequence[Path | str], k: int | None = None, where: str | None = None
     ) -> list[list[Hit]]:
         """The k nearest neighbours of each image file, nearest first.
 
-        Raises BadImage for one that cannot be read, and what `search` raises.
+        k: as for `search`. Raises BadImage for one that cannot be read, and what `search` raises.
         """
         self.among(k, where)  # what is wrong with these is said before any image is read
         items = [Item(str(image), None, str(image), Path(image)) for image in images]
         framed = [load(item, self.encoder.framing) for item in items]
         return self.search(self.encoder.encode(np.stack(framed)), k, where)
 
-    def search(self, queries: Vectors, k: int = 10, where: str | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: Vectors, k: int | None = None, where: str | None = None
+    ) -> list[list[Hit]]:
         """The k nearest neighbours of each query vector (q, dim), nearest first.
 
+        k: None for 10, or for all rows where there are fewer.
         where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match; there
         are fewer hits where fewer rows match, or where an approximate index finds fewer.
 
@@ -105,19 +109,20 @@ class Searcher:
         """
         return self.named(self.hits(queries, k, where))
 
-    def hits(self, queries: Vectors, k: int = 10, where: str | None = None) -> Hits:
+    def hits(self, queries: Vectors, k: int | None = None, where: str | None = None) -> Hits:
         """The same as `search`, as rows and distances (q, k).
 
         An index that can filter by itself is told the filter, others the rows that it admits.
         """
         among, index = self.among(k, where), self.opened.index
+        k = min(DEFAULT_K, len(self)) if k is None else k
         if among is not None and where is not None and isinstance(index, Filtering):
             return index.search_where(queries, k, among, parsed(self.opened.rows, where))
         return index.search(queries, k, among)
 
-    def among(self, k: int, where: str | None) -> Mask | None:
+    def among(self, k: int | None, where: str | None) -> Mask | None:
         """The rows that a search may find, None for all. Raises what `search` raises for it."""
-        if not 1 <= k <= len(self):
+        if k is not None and not 1 <= k <= len(self):
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
         return None if where is None else matching(self.opened.rows, where)
 
