@@ -32,7 +32,7 @@ class Output:
     def document(self, document: "Json") -> None:
         """Print the JSON document, where JSON is wanted."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False).translate(_CONTROLS_IN_JSON), flush=True)
+            print(_as_json(document), flush=True)
 
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""
@@ -50,7 +50,7 @@ class Output:
         """Print rows under a header, the first `left` columns to the left, others to the right."""
         if not self.for_people:
             return
-        rows = [[one_line(cell) for cell in row] for row in rows]
+        rows = [[_encodable(one_line(cell)) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
         def line(cells: Sequence[str]) -> str:
@@ -101,6 +101,22 @@ class Output:
 
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # the others, json escapes
+
+
+def _as_json(document: "Json") -> str:
+    """Return the document on one line; in ASCII where stdout could not show all characters."""
+    text = json.dumps(document, ensure_ascii=False).translate(_CONTROLS_IN_JSON)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document)
+    return text
+
+
+def _encodable(text: str) -> str:
+    """Return the text as stdout will show it, so that columns have its width."""
+    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "strict"
+    return text.encode(encoding, errors).decode(encoding)
 
 
 def one_line(text: str) -> str:

@@ -120,9 +120,12 @@ def search(
 
         pictures = pictured(queries.names, queries.paths, labels, answers)
         if preview:
-            from cli.preview import show
+            from cli.preview import show, shows_blocks
 
-            show(pictures)
+            if shows_blocks():
+                show(pictures)
+            else:
+                output.warn("--preview needs a terminal in UTF-8; draw the pictures with --sheet")
         if sheet is not None:
             draw_sheet(sheet, pictures, str(folder))
             output.say(f"drawn: {sheet}")
