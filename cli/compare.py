@@ -16,7 +16,7 @@ from cli.options import (
     WorkspaceFolder,
     parsed_metric,
 )
-from cli.output import Output, plural
+from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
@@ -138,16 +138,20 @@ def _print(
     def probability(answer: "Compared") -> str:
         return "–" if answer.probability_same is None else f"{answer.probability_same:.4f}"
 
+    distances = distinguishable([answer.distance for _, answer in answers])
     if len(answers) == 1:
         _, answer = answers[0]
-        output.say(f"{metric} distance {answer.distance:.4f} by {encoder}")
+        output.say(f"{metric} distance {distances[0]} by {encoder}")
         if answer.same is not None:
             said = "the same class" if answer.same else "not the same class"
             output.say(f"{said}; probability that they are the same {probability(answer)}")
     else:
         output.table(
             ("a", "b", "distance", "p of the same"),
-            [(a.a, a.b, f"{a.distance:.4f}", probability(a)) for _, a in answers],
+            [
+                (answer.a, answer.b, distance, probability(answer))
+                for (_, answer), distance in zip(answers, distances, strict=True)
+            ],
             left=2,
         )
         output.say(f"{plural(len(answers), 'pair')}, {metric} distance by {encoder}")

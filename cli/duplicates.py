@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder, parsed_metric
-from cli.output import Output, plural
+from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.duplicates import Found
@@ -119,19 +119,21 @@ def duplicates(
 
 
 def _print(output: Output, found: "Found") -> None:
+    shown = found.duplicates[:SHOWN]
+    distances = distinguishable([pair.distance for pair in shown])
     output.table(
         ("correlation", "distance", "", "a", "label", "b", "label"),
         [
             (
                 f"{pair.correlation:.4f}",
-                f"{pair.distance:.4f}",
+                distance,
                 "mirrored" if pair.mirrored else "",
                 str(found.first.ids[pair.first]),
                 found.first.labels[pair.first] or "–",
                 str(found.second.ids[pair.second]),
                 found.second.labels[pair.second] or "–",
             )
-            for pair in found.duplicates[:SHOWN]
+            for pair, distance in zip(shown, distances, strict=True)
         ],
         left=7,
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from cli.streams import error_stream
+
 
 @contextmanager
 def hushed(debug: bool = False) -> Iterator[None]:
@@ -19,7 +21,7 @@ def hushed(debug: bool = False) -> Iterator[None]:
     kept = [os.dup(1), os.dup(2)]
     with (
         Path(os.devnull).open("w", encoding="utf-8") as sink,
-        os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8") as stderr,
+        error_stream(os.dup(2)) as stderr,
     ):
         os.dup2(kept[1] if debug else sink.fileno(), 1)
         if not debug:

@@ -152,7 +152,7 @@ def index(
     import time
 
     from retrieval.errors import BadInput
-    from retrieval.indexing import build_index, check_index
+    from retrieval.indexing import IndexFacts, build_index
     from retrieval.storage.places import place_of
     from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
@@ -198,7 +198,7 @@ def index(
             from retrieval.updating import add_rows
 
             folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
-            before = check_index(folder)
+            before = IndexFacts.read(folder)
             facts = add_rows(folder, sets)
             changed = facts != before
             if not changed:

@@ -4,7 +4,6 @@ What is imported at start is what every command waits for: here it is the one co
 asked for, and of that its face; what it needs is imported when it runs.
 """
 
-import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from importlib import import_module
 import typer
 
 from cli.output import one_line
+from cli.streams import CannotPrint, OutputLost, ReaderGone, discard_stdout, open_streams
 from retrieval.errors import RetrError
 
 COMMANDS = {
@@ -59,6 +59,7 @@ def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
 
 def main() -> None:
     """Run `retr` and leave with its exit code: 0, 2 for bad input, 1 for a failure."""
+    open_streams()
     sys.exit(run())
 
 
@@ -75,10 +76,11 @@ def run() -> int:
         command = "retr" if context is None else context.command_path
         message = error.format_message().rstrip(".")
         return _failed(error, f"{message}; see '{command} --help'", 2)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
+        discard_stdout()
         return 1
+    except CannotPrint as error:
+        return _failed(error, str(error), 1)
     except Exception as error:
         detail = " ".join(str(error).split()) or "no more is known"
         message = f"{type(error).__name__}: {detail}; run again with --debug to see where"
@@ -87,6 +89,10 @@ def run() -> int:
 
 
 def _failed(error: Exception, message: str, exit_code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OutputLost:
+        discard_stdout()
     if "--debug" in sys.argv:
         traceback.print_exception(error)
     print(f"error: {one_line(message)}", file=sys.stderr)

@@ -5,10 +5,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json
+
+
+MIN_DECIMALS, MAX_DECIMALS = 4, 10  # of distances
+MIN_FIXED, MAX_FIXED = 1e-6, 1e9  # distances that are written without an exponent
+FLOAT32_DIGITS = 9  # that tell any two numbers of float32 apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +31,8 @@ class Output:
 
     def document(self, document: "Json") -> None:
         """Print the JSON document, where JSON is wanted."""
-        from retrieval.storage.names import escaped
-
         if self.json:
-            text = escaped(json.dumps(document, ensure_ascii=False))
-            print(text.translate(_CONTROLS_IN_JSON), flush=True)
+            print(_as_json(document), flush=True)
 
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""
@@ -47,7 +50,7 @@ class Output:
         """Print rows under a header, the first `left` columns to the left, others to the right."""
         if not self.for_people:
             return
-        rows = [[one_line(cell) for cell in row] for row in rows]
+        rows = [[_encodable(one_line(cell)) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
         def line(cells: Sequence[str]) -> str:
@@ -101,12 +104,59 @@ _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 16
 _CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # the others, json escapes
 
 
+def _as_json(document: "Json") -> str:
+    """Return the document on one line; in ASCII where stdout could not show all characters."""
+    from retrieval.storage.names import escaped
+
+    text = escaped(json.dumps(document, ensure_ascii=False)).translate(_CONTROLS_IN_JSON)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document)
+    return text
+
+
+def _encodable(text: str) -> str:
+    """Return the text as stdout will show it, so that columns have its width."""
+    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "strict"
+    return text.encode(encoding, errors).decode(encoding)
+
+
 def one_line(text: str) -> str:
     r"""The text with control characters written out, `\n` or `\x1b`, and lone surrogates.
 
     Names of files and labels may have them, and a terminal would obey or cannot show them.
     """
     return text.translate(_CONTROLS)
+
+
+def distinguishable(distances: Sequence[float]) -> list[str]:
+    """Return the distances as text, with the same number of digits: enough to tell them apart.
+
+    Distances that differ as float32 look different, and none but zero looks like zero. There are at
+    least 4 decimals, and 4 significant digits of the largest.
+    """
+    import numpy as np
+
+    numbers = np.asarray(distances, np.float32).tolist()
+    different = {*numbers, 0.0}
+    written: dict[float, str] = {}
+    for form in _number_formats(max(map(abs, different))):
+        written = {number: format(number, form) for number in different}
+        if len({*written.values()}) == len(different):
+            break
+    return [written[number] for number in numbers]
+
+
+def _number_formats(largest: float) -> Iterator[str]:
+    """Yield formats of ever more digits, the last for any number of float32; without exponents
+    where that is readable."""
+    if largest == 0 or MIN_FIXED <= largest < MAX_FIXED:
+        digits = 0 if largest == 0 else 3 - floor(log10(largest))
+        for decimals in range(max(MIN_DECIMALS, digits), MAX_DECIMALS + 1):
+            yield f"z.{decimals}f"
+    for digits in range(4, FLOAT32_DIGITS + 1):
+        yield f"z.{digits}g"
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cli.output import distinguishable
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadImage, CannotWrite
@@ -41,10 +42,12 @@ def pictured(
             Picture(
                 opened(hit.path),
                 f"{hit.rank}  {hit.label or Path(hit.id).name}",
-                f"{hit.distance:.4f}",
+                distance,
                 None if label is None or hit.label is None else hit.label == label,
             )
-            for hit in hits
+            for hit, distance in zip(
+                hits, distinguishable([hit.distance for hit in hits]), strict=True
+            )
         ]
         rows.append((query, neighbors))
     return rows
@@ -71,14 +74,15 @@ def draw_pairs(
     probabilities = calibration.curve.probability(outcome.distances)
     paths = tested.known_paths()
     pictures = []
-    for row in (row for both in zip(*kinds, strict=False) for row in both):
+    rows = [row for both in zip(*kinds, strict=False) for row in both]
+    distances = distinguishable(outcome.distances[rows].tolist())
+    for row, written in zip(rows, distances, strict=True):
         first, second = (
             Picture(opened(paths[i]), str(tested.labels[i]))
             for i in (int(drawn.first[row]), int(drawn.second[row]))
         )
-        distance = float(outcome.distances[row])
-        same = distance <= calibration.threshold
-        note = f"{'same' if same else 'not'}: {distance:.3f}, p {probabilities[row]:.2f}"
+        same = float(outcome.distances[row]) <= calibration.threshold
+        note = f"{'same' if same else 'not'}: {written}, p {probabilities[row]:.2f}"
         pictures.append(PairPicture(first, second, note, same == drawn.alike[row]))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
@@ -86,8 +90,8 @@ def draw_pairs(
 def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading: str) -> None:
     """Write a PNG of the compared pairs. Raises CannotWrite if `path` cannot be written."""
     pictures = []
-    for pair, answer in answers:
-        note = f"{answer.distance:.4f}"
+    distances = distinguishable([answer.distance for _, answer in answers])
+    for (pair, answer), note in zip(answers, distances, strict=True):
         if answer.same is not None:
             said = "same" if answer.same else "not"
             note = f"{said}: {note}, p {answer.probability_same:.2f}"

@@ -19,6 +19,15 @@ PIXELS = 8  # of a cell's width, for terminals that show them all
 GAP = 1  # cells between pictures
 
 
+def shows_blocks() -> bool:
+    """Return whether the terminal's encoding has the half blocks that pictures are made of."""
+    try:
+        "▀▄".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def show(rows: Rows) -> None:
     """Draw each query and its neighbours, as many side by side as fit, with a line of text each."""
     # Where a terminal does not say how large its cells are, a usual size is taken.

@@ -16,6 +16,10 @@ Every command: `--json` prints one JSON document on stdout and nothing else, `--
 errors, `--debug` the traceback of an error, `--help` what stands here. Errors are one line on
 stderr: what is wrong; what to do. Exit codes: 0, 2 for a wrong call or bad input, 1 for a failure,
 130 where it was interrupted.
+
+Characters that the terminal's encoding lacks are written as escapes, and `--json` is then ASCII. A
+stdout that cannot be written, closed or full, is a failure. A reader that has gone, as `head` does,
+ends the command silently, with exit code 1.
 """
 EVERYWHERE = frozenset({"--json", "--quiet", "--debug", "--help"})
 

@@ -19,7 +19,7 @@ from cli.options import (
     WorkspaceFolder,
     parsed_options,
 )
-from cli.output import Output, plural
+from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.searching import Hit
@@ -34,7 +34,14 @@ def search(
             metavar="IMAGE...", help="Image files, folders of them, globs, or FILE#ROW paths."
         ),
     ],
-    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            help="Number of neighbors.  [default: 10, or all rows if there are fewer]",
+            show_default=False,
+        ),
+    ] = None,
     index: Annotated[
         str | None,
         typer.Option(
@@ -121,9 +128,12 @@ def search(
 
         pictures = pictured(queries.names, queries.paths, labels, answers)
         if preview:
-            from cli.preview import show
+            from cli.preview import show, shows_blocks
 
-            show(pictures)
+            if shows_blocks():
+                show(pictures)
+            else:
+                output.warn("--preview needs a terminal in UTF-8; draw the pictures with --sheet")
         if sheet is not None:
             draw_sheet(sheet, pictures, str(folder))
             output.say(f"drawn: {sheet}")
@@ -138,11 +148,12 @@ def search(
 
 def _print_hits(output: Output, query: str, label: str | None, hits: "list[Hit]") -> None:
     output.say(query if label is None else f"{query} ({label})")
+    distances = distinguishable([hit.distance for hit in hits])
     output.table(
         ("rank", "distance", "label", "id", "path"),
         [
-            (str(hit.rank), f"{hit.distance:.4f}", hit.label or "–", hit.id, hit.path or "–")
-            for hit in hits
+            (str(hit.rank), distance, hit.label or "–", hit.id, hit.path or "–")
+            for hit, distance in zip(hits, distances, strict=True)
         ],
         left=5,
     )

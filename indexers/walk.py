@@ -60,7 +60,7 @@ def _prefetch_row(values: Any, row: int) -> None:
 
 @njit(boundscheck=False)
 def _squared_difference(point: Any, codes: Any, row: int) -> Any:
-    """Of the point and a code, int32."""
+    """Return the squared distance of the point and a code, int32."""
     total = np.int32(0)
     for i in range(point.shape[0]):
         difference = np.int16(point[i] - codes[row, i])
@@ -71,12 +71,12 @@ def _squared_difference(point: Any, codes: Any, row: int) -> Any:
 
 @njit(boundscheck=False)
 def _minus_product(point: Any, codes: Any, row: int) -> Any:
-    """Of the point and a code, int32."""
+    """Return minus the inner product of the point and a code, int32."""
     total = np.int32(0)
     for i in range(point.shape[0]):
         term = np.int32(np.int32(point[i]) * np.int32(codes[row, i]))
-        total = np.int32(total - term)
-    return total
+        total = np.int32(total + term)  # processors multiply and add at once, but don't subtract
+    return np.int32(-total)
 
 
 @njit(boundscheck=False, fastmath=ANY_ORDER)

@@ -121,12 +121,13 @@ class IndexFacts:
 
     @classmethod
     def read(cls, folder: Place) -> Self:
-        """The facts of the index folder.
+        """Return the facts of the index folder, after finishing an interrupted publication.
 
-        Raises BadInput if it is none, BadData if `index.json` is damaged or too new.
+        Raises BadInput if it is none, BadData if `index.json` is damaged or too new, and what
+        `settle` raises.
         """
         path = folder / INDEX
-        if not path.is_file():
+        if not is_index(folder):
             raise BadInput(f"{folder} is no index: it has no {INDEX}; make one with 'retr index'")
         document = read_sealed(path, FORMAT, VERSION, "index anew")
         del document["format"], document["version"]
@@ -175,6 +176,17 @@ class OpenIndex:
     facts: IndexFacts
     index: Index
     rows: pa.Table
+
+
+def is_index(folder: Place) -> bool:
+    """Return whether the folder is an index, after finishing an interrupted publication.
+
+    Nothing else may look for `index.json`: files may wait to be moved beside it. Raises what
+    `settle` raises.
+    """
+    if isinstance(folder, Path):
+        settle(folder, INDEX)
+    return (folder / INDEX).is_file()
 
 
 def build_index(
@@ -280,19 +292,8 @@ def write_index(
 
 def check_room(folder: Place) -> None:
     """Raise BadInput if the folder holds something else than an index, whole or unfinished."""
-    if isinstance(folder, Path):
-        settle(folder, INDEX)
-    check_free(folder, INDEX)
-
-
-def check_index(folder: Place) -> IndexFacts:
-    """The facts of the index in the folder, once a writer that was killed has left nothing to do.
-
-    Raises what `IndexFacts.read` raises.
-    """
-    if isinstance(folder, Path):
-        settle(folder, INDEX)
-    return IndexFacts.read(folder)
+    if not is_index(folder):
+        check_free(folder, INDEX)
 
 
 def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
@@ -303,7 +304,7 @@ def open_index(folder: Place | str, options: Mapping[str, object] | None = None)
     """
     folder = place_of(folder)
     while True:
-        facts = check_index(folder)
+        facts = IndexFacts.read(folder)
         try:
             return _opened(folder, facts, options)
         except BadData:
@@ -342,7 +343,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
 
 def _open_part(folder: Place, part: Part, options: Mapping[str, object] | None) -> OpenIndex:
     inside = folder / part.folder
-    if not (inside / INDEX).is_file():
+    if not is_index(inside):
         raise BadData(f"{inside} is missing; index anew")
     if sha256_of(inside / INDEX) != part.sha256:
         raise BadData(f"{inside} is not the part that {folder} names; index anew")

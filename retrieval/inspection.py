@@ -7,12 +7,11 @@ from typing import cast
 
 from retrieval.choices import resolve_choices
 from retrieval.errors import BadData, BadInput
-from retrieval.indexing import INDEX, IndexFacts, open_index
+from retrieval.indexing import INDEX, IndexFacts, is_index, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
 from retrieval.storage.files import sha256_of
 from retrieval.storage.places import Place
-from retrieval.storage.publishing import settle
 from retrieval.storage.shards import (
     MANIFEST,
     SKIPPED,
@@ -48,9 +47,7 @@ def kind_of(folder: Place) -> Kind:
     """What the folder is. Raises BadInput if it is nothing of retr's."""
     if (folder / MANIFEST).is_file():
         return Kind.EMBEDDINGS
-    if isinstance(folder, Path):
-        settle(folder, INDEX)
-    if (folder / INDEX).is_file():
+    if is_index(folder):
         return Kind.INDEX
     if isinstance(folder, Path) and is_trained(folder):
         return Kind.ENCODER

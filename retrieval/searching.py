@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 
 Queries = Vectors | Sequence[Sequence[float]]
 
+DEFAULT_K = 10
 FEW = 50  # rows that are picked one by one, without `pyarrow.compute`, as in a search for one image
 FILTERS = ("id", "label")  # the columns that `where` can name
 
@@ -89,12 +90,13 @@ class Searcher:
         return self._encoder
 
     def search_images(
-        self, images: Given | Iterable[Given], k: int = 10, where: str | None = None
+        self, images: Given | Iterable[Given], k: int | None = None, where: str | None = None
     ) -> list[list[Hit]]:
         """Return the k nearest neighbors of each image, nearest first: a list for each image.
 
         images: one image or several, as `retrieval.images.framed` takes them: paths, bytes, open
             files, images of Pillow, arrays. A single one is answered as a list of one.
+        k: as for `search`.
 
         Raises BadImage for one that cannot be read, and what `framed` and `search` raise.
         """
@@ -105,11 +107,14 @@ class Searcher:
         pixels = framed(given, self.encoder.framing)
         return self.search(self.encoder.encode(np.stack(pixels)), k, where)
 
-    def search(self, queries: Queries, k: int = 10, where: str | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: Queries, k: int | None = None, where: str | None = None
+    ) -> list[list[Hit]]:
         """Return the k nearest neighbors of each query vector, nearest first.
 
         queries: (q, dim), an array or lists of numbers, kept as float32; a single query is (1,
             dim). No queries, (0, dim) or [], have no answers, [].
+        k: None for 10, or for all rows where there are fewer.
         where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match, see
             `parsed`; there are fewer hits where fewer rows match, or where an approximate index
             finds fewer.
@@ -120,20 +125,21 @@ class Searcher:
         """
         return self.named(self.hits(queries, k, where))
 
-    def hits(self, queries: Queries, k: int = 10, where: str | None = None) -> Hits:
+    def hits(self, queries: Queries, k: int | None = None, where: str | None = None) -> Hits:
         """The same as `search`, as rows and distances (q, k).
 
         An index that can filter by itself is told the filter, others the rows that it admits.
         """
         among, index = self.among(k, where), self.opened.index
         queries = as_vectors(queries, "queries")
+        k = min(DEFAULT_K, len(self)) if k is None else k
         if among is not None and where is not None and isinstance(index, Filtering):
             return index.search_where(queries, k, among, parsed(self.opened.rows, where))
         return index.search(queries, k, among)
 
-    def among(self, k: int, where: str | None) -> Mask | None:
+    def among(self, k: int | None, where: str | None) -> Mask | None:
         """The rows that a search may find, None for all. Raises what `search` raises for it."""
-        if not 1 <= k <= len(self):
+        if k is not None and not 1 <= k <= len(self):
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
         return None if where is None else matching(self.opened.rows, where)
 

@@ -25,7 +25,6 @@ from retrieval.indexing import (
     IndexFacts,
     Part,
     build_index,
-    check_index,
     check_room,
     checked_indexer,
     options_of,
@@ -207,7 +206,7 @@ def _build(task: Task) -> IndexFacts:
 def _standing(task: Task) -> IndexFacts | None:
     """The facts of the part, if it is whole already."""
     with suppress(BadInput):
-        facts = check_index(place_of(task.folder))
+        facts = IndexFacts.read(place_of(task.folder))
         if facts.embeddings == tuple(each.identity for each in task.sets()):
             return facts
     return None

@@ -13,7 +13,6 @@ from retrieval.errors import BadInput, Mismatch
 from retrieval.indexing import (
     IndexFacts,
     OpenIndex,
-    check_index,
     check_same_encoder,
     common_facts,
     fresh,
@@ -35,7 +34,7 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
     that takes no more rows, Busy if another process writes there. Where the sets were added by an
     earlier call, nothing is left to do.
     """
-    check_index(folder)  # so that no lock is left in a folder that is none
+    IndexFacts.read(folder)  # so that no lock is left in a folder that is none
     with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
@@ -85,7 +84,7 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
     one is whole. Raises what `open_index` and the filter raise, BadInput for a backend that cannot
     delete and for a filter that admits all rows, Busy if another process writes there.
     """
-    check_index(folder)
+    IndexFacts.read(folder)
     with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index

@@ -1,10 +1,12 @@
 """What tests make: images, and embeddings folders as if an encoder had been there."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from retrieval.contracts import Images, Metric, Vectors
+from retrieval.storage.publishing import READY, STALE
 from retrieval.storage.shards import (
     Dtype,
     Embeddings,
@@ -48,6 +50,15 @@ def embeddings(
         writer.write(ids[rows], labels[rows], [None] * len(shard), shard)
     writer.finish()
     return open_embeddings(folder)
+
+
+def unpublish(folder: Path) -> None:
+    """Put an index folder into the state before the first move of its publication."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    (folder / READY).mkdir()
+    for path in files:
+        path.rename(folder / READY / path.name)
+    (folder / READY / STALE).write_text(json.dumps({"stale": []}))
 
 
 def photographs(count: int, side: int) -> Images:

@@ -22,7 +22,10 @@ MOST_ITEMS = 200
 
 Index = Annotated[str | None, Query(description="The index's name; the first where left out.")]
 Id = Annotated[str, Path(alias="id", description="An id, which may have slashes in it.")]
-K = Annotated[int, Query(description="How many neighbours.")]
+K = Annotated[
+    int | None,
+    Query(description="Number of neighbors; 10, or all there are, where left out."),
+]
 Where = Annotated[
     str | None, Query(description='A filter, such as label=cat, label=cat,dog or label="a, b",c.')
 ]
@@ -104,7 +107,7 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
         image: Annotated[
             UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
         ],
-        k: Annotated[int, Form()] = 10,
+        k: Annotated[int | None, Form()] = None,
         index: Annotated[str | None, Form()] = None,
         where: Annotated[str | None, Form()] = None,
         effort: Annotated[str | None, Form()] = None,
@@ -143,7 +146,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
 
     @app.get("/api/items/{id:path}/neighbors")
     def neighbors(
-        item: Id, index: Index = None, k: K = 10, where: Where = None, effort: Effort = None
+        item: Id, index: Index = None, k: K = None, where: Where = None, effort: Effort = None
     ) -> dict[str, Any]:
         """The images nearest to one of the collection's own, itself left out."""
         served = collection[index]

@@ -22,7 +22,7 @@ from retrieval.images import decode, frame, read_image
 from retrieval.indexing import INDEX, IndexFacts
 from retrieval.parts import parts_of
 from retrieval.registry import make_indexer, open_encoder
-from retrieval.searching import Hit, Searcher, matching
+from retrieval.searching import DEFAULT_K, Hit, Searcher, matching
 from retrieval.serving.folders import Folders
 from retrieval.storage.files import sha256_of
 from retrieval.storage.names import restored
@@ -164,14 +164,16 @@ class Served:
             "labels": [*labels[:MOST_LABELS]],
         }
 
-    def search(self, image: BinaryIO, k: int, where: str | None, effort: str | None) -> Answer:
+    def search(
+        self, image: BinaryIO, k: int | None, where: str | None, effort: str | None
+    ) -> Answer:
         """The neighbours of an image file. Raises BadImage, and what `Searcher.search` raises."""
         self._check(k, where)
         vector, encode_ms = self._embedded(image)
         hits, search_ms = self._nearest(vector, k, where, effort)
         return Answer(hits, None, encode_ms, search_ms)
 
-    def neighbors(self, id_: str, k: int, where: str | None, effort: str | None) -> Answer:
+    def neighbors(self, id_: str, k: int | None, where: str | None, effort: str | None) -> Answer:
         """The neighbours of a row, itself left out.
 
         Raises UnknownItem, BadImage for one whose vector is not at hand and whose image is gone,
@@ -179,6 +181,7 @@ class Served:
         """
         self._check(k, where)
         row = self.row_of(id_)
+        k = DEFAULT_K if k is None else k
         wanted = min(k + 1, len(self.rows))
         vector, encode_ms = self._vector_of(row)
         hits, search_ms = self._nearest(vector, wanted, where, effort)
@@ -206,10 +209,10 @@ class Served:
             raise UnknownItem(id_)
         return row
 
-    def _check(self, k: int, where: str | None) -> None:
+    def _check(self, k: int | None, where: str | None) -> None:
         """Raise what is wrong with a search before its image is looked at."""
         most = min(MOST_HITS, len(self.rows))
-        if not 1 <= k <= most:
+        if k is not None and not 1 <= k <= most:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
         self.searcher.among(k, where)
 
@@ -240,7 +243,7 @@ class Served:
         return self._embedded(self._path_of(row))
 
     def _nearest(
-        self, vector: Vectors, k: int, where: str | None, effort: str | None
+        self, vector: Vectors, k: int | None, where: str | None, effort: str | None
     ) -> tuple[list[Hit], float]:
         """Hits, and the milliseconds of the search alone."""
         with self._searching:

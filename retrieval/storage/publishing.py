@@ -17,7 +17,7 @@ from retrieval.storage.files import PARTIAL, locked, read_json, sync_folder
 
 READY = f".ready{PARTIAL}"
 STALE = "stale.json"  # beside the new files: the names of those to delete
-PATIENCE = 5.0  # seconds that a reader waits for a writer to move some files
+PATIENCE_SECONDS = 5.0  # that a reader waits for a writer to move some files
 
 
 def publish(new: Path, folder: Path, last: str, stale: Iterable[str]) -> None:
@@ -71,18 +71,28 @@ def _stale(folder: Path) -> list[Path]:
 
 
 def settle(folder: Path, last: str) -> None:
-    """Finish what a writer that was killed has left ready, or wait for one that lives to do it.
+    """Finish an interrupted publication, or wait for the writer that is at it.
 
-    Does nothing where we may not write. Raises BadData for what no writer of ours has left.
+    A folder that nothing is left to move into is not written to: it may be read-only.
+
+    Raises BadInput where files are left to move and the folder cannot be written, Busy where the
+    writer takes longer than `PATIENCE_SECONDS`, BadData for files that no writer of ours has left.
     """
-    end = time.monotonic() + PATIENCE
-    while (folder / READY).is_dir() and time.monotonic() < end:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (folder / READY).is_dir():
         try:
             with locked(folder):
                 finish(folder, last)
         except Busy:
+            if time.monotonic() >= end:
+                raise
             time.sleep(0.02)
         except BadData:
             raise
-        except BadInput:
-            return
+        except (BadInput, OSError) as error:
+            if not (folder / READY / last).exists():  # the last one is in its place: all are
+                return
+            raise BadInput(
+                f"writing {folder} was interrupted, and it cannot be finished here ({error}); "
+                "run the command once as a user who may write there"
+            ) from None

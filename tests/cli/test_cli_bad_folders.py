@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Gallery
+from made import unpublish
 from numpy.typing import NDArray
 from running import Retr, snapshot
 
@@ -20,6 +21,7 @@ from retrieval import open_embeddings, open_encoder, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.storage.files import locked, sealed, sha256_of
+from retrieval.storage.publishing import READY
 from retrieval.storage.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
 
 PART = "part-00000.parquet"
@@ -189,6 +191,32 @@ def test_what_a_killed_run_leaves_behind_is_no_harm(
     assert made["rows"] == 60
     assert retr.json("verify", folder)["ok"]
     assert retr.json("index", folder, "--backend", "exact", "--out", "index")["rows"] == 60
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "{image}", "--index", "{index}"],
+        ["search", "{image}", "--index", "{index}", "--encoder", "toy"],
+        ["eval", "--queries", "{e}", "--database", "{e}", "--index", "{index}"],
+        ["info", "{index}"],
+        ["verify", "{index}"],
+        ["index", "--delete", "label=blue", "--out", "{index}"],
+    ],
+)
+def test_any_command_finishes_a_publication_that_was_killed(
+    retr: Retr, gallery: Gallery, copied: Copied, command: list[str]
+) -> None:
+    index = copied(gallery.index())
+    places = {"image": gallery.image, "e": gallery.embeddings, "index": index}
+    arguments = [argument.format(**places) for argument in command]
+    if "--delete" not in command:
+        expected = retr.json(*arguments)
+    unpublish(index)
+    document = retr.json(*arguments)
+    assert "--delete" in command or document == expected
+    assert retr.json("verify", index)["ok"]
+    assert not (index / READY).exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "one bit", "missing"])

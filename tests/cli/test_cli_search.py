@@ -46,6 +46,34 @@ def test_several_images_are_answered_in_order(retr: Retr, gallery: Gallery) -> N
         check_nearest(answer["hits"], query, vectors, rows, 3)
 
 
+def test_without_k_an_index_of_few_rows_gives_them_all(retr: Retr) -> None:
+    for number in range(6):
+        save(retr.cwd / "six" / f"{number}.png", seed=number)
+    retr("encode", "six", "--encoder", "toy", "--out", "embeddings")
+    retr("index", "embeddings", "--backend", "exact", "--out", "index")
+    search = ["search", "six/0.png", "--index", "index"]
+    assert [hit["rank"] for hit in retr.json(*search)[0]["hits"]] == [1, 2, 3, 4, 5, 6]
+    assert len(retr.json(*search, "--where", "id=1.png,2.png")[0]["hits"]) == 2
+    assert len(retr.json(*search, "--where", "id=1.png,2.png", "-k", "6")[0]["hits"]) == 2
+    assert "k is 7; give 1 to 6" in retr.refused(*search, "-k", "7")
+
+
+def test_distances_that_differ_look_different(retr: Retr) -> None:
+    for number in range(12):  # whose mean red differs by 1 / 64 / 255
+        pixels = np.full((8, 8, 3), 100, np.uint8)
+        pixels.reshape(64, 3)[:number, 0] += 1
+        path = retr.cwd / "gray" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    retr("encode", "gray", "--encoder", "toy", "--out", "embeddings")
+    retr("index", "embeddings", "--backend", "exact", "--out", "index")
+    search = ["search", "gray/0.png", "--index", "index"]
+    hits = retr.json(*search)[0]["hits"]
+    shown = [line.split()[1] for line in retr(*search).out.splitlines()[3:13]]
+    assert len({*shown}) == len({hit["distance"] for hit in hits}) > 5
+    np.testing.assert_allclose([*map(float, shown)], [hit["distance"] for hit in hits], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [

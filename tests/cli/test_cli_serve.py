@@ -82,10 +82,10 @@ def test_a_crowd_is_served_or_told_to_come_again(
 
 def test_it_leaves_quietly_when_interrupted(service: tuple[subprocess.Popen[str], str]) -> None:
     process, url = service
-    with urllib.request.urlopen(url, timeout=10) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         assert "<title>retr: search by picture</title>" in page.read().decode()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0, "to be stopped is how it ends"
+    assert process.wait(60) == 0, "to be stopped is how it ends"
     assert process.stderr is not None
     assert process.stderr.read() == ""
 

@@ -139,8 +139,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_killed_at_random_moments(case: Case) -> None:
     draw = random.Random(0)
-    killed = sum(case.kill(after=draw.uniform(0, case.ended.seconds)) for _ in range(MOMENTS))
-    assert killed >= MOMENTS // 3, "the run was over before most kills; they showed nothing"
+    for _ in range(MOMENTS):
+        after = draw.uniform(0, case.ended.seconds)
+        while not case.kill(after):  # it was over sooner than when it was timed
+            after /= 2
 
 
 def test_killed_at_steps_that_touch_files(case: Case) -> None:

@@ -1,12 +1,15 @@
-"""What commands print while a bar is drawn."""
+"""What commands print: beside a bar, on a terminal, and as numbers."""
 
 import io
 import json
 import sys
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cli.output import Output
+from cli.output import Output, distinguishable
 
 
 class Terminal(io.StringIO):
@@ -51,3 +54,33 @@ def test_a_terminal_is_not_commanded_by_labels_and_names(
     assert header.split() == ["label", "id"]
     assert row.split() == [written, written]
     assert json.loads(document) == [hostile]
+
+
+@pytest.mark.parametrize(
+    ("distances", "written"),
+    [
+        ([], []),
+        ([0.0], ["0.0000"]),
+        ([0.5, 0.25, 0.5], ["0.5000", "0.2500", "0.5000"]),
+        ([12.345678], ["12.3457"]),
+        ([0.0001213, 0.0001251, 0.00018], ["0.0001213", "0.0001251", "0.0001800"]),
+        ([0.32183712, 0.32183718], ["0.3218371", "0.3218372"]),
+        ([0.0, 5.96e-8, 0.3], ["0.0000000", "0.0000001", "0.3000000"]),
+        ([-3.0, -0.0, -0.00001], ["-3.00000", "0.00000", "-0.00001"]),
+        ([1e-12, 2e-12], ["1e-12", "2e-12"]),
+        ([1e30, 1.5e30], ["1e+30", "1.5e+30"]),
+        ([0.1, 0.1 + 1e-12], ["0.1000", "0.1000"]),  # the same in float32
+    ],
+)
+def test_distances_are_told_apart_with_few_digits(
+    distances: list[float], written: list[str]
+) -> None:
+    assert distinguishable(distances) == written
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=12))
+def test_different_distances_look_different_and_equal_ones_equal(distances: list[float]) -> None:
+    written = distinguishable(distances)
+    assert len({*written, *distinguishable([0.0])}) >= len({*distances, 0.0})
+    assert len({*zip(distances, written, strict=True)}) == len({*written})
+    np.testing.assert_allclose([*map(float, written)], distances, rtol=1e-3, atol=1e-4)

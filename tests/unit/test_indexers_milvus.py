@@ -388,7 +388,7 @@ def test_a_server_that_does_not_answer(
     began = time.monotonic()
     with pytest.raises(BadInput, match="does not answer; start it, or correct the address"):
         build_index([some], "milvus", tmp_path / "index")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30  # also on a busy machine
     assert not (tmp_path / "index").exists()
     silent.close()
 

@@ -1,17 +1,24 @@
 """What a writer that was killed has left ready, and what strangers have put there instead."""
 
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from made import embeddings
+from made import embeddings, unpublish
 
-from retrieval import build_index, open_index
-from retrieval.errors import BadData
-from retrieval.indexing import INDEX
+from retrieval import Searcher, build_index, open_embeddings, open_index
+from retrieval.errors import BadData, BadInput, Busy
+from retrieval.indexing import INDEX, IndexFacts
+from retrieval.inspection import kind_of, verify
+from retrieval.sharding import build_parts
+from retrieval.storage import publishing
 from retrieval.storage.files import PARTIAL, locked, write_json
 from retrieval.storage.publishing import READY, STALE, publish, settle
+from retrieval.updating import add_rows, delete_rows
 
 VECTORS = np.array([[0, 1], [1, 0], [1, 1]], np.float32)
 
@@ -22,6 +29,39 @@ def folder(tmp_path: Path) -> Path:
     build_index([embeddings(tmp_path / "set", VECTORS)], "exact", tmp_path / "index")
     (tmp_path / "precious").write_text("not an index's")
     return tmp_path / "index"
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def publication_killed(build: Callable[[], object], moves: int) -> None:
+    """Build an index, and stop after so many files were moved to their places."""
+    replace = Path.replace
+    moved = 0
+
+    def counted(path: Path, target: Path) -> Path:
+        nonlocal moved
+        if path.parent.name == READY:
+            if moved == moves:
+                raise Killed
+            moved += 1
+        return replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", counted)
+        build()
+
+
+@pytest.fixture(params=[0, 1, 2])
+def unfinished(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder into which an index was to be published for the first time, by a process that was
+    killed after some moves."""
+    made = embeddings(tmp_path / "set", VECTORS)
+    folder = tmp_path / "index"
+    publication_killed(lambda: build_index([made], "exact", folder), request.param)
+    assert (folder / READY / INDEX).is_file() and not (folder / INDEX).exists()
+    return folder
 
 
 def left_ready(folder: Path, stale: object) -> None:
@@ -47,6 +87,95 @@ def test_what_a_killed_writer_left_is_finished_by_the_next_reader(folder: Path) 
     assert len(open_index(folder).index) == 3
     assert not (folder / "old").exists() and not (folder / READY).exists()
     assert (folder / "new").read_text() == "of this build"
+
+
+def rebuilt(folder: Path) -> int:
+    return build_index([open_embeddings(folder.parent / "set")], "exact", folder).rows
+
+
+def grown(folder: Path) -> int:
+    more = embeddings(folder.parent / "more", VECTORS[:1])
+    return add_rows(folder, [more]).rows - 1
+
+
+READERS: dict[str, Callable[[Path], int]] = {
+    "facts": lambda folder: IndexFacts.read(folder).rows,
+    "open": lambda folder: len(open_index(folder).index),
+    "searcher": lambda folder: len(Searcher.open(folder)),
+    "kind": lambda folder: 3 * (kind_of(folder) == "index"),
+    "verify": lambda folder: verify(folder).rows,
+    "build": rebuilt,
+    "add": grown,
+    "delete": lambda folder: delete_rows(folder, "id=set0").rows + 1,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_first_publication_is_finished_by_any_reader(unfinished: Path, reader: str) -> None:
+    assert READERS[reader](unfinished) == 3
+    assert (unfinished / INDEX).is_file() and not (unfinished / READY).exists()
+    assert not verify(unfinished).problems
+
+
+def test_a_part_whose_publication_was_interrupted_is_finished(tmp_path: Path) -> None:
+    made = embeddings(tmp_path / "set", VECTORS, shard_rows=1)
+    build_parts(
+        [made],
+        "exact",
+        tmp_path / "index",
+        2,
+        engine=lambda build, tasks: ((number, build(task)) for number, task in enumerate(tasks)),
+    )
+    part = tmp_path / "index" / IndexFacts.read(tmp_path / "index").parts[1].folder
+    unpublish(part)
+    assert len(open_index(tmp_path / "index").index) == 3
+    assert not (part / READY).exists()
+
+
+def cannot_lock(folder: Path) -> Any:
+    raise BadInput(f"cannot write into {folder}")
+
+
+def cannot_write(path: Path, *_: Path) -> Path:
+    raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+
+@pytest.fixture(params=["lock", "move"])
+def read_only(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[[], None]:
+    """Make the folders of indices read-only, as on a disk that is mounted so."""
+
+    def close() -> None:
+        if request.param == "lock":
+            monkeypatch.setattr(publishing, "locked", cannot_lock)
+        else:
+            monkeypatch.setattr(Path, "replace", cannot_write)
+            monkeypatch.setattr("shutil.rmtree", cannot_write)
+
+    return close
+
+
+def test_an_index_on_a_read_only_disk_opens(folder: Path, read_only: Callable[[], None]) -> None:
+    read_only()
+    assert len(open_index(folder).index) == 3
+    left_ready(folder, {"stale": []})  # all files were moved, and cleaning up was not over
+    assert len(open_index(folder).index) == 3
+
+
+def test_an_unfinished_index_on_a_read_only_disk_is_refused(
+    unfinished: Path, read_only: Callable[[], None]
+) -> None:
+    read_only()
+    for reader in ("facts", "open", "searcher", "kind", "verify"):
+        with pytest.raises(BadInput, match=r"index was interrupted.*; run the command once as"):
+            READERS[reader](unfinished)
+
+
+def test_a_reader_does_not_wait_for_ever(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "PATIENCE_SECONDS", 0)
+    with locked(unfinished), pytest.raises(Busy, match="another process is writing into"):
+        IndexFacts.read(unfinished)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,26 @@ def test_fewer_match_than_asked_for(index: Path, orange: Path) -> None:
     assert len(hits) == 10
 
 
+def few(folder: Path, rows: int) -> Searcher:
+    vectors = np.eye(rows, 3, dtype=np.float32) + np.arange(rows, dtype=np.float32)[:, None]
+    build_index([embeddings(folder / "set", vectors)], "exact", folder / "few")
+    return Searcher.open(folder / "few")
+
+
+@pytest.mark.parametrize(("rows", "found"), [(1, 1), (6, 6), (10, 10), (11, 10)])
+def test_without_k_there_are_ten_hits_or_as_many_as_rows(
+    tmp_path: Path, rows: int, found: int
+) -> None:
+    searcher, queries = few(tmp_path, rows), np.zeros((2, 3), np.float32)
+    assert [len(hits) for hits in searcher.search(queries)] == [found, found]
+    assert searcher.hits(queries).rows.shape == (2, found)
+    assert (searcher.hits(queries).rows >= 0).all()
+    [hits, _] = searcher.search(queries, where="label=even")
+    assert [hit.label for hit in hits] == ["even"] * ((rows + 1) // 2)
+    with pytest.raises(BadInput, match=f"k is {rows + 1}; give 1 to {rows}, the rows"):
+        searcher.search(queries, rows + 1)
+
+
 @pytest.mark.parametrize("k", [0, -1, 31, 1_000_000])
 def test_k_out_of_range(index: Path, k: int) -> None:
     with pytest.raises(BadInput, match=f"k is {k:,}; give 1 to 30"):

@@ -67,6 +67,23 @@ def test_an_image_finds_its_like(client: TestClient) -> None:
     assert distances == sorted(distances)
 
 
+def test_without_k_there_are_ten_hits_or_as_many_as_there_are(
+    client: TestClient, photos: Path, tmp_path: Path
+) -> None:
+    assert len(searched(client, png()).json()["hits"]) == 10
+    for path in photos.glob("*/[2-9].png"):
+        path.unlink()
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "six")
+    build_index([open_embeddings(tmp_path / "six")], "exact", tmp_path / "few")
+    with TestClient(make_app(Collection([tmp_path / "few"])), base_url=HERE) as of_six:
+        assert len(searched(of_six, png()).json()["hits"]) == 6
+        assert len(searched(of_six, png(), where="label=red").json()["hits"]) == 2
+        address = "/api/items/red/0.png/neighbors"
+        assert len(of_six.get(address).json()["hits"]) == 5
+        assert searched(of_six, png(), k=7).json()["error"] == "k is 7; give 1 to 6"
+        assert of_six.get(f"{address}?k=7").json()["error"] == "k is 7; give 1 to 6"
+
+
 def test_filters_and_other_indices(client: TestClient) -> None:
     told = searched(client, png(), k=3, where="label=blue", index="ivf", effort="2").json()
     assert {hit["label"] for hit in told["hits"]} == {"blue"}

@@ -109,6 +109,9 @@ class Page:
     def one(self, selector: str) -> Any:
         return self.browser.find_element("css selector", selector)
 
+    def far(self, *distances: float) -> Any:
+        return self.browser.execute_script("return far([...arguments])", *distances)
+
     def labels(self) -> list[str]:
         return [each.text for each in self.all("#hits .what")]
 
@@ -138,6 +141,13 @@ def test_an_upload_shows_its_neighbours(page: Page, folder: Path) -> None:
         for image in page.all("#hits img")
     ))  # fmt: skip
     assert page.all("#hits .right") == page.all("#hits .wrong") == [], "its label is not known"
+
+
+def test_distances_that_differ_look_different(page: Page) -> None:
+    assert page.far(0.5, 0.25, 0.5) == ["0.5", "0.25", "0.5"]
+    assert page.far(0.0001213, 0.0001251, 0.00012512) == ["0.0001213", "0.0001251", "0.00012512"]
+    assert page.far(0, 5.96e-8, 0.3333333) == ["0", "5.96e-8", "0.333"]
+    assert page.far() == []
 
 
 def test_clicking_goes_on_from_a_neighbour_and_back(page: Page, folder: Path) -> None:

@@ -36,7 +36,14 @@ function complain(error) {
   $("error").hidden = !error;
 }
 
-const far = (distance) => `${Number(distance.toPrecision(3))}`;
+// The distances as text, with as many digits as tell different ones apart; 9 do for float32.
+function far(distances) {
+  const different = new Set(distances).size;
+  for (let digits = 3; ; digits++) {
+    const texts = distances.map((distance) => `${Number(distance.toPrecision(digits))}`);
+    if (digits === 9 || new Set(texts).size === different) return texts;
+  }
+}
 
 function element(name, attributes, ...inside) {
   const made = Object.assign(document.createElement(name), attributes);
@@ -133,7 +140,8 @@ function showAnswer(answer) {
     : `search ${searched.toFixed(2)} ms`;
   $("nothing").hidden = answer.hits.length > 0;
   $("nothing").textContent = "No image matches.";
-  $("hits").replaceChildren(...answer.hits.map((hit) => {
+  const distances = far(answer.hits.map((hit) => hit.distance));
+  $("hits").replaceChildren(...answer.hits.map((hit, i) => {
     const verdict = !known ? "" : hit.label === answer.label ? "right" : "wrong";
     const mark = { "": "", right: "✓", wrong: "✗" }[verdict];
     const card = element("button", { type: "button", className: `card ${verdict}`, title: hit.id },
@@ -142,9 +150,9 @@ function showAnswer(answer) {
         element("b", { className: "what", textContent: hit.label ?? hit.id }),
         element("b", { className: "mark", textContent: mark })),
       element("span", { className: "far" },
-        element("i", { textContent: `#${hit.rank}` }), far(hit.distance)));
+        element("i", { textContent: `#${hit.rank}` }), distances[i]));
     card.setAttribute("aria-label",
-      `rank ${hit.rank}, ${hit.label ?? hit.id}, distance ${far(hit.distance)}${verdict && `, ${verdict}`}`);
+      `rank ${hit.rank}, ${hit.label ?? hit.id}, distance ${distances[i]}${verdict && `, ${verdict}`}`);
     card.onclick = () => go(hit.id);
     return element("li", {}, card);
   }));
