@@ -10,9 +10,9 @@ import numpy as np
 
 from indexers import faiss_bridge
 from indexers.faiss_bridge import COMPARED
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import Found, answer, checked_additions, prepared, prepared_blocks
+from retrieval.hits import Found, InMemory, answer, checked_additions, prepared, prepared_blocks
 
 
 class FaissIndex:
@@ -58,6 +58,10 @@ class FaissIndex:
                     f"faiss's {type(faiss_bridge.inside(self.index)).__name__} takes no more rows "
                     f"({faiss_bridge.reason(problem)}); index all embeddings anew"
                 ) from None
+
+    def stored(self) -> Blocks | None:
+        """The vectors, as `Readable` says; None where there are codes alone."""
+        return None if self.vectors is None else InMemory(faiss_bridge.vectors_of(self.vectors))
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""

@@ -60,7 +60,7 @@ class Hnsw:
     metric: Metric = Metric.COSINE
     m: int = 16
     ef_construction: int = 200
-    ef: int = 64
+    ef: int = 128
     seed: int = 0
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})

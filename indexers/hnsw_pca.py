@@ -75,7 +75,7 @@ class HnswPca:
     axes: int | None = None
     m: int = 16
     ef_construction: int = 200
-    ef: int = 64
+    ef: int = 128
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 

@@ -5,12 +5,13 @@ all of them refuse the same input, in the same words, and rank and pad in the sa
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts import Blocks, Hits, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch
 
 BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
@@ -82,6 +83,15 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     order = np.lexsort((wrong_rows.view(np.uint64), wrong_distances), axis=-1)
     rows[lines] = np.take_along_axis(wrong_rows, order, axis=1)
     distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
+
+
+def without_own(hits: Hits, own: Rows) -> Hits:
+    """Hits (q, k) of hits (q, k + 1): without each query's own row, or else without the last."""
+    order = np.argsort(hits.rows == own[:, None], axis=1, kind="stable")[:, :-1]
+    return Hits(
+        np.take_along_axis(hits.rows, order, axis=1),
+        np.take_along_axis(hits.distances, order, axis=1),
+    )
 
 
 def checked_vectors(vectors: Vectors, metric: Metric) -> Vectors:
@@ -158,6 +168,22 @@ class InMemory:
 
     def __iter__(self) -> Iterator[Vectors]:
         yield self.vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Vectors (rows, dim) in blocks that are fetched one by one.
+
+    fetch: returns the vectors (n, dim) of consecutive rows (n,).
+    """
+
+    rows: int
+    dim: int
+    fetch: Callable[[Rows], Vectors]
+
+    def __iter__(self) -> Iterator[Vectors]:
+        for start in range(0, self.rows, BLOCK):
+            yield self.fetch(np.arange(start, min(start + BLOCK, self.rows)))
 
 
 def checked_blocks(blocks: Blocks, metric: Metric) -> Iterator[tuple[int, Vectors]]:
