@@ -20,6 +20,7 @@ from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
     BLOCK,
+    Fetched,
     Found,
     InMemory,
     answer,
@@ -154,6 +155,10 @@ class HnswIndex:
         for start, block in prepared_blocks(vectors, self.metric):
             labels = np.arange(rows + start, rows + start + len(block))
             self.graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
+
+    def stored(self) -> Blocks:
+        """The vectors, as `Readable` says."""
+        return Fetched(len(self), self.dim, lambda rows: np.asarray(self.graph.get_items(rows)))
 
     def save(self, folder: Path) -> None:
         """Write index.hnsw, for `hnswlib.Index.load_index`; cosine's vectors are of length 1."""

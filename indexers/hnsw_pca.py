@@ -183,6 +183,10 @@ class HnswPcaIndex:
                 self.index.add(block)
         self._prepare()
 
+    def stored(self) -> Blocks:
+        """The vectors, as `Readable` says."""
+        return InMemory(self.vectors)
+
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
         faiss_bridge.save(self.index, folder)
