@@ -57,6 +57,7 @@ def demo(
     from retrieval.registry import open_encoder
     from retrieval.searching import Searcher
     from retrieval.storage.files import made_folder, write_json
+    from retrieval.storage.names import restored
 
     started = time.perf_counter()
     output = Output(json, quiet)
@@ -93,7 +94,7 @@ def demo(
     sheet = out / "neighbors.png"
     draw_sheet(
         sheet,
-        pictured(asked["id"], asked["path"], asked["label"], answers),
+        pictured(asked["id"], [*map(restored, asked["path"])], asked["label"], answers),
         f"{sources['test'].name}: queries at the left, their nearest in {sources['train'].name}",
     )
 

@@ -37,6 +37,7 @@ def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug 
 
 
 def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
+    from retrieval.images.listing import said_of
     from retrieval.storage.shards import Manifest
 
     manifest = Manifest.read(folder)
@@ -47,7 +48,10 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     output.say(f"  encoder   {facts.encoder.name} ({facts.encoder.fingerprint[:8]})")
     output.say(f"  metric    {facts.metric}")
     output.say(f"  files     {plural(len(manifest.shards), 'shard')}, {size(n_bytes)}")
-    output.say(f"  skipped   {plural(manifest.skipped, 'image')}")
+    folders = f", {plural(manifest.skipped_folders, 'folder')}" if manifest.skipped_folders else ""
+    output.say(f"  skipped   {plural(manifest.skipped, 'image')}{folders}")
+    if manifest.passed_over:
+        output.say(f"  {said_of(manifest.passed_over)}")
     output.say(f"  complete  {'yes' if manifest.complete else 'no: run the same encode again'}")
     return {
         "kind": "embeddings",
@@ -55,6 +59,8 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
         "rows": manifest.rows,
         "shards": len(manifest.shards),
         "skipped": manifest.skipped,
+        "skipped_folders": manifest.skipped_folders,
+        "passed_over": dict(manifest.passed_over),
         "complete": manifest.complete,
         "size_bytes": n_bytes,
     }

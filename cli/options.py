@@ -94,6 +94,26 @@ MetricName = Annotated[
         show_default=False,
     ),
 ]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="The column of images in Parquet or Arrow, or the member in tar archives.  [default: "
+        "img, image, jpg, png, pixel_values or the like]",
+        show_default=False,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="The column of labels in Parquet or Arrow, or the member or JSON key in tar archives; "
+        "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
+        show_default=False,
+    ),
+]
 Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]
 
 
@@ -151,10 +171,17 @@ def parsed_choice(what: str, name: str, choices: type[Choice]) -> Choice:
 
 
 def parsed_names(text: str) -> list[str]:
-    """The names of `cat,dog`. Raises BadInput where one is empty."""
-    from retrieval.errors import BadInput
+    """The names of `cat,dog` or `"a, b",c` in NFC. Raises BadInput where one is empty."""
+    import csv
 
-    names = [name.strip() for name in text.split(",")]
+    from retrieval.errors import BadInput
+    from retrieval.storage.names import nfc
+
+    try:
+        (names,) = csv.reader([text], strict=True, skipinitialspace=True)
+    except (csv.Error, ValueError):
+        names = text.split(",")
+    names = [nfc(name.strip()) for name in names]
     if not all(names):
         raise BadInput(f"'{text}' is not understood; write names with commas between: cat,dog")
     return names

@@ -25,8 +25,11 @@ class Output:
 
     def document(self, document: "Json") -> None:
         """Print the JSON document, where JSON is wanted."""
+        from retrieval.storage.names import escaped
+
         if self.json:
-            print(json.dumps(document, ensure_ascii=False).translate(_CONTROLS_IN_JSON), flush=True)
+            text = escaped(json.dumps(document, ensure_ascii=False))
+            print(text.translate(_CONTROLS_IN_JSON), flush=True)
 
     def say(self, text: str = "") -> None:
         """Print a sentence for people."""
@@ -93,14 +96,15 @@ class Output:
             bar.close()
 
 
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+_SURROGATES = range(0xD800, 0xE000)  # bytes of names that are not UTF-8, which cannot be printed
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *_SURROGATES)}
 _CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # the others, json escapes
 
 
 def one_line(text: str) -> str:
-    r"""The text with control characters written out, `\n` or `\x1b`.
+    r"""The text with control characters written out, `\n` or `\x1b`, and lone surrogates.
 
-    Names of files and labels may have them, and a terminal would obey.
+    Names of files and labels may have them, and a terminal would obey or cannot show them.
     """
     return text.translate(_CONTROLS)
 

@@ -10,6 +10,7 @@ from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_she
 from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadImage, CannotWrite
 from retrieval.images import read_image
+from retrieval.images.source import text
 from retrieval.quality.comparing import Asked, Compared
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.verification import Outcome
@@ -35,7 +36,7 @@ def pictured(
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
-        query = Picture(opened(at), label or Path(name).name, "query")
+        query = Picture(opened(at), label or text(Path(name).name), "query")
         neighbors = [
             Picture(
                 opened(hit.path),
@@ -90,8 +91,8 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
         if answer.same is not None:
             said = "same" if answer.same else "not"
             note = f"{said}: {note}, p {answer.probability_same:.2f}"
-        first = Picture(opened(pair.path_a), Path(pair.a).name)
-        second = Picture(opened(pair.path_b), Path(pair.b).name)
+        first = Picture(opened(pair.path_a), text(Path(pair.a).name))
+        second = Picture(opened(pair.path_b), text(Path(pair.b).name))
         pictures.append(PairPicture(first, second, note))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
@@ -106,7 +107,7 @@ def draw_duplicates(path: Path, found: Found, drawn: Sequence[Duplicate], headin
         rows = pair.first, pair.second
         labels = [each.labels[row] for each, row in zip(sets, rows, strict=True)]
         one, two = (
-            Picture(opened(of[row]), label or Path(of[row]).name)
+            Picture(opened(of[row]), label or text(Path(of[row]).name))
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
         note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"

@@ -10,7 +10,9 @@ from cli.exporting import keep_for_searches
 from cli.options import (
     Debug,
     Device,
+    ImageColumn,
     Json,
+    LabelColumn,
     Options,
     Quiet,
     Threads,
@@ -45,7 +47,8 @@ def search(
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'.",
+            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
+            "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
             show_default=False,
         ),
     ] = None,
@@ -63,6 +66,8 @@ def search(
     preview: Annotated[
         bool, typer.Option("--preview", help="Draw the neighbours in the terminal.")
     ] = False,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     options: Options = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -76,6 +81,7 @@ def search(
     Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
     """
     from retrieval.exports import open_export
+    from retrieval.images.columns import Columns
     from retrieval.indexing import IndexFacts
     from retrieval.queries import read_queries
     from retrieval.registry import open_encoder
@@ -93,7 +99,9 @@ def search(
     )
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     searcher.among(k, where)  # what is wrong with these is said before any image is read
-    queries, skipped = read_queries(images, searcher.encoder.framing)
+    queries, skipped = read_queries(
+        images, searcher.encoder.framing, output.warn, Columns(image_column, label_column)
+    )
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")
     if encoder is None and len(queries.images) > MANY:

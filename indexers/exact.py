@@ -121,7 +121,7 @@ class ExactIndex:
         self._to_gpu()
 
     def stored(self) -> Blocks:
-        """The vectors, as `Readable` says."""
+        """Return the vectors of all rows."""
         return InMemory(faiss_bridge.vectors_of(self.index))
 
     def save(self, folder: Path) -> None:

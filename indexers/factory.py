@@ -9,7 +9,8 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge
-from indexers.faiss_index import FaissIndex
+from indexers.copies import Copies
+from indexers.faiss_index import FaissGraph, FaissIndex
 from indexers.lists import LEAST_PROBES, list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.contracts import Index, Json, Metric, Vectors
@@ -18,7 +19,8 @@ from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
 
 ENOUGH = 1024  # clusters, whose training rows are enough for all that has fewer
 FEWEST_LINKS = 2
-CANDIDATES = 128  # that a search of a graph keeps by default
+DEFAULT_EF_SEARCH = 128
+GRAPHS = (faiss.IndexHNSW, faiss.IndexNSG, faiss.IndexNNDescent)
 KNOW_MANHATTAN = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
 
 
@@ -83,6 +85,11 @@ class Faiss:
             factory = self.factory.replace("{lists}", str(list_count(len(vectors), None)))
             index: Any = faiss.index_factory(vectors.shape[1], factory, metric)
             _check(index, self.metric)
+            copies = Copies.none(len(vectors))
+            if _is_graph(index):
+                copies = Copies.find(InMemory(vectors), self.metric)
+            if copies.vector_of is not None:
+                vectors = vectors[copies.is_first]
             clusters = _clusters(index)
             wanted = max(clusters, ENOUGH)
             sample = training_rows(InMemory(vectors), wanted, self.seed, self.metric)
@@ -97,18 +104,21 @@ class Faiss:
                 f"faiss makes no {self.metric} index '{self.factory}' of {len(vectors):,} vectors "
                 f"of {vectors.shape[1]} dimensions ({faiss_bridge.reason(problem)}); change factory"
             ) from None
-        return self._searched(index)
+        return self._searched(index, copies)
 
     def load(self, folder: Path) -> FaissIndex:
         """The index saved in the folder, with these parameters of search.
 
         Raises BadData if it is not there or damaged, BadInput for parameters that it lacks.
         """
-        return self._searched(faiss_bridge.load(folder, faiss.Index, self.metric))
+        index: Any = faiss_bridge.load(folder, faiss.Index, self.metric)
+        return self._searched(index, Copies.load(folder, index.ntotal))
 
-    def _searched(self, index: Any) -> FaissIndex:
+    def _searched(self, index: Any, copies: Copies) -> FaissIndex:
         self._set(index)
         details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
+        if _is_graph(index):
+            return FaissGraph(index, self.metric, details, copies)
         return FaissIndex(index, self.metric, details)
 
     def _set(self, index: Any) -> None:
@@ -135,9 +145,13 @@ def _set_effort(index: Any) -> None:
     """Have searches keep more candidates, or probe more lists, than faiss does by default."""
     base = faiss_bridge.inside(index)
     if isinstance(base, faiss.IndexHNSW):
-        base.hnsw.efSearch = CANDIDATES
+        base.hnsw.efSearch = DEFAULT_EF_SEARCH
     elif isinstance(base, faiss.IndexIVF):
         base.nprobe = min(LEAST_PROBES, base.nlist)
+
+
+def _is_graph(index: Any) -> bool:
+    return isinstance(faiss_bridge.inside(index), GRAPHS)
 
 
 def _codes(dim: int) -> int:

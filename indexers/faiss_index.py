@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge
+from indexers.copies import Copies
 from indexers.faiss_bridge import COMPARED
 from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
@@ -60,7 +61,7 @@ class FaissIndex:
                 ) from None
 
     def stored(self) -> Blocks | None:
-        """The vectors, as `Readable` says; None where there are codes alone."""
+        """Return the vectors of all rows; None where there are codes alone."""
         return None if self.vectors is None else InMemory(faiss_bridge.vectors_of(self.vectors))
 
     def save(self, folder: Path) -> None:
@@ -75,8 +76,8 @@ class FaissIndex:
             if self.vectors is not None and matching <= COMPARED:
                 return self._compared(queries, count, among)
             selector = faiss_bridge.selector(among)
-            parameters = _filtered(self.index, selector, len(self) / matching, count)
-        elif getattr(self.index, "k_factor", 1) * count > len(self):
+            parameters = _filtered(self.index, selector, self.index.ntotal / matching, count)
+        elif getattr(self.index, "k_factor", 1) * count > self.index.ntotal:
             parameters = _filtered(self.index, None, 1, count)
         try:
             scores, rows = self.index.search(queries, count, params=parameters)
@@ -98,6 +99,53 @@ class FaissIndex:
         """The true neighbors of prepared queries."""
         assert self.vectors is not None
         return faiss_bridge.compared(self.vectors, queries, count, among, self.metric)
+
+
+class FaissGraph(FaissIndex):
+    """A graph of faiss over distinct vectors; `copies` tells which rows these are.
+
+    A graph that keeps codes alone cannot tell copies of what it holds from others: a later call of
+    `add` links them once more.
+    """
+
+    def __init__(
+        self, index: faiss.Index, metric: Metric, details: Mapping[str, Json], copies: Copies
+    ) -> None:
+        super().__init__(index, metric, {**details, **copies.details})
+        self.copies = copies
+
+    def __len__(self) -> int:
+        return self.copies.rows
+
+    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
+        """Return the k nearest rows that the walk finds, as `FaissIndex.search` does."""
+        nearest = self.copies.expanded(self._nearest)
+        return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
+
+    def add(self, vectors: Vectors) -> None:
+        """Add rows, as `FaissIndex.add` does."""
+        vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
+        if self.vectors is None:
+            linked = self.index.reconstruct_n(0, self.index.ntotal)
+        else:
+            linked = faiss_bridge.vectors_of(self.vectors)
+        copies = self.copies.joined([linked], vectors)
+        fresh = vectors[copies.is_first[len(self) :]]
+        if len(fresh):
+            super().add(fresh)
+        self.copies = copies
+        self.details = {**self.details, **copies.details}
+
+    def stored(self) -> Blocks | None:
+        """Return the vectors of all rows; None where there are codes alone."""
+        if self.vectors is None:
+            return None
+        return self.copies.fetched(self.dim, faiss_bridge.vectors_of(self.vectors).__getitem__)
+
+    def save(self, folder: Path) -> None:
+        """Write index.faiss, as `FaissIndex.save` does, and which rows are copies."""
+        super().save(folder)
+        self.copies.save(folder)
 
 
 def _vectors_of(index: Any) -> faiss.IndexFlat | None:

@@ -13,6 +13,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from indexers.copies import Copies
 from indexers.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
@@ -20,14 +21,12 @@ from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
     BLOCK,
-    Fetched,
     Found,
     InMemory,
     answer,
     checked_additions,
     checked_blocks,
     prepared,
-    prepared_blocks,
 )
 from retrieval.storage.files import write_whole
 
@@ -53,9 +52,7 @@ class Hnsw:
 
     Inner products are kept as 1 - dot in float32: products far below 1 lose their digits.
 
-    A vector of which there are more than about 2·m copies fills all links of its copies with each
-    other: a walk that comes there does not find out again, and rows elsewhere are missed. Where
-    a database holds so many copies, take ivf, or leave copies out.
+    Copies of a vector are linked once, and all of them are found: see `indexers.copies`.
     """
 
     metric: Metric = Metric.COSINE
@@ -94,6 +91,8 @@ class Hnsw:
 
     def build_from(self, blocks: Blocks) -> "HnswIndex":
         """The same from blocks, as `Streaming` says."""
+        copies = Copies.find(blocks, self.metric)
+        blocks = copies.distinct(blocks)
         graph = hnswlib.Index(SPACES[self.metric], blocks.dim)
         graph.init_index(
             blocks.rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
@@ -103,7 +102,7 @@ class Hnsw:
             graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
         graph.set_num_threads(usable_cores())
         graph.set_ef(self.ef)
-        return HnswIndex(graph, self.metric, self.build_threads)
+        return HnswIndex(graph, self.metric, self.build_threads, copies)
 
     def load(self, folder: Path) -> "HnswIndex":
         """The index saved in the folder, to be searched with this `ef`.
@@ -118,18 +117,23 @@ class Hnsw:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
         graph.set_num_threads(usable_cores())
         graph.set_ef(self.ef)  # hnswlib does not save it
-        return HnswIndex(graph, self.metric, self.build_threads)
+        copies = Copies.load(folder, int(graph.element_count))
+        return HnswIndex(graph, self.metric, self.build_threads, copies)
 
 
 class HnswIndex:
-    """hnswlib's graph; a vector's label is its row."""
+    """hnswlib's graph of distinct vectors; a vector's label is its number in `Copies`."""
 
-    details: ClassVar[Mapping[str, Json]] = {}
-
-    def __init__(self, graph: Any, metric: Metric, build_threads: int) -> None:
+    def __init__(self, graph: Any, metric: Metric, build_threads: int, copies: Copies) -> None:
         self.graph = graph
         self.metric = metric
         self.build_threads = build_threads
+        self.copies = copies
+
+    @property
+    def details(self) -> Mapping[str, Json]:
+        """Number of distinct vectors, where rows share them."""
+        return self.copies.details
 
     @property
     def dim(self) -> int:
@@ -137,7 +141,7 @@ class HnswIndex:
         return int(self.graph.dim)
 
     def __len__(self) -> int:
-        return int(self.graph.element_count)
+        return self.copies.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
@@ -145,24 +149,29 @@ class HnswIndex:
         A mask that admits few rows is searched exactly: see `_walk_is_longer`. A larger one is
         the walk's filter; it calls back into Python, on one thread.
         """
-        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+        nearest = self.copies.expanded(self._nearest)
+        return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says: they are linked as in a build."""
-        vectors = checked_additions(vectors, self.dim, self.metric)
-        rows = len(self)
-        self.graph.resize_index(rows + len(vectors))
-        for start, block in prepared_blocks(vectors, self.metric):
-            labels = np.arange(rows + start, rows + start + len(block))
-            self.graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
+        vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
+        known = range(self.copies.vectors)
+        linked = (self.graph.get_items(known[i : i + BLOCK]) for i in known[::BLOCK])
+        copies = self.copies.joined(linked, vectors)
+        vectors = vectors[copies.is_first[len(self) :]]
+        self.graph.resize_index(copies.vectors)
+        labels = np.arange(len(known), copies.vectors)
+        self.graph.add_items(vectors, labels, num_threads=self.build_threads or usable_cores())
+        self.copies = copies
 
     def stored(self) -> Blocks:
-        """The vectors, as `Readable` says."""
-        return Fetched(len(self), self.dim, lambda rows: np.asarray(self.graph.get_items(rows)))
+        """Return the vectors of all rows."""
+        return self.copies.fetched(self.dim, lambda rows: np.asarray(self.graph.get_items(rows)))
 
     def save(self, folder: Path) -> None:
         """Write index.hnsw, for `hnswlib.Index.load_index`; cosine's vectors are of length 1."""
         write_whole(folder / FILE, self._write)
+        self.copies.save(folder)
 
     def _write(self, path: Path) -> None:
         self.graph.save_index(str(path))
@@ -180,7 +189,7 @@ class HnswIndex:
         else:
             found = self._walk(queries, count, among)
         if found is None:
-            rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
+            rows = np.arange(self.copies.vectors) if among is None else np.flatnonzero(among)
             found = self._compare(queries, count, rows)
         labels, distances = found
         return labels.view(np.int64), self._to_distances(distances)
@@ -225,7 +234,7 @@ class HnswIndex:
         looks at about m links of each.
         """
         candidates = max(int(self.graph.ef), count)
-        return matching * matching <= candidates * int(self.graph.M) * len(self)
+        return matching * matching <= candidates * int(self.graph.M) * self.copies.vectors
 
     def _to_distances(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
         match self.metric:

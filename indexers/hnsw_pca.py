@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers import faiss_bridge, walk
+from indexers.copies import Copies
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
@@ -29,7 +30,7 @@ from retrieval.hits import (
     answer,
     checked_additions,
     checked_blocks,
-    prepared_blocks,
+    prepared,
 )
 
 KINDS = {
@@ -67,6 +68,8 @@ class HnswPca:
     and raise recall.
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
+
+    Copies of a vector are linked once, and all of them are found: see `indexers.copies`.
 
     The first use on a machine takes some seconds more, in which the walk is compiled for it.
     """
@@ -113,6 +116,8 @@ class HnswPca:
 
     def build_from(self, blocks: Blocks) -> "HnswPcaIndex":
         """The same from blocks, as `Streaming` says."""
+        copies = Copies.find(blocks, self.metric)
+        blocks = copies.distinct(blocks)
         rows, dim = blocks.rows, blocks.dim
         metric = faiss_bridge.METRICS[BUILT[self.metric]]
         every = ceil(rows / SAMPLE)
@@ -133,7 +138,7 @@ class HnswPca:
         with faiss_bridge.threads(self.build_threads):
             for _, block in checked_blocks(blocks, self.metric):
                 index.add(block)
-        return HnswPcaIndex(index, self)
+        return HnswPcaIndex(index, self, copies)
 
     def load(self, folder: Path) -> "HnswPcaIndex":
         """The index saved in the folder, to be searched with this `ef`.
@@ -141,27 +146,31 @@ class HnswPca:
         Raises BadData if it is not there or damaged.
         """
         index = faiss_bridge.load_refined(folder, faiss.IndexHNSWFlat, BUILT[self.metric])
-        return HnswPcaIndex(index, self)
+        return HnswPcaIndex(index, self, Copies.load(folder, int(index.ntotal)))
 
 
 class HnswPcaIndex:
-    """faiss's index, whose graph and vectors are read where they lie, and the codes beside it."""
+    """faiss's index, whose graph and vectors are read where they lie, and the codes beside it.
 
-    def __init__(self, index: faiss.IndexRefineFlat, settings: HnswPca) -> None:
+    They are of the distinct vectors; `copies` tells which rows these are.
+    """
+
+    def __init__(self, index: faiss.IndexRefineFlat, settings: HnswPca, copies: Copies) -> None:
         self.index: Any = index
         self.settings = settings
+        self.copies = copies
         self.kind = KINDS[settings.metric]
         self.dim = int(index.d)
         self.tags: list[NDArray[np.uint8]] = []
         self._prepare()
 
     def __len__(self) -> int:
-        return self.rows
+        return self.copies.rows
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """How many axes were kept."""
-        return {"axes": int(faiss_bridge.inside(self.index).d)}
+        """Number of axes, and of distinct vectors where rows share some."""
+        return {"axes": int(faiss_bridge.inside(self.index).d), **self.copies.details}
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
@@ -173,23 +182,28 @@ class HnswPcaIndex:
             hits = Hits(np.empty((1, k), np.int64), np.empty((1, k), np.float32))
             if not self._walk(queries, self.settings.ef, EVERYTHING, hits.rows, hits.distances):
                 return hits
-        return answer(self._nearest, queries, k, among, dim=self.dim, rows=self.rows)
+        nearest = self.copies.expanded(self._nearest)
+        return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says: they are linked as in a build, on the same axes."""
-        vectors = checked_additions(vectors, self.dim, self.settings.metric)
+        metric = self.settings.metric
+        vectors = prepared(checked_additions(vectors, self.dim, metric), metric)
+        copies = self.copies.joined([self.vectors], vectors)
+        vectors = vectors[copies.is_first[len(self) :]]
         with faiss_bridge.threads(self.settings.build_threads):
-            for _, block in prepared_blocks(vectors, self.settings.metric):
-                self.index.add(block)
+            self.index.add(vectors)
+        self.copies = copies
         self._prepare()
 
     def stored(self) -> Blocks:
-        """The vectors, as `Readable` says."""
-        return InMemory(self.vectors)
+        """Return the vectors of all rows."""
+        return self.copies.fetched(self.dim, self.vectors.__getitem__)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
         faiss_bridge.save(self.index, folder)
+        self.copies.save(folder)
 
     def _prepare(self) -> None:
         """Take from faiss's index what a walk wants."""
@@ -227,7 +241,8 @@ class HnswPcaIndex:
     def _is_plain(self, queries: Vectors, k: int) -> bool:
         """Whether it is one query, in the form that the walk takes, for rows that there are."""
         return (
-            queries.shape == (1, self.dim)
+            self.copies.vector_of is None
+            and queries.shape == (1, self.dim)
             and queries.dtype == np.float32
             and queries.flags.carray
             and 1 <= k <= self.rows

@@ -225,7 +225,7 @@ class IvfIndex:
         self._to_gpu()
 
     def stored(self) -> Blocks:
-        """The vectors in the lists, as `Readable` says."""
+        """Return the vectors of all rows."""
 
         def fetch(rows: Rows) -> Vectors:
             vectors: Vectors = self.index.reconstruct_n(int(rows[0]), len(rows))

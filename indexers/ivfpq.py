@@ -30,15 +30,15 @@ from retrieval.quality.metrics import RESOLUTION, index_recall_at
 
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 CODES = 16  # of 4 bits
-REFINED = (10, 20, 40, 80, 160, 320, 640)
+REFINE_DEFAULTS = (10, 20, 40, 80, 160, 320, 640)
 """Candidates for each neighbor that the default is chosen from."""
 
-INDISTINCT = 0.005  # recall that is not worth more candidates
-RUNGS = (2, 4, 8, 16, 64)
+RECALL_MARGIN = 0.005  # less than this is not worth more candidates
+REFINE_TRIED = (2, 4, 8, 16, 64)
 """Candidates for each neighbor that `auto` tries."""
 
-REACHED = 0.98
-"""Recall@10 that the default reaches for rows of the index; for others it may be a little less."""
+TARGET_RECALL = 0.98
+"""Recall@10 of the default for rows of the index; for other queries it may be a little less."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class IvfPq:
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> list["IvfPq"]:
         """Codes of all axes and of fewer."""
-        most = {"n_probe": PROBES[-1], "refine": RUNGS[-1]}
+        most = {"n_probe": PROBES[-1], "refine": REFINE_TRIED[-1]}
         return [
             cls(metric, axes=axes, seed=seed, **most)
             for axes in fewer_axes(dim)
@@ -97,7 +97,7 @@ class IvfPq:
         """By `n_probe`, for each of several `refine`."""
         return [
             [replace(self, refine=refine, n_probe=n_probe) for n_probe in PROBES]
-            for refine in RUNGS
+            for refine in REFINE_TRIED
         ]
 
     def apply(self, index: Index) -> None:
@@ -197,15 +197,15 @@ class IvfPq:
             lists.nprobe = probes_needed(lists.quantizer, turned, of_neighbors)
         if self.refine is None:
             recalls: dict[int, float] = {}
-            for refine in REFINED:
+            for refine in REFINE_DEFAULTS:
                 whole.k_factor = refine
                 found = without_own(index.search(queries, count), rows)
                 recalls[refine] = self._recall(found, neighbors)
-                if recalls[refine] >= REACHED:
+                if recalls[refine] >= TARGET_RECALL:
                     break
             best = max(recalls.values())  # lower than wanted where too few lists are scanned
-            enough = min(REACHED, best - INDISTINCT)
-            whole.k_factor = next(each for each in REFINED if recalls[each] >= enough)
+            enough = min(TARGET_RECALL, best - RECALL_MARGIN)
+            whole.k_factor = next(each for each in REFINE_DEFAULTS if recalls[each] >= enough)
 
     def _recall(self, hits: Hits, true: Hits) -> float:
         resolution = RESOLUTION.get(self.metric, 0.0)

@@ -16,7 +16,7 @@ MOST_POINTS = 256
 NEIGHBORS = 10
 QUERIES = 300
 LEAST_PROBES = 32  # lists that a search probes by default, also where fewer would do
-PROBED = 0.99
+NEIGHBORS_PROBED = 0.99
 """Share of the nearest neighbors that lie in the lists that a search probes by default.
 
 It is measured with rows of the index as queries. It exceeds the recall that is wanted of other
@@ -32,7 +32,7 @@ def list_count(rows: int, wanted: int | None) -> int:
 
 
 def drawn_rows(blocks: Blocks, seed: int, metric: Metric) -> tuple[Rows, Vectors]:
-    """Some rows, drawn by seed, and their vectors (q, dim), prepared: queries to measure with."""
+    """Return some rows, drawn by seed, and their prepared vectors (q, dim), to measure with."""
     rows = np.random.default_rng(seed).permutation(blocks.rows)[:QUERIES]
     return rows, _picked(blocks, rows, metric)
 
@@ -50,7 +50,7 @@ def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric) -> V
 
 
 def _picked(blocks: Blocks, rows: Rows, metric: Metric) -> Vectors:
-    """The prepared vectors of these rows. Raises what `checked_blocks` raises."""
+    """Return the prepared vectors of these rows. Raises what `checked_blocks` raises."""
     vectors = np.empty((len(rows), blocks.dim), np.float32)
     for start, block in checked_blocks(blocks, metric):
         inside = (rows >= start) & (rows < start + len(block))
@@ -59,7 +59,7 @@ def _picked(blocks: Blocks, rows: Rows, metric: Metric) -> Vectors:
 
 
 def probes_needed(quantizer: Any, queries: Vectors, lists: Rows) -> int:
-    """The least number of lists to probe, so that they hold `PROBED` of the neighbors.
+    """Return the least number of lists that hold the share `NEIGHBORS_PROBED` of the neighbors.
 
     It is at least `LEAST_PROBES`, or all lists where these are fewer. quantizer: faiss's index of
     the centroids. queries: (q, dim). lists: (q, k), the lists of each query's neighbors, -1 where
@@ -71,5 +71,5 @@ def probes_needed(quantizer: Any, queries: Vectors, lists: Rows) -> int:
     order = quantizer.search(queries, quantizer.ntotal)[1]
     ranks = np.argsort(order, axis=1)
     of_neighbors = np.take_along_axis(ranks, np.where(there, lists, 0), axis=1)[there]
-    needed = int(np.quantile(of_neighbors, PROBED, method="inverted_cdf")) + 1
+    needed = int(np.quantile(of_neighbors, NEIGHBORS_PROBED, method="inverted_cdf")) + 1
     return min(max(needed, LEAST_PROBES), int(quantizer.ntotal))

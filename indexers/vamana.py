@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers import faiss_bridge
+from indexers.copies import Copies
 from indexers.faiss_bridge import COMPARED
 from indexers.options import EFFORTS, check_range
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
-from retrieval.hits import Found, answer, checked_vectors, prepared, prepared_blocks
+from retrieval.hits import Found, InMemory, answer, checked_vectors, prepared, prepared_blocks
 from retrieval.storage.files import read_json, write_json
 
 FACTS = "vamana.json"
@@ -52,6 +53,8 @@ class Vamana:
     refine: with halves, candidates for each neighbor that is asked for, which are compared with the
     query as they are; more raise recall where neighbors are closer to each other than half
     precision tells. With 0 distances are those to the halves, right to about three digits.
+
+    Copies of a vector are linked once, and all of them are found: see `indexers.copies`.
 
     It wants the library SVS: `pip install 'retr[vamana]'`, for Linux on x86-64. Rows cannot be
     added to it.
@@ -97,6 +100,9 @@ class Vamana:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
         svs = _svs()
         vectors = checked_vectors(vectors, self.metric)
+        copies = Copies.find(InMemory(vectors), self.metric)
+        if copies.vector_of is not None:
+            vectors = vectors[copies.is_first]
         flat = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
         scaled = np.empty(vectors.shape, np.float16 if self.halves else np.float32)
         scale = _scale(vectors) if self.halves and self.metric is not Metric.COSINE else 1.0
@@ -110,7 +116,7 @@ class Vamana:
         graph = svs.Vamana.build(
             parameters, scaled, _svs_metric(svs, squares), num_threads=usable_cores()
         )
-        return self._searched(graph, flat, scale, squares)
+        return self._searched(graph, flat, scale, squares, copies)
 
     def load(self, folder: Path) -> "VamanaIndex":
         """The index saved in the folder, to be searched with this `ef` and `refine`.
@@ -140,7 +146,7 @@ class Vamana:
             except RuntimeError as problem:
                 reason = str(problem).splitlines()[0]
                 raise BadData(f"{folder} is damaged ({reason}); build the index again") from None
-        return self._searched(graph, flat, scale, squares)
+        return self._searched(graph, flat, scale, squares, Copies.load(folder, flat.ntotal))
 
     def _walks_by_squares(self, vectors: Vectors) -> bool:
         """Whether the graph is built and walked by squares of differences, not by products.
@@ -153,21 +159,20 @@ class Vamana:
         return self.metric is Metric.EUCLIDEAN
 
     def _searched(
-        self, graph: Any, flat: faiss.IndexFlat, scale: float, squares: bool
+        self, graph: Any, flat: faiss.IndexFlat, scale: float, squares: bool, copies: Copies
     ) -> "VamanaIndex":
         graph.search_window_size = self.ef
         refine = self.refine if self.halves else 0
-        return VamanaIndex(graph, flat, scale, squares, self.metric, refine)
+        return VamanaIndex(graph, flat, scale, squares, self.metric, refine, copies)
 
 
 class VamanaIndex:
-    """SVS's graph over the vectors times `scale`, and the vectors in a flat index.
+    """SVS's graph over the distinct vectors times `scale`, and these vectors in a flat index.
 
     squares: whether SVS tells squares of differences, not products. refine: how many candidates
-    for each neighbor are compared as they are; 0 where what SVS tells is taken.
+    for each neighbor are compared as they are; 0 where what SVS tells is taken. copies: which rows
+    the vectors are.
     """
-
-    details: ClassVar[Mapping[str, Json]] = {}
 
     def __init__(
         self,
@@ -177,6 +182,7 @@ class VamanaIndex:
         squares: bool,
         metric: Metric,
         refine: int,
+        copies: Copies,
     ) -> None:
         self.graph = graph
         self.flat = flat
@@ -185,10 +191,16 @@ class VamanaIndex:
         self.squares = squares
         self.metric = metric
         self.refine = refine
-        self.rows, self.dim = int(flat.ntotal), int(flat.d)
+        self.copies = copies
+        self.dim = int(flat.d)
+
+    @property
+    def details(self) -> Mapping[str, Json]:
+        """Number of distinct vectors, where rows share some."""
+        return self.copies.details
 
     def __len__(self) -> int:
-        return self.rows
+        return self.copies.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
@@ -196,7 +208,8 @@ class VamanaIndex:
         With a mask that admits many rows the walk goes on until enough of what it found is among
         them; with others these are compared one by one.
         """
-        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+        nearest = self.copies.expanded(self._nearest)
+        return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, and what `svs.Vamana.save` writes, under names of one folder."""
@@ -213,16 +226,17 @@ class VamanaIndex:
         sizes: dict[str, Json] = {file.name: file.stat().st_size for file in _files(folder)}
         facts: dict[str, Json] = {"scale": self.scale, "squares": self.squares, "bytes": sizes}
         write_json(folder / FACTS, facts)
+        self.copies.save(folder)
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
         wanted = count * max(1, self.refine)
         if among is not None:
             matching = int(np.count_nonzero(among))
-            wanted = ceil(1.5 * wanted * len(self) / matching)
+            wanted = ceil(1.5 * wanted * self.copies.vectors / matching)
             if matching <= COMPARED or wanted > MOST_EXTRA:
                 return faiss_bridge.compared(self.flat, queries, count, among, self.metric)
-        wanted = min(wanted, len(self))
+        wanted = min(wanted, self.copies.vectors)
         scaled = queries if self.scale == 1 else queries * np.float32(self.scale)
         found, nearness = self.graph.search(scaled, wanted)
         rows = found.view(np.int64)

@@ -17,6 +17,7 @@ from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadImage, BadSource
 from retrieval.images import MANY, Item, Source, load
+from retrieval.images.listing import listed
 from retrieval.images.source import First
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
 from retrieval.storage.places import Place
@@ -77,7 +78,7 @@ def encode_source(
     check_free(folder, MANIFEST)
     made_folder(folder)
     with locked(folder):
-        writer = ShardWriter(folder, facts)
+        writer = writer_of(source, folder, facts)
         if writer.manifest.complete:
             return writer.manifest
         done = writer.position
@@ -86,10 +87,26 @@ def encode_source(
         with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
             while done < len(source):
                 stretch = encode_stretch(facts, decoder, encoder, items, done, progress)
+                check_root(source, stretch)
                 shard = stretch.write(folder / shard_name(len(writer.manifest.shards)), facts)
                 writer.record(shard, stretch.skipped)
                 done = writer.position
         return finished(writer)
+
+
+def writer_of(source: Source, folder: Place, facts: Facts) -> ShardWriter:
+    """The writer of the embeddings of this source. Raises what `ShardWriter` raises."""
+    found = listed(source)
+    if found is None:
+        return ShardWriter(folder, facts)
+    return ShardWriter(folder, facts, found.left_out.passed_over, found.left_out.folders)
+
+
+def check_root(source: Source, stretch: "Stretch") -> None:
+    """Raise BadSource where images could not be read because the whole folder is gone."""
+    found = listed(source)
+    if found is not None and stretch.skipped:
+        found.check_root()
 
 
 def facts_of(source: Source, encoder: Encoder, dtype: Dtype, shard_images: int) -> Facts:

@@ -64,10 +64,11 @@ from retrieval.storage.shards import (
     check_unique,
     read_table,
     vectors_of,
+    with_nfc_labels,
 )
 
 FORMAT = "retr-index"
-VERSION = 2  # 1 had no checksum, nor parts
+VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
 INDEX = "index.json"
 ROWS = "rows.parquet"
 RECALL = "recall_at_10"  # in details, of some of the index's own rows
@@ -614,4 +615,4 @@ def read_rows(folder: Place) -> pa.Table:
         raise BadData(f"cannot read {path} ({error}); index anew") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
         raise BadData(f"{path} has other columns than id, label and path; index anew")
-    return rows
+    return with_nfc_labels(rows)

@@ -93,9 +93,10 @@ def _verify_embeddings(folder: Place) -> Report:
     stray = [name for name in names if name not in listed | {SKIPPED}]
     problems += [f"{folder / name} is not in the manifest; delete it" for name in stray]
     skipped = folder / SKIPPED
-    if (manifest.skipped > 0) != skipped.is_file():
+    if (manifest.skipped + manifest.skipped_folders > 0) != skipped.is_file():
         problems.append(
-            f"{skipped} and the manifest do not agree: {manifest.skipped:,} skipped images"
+            f"{skipped} and the manifest do not agree: {manifest.skipped:,} skipped images and "
+            f"{manifest.skipped_folders:,} folders"
         )
     elif (
         manifest.complete

@@ -10,8 +10,10 @@ import numpy as np
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, frame, load, open_source, read_image
+from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.source import text
+from retrieval.images.listing import listed, said_of
+from retrieval.images.source import Note, no_note
 from retrieval.storage.places import place_of
 from retrieval.storage.shards import Skipped
 
@@ -26,17 +28,23 @@ class Queries:
     labels: list[str | None]
 
 
-def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[Skipped]]:
+def read_queries(
+    given: Sequence[str],
+    framing: Framing,
+    note: Note = no_note,
+    columns: Columns = NO_CHOICE,
+) -> tuple[Queries, list[Skipped]]:
     """The images that could be read, in the order given, and those that could not.
 
-    A folder or glob stands for all images in it. Raises BadImage if none could be read, the
-    first one's reason, and BadSource for a folder that holds none.
+    A folder or glob stands for all images in it; `note` and `columns` are as for `open_source`.
+    Raises BadImage if none could be read, the first one's reason, and BadSource for a folder that
+    holds none.
     """
     names, paths, labels = [], [], []
     images: list[Images] = []
     skipped: list[Skipped] = []
     for each in given:
-        for item in _items(each):
+        for item in _items(each, note, columns):
             try:
                 # An item without content is one to be read by its path.
                 pixels = (
@@ -56,7 +64,7 @@ def read_queries(given: Sequence[str], framing: Framing) -> tuple[Queries, list[
     return Queries(np.stack(images), names, paths, labels), skipped
 
 
-def _items(given: str) -> Iterator[Item]:
+def _items(given: str, note: Note, columns: Columns) -> Iterator[Item]:
     """The images that one argument stands for."""
     if not given:  # which Path takes for the current folder
         raise BadInput("an image has an empty name; give a file, a folder or a glob")
@@ -65,14 +73,22 @@ def _items(given: str) -> Iterator[Item]:
         if is_one and not has_magic(given):
             yield Item(given, None, given, b"")
         else:
-            for item in open_source(given).items():
-                yield Item(item.path, item.label, item.path, item.content)
+            yield from _found(given, note, columns)
         return
     path = Path(given)
     if path.is_dir() or (any(c in given for c in "*?[") and not path.exists()):
-        for item in open_source(given).items():
-            yield Item(str(item.path), item.label, item.path, item.content)
+        yield from _found(given, note, columns)
     elif "#" in given and not path.exists():
-        yield Item(text(given), None, given, b"")
+        yield Item(given, None, given, b"")
     else:
-        yield Item(text(given), None, text(path.absolute()), path)
+        yield Item(given, None, str(path.absolute()), path)
+
+
+def _found(given: str, note: Note, columns: Columns) -> Iterator[Item]:
+    """The images of a folder or glob, by their paths."""
+    source = open_source(given, note=note, columns=columns)
+    found = listed(source)
+    if found is not None and found.left_out.passed_over:
+        note(said_of(found.left_out.passed_over))
+    for item in source.items():
+        yield Item(item.path, item.label, item.path, item.content)

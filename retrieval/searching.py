@@ -1,9 +1,11 @@
 """From images to their nearest neighbours, with ids, labels and paths."""
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +13,9 @@ import pyarrow as pa
 from retrieval.contracts import Encoder, Filter, Filtering, Hits, Json, Mask, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.images import Item, load
-from retrieval.images.source import text
 from retrieval.indexing import OpenIndex, open_index
 from retrieval.registry import open_encoder
+from retrieval.storage.names import restored
 from retrieval.storage.places import Place
 
 _T = TypeVar("_T")
@@ -24,7 +26,10 @@ FILTERS = ("id", "label")  # the columns that `where` can name
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One neighbour. rank counts from 1; the distance is in the unit of the index's metric."""
+    """One neighbour. rank counts from 1; the distance is in the unit of the index's metric.
+
+    path: as `open` takes it, with a lone surrogate for each byte that is not UTF-8.
+    """
 
     rank: int
     id: str
@@ -96,8 +101,9 @@ class Searcher:
     def search(self, queries: Vectors, k: int = 10, where: str | None = None) -> list[list[Hit]]:
         """The k nearest neighbours of each query vector (q, dim), nearest first.
 
-        where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match; there
-        are fewer hits where fewer rows match, or where an approximate index finds fewer.
+        where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match, see
+        `parsed`; there are fewer hits where fewer rows match, or where an approximate index finds
+        fewer.
 
         Raises BadInput if k is not between 1 and the number of rows, UnknownName for a column
         that there is none of, BadInput for a filter that no row matches, Mismatch for queries
@@ -130,7 +136,7 @@ class Searcher:
         )
         return [
             [
-                Hit(rank, id_, label, distance, path)
+                Hit(rank, id_, label, distance, None if path is None else restored(path))
                 for rank, (id_, label, path, distance) in enumerate(_take(named, count), start=1)
             ]
             for count in found.sum(axis=1).tolist()
@@ -149,7 +155,7 @@ class Searcher:
 
 def own_label(path: str, hits: Sequence[Hit]) -> str | None:
     """The label of the image at `path`, where it is one of its own neighbours."""
-    return next((hit.label for hit in hits if hit.path == text(path)), None)
+    return next((hit.label for hit in hits if hit.path == path), None)
 
 
 def _picked(table: pa.Table, rows: Rows) -> dict[str, list[Any]]:
@@ -166,38 +172,66 @@ def _picked(table: pa.Table, rows: Rows) -> dict[str, list[Any]]:
 
 
 def parsed(rows: pa.Table, where: str) -> Filter:
-    """The filter that is written `FIELD=VALUE[,VALUE…]`.
+    """Return the filter that is written `FIELD=VALUE[,VALUE…]`.
 
-    A value may have a comma of its own: all of them are one where a row has it. Raises BadInput
-    for other text, UnknownName for a field that cannot be filtered by.
+    A value with a comma stands in quotes, as in CSV: `label="a, b",c`. Quotes are not needed where
+    all of the text is one value that a row has. Values match in Unicode NFC and NFD alike.
+
+    Raises BadInput for other text and for an id that no row has, UnknownName for a label that no
+    row has and for a field that cannot be filtered by.
     """
-    field, equals, values = where.partition("=")
-    if not equals or not values:
+    import pyarrow.compute as pc  # most searches filter nothing, and need not wait for it
+
+    field, equals, written = where.partition("=")
+    if not equals or not written:
         raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")
     if field not in FILTERS:
         raise UnknownName("field to filter by", field, FILTERS)
-    is_one = rows[field].index(values).as_py() >= 0
-    return Filter(field, (values,) if is_one else tuple(values.split(",")))
+    readings = _readings(written)
+    named = {form for values in readings for value in values for form in _forms(value)}
+    column = rows[field]
+    mask = pc.is_in(column, value_set=pa.array(sorted(named), pa.string()))
+    present = set(column.filter(mask).unique().to_pylist())
+
+    def missing(values: Sequence[str]) -> list[str]:
+        return [value for value in values if present.isdisjoint(_forms(value))]
+
+    values = next((each for each in readings if not missing(each)), readings[-1])
+    if unknown := missing(values):
+        if field == "label":
+            known = [v for v in column.unique().to_pylist() if v is not None]
+            raise UnknownName("label in the index", unknown[0], known)
+        raise BadInput(f"no row of the index has the id '{unknown[0]}'; give one that is there")
+    forms = dict.fromkeys(form for value in values for form in _forms(value))
+    return Filter(field, tuple(forms))
 
 
 def matching(rows: pa.Table, where: str) -> Mask:
     """True for each row that the filter `FIELD=VALUE[,VALUE…]` admits, (rows,).
 
-    Raises what `parsed` raises, UnknownName or BadInput for a value that no row has.
+    Raises what `parsed` raises.
     """
-    import pyarrow.compute as pc  # most searches filter nothing, and need not wait for it
+    import pyarrow.compute as pc
 
     wanted = parsed(rows, where)
-    column = rows[wanted.field]
-    mask: Mask = pc.is_in(column, value_set=pa.array(wanted.values, pa.string())).to_numpy()
-    present = set(column.filter(pa.array(mask)).unique().to_pylist())
-    for value in wanted.values:
-        if value not in present:
-            known = [v for v in column.unique().to_pylist() if v is not None]
-            if wanted.field == "label":
-                raise UnknownName("label in the index", value, known)
-            raise BadInput(f"no row of the index has the id '{value}'; give one that is there")
+    values = pa.array(wanted.values, pa.string())
+    mask: Mask = pc.is_in(rows[wanted.field], value_set=values).to_numpy()
     return mask
+
+
+def _readings(written: str) -> list[tuple[str, ...]]:
+    """What the values may be, the likeliest last: one with commas, plain, and with quotes."""
+    readings = [(written,), tuple(written.split(","))]
+    try:
+        (values,) = csv.reader([written], strict=True, skipinitialspace=True)
+    except (csv.Error, ValueError):
+        return readings
+    return [*readings, tuple(values)]
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    """The value as it was typed and in both normal forms: macOS names files in NFD."""
+    return value, normalize("NFC", value), normalize("NFD", value)
 
 
 def _take(items: Iterator[_T], count: int) -> list[_T]:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -31,17 +30,19 @@ from retrieval.encoding import (
     SHARD_IMAGES,
     Decoder,
     Stretch,
+    check_root,
     encode_stretch,
     facts_of,
     finished,
+    writer_of,
 )
 from retrieval.errors import BadData, Mismatch, RetrError, WorkerFailed
 from retrieval.exports import EXPORT
 from retrieval.images import MANY, Item, Source, open_source
+from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.datasets import DATA_DIR_VARIABLE
-from retrieval.images.folder import FolderSource
+from retrieval.images.listing import Listed, listed
 from retrieval.images.opening import absolute_source
-from retrieval.images.source import First
 from retrieval.registry import encoder_names, open_encoder
 from retrieval.storage.cards import is_trained
 from retrieval.storage.files import (
@@ -82,6 +83,7 @@ class Names:
     data_dir: Path | None = None
     limit: int | None = None
     device: str = "auto"
+    columns: Columns = NO_CHOICE
 
     def absolute(self) -> Self:
         """The names, as they may be given to a process in another folder, with other variables."""
@@ -108,8 +110,9 @@ def encode_on_cluster(
     """The manifest of the complete set of embeddings, as `encode_source` would have written it.
 
     Every node opens source and encoder by `names`; here they are `source` and `encoder`, which
-    may be on the CPU. The folder is one that all nodes share. `address` is as for `connected`.
-    `progress` is called as by `encode_source`, shard by shard.
+    may be on the CPU. A folder is listed here alone, and the nodes are told its files. `folder` is
+    one that all nodes share. `address` is as for `connected`. `progress` is called as by
+    `encode_source`, shard by shard.
 
     Raises what `encode_source` and `connected` raise, Mismatch where a node sees other images,
     another encoder or another folder than we do, WorkerFailed for what nobody foresaw, and for a
@@ -122,7 +125,7 @@ def encode_on_cluster(
     made_folder(folder)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
-        writer = ShardWriter(folder, facts)
+        writer = writer_of(source, folder, facts)
         if writer.manifest.complete:
             return writer.manifest
         try:
@@ -132,12 +135,13 @@ def encode_on_cluster(
                 remove(folder)
             raise
         crew = crew_here(names.device)
-        queue = Queue(writer, progress)
+        queue = Queue(writer, progress, listed(source))
         run = queue.folder / uuid4().hex
         run.touch()
         task = Task(
             names=replace(names.absolute(), device="cuda" if crew.gpus else "cpu"),
             facts=facts,
+            source=source if listed(source) else None,
             first=_first_path(source),
             folder=queue.folder,
             run=run,
@@ -159,6 +163,7 @@ class Outcome:
     attempt: str
     shard: Shard
     skipped: tuple[Skipped, ...]
+    differing: tuple[int, ...] = ()  # positions of images that the worker met other than listed
 
     @property
     def place(self) -> Path:
@@ -173,15 +178,25 @@ class Outcome:
             document["attempt"],
             Shard(**document["shard"]),
             tuple(Skipped(**skipped) for skipped in document["skipped"]),
+            tuple(document.get("differing", ())),
         )
 
 
 class Queue:
     """Shards that were made, waiting for those before them to be recorded in the manifest."""
 
-    def __init__(self, writer: ShardWriter, progress: Callable[[int, int], None]) -> None:
-        """The queue holds what an earlier run of the same facts left whole."""
+    def __init__(
+        self,
+        writer: ShardWriter,
+        progress: Callable[[int, int], None],
+        source: Listed | None = None,
+    ) -> None:
+        """The queue holds what an earlier run of the same facts left whole.
+
+        source: whose files the workers are told.
+        """
         self.writer = writer
+        self.source = source
         self.facts = writer.facts
         self.folder = made_folder(writer.folder / EARLY)
         self.progress = progress
@@ -207,15 +222,34 @@ class Queue:
         return number >= len(self.writer.manifest.shards) and number not in self._waiting
 
     def add(self, outcome: Outcome) -> None:
-        """Take in a shard. Raises Mismatch if its file isn't there."""
+        """Take in a shard.
+
+        Raises Mismatch if its file isn't there, or if the worker met other images than are here.
+        """
         if not _appears(self.folder / outcome.place / outcome.shard.file):
             raise Mismatch(
                 f"what a node wrote into {self.folder} is not seen here; name a folder with --out "
                 "that all nodes share"
             )
+        self._check_same_files(outcome)
         if self._is_missing(outcome.number):
             self._waiting[outcome.number] = outcome
         self._record()
+
+    def _check_same_files(self, outcome: Outcome) -> None:
+        """Raise Mismatch where a file that the worker met other than listed is as listed here."""
+        if not outcome.differing or self.source is None:
+            return
+        first, last = min(outcome.differing), max(outcome.differing)
+        end = time.monotonic() + SETTLED
+        while not {*outcome.differing} <= {*self.source.differing(first, last + 1)}:
+            if time.monotonic() > end:
+                name = self.facts.source.name
+                raise Mismatch(
+                    f"{name} holds other images on a node than where the run was started; let all "
+                    "nodes see the same files"
+                )
+            time.sleep(0.2)
 
     def _record(self) -> None:
         """Record the shards whose turn it is."""
@@ -254,6 +288,7 @@ class Task:
     threads: int
     attempts: int
     version: str  # of retr
+    source: Source | None = None  # as the driver listed it; None where a worker opens it by name
 
 
 class ShardMaker:
@@ -282,6 +317,7 @@ class ShardMaker:
         attempt = place / uuid4().hex
         attempt.mkdir()
         (attempt / BEGUN).touch()  # a store knows of no folder without a file
+        differing = self._opened.differing(number)
         stretch = self._opened.encode(number)
         shard = stretch.write(attempt / shard_name(number), facts)
         document: dict[str, Json] = {
@@ -290,6 +326,7 @@ class ShardMaker:
             "attempt": attempt.name,
             "shard": asdict(shard),
             "skipped": [asdict(skipped) for skipped in stretch.skipped],
+            "differing": [*differing],
         }
         write_json(attempt / OUTCOME, document)
         return json.dumps(document)
@@ -321,7 +358,9 @@ class _Opened:
                 "with --out that all nodes share"
             )
         names = task.names
-        source = open_source(names.source, names.split, names.data_dir, names.limit)
+        source = task.source or open_source(
+            names.source, names.split, names.data_dir, names.limit, columns=names.columns
+        )
         encoder = open_encoder(names.encoder, names.device)
         met, wanted = (
             facts_of(source, encoder, task.facts.dtype, task.facts.shard_images),
@@ -350,21 +389,21 @@ class _Opened:
         items = self._items_from(start)
         self._position = -1
         stretch = encode_stretch(self.facts, self.decoder, self.encoder, items, start)
+        check_root(self.source, stretch)
         self._position = start + len(stretch.items) + len(stretch.skipped)
         return stretch
 
-    def _items_from(self, start: int) -> Iterator[Item]:
-        """The items from this position on.
+    def differing(self, number: int) -> list[int]:
+        """The positions of the shard's images that are not as the driver listed them."""
+        found = listed(self.source)
+        start = number * self.facts.shard_images
+        end = min(start + self.facts.shard_images, self.facts.source.images)
+        return [] if found is None else found.differing(start, end)
 
-        To list a folder anew for each shard would cost more than all else, so that a worker
-        walks it once, and past what others encode.
-        """
-        source = self.source.source if isinstance(self.source, First) else self.source
-        ahead = start - self._position
-        if self._position < 0 or ahead < 0 or (ahead and not isinstance(source, FolderSource)):
+    def _items_from(self, start: int) -> Iterator[Item]:
+        """The items from this position on."""
+        if self._position != start:
             self._items = self.source.items(start)
-        else:
-            next(islice(self._items, ahead, ahead), None)
         return self._items
 
 

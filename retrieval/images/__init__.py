@@ -4,6 +4,7 @@
 that an encoder sees; `read_image` and `read_framed` find images again by their items' paths.
 """
 
+from retrieval.images.columns import Columns
 from retrieval.images.decoding import MANY, check_framed, decode, frame, load
 from retrieval.images.opening import NAMES, open_source
 from retrieval.images.reading import read_framed, read_image
@@ -12,6 +13,7 @@ from retrieval.images.source import Item, Source
 __all__ = [
     "MANY",
     "NAMES",
+    "Columns",
     "Item",
     "Source",
     "check_framed",

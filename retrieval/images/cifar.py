@@ -92,7 +92,7 @@ class CifarSource:
                     yield Item(
                         id=f"{self.split}/{before + row:05}",
                         label=CLASSES[labels[row]],
-                        path=f"{text(self.root / batch)}#{row}",
+                        path=f"{self.root / batch}#{row}",
                         content=images[row],
                     )
             before += count

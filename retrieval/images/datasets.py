@@ -11,8 +11,9 @@ from pathlib import Path
 
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images import cifar, idx, parquet
+from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.download import Official, download
-from retrieval.images.source import Source, text
+from retrieval.images.source import Note, Source, no_note, text
 from retrieval.storage.files import user_cache
 
 SPLITS = ("train", "test")
@@ -80,7 +81,13 @@ DATA_SETS = {
 }
 
 
-def open_data_set(name: str, split: str, data_dir: Path | None = None) -> Source:
+def open_data_set(
+    name: str,
+    split: str,
+    data_dir: Path | None = None,
+    note: Note = no_note,
+    columns: Columns = NO_CHOICE,
+) -> Source:
     """A split of the data set of this name, which is fetched where it isn't found.
 
     Raises UnknownName for a split other than train and test, BadSource as `locate` does.
@@ -88,7 +95,7 @@ def open_data_set(name: str, split: str, data_dir: Path | None = None) -> Source
     if split not in SPLITS:
         raise UnknownName(f"split of {name}", split, SPLITS)
     folder = locate(name, data_dir, split)
-    return open_split(folder, split, f"{name}/{split}", DATA_SETS[name].classes)
+    return open_split(folder, split, f"{name}/{split}", DATA_SETS[name].classes, note, columns)
 
 
 def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Path:
@@ -125,10 +132,17 @@ def splits(folder: Path) -> list[str]:
     return list(parquet.split_files(folder) or idx.split_files(folder))
 
 
-def open_split(folder: Path, split: str, name: str, classes: Sequence[str] | None = None) -> Source:
+def open_split(
+    folder: Path,
+    split: str,
+    name: str,
+    classes: Sequence[str] | None = None,
+    note: Note = no_note,
+    columns: Columns = NO_CHOICE,
+) -> Source:
     """The split, one of `splits(folder)`, as a source of this name."""
     if root := cifar.find(folder):
         return cifar.CifarSource.of(name, root, split)
     if parts := parquet.split_files(folder).get(split):
-        return parquet.ParquetSource.of_split(name, parts, split)
+        return parquet.ParquetSource.of_split(name, parts, split, note, columns)
     return idx.IdxSource.of(name, idx.split_files(folder)[split], split, classes)

@@ -17,9 +17,11 @@ from functools import cache
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ROWSPERSTRIP, TILELENGTH, TILEWIDTH, TiffImageFile
@@ -47,21 +49,26 @@ may be a hundred bytes long, and takes a tenth of a second for MAX_PIXELS."""
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(
     kind.format
-    for kind in (
-        JpegImageFile,
-        PngImageFile,
-        WebPImageFile,
-        BmpImageFile,
-        GifImageFile,
-        TiffImageFile,
+    for kind, feature in (
+        (JpegImageFile, "jpg"),
+        (PngImageFile, "zlib"),
+        (WebPImageFile, "webp"),
+        (BmpImageFile, None),
+        (GifImageFile, None),
+        (TiffImageFile, None),
+        (AvifImageFile, "avif"),
+        (Jpeg2KImageFile, "jpg_2000"),
     )
+    if feature is None or features.check(feature)
 )
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-)
+SUFFIXES = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
 """The endings of the files of a folder that are taken for images, in lower case."""
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_SIGNATURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*"),
+    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),  # JPEG 2000, in a file and bare
+)
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 _SCAN = b"\xff\xda"  # the marker at the start of a scan of a JPEG
 _BLOCK = 1 << 20
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
@@ -99,7 +106,7 @@ def load(item: Item, framing: Framing, many: bool = False) -> Images:
 
 
 def decode(
-    content: bytes | Place | Images, path: str, framing: Framing | None = None
+    content: bytes | Place | Images | BadImage, path: str, framing: Framing | None = None
 ) -> Image.Image:
     """The image in RGB, upright as its EXIF orientation says, in its own size.
 
@@ -108,9 +115,11 @@ def decode(
     than it is, but with at least twice the size that the framing needs.
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
-    damaged, no JPEG, PNG, WebP, BMP, GIF or TIFF, or of more than MAX_PIXELS pixels (of BMP in run
-    lengths, MAX_RUN_LENGTHS; of all scans of a JPEG, MAX_SCANNED).
+    damaged, of no format in FORMATS, or of more than MAX_PIXELS pixels (of BMP in run lengths,
+    MAX_RUN_LENGTHS; of all scans of a JPEG, MAX_SCANNED).
     """
+    if isinstance(content, BadImage):
+        raise content
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
     if isinstance(content, bytes):
@@ -135,6 +144,15 @@ def decode(
         raise BadImage(path, "no such file") from None
     except OSError as error:
         raise BadImage(path, (error.strerror or str(error)).lower()) from error
+
+
+def begins_like_image(head: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes is an image, HEIC included."""
+    if head.startswith(b"RIFF"):
+        return head[8:] == b"WEBP"
+    if head.startswith(b"BM"):
+        return head[6:10] == bytes(4)
+    return head.startswith(_SIGNATURES) or (head[4:8] == b"ftyp" and head[8:] in _BRANDS)
 
 
 def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
@@ -219,7 +237,8 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
         raise BadImage(path, "too many pixels") from error
     except UnidentifiedImageError:
         stream.seek(0)
-        known = stream.read(8).startswith(_SIGNATURES)
+        head = stream.read(12)
+        known = head.startswith(_SIGNATURES) or head[4:12] in (b"ftypavif", b"ftypavis")
         raise BadImage(path, "truncated or damaged" if known else "not an image") from None
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.strerror:  # the file system's, not the decoder's

@@ -68,7 +68,7 @@ class IdxSource:
                     yield Item(
                         id=f"{self.split}/{row + i:05}",
                         label=self._label(int(of_block[i])),
-                        path=f"{text(self.images)}#{row + i}",
+                        path=f"{self.images}#{row + i}",
                         content=block[i],
                     )
 

@@ -5,39 +5,71 @@ from difflib import get_close_matches
 from glob import escape, has_magic
 from pathlib import Path
 
-from retrieval.errors import BadSource, UnknownName
+from retrieval.errors import BadInput, BadSource, UnknownName
 from retrieval.images import cifar
-from retrieval.images.datasets import DATA_SETS, SPLITS, open_data_set, open_split, splits
+from retrieval.images.columns import NO_CHOICE, Columns
+from retrieval.images.datasets import DATA_SETS, SPLITS, locate, open_data_set, open_split, splits
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folder import EVERYTHING, FolderSource, walk
+from retrieval.images.folder import EVERYTHING, FolderSource, none_in, walk
+from retrieval.images.listing import listed
 from retrieval.images.parquet import ParquetSource
-from retrieval.images.source import First, Source, text
-from retrieval.storage.places import RemotePath, place_of
+from retrieval.images.saved import open_saved
+from retrieval.images.source import First, Note, Source, natural, no_note, text
+from retrieval.images.splits import are_splits, chosen_split, is_split_name
+from retrieval.images.tables import PARQUET
+from retrieval.images.webdataset import PACKED, TarSource, is_packed, is_shard, packed
+from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
 NAMES = (*DATA_SETS, DIGITS)
 """The data sets that `open_source` knows by name."""
 
-_PARQUET = frozenset({".parquet"})
+_CONTAINERS: dict[str, type[ParquetSource | TarSource]] = {
+    ".parquet": ParquetSource,
+    ".arrow": ParquetSource,
+    ".tar": TarSource,
+}
+"""Files of many images by their endings, in the order in which they are taken."""
 
 
 def open_source(
-    spec: str, split: str | None = None, data_dir: Path | None = None, limit: int | None = None
+    spec: str,
+    split: str | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    note: Note = no_note,
+    columns: Columns = NO_CHOICE,
 ) -> Source:
     """The source that `spec` names, cut to its first `limit` items if that is given.
 
     spec: a data set's name (a folder of the same name is written `./mnist`); a folder of images;
-        a folder or file of Parquet in the Hugging Face schema; an archive or folder of CIFAR-10;
-        an image; a glob of images or of Parquet files, with `*`, `?`, `[…]` and `**`; or a URL
-        of images or Parquet in a store, such as `s3://bucket/photos`.
+        a folder or file of Parquet or Arrow with a column of images; a folder that Hugging Face's
+        `save_to_disk` wrote; tar archives of WebDataset; an archive or folder of CIFAR-10; an
+        image; a glob of images, Parquet, Arrow or tar files, with `*`, `?`, `[…]` and `**`; or a
+        URL of images or Parquet in a store, such as `s3://bucket/photos`.
     split: train or test, by default train; for sources that have splits. Of a folder of images
-        it names the sub-folder.
+        it names the sub-folder. Sub-folders that are splits, such as `train` and `test` with a
+        folder for each class, are not labels: see `splits`.
     data_dir: where data sets are looked for first; see `datasets.locate`.
+    note: told what was taken where that may surprise, and what was left out.
+    columns: the columns of images and labels, for Parquet, Arrow and tar archives.
 
-    Raises BadInput for a limit below 1, UnknownName for a split that isn't there, BadSource for
-    what is not there, has no images or is damaged.
+    Raises BadInput for a limit below 1 and for columns of other sources, UnknownName for a split
+    or column that isn't there, BadSource for what is not there, has no images or is damaged.
     """
-    source = _open(spec, split, data_dir)
+    source = _open(spec, split, data_dir, note, columns)
+    if columns != NO_CHOICE and not isinstance(source, ParquetSource | TarSource):
+        raise BadInput(
+            f"{source.name} has no columns to choose from; leave --image-column and --label-column "
+            "out"
+        )
+    if not len(source):
+        raise BadSource(f"no images in {source.name}: its files have no rows; give some that have")
+    if spec in NAMES:
+        _note_namesake(spec, source, data_dir, note)
+    if found := listed(source):
+        for sentence in found.left_out.sentences():
+            note(sentence)
     return source if limit is None else First(source, limit)
 
 
@@ -48,7 +80,9 @@ def absolute_source(spec: str) -> str:
     return str(Path(spec).expanduser().absolute())
 
 
-def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
+def _open(
+    spec: str, split: str | None, data_dir: Path | None, note: Note, columns: Columns
+) -> Source:
     if spec == DIGITS:
         # scikit-learn takes its time to import.
         from retrieval.images.digits import DigitsSource
@@ -57,20 +91,20 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
             raise UnknownName(f"split of {spec}", str(split), SPLITS)
         return DigitsSource(split or SPLITS[0])
     if spec in DATA_SETS:
-        return open_data_set(spec, split or SPLITS[0], data_dir)
+        return open_data_set(spec, split or SPLITS[0], data_dir, note, columns)
     place = place_of(spec)
     if isinstance(place, RemotePath):
         from retrieval.images.remote import open_remote
 
-        return open_remote(place, split)
+        return open_remote(place, split, note, columns)
     path = place.expanduser()
     if spec and path.is_dir():
-        return _of_folder(path.resolve(), split)
+        return _of_folder(path.resolve(), split, note, columns)
     if path.is_file():
-        return _of_file(path.resolve(), split)
+        return _of_file(path.resolve(), split, note, columns)
     if has_magic(spec):
         _refuse(split, spec)
-        return _of_glob(path)
+        return _of_glob(path, note, columns)
     near = get_close_matches(spec, NAMES, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     raise BadSource(
@@ -79,47 +113,112 @@ def _open(spec: str, split: str | None, data_dir: Path | None) -> Source:
     )
 
 
-def _of_folder(folder: Path, split: str | None) -> Source:
+def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) -> Source:
     if found := splits(folder):
         wanted = split or SPLITS[0]
         if wanted not in found:
             raise UnknownName(f"split of {text(folder)}", wanted, found)
-        return open_split(folder, wanted, f"{text(folder)}/{wanted}")
-    if split is not None:
-        if not (folder / split).is_dir():
-            _refuse(split, text(folder))
-        folder = folder / split
-    return _of_pattern(text(folder), folder, EVERYTHING)
+        if next(walk(folder, EVERYTHING, SUFFIXES), None) is not None:
+            note(
+                f"{text(folder)} holds a data set and images: the data set is taken; for the "
+                f"images name '{text(folder)}/**'"
+            )
+        return open_split(folder, wanted, f"{text(folder)}/{wanted}", None, note, columns)
+    if (saved := open_saved(folder, split, note, columns)) is not None:
+        return saved
+    folders = _split_folders(folder)
+    loose = sum(1 for _ in walk(folder, ("*",), SUFFIXES)) if folders else 0
+    chosen = chosen_split(split, folders, loose, text(folder), note) or split
+    if chosen is not None:
+        if not (folder / chosen).is_dir():
+            _refuse(chosen, text(folder))
+        folder = folder / chosen
+    return _of_pattern(text(folder), folder, EVERYTHING, note, columns)
 
 
-def _of_file(file: Path, split: str | None) -> Source:
-    if file.suffix not in _PARQUET and tarfile.is_tarfile(file):
+def _split_folders(folder: Path) -> list[str]:
+    """The sub-folders that are splits, see `splits.are_splits`, in natural order."""
+    try:
+        names = [each.name for each in folder.iterdir() if each.name[0] != "." and each.is_dir()]
+    except OSError:
+        return []  # which listing it will say
+    names.sort(key=natural)
+    # No folder of an ordinary source is looked into.
+    if not any(map(is_split_name, names)):
+        return []
+    found = {}
+    for name in names:
+        if _has_image(folder / name, EVERYTHING):
+            if not is_split_name(name):
+                return []
+            found[name] = _has_image(folder / name, ("*", "**", "*"))
+    return [*found] if are_splits(found) else []
+
+
+def _has_image(folder: Path, pattern: tuple[str, ...]) -> bool:
+    """Return whether an image in the folder matches; a folder that cannot be listed has none."""
+    try:
+        return next(walk(folder, pattern, SUFFIXES), None) is not None
+    except BadSource:
+        return False
+
+
+def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note) -> None:
+    """Say that a data set was taken, where a file or folder here has its name too."""
+    here = Path(spec)
+    if not here.exists():
+        return
+    if spec in DATA_SETS:
+        split = source.name.rpartition("/")[2]
+        if locate(spec, data_dir, split) == here.resolve():
+            return
+    kind = "folder" if here.is_dir() else "file"
+    note(f"took the data set '{spec}', not the {kind} of that name here; for that write ./{spec}")
+
+
+def _of_file(file: Path, split: str | None, note: Note, columns: Columns) -> Source:
+    if file.suffix.lower() not in PARQUET and tarfile.is_tarfile(file) and not is_shard(file):
         wanted = split or SPLITS[0]
         if wanted not in SPLITS:
             raise UnknownName(f"split of {text(file)}", wanted, SPLITS)
         return cifar.CifarSource.of(f"{text(file)}/{wanted}", file, wanted)
     _refuse(split, text(file))
-    return _of_pattern(text(file), file.parent, (escape(file.name),))
+    return _of_pattern(text(file), file.parent, (escape(file.name),), note, columns)
 
 
-def _of_glob(path: Path) -> Source:
+def _of_glob(path: Path, note: Note, columns: Columns) -> Source:
     parts = path.absolute().parts
     first = next(i for i, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:first])
     if not root.is_dir():
         raise BadSource(f"nothing matches {text(path)}: there is no folder {text(root)}; mend it")
-    return _of_pattern(text(path.absolute()), root.resolve(), parts[first:])
+    return _of_pattern(text(path.absolute()), root.resolve(), parts[first:], note, columns)
 
 
-def _of_pattern(name: str, root: Path, pattern: tuple[str, ...]) -> Source:
-    """The images that match, or where there are none the Parquet files."""
-    if next(walk(root, pattern, SUFFIXES), None) is None:
-        files = {
-            "/".join(found.parts): Path(found.entry.path) for found in walk(root, pattern, _PARQUET)
-        }
-        if files:
-            return ParquetSource.of_files(name, files)
-    return FolderSource.of(name, root, pattern)
+def _of_pattern(
+    name: str, root: Path, pattern: tuple[str, ...], note: Note, columns: Columns
+) -> Source:
+    """Return the images that match, or where there are none the tables or archives."""
+    images = FolderSource.of(name, root, pattern)
+    found: dict[str, dict[str, Place]] = {}
+    for each in walk(root, pattern, frozenset(_CONTAINERS)):
+        path = Path(each.entry.path)
+        found.setdefault(path.suffix.lower(), {})["/".join(each.parts)] = path
+    suffixes = [suffix for suffix in _CONTAINERS if suffix in found]
+    kinds = [*(["image"] if len(images) else []), *suffixes]
+    if len(kinds) > 1:
+        note(
+            f"{name} holds {' and '.join(kinds)} files: the {kinds[0]} files are taken; for others "
+            f"name them, as in '{text(root)}/**/*{suffixes[-1]}'"
+        )
+    if len(images):
+        return images
+    if suffixes:
+        return _CONTAINERS[suffixes[0]].of_files(name, found[suffixes[0]], note, columns)
+    files = (Path(each.entry.path) for each in walk(root, pattern, PACKED))
+    if archive := next(filter(is_packed, files), None):
+        raise packed(archive)
+    raise none_in(name, images.left_out)
 
 
 def _refuse(split: str | None, spec: str) -> None:

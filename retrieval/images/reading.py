@@ -3,24 +3,27 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 from PIL import Image
 
 from retrieval.contracts import Framing, Images
 from retrieval.cores import usable_cores
-from retrieval.errors import BadImage, BadSource
-from retrieval.images import cifar, idx, parquet
+from retrieval.errors import BadImage, BadSource, UnknownName
+from retrieval.images import cifar, idx, parquet, webdataset
 from retrieval.images.decoding import decode, frame
-from retrieval.storage.places import RemotePath
+from retrieval.images.tables import ARROW, PARQUET
+from retrieval.images.webdataset import TAR
+from retrieval.storage.places import Place, RemotePath
 
 
 def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     """The image, as `decode` gives it, with a `framing` for one that it will get.
 
-    path: a file; or the row of a container, `FILE#ROW`, where FILE is a Parquet or idx file, or
-    a batch in a folder or archive of CIFAR-10; `digits#ROW`; or the URL of an image in a store, or
-    of a row of Parquet there. Raises BadImage, also for a
-    container that is damaged or gone.
+    path: a file; the row of a container, `FILE#ROW`, where FILE is a Parquet, Arrow, tar or idx
+    file, or a batch in a folder or archive of CIFAR-10; `FILE#COLUMN#ROW` with the column of
+    images, percent-encoded; `digits#ROW`; or the URL of an image, or a row of Parquet, in a store.
+    Raises BadImage, also for a container that is damaged or gone.
     """
     if "\0" in path:
         raise BadImage(path, "no such file")
@@ -30,12 +33,12 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     if not mark or not (row.isascii() and row.isdigit()) or Path(path).is_file():
         return decode(Path(path), path, framing)
     try:
-        content = _content(Path(container), int(row))
+        content = _content(container, int(row))
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
     except OSError as error:
         raise BadImage(path, (error.strerror or str(error)).lower()) from error
-    except BadSource as error:
+    except (BadSource, UnknownName) as error:
         raise BadImage(path, str(error)) from error
     if content is None:
         raise BadImage(path, "no such row")
@@ -55,21 +58,30 @@ def read_framed(paths: Sequence[str], framing: Framing) -> list[Images | BadImag
         return [*threads.map(read, paths)]
 
 
-def _of_url(path: str, container: str, row: str) -> bytes | RemotePath:
-    if not container.endswith(".parquet"):
+def _of_url(path: str, container: str, row: str) -> bytes | Place | BadImage:
+    file, column = _split(container)
+    if not file.lower().endswith(".parquet"):
         return RemotePath(path)
     try:
-        content = parquet.read_row(RemotePath(container), int(row))
+        content = parquet.read_row(RemotePath(file), int(row), column)
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
-    except BadSource as error:
+    except (BadSource, UnknownName) as error:
         raise BadImage(path, str(error)) from error
     if content is None:
         raise BadImage(path, "no such row")
     return content
 
 
-def _content(file: Path, row: int) -> bytes | Images | None:
+def _split(container: str) -> tuple[str, str | None]:
+    """The file, and the column of images that its path names."""
+    file, mark, column = container.rpartition("#")
+    is_named = mark and Path(file).suffix.lower() in PARQUET | ARROW | TAR
+    return (file, unquote(column)) if is_named else (container, None)
+
+
+def _content(container: str, row: int) -> bytes | Place | Images | BadImage | None:
+    file = Path(container)
     if file == Path("digits"):
         # scikit-learn takes its time to import.
         from retrieval.images.digits import all_images
@@ -77,8 +89,13 @@ def _content(file: Path, row: int) -> bytes | Images | None:
         return all_images()[row] if row < len(all_images()) else None
     if cifar.is_batch(file.name) and file.parent.exists():
         return cifar.read_row(file.parent, file.name, row)
+    column = None
     if not file.is_file():
-        raise FileNotFoundError(file)
+        name, column = _split(container)
+        if column is None or not Path(name).is_file():
+            raise FileNotFoundError(file)
+        file = Path(name)
     if idx.is_images(file):
         return idx.read_row(file, row)
-    return parquet.read_row(file, row)
+    read_row = webdataset.read_row if file.suffix.lower() in TAR else parquet.read_row
+    return read_row(file, row, column)

@@ -6,34 +6,51 @@ which kind a name or a path is.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 from retrieval.contracts import Images
-from retrieval.errors import BadInput
+from retrieval.errors import BadImage, BadInput
+from retrieval.storage.names import nfc, storable
 from retrieval.storage.places import Place
 
 CHUNK = 256
 """How many images a container reads at a time: what bounds memory, not the number of images."""
 
 
+Note = Callable[[str], None]
+"""Called with each sentence about what a source took, and what it left out."""
+
+
+def no_note(sentence: str) -> None:
+    """Say nothing."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
     """One image of a source, not yet decoded.
 
-    id: unique and stable: `test/00042` in data sets, else the POSIX path below the source's root.
-    label: the name of its class, None where unknown.
+    id: unique and stable: `test/00042` in data sets, else the POSIX path below the source's root,
+        as `text` writes it.
+    label: the name of its class in Unicode NFC, None where unknown.
     path: where `read_image` finds it again: an absolute file, `FILE#ROW` in a container of
-        images, `digits#ROW`, or a URL of either in a store.
-    content: encoded bytes, a file yet to be opened, or pixels: (h, w, 3) RGB or (h, w) grey.
+        images, `FILE#COLUMN#ROW` where the column of images was chosen, `digits#ROW`, or a URL of
+        these in a store. A byte of it that is not UTF-8 is a lone surrogate, as Python has it
+        everywhere.
+    content: encoded bytes, a file yet to be opened, pixels: (h, w, 3) RGB or (h, w) grey, or what
+        is wrong with the image.
     """
 
     id: str
     label: str | None
     path: str
-    content: bytes | Place | Images
+    content: bytes | Place | Images | BadImage
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not self.label.isascii():
+            object.__setattr__(self, "label", nfc(self.label))
 
 
 class Source(Protocol):
@@ -107,5 +124,5 @@ def natural(name: str) -> tuple[tuple[str | int, ...], str]:
 
 
 def text(path: str | Place) -> str:
-    r"""The path as text that can be stored: a byte of it that is no UTF-8 becomes `\udc..`."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """The path as text that can be stored and printed; see `retrieval.storage.names`."""
+    return storable(str(path))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from retrieval.contracts import Vectors
 from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.quality.ranking import Rows
+from retrieval.storage.names import restored
 from retrieval.storage.shards import Embeddings
 
 
@@ -19,7 +20,8 @@ from retrieval.storage.shards import Embeddings
 class Labelled:
     """Vectors (n, dim) with their unique ids (n,) and labels (n,); a label is None if unknown.
 
-    paths: (n,), an Arrow column of where the images are, null where that is not known.
+    paths: (n,), an Arrow column of where the images are, as shards store it, null where that is
+        not known.
 
     Raises Mismatch where these are not of one length, BadInput where an id comes twice.
     """
@@ -89,7 +91,9 @@ class Labelled:
 
     def known_paths(self) -> list[str | None]:
         """Where each image is, None where that is not known."""
-        return [None] * len(self) if self.paths is None else self.paths.to_pylist()
+        if self.paths is None:
+            return [None] * len(self)
+        return [path and restored(path) for path in self.paths.to_pylist()]
 
     def all_paths(self) -> list[str]:
         """Where each image is. Raises BadInput where that is not known of one."""

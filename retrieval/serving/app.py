@@ -1,5 +1,6 @@
 """What is asked for at which address, as `retr serve` answers: `GET /docs` lists it."""
 
+import json
 import pathlib
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.serving.collection import SIZES, UNNAMED, Answer, Collection, Served
 from retrieval.serving.limits import Limits, Measures, loopback_hosts
+from retrieval.storage.names import escaped
 
 PAGE = pathlib.Path(__file__).parent / "page"
 IMAGES = ("image/", "application/octet-stream")  # media types of an upload that may be an image
@@ -21,7 +23,9 @@ MOST_ITEMS = 200
 Index = Annotated[str | None, Query(description="The index's name; the first where left out.")]
 Id = Annotated[str, Path(alias="id", description="An id, which may have slashes in it.")]
 K = Annotated[int, Query(description="How many neighbours.")]
-Where = Annotated[str | None, Query(description="A filter, such as label=cat or label=cat,dog.")]
+Where = Annotated[
+    str | None, Query(description='A filter, such as label=cat, label=cat,dog or label="a, b",c.')
+]
 Effort = Annotated[
     str | None, Query(description="A value of the option that trades recall for time.")
 ]
@@ -29,6 +33,15 @@ Effort = Annotated[
 
 class WrongMedia(BadInput):
     """An upload that says it is no image."""
+
+
+class Utf8Json(JSONResponse):
+    """JSON in UTF-8, also of paths that are not UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of the document."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return escaped(text).encode()
 
 
 def make_app(
@@ -42,6 +55,7 @@ def make_app(
     """
     app = FastAPIOffline(
         redoc_url=None,
+        default_response_class=Utf8Json,
         static_url="/docs-static",
         title="retr",
         summary="Search images by picture.",
@@ -62,16 +76,16 @@ def make_app(
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RetrError)
-    def of_retr(request: Request, error: RetrError) -> JSONResponse:
+    def of_retr(request: Request, error: RetrError) -> Utf8Json:
         return _error(_status(error), str(error))
 
     @app.exception_handler(RequestValidationError)
-    def of_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
+    def of_arguments(request: Request, error: RequestValidationError) -> Utf8Json:
         first = error.errors()[0]
         return _error(400, f"{first['loc'][-1]}: {first['msg']}; see /docs")
 
     @app.exception_handler(HTTPException)
-    def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    def of_http(request: Request, error: HTTPException) -> Utf8Json:
         return _error(error.status_code, f"{error.detail}; see /docs")
 
 
@@ -87,7 +101,9 @@ def _add_page(app: FastAPI) -> None:
 def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> None:
     @app.post("/api/search")
     def search(
-        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+        image: Annotated[
+            UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
+        ],
         k: Annotated[int, Form()] = 10,
         index: Annotated[str | None, Form()] = None,
         where: Annotated[str | None, Form()] = None,
@@ -100,7 +116,9 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
 
     @app.post("/api/embed")
     def embed(
-        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF or TIFF.")],
+        image: Annotated[
+            UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
+        ],
         index: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
         """The embedding of an image that is sent, by the index's encoder."""
@@ -171,7 +189,9 @@ def _file(image: UploadFile) -> BinaryIO:
     """The file of an upload. Raises WrongMedia for one that says it is no image."""
     kind = image.content_type or IMAGES[-1]
     if not kind.startswith(IMAGES):
-        raise WrongMedia(f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF or TIFF")
+        raise WrongMedia(
+            f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
+        )
     return image.file
 
 
@@ -192,5 +212,5 @@ def _status(error: RetrError) -> int:
     return 400 if isinstance(error, BadInput) else 500
 
 
-def _error(status: int, error: str) -> JSONResponse:
-    return JSONResponse({"error": error}, status)
+def _error(status: int, error: str) -> Utf8Json:
+    return Utf8Json({"error": error}, status)

@@ -25,6 +25,7 @@ from retrieval.registry import make_indexer, open_encoder
 from retrieval.searching import Hit, Searcher, matching
 from retrieval.serving.folders import Folders
 from retrieval.storage.files import sha256_of
+from retrieval.storage.names import restored
 from retrieval.storage.places import Place
 from retrieval.storage.shards import MANIFEST, open_embeddings
 
@@ -195,7 +196,8 @@ class Served:
         if where is not None:
             rows = np.flatnonzero(matching(self.rows, where))
         drawn = np.random.default_rng(seed).permutation(rows)[:limit]
-        return cast("list[dict[str, Json]]", self.rows.take(pa.array(drawn)).to_pylist())
+        found = self.rows.take(pa.array(drawn)).to_pylist()
+        return [row | {"path": row["path"] and restored(row["path"])} for row in found]
 
     def row_of(self, id_: str) -> int:
         """The row with the id. Raises UnknownItem."""
@@ -256,8 +258,9 @@ class Served:
         path = self.rows["path"][row].as_py()
         if path is None:
             raise BadInput(f"it is not known where {self.rows['id'][row]} lies; encode it anew")
+        path = restored(path)
         self._images.check(path)
-        return str(path)
+        return path
 
     def picture(self, row: int, size: int) -> tuple[bytes, str]:
         """A row's image with a longer side of at most `size` pixels, and its media type.

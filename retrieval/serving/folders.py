@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.errors import BadImage
+from retrieval.storage.names import restored
 
 
 class Folders:
@@ -38,12 +39,12 @@ class Folders:
 
 
 def _shared(paths: pa.ChunkedArray) -> str:
-    """The folder that lies above all of the paths, of which there is at least one."""
+    """The folder that lies above all of the stored paths, of which there is at least one."""
     # What the least and the greatest share, all share.
     ends = pc.min_max(paths).as_py()
     both = zip(ends["min"], ends["max"], strict=False)
     shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
-    return shared[: shared.rfind("/") + 1]
+    return restored(shared[: shared.rfind("/") + 1])
 
 
 def _row_of(path: str) -> bool:

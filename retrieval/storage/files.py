@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Busy
+from retrieval.storage.names import escaped
 from retrieval.storage.places import Place, RemotePath
 
 _Place = TypeVar("_Place", bound=Place)
@@ -65,7 +66,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write the rows as CSV, whole or not at all: a column for each key that any of them has."""
 
     def write(partial: Path) -> None:
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
             table.writeheader()
             table.writerows(rows)
@@ -84,7 +85,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Place, document: Json) -> None:
     """Write the document with sorted keys, whole or not at all."""
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = escaped(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)) + "\n"
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

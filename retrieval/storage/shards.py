@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
+from unicodedata import is_normalized
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ from retrieval.storage.files import (
     write_sealed,
     write_whole,
 )
+from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
 
 FORMAT = "retr-embeddings"
@@ -48,6 +50,7 @@ ROW_FIELDS = (
 )
 ROWS = tuple(field.name for field in ROW_FIELDS)
 SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string()), ("shard", pa.int32())])
+_SkippedRow = tuple[str, str, int | None]  # the shard's number is null for a folder
 
 
 class Dtype(StrEnum):
@@ -157,7 +160,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An image that could not be read, or a folder that could not be listed, and why."""
 
     path: str
     reason: str
@@ -171,6 +174,8 @@ class Manifest:
     shards: tuple[Shard, ...] = ()
     complete: bool = False
     skipped_sha256: str | None = None  # of skipped.parquet; None where there is none, or it is old
+    skipped_folders: int = 0  # that could not be listed
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by ending
 
     @property
     def rows(self) -> int:
@@ -191,6 +196,8 @@ class Manifest:
             "skipped": self.skipped,
             "complete": self.complete,
             "skipped_sha256": self.skipped_sha256,
+            "skipped_folders": self.skipped_folders,
+            "passed_over": dict(self.passed_over),
         }
         write_sealed(folder / MANIFEST, FORMAT, VERSION, document)
 
@@ -216,11 +223,15 @@ class Manifest:
                 raise ValueError(f"skipped_sha256: {skipped_sha256!r}")
             if any(not _is_shard(shard) for shard in shards):
                 raise ValueError("a shard's entry")
-        except (KeyError, TypeError, ValueError) as error:
+            skipped_folders = document.get("skipped_folders", 0)
+            passed_over = document.get("passed_over", {})
+            if any(not _is_count(n) for n in (skipped_folders, *passed_over.values())):
+                raise ValueError("skipped_folders or passed_over")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadData(f"{path} lacks or misstates {error}; encode anew") from None
         if any(Path(shard.file).name != shard.file for shard in shards):
             raise BadData(f"{path} names a shard outside its folder; encode anew")
-        manifest = cls(facts, shards, complete, skipped_sha256)
+        manifest = cls(facts, shards, complete, skipped_sha256, skipped_folders, passed_over)
         manifest._check_counts(path)
         return manifest
 
@@ -241,7 +252,11 @@ class Manifest:
 def _is_shard(shard: Shard) -> bool:
     """Whether the fields are of the types that they are declared with, and no count negative."""
     counts = (shard.rows, shard.skipped, shard.bytes)
-    return isinstance(shard.file, str) and all(type(n) is int and n >= 0 for n in counts)
+    return isinstance(shard.file, str) and all(map(_is_count, counts))
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and number >= 0
 
 
 def _is_whole(path: Place, shard: Shard) -> bool:
@@ -271,6 +286,7 @@ def write_shard(
     """Write a shard's file, whole or not at all; the manifest's entry for it.
 
     n ids, labels and paths, vectors (n, dim), and the images of the stretch that were skipped.
+    Paths are as `open` takes them, and stored as `names.storable` writes them.
     Raises BadInput if a vector is not finite, also as float16.
     """
     dtype = np.float16 if facts.dtype is Dtype.FLOAT16 else np.float32
@@ -285,7 +301,7 @@ def write_shard(
         [
             pa.array(ids, pa.string()),
             pa.array(labels, pa.string()),
-            pa.array(paths, pa.string()),
+            pa.array([path and storable(path) for path in paths], pa.string()),
             pa.FixedSizeListArray.from_arrays(
                 pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
             ),
@@ -305,12 +321,27 @@ class ShardWriter:
     the last of them; the caller holds `files.locked(folder)` meanwhile.
     """
 
-    def __init__(self, folder: Place, facts: Facts) -> None:
-        """Raises BadInput if the folder holds anything but an earlier state of this very run."""
+    def __init__(
+        self,
+        folder: Place,
+        facts: Facts,
+        passed_over: Mapping[str, int] | None = None,
+        folders: Sequence[Skipped] = (),
+    ) -> None:
+        """passed_over: files that look like images and are not read, by ending. folders: those
+        that could not be listed.
+
+        Raises BadInput if the folder holds anything but an earlier state of this very run.
+        """
         self.folder = folder
         self.facts = facts
-        self._skipped: list[tuple[str, str, int]] = []
+        self._folders: list[_SkippedRow] = [(each.path, each.reason, None) for each in folders]
+        self._skipped: list[_SkippedRow] = []
         self.manifest = self._resumed()
+        if not self.manifest.complete:
+            self.manifest = replace(
+                self.manifest, passed_over=dict(passed_over or {}), skipped_folders=len(folders)
+            )
 
     def _resumed(self) -> Manifest:
         check_free(self.folder, MANIFEST)
@@ -329,7 +360,8 @@ class ShardWriter:
                 break
             whole.append(shard)
         # Written before the manifest, it may tell of a shard that the manifest does not know.
-        self._skipped = [row for row in _read_skipped(self.folder) if row[2] < len(whole)]
+        rows = _read_skipped(self.folder)
+        self._skipped = [row for row in rows if row[2] is not None and row[2] < len(whole)]
         return replace(
             found,
             shards=tuple(whole),
@@ -363,19 +395,24 @@ class ShardWriter:
         if skipped:
             number = len(self.manifest.shards)
             self._skipped += [(s.path, s.reason, number) for s in skipped]
-            sha256 = _write_skipped(self.folder, self._skipped)
-            self.manifest = replace(self.manifest, skipped_sha256=sha256)
+            self._write_skipped()
         self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
         self.manifest.write(self.folder)
 
     def finish(self) -> Manifest:
         """Say in the manifest that the set is complete."""
-        if not self._skipped:
+        if self._folders:
+            self._write_skipped()
+        elif not self._skipped:
             (self.folder / SKIPPED).unlink(missing_ok=True)
             self.manifest = replace(self.manifest, skipped_sha256=None)
         self.manifest = replace(self.manifest, complete=True)
         self.manifest.write(self.folder)
         return self.manifest
+
+    def _write_skipped(self) -> None:
+        sha256 = _write_skipped(self.folder, [*self._folders, *self._skipped])
+        self.manifest = replace(self.manifest, skipped_sha256=sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,7 +523,24 @@ def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     if not finite.all():
         row = int(np.argmin(finite))
         raise BadData(f"{path} has NaN or infinity in row {row} ({table['id'][row]}); {remedy}")
-    return table
+    return with_nfc_labels(table)
+
+
+def with_nfc_labels(table: pa.Table) -> pa.Table:
+    """Return the table with its column `label` in Unicode NFC, as new sets have it already."""
+    for chunk in table["label"].chunks:
+        # One check of all text: `pyarrow.compute` takes its time to import.
+        content = chunk.buffers()[2]
+        text = "" if content is None else content.to_pybytes().decode("utf-8", "replace")
+        if not text.isascii() and not is_normalized("NFC", text):
+            break
+    else:
+        return table
+    import pyarrow.compute as pc
+
+    place = table.schema.get_field_index("label")
+    labels = pc.utf8_normalize(table["label"], "NFC")
+    return table.set_column(place, table.schema.field(place), labels)
 
 
 def read_table(content: bytes) -> pa.Table:
@@ -573,10 +627,10 @@ def _parquet(table: pa.Table) -> pa.Buffer:
     return stream.getvalue()
 
 
-def _write_skipped(folder: Place, rows: Sequence[tuple[str, str, int]]) -> str:
+def _write_skipped(folder: Place, rows: Sequence[_SkippedRow]) -> str:
     """Write the rows of `SKIPPED`; the sha256 of the file."""
-    columns = list(zip(*rows, strict=True))
-    table = pa.table([pa.array(column) for column in columns], schema=SKIPPED_SCHEMA)
+    columns = zip(*((storable(path), *others) for path, *others in rows), strict=True)
+    table = pa.table([*columns], schema=SKIPPED_SCHEMA)
     stream = pa.BufferOutputStream()
     pq.write_table(table, stream)
     content = stream.getvalue()
@@ -584,7 +638,7 @@ def _write_skipped(folder: Place, rows: Sequence[tuple[str, str, int]]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_skipped(folder: Place) -> list[tuple[str, str, int]]:
+def _read_skipped(folder: Place) -> list[_SkippedRow]:
     path = folder / SKIPPED
     if not path.is_file():
         return []
@@ -592,4 +646,4 @@ def _read_skipped(folder: Place) -> list[tuple[str, str, int]]:
         table = read_table(path.read_bytes()).cast(SKIPPED_SCHEMA)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); delete the folder and encode anew") from None
-    return [(row["path"], row["reason"], row["shard"]) for row in table.to_pylist()]
+    return [(restored(row["path"]), row["reason"], row["shard"]) for row in table.to_pylist()]

@@ -7,10 +7,12 @@ behind them gets its bytes too.
 import io
 import json
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from retrieval import build_index, open_embeddings, open_index
 from retrieval.contracts import Framing
 from retrieval.encoding import encode_source
 from retrieval.errors import RetrError
-from retrieval.images import decode, frame, load, open_source
+from retrieval.images import decode, frame, load, open_source, read_image
 from retrieval.indexing import INDEX, IndexFacts
 from retrieval.quality.calibration import Calibration
 from retrieval.storage.cards import CARD, Card
@@ -45,10 +47,26 @@ def image(data: bytes) -> None:
 
 def parquet(data: bytes) -> None:
     """A file that is taken for Parquet with images."""
-    file = _home() / "images.parquet"
+    _rows("images.parquet", data)
+
+
+def arrow(data: bytes) -> None:
+    """A file that is taken for an Arrow stream or file with images."""
+    _rows("images.arrow", data)
+
+
+def tar(data: bytes) -> None:
+    """A file that is taken for a WebDataset archive."""
+    _rows("images.tar", data)
+
+
+def _rows(name: str, data: bytes) -> None:
+    file = _home() / name
     file.write_bytes(data)
     with suppress(RetrError):
-        for item in open_source(str(file)).items():
+        read_image(f"{file}#1")
+    with suppress(RetrError):
+        for item in islice(open_source(str(file)).items(), 1000):
             with suppress(RetrError):
                 load(item, FRAMING)
 
@@ -129,7 +147,19 @@ def http(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (image, parquet, manifest, card, index_json, hnsw, faiss, recipe, http)
+    for target in (
+        image,
+        parquet,
+        arrow,
+        tar,
+        manifest,
+        card,
+        index_json,
+        hnsw,
+        faiss,
+        recipe,
+        http,
+    )
 }
 
 
@@ -140,6 +170,10 @@ def seeds(name: str) -> list[bytes]:
             return [_picture(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")]
         case "parquet":
             return [_parquet()]
+        case "arrow":
+            return [_arrow(pa.ipc.new_stream), _arrow(pa.ipc.new_file)]
+        case "tar":
+            return [_tar(tarfile.PAX_FORMAT), _tar(tarfile.GNU_FORMAT)]
         case "manifest":
             return [(_set() / "manifest.json").read_bytes()]
         case "card":
@@ -245,13 +279,35 @@ def _picture(kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _parquet() -> bytes:
-    table = pa.table(
+def _table() -> pa.Table:
+    return pa.table(
         {
             "image": [{"bytes": _picture("PNG"), "path": f"{number}.png"} for number in range(3)],
             "label": ["a", None, "b"],
         }
     )
+
+
+def _parquet() -> bytes:
     stream = io.BytesIO()
-    pq.write_table(table, stream, row_group_size=2)
+    pq.write_table(_table(), stream, row_group_size=2)
+    return stream.getvalue()
+
+
+def _arrow(kind: Callable[..., Any]) -> bytes:
+    stream = io.BytesIO()
+    with kind(stream, _table().schema) as writer:
+        writer.write_table(_table(), max_chunksize=2)
+    return stream.getvalue()
+
+
+def _tar(kind: int) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=kind) as archive:
+        for number in range(3):
+            name = f"{'long' * 30}/é{number}"
+            for ending, content in (("png", _picture("PNG")), ("json", b'{"label": 1}')):
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()

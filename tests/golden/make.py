@@ -1,4 +1,4 @@
-"""Writes the golden folders and files of today's formats: `python tests/golden/make.py v2`.
+"""Writes the golden folders and files of today's formats: `python tests/golden/make.py v3`.
 
 Those whose format has a new version are committed, once, and never made again for the same one:
 whatever retr becomes, it opens them, and tests/unit/test_golden.py says what it finds there.
@@ -74,8 +74,34 @@ def main() -> None:
     for backend in ("exact", "ivf", "hnsw", "milvus"):
         build_index(sets, backend, HERE / sys.argv[1] / backend)
     build_parts(sets, "exact", HERE / sys.argv[1] / "parts", 2)
+    make_copies(HERE / sys.argv[1])
     make_encoder(HERE / sys.argv[1] / "encoder")
     make_files(HERE / sys.argv[1])
+
+
+def make_copies(folder: Path) -> None:
+    """Index rows that share vectors: those of `vectors()`, and row 4 and 1 once more."""
+    repeated = [*range(ROWS), 4, 1]
+    facts = Facts(
+        encoder=EncoderFacts("golden", "0" * 64, {"version": 1}),
+        dim=DIM,
+        dtype=Dtype.FLOAT32,
+        metric=Metric.EUCLIDEAN,
+        source=SourceFacts("golden/copies", "2" * 64, len(repeated)),
+        shard_images=8,
+    )
+    with TemporaryDirectory() as name, locked(Path(name)):
+        writer = ShardWriter(Path(name), facts)
+        writer.write(
+            ids=[f"{row}" for row in range(len(repeated))],
+            labels=[None] * len(repeated),
+            paths=[f"images/{row}.png" for row in range(len(repeated))],
+            vectors=vectors()[repeated],
+            skipped=[],
+        )
+        writer.finish()
+        for backend in ("hnsw", "hnsw-pca", "vamana"):
+            build_index([open_embeddings(Path(name))], backend, folder / f"copies-{backend}")
 
 
 def stripes(seed: int) -> tuple[str, np.ndarray]:

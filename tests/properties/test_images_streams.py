@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,35 @@ def parquet(root: Path, count: int) -> str:
     return str(root)
 
 
+def empty_between(root: Path, count: int) -> str:
+    """Parquet files of two row groups, each after one without rows."""
+    for part, first in enumerate(range(0, count, 200)):
+        table = pa.table({"image": PNGS[first : min(first + 200, count)]})
+        pq.write_table(table.slice(0, 0), root / f"test-{2 * part}.parquet")
+        pq.write_table(table, root / f"test-{2 * part + 1}.parquet", row_group_size=100)
+    return f"{root}/*.parquet"
+
+
+def arrow(root: Path, count: int) -> str:
+    table = pa.table({"jpg": PNGS[:count], "labels": [i % 7 for i in range(count)]})
+    with pa.ipc.new_stream(str(root / "a.arrow"), table.schema) as out:
+        out.write_table(table.slice(0, 1))
+        out.write_batch(pa.RecordBatch.from_pylist([], table.schema))
+        out.write_table(table.slice(1), max_chunksize=300)
+    return str(root)
+
+
+def tar(root: Path, count: int) -> str:
+    for part, first in enumerate(range(0, count, 250)):
+        with tarfile.open(root / f"{part}.tar", "w") as archive:
+            for i in range(first, min(first + 250, count)):
+                for ending, content in (("cls", b"%d" % (i % 7)), ("png", PNGS[i])):
+                    member = tarfile.TarInfo(f"{i}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return str(root)
+
+
 def idx(root: Path, count: int) -> str:
     pixels = (np.arange(count * 4) % 251).astype(np.uint8)
     header = bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 2, 2)
@@ -72,9 +102,9 @@ def seen(item: Item) -> tuple[str, str | None, str, object]:
     return item.id, item.label, item.path, plain
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    make=st.sampled_from([folder, parquet, idx, binary_cifar]),
+    make=st.sampled_from([folder, parquet, empty_between, arrow, tar, idx, binary_cifar]),
     count=COUNTS,
     start=st.integers(0, 620),
     limit=st.none() | st.integers(1, 620),

@@ -1,6 +1,9 @@
 """What needs no cluster: room for workers, addresses, nodes that are not as ours."""
 
 import builtins
+import json
+import os
+import pickle
 import socket
 import threading
 import time
@@ -9,16 +12,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from encoders.toy import Toy
 from retrieval.distributed import cluster, encoding
 from retrieval.distributed.cluster import Crew, check, crew_of
-from retrieval.distributed.encoding import Names, ShardMaker, Task
-from retrieval.encoding import facts_of
+from retrieval.distributed.encoding import Names, Outcome, Queue, ShardMaker, Task
+from retrieval.encoding import facts_of, finished
 from retrieval.errors import BadInput, Mismatch, NoCluster
-from retrieval.images import open_source
-from retrieval.storage.shards import Dtype
+from retrieval.images import Columns, Source, open_source
+from retrieval.images.listing import listed
+from retrieval.storage.shards import Dtype, ShardWriter, open_embeddings
 
 
 def node(cpus: float, gpus: float = 0) -> dict[str, float]:
@@ -179,6 +185,30 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     assert [path.name for path in early.iterdir()] == ["run"]
 
 
+def test_workers_read_the_columns_that_were_chosen(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.png"))[:4]]
+    columns = {"image": contents, "thumb": contents[::-1], "kind": ["a", "b", "c", "d"]}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), file)
+    chosen = Columns("thumb", "kind")
+    source = open_source(str(file), columns=chosen)
+    early = tmp_path / "made" / "early.partial"
+    early.mkdir(parents=True)
+    (early / "run").touch()
+    facts = facts_of(source, Toy(), Dtype.FLOAT32, 10)
+    names = Names(str(file), "toy", columns=chosen)
+    first = next(source.items()).path
+    task = Task(names, facts, first, early, early / "run", 1, 2, encoding.version("retr"))
+    ShardMaker(task)(0)
+    (shard,) = early.rglob("*.parquet/*/*.parquet")
+    rows = pq.read_table(shard)
+    assert rows["label"].to_pylist() == ["a", "b", "c", "d"]
+    assert rows["path"].to_pylist() == [f"{file}#thumb#{row}" for row in range(4)]
+
+
 def test_names_hold_for_processes_in_other_folders(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,3 +230,59 @@ def test_names_hold_for_processes_in_other_folders(
         "toy": "toy",
     }.items():
         assert Names("digits", spec).absolute().encoder == expected
+
+
+def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue, Outcome]:
+    """The driver's queue, and the outcome of the one shard that a worker made."""
+    facts = facts_of(source, Toy(), Dtype.FLOAT32, 100)
+    queue = Queue(ShardWriter(folder, facts), lambda done, total: None, listed(source))
+    (queue.folder / "run").touch()
+    task = Task(
+        names=Names(str(photos), "toy"),
+        facts=facts,
+        first=next(source.items()).path,
+        folder=queue.folder,
+        run=queue.folder / "run",
+        threads=1,
+        attempts=2,
+        version=encoding.version("retr"),
+        source=pickle.loads(pickle.dumps(source)),  # noqa: S301
+    )
+    return queue, Outcome.of_json(json.loads(ShardMaker(task)(0)))
+
+
+def test_a_worker_takes_the_list_of_the_driver(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    source = open_source(str(photos))
+    expected = [item.id for item in source.items()]
+    (photos / "green" / "5.png").unlink()
+    (photos / "green" / "5a.png").write_bytes((photos / "green" / "4.png").read_bytes())
+    queue, outcome = made_by_a_worker(source, photos, tmp_path / "made")
+    assert outcome.differing == (15,)
+    assert [(Path(s.path).name, s.reason) for s in outcome.skipped] == [("5.png", "no such file")]
+    queue.add(outcome)
+    manifest = finished(queue.writer)
+    assert (manifest.rows, manifest.skipped) == (29, 1)
+    rows = open_embeddings(tmp_path / "made").rows()["id"].to_pylist()
+    assert rows == [name for name in expected if name != "green/5.png"]
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_a_node_that_sees_other_images_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    monkeypatch.setattr(encoding, "SETTLED", 0.0)
+    source, file = open_source(str(photos)), photos / "green" / "5.png"
+    status, content = file.stat(), file.read_bytes()
+    if change == "gone":
+        file.unlink()
+    else:
+        file.write_bytes((photos / "red" / "1.png").read_bytes())
+    queue, outcome = made_by_a_worker(source, photos, tmp_path / "made")
+    file.write_bytes(content)  # as the driver sees it
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(Mismatch, match="holds other images on a node than where the run was"):
+        queue.add(outcome)

@@ -1,6 +1,7 @@
 """Encoding a source: order, bad images, resumption, streams."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ from PIL import Image
 from encoders.toy import Toy
 from retrieval.contracts import Images, Vectors
 from retrieval.encoding import Decoder, encode_source
-from retrieval.errors import BadData, Busy
-from retrieval.images import Item, open_source
+from retrieval.errors import BadData, BadInput, BadSource, Busy
+from retrieval.images import Item, open_source, read_image
+from retrieval.images import folder as folder_module
+from retrieval.images.listing import Changes, listed
+from retrieval.inspection import verify
+from retrieval.quality.labelled import Labelled
 from retrieval.storage.files import locked
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.shards import Manifest, open_embeddings
 
 
 class Stopping(Toy):
@@ -101,6 +106,111 @@ def test_a_second_writer_is_refused(photos: Path, tmp_path: Path) -> None:
     with locked(tmp_path / "out"), pytest.raises(Busy, match="another process is writing"):
         encode_source(open_source(str(photos)), Toy(), tmp_path / "out")
     encode_source(open_source(str(photos)), Toy(), tmp_path / "out")
+
+
+class Meddling(Toy):
+    """The toy encoder, which does something to the folder before its first batch."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act = act
+
+    def encode(self, images: Images) -> Vectors:
+        self.act()
+        self.act = lambda: None
+        return super().encode(images)
+
+
+def ids(folder: Path) -> list[str]:
+    return [str(name) for name in open_embeddings(folder).rows()["id"].to_pylist()]
+
+
+def skipped(folder: Path) -> list[dict[str, object]]:
+    table: list[dict[str, object]] = pq.read_table(folder / "skipped.parquet").to_pylist()
+    return table
+
+
+def test_a_file_that_vanishes_during_the_run_is_skipped(photos: Path, tmp_path: Path) -> None:
+    source, gone = open_source(str(photos)), photos / "red" / "9.png"
+    encoder = Meddling(gone.unlink)
+    manifest = encode_source(source, encoder, tmp_path / "out", shard_images=8)
+    assert (manifest.rows, manifest.skipped, manifest.complete) == (29, 1, True)
+    assert skipped(tmp_path / "out") == [{"path": str(gone), "reason": "no such file", "shard": 3}]
+    assert verify(tmp_path / "out").problems == ()
+
+
+def test_what_arrives_during_the_run_is_left_for_the_next(photos: Path, tmp_path: Path) -> None:
+    source = open_source(str(photos))
+    expected = [item.id for item in source.items()]
+
+    def arrive() -> None:
+        for name in ("blue/0a.png", "aaa/1.png", "red/99.png"):
+            (photos / name).parent.mkdir(exist_ok=True)
+            Image.new("RGB", (9, 9)).save(photos / name)
+        Image.new("RGB", (9, 9)).save(photos / "green" / "3.png")
+
+    encode_source(source, Meddling(arrive), tmp_path / "out", shard_images=8)
+    assert ids(tmp_path / "out") == expected
+    found = listed(source)
+    assert found is not None
+    assert found.changes() == Changes(arrived=3, changed=1)
+    with pytest.raises(BadInput, match=r"as it was before it changed; name another folder"):
+        encode_source(open_source(str(photos)), Toy(), tmp_path / "out", shard_images=8)
+
+
+def test_a_folder_that_is_gone_is_no_set_of_skipped_images(photos: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    encode_source(open_source(str(photos)), Toy(), whole, shard_images=8)
+    away = photos.with_name("away")
+    encoder = Meddling(lambda: photos.rename(away))
+    with pytest.raises(BadSource, match="is gone since the run began; bring it back"):
+        encode_source(open_source(str(photos)), encoder, tmp_path / "out", shard_images=8)
+    away.rename(photos)
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "out", shard_images=8)
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+@pytest.mark.parametrize("batches", [0, 2])
+def test_a_folder_that_cannot_be_listed_is_in_skipped_parquet(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    scandir = os.scandir
+
+    def refused(folder: Path) -> "os._ScandirIterator[str]":
+        if folder.name == "green":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(folder_module, "scandir", refused)
+    (photos / "blue" / "0.png").write_bytes(b"")
+    (photos / "blue" / "x.heic").write_bytes(b"x")
+    source = open_source(str(photos))
+    with pytest.raises(KeyboardInterrupt):
+        encode_source(source, Stopping(batches), tmp_path / "out", shard_images=8)
+    manifest = encode_source(source, Toy(), tmp_path / "out", shard_images=8)
+    assert (manifest.rows, manifest.skipped, manifest.skipped_folders) == (19, 1, 1)
+    assert manifest.passed_over == {".heic": 1}
+    assert Manifest.read(tmp_path / "out") == manifest
+    rows = [(Path(str(r["path"])).name, r["reason"], r["shard"]) for r in skipped(tmp_path / "out")]
+    assert rows == [("green", "permission denied", None), ("0.png", "empty file", 0)]
+    assert verify(tmp_path / "out").problems == ()
+    assert encode_source(source, Stopping(0), tmp_path / "out", shard_images=8) == manifest
+
+
+def test_an_image_whose_name_is_not_utf8_is_found_again(photos: Path, tmp_path: Path) -> None:
+    odd = photos / "red" / os.fsdecode(b"caf\xe9.png")
+    plain = photos / "red" / r"caf\udce9.png"
+    Image.new("RGB", (9, 9), "red").save(odd)
+    Image.new("RGB", (9, 9), "blue").save(plain)
+    bad = photos / "red" / os.fsdecode(b"\xff.png")
+    bad.write_bytes(b"")
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "out")
+    paths = Labelled.of(open_embeddings(tmp_path / "out")).all_paths()
+    assert {str(odd), str(plain)} <= {*paths}
+    assert all(Path(path).is_file() for path in paths)
+    assert read_image(str(odd)).getpixel((0, 0)) == (255, 0, 0)
+    assert read_image(str(plain)).getpixel((0, 0)) == (0, 0, 255)
+    assert [row["path"] for row in skipped(tmp_path / "out")] == [rf"{photos}/red/\udcff.png"]
 
 
 def test_items_are_taken_only_a_few_batches_ahead() -> None:

@@ -75,6 +75,17 @@ def test_indices(index: str) -> None:
     assert verify(GOLDEN / index).problems == ()
 
 
+@pytest.mark.parametrize("backend", ["hnsw", "hnsw-pca", "vamana"])
+def test_graphs_of_distinct_vectors(backend: str) -> None:
+    opened = open_index(GOLDEN / "v3" / f"copies-{backend}")
+    assert opened.facts.details["distinct"] == 6
+    hits = opened.index.search(EXPECTED[4:5], 4)
+    assert hits.rows.tolist()[0] == [4, 6, 3, 5]
+    step = np.sqrt(1 + 0.25 + 0.0625)
+    np.testing.assert_allclose(hits.distances[0], [0, 0, step, step], rtol=1e-6)
+    assert verify(GOLDEN / "v3" / f"copies-{backend}").problems == ()
+
+
 @pytest.mark.parametrize(
     ("version", "fingerprint", "expected"),
     [

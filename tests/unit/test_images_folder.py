@@ -12,6 +12,7 @@ from PIL import Image
 from retrieval.errors import BadImage, BadInput, BadSource
 from retrieval.images import Item, Source, decode, open_source, read_image
 from retrieval.images import folder as folder_module
+from retrieval.images.listing import listed
 from retrieval.images.source import natural
 
 
@@ -101,8 +102,13 @@ def test_a_folder_named_like_a_data_set_is_written_as_a_path(
 ) -> None:
     picture(tmp_path / "digits" / "1.png")
     monkeypatch.chdir(tmp_path)
-    assert open_source("digits").name == "digits/train"
-    assert ids(open_source("./digits")) == ["1.png"]
+    said: list[str] = []
+    assert open_source("digits", note=said.append).name == "digits/train"
+    assert said == [
+        "took the data set 'digits', not the folder of that name here; for that write ./digits"
+    ]
+    assert ids(open_source("./digits", note=said.append)) == ["1.png"]
+    assert len(said) == 1
 
 
 def test_bad_images_are_items(tmp_path: Path) -> None:
@@ -138,7 +144,57 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     (root / "a" / "self").symlink_to(root / "a")
     (root / "b").symlink_to(other)
     (other / "back").symlink_to(root / "a")
-    assert ids(open_source(str(root))) == ["a/1.png", "b/2.png", "b/back/1.png"]
+    said: list[str] = []
+    assert ids(open_source(str(root), note=said.append)) == ["a/1.png", "b/2.png"]
+    assert said == ["3 links lead to images that are in the set already, and were not followed"]
+
+
+@pytest.mark.parametrize(
+    ("links", "expected", "n_links"),
+    [
+        ({"b": "z"}, ["z/1.png", "z/2.png"], 1),
+        ({"b.png": "z/1.png", "c.png": "z/2.png"}, ["z/1.png", "z/2.png"], 2),
+        ({"b": "../out"}, ["b/in/4.png", "b/3.png", "z/1.png", "z/2.png"], 0),
+        ({"b": "../out", "c": "../out"}, ["b/in/4.png", "b/3.png", "z/1.png", "z/2.png"], 1),
+        ({"a": "../out/in", "b": "../out"}, ["a/4.png", "b/3.png", "z/1.png", "z/2.png"], 1),
+        ({"b": "../out", "c.png": "../out/3.png"}, None, 1),
+        ({"b.png": "../out/3.png", "c.png": "../out/3.png"}, ["b.png", "z/1.png", "z/2.png"], 1),
+        ({"b": ".hidden"}, ["b/5.png", "z/1.png", "z/2.png"], 0),
+        ({"b.png": ".hidden/5.png"}, ["b.png", "z/1.png", "z/2.png"], 0),
+        ({"b.png": "z/raw"}, ["b.png", "z/1.png", "z/2.png"], 0),  # no image by its own name
+        ({"b": "c", "c": "z"}, ["z/1.png", "z/2.png"], 2),
+        ({"b": "."}, ["z/1.png", "z/2.png"], 1),
+    ],
+)
+def test_each_file_is_met_once_under_its_own_path_first(
+    tmp_path: Path, links: dict[str, str], expected: list[str] | None, n_links: int
+) -> None:
+    root = tmp_path / "root"
+    for name in ("root/z/1.png", "root/z/2.png", "root/.hidden/5.png"):
+        picture(tmp_path / name)
+    picture(tmp_path / "out" / "3.png")
+    picture(tmp_path / "out" / "in" / "4.png")
+    picture(root / "z" / "raw")
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    source = open_source(str(root))
+    if expected is None:
+        expected = ["b/3.png", "b/in/4.png", "z/1.png", "z/2.png"]
+    assert sorted(ids(source)) == sorted(expected)
+    found = listed(source)
+    assert found is not None
+    assert found.left_out.links == n_links
+
+
+def test_a_glob_that_matches_links_alone_follows_them(tmp_path: Path) -> None:
+    picture(tmp_path / "pool" / "1.png")
+    (tmp_path / "picked").mkdir()
+    (tmp_path / "picked" / "a.png").symlink_to(tmp_path / "pool" / "1.png")
+    (tmp_path / "also").symlink_to("pool")
+    assert ids(open_source(f"{tmp_path}/picked/*.png")) == ["a.png"]
+    assert ids(open_source(f"{tmp_path}/also/*.png")) == ["1.png"]
+    assert ids(open_source(f"{tmp_path}/p*/*.png")) == ["pool/1.png"]
+    assert ids(open_source(f"{tmp_path}/**/*.png")) == ["pool/1.png"]
 
 
 def test_names_that_are_no_utf8_can_be_stored(tmp_path: Path) -> None:
@@ -146,34 +202,35 @@ def test_names_that_are_no_utf8_can_be_stored(tmp_path: Path) -> None:
         Image.new("RGB", (1, 1)).save(file, "PNG")
     (item,) = open_source(str(tmp_path)).items()
     assert item.id == "\\udcff.png"
-    assert item.path.encode() == os.fsencode(tmp_path) + rb"/\udcff.png"
+    assert os.fsencode(item.path) == os.fsencode(tmp_path) + b"/\xff.png"
     assert decode(item.content, item.path).size == (1, 1)
+    assert read_image(item.path).size == (1, 1)
 
 
-def test_folders_are_read_as_items_are_asked_for(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = open_source(str(tree))
-    listed = []
+def test_a_folder_is_listed_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed_folders = []
     scandir = os.scandir
 
     def counted(folder: Path) -> "os._ScandirIterator[str]":
-        listed.append(folder.name)
+        listed_folders.append(folder.name)
         return scandir(folder)
 
     monkeypatch.setattr(folder_module, "scandir", counted)
-    items = source.items()
-    assert listed == []
-    first = next(items)
-    assert (first.id, listed) == ("1.bmp", ["tree"])
-    assert isinstance(first.content, Path)
-    list(items)
-    assert listed == ["tree", "cat", "deep", "dog", "empty"]
+    source = open_source(str(tree))
+    assert listed_folders == ["tree", "cat", "deep", "dog", "empty"]
+    before = [*source.items()]
+    picture(tree / "0.png")
+    (tree / "2.png").unlink()
+    assert [item.id for item in source.items()] == [item.id for item in before]
+    assert len(source) == len(before)
+    assert [item.id for item in source.items(5)] == [item.id for item in before[5:]]
+    assert isinstance(before[0].content, Path)
+    assert len(listed_folders) == 5
 
 
-def test_a_folder_that_cannot_be_listed_is_no_silent_gap(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def locked_dog(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tree, of which one sub-folder cannot be listed; root may list everything."""
     scandir = os.scandir
 
     def refused(folder: Path) -> "os._ScandirIterator[str]":
@@ -181,9 +238,21 @@ def test_a_folder_that_cannot_be_listed_is_no_silent_gap(
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr(folder_module, "scandir", refused)  # root may list everything
+    monkeypatch.setattr(folder_module, "scandir", refused)
+    return tree
+
+
+def test_a_sub_folder_that_cannot_be_listed_is_skipped_and_named(locked_dog: Path) -> None:
+    said: list[str] = []
+    source = open_source(str(locked_dog), note=said.append)
+    assert "cat/9.jpeg" in ids(source)
+    assert not any(name.startswith("dog") for name in ids(source))
+    assert said == [f"skipped folder {locked_dog}/dog: permission denied"]
+
+
+def test_a_root_that_cannot_be_listed_is_an_error(locked_dog: Path) -> None:
     with pytest.raises(BadSource, match=r"cannot list folder .*dog: Permission denied; "):
-        open_source(str(tree))
+        open_source(str(locked_dog / "dog"))
 
 
 def test_the_fingerprint_follows_names_sizes_times_and_limit(tree: Path) -> None:
@@ -277,7 +346,7 @@ def test_a_split_that_is_not_there_is_refused(tree: Path, suffix: str) -> None:
 
 def test_what_has_no_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(BadSource, match=r"no images in .*; they are told by their endings: bmp, "):
+    with pytest.raises(BadSource, match=r"no images in .*; they are told by their endings: apng"):
         open_source(str(tmp_path))
     with pytest.raises(BadSource, match=r"no images in .*notes\.txt"):
         open_source(str(tmp_path / "notes.txt"))

@@ -120,3 +120,10 @@ def test_the_fingerprint_survives_a_copy_and_tells_the_splits(folder: Path, tmp_
     original = open_source(str(folder))
     assert open_source(str(copy)).fingerprint == original.fingerprint
     assert open_source(str(copy), split="test").fingerprint != original.fingerprint
+
+
+def test_files_without_images_are_refused(tmp_path: Path) -> None:
+    none = np.empty((0, 28, 28), np.uint8)
+    write(tmp_path, "train", idx(none), idx(none[:, 0, 0]), packed=False)
+    with pytest.raises(BadSource, match=r"no images in .*: its files have no rows"):
+        open_source(str(tmp_path))

@@ -1,9 +1,13 @@
 """Parquet in the Hugging Face schema."""
 
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from retrieval.errors import BadImage, BadSource, UnknownName
-from retrieval.images import decode, open_source, read_image
+from encoders.toy import Toy
+from retrieval.encoding import encode_source
+from retrieval.errors import BadImage, BadInput, BadSource, UnknownName
+from retrieval.images import Columns, decode, open_source, read_image
+from retrieval.images.columns import NO_CHOICE
 
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
 
 
@@ -63,6 +71,13 @@ def data_set(tmp_path: Path) -> Path:
     return root
 
 
+def notes(spec: str, columns: Columns = NO_CHOICE) -> list[str]:
+    """What opening the source says."""
+    said: list[str] = []
+    open_source(spec, note=said.append, columns=columns)
+    return said
+
+
 def test_splits_are_found_in_a_folder(data_set: Path) -> None:
     train = open_source(str(data_set))
     test = open_source(str(data_set), split="test")
@@ -106,7 +121,9 @@ def test_parts_without_splits_are_named_by_file_and_row(tmp_path: Path) -> None:
         items = list(open_source(str(spec)).items())
         assert [shade(item.content) for item in items] == [0, 1, 10, 11, 12]
         assert [item.label for item in items] == [None, None, "x", None, "y"]
-    names = [item.id for item in open_source(str(tmp_path)).items()]
+    (note,) = notes(str(tmp_path))
+    assert "'label' in b/part-10.parquet, none in b/part-9" in note
+    names = [item.id for item in items]
     assert names[1:3] == ["b/part-9.parquet#1", "b/part-10.parquet#0"]
     with pytest.raises(BadSource, match="no split 'train'"):
         open_source(str(tmp_path), split="train")
@@ -128,6 +145,20 @@ def test_images_go_before_parquet(tmp_path: Path) -> None:
     write(tmp_path / "part.parquet", 0, 3)
     (tmp_path / "a.png").write_bytes(png(7))
     assert [item.id for item in open_source(str(tmp_path)).items()] == ["a.png"]
+    (note,) = notes(str(tmp_path))
+    assert "holds image and .parquet files: the image files are taken" in note
+    assert f"'{tmp_path}/**/*.parquet'" in note
+    assert notes(f"{tmp_path}/**/*.parquet") == notes(f"{tmp_path}/*.png") == []
+    assert len(open_source(f"{tmp_path}/**/*.parquet")) == 3
+
+
+def test_a_data_set_goes_before_images_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", 0, 3)
+    (tmp_path / "a.png").write_bytes(png(7))
+    assert len(open_source(str(tmp_path))) == 3
+    (note,) = notes(str(tmp_path))
+    assert f"the data set is taken; for the images name '{tmp_path}/**'" in note
+    assert [x.id for x in open_source(f"{tmp_path}/**").items()] == ["a.png"]
 
 
 def test_the_fingerprint_of_a_data_set_survives_a_copy(data_set: Path, tmp_path: Path) -> None:
@@ -172,17 +203,429 @@ def test_foreign_metadata_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-def test_missing_bytes_are_an_empty_image(tmp_path: Path) -> None:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    images = [{"bytes": None, "path": "a.png"}, None, {"bytes": png(1), "path": None}]
-    pq.write_table(pa.table({"image": pa.array(images, kind)}), tmp_path / "a.parquet")
-    assert [item.content for item in open_source(str(tmp_path)).items()] == [b"", b"", png(1)]
+def reason(content: object) -> str:
+    """Why the image cannot be decoded."""
+    with pytest.raises(BadImage) as caught:
+        decode(content, "x")  # type: ignore[arg-type]
+    return caught.value.reason
 
 
-def test_parquet_without_images_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": ["a"], "img": ["b"]}), tmp_path / "a.parquet")
-    with pytest.raises(BadSource, match="its columns are id, img; wanted img or image, a struct"):
+def test_a_row_without_an_image_says_so(tmp_path: Path) -> None:
+    images = [None, {"bytes": None, "path": None}, {"bytes": b"", "path": None}]
+    pq.write_table(pa.table({"image": pa.array(images, STRUCT)}), tmp_path / "a.parquet")
+    items = [*open_source(str(tmp_path)).items()]
+    assert [reason(item.content) for item in items] == [
+        "no image in this row",
+        "no image in this row",
+        "empty file",
+    ]
+    with pytest.raises(BadImage, match=r"a\.parquet#1: no image in this row"):
+        read_image(items[1].path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"id": ["a"], "data": [b"b"]},
+            r"its columns are id \(string\), data \(binary\); .*--image",
+        ),
+        ({"image": [[1, 2]]}, r"its columns are image \(list<"),
+        ({"a": [{"bytes": b"a"}], "b": [{"bytes": b"a"}]}, "its columns are a .*, b "),
+    ],
+)
+def test_parquet_without_images_is_refused(
+    tmp_path: Path, columns: dict[str, list[object]], message: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(BadSource, match=message):
         open_source(str(tmp_path))
+
+
+def images_of(kind: pa.DataType, contents: list[bytes | None]) -> pa.Array:
+    if pa.types.is_struct(kind):
+        return pa.array([None if c is None else {"bytes": c} for c in contents], kind)
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    array = pa.array(contents, plain)
+    return array.dictionary_encode() if pa.types.is_dictionary(kind) else array
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        STRUCT,
+        pa.struct([("path", pa.null()), ("bytes", pa.large_binary())]),
+        pa.struct([("bytes", pa.binary()), ("other", pa.list_(pa.int8()))]),
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.dictionary(pa.int32(), pa.binary()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "column", ["jpg", "png", "jpeg", "webp", "pixel_values", "img", "image", "Image"]
+)
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_images_of_any_known_name_and_type(
+    tmp_path: Path, kind: pa.DataType, column: str, suffix: str
+) -> None:
+    contents = [png(1), None, png(3)]
+    file = tmp_path / f"a.{suffix}"
+    save(pa.table({"number": [1, 2, 3], column: images_of(kind, contents)}), file)
+    items = [*open_source(str(file)).items()]
+    assert [item.path for item in items] == [f"{file}#{i}" for i in range(3)]
+    assert (shade(items[0].content), shade(items[2].content)) == (1, 3)
+    assert reason(items[1].content) == "no image in this row"
+    assert np.asarray(read_image(items[2].path))[0, 0].tolist() == [3, 0, 0]
+
+
+def save(table: pa.Table, file: Path) -> None:
+    """Write it as Parquet, or as an Arrow stream of batches of two rows."""
+    if file.suffix == ".parquet":
+        pq.write_table(table, file)
+        return
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+def test_a_column_that_is_declared_as_images_is_found(tmp_path: Path) -> None:
+    facts = {
+        "info": {
+            "features": {
+                "sound": {"_type": "Audio"},
+                "scan": {"_type": "Image"},
+                "genre": {"_type": "ClassLabel", "names": ["x", "y"]},
+            }
+        }
+    }
+    struct = pa.array([{"bytes": b"no image"}], STRUCT)
+    table = pa.table(
+        {"sound": struct, "scan": pa.array([{"bytes": png(4)}], STRUCT), "genre": [1]}
+    ).replace_schema_metadata({"huggingface": json.dumps(facts)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (item,) = open_source(str(tmp_path)).items()
+    assert (shade(item.content), item.label) == (4, "y")
+
+
+def test_an_image_column_can_be_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    table = pa.table(
+        {
+            "image": [png(1), png(2)],
+            "thumb #1/x": [png(3), png(4)],
+            "n": [1, 2],
+            "label": ["a", "b"],
+        }
+    )
+    pq.write_table(table, file)
+    plain = open_source(str(file))
+    chosen = open_source(str(file), columns=Columns("thumb #1/x"))
+    items = [*chosen.items()]
+    assert [shade(item.content) for item in items] == [3, 4]
+    assert [item.id for item in items] == ["a.parquet#0", "a.parquet#1"]
+    assert [item.path for item in items] == [f"{file}#thumb%20%231%2Fx#{i}" for i in range(2)]
+    assert np.asarray(read_image(items[1].path))[0, 0, 0] == 4
+    assert chosen.fingerprint != plain.fingerprint
+    same = open_source(str(file), columns=Columns("image", "label"))
+    assert same.fingerprint == plain.fingerprint
+    assert [x.path for x in same.items()] == [x.path for x in plain.items()]
+    with pytest.raises(UnknownName, match=r"unknown column of .*'thum'; did you mean 'thumb #1/x'"):
+        open_source(str(file), columns=Columns("thum"))
+    with pytest.raises(BadSource, match=r"column 'n' of .* is of type int64; wanted encoded"):
+        open_source(str(file), columns=Columns("n"))
+    with pytest.raises(BadImage, match="unknown column of"):
+        read_image(f"{file}#gone#0")
+
+
+def test_a_label_column_can_be_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    facts = {"info": {"features": {"genre": {"names": ["x", "y"]}, "label": {"names": ["z"]}}}}
+    table = pa.table({"image": [png(1), png(2)], "label": [0, 0], "genre": [1, 0]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(facts)}), file)
+    prints = set()
+    for label, expected in {"genre": ["y", "x"], "label": ["z", "z"], "": [None, None]}.items():
+        source = open_source(str(file), columns=Columns(label=label))
+        assert [item.label for item in source.items()] == expected
+        prints.add(source.fingerprint)
+    assert len(prints) == 3
+    with pytest.raises(UnknownName, match="'gone'; there are: genre, image, label"):
+        open_source(str(file), columns=Columns(label="gone"))
+
+
+def test_columns_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    with pytest.raises(BadInput, match="has no columns to choose from"):
+        open_source(str(tmp_path), columns=Columns("image"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "labels", "message"),
+    [
+        (
+            {"img": [png(9)]},
+            None,
+            "images of .* are those of column 'img', not of 'image'; .*--image",
+        ),
+        ({"label": ["a"], "labels": ["b"]}, "a", "labels of .* column 'label', not of 'labels'"),
+        ({"coarse_label": ["a"], "fine_label": ["b"]}, "b", "'fine_label', not of 'coarse_label'"),
+        ({"labels": [["a"]], "fine_label": ["b"]}, "b", "column 'fine_label', not of 'labels'"),
+    ],
+)
+def test_a_choice_among_columns_is_said(
+    tmp_path: Path, extra: dict[str, list[object]], labels: str | None, message: str
+) -> None:
+    pq.write_table(pa.table({"image": [png(1)], **extra}), tmp_path / "a.parquet")
+    (item,) = open_source(str(tmp_path)).items()
+    (note,) = notes(str(tmp_path))
+    assert re.search(message, note)
+    assert (item.label, shade(item.content)) == (labels, 9 if "img" in extra else 1)
+    chosen = Columns("image", "labels" if "label" in extra else "")
+    assert notes(str(tmp_path), chosen) == []  # the user's own choice
+
+
+@pytest.mark.parametrize("column", ["label", "labels", "fine_label", "coarse_label", "Label"])
+def test_labels_of_known_names(tmp_path: Path, column: str) -> None:
+    facts = {"info": {"features": {column: {"names": ["cat", "dog"]}}}}
+    table = pa.table({"image": [png(1)] * 3, column: [1, 0, None]})
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(facts)}), tmp_path / "a.parquet"
+    )
+    assert [item.label for item in open_source(str(tmp_path)).items()] == ["dog", "cat", None]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "expected"),
+    [
+        (pa.array([0.0, 1.0, float("nan"), None, -1.0]), True, ["cat", "dog", None, None, None]),
+        (pa.array([0.0, 1.0, float("nan"), None, -1.0]), False, ["0", "1", None, None, None]),
+        (pa.array([0.5, 0.1], pa.float32()), False, ["0.5", "0.1"]),
+        (pa.array([1, None], pa.float16()), False, ["1", None]),
+        (pa.array([Decimal("1.00"), Decimal("2.50"), None]), False, ["1", "2.5", None]),
+        (pa.array([Decimal("1.00"), Decimal("-1.00"), None]), True, ["dog", None, None]),
+        (pa.array([True, False, None]), False, ["True", "False", None]),
+        (pa.array([True, False, None]), True, ["dog", "cat", None]),
+        (pa.array(["x", None, "y"]).dictionary_encode(), False, ["x", None, "y"]),
+        (pa.array([1, None, 0]).dictionary_encode(), True, ["dog", None, "cat"]),
+        (pa.array([b"x", "é".encode()]), False, ["x", "é"]),
+        (pa.array(["x"], pa.large_string()), False, ["x"]),
+        (pa.array(["x"], pa.string_view()), False, ["x"]),
+        (pa.array([None, None], pa.null()), True, [None, None]),
+        (pa.array([date(2020, 1, 2)]), False, ["2020-01-02"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_labels_of_any_type(
+    tmp_path: Path, values: pa.Array, names: bool, expected: list[str | None], suffix: str
+) -> None:
+    table = pa.table({"image": [png(1)] * len(values), "label": values})
+    metadata = {"huggingface": json.dumps(NAMES)} if names else None
+    save(table.replace_schema_metadata(metadata), tmp_path / f"a.{suffix}")
+    assert [item.label for item in open_source(str(tmp_path)).items()] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([["a", "b"]]), "column 'label' of .* holds several values, .*--label-column ''"),
+        (pa.array([[1]], pa.list_(pa.int8(), 1)), "holds several values"),
+        (pa.array([{"a": 1}]), "holds several values"),
+        (pa.array([b"\xff"]), "bytes that are not UTF-8"),
+        (pa.array([0.5]), "label 0.5 has no name"),
+        (pa.array([-2]), "label -2 has no name"),
+    ],
+    ids=str,
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, values: pa.Array, message: str) -> None:
+    table = pa.table({"image": [png(1)], "label": values})
+    metadata = {"huggingface": json.dumps(NAMES)}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    with pytest.raises(BadSource, match=message):
+        list(open_source(str(tmp_path)).items())
+    assert [x.label for x in open_source(str(tmp_path), columns=Columns(label="")).items()] == [
+        None
+    ]
+
+
+@pytest.mark.parametrize("names", [5, "ab", [1], {"0": "cat"}, [["cat"]]])
+def test_names_that_are_no_list_of_strings_are_refused(tmp_path: Path, names: object) -> None:
+    facts = {"info": {"features": {"label": {"names": names}}}}
+    write(tmp_path / "a.parquet", 0, 1, pa.array([0]), metadata=facts)
+    with pytest.raises(BadSource, match="is not that of a data set"):
+        open_source(str(tmp_path))
+
+
+def named(*names: str) -> object:
+    return {"info": {"features": {"label": {"names": list(names)}}}}
+
+
+def test_each_file_has_its_own_names(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", 0, 2, pa.array([0, 1]), metadata=named("cat", "dog"))
+    write(
+        tmp_path / "train-1.parquet", 2, 3, pa.array([0, 1, 2]), metadata=named("ape", "cat", "dog")
+    )
+    write(tmp_path / "train-2.parquet", 5, 1, pa.array(["ape"]))
+    labels = [item.label for item in open_source(str(tmp_path)).items()]
+    assert labels == ["cat", "dog", "ape", "cat", "dog", "ape"]
+
+
+@pytest.mark.parametrize(
+    "other", [pa.array([0, 1]), pa.array([0.0, None]), pa.array([True, False])]
+)
+@pytest.mark.parametrize("split", ["train", "part"])
+def test_labels_that_contradict_between_files_are_refused(
+    tmp_path: Path, other: pa.Array, split: str
+) -> None:
+    write(tmp_path / f"{split}-0.parquet", 0, 2, pa.array([0, 1]), metadata=named("cat", "dog"))
+    write(tmp_path / f"{split}-1.parquet", 0, 2, other)
+    with pytest.raises(
+        BadSource, match=r"labels of .*-0.parquet are text, those of .*-1.parquet are"
+    ):
+        open_source(str(tmp_path))
+    assert len(open_source(str(tmp_path), columns=Columns(label=""))) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "metadata", "second", "expected"),
+    [
+        ([0, 1], named("0", "1"), pa.array([1, 0]), ["0", "1", "1", "0"]),
+        (["a", "b"], None, pa.array([None, None], pa.float64()), ["a", "b", None, None]),
+        ([0, 1], named("a", "b"), pa.array([None, None], pa.null()), ["a", "b", None, None]),
+        ([3, 4], None, pa.array([3.0, None]), ["3", "4", "3", None]),
+    ],
+    ids=str,
+)
+def test_labels_that_agree_between_files_are_read(
+    tmp_path: Path, first: list[object], metadata: object, second: pa.Array, expected: object
+) -> None:
+    write(tmp_path / "a.parquet", 0, 2, pa.array(first), metadata=metadata)
+    write(tmp_path / "b.parquet", 2, 2, second)
+    assert [item.label for item in open_source(str(tmp_path)).items()] == expected
+
+
+def test_images_given_by_paths_are_read_from_the_folder_of_the_table(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "below").mkdir(parents=True)
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(png(9))
+    (home / "below" / "a b.png").write_bytes(png(5))
+    (home / "link.png").symlink_to(outside)
+    (home / "ring.png").symlink_to(home / "ring.png")
+    good = ["below/a b.png", "below/../below/a b.png", str(home / "below" / "a b.png")]
+    bad = {
+        "../outside.png": "leads out of the folder",
+        str(outside): "leads out of the folder",
+        "link.png": "leads out of the folder",
+        "ring.png": "folder of the table",
+        "below": "no such file in the folder",
+        "gone.png": "the row has no bytes but the path 'gone.png': no such file",
+        "x" * 5000: "folder of the table",
+        "a\0b.png": "leads out of the folder",
+        "https://example.com/a.png": "a URL; download",
+        "file:///etc/passwd": "a URL; download",
+    }
+    paths = [*good, *bad]
+    structs = pa.array([{"bytes": None, "path": path} for path in paths], STRUCT)
+    for number, column in enumerate((structs, pa.array(paths))):
+        file = home / f"{number}.parquet"
+        pq.write_table(pa.table({"image": column}), file)
+        items = [*open_source(str(file)).items()]
+        assert [shade(item.content) for item in items[:3]] == [5, 5, 5]
+        assert np.asarray(read_image(items[1].path))[0, 0, 0] == 5
+        for item, expected in zip(items[3:], bad.values(), strict=True):
+            assert expected in reason(item.content)
+            with pytest.raises(BadImage):
+                read_image(item.path)
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 3, 3), (3, 0, 3), (3, 3, 0), (0, 0, 2), (1, 0, 0), (0, 4, 0)]
+)
+@pytest.mark.parametrize("name", ["train-{}.parquet", "part-{}.parquet"])
+@pytest.mark.parametrize("limit", [None, 2])
+def test_files_without_rows_are_harmless(
+    tmp_path: Path, counts: tuple[int, ...], name: str, limit: int | None
+) -> None:
+    for number, count in enumerate(counts):
+        write(
+            tmp_path / name.format(number),
+            sum(counts[:number]),
+            count,
+            pa.array(["x"] * count, pa.string()),
+        )
+    total = sum(counts) if limit is None else min(limit, sum(counts))
+    source = open_source(str(tmp_path), limit=limit)
+    assert len(source) == total
+    for start in range(total + 2):
+        items = [*source.items(start)]
+        assert [shade(item.content) for item in items] == [*range(start, total)]
+    for item in source.items():
+        assert shade(item.content) == np.asarray(read_image(item.path))[0, 0, 0]
+    empty = tmp_path / name.format(counts.index(0))
+    with pytest.raises(BadImage, match="no such row"):
+        read_image(f"{empty}#0")
+
+
+def test_a_file_of_an_empty_frame_is_harmless(tmp_path: Path) -> None:
+    pq.write_table(pa.table({}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": pa.array([], pa.null())}), tmp_path / "b.parquet")
+    write(tmp_path / "c.parquet", 0, 2)
+    pq.write_table(pa.table({}), tmp_path / "d.parquet")
+    write(tmp_path / "e.parquet", 2, 1)
+    assert [shade(x.content) for x in open_source(str(tmp_path)).items()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("counts", [(0, 2, 3), (2, 0, 3), (2, 3, 0), (0, 0, 2), (2, 0, 0, 1)])
+def test_row_groups_without_rows_are_harmless(tmp_path: Path, counts: tuple[int, ...]) -> None:
+    table = pa.table({"image": [png(i) for i in range(sum(counts))]})
+    for suffix in ("parquet", "arrow"):
+        file = tmp_path / f"a.{suffix}"
+        parts = [table.slice(sum(counts[:i]), count) for i, count in enumerate(counts)]
+        if suffix == "parquet":
+            with pq.ParquetWriter(file, table.schema) as writer:
+                for part in parts:
+                    writer.write_table(part)
+            groups = pq.ParquetFile(file).metadata
+            assert groups.num_row_groups >= len([c for c in counts if c])
+        else:
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+                for part in parts:
+                    for batch in part.combine_chunks().to_batches() or [empty_batch(table.schema)]:
+                        out.write_batch(batch)
+        source = open_source(str(file))
+        for start in range(sum(counts) + 1):
+            assert [shade(x.content) for x in source.items(start)] == [*range(start, sum(counts))]
+        for row in range(sum(counts)):
+            assert np.asarray(read_image(f"{file}#{row}"))[0, 0, 0] == row
+        with pytest.raises(BadImage, match="no such row"):
+            read_image(f"{file}#{sum(counts)}")
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema)
+
+
+@pytest.mark.parametrize("name", ["train-0.parquet", "a.parquet", "a.arrow"])
+def test_a_source_without_any_row_is_refused(tmp_path: Path, name: str) -> None:
+    save(pa.table({"image": pa.array([], STRUCT)}), tmp_path / name)
+    for spec in (tmp_path, tmp_path / name, tmp_path / f"*{Path(name).suffix}"):
+        with pytest.raises(BadSource, match=r"no images in .*: its files have no rows"):
+            open_source(str(spec))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.table([[png(1)], [png(2)]], names=["image", "image"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(BadSource, match="two columns 'image'"):
+        open_source(str(tmp_path))
+
+
+def test_the_fingerprints_of_known_columns_have_not_changed(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", 0, 1, pa.array(["x"]))
+    facts = ["parquet", "train", ("train-0.parquet", (tmp_path / "train-0.parquet").stat().st_size)]
+    expected = hashlib.sha256("".join(f"{fact!a}\n" for fact in facts).encode()).hexdigest()
+    assert open_source(str(tmp_path)).fingerprint == expected
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
@@ -237,3 +680,19 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
         most = max(most, pa.total_allocated_bytes() - held)
     assert file.stat().st_size > 80_000_000
     assert most < 30_000_000
+
+
+@pytest.mark.parametrize("stop", range(1, 5))
+def test_a_run_that_was_stopped_goes_on_among_files_without_rows(tmp_path: Path, stop: int) -> None:
+    for number, count in enumerate((0, 3, 0, 4, 0)):
+        write(tmp_path / "in" / f"{number}.parquet", 10 * number, count)
+    source = open_source(str(tmp_path / "in"))
+    whole = encode_source(source, Toy(), tmp_path / "whole", shard_images=2)
+
+    def halt(done: int, total: int) -> None:
+        if done >= 2 * stop - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_source(source, Toy(), tmp_path / "out", shard_images=2, progress=halt)
+    assert encode_source(source, Toy(), tmp_path / "out", shard_images=2) == whole

@@ -168,7 +168,7 @@ def test_a_save_that_was_cut_short_is_noticed(
         def index_file_size(self) -> int:
             return int(index.graph.index_file_size())
 
-    full = type(index)(Full(), index.metric, build_threads=0)
+    full = type(index)(Full(), index.metric, 0, index.copies)
     with pytest.raises(RetrError, match="got 24 of"):
         full.save(tmp_path)
     assert list(tmp_path.iterdir()) == []

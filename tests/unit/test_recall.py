@@ -245,6 +245,8 @@ def test_a_poor_build_says_so_and_what_to_raise(
 @pytest.mark.parametrize("backend", ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss"])
 def test_added_rows_are_measured_with_those_before(backend: str, tmp_path: Path) -> None:
     vectors = small_clusters(900)
+    vectors[10:15] = vectors[5]
+    vectors[700:720] = vectors[:20]
     folder = tmp_path / "index"
     build_index([embeddings(tmp_path / "a", vectors[:600])], backend, folder, Metric.COSINE)
     facts = add_rows(folder, [embeddings(tmp_path / "b", vectors[600:])])

@@ -21,8 +21,9 @@ from retrieval import build_index, open_embeddings, open_index
 from retrieval.distributed.encoding import Names, Outcome, Queue, ShardMaker, Task
 from retrieval.encoding import EARLY, encode_source, facts_of, finished
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
-from retrieval.images import open_source, read_image
+from retrieval.images import Columns, open_source, read_image
 from retrieval.images import remote as remote_images
+from retrieval.images.listing import Changes, listed
 from retrieval.inspection import verify
 from retrieval.searching import Searcher
 from retrieval.storage import cache, places
@@ -179,6 +180,52 @@ def test_what_is_gone_or_damaged_is_skipped(root: RemotePath, photos: Path) -> N
     assert skipped["reason"].to_pylist() == ["no such file", "empty file"]
 
 
+def test_a_store_is_listed_once_and_what_arrives_is_known(root: RemotePath, photos: Path) -> None:
+    (photos / "red" / "a.heic").write_bytes(b"x")
+    there = put(photos, root / "photos")
+    source = open_source(str(there))
+    found = listed(source)
+    assert found is not None
+    assert found.left_out.passed_over == {".heic": 1}
+    assert found.changes() == Changes(0, 0)
+    assert found.differing(0, 30) == []
+    (there / "blue/0.png").unlink()
+    (there / "blue/0a.png").upload(photos / "blue" / "1.png")
+    (there / "green/3.png").upload(photos / "red" / "4.png")
+    assert len([*source.items()]) == len(source) == 30
+    assert found.changes() == Changes(arrived=1, changed=1)
+    assert found.differing(0, 30) == [0]
+    assert found.differing(1, 30) == []
+    one = listed(open_source(f"{there}/red/1.png"))
+    assert one is not None
+    assert one.changes() == Changes(0, 0)
+
+
+def test_a_folder_of_a_store_that_is_gone_is_no_set_of_skipped_images(
+    root: RemotePath, photos: Path
+) -> None:
+    there = put(photos, root / "photos")
+    source = open_source(str(there))
+    there.remove()
+    with pytest.raises(BadSource, match="is gone since the run began; bring it back"):
+        encode_source(source, Toy(), root / "out")
+
+
+def test_folders_of_splits_in_a_store_are_no_labels(root: RemotePath, photos: Path) -> None:
+    there = root / "set"
+    for name in ("train/cat/1.png", "val/cat/2.png", "cover.png"):
+        (there / name).upload(photos / "red" / "1.png")
+    said: list[str] = []
+    source = open_source(str(there), note=said.append)
+    assert [(item.id, item.label) for item in source.items()] == [("cat/1.png", "cat")]
+    assert source.name == f"{there}/train"
+    assert said == [
+        f"the folders of {there} are splits: took train, not val; choose with --split",
+        f"left out 1 image beside the splits of {there}",
+    ]
+    assert open_source(str(there), "validation").name == f"{there}/val"
+
+
 def parquet(folder: Path, photos: Path, rows: int = 20) -> Path:
     """train-00000-of-00001.parquet and test-…, in the schema of Hugging Face."""
     folder.mkdir()
@@ -211,6 +258,45 @@ def test_parquet_of_a_store(root: RemotePath, photos: Path, tmp_path: Path) -> N
         open_source(str(there), "validation")
     with pytest.raises(BadSource, match="no split 'test'"):
         open_source(f"{there}/test-*.parquet", "test")
+
+
+def test_columns_of_parquet_in_a_store(root: RemotePath, photos: Path, tmp_path: Path) -> None:
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.png"))[:3]]
+    paths = ["below/a.png", "../a.png", "x::memory://a.png", "/a.png", "https://a/a.png"]
+    none = [None] * len(paths)
+    structs = [{"bytes": content, "path": None} for content in contents]
+    structs += [{"bytes": None, "path": path} for path in paths]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(structs, kind), "thumb": [*contents[::-1], *none]})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "1.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "data" / "0.parquet")
+    there = put(tmp_path / "data", root / "data")
+    (there / "below" / "a.png").upload(next(photos.rglob("*.png")))
+    said: list[str] = []
+    assert len(open_source(str(there), note=said.append)) == 1
+    assert "holds image and .parquet files: the image files are taken" in said[0]
+    plain = [*open_source(f"{there}/*.parquet").items()]
+    assert [item.content for item in plain[:4]] == [*contents, there / "below/a.png"]
+    assert read_image(plain[3].path).size == (16, 12)
+    for item in plain[4:]:
+        with pytest.raises(BadImage, match=r"leads out of the folder|a URL; download"):
+            read_image(item.path)
+    chosen = open_source(f"{there}/*.parquet", columns=Columns("thumb"))
+    items = [*chosen.items()]
+    assert [item.content for item in items[:3]] == contents[::-1]
+    assert items[0].path == f"{there}/1.parquet#thumb#0"
+    assert np.array_equal(read_image(items[0].path), read_image(plain[2].path))
+
+
+@pytest.mark.parametrize("name", ["state.arrow", "a.tar"])
+def test_what_is_not_read_in_a_store_is_refused_by_name(
+    root: RemotePath, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    (root / "data" / name).upload(tmp_path / name)
+    with pytest.raises(BadSource, match=r"Arrow files or tar archives, .* make a copy here"):
+        open_source(f"{root}/data")
 
 
 def test_an_archive_in_a_store(s3: Any, photos: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """From image to named neighbours, and what is refused on the way."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -17,8 +19,9 @@ from retrieval.images import open_source
 from retrieval.indexing import build_index, open_index
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
-from retrieval.searching import FEW, own_label
+from retrieval.searching import FEW, matching, own_label
 from retrieval.storage.files import sealed
+from retrieval.storage.shards import ROW_FIELDS, with_nfc_labels
 from tests.made import embeddings
 
 
@@ -277,3 +280,51 @@ def test_shards_make_the_index_that_the_vectors_make(
     assert (found.rows == expected.rows).mean() >= least
     rows = opened.rows["id"].to_pylist()
     assert rows == [f"a{i}" for i in range(700)] + [f"b{i}" for i in range(900)]
+
+
+def table_of(labels: list[str | None]) -> pa.Table:
+    names = [f"{i}.png" for i in range(len(labels))]
+    return pa.table([names, pa.array(labels, pa.string()), names], pa.schema(ROW_FIELDS))
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ('label="a, b",c', [0, 1]),
+        ('label=c,"a, b"', [0, 1]),
+        ('label=c, "a, b"', [0, 1]),
+        ('label="a, b"', [0]),
+        ("label=a, b", [0]),  # no quotes are needed for one value
+        ('label="c"', [1]),
+        ('label=5" disk,c', [1, 2]),
+        ('label="5"" disk",c', [1, 2]),
+        ('label="odd', [3]),  # as it stands
+        ('label="odd,c', [1, 3]),
+        ("label=caf\u00e9", [4]),
+        ("label=cafe\u0301", [4]),
+        ("id=0.png,4.png", [0, 4]),
+    ],
+)
+def test_values_with_commas_are_quoted_and_match_in_nfc(where: str, found: list[int]) -> None:
+    rows = table_of(["a, b", "c", '5" disk', '"odd', "caf\u00e9", None])
+    assert np.flatnonzero(matching(rows, where)).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ('label="a, b",d', "unknown label in the index 'd'"),
+        ('label="a, b', "unknown label in the index '\"a'"),
+    ],
+)
+def test_values_that_no_row_has_are_named(where: str, message: str) -> None:
+    with pytest.raises(UnknownName, match=re.escape(message)):
+        matching(table_of(["a, b", "c"]), where)
+
+
+def test_labels_of_old_sets_are_read_in_nfc() -> None:
+    rows = with_nfc_labels(table_of(["cafe\u0301", "caf\u00e9", None, "b"]))
+    assert rows["label"].to_pylist() == ["caf\u00e9", "caf\u00e9", None, "b"]
+    assert rows.schema.equals(pa.schema(ROW_FIELDS))
+    plain = table_of(["caf\u00e9", None])
+    assert with_nfc_labels(plain) is plain

@@ -1,10 +1,12 @@
 """The service: what each address answers, and what it makes of bad input."""
 
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -422,7 +424,9 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path, photos: Path) -> N
     secret.parent.mkdir()
     secret.write_bytes(png((1, 2, 3)))
     (photos / "red" / "link.png").symlink_to(secret)
-    (photos / "red" / "inside.png").symlink_to(photos / "red" / "1.png")
+    (photos / ".kept").mkdir()
+    (photos / ".kept" / "1.png").write_bytes(png((1, 2, 3)))
+    (photos / "red" / "inside.png").symlink_to(photos / ".kept" / "1.png")
     encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "embeddings")
     build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "exact")
 
@@ -438,6 +442,22 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path, photos: Path) -> N
     assert status("1.png", [str(secret.parent)]) == 404
     # A folder whose name begins alike is another.
     assert status("1.png", [str(photos)[:-1]]) == 404
+
+
+def test_an_image_whose_name_is_not_utf8_is_shown(tmp_path: Path, photos: Path) -> None:
+    folder = photos.rename(photos.with_name(os.fsdecode(b"caf\xe9")))
+    (folder / "red" / "1.png").rename(folder / "red" / os.fsdecode(b"\xff.png"))
+    encode_source(open_source(str(folder)), open_encoder("toy"), tmp_path / "embeddings")
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "exact")
+    with TestClient(make_app(Collection([tmp_path / "exact"])), base_url=HERE) as client:
+        asked = {"where": r"id=red/\udcff.png"}
+        (item,) = client.get("/api/items", params=asked).json()["items"]
+        (hit,) = searched(client, png(), k=1, **asked).json()["hits"]
+        assert os.fsencode(item["path"]) == os.fsencode(hit["path"])
+        assert os.fsencode(item["path"]).endswith(b"caf\xe9/red/\xff.png")
+        assert Path(item["path"]).is_file()
+        answer = client.get(f"/api/items/{quote(item['id'], safe='')}/image")
+        assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(

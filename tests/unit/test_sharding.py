@@ -209,7 +209,7 @@ def test_an_index_json_that_lies_about_parts(tmp_path: Path, part: dict[str, obj
     )
     path = tmp_path / "x" / "index.json"
     document = json.loads(path.read_text())
-    assert document["version"] == 2
+    assert document["version"] == 3
     path.write_text(json.dumps(sealed(document | {"parts": [part]})))
     with pytest.raises(BadData):
         open_index(tmp_path / "x")

@@ -1,0 +1,190 @@
+"""What was found in a folder or store, at one time: the files of a source, and what it left out.
+
+A source is listed once. Its items, their number and the fingerprint follow from that listing, so
+that they agree however the folder changes while it is encoded.
+"""
+
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import PurePath
+from typing import Protocol, runtime_checkable
+
+from retrieval.images.decoding import SUFFIXES
+from retrieval.images.source import First, Source, digest, natural
+from retrieval.storage.shards import Skipped
+
+BLOCK_NAMES = 1_000
+MOST_NAMED = 10  # folders that are named one by one
+
+# Fact: anything whose `ascii` changes when the file does.
+Files = Iterable[tuple[str, object]]
+"""Paths below a root, in natural order, each with a fact that changes when the file does."""
+
+_IMAGE_LIKE = (
+    "3fr ai apng arw avci avif avifs bay bmp bpg cap cr2 cr3 crw cur dcm dcr dds dib dng emf eps "
+    "erf exr fff flif gif gpr hdp hdr heic heics heif heifs hif icns ico iiq j2c j2k jp2 jpc jpf "
+    "jpm jpx jxl jxr k25 kdc kra mef mos mpo mrw nef nrw orf ori pam pbm pcx pef pfm pgm pnm ppm "
+    "psb psd ptx qoi raf raw rw2 rwl sgi sr2 srf srw svg svgz tga wdp webp wmf x3f xbm xcf xpm"
+)
+UNREAD_SUFFIXES = frozenset(f".{ending}" for ending in _IMAGE_LIKE.split()) - SUFFIXES
+"""Endings of files that look like images and are not read, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the files of a source differ from their listing: so many arrived, and were changed."""
+
+    arrived: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """Files below a root, in natural order. It costs some 20 bytes of memory a file.
+
+    blocks: the paths, BLOCK_NAMES at a time, compressed. stamps: 8 bytes of each file's fact.
+    fingerprint: the sha256 of all facts.
+    """
+
+    blocks: tuple[bytes, ...]
+    stamps: "array[int]"
+    fingerprint: str
+
+    @classmethod
+    def of(cls, files: Files) -> "Listing":
+        """List the files."""
+        blocks: list[bytes] = []
+        stamps = array("Q")
+        names: list[str] = []
+
+        def facts() -> Iterator[object]:
+            for path, fact in files:
+                names.append(path)
+                stamps.append(stamp(fact))
+                if len(names) == BLOCK_NAMES:
+                    blocks.append(_packed(names))
+                    names.clear()
+                yield fact
+
+        fingerprint = digest(facts())
+        if names:
+            blocks.append(_packed(names))
+        return cls(tuple(blocks), stamps, fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def paths(self, start: int = 0) -> Iterator[str]:
+        """The paths from position `start` on."""
+        skipped = start % BLOCK_NAMES
+        for block in islice(self.blocks, start // BLOCK_NAMES, None):
+            names = zlib.decompress(block).decode("utf-8", "surrogatepass").split("\0")
+            yield from islice(names, skipped, None)
+            skipped = 0
+
+    def changes(self, now: Files) -> Changes:
+        """Compare the listing with the files that there are now."""
+        arrived = changed = 0
+        before = zip(self.paths(), self.stamps, strict=True)
+        path, listed = next(before, (None, 0))
+        for found, fact in now:
+            while path is not None and path != found and _order(path) < _order(found):
+                path, listed = next(before, (None, 0))
+            if path != found:
+                arrived += 1
+                continue
+            changed += stamp(fact) != listed
+            path, listed = next(before, (None, 0))
+        return Changes(arrived, changed)
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """What a listing left out of its folder.
+
+    passed_over: how many files look like images and are not read, by ending in lower case; the
+        empty ending stands for files without one that begin like an image.
+    folders: those that could not be listed, and why. links: how many paths through links lead to
+    images that are in the listing under another path.
+    """
+
+    passed_over: Counter[str] = field(default_factory=Counter)
+    folders: list[Skipped] = field(default_factory=list)
+    links: int = 0
+
+    def sentences(self) -> list[str]:
+        """Say which folders could not be listed, and how many links were not followed."""
+        said = [f"skipped folder {each.path}: {each.reason}" for each in self.folders[:MOST_NAMED]]
+        if len(self.folders) > MOST_NAMED:
+            said.append(f"skipped {len(self.folders) - MOST_NAMED:,} more folders")
+        if self.links:
+            one = self.links == 1
+            said.append(
+                f"{self.links:,} {'link leads' if one else 'links lead'} to images that are in "
+                f"the set already, and {'was' if one else 'were'} not followed"
+            )
+        return said
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A source that was listed once, and whose files may change afterwards."""
+
+    left_out: LeftOut
+
+    def changes(self) -> Changes:
+        """List the files again, and compare."""
+
+    def check_root(self) -> None:
+        """Raise BadSource if the folder itself is gone, as of a disk that was unplugged."""
+
+    def differing(self, start: int, stop: int) -> list[int]:
+        """The positions from start to stop whose files are not as they were listed."""
+
+
+def listed(source: Source) -> Listed | None:
+    """The source that was listed, of which this may be the first items; None for others."""
+    whole = source.source if isinstance(source, First) else source
+    return whole if isinstance(whole, Listed) else None
+
+
+def said_of(passed_over: Mapping[str, int]) -> str:
+    """`passed over: 8 files, .heic 5, .dng 3`; nothing where there were none."""
+    if not passed_over:
+        return ""
+    count = sum(passed_over.values())
+    kinds = sorted(passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = ", ".join(f"{suffix or 'without an ending'} {number:,}" for suffix, number in kinds)
+    return f"passed over: {count:,} file{'' if count == 1 else 's'}, {named}"
+
+
+def unread_suffix(name: str) -> str | None:
+    """The ending of a file that looks like an image and is not read, else None.
+
+    It is one of UNREAD_SUFFIXES, or that of an image with something behind it: `.jpg_large`.
+    """
+    suffix = PurePath(name).suffix.lower()
+    if suffix in UNREAD_SUFFIXES:
+        return suffix
+    letters = "".join(c if c.isascii() and c.isalnum() else " " for c in suffix[1:])
+    first = letters.partition(" ")[0]
+    known = f".{first}" in SUFFIXES | UNREAD_SUFFIXES
+    return suffix if known and len(first) + 1 < len(suffix) else None
+
+
+def stamp(fact: object) -> int:
+    """8 bytes of a hash of the fact."""
+    return int.from_bytes(blake2b(ascii(fact).encode(), digest_size=8).digest())
+
+
+def _packed(names: list[str]) -> bytes:
+    return zlib.compress("\0".join(names).encode("utf-8", "surrogatepass"), 1)
+
+
+def _order(path: str) -> list[tuple[tuple[str | int, ...], str]]:
+    return [natural(part) for part in path.split("/")]

@@ -1,0 +1,60 @@
+"""Sub-folders of a folder that are splits: `train/cat/1.jpg`, as in torchvision's ImageFolder."""
+
+from collections.abc import Mapping, Sequence
+
+from retrieval.errors import UnknownName
+from retrieval.images.source import Note
+
+_NAMES = (
+    ("train", "training"),
+    ("validation", "val", "valid", "dev"),
+    ("test", "testing"),
+)
+"""The names of each split, the usual one first; upper and lower case do not matter."""
+
+
+def is_split_name(folder: str) -> bool:
+    """Whether a folder of this name may be a split."""
+    return any(folder.lower() in names for names in _NAMES)
+
+
+def are_splits(folders: Mapping[str, bool]) -> bool:
+    """Whether the folders with images, and whether each has classes, are the splits of one set.
+
+    All have the name of a split, and at least one has sub-folders: those are the classes.
+    """
+    return any(folders.values()) and all(map(is_split_name, folders))
+
+
+def chosen_split(
+    split: str | None, folders: Sequence[str], loose: int, source: str, note: Note
+) -> str | None:
+    """The folder of the split that is asked for, train where none is; None without such folders.
+
+    loose: images beside the folders, which belong to no split. Tells `note` which folder was taken,
+    and what was not. Raises UnknownName.
+    """
+    if not folders:
+        return None
+    chosen = next(
+        (folder for name in _searched(split) for folder in folders if folder.lower() == name), None
+    )
+    if split in folders:
+        chosen = split
+    if chosen is None:
+        raise UnknownName(f"split of {source}", str(split), folders)
+    others = [folder for folder in folders if folder != chosen]
+    if split is None:
+        rest = f", not {' or '.join(others)}; choose with --split" if others else ""
+        note(f"the folders of {source} are splits: took {chosen}{rest}")
+    if loose:
+        note(f"left out {loose:,} image{'' if loose == 1 else 's'} beside the splits of {source}")
+    return chosen
+
+
+def _searched(split: str | None) -> tuple[str, ...]:
+    """The names of the folders that may be meant, the likeliest first."""
+    if split is None:
+        return tuple(name for names in _NAMES for name in names)
+    wanted = split.lower()
+    return (wanted, *(name for names in _NAMES if wanted in names for name in names))

@@ -1,0 +1,107 @@
+"""Random vectors with random groups of copies: a graph finds what it finds without the copies."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from retrieval.contracts import Growing, Hits, Index, Mask, Metric, Vectors
+from retrieval.registry import make_indexer
+
+ROWS, DIM, QUERIES, K = 600, 24, 60, 10
+NOISES = (0.0, 1e-7, 1e-6)
+BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss")
+LOSS = 0.005
+
+
+@cache
+def data() -> tuple[Vectors, Vectors]:
+    draw = np.random.default_rng(8)
+    vectors = draw.standard_normal((ROWS + QUERIES, DIM), dtype=np.float32)
+    return vectors[:ROWS], vectors[ROWS:]
+
+
+@cache
+def indexer(name: str, metric: Metric) -> Any:
+    # One thread links in one order; and a thorough walk finds nearly all, whatever the order.
+    options = {
+        "hnsw": {"build_threads": 1},
+        "hnsw-pca": {"build_threads": 1},
+        "faiss": {"search": "efSearch=100"},
+    }
+    return make_indexer(name, {"metric": metric, **options.get(name, {})})
+
+
+def true_distances(vectors: Vectors, metric: Metric) -> np.ndarray:
+    """(q, n), in double precision."""
+    queries, vectors = data()[1].astype(np.float64), vectors.astype(np.float64)
+    if metric is Metric.EUCLIDEAN:
+        return np.linalg.norm(queries[:, None] - vectors[None], axis=2)
+    products = queries @ vectors.T
+    if metric is Metric.INNER_PRODUCT:
+        return -products
+    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(vectors, axis=1)
+    return 1 - products / lengths
+
+
+def recall(index: Index, vectors: Vectors, metric: Metric, mask: Mask | None = None) -> float:
+    """Recall@10 by distance; and check that rows are rows of the mask, each once."""
+    truth = true_distances(vectors, metric)
+    if mask is not None:
+        truth[:, ~mask] = np.inf
+    hits: Hits = index.search(data()[1], K, mask)
+    found = np.take_along_axis(truth, hits.rows, axis=1)
+    assert (hits.rows >= 0).all()
+    assert np.isfinite(found).all(), "rows of the mask"
+    assert all(len({*line}) == K for line in hits.rows.tolist()), "each row once"
+    np.testing.assert_allclose(hits.distances, found, atol=1e-3)
+    kth = np.sort(truth, axis=1)[:, K - 1 : K]
+    return float((found <= kth + 1e-3 * np.abs(kth)).mean())
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> tuple[list[int], float, int]:
+    """How many copies there are of the first vectors, how they differ, and a seed."""
+    many = st.lists(st.integers(1, 5), min_size=50, max_size=300)
+    few = st.lists(st.integers(1, 200), min_size=1, max_size=5)
+    one = st.lists(st.integers(300, 1200), min_size=1, max_size=1)
+    return draw(st.one_of(many, few, one)), draw(st.sampled_from(NOISES)), draw(st.integers(0, 99))
+
+
+def with_copies(sizes: list[int], noise: float, seed: int) -> tuple[Vectors, Vectors]:
+    """The vectors and their copies, in any order; and the first row of each vector alone."""
+    draw = np.random.default_rng(seed)
+    vectors, _ = data()
+    copies = np.repeat(vectors[: len(sizes)], sizes, axis=0)
+    copies = copies * (1 + noise * draw.standard_normal(copies.shape))
+    everything = np.concatenate([vectors, copies.astype(np.float32)])
+    sources = np.concatenate([np.arange(ROWS), np.repeat(np.arange(len(sizes)), sizes)])
+    order = draw.permutation(len(everything))
+    _, first = np.unique(sources[order], return_index=True)
+    return everything[order], everything[order][np.sort(first)]
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
+@pytest.mark.parametrize("name", BACKENDS)
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(copies=groups(), share=st.sampled_from([0.05, 0.3, 0.9]))
+def test_copies_cost_no_recall(
+    name: str, metric: Metric, copies: tuple[list[int], float, int], share: float
+) -> None:
+    vectors, distinct = with_copies(*copies)
+    index = indexer(name, metric).build(vectors)
+    assert len(index) == len(vectors)
+    least = recall(indexer(name, metric).build(distinct), distinct, metric) - LOSS
+    assert recall(index, vectors, metric) >= least
+    mask = np.random.default_rng(copies[2]).random(len(vectors)) < share
+    assert recall(index, vectors, metric, mask) >= least
+    if not isinstance(index, Growing):
+        return
+    grown = indexer(name, metric).build(vectors[: ROWS // 2])
+    grown.add(vectors[ROWS // 2 : ROWS])
+    grown.add(vectors[ROWS:])
+    assert len(grown) == len(vectors)
+    assert recall(grown, vectors, metric) >= least
