@@ -46,8 +46,8 @@ def walking() -> Ratios:
     """Time of a batch through `hnsw-pca` to that of hnswlib's own call over the same vectors."""
     vectors = overhead.clustered(20_500, 128, seed=0)
     queries, database = vectors[:500], vectors[500:]
-    ours = make_indexer("hnsw-pca", {}).build(database)
-    theirs: Any = make_indexer("hnsw", {}).build(database)
+    ours = make_indexer("hnsw-pca", {"ef": 64}).build(database)
+    theirs: Any = make_indexer("hnsw", {"ef": 64}).build(database)
     ratios = []
     for _ in range(10):
         started = time.perf_counter()

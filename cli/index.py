@@ -26,6 +26,7 @@ from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.indexing import IndexFacts
     from retrieval.sharding import Engine
     from retrieval.tuning import Trial, Tuning
 
@@ -256,6 +257,7 @@ def index(
     )
     if settings:
         output.say(", ".join(f"{name} {value}" for name, value in settings.items()))
+    _warn_of_poor_recall(output, facts, 1.0 if tuning is None else tuning.target.recall)
     document: dict[str, JsonValue] = {} if tuning is None else {"tuning": tuning.to_json()}
     output.document(
         document
@@ -281,6 +283,20 @@ def cluster_of_parts(address: str | None) -> "Iterator[Engine]":
     with connected(address):
         cpus = crew_here("cpu").cpus
         yield lambda build, tasks: run_tasks(build, tasks, cpus)
+
+
+def _warn_of_poor_recall(output: Output, facts: "IndexFacts", wanted: float) -> None:
+    """Warn where the measured recall is poor, and lower than what is wanted."""
+    recall = facts.poor_recall
+    if recall is None or recall >= wanted:
+        return
+    raised = f"raise {' or '.join(facts.efforts)} with --set, here or at search" * bool(
+        facts.efforts
+    )
+    remedies = [each for each in (raised, f"build with --backend {AUTO}") if each]
+    output.warn(
+        f"recall@10 is {recall:.3f} for some of the index's own rows; {', or '.join(remedies)}"
+    )
 
 
 def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:

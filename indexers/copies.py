@@ -5,7 +5,7 @@ leave, and rows elsewhere are missed. A graph therefore holds each vector once, 
 which rows share it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Blocks, Json, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadData
-from retrieval.hits import Found, Nearest, checked_blocks
+from retrieval.hits import Fetched, Found, Nearest, checked_blocks
 from retrieval.storage.files import write_whole
 from retrieval.storage.shards import read_table
 
@@ -108,6 +108,15 @@ class Copies:
     def distinct(self, blocks: Blocks) -> Blocks:
         """Return the blocks less all rows but the first of each vector."""
         return blocks if self.vector_of is None else _Distinct(blocks, self)
+
+    def fetched(self, dim: int, fetch: Callable[[Rows], Vectors]) -> Blocks:
+        """Return the vectors (rows, dim) of all rows in blocks.
+
+        fetch: returns distinct vectors (n, dim) by their numbers (n,).
+        """
+        if self.vector_of is None:
+            return Fetched(self.rows, dim, fetch)
+        return Fetched(self.rows, dim, lambda rows: fetch(self._numbers[rows].astype(np.int64)))
 
     def expanded(self, nearest: Nearest) -> Nearest:
         """Return a search for rows, made of a search for distinct vectors.

@@ -122,6 +122,10 @@ class ExactIndex:
         self.index.remove_ids(rows)  # type: ignore[arg-type]
         self._to_gpu()
 
+    def stored(self) -> Blocks:
+        """Return the vectors of all rows."""
+        return InMemory(faiss_bridge.vectors_of(self.index))
+
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
         faiss_bridge.save(self.index, folder)

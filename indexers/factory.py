@@ -11,7 +11,7 @@ import numpy as np
 from indexers import faiss_bridge
 from indexers.copies import Copies
 from indexers.faiss_index import FaissGraph, FaissIndex
-from indexers.lists import list_count, training_rows
+from indexers.lists import LEAST_PROBES, list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Json, Metric, Vectors
@@ -20,6 +20,7 @@ from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
 
 ENOUGH = 1024  # clusters, whose training rows are enough for all that has fewer
 FEWEST_LINKS = 2
+DEFAULT_EF_SEARCH = 128
 GRAPHS = (faiss.IndexHNSW, faiss.IndexNSG, faiss.IndexNNDescent)
 KNOW_MANHATTAN = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
 
@@ -31,8 +32,8 @@ class Faiss:
     factory: as faiss's index_factory takes it; `{lists}` in it stands for 4·√rows, but no more than
     leave 39 rows per list.
     search: parameters of search, as faiss's ParameterSpace and autofaiss write them:
-    `nprobe=16,k_factor_rf=4`; without any, those that the index was built with, at first faiss's
-    own.
+    `nprobe=16,k_factor_rf=4`. Without any, those that the index was built with: at first
+    `efSearch=128` for a graph of HNSW, `nprobe=32` for inverted lists, and else faiss's own.
     seed: draws the training rows.
 
     Distances are those that faiss reports: of codes without refinement (`…,RFlat`) they are
@@ -100,6 +101,7 @@ class Faiss:
             index.train(sample)
             for block in _added(index, vectors, self.metric):
                 index.add(block)
+            _set_effort(index)
         except RuntimeError as problem:
             raise BadInput(
                 f"faiss makes no {self.metric} index '{self.factory}' of {len(vectors):,} vectors "
@@ -140,6 +142,15 @@ def _added(index: Any, vectors: Vectors, metric: Metric) -> Iterator[Vectors]:
         yield prepared(vectors, metric)
     else:
         yield from (block for _, block in prepared_blocks(vectors, metric))
+
+
+def _set_effort(index: Any) -> None:
+    """Have searches keep more candidates, or probe more lists, than faiss does by default."""
+    base = faiss_bridge.inside(index)
+    if isinstance(base, faiss.IndexHNSW):
+        base.hnsw.efSearch = DEFAULT_EF_SEARCH
+    elif isinstance(base, faiss.IndexIVF):
+        base.nprobe = min(LEAST_PROBES, base.nlist)
 
 
 def _is_graph(index: Any) -> bool:

@@ -12,9 +12,9 @@ from indexers import faiss_bridge
 from indexers.copies import Copies
 from indexers.faiss_bridge import COMPARED
 from retrieval.choices import choice
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import Found, answer, checked_additions, prepared, prepared_blocks
+from retrieval.hits import Found, InMemory, answer, checked_additions, prepared, prepared_blocks
 
 
 class FaissIndex:
@@ -62,6 +62,10 @@ class FaissIndex:
                     f"faiss's {type(faiss_bridge.inside(self.index)).__name__} takes no more rows "
                     f"({faiss_bridge.reason(problem)}); index all embeddings anew"
                 ) from None
+
+    def stored(self) -> Blocks | None:
+        """Return the vectors of all rows; None where there are codes alone."""
+        return None if self.vectors is None else InMemory(faiss_bridge.vectors_of(self.vectors))
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
@@ -134,6 +138,12 @@ class FaissGraph(FaissIndex):
             super().add(fresh)
         self.copies = copies
         self.details = {**self.details, **copies.details}
+
+    def stored(self) -> Blocks | None:
+        """Return the vectors of all rows; None where there are codes alone."""
+        if self.vectors is None:
+            return None
+        return self.copies.fetched(self.dim, faiss_bridge.vectors_of(self.vectors).__getitem__)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, as `FaissIndex.save` does, and which rows are copies."""

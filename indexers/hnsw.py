@@ -59,7 +59,7 @@ class Hnsw:
     metric: Metric = Metric.COSINE
     m: int = 16
     ef_construction: int = 200
-    ef: int = 64
+    ef: int = 128
     seed: int = 0
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
@@ -168,6 +168,10 @@ class HnswIndex:
         labels = np.arange(len(known), copies.vectors)
         self.graph.add_items(vectors, labels, num_threads=self.build_threads or usable_cores())
         self.copies = copies
+
+    def stored(self) -> Blocks:
+        """Return the vectors of all rows."""
+        return self.copies.fetched(self.dim, lambda rows: np.asarray(self.graph.get_items(rows)))
 
     def save(self, folder: Path) -> None:
         """Write index.hnsw, for `hnswlib.Index.load_index`; cosine's vectors are of length 1."""

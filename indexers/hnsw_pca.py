@@ -79,7 +79,7 @@ class HnswPca:
     axes: int | None = None
     m: int = 16
     ef_construction: int = 200
-    ef: int = 64
+    ef: int = 128
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
@@ -198,6 +198,10 @@ class HnswPcaIndex:
             self.index.add(vectors)
         self.copies = copies
         self._prepare()
+
+    def stored(self) -> Blocks:
+        """Return the vectors of all rows."""
+        return self.copies.fetched(self.dim, self.vectors.__getitem__)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""

@@ -14,11 +14,18 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge, gpu
-from indexers.lists import list_count, training_rows
+from indexers.lists import (
+    NEIGHBORS,
+    drawn_rows,
+    list_count,
+    probes_needed,
+    training_rows,
+)
 from indexers.options import PROBES, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
+    Fetched,
     Found,
     InMemory,
     answer,
@@ -26,6 +33,7 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
     prepared_blocks,
+    without_own,
 )
 
 
@@ -34,7 +42,8 @@ class Ivf:
     """`ivf`: compares a query with the vectors of the `n_probe` nearest of `n_lists` clusters.
 
     n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
-    n_probe: lists searched per query; more cost time and raise recall.
+    n_probe: lists searched per query; more cost time and raise recall. None for 32, or for more
+    where the build finds that the 10 nearest neighbors of its own rows lie in more.
     seed: draws the training rows and the first centroids.
     device: auto trains, adds and searches on a GPU where faiss sees one, and on the CPU
     otherwise. A GPU's index is saved in CPU form. Manhattan distance is the CPU's alone.
@@ -42,7 +51,7 @@ class Ivf:
 
     metric: Metric = Metric.COSINE
     n_lists: int | None = None
-    n_probe: int = 32
+    n_probe: int | None = None
     seed: int = 0
     device: str = "auto"
     search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "device"})
@@ -51,23 +60,30 @@ class Ivf:
         resolve_choices(self)
         if self.n_lists is not None:
             check_range("n_lists", self.n_lists, 1)
-        check_range("n_probe", self.n_probe, 1)
+        if self.n_probe is not None:
+            check_range("n_probe", self.n_probe, 1)
         check_range("seed", self.seed, 0, 2**31 - 1)
         gpu.check_device(self.device, self.metric)
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Ivf"]:
         """The usual number of lists."""
-        return [cls(choice(Metric, metric), seed=seed)]
+        return [cls(choice(Metric, metric), n_probe=PROBES[-1], seed=seed)]
 
     def ladders(self) -> list[list["Ivf"]]:
         """By `n_probe`."""
         return [[replace(self, n_probe=n_probe) for n_probe in PROBES]]
 
     def apply(self, index: Index) -> None:
-        """Set `n_probe`."""
+        """Set `n_probe`; None leaves it as it is."""
         assert isinstance(index, IvfIndex)
-        index.n_probe = index.index.nprobe = min(self.n_probe, index.index.nlist)
+        if self.n_probe is not None:
+            index.n_probe = index.index.nprobe = min(self.n_probe, index.index.nlist)
+
+    def settled(self, index: Index) -> "Ivf":
+        """These options with the index's `n_probe` where that was left to the build."""
+        assert isinstance(index, IvfIndex)
+        return self if self.n_probe is not None else replace(self, n_probe=index.n_probe)
 
     def build(self, vectors: Vectors) -> "IvfIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy.
@@ -86,22 +102,27 @@ class Ivf:
         if gpu.on_gpu(self.device, self.metric):
             index = self._trained_there(index, sample, blocks.rows)
             centroids = gpu.Gpu(index.quantizer, lists)
-            _fill(index, blocks, self.metric, lambda block: centroids.search(block, 1)[0])
+            of_rows = _fill(index, blocks, self.metric, lambda block: centroids.search(block, 1)[0])
             del centroids
             there = gpu.Gpu(index, blocks.rows)
         else:
             self._train(index, sample)
-            _fill(index, blocks, self.metric, lambda block: index.quantizer.search(block, 1)[1])
-        return IvfIndex(index, self.metric, self.n_probe, there)
+            of_rows = _fill(
+                index, blocks, self.metric, lambda block: index.quantizer.search(block, 1)[1]
+            )
+        probes = self.n_probe or _probes(
+            index, of_rows, *drawn_rows(blocks, self.seed, self.metric)
+        )
+        return IvfIndex(index, self.metric, probes, there)
 
     def load(self, folder: Path) -> "IvfIndex":
-        """The index saved in the folder, to be searched with this `n_probe`.
+        """The index saved in the folder, to be searched with this `n_probe`, or with the saved one.
 
         Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
         """
         index = faiss_bridge.load(folder, faiss.IndexIVFFlat, self.metric)
         there = gpu.Gpu(index, index.ntotal) if gpu.on_gpu(self.device, self.metric) else None
-        return IvfIndex(index, self.metric, self.n_probe, there)
+        return IvfIndex(index, self.metric, self.n_probe or max(1, index.nprobe), there)
 
     def _train(self, index: Any, sample: Vectors) -> None:
         """Find the centroids of the index of faiss's, on whichever device it is."""
@@ -122,8 +143,8 @@ def _fill(
     blocks: Blocks,
     metric: Metric,
     nearest_list: Callable[[Vectors], Rows],
-) -> None:
-    """Add the vectors to lists that have room for them, rather than to lists that grow.
+) -> Rows:
+    """Add the vectors to lists that have room for them, and return the list (n,) of each.
 
     Growing lists are moved again and again, and end with up to twice the room that they need, on
     a GPU too: hence its lists are filled here, and copied there.
@@ -135,6 +156,20 @@ def _fill(
     for start, block in checked_blocks(blocks, metric):
         lists = nearest[start : start + len(block)]
         index.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(lists))
+    return nearest
+
+
+def _probes(index: faiss.IndexIVFFlat, of_rows: Rows, rows: Rows, queries: Vectors) -> int:
+    """How many lists a search of the full index must probe by default.
+
+    of_rows: (n,), the list of each row. rows, queries: some rows and their vectors.
+    """
+    all_lists = faiss.SearchParametersIVF(nprobe=index.nlist)  # type: ignore[call-arg]
+    count = min(NEIGHBORS + 1, index.ntotal)
+    scores, found = index.search(queries, count, params=all_lists)
+    neighbors = without_own(Hits(found, scores), rows).rows
+    lists = np.where(neighbors >= 0, of_rows[neighbors], -1)
+    return probes_needed(index.quantizer, queries, lists)
 
 
 class IvfIndex:
@@ -190,6 +225,15 @@ class IvfIndex:
         self.index.remove_ids(rows)  # type: ignore[arg-type]
         faiss_bridge.renumber(self.index.invlists, np.cumsum(kept) - 1)
         self._to_gpu()
+
+    def stored(self) -> Blocks:
+        """Return the vectors of all rows."""
+
+        def fetch(rows: Rows) -> Vectors:
+            vectors: Vectors = self.index.reconstruct_n(int(rows[0]), len(rows))
+            return vectors
+
+        return Fetched(len(self), self.dim, fetch)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""

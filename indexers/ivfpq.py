@@ -7,23 +7,39 @@ Product Quantization Fast Scan (VLDB 2015): faiss's IndexIVFPQFastScan in an Ind
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import faiss
 import numpy as np
 
 from indexers import faiss_bridge
 from indexers.faiss_index import FaissIndex
-from indexers.lists import list_count, training_rows
+from indexers.lists import (
+    NEIGHBORS,
+    drawn_rows,
+    list_count,
+    probes_needed,
+    training_rows,
+)
 from indexers.options import PROBES, check_range
 from indexers.projection import fewer_axes, projection
 from retrieval.choices import choice, resolve_choices
-from retrieval.contracts import Blocks, Index, Json, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Index, Json, Metric, Rows, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import InMemory, checked_blocks
+from retrieval.hits import InMemory, checked_blocks, without_own
+from retrieval.quality.metrics import RESOLUTION, index_recall_at
 
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 CODES = 16  # of 4 bits
+REFINE_DEFAULTS = (10, 20, 40, 80, 160, 320, 640)
+"""Candidates for each neighbor that the default is chosen from."""
+
+RECALL_MARGIN = 0.005  # less than this is not worth more candidates
+REFINE_TRIED = (2, 4, 8, 16, 64)
+"""Candidates for each neighbor that `auto` tries."""
+
+TARGET_RECALL = 0.98
+"""Recall@10 of the default for rows of the index; for other queries it may be a little less."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +47,23 @@ class IvfPq:
     """`ivfpq`: scans the codes of the `n_probe` nearest lists, and ranks the best by the vectors.
 
     n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
-    n_probe: lists scanned per query; more cost time and raise recall.
+    n_probe: lists scanned per query; more cost time and raise recall. None for 32, or for more
+    where the build finds that the 10 nearest neighbors of its own rows lie in more.
     axes: principal axes that codes are made of, raised to a multiple of 16; None for the fewest
     along which neighbors stay near, see `indexers.projection`; the vectors' own dimensions where
     these are no more.
     per_code: numbers that share a code of 4 bits; it should divide the axes, or else fewer share.
     refine: candidates for each neighbor that is asked for, which are compared as they are; more
-    cost time and raise recall.
+    cost time and raise recall. None for 10, or for as many as the build finds its own rows to need.
     seed: draws the training rows, the first centroids, and how the axes are mixed.
     """
 
     metric: Metric = Metric.COSINE
     n_lists: int | None = None
-    n_probe: int = 32
+    n_probe: int | None = None
     axes: int | None = None
     per_code: int = 2
-    refine: int = 10
+    refine: int | None = None
     seed: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "refine"})
 
@@ -59,30 +76,46 @@ class IvfPq:
             )
         if self.n_lists is not None:
             check_range("n_lists", self.n_lists, 1)
-        check_range("n_probe", self.n_probe, 1)
+        if self.n_probe is not None:
+            check_range("n_probe", self.n_probe, 1)
         if self.axes is not None:
             check_range("axes", self.axes, 1)
         check_range("per_code", self.per_code, 1)
-        check_range("refine", self.refine, 1, 10_000)
+        if self.refine is not None:
+            check_range("refine", self.refine, 1, 10_000)
         check_range("seed", self.seed, 0, 2**31 - 1)
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["IvfPq"]:
         """Codes of all axes and of fewer."""
         metric = choice(Metric, metric)
-        return [cls(metric, axes=axes, seed=seed) for axes in fewer_axes(dim) if metric in METRICS]
+        most = {"n_probe": PROBES[-1], "refine": REFINE_TRIED[-1]}
+        return [
+            cls(metric, axes=axes, seed=seed, **most)
+            for axes in fewer_axes(dim)
+            if metric in METRICS
+        ]
 
     def ladders(self) -> list[list["IvfPq"]]:
         """By `n_probe`, for each of several `refine`."""
         return [
             [replace(self, refine=refine, n_probe=n_probe) for n_probe in PROBES]
-            for refine in (2, 4, 8, 16)
+            for refine in REFINE_TRIED
         ]
 
     def apply(self, index: Index) -> None:
-        """Set `n_probe` and `refine`."""
+        """Set `n_probe` and `refine`; None leaves them as they are."""
         assert isinstance(index, FaissIndex)
         self._set(index.index)
+
+    def settled(self, index: Index) -> "IvfPq":
+        """These options with the index's own in place of those that are None."""
+        assert isinstance(index, FaissIndex)
+        return replace(
+            self,
+            n_probe=self.n_probe or faiss_bridge.inside(index.index).nprobe,
+            refine=self.refine or int(cast(Any, index.index).k_factor),
+        )
 
     def build(self, vectors: Vectors) -> FaissIndex:
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
@@ -101,6 +134,9 @@ class IvfPq:
         base = faiss.IndexIVFPQFastScan(
             faiss.IndexFlat(kept, metric), kept, lists, codes, 4, metric
         )
+        # Codes of what sets a vector apart from its centroid say more. Products of them cost no
+        # more than those of vectors; squares would want a table for each list that is probed.
+        base.by_residual = metric == faiss.METRIC_INNER_PRODUCT
         for training in (base.cp, base.pq.cp):
             training.seed = self.seed
             training.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
@@ -112,10 +148,15 @@ class IvfPq:
         faiss_bridge.reserve_vectors(index, rows)
         for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
-        return self._searched(index)
+        searched = self._searched(index)
+        if self.n_probe is None or self.refine is None:
+            self._settle(searched, *drawn_rows(blocks, self.seed, self.metric))
+        return searched
 
     def load(self, folder: Path) -> FaissIndex:
         """The index saved in the folder, to be searched with this `n_probe` and `refine`.
+
+        For None, with the saved ones.
 
         Raises BadData if it is not there or damaged.
         """
@@ -135,6 +176,49 @@ class IvfPq:
     def _set(self, index: Any) -> Any:
         """The lists of faiss's index, with these search options."""
         lists = faiss_bridge.inside(index)
-        lists.nprobe = min(self.n_probe, lists.nlist)
-        index.k_factor = self.refine
+        if self.n_probe is not None:
+            lists.nprobe = min(self.n_probe, lists.nlist)
+        if self.refine is not None:
+            index.k_factor = self.refine
         return lists
+
+    def _settle(self, index: FaissIndex, rows: Rows, queries: Vectors) -> None:
+        """Set the search options that are None. rows, queries: some rows and their vectors."""
+        assert index.vectors is not None
+        count = min(NEIGHBORS + 1, len(index))
+        true = faiss_bridge.compared(index.vectors, queries, count, None, self.metric)
+        neighbors = without_own(Hits(*true), rows)
+        if neighbors.rows.size == 0:
+            return
+        whole: Any = index.index
+        base: Any = faiss.downcast_index(whole.base_index)
+        lists = faiss_bridge.inside(base)
+        if self.n_probe is None:
+            near = faiss_bridge.vectors_of(index.vectors)[neighbors.rows.ravel()]
+            turned, near = (_turned(base, vectors) for vectors in (queries, near))
+            of_neighbors = lists.quantizer.search(near, 1)[1].reshape(neighbors.rows.shape)
+            lists.nprobe = probes_needed(lists.quantizer, turned, of_neighbors)
+        if self.refine is None:
+            recalls: dict[int, float] = {}
+            for refine in REFINE_DEFAULTS:
+                whole.k_factor = refine
+                found = without_own(index.search(queries, count), rows)
+                recalls[refine] = self._recall(found, neighbors)
+                if recalls[refine] >= TARGET_RECALL:
+                    break
+            best = max(recalls.values())  # lower than wanted where too few lists are scanned
+            enough = min(TARGET_RECALL, best - RECALL_MARGIN)
+            whole.k_factor = next(each for each in REFINE_DEFAULTS if recalls[each] >= enough)
+
+    def _recall(self, hits: Hits, true: Hits) -> float:
+        resolution = RESOLUTION.get(self.metric, 0.0)
+        return float(index_recall_at(hits.distances, true.distances, NEIGHBORS, resolution).mean())
+
+
+def _turned(base: Any, vectors: Vectors) -> Vectors:
+    """The vectors as the lists have them: on the axes, where there are fewer of these."""
+    if not isinstance(base, faiss.IndexPreTransform):
+        return vectors
+    chain: Any = base.chain
+    turned: Vectors = faiss.downcast_VectorTransform(chain.at(0)).apply(vectors)
+    return turned

@@ -97,7 +97,7 @@ class Milvus:
     m: int = 16
     ef_construction: int = 200
     n_lists: int | None = None
-    ef: int = 64
+    ef: int = 128
     n_probe: int = 32
     consistency: str = "Bounded"
     uri: str | None = None

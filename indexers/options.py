@@ -5,7 +5,7 @@ from retrieval.errors import BadInput
 EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896)
 """Candidates of a walk that `auto` tries, each about √2 times the one before."""
 
-PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 """Lists that `auto` tries to look into."""
 
 

@@ -64,7 +64,7 @@ class Vamana:
     metric: Metric = Metric.COSINE
     degree: int = 32
     ef_construction: int = 200
-    ef: int = 32
+    ef: int = 128
     halves: bool = True
     refine: int = 1
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})

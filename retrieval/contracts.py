@@ -228,6 +228,14 @@ class Indexer(Protocol):
         """The index that `Index.save` wrote into `folder`."""
 
 
+@runtime_checkable
+class Settling(Indexer, Protocol):
+    """A backend that decides options that are None while it builds, for the vectors at hand."""
+
+    def settled(self, index: Index) -> Self:
+        """These options, with what the index of this build has in place of None."""
+
+
 class Blocks(Protocol):
     """Vectors (rows, dim), handed out in blocks from the first row on, as often as is asked."""
 
@@ -241,6 +249,15 @@ class Blocks(Protocol):
 
     def __iter__(self) -> Iterator[Vectors]:
         """The blocks (n, dim), n ≥ 0."""
+
+
+@runtime_checkable
+class Readable(Index, Protocol):
+    """An index that gives the vectors back that it holds."""
+
+    def stored(self) -> Blocks | None:
+        """All vectors by their rows, perhaps scaled where the metric is cosine; None where the
+        index holds only codes of them."""
 
 
 @runtime_checkable

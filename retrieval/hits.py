@@ -5,6 +5,7 @@ all of them refuse the same input, in the same words, and rank and pad in the sa
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.choices import choice
-from retrieval.contracts import Blocks, Hits, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch
 
 BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
@@ -101,6 +102,15 @@ def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:
         ) from None
 
 
+def without_own(hits: Hits, own: Rows) -> Hits:
+    """Hits (q, k) of hits (q, k + 1): without each query's own row, or else without the last."""
+    order = np.argsort(hits.rows == own[:, None], axis=1, kind="stable")[:, :-1]
+    return Hits(
+        np.take_along_axis(hits.rows, order, axis=1),
+        np.take_along_axis(hits.distances, order, axis=1),
+    )
+
+
 def checked_vectors(vectors: Vectors, metric: Metric | str) -> Vectors:
     """The vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if needed.
 
@@ -181,6 +191,22 @@ class InMemory:
 
     def __iter__(self) -> Iterator[Vectors]:
         yield self.vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Vectors (rows, dim) in blocks that are fetched one by one.
+
+    fetch: returns the vectors (n, dim) of consecutive rows (n,).
+    """
+
+    rows: int
+    dim: int
+    fetch: Callable[[Rows], Vectors]
+
+    def __iter__(self) -> Iterator[Vectors]:
+        for start in range(0, self.rows, BLOCK):
+            yield self.fetch(np.arange(start, min(start + BLOCK, self.rows)))
 
 
 def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:

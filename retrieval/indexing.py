@@ -25,8 +25,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.choices import choice, resolve_choices
-from retrieval.contracts import Index, Indexer, Json, Metric, Storing, Streaming, Vectors
+from retrieval.contracts import (
+    Blocks,
+    Index,
+    Indexer,
+    Json,
+    Metric,
+    Settling,
+    Storing,
+    Streaming,
+    Tunable,
+    Vectors,
+)
 from retrieval.errors import BadData, BadInput, Mismatch, Unreachable
+from retrieval.hits import InMemory
 from retrieval.parts import Parts
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
@@ -60,6 +72,8 @@ FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
 INDEX = "index.json"
 ROWS = "rows.parquet"
+RECALL = "recall_at_10"  # in details, of some of the index's own rows
+GOOD_RECALL = 0.9
 UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
 LIBRARIES = (
     "retr",
@@ -114,6 +128,21 @@ class IndexFacts:
 
     def __post_init__(self) -> None:
         resolve_choices(self)
+
+    @property
+    def poor_recall(self) -> float | None:
+        """The recall@10 that was measured after the build, where it is lower than 0.9."""
+        recall = self.details.get(RECALL)
+        return recall if isinstance(recall, float) and recall < GOOD_RECALL else None
+
+    @property
+    def efforts(self) -> list[str]:
+        """The search options that raise recall, as far as the backend names them."""
+        indexer = make_indexer(self.backend, {**self.options, "metric": self.metric})
+        if not isinstance(indexer, Tunable):
+            return []
+        rungs = [options_of(rung) for ladder in indexer.ladders() for rung in ladder]
+        return [name for name in rungs[0] if any(rung[name] != rungs[0][name] for rung in rungs)]
 
     def write(self, folder: Place) -> None:
         """Write `index.json`, whole or not at all."""
@@ -209,18 +238,20 @@ def build_index(
     indexer = checked_indexer(sets, backend, metric, options)
     check_room(folder)
     build: Callable[[], Index]
+    blocks: Blocks
     if isinstance(indexer, Storing | Streaming):
         rows = _joined([each.rows() for each in sets], sets)
-        shards = _Shards(sets, rows, _unfinished(folder))
+        blocks = _Shards(sets, rows, _unfinished(folder))
         run = indexer.store if isinstance(indexer, Storing) else indexer.build_from
-        build = functools.partial(run, shards)
+        build = functools.partial(run, blocks)
     else:
         rows, vectors = read_all(sets)
+        blocks = InMemory(vectors)
         build = functools.partial(indexer.build, vectors)
     with building(folder) as partial:
         index = build()
         facts = described(backend, indexer, index, sets)
-        facts = write_index(partial, folder, index, rows, facts)
+        facts = write_index(partial, folder, index, rows, facts, blocks)
         shutil.rmtree(_unfinished(folder), ignore_errors=True)
         return facts
 
@@ -249,7 +280,7 @@ def described(
     """What is known of an index before it is written."""
     return IndexFacts(
         backend=backend,
-        options=options_of(indexer),
+        options=options_of(indexer.settled(index) if isinstance(indexer, Settling) else indexer),
         metric=indexer.metric,
         dim=index.dim,
         rows=len(index),
@@ -262,19 +293,30 @@ def described(
 
 
 def write_index(
-    partial: Path, folder: Place, index: Index, rows: pa.Table, facts: IndexFacts
+    partial: Path,
+    folder: Place,
+    index: Index,
+    rows: pa.Table,
+    facts: IndexFacts,
+    blocks: Blocks | None,
 ) -> IndexFacts:
     """Write the index into `partial`, move it to `folder`, and return what is known of it now.
 
-    facts: those that do not follow from the index and its files.
+    facts: those that do not follow from the index and its files. blocks: its vectors, by which its
+    recall is measured; None where they are not at hand.
     """
+    from retrieval.recall import measured_recall  # whose libraries no search loads
+
+    details = dict(index.details)
+    if blocks is not None:
+        details[RECALL] = round(measured_recall(index, blocks, facts.metric), 4)
     index.save(partial)
     write_whole(partial / ROWS, lambda path: pq.write_table(rows, path, compression="zstd"))
     names = sorted(path.name for path in partial.iterdir())
     facts = replace(
         facts,
         rows=len(index),
-        details=dict(index.details),
+        details=details,
         versions=_versions(),
         files={name: sha256_of(partial / name) for name in names},
         at="",

@@ -22,6 +22,7 @@ from retrieval.cores import limit_threads, usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.indexing import (
     INDEX,
+    RECALL,
     IndexFacts,
     Part,
     build_index,
@@ -118,6 +119,7 @@ def add_part(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> In
         replace(
             facts,
             rows=facts.rows + added.rows,
+            details={**facts.details, **_lowest_recall([facts, added])},
             embeddings=(*facts.embeddings, *(each.identity for each in sets)),
             parts=(*facts.parts, part),
         ),
@@ -214,15 +216,34 @@ def _standing(task: Task) -> IndexFacts | None:
 
 def _joined(sets: Sequence[Embeddings], built: Sequence[tuple[Task, IndexFacts]]) -> IndexFacts:
     first = built[0][1]
+    facts_of_parts = [facts for _, facts in built]
     return replace(
         first,
+        options=_most_thorough(facts_of_parts),
         rows=sum(facts.rows for _, facts in built),
         embeddings=tuple(each.identity for each in sets),
-        details={"parts": len(built), **first.details},
+        details={"parts": len(built), **first.details, **_lowest_recall(facts_of_parts)},
         files={},
         at="",
         parts=tuple(_part(task, facts) for task, facts in built),
     )
+
+
+def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
+    """The options of the first part, and of numbers that each part decides the greatest."""
+    options = dict(parts[0].options)
+    for name, value in options.items():
+        others = [part.options[name] for part in parts]
+        if isinstance(value, int) and others != [value] * len(others):
+            options[name] = max(other for other in others if isinstance(other, int))
+    return options
+
+
+def _lowest_recall(parts: Sequence[IndexFacts]) -> dict[str, Json]:
+    """The measured recall of the worst part; nothing where none was measured."""
+    measured = [part.details.get(RECALL) for part in parts]
+    known = [recall for recall in measured if isinstance(recall, float)]
+    return {RECALL: min(known)} if known else {}
 
 
 def _part(task: Task, facts: IndexFacts) -> Part:

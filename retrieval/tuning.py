@@ -19,6 +19,7 @@ import numpy as np
 from retrieval.choices import choice
 from retrieval.contracts import Index, Indexer, Json, Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Mismatch, RetrError
+from retrieval.hits import InMemory
 from retrieval.indexing import (
     IndexFacts,
     building,
@@ -180,7 +181,7 @@ def build_best(
                 whole.mkdir()
                 index = chosen.load(place)
                 facts = described(backend, chosen, index, sets)
-                built = write_index(whole, folder, index, rows, facts)
+                built = write_index(whole, folder, index, rows, facts, InMemory(vectors))
                 reason = f"{len(vectors):,} rows are few: exact search, without trials"
                 if not few:
                     reason = _reason(checked, target)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retrieval.contracts import Growing, Shrinking
+from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
 from retrieval.indexing import (
     IndexFacts,
@@ -64,9 +64,10 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         names = " and ".join(str(each.folder) for each in sets)
         check_unique(rows["id"], f"{folder} and {names}")
         cast(Growing, index).add(vectors)
+        blocks = index.stored() if isinstance(index, Readable) else None
         added = tuple(each.identity for each in sets)
         facts = replace(facts, embeddings=(*facts.embeddings, *added))
-        return write_index(partial, folder, index, rows, facts)
+        return write_index(partial, folder, index, rows, facts, blocks)
 
 
 def _are_there(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
@@ -103,4 +104,5 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
         index.delete(np.flatnonzero(gone))
         rows = opened.rows.filter(pa.array(~gone))
         facts = replace(facts, deleted=facts.deleted + int(gone.sum()))
-        return write_index(partial, folder, index, rows, facts)
+        blocks = index.stored() if isinstance(index, Readable) else None
+        return write_index(partial, folder, index, rows, facts, blocks)

@@ -1,0 +1,58 @@
+"""How well an index finds the neighbors of its own rows: measured once after each build."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
+from retrieval.hits import BLOCK, without_own
+from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.ranking import distances_of
+from retrieval.registry import make_indexer
+
+K = 10
+QUERIES = 100  # rows, drawn at random
+
+
+def measured_recall(index: Index, blocks: Blocks, metric: Metric, seed: int = 0) -> float:
+    """Recall@10 of the index, with some of its own rows as queries and exact search as truth.
+
+    blocks: the vectors of the index's rows, which are read twice. A query's own row counts neither
+    as a hit nor as a neighbor. Recall is counted by distance, see `index_recall_at`; it is 1 where
+    there is no other row.
+    """
+    own = np.random.default_rng(seed).permutation(blocks.rows)[:QUERIES]
+    k = min(K, blocks.rows - 1)
+    if k == 0:
+        return 1.0
+    queries = _picked(blocks, own)
+    found = without_own(index.search(queries, k + 1), own).rows
+    distances = np.full(found.shape, np.inf)
+    true = np.full((len(own), k), np.inf)
+    exact = make_indexer("exact", {"metric": metric, "device": "cpu"})
+    for start, block in _slices(blocks):
+        inside = np.where((found >= start) & (found < start + len(block)), found - start, -1)
+        np.minimum(distances, distances_of(queries, block, inside, metric), out=distances)
+        hits = without_own(exact.build(block).search(queries, k + 1), own - start)
+        near = distances_of(queries, block, hits.rows, metric)
+        true = np.sort(np.hstack([true, near]), axis=1)[:, :k]
+    of_queries = index_recall_at(distances, true, k, RESOLUTION.get(metric, 0.0))
+    return float(of_queries.mean())
+
+
+def _picked(blocks: Blocks, rows: Rows) -> Vectors:
+    """The vectors (q, dim) of these rows."""
+    vectors = np.empty((len(rows), blocks.dim), np.float32)
+    for start, block in _slices(blocks):
+        inside = (rows >= start) & (rows < start + len(block))
+        vectors[inside] = block[rows[inside] - start]
+    return vectors
+
+
+def _slices(blocks: Blocks) -> Iterator[tuple[int, Vectors]]:
+    """The first row of each of blocks of at most `BLOCK` vectors, and the block."""
+    first = 0
+    for vectors in blocks:
+        for start in range(0, len(vectors), BLOCK):
+            yield first + start, vectors[start : start + BLOCK]
+        first += len(vectors)
