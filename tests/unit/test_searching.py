@@ -241,7 +241,7 @@ def test_damaged_and_missing_files(index: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 9}, "version 9 of retr-index, this retr reads up to 2"),
+        ({"version": 9}, "version 9 of retr-index, this retr reads up to 3"),
         ({"backend": "hsnw"}, "unknown backend 'hsnw'; did you mean 'hnsw'"),
         ({"rows": 29}, "does not fit together: 30 vectors of 3 dimensions, 30 rows, 29"),
         ({"dim": 4}, "does not fit together"),
