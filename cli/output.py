@@ -1,4 +1,4 @@
-"""What commands print: sentences and tables for people, or one JSON document."""
+"""Output of commands: sentences and tables for people, or one JSON document."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 10  # of distances
 MIN_FIXED, MAX_FIXED = 1e-6, 1e9  # distances that are written without an exponent
-FLOAT32_DIGITS = 9  # that tell any two numbers of float32 apart
+FLOAT32_DIGITS = 9  # significant digits, different for any two numbers of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Output:
 
     @property
     def for_people(self) -> bool:
-        """Whether sentences and tables are wanted."""
+        """Return whether sentences and tables are wanted."""
         return not (self.json or self.quiet)
 
     def document(self, document: "Json") -> None:

@@ -1,4 +1,4 @@
-"""`retr search`: the nearest neighbours of images."""
+"""`retr search`: the nearest neighbors of images."""
 
 import sys
 from pathlib import Path

@@ -16,8 +16,8 @@ from retrieval.errors import BadData, BadInput, Busy
 from retrieval.storage.files import PARTIAL, locked, read_json, sync_folder
 
 READY = f".ready{PARTIAL}"
-STALE = "stale.json"  # beside the new files: the names of those to delete
-PATIENCE_SECONDS = 5.0  # that a reader waits for a writer to move some files
+STALE = "stale.json"  # names of the files to delete, beside the new ones
+PATIENCE_SECONDS = 5.0  # for a reader to wait while a writer moves files
 
 
 def publish(new: Path, folder: Path, last: str, stale: Iterable[str]) -> None:
@@ -54,7 +54,7 @@ def finish(folder: Path, last: str) -> None:
 
 
 def _stale(folder: Path) -> list[Path]:
-    """The files to delete. Raises BadData where strangers would have us delete or move others."""
+    """Return the files to delete. Raises BadData where these are not files of the folder."""
     ready = folder / READY
     file = ready / STALE
     if ready.is_symlink():
