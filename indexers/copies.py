@@ -1,8 +1,9 @@
-"""Copies: rows with the same vector up to rounding, which a graph links only once.
+"""Copies: rows with the same vector up to rounding, which an index holds only once.
 
 A graph that links every copy fills their links with each other. A walk that reaches them cannot
-leave, and rows elsewhere are missed. A graph therefore holds each vector once, and `Copies` keeps
-which rows share it.
+leave, and rows elsewhere are missed. Where candidates are found by codes, copies of one vector take
+the places of all others. Such indices therefore hold each vector once, and `Copies` keeps which
+rows share it.
 """
 
 from collections.abc import Callable, Iterable, Iterator

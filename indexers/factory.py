@@ -10,7 +10,7 @@ import numpy as np
 
 from indexers import faiss_bridge
 from indexers.copies import Copies
-from indexers.faiss_index import FaissGraph, FaissIndex
+from indexers.faiss_index import FaissIndex
 from indexers.lists import LEAST_PROBES, list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.choices import choice, resolve_choices
@@ -21,7 +21,7 @@ from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
 ENOUGH = 1024  # clusters, whose training rows are enough for all that has fewer
 FEWEST_LINKS = 2
 DEFAULT_EF_SEARCH = 128
-GRAPHS = (faiss.IndexHNSW, faiss.IndexNSG, faiss.IndexNNDescent)
+EXACT = (faiss.IndexFlat, faiss.IndexIVFFlat)  # which copies do no harm
 KNOW_MANHATTAN = (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat)
 
 
@@ -89,7 +89,7 @@ class Faiss:
             index: Any = faiss.index_factory(vectors.shape[1], factory, metric)
             _check(index, self.metric)
             copies = Copies.none(len(vectors))
-            if _is_graph(index):
+            if not isinstance(faiss_bridge.inside(index), EXACT):
                 copies = Copies.find(InMemory(vectors), self.metric)
             if copies.vector_of is not None:
                 vectors = vectors[copies.is_first]
@@ -120,9 +120,7 @@ class Faiss:
     def _searched(self, index: Any, copies: Copies) -> FaissIndex:
         self._set(index)
         details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
-        if _is_graph(index):
-            return FaissGraph(index, self.metric, details, copies)
-        return FaissIndex(index, self.metric, details)
+        return FaissIndex(index, self.metric, details, copies)
 
     def _set(self, index: Any) -> None:
         try:
@@ -151,10 +149,6 @@ def _set_effort(index: Any) -> None:
         base.hnsw.efSearch = DEFAULT_EF_SEARCH
     elif isinstance(base, faiss.IndexIVF):
         base.nprobe = min(LEAST_PROBES, base.nlist)
-
-
-def _is_graph(index: Any) -> bool:
-    return isinstance(faiss_bridge.inside(index), GRAPHS)
 
 
 def _codes(dim: int) -> int:

@@ -1,6 +1,6 @@
 """Any CPU index of faiss behind the contract: full answers, masks, distances, files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from indexers.faiss_bridge import COMPARED
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import Found, InMemory, answer, checked_additions, prepared, prepared_blocks
+from retrieval.hits import BLOCK, Found, answer, checked_additions, prepared
 
 
 class FaissIndex:
@@ -22,15 +22,18 @@ class FaissIndex:
 
     Where it does, in an `IndexFlat` of its own or to refine by, small masks are searched exactly,
     and so are queries to which the library finds fewer rows than it might.
+
+    The library holds each vector once; `copies` tells which rows have it.
     """
 
     def __init__(
-        self, index: faiss.Index, metric: Metric | str, details: Mapping[str, Json]
+        self, index: faiss.Index, metric: Metric | str, details: Mapping[str, Json], copies: Copies
     ) -> None:
         self.index = index
         self.metric = choice(Metric, metric)
-        self.details = details
+        self.details = {**details, **copies.details}
         self.vectors = _vectors_of(index)
+        self.copies = copies
 
     @property
     def dim(self) -> int:
@@ -38,7 +41,7 @@ class FaissIndex:
         return int(self.index.d)
 
     def __len__(self) -> int:
-        return int(self.index.ntotal)
+        return self.copies.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that the library finds, as `Index` and `Hits` say.
@@ -46,32 +49,46 @@ class FaissIndex:
         With a mask, more lists or candidates are looked at, so that as many rows that may be found
         are compared as without. Raises BadInput for a mask that this kind of index cannot take.
         """
-        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
+        nearest = self.copies.expanded(self.nearest)
+        return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
         """Add rows, as `Growing` says: what was trained stays as it is.
 
+        Where the library keeps codes alone, copies of what it holds are added once more.
+
         Raises BadInput for a kind of index that takes no more.
         """
-        vectors = checked_additions(vectors, self.dim, self.metric)
-        for _, block in prepared_blocks(vectors, self.metric):
-            try:
-                self.index.add(block)
-            except RuntimeError as problem:
-                raise BadInput(
-                    f"faiss's {type(faiss_bridge.inside(self.index)).__name__} takes no more rows "
-                    f"({faiss_bridge.reason(problem)}); index all embeddings anew"
-                ) from None
+        vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
+        copies = self.copies.joined(self._linked(), vectors)
+        fresh = vectors[copies.is_first[len(self) :]]
+        try:
+            for start in range(0, len(fresh), BLOCK):
+                self.index.add(fresh[start : start + BLOCK])
+        except RuntimeError as problem:
+            raise BadInput(
+                f"faiss's {type(faiss_bridge.inside(self.index)).__name__} takes no more rows "
+                f"({faiss_bridge.reason(problem)}); build the index again from all embeddings"
+            ) from None
+        self.copies = copies
+        self.details = {**self.details, **copies.details}
 
     def stored(self) -> Blocks | None:
         """Return the vectors of all rows; None where there are codes alone."""
-        return None if self.vectors is None else InMemory(faiss_bridge.vectors_of(self.vectors))
+        if self.vectors is None:
+            return None
+        return self.copies.fetched(self.dim, faiss_bridge.vectors_of(self.vectors).__getitem__)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
         faiss_bridge.save(self.index, folder)
+        self.copies.save(folder)
 
-    def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
+    def nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
+        """Return the `count` nearest vectors, by their numbers in the library's index.
+
+        queries, count, among: as `retrieval.hits.Nearest` has them, of vectors in place of rows.
+        """
         queries = prepared(queries, self.metric)
         parameters = None
         if among is not None:
@@ -98,57 +115,18 @@ class FaissIndex:
                 rows[short], distances[short] = self._compared(queries[short], count, among)
         return rows, distances
 
+    def _linked(self) -> Iterator[Vectors]:
+        """Yield the library's vectors in blocks, or what their codes say of them."""
+        if self.vectors is not None:
+            yield faiss_bridge.vectors_of(self.vectors)
+            return
+        for start in range(0, self.copies.vectors, BLOCK):
+            yield self.index.reconstruct_n(start, min(BLOCK, self.copies.vectors - start))
+
     def _compared(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         """The true neighbors of prepared queries."""
         assert self.vectors is not None
         return faiss_bridge.compared(self.vectors, queries, count, among, self.metric)
-
-
-class FaissGraph(FaissIndex):
-    """A graph of faiss over distinct vectors; `copies` tells which rows these are.
-
-    A graph that keeps codes alone cannot tell copies of what it holds from others: a later call of
-    `add` links them once more.
-    """
-
-    def __init__(
-        self, index: faiss.Index, metric: Metric, details: Mapping[str, Json], copies: Copies
-    ) -> None:
-        super().__init__(index, metric, {**details, **copies.details})
-        self.copies = copies
-
-    def __len__(self) -> int:
-        return self.copies.rows
-
-    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """Return the k nearest rows that the walk finds, as `FaissIndex.search` does."""
-        nearest = self.copies.expanded(self._nearest)
-        return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
-
-    def add(self, vectors: Vectors) -> None:
-        """Add rows, as `FaissIndex.add` does."""
-        vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
-        if self.vectors is None:
-            linked = self.index.reconstruct_n(0, self.index.ntotal)
-        else:
-            linked = faiss_bridge.vectors_of(self.vectors)
-        copies = self.copies.joined([linked], vectors)
-        fresh = vectors[copies.is_first[len(self) :]]
-        if len(fresh):
-            super().add(fresh)
-        self.copies = copies
-        self.details = {**self.details, **copies.details}
-
-    def stored(self) -> Blocks | None:
-        """Return the vectors of all rows; None where there are codes alone."""
-        if self.vectors is None:
-            return None
-        return self.copies.fetched(self.dim, faiss_bridge.vectors_of(self.vectors).__getitem__)
-
-    def save(self, folder: Path) -> None:
-        """Write index.faiss, as `FaissIndex.save` does, and which rows are copies."""
-        super().save(folder)
-        self.copies.save(folder)
 
 
 def _vectors_of(index: Any) -> faiss.IndexFlat | None:

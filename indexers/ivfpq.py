@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from indexers import faiss_bridge
+from indexers.copies import Copies
 from indexers.faiss_index import FaissIndex
 from indexers.lists import (
     NEIGHBORS,
@@ -56,6 +57,8 @@ class IvfPq:
     refine: candidates for each neighbor that is asked for, which are compared as they are; more
     cost time and raise recall. None for 10, or for as many as the build finds its own rows to need.
     seed: draws the training rows, the first centroids, and how the axes are mixed.
+
+    Copies of a vector have one code, and all of them are found: see `indexers.copies`.
     """
 
     metric: Metric = Metric.COSINE
@@ -123,6 +126,8 @@ class IvfPq:
 
     def build_from(self, blocks: Blocks) -> FaissIndex:
         """The same from blocks, as `Streaming` says."""
+        copies = Copies.find(blocks, self.metric)
+        blocks = copies.distinct(blocks)
         rows, dim = blocks.rows, blocks.dim
         lists = list_count(rows, self.n_lists)
         metric = faiss_bridge.METRICS[self.metric]
@@ -148,7 +153,7 @@ class IvfPq:
         faiss_bridge.reserve_vectors(index, rows)
         for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
-        searched = self._searched(index)
+        searched = self._searched(index, copies)
         if self.n_probe is None or self.refine is None:
             self._settle(searched, *drawn_rows(blocks, self.seed, self.metric))
         return searched
@@ -160,18 +165,17 @@ class IvfPq:
 
         Raises BadData if it is not there or damaged.
         """
-        return self._searched(
-            faiss_bridge.load_refined(folder, faiss.IndexIVFPQFastScan, self.metric)
-        )
+        index = faiss_bridge.load_refined(folder, faiss.IndexIVFPQFastScan, self.metric)
+        return self._searched(index, Copies.load(folder, int(index.ntotal)))
 
-    def _searched(self, index: Any) -> FaissIndex:
+    def _searched(self, index: Any, copies: Copies) -> FaissIndex:
         lists = self._set(index)
         details: dict[str, Json] = {
             "lists": lists.nlist,
             "axes": lists.d,
             "bits": 4 * lists.pq.M,
         }
-        return FaissIndex(index, self.metric, details)
+        return FaissIndex(index, self.metric, details, copies)
 
     def _set(self, index: Any) -> Any:
         """The lists of faiss's index, with these search options."""
@@ -183,9 +187,12 @@ class IvfPq:
         return lists
 
     def _settle(self, index: FaissIndex, rows: Rows, queries: Vectors) -> None:
-        """Set the search options that are None. rows, queries: some rows and their vectors."""
+        """Set the search options that are None, by some of the index's vectors.
+
+        rows: (q,) their numbers. queries: (q, dim).
+        """
         assert index.vectors is not None
-        count = min(NEIGHBORS + 1, len(index))
+        count = min(NEIGHBORS + 1, index.copies.vectors)
         true = faiss_bridge.compared(index.vectors, queries, count, None, self.metric)
         neighbors = without_own(Hits(*true), rows)
         if neighbors.rows.size == 0:
@@ -202,7 +209,7 @@ class IvfPq:
             recalls: dict[int, float] = {}
             for refine in REFINE_DEFAULTS:
                 whole.k_factor = refine
-                found = without_own(index.search(queries, count), rows)
+                found = without_own(Hits(*index.nearest(queries, count, None)), rows)
                 recalls[refine] = self._recall(found, neighbors)
                 if recalls[refine] >= TARGET_RECALL:
                     break

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from indexers.copies import Copies
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Metric, Rows, Vectors
-from retrieval.hits import checked_blocks
+from retrieval.hits import InMemory, checked_blocks
 
 # faiss's k-means wants from 39 to 256 training points per cluster: it warns below the first and
 # leaves out what exceeds the second.
@@ -16,6 +17,7 @@ MOST_POINTS = 256
 
 NEIGHBORS = 10
 QUERIES = 300
+DRAWN_ROWS = 1200  # of which the queries are the first that are no copies
 LEAST_PROBES = 32  # lists that a search probes by default, also where fewer would do
 NEIGHBORS_PROBED = 0.99
 """Share of the nearest neighbors that lie in the lists that a search probes by default.
@@ -33,9 +35,14 @@ def list_count(rows: int, wanted: int | None) -> int:
 
 
 def drawn_rows(blocks: Blocks, seed: int, metric: Metric) -> tuple[Rows, Vectors]:
-    """Return some rows, drawn by seed, and their prepared vectors (q, dim), to measure with."""
-    rows = np.random.default_rng(seed).permutation(blocks.rows)[:QUERIES]
-    return rows, _picked(blocks, rows, metric)
+    """Return some rows, drawn by seed, and their prepared vectors (q, dim), to measure with.
+
+    No two of them are copies: the neighbors of a vector with many copies are easily found.
+    """
+    rows = np.random.default_rng(seed).permutation(blocks.rows)[:DRAWN_ROWS]
+    vectors = _picked(blocks, rows, metric)
+    distinct = np.flatnonzero(Copies.find(InMemory(vectors), metric).is_first)[:QUERIES]
+    return rows[distinct], vectors[distinct]
 
 
 def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric | str) -> Vectors:

@@ -26,11 +26,12 @@ def data() -> tuple[Vectors, Vectors]:
 
 @cache
 def indexer(name: str, metric: Metric) -> Any:
-    # One thread links in one order; and a thorough walk finds nearly all, whatever the order.
+    # One thread links in one order; and a thorough search finds nearly all, whatever the order.
     options = {
         "hnsw": {"build_threads": 1},
         "hnsw-pca": {"build_threads": 1},
         "faiss": {"search": "efSearch=100"},
+        "ivfpq": {"refine": 40},
     }
     return make_indexer(name, {"metric": metric, **options.get(name, {})})
 
@@ -105,3 +106,11 @@ def test_copies_cost_no_recall(
     grown.add(vectors[ROWS:])
     assert len(grown) == len(vectors)
     assert recall(grown, vectors, metric) >= least
+
+
+@pytest.mark.parametrize("name", ["ivf", "ivfpq"])
+def test_options_that_a_build_chooses_serve_rows_without_copies(name: str) -> None:
+    vectors, _ = with_copies([6000, 3000], 1e-6, 0)
+    for metric in (Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT):
+        index = make_indexer(name, {"metric": metric}).build(vectors)
+        assert recall(index, vectors, metric) >= 0.95
