@@ -1,4 +1,8 @@
-"""How well an index finds the neighbors of its own rows: measured once after each build."""
+"""Recall of an index for its own rows, measured once after each build.
+
+A graph links these rows to their neighbors, and so finds them more easily than those of other
+queries. Lists treat both alike.
+"""
 
 from collections.abc import Iterator
 
@@ -15,7 +19,7 @@ QUERIES = 100  # rows, drawn at random
 
 
 def measured_recall(index: Index, blocks: Blocks, metric: Metric, seed: int = 0) -> float:
-    """Recall@10 of the index, with some of its own rows as queries and exact search as truth.
+    """Return the recall@10 of the index, with some of its own rows as queries and exact search as truth.
 
     blocks: the vectors of the index's rows, which are read twice. A query's own row counts neither
     as a hit nor as a neighbor. Recall is counted by distance, see `index_recall_at`; it is 1 where
@@ -41,7 +45,7 @@ def measured_recall(index: Index, blocks: Blocks, metric: Metric, seed: int = 0)
 
 
 def _picked(blocks: Blocks, rows: Rows) -> Vectors:
-    """The vectors (q, dim) of these rows."""
+    """Return the vectors (q, dim) of these rows."""
     vectors = np.empty((len(rows), blocks.dim), np.float32)
     for start, block in _slices(blocks):
         inside = (rows >= start) & (rows < start + len(block))
@@ -50,7 +54,7 @@ def _picked(blocks: Blocks, rows: Rows) -> Vectors:
 
 
 def _slices(blocks: Blocks) -> Iterator[tuple[int, Vectors]]:
-    """The first row of each of blocks of at most `BLOCK` vectors, and the block."""
+    """Yield blocks of at most `BLOCK` vectors, each with its first row."""
     first = 0
     for vectors in blocks:
         for start in range(0, len(vectors), BLOCK):

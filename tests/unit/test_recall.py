@@ -80,12 +80,9 @@ def test_defaults_find_neighbors_in_small_sets(
         assert found >= 0.95, f"{found:.3f} of {rows} rows"
 
 
-@pytest.mark.parametrize("data", [directions, classes])
 @pytest.mark.parametrize("backend", indexer_names())
-def test_defaults_find_neighbors_in_ten_thousand_rows(
-    backend: str, data: Callable[[int], Vectors]
-) -> None:
-    everything = data(10_000 + QUERIES)
+def test_defaults_find_neighbors_in_ten_thousand_rows(backend: str) -> None:
+    everything = directions(10_000 + QUERIES)
     database, queries = everything[:10_000], everything[10_000:]
     index = make_indexer(backend, {"metric": Metric.COSINE}).build(database)
     assert recall_of(index.search(queries, K), queries, database, Metric.COSINE) >= 0.95
