@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder, parsed_metric
+from cli.options import (
+    Debug,
+    Json,
+    MaxMegapixels,
+    MetricName,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_metric,
+)
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ def duplicates(
         typer.Option(help="Draw the pairs that are most alike into this PNG.", show_default=False),
     ] = None,
     threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from retrieval.contracts import Framing
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadImage, CannotWrite
@@ -127,7 +128,7 @@ def opened(path: str | None) -> Image.Image | None:
     try:
         if path is None:
             return None
-        image = read_image(path)
+        image = read_image(path, Framing(LARGEST))
         image.thumbnail((LARGEST, LARGEST))  # a sheet holds many, and photographs are large
         return image
     except BadImage:
