@@ -6,7 +6,7 @@ that an encoder sees; `read_image` and `read_framed` find images again by their 
 
 from retrieval.images.decoding import MANY, check_framed, decode, frame, load
 from retrieval.images.opening import NAMES, open_source
-from retrieval.images.reading import read_framed, read_image
+from retrieval.images.reading import read_each, read_framed, read_image
 from retrieval.images.source import Item, Source
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "frame",
     "load",
     "open_source",
+    "read_each",
     "read_framed",
     "read_image",
 ]
