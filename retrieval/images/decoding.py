@@ -197,8 +197,8 @@ def _without_ends(image: Image.Image) -> Image.Image:
     if max(width, height) <= most:
         return image
     x, y = max(0, (width - most) // 2), max(0, (height - most) // 2)
-    # As crop() does, but for Pillow's limit on pixels.
-    return image.reduce(1, (x, y, x + min(width, most), y + min(height, most)))
+    with _hushed:
+        return image.crop((x, y, x + min(width, most), y + min(height, most)))
 
 
 def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> Image.Image:
@@ -214,11 +214,10 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
             image.load()
             return _rgb(_upright(image), path)
     except Image.DecompressionBombError as error:
-        # "Image size (900000000 pixels) exceeds limit of 178956970 pixels, …", of WebP and tiles.
+        # "Image size (900000000 pixels) exceeds limit of 178956970 pixels, …", which ours is below.
         found = re.search(r"\((\d+) pixels", str(error))
-        if found:
-            _check_size(int(found[1]), path)
-        raise BadImage(path, "more pixels than Pillow decodes in this format") from error
+        _check_size(int(found[1]) if found else _max_pixels() + 1, path)
+        raise BadImage(path, "too many pixels") from error
     except UnidentifiedImageError:
         stream.seek(0)
         known = stream.read(8).startswith(_SIGNATURES)
@@ -248,9 +247,9 @@ def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
 def _reduce(image: JpegImageFile, stream: BinaryIO, path: str, framing: Framing | None) -> None:
     """Set the size at which a JPEG is decoded. Raises BadImage where that takes too much."""
     whole = image.width * image.height
-    scans = 1 if _is_one_scan(stream, image) else _scans(stream)
-    _check_scans(scans, whole, path)
-    coefficients = 0 if scans == 1 else _coefficient_bytes(image)
+    in_rows = _is_one_scan(stream, image)
+    _check_scans(1 if in_rows else _scans(stream), whole, path)
+    coefficients = 0 if in_rows else _coefficient_bytes(image)
     if framing is not None:
         twice = 2 * _shorter(framing)
         if min(image.size) >= 2 * twice:
@@ -261,8 +260,8 @@ def _reduce(image: JpegImageFile, stream: BinaryIO, path: str, framing: Framing 
     if needed > most:
         raise BadImage(
             path,
-            f"a progressive JPEG of {whole:,} pixels takes {needed / 1e9:.1f} GB to decode, and "
-            f"{most / 1e9:.1f} GB are allowed" + _remedy(needed / JPEG_BYTES_PER_PIXEL),
+            f"a progressive JPEG of {whole:,} pixels takes {ceil(needed / 1e6):,} MB to decode, "
+            f"and {most // 1_000_000:,} MB are allowed" + _remedy(needed / JPEG_BYTES_PER_PIXEL),
         )
 
 
@@ -394,6 +393,8 @@ def _gray_of_16_bits(image: Image.Image) -> Image.Image:
 class _Hush:
     """Keeps Pillow's warnings and its log from stderr while any thread is in it.
 
+    Pillow's limit on pixels is lifted meanwhile if `max_megapixels` was set above it.
+
     They are about metadata, or say once more what BadImage says. `catch_warnings` is no way:
     it isn't safe in threads, and makes other modules' warnings show again. Handlers that a
     program has set up get the log all the same.
@@ -405,12 +406,16 @@ class _Hush:
         self._filter = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
         self._logger = logging.getLogger("PIL")
         self._handler = logging.NullHandler()
+        self._pillows_limit = Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._threads:
                 cast("list[object]", warnings.filters).insert(0, self._filter)
                 self._logger.addHandler(self._handler)
+                self._pillows_limit = Image.MAX_IMAGE_PIXELS
+                if self._pillows_limit and 2 * self._pillows_limit < _max_pixels():
+                    Image.MAX_IMAGE_PIXELS = None
             self._threads += 1
 
     def __exit__(self, *_: object) -> None:
@@ -418,6 +423,7 @@ class _Hush:
             self._threads -= 1
             if not self._threads:
                 self._logger.removeHandler(self._handler)
+                Image.MAX_IMAGE_PIXELS = self._pillows_limit
                 # It is gone where other code has put the filters back to what they were before.
                 with suppress(ValueError):
                     cast("list[object]", warnings.filters).remove(self._filter)
