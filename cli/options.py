@@ -29,13 +29,18 @@ def limited(threads: int | None) -> int | None:
 
 
 def limited_megapixels(count: int | None) -> int | None:
-    """Limit the images that this process decodes, in megapixels. Raises BadInput below 1."""
-    from retrieval.errors import BadInput
-    from retrieval.megapixels import limit_megapixels
+    """Limit the images that this process decodes, in megapixels.
 
-    if count is not None:
-        if count < 1:
-            raise BadInput(f"--max-megapixels {count} is not understood; give 1 or more")
+    Raises BadInput below 1, and for a variable RETR_MAX_MEGAPIXELS that is no such number.
+    """
+    from retrieval.errors import BadInput
+    from retrieval.megapixels import limit_megapixels, max_megapixels
+
+    if count is None:
+        max_megapixels()
+    elif count < 1:
+        raise BadInput(f"--max-megapixels {count} is not understood; give 1 or more")
+    else:
         limit_megapixels(count)
     return count
 
