@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder, parsed_metric
+from cli.options import (
+    Debug,
+    Json,
+    MaxMegapixels,
+    MetricName,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_metric,
+)
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
@@ -34,11 +43,15 @@ def duplicates(
         ),
     ] = None,
     neighbors: Annotated[
-        int, typer.Option("-k", help="Compare the pixels of so many neighbours of each image.")
+        int,
+        typer.Option("-k", help="How many neighbors of each image to compare with it by pixels."),
     ] = 10,
     correlation: Annotated[
         float,
-        typer.Option(help="Of the pixels of two images, from which they are near-identical."),
+        typer.Option(
+            help="Least correlation of the pixels of near-identical images; less than 0.95 also "
+            "lets single pixels differ by more, as those of crops do."
+        ),
     ] = 0.95,
     metric: MetricName = None,
     out: Annotated[
@@ -49,6 +62,7 @@ def duplicates(
         typer.Option(help="Draw the pairs that are most alike into this PNG.", show_default=False),
     ] = None,
     threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +70,8 @@ def duplicates(
 ) -> None:
     """Find near-identical images: proposed by embeddings, confirmed by pixels.
 
-    Each image is compared with its nearest neighbours, as it is and mirrored.
+    Each image is compared with its nearest neighbors, as it is and mirrored. Copies in another
+    size, format or quality are found; images that differ in a part or in brightness are not.
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """

@@ -28,6 +28,23 @@ def limited(threads: int | None) -> int | None:
     return threads
 
 
+def limited_megapixels(count: int | None) -> int | None:
+    """Limit the images that this process decodes, in megapixels.
+
+    Raises BadInput below 1, and for a variable RETR_MAX_MEGAPIXELS that is no such number.
+    """
+    from retrieval.errors import BadInput
+    from retrieval.megapixels import limit_megapixels, max_megapixels
+
+    if count is None:
+        max_megapixels()
+    elif count < 1:
+        raise BadInput(f"--max-megapixels {count} is not understood; give 1 or more")
+    else:
+        limit_megapixels(count)
+    return count
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -74,6 +91,16 @@ Threads = Annotated[
         "--threads",
         callback=limited,
         help="How many threads to use.  [default: as many as there are cores]",
+        show_default=False,
+    ),
+]
+MaxMegapixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-megapixels",
+        callback=limited_megapixels,
+        help="Maximum size of a decoded image, in megapixels; a JPEG counts at the reduced size at "
+        "which it is decoded.  [default: RETR_MAX_MEGAPIXELS, else 100]",
         show_default=False,
     ),
 ]

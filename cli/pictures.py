@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cli.output import distinguishable
+from retrieval.contracts import Framing
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
 from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadImage, CannotWrite
@@ -132,7 +133,7 @@ def opened(path: str | None) -> Image.Image | None:
     try:
         if path is None:
             return None
-        image = read_image(path)
+        image = read_image(path, Framing(LARGEST))
         image.thumbnail((LARGEST, LARGEST))  # a sheet holds many, and photographs are large
         return image
     except BadImage:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.evaluate import NAMES, Database, Queries, opened_sides, protocol_sides
-from cli.options import Debug, Json, MetricName, Quiet, Threads, WorkspaceFolder, parsed_metric
+from cli.options import (
+    Debug,
+    Json,
+    MaxMegapixels,
+    MetricName,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_metric,
+)
 from cli.output import Output
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ def report(
     limit: Annotated[int, typer.Option(min=4, help="Points on the map, drawn by seed.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,

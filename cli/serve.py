@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.exporting import keep_for_searches
-from cli.options import Debug, Device, Json, Quiet, Threads, WorkspaceFolder
+from cli.options import Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
 from cli.output import Output, plural
 
 TOKEN = "RETR_TOKEN"
@@ -51,6 +51,7 @@ def serve(
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     quiet: Quiet = False,

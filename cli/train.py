@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, Json, Quiet, Threads, WorkspaceFolder
+from cli.options import Data, Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
 from cli.output import Output, duration
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def train(
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
     data: Data = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,

@@ -1,26 +1,40 @@
 """Near-identical images: proposed by their embeddings, confirmed by their pixels.
 
 An encoder puts copies of an image next to each other, and much else as well; pixels tell these
-apart, but comparing all pairs by them would take too long. So each image's nearest neighbours are
-compared by their pixels, as they are and mirrored.
+apart, but comparing all pairs by them would take too long. So each image's nearest neighbors are
+compared by their pixels, as they are and mirrored. Whole images at 16 × 16 pixels rule out most
+pairs; `retrieval.likeness` decides on the others, whose images are read once more.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.choices import choice
-from retrieval.contracts import Framing, Images, Json, Metric, Resample, Rows
+from retrieval.contracts import Framing, Images, Json, Metric, Rows
+from retrieval.cores import usable_cores
 from retrieval.errors import BadImage, BadInput, Mismatch
-from retrieval.images import read_framed
+from retrieval.images import read_each, read_image
+from retrieval.likeness import (
+    LARGEST_SIDE,
+    Frame,
+    Patterns,
+    framed,
+    likeness,
+    mirrored,
+    stretched,
+)
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import make_indexer
 
 NEIGHBORS = 10  # of each image that are compared with it by their pixels
 LEAST_CORRELATION = 0.95  # of near-identical images
-SEEN = Framing(side=32, resample=Resample.BILINEAR)  # what is compared; details are noise
+COARSE_SIDE = 16  # pixels of the whole images that are compared first
+KEPT_FRAMES = 2048  # of 200 kB at most, while pairs are compared
 MOST = 200_000  # pairs that are compared by pixels: the nearest
 BLOCK = 1024  # images read, and pairs compared, at once
 
@@ -84,15 +98,15 @@ def find_duplicates(
     """Near-identical images within `first`, or for each image of `first` in `second`.
 
     neighbors: how many of each image are compared with it by pixels. least: the correlation of
-    the pixels, 32 × 32 of the centre, from which images count as near-identical. progress: is told
-    how many images are read, of how many.
+    the pixels from which images count as near-identical; below LEAST_CORRELATION, single pixels may
+    differ by more, in proportion. progress: is told how many images are read, of how many.
 
     Raises BadInput where rows do not say where their image is, or a number is out of range, and
     Mismatch for embeddings of unlike dimensions.
     """
     metric = choice(Metric, metric)
     if neighbors < 1:
-        raise BadInput(f"{neighbors} neighbours cannot be compared; give 1 or more")
+        raise BadInput(f"{neighbors} neighbors cannot be compared; give 1 or more")
     if not 0 < least <= 1:
         raise BadInput(f"a correlation of {least} marks no duplicates; give one above 0, up to 1")
     other = first if second is None else second
@@ -113,23 +127,29 @@ def find_duplicates(
     nearest = np.argsort(distances, kind="stable")[:MOST]
     a, b, distances = a[nearest], b[nearest], distances[nearest]
     pixels, place, unreadable = _read(paths, np.union1d(a, behind + b), progress)
-    duplicates: list[Duplicate] = []
-    for start in range(0, len(a), BLOCK):
-        some = slice(start, start + BLOCK)
-        at_a, at_b = place[a[some]], place[behind + b[some]]
-        one, two = pixels[at_a], pixels[at_b]
-        plain, turned = _correlations(one, two), _correlations(one, two[:, :, ::-1])
-        most = np.where((at_a >= 0) & (at_b >= 0), np.maximum(plain, turned), 0)
-        duplicates += (
-            Duplicate(
-                int(a[start + i]),
-                int(b[start + i]),
-                float(distances[start + i]),
-                float(most[i]),
-                bool(turned[i] > plain[i]),
-            )
-            for i in np.flatnonzero(most >= least)
-        )
+    close = _close(pixels, place[a], place[behind + b], least)
+    frame_of = lru_cache(KEPT_FRAMES)(_read_frame)
+    tolerance = max(1.0, (1 - least) / (1 - LEAST_CORRELATION))
+
+    def compared(pair: int) -> Duplicate | None:
+        one, two = frame_of(paths[a[pair]]), frame_of(paths[behind + b[pair]])
+        if one is None or two is None:
+            return None
+        found = [
+            (correlation, turned)
+            for turned in (False, True)
+            if close[pair, int(turned)]
+            and (correlation := likeness(mirrored(one) if turned else one, two, tolerance))
+            and correlation >= least
+        ]
+        if not found:
+            return None
+        correlation, turned = max(found, key=lambda each: each[0])
+        return Duplicate(int(a[pair]), int(b[pair]), float(distances[pair]), correlation, turned)
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        found = threads.map(compared, np.flatnonzero(close.any(axis=1)))
+        duplicates = [pair for pair in found if pair is not None]
     duplicates.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
     return Found(first, other, duplicates, len(a), proposed, unreadable)
 
@@ -137,7 +157,7 @@ def find_duplicates(
 def _proposed(
     first: Labelled, second: Labelled | None, metric: Metric, neighbors: int
 ) -> tuple[Rows, Rows, NDArray[np.float32]]:
-    """Rows of the first set and of the second, and their distance, of pairs of neighbours."""
+    """Rows of the first set and of the second, and their distance, of pairs of neighbors."""
     other = first if second is None else second
     index = make_indexer("exact", {"metric": metric}).build(other.vectors)
     wanted = neighbors + 1 if second is None else neighbors  # an image is its own neighbour
@@ -157,12 +177,13 @@ def _read(
 ) -> tuple[Images, Rows, list[BadImage]]:
     """Pixels (n, side, side, 3) of the images wanted, at which place among these that of each path
     is, -1 where it is not, and what could not be read."""
-    pixels = np.zeros((len(wanted), SEEN.side, SEEN.side, 3), np.uint8)
+    pixels = np.zeros((len(wanted), COARSE_SIDE, COARSE_SIDE, 3), np.uint8)
     place = np.full(len(paths), -1)
     unreadable: list[BadImage] = []
     for start in range(0, len(wanted), BLOCK):
         some = [paths[row] for row in wanted[start : start + BLOCK]]
-        for i, found in enumerate(read_framed(some, SEEN), start):
+        coarse = read_each(some, Framing(COARSE_SIDE), lambda image: stretched(image, COARSE_SIDE))
+        for i, found in enumerate(coarse, start):
             if isinstance(found, BadImage):
                 unreadable.append(found)
             else:
@@ -171,14 +192,25 @@ def _read(
     return pixels, place, unreadable
 
 
-def _correlations(one: Images, two: Images) -> NDArray[np.float64]:
-    """(n,): Pearson's, of images (n, side, side, 3). Of images of one colour: 1 if it is the same,
-    else 0."""
-    flat = [images.reshape(len(images), -1).astype(np.float64) for images in (one, two)]
-    a, b = (values - values.mean(axis=1, keepdims=True) for values in flat)
-    scale = np.sqrt(np.vecdot(a, a) * np.vecdot(b, b))
-    same = (flat[0] == flat[1]).all(axis=1)
-    values: NDArray[np.float64] = np.where(
-        scale > 0, np.vecdot(a, b) / np.where(scale > 0, scale, 1), same
-    )
-    return np.minimum(values, 1)
+def _close(pixels: Images, a: Rows, b: Rows, least: float) -> NDArray[np.bool_]:
+    """(pairs, 2): whether images at places a and b correlate, as they are and mirrored.
+
+    False where a place is -1.
+    """
+    close = np.zeros((len(a), 2), bool)
+    patterns = Patterns.of(pixels)
+    for start in range(0, len(a), BLOCK):
+        some = slice(start, start + BLOCK)
+        one, two = patterns.take(a[some]), patterns.take(b[some])
+        close[some, 0] = one.correlations(two) >= least
+        close[some, 1] = one.mirrored().correlations(two) >= least
+    close[(a < 0) | (b < 0)] = False
+    return close
+
+
+def _read_frame(path: str) -> Frame | None:
+    """The frame of an image; None where it has gone since it was read first."""
+    try:
+        return framed(read_image(path, Framing(LARGEST_SIDE)))
+    except BadImage:
+        return None

@@ -43,6 +43,7 @@ from retrieval.images.columns import NO_CHOICE, Columns
 from retrieval.images.datasets import DATA_DIR_VARIABLE
 from retrieval.images.listing import Listed, listed
 from retrieval.images.opening import absolute_source
+from retrieval.megapixels import DEFAULT_MEGAPIXELS, limit_megapixels, max_megapixels
 from retrieval.registry import encoder_names, open_encoder
 from retrieval.storage.cards import is_trained
 from retrieval.storage.files import (
@@ -148,6 +149,7 @@ def encode_on_cluster(
             threads=crew.cpus,
             attempts=attempts,
             version=version("retr"),
+            megapixels=max_megapixels(),
         )
         if missing := queue.missing():
             for outcome in map_on_workers(ShardMaker(task), missing, crew):
@@ -289,6 +291,7 @@ class Task:
     attempts: int
     version: str  # of retr
     source: Source | None = None  # as the driver listed it; None where a worker opens it by name
+    megapixels: int = DEFAULT_MEGAPIXELS  # of the largest image that is decoded
 
 
 class ShardMaker:
@@ -347,6 +350,7 @@ class _Opened:
     def of(cls, task: Task) -> Self:
         """Open them. Raises Mismatch where they are not what they are to the driver."""
         limit_threads(task.threads)  # before the libraries are loaded that it holds for
+        limit_megapixels(task.megapixels)
         if version("retr") != task.version:
             raise Mismatch(
                 f"retr is of version {version('retr')}, not {task.version}; install the same on "

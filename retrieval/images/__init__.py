@@ -9,7 +9,7 @@ from retrieval.images.columns import Columns
 from retrieval.images.decoding import MANY, check_framed, decode, frame, load
 from retrieval.images.given import Given, as_images, framed
 from retrieval.images.opening import NAMES, open_source
-from retrieval.images.reading import read_framed, read_image
+from retrieval.images.reading import read_each, read_framed, read_image
 from retrieval.images.source import Item, Source
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "framed",
     "load",
     "open_source",
+    "read_each",
     "read_framed",
     "read_image",
 ]

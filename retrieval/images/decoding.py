@@ -14,10 +14,11 @@ import warnings
 import zlib
 from contextlib import suppress
 from functools import cache
+from math import ceil
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -30,21 +31,25 @@ from PIL.WebPImagePlugin import WebPImageFile
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput, Unreachable
 from retrieval.images.source import Item
+from retrieval.images.transparency import on_ground
+from retrieval.megapixels import DEFAULT_MEGAPIXELS, max_megapixels
 from retrieval.storage.places import Place, RemotePath
 
 MANY = 500
 """Images for which it pays to load code that resizes faster: see `frame`."""
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused by their header: they would take 300 MB and more to decode."""
+JPEG_BYTES_PER_PIXEL = 10
+"""Memory that a JPEG may take, for each pixel of the limit on images. A progressive JPEG without
+subsampling holds 6 bytes of coefficients while it is decoded, and 4 of pixels."""
 
 MAX_RUN_LENGTHS = 10_000_000
 """Of BMP in run lengths, which Pillow expands in Python: so many in a second, be the file however
 short."""
 
-MAX_SCANNED = 20 * MAX_PIXELS
+MAX_SCANNED = 2_000_000_000
 """Pixels that the scans of a JPEG go over together, of which progressive ones have some ten. A scan
-may be a hundred bytes long, and takes a tenth of a second for MAX_PIXELS."""
+may be a hundred bytes long, and takes a tenth of a second for 100 megapixels. A limit on images
+above 100 megapixels raises it in proportion."""
 
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(
@@ -70,6 +75,7 @@ _SIGNATURES = (
 )
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 _SCAN = b"\xff\xda"  # the marker at the start of a scan of a JPEG
+_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xDA), 0xFF))  # without a length, and padding
 _BLOCK = 1 << 20
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 # What the decoders raise where the bytes lead them astray.
@@ -112,13 +118,15 @@ def decode(
 ) -> Image.Image:
     """The image in RGB, upright as its EXIF orientation says, in its own size.
 
-    Of an animation it is the first frame. What is transparent is laid on white. 16 bit pixels
-    keep their upper 8 bits. With a `framing` that the image will get, a JPEG may come smaller
+    Of an animation it is the first frame. What is transparent is laid on the ground that
+    `retrieval.images.transparency` chooses, nearly always white. 16 bit pixels keep their upper
+    8 bits. With a `framing` that the image will get, a JPEG may come smaller
     than it is, but with at least twice the size that the framing needs.
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
-    damaged, of no format in FORMATS, or of more than MAX_PIXELS pixels (of BMP in run lengths,
-    MAX_RUN_LENGTHS; of all scans of a JPEG, MAX_SCANNED).
+    damaged, of no format in FORMATS, or larger than `max_megapixels()`: a JPEG at the size at which
+    it is decoded. Limits of their own hold for BMP in run lengths (MAX_RUN_LENGTHS), the scans of a
+    JPEG (MAX_SCANNED) and its coefficients (JPEG_BYTES_PER_PIXEL).
     """
     if isinstance(content, BadImage):
         raise content
@@ -211,7 +219,8 @@ def _without_ends(image: Image.Image) -> Image.Image:
     if max(width, height) <= most:
         return image
     x, y = max(0, (width - most) // 2), max(0, (height - most) // 2)
-    return image.crop((x, y, x + min(width, most), y + min(height, most)))
+    with _hushed:
+        return image.crop((x, y, x + min(width, most), y + min(height, most)))
 
 
 def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> Image.Image:
@@ -219,25 +228,17 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
         raise BadImage(path, "empty file")
     try:
         with _hushed:
-            image = Image.open(stream, formats=FORMATS)
-            in_python = bool(image.tile) and image.tile[0].codec_name == "bmp_rle"
-            _check_size(
-                image.width * image.height, path, MAX_RUN_LENGTHS if in_python else MAX_PIXELS
-            )
-            if isinstance(image, TiffImageFile):
-                _hush_libtiff()
-                _check_size(_piece(image), path)
-            _check_scans(stream, image, path)
-            if framing is not None:
-                twice = 2 * _shorter(framing)
-                if image.format == "JPEG" and min(image.size) >= 2 * twice:
-                    image.draft(None, (twice, twice))
+            image = _opened(stream)
+            if isinstance(image, JpegImageFile):
+                _reduce(image, stream, path, framing)
+            else:
+                _check_other(image, stream, path)
             image.load()
             return _rgb(_upright(image), path)
     except Image.DecompressionBombError as error:
-        # Pillow saw the size first: "Image size (900000000 pixels) exceeds limit of …".
+        # "Image size (900000000 pixels) exceeds limit of 178956970 pixels, …", which ours is below.
         found = re.search(r"\((\d+) pixels", str(error))
-        _check_size(int(found[1]) if found else MAX_PIXELS + 1, path)
+        _check_size(int(found[1]) if found else _max_pixels() + 1, path)
         raise BadImage(path, "too many pixels") from error
     except UnidentifiedImageError:
         stream.seek(0)
@@ -263,27 +264,99 @@ def _converted(image: Image.Image, path: str) -> Image.Image:
         raise BadImage(path, "truncated or damaged") from error
 
 
-def _check_size(pixels: int, path: str, most: int = MAX_PIXELS) -> None:
-    if pixels > most:
-        raise BadImage(path, f"{pixels:,} pixels; the most is {most:,}")
+def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
+    """Open the image as Image.open does, but for its limit on pixels: a JPEG may be reduced.
+
+    Raises UnidentifiedImageError.
+    """
+    prefix = stream.read(16)
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(prefix) is True:
+            stream.seek(0)
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return factory(stream, "")
+    raise UnidentifiedImageError
 
 
-def _check_scans(stream: BinaryIO, image: Image.Image, path: str) -> None:
+def _reduce(image: JpegImageFile, stream: BinaryIO, path: str, framing: Framing | None) -> None:
+    """Set the size at which a JPEG is decoded. Raises BadImage where that takes too much."""
+    whole = image.width * image.height
+    in_rows = _is_one_scan(stream, image)
+    _check_scans(1 if in_rows else _scans(stream), whole, path)
+    coefficients = 0 if in_rows else _coefficient_bytes(image)
+    if framing is not None:
+        twice = 2 * _shorter(framing)
+        if min(image.size) >= 2 * twice:
+            image.draft(None, (twice, twice))
+    reduced = image.width * image.height
+    _check_size(reduced, path)
+    needed, most = coefficients + 4 * reduced, JPEG_BYTES_PER_PIXEL * _max_pixels()
+    if needed > most:
+        raise BadImage(
+            path,
+            f"a progressive JPEG of {whole:,} pixels takes {ceil(needed / 1e6):,} MB to decode, "
+            f"and {most // 1_000_000:,} MB are allowed" + _remedy(needed / JPEG_BYTES_PER_PIXEL),
+        )
+
+
+def _check_other(image: ImageFile.ImageFile, stream: BinaryIO, path: str) -> None:
     pixels = image.width * image.height
+    in_run_lengths = bool(image.tile) and image.tile[0].codec_name == "bmp_rle"
+    if in_run_lengths and pixels > MAX_RUN_LENGTHS:
+        raise BadImage(path, f"{pixels:,} pixels; the most is {MAX_RUN_LENGTHS:,}")
+    _check_size(pixels, path)
     if isinstance(image, TiffImageFile):
-        if image.info.get("compression") not in ("jpeg", "tiff_jpeg"):
-            return
-        pixels = _piece(image)
-    elif image.format not in ("JPEG", "MPO") or _is_one_scan(stream, image):
-        return
+        _hush_libtiff()
+        piece = _piece(image)
+        _check_size(piece, path)
+        if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+            _check_scans(_scans(stream), piece, path)
+
+
+def _max_pixels() -> int:
+    return 1_000_000 * max_megapixels()
+
+
+def _check_size(pixels: int, path: str) -> None:
+    if pixels > _max_pixels():
+        raise BadImage(path, f"{pixels:,} pixels; the most is {_max_pixels():,}{_remedy(pixels)}")
+
+
+def _remedy(pixels: float) -> str:
+    """The option that admits an image of so many pixels."""
+    return f" (raise it with --max-megapixels {ceil(pixels / 1e6)})"
+
+
+def _check_scans(scans: int, pixels: int, path: str) -> None:
+    most = int(MAX_SCANNED * max(1, max_megapixels() / DEFAULT_MEGAPIXELS))
+    if scans * pixels > most:
+        raise BadImage(
+            path,
+            f"{scans:,} scans of {pixels:,} pixels in a JPEG"
+            if scans > 1
+            else f"a JPEG of {pixels:,} pixels; the most is {most:,}"
+            + _remedy(pixels * DEFAULT_MEGAPIXELS * 1e6 / MAX_SCANNED),
+        )
+
+
+def _scans(stream: BinaryIO) -> int:
+    """The number of scans of the JPEGs in the file."""
     place, scans, last = stream.tell(), 0, b""
     stream.seek(0)
     while block := stream.read(_BLOCK):
         scans += (last + block).count(_SCAN)  # inside of scans, FF stands before 00 or D0 to D7
         last = block[-1:]
     stream.seek(place)
-    if scans * pixels > MAX_SCANNED:
-        raise BadImage(path, f"{scans:,} scans of {pixels:,} pixels in a JPEG")
+    return scans
+
+
+def _coefficient_bytes(image: JpegImageFile) -> int:
+    """The memory of all coefficients, two bytes each, which a JPEG of several scans needs."""
+    sampling = [(across, down) for _, across, down, _ in image.layer]
+    most = max(across for across, _ in sampling) * max(down for _, down in sampling)
+    share = sum(across * down for across, down in sampling) / most
+    return int(2 * share * image.width * image.height)
 
 
 def _piece(image: TiffImageFile) -> int:
@@ -304,15 +377,19 @@ def _hush_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def _is_one_scan(stream: BinaryIO, image: Image.Image) -> bool:
-    """Whether a JPEG's first scan, behind whose header Pillow stands, has all colours and bits."""
-    if image.format != "JPEG" or "progressive" in image.info:
+def _is_one_scan(stream: BinaryIO, image: JpegImageFile) -> bool:
+    """Whether the first scan of a JPEG has all colors and bits: its rows are decoded in turn."""
+    if "progressive" in image.info:
         return False
-    place, colours = stream.tell(), getattr(image, "layers", 0)
-    stream.seek(max(0, place - 8 - 2 * colours))  # as long as the header of such a scan
-    begun = stream.read(5)  # marker, length, and how many colours
+    place, is_one = stream.tell(), False
+    stream.seek(2)
+    while len(begun := stream.read(4)) == 4 and begun[0] == 0xFF and begun[1] not in _BARE_MARKERS:
+        if begun[:2] == _SCAN:
+            is_one = stream.read(1) == bytes((image.layers,))
+            break
+        stream.seek(int.from_bytes(begun[2:], "big") - 2, io.SEEK_CUR)
     stream.seek(place)
-    return begun[:2] == _SCAN and begun[4:] == bytes((colours,))
+    return is_one
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -326,28 +403,32 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, path: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return _grey_of_16_bits(image).convert("RGB")
+        image = _gray_of_16_bits(image)
     if image.mode in ("I", "F"):
         # No range of values is agreed on, so that there is no telling what is white.
         raise BadImage(path, f"pixels of mode {image.mode}; convert it to 8 or 16 bit")
     if image.has_transparency_data:
-        pixels = image.convert("RGBA")
-        white = Image.new("RGBA", pixels.size, "white")
-        return Image.alpha_composite(white, pixels).convert("RGB")
+        return on_ground(image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey_of_16_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 bits, as Pillow takes them of coloured images; convert() would clip."""
+def _gray_of_16_bits(image: Image.Image) -> Image.Image:
+    """Return the upper 8 bits, as Pillow takes them of colored images; convert() would clip.
+
+    The value that the file says is transparent becomes alpha.
+    """
     values = np.asarray(image)
-    grey = (values >> 8).astype(np.uint8)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return Image.fromarray(grey)
+        opaque = values != image.info["transparency"]
+        gray.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
+    return gray
 
 
 class _Hush:
     """Keeps Pillow's warnings and its log from stderr while any thread is in it.
+
+    Pillow's limit on pixels is lifted meanwhile if `max_megapixels` was set above it.
 
     They are about metadata, or say once more what BadImage says. `catch_warnings` is no way:
     it isn't safe in threads, and makes other modules' warnings show again. Handlers that a
@@ -360,12 +441,16 @@ class _Hush:
         self._filter = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
         self._logger = logging.getLogger("PIL")
         self._handler = logging.NullHandler()
+        self._pillows_limit = Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._threads:
                 cast("list[object]", warnings.filters).insert(0, self._filter)
                 self._logger.addHandler(self._handler)
+                self._pillows_limit = Image.MAX_IMAGE_PIXELS
+                if self._pillows_limit and 2 * self._pillows_limit < _max_pixels():
+                    Image.MAX_IMAGE_PIXELS = None
             self._threads += 1
 
     def __exit__(self, *_: object) -> None:
@@ -373,6 +458,7 @@ class _Hush:
             self._threads -= 1
             if not self._threads:
                 self._logger.removeHandler(self._handler)
+                Image.MAX_IMAGE_PIXELS = self._pillows_limit
                 # It is gone where other code has put the filters back to what they were before.
                 with suppress(ValueError):
                     cast("list[object]", warnings.filters).remove(self._filter)

@@ -1,6 +1,6 @@
 """Reads an image again by the path that its item had: for galleries, and as a query."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ from retrieval.storage.places import Place, RemotePath
 
 
 def read_image(path: str, framing: Framing | None = None) -> Image.Image:
-    """The image, as `decode` gives it, with a `framing` for one that it will get.
+    """Return the image, as `decode` gives it. Pass `framing` to allow reduced JPEG decoding.
 
     path: a file; the row of a container, `FILE#ROW`, where FILE is a Parquet, Arrow, tar or idx
     file, or a batch in a folder or archive of CIFAR-10; `FILE#COLUMN#ROW` with the column of
@@ -46,11 +46,21 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
 
 
 def read_framed(paths: Sequence[str], framing: Framing) -> list[Images | BadImage]:
-    """The pixels (side, side, 3) of each image, or what is wrong with it; read by threads."""
+    """Return the pixels (side, side, 3) of each image, or its error; read by threads."""
+    return read_each(paths, framing, lambda image: frame(image, framing))
+
+
+def read_each(
+    paths: Sequence[str], framing: Framing, shaped: Callable[[Image.Image], Images]
+) -> list[Images | BadImage]:
+    """Return what `shaped` makes of each image, or the image's error; read by threads.
+
+    framing: as `read_image` takes it.
+    """
 
     def read(path: str) -> Images | BadImage:
         try:
-            return frame(read_image(path, framing), framing)
+            return shaped(read_image(path, framing))
         except BadImage as error:
             return error
 

@@ -1,5 +1,6 @@
 """Images and sources that cannot be read: one clear line, and nothing is lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Gallery
 from pictures import BAD, picture, png, save, save_bad, save_parquet
+from PIL import Image
 from running import Retr, snapshot
 
 REASONS = {name: reason for name, (_, reason) in BAD.items()} | {"missing.png": "no such file"}
@@ -131,3 +133,39 @@ def test_a_damaged_row_group_stops_an_encode_in_one_line(retr: Retr) -> None:
 def test_a_good_image_with_an_ending_of_another_kind_is_read(retr: Retr, gallery: Gallery) -> None:
     save(retr.cwd / "really-png.jpg", seed=1)
     assert retr.json("search", "really-png.jpg", "--index", gallery.index())
+
+
+def test_larger_images_are_read_if_the_limit_allows(retr: Retr) -> None:
+    """PNG counts by its own size, JPEG by that at which it is decoded."""
+    folder = retr.cwd / "large"
+    folder.mkdir()
+    image = Image.fromarray(picture(1)).resize((1600, 1200))
+    image.save(folder / "a.png")
+    image.save(folder / "b.jpg")
+    encode = ("encode", folder, "--encoder", "toy", "--out")
+    done = retr(*encode, "some", "--max-megapixels", "1")
+    assert "1 image could not be read" in done.err
+    skipped = pq.read_table(retr.cwd / "some" / "skipped.parquet").to_pylist()
+    assert [(Path(row["path"]).name, row["reason"]) for row in skipped] == [
+        ("a.png", "1,920,000 pixels; the most is 1,000,000 (raise it with --max-megapixels 2)")
+    ]
+    assert retr.json(*encode, "all", "--max-megapixels", "2")["rows"] == 2
+    retr("index", "some", "--out", "index")
+    search = ("search", folder / "a.png", "--index", "index")
+    assert "--max-megapixels 2" in retr.refused(*search, "-k", "1", "--max-megapixels", "1")
+    assert retr.json(*search, "-k", "1", "--max-megapixels", "2")[0]["hits"][0]["id"] == "b.jpg"
+    warned = retr("duplicates", "all", "--max-megapixels", "1").err
+    assert "a.png: 1,920,000 pixels; the most is 1,000,000" in warned
+
+
+@pytest.mark.parametrize("value", ["0", "-3"])
+def test_a_limit_is_at_least_one_megapixel(retr: Retr, value: str) -> None:
+    message = retr.refused("encode", "digits", "--encoder", "toy", "--max-megapixels", value)
+    assert f"--max-megapixels {value} is not understood; give 1 or more" in message
+
+
+def test_the_limit_may_come_from_the_environment(retr: Retr) -> None:
+    limited = replace(retr, env={"RETR_MAX_MEGAPIXELS": "many"})
+    Image.fromarray(picture(1)).save(retr.cwd / "a.png")
+    message = limited.refused("encode", "*.png", "--encoder", "toy", "--out", "out")
+    assert "RETR_MAX_MEGAPIXELS is 'many'; set it to a whole number" in message

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
 
 from tests.cli.conftest import Gallery
 from tests.cli.running import Retr
@@ -114,3 +115,46 @@ def test_what_cannot_be_compared_is_refused(
     message = retr.refused("duplicates", "--between", a, "digits")
     assert "encode one of them again" in message
     assert "is no embeddings folder" in retr.refused("duplicates", gallery.index())
+
+
+def test_only_whole_frames_that_are_alike_are_duplicates(retr: Retr) -> None:
+    """A shared middle, another brightness, other icons or another color make no duplicate."""
+    folder = retr.cwd / "alike"
+    folder.mkdir()
+    for number in range(3):
+        wide = Image.new("RGB", (1500, 300))
+        wide.paste(scene(20 + number).resize((600, 300)), (0, 0))
+        wide.paste(scene(30).resize((300, 300)), (600, 0))
+        wide.paste(scene(40 + number).resize((600, 300)), (900, 0))
+        wide.save(folder / f"wide {number}.png")
+    scene(50).save(folder / "day.png")
+    scene(50).point(lambda value: value // 2).save(folder / "night.png")
+    scene(50).resize((120, 160)).save(folder / "upright.png")
+    for number, color in enumerate(["black", "white", "#646464", "#6e6e6e"]):
+        Image.new("RGB", (64, 64), color).save(folder / f"plain {number}.png")
+    for number, box in enumerate([(8, 8, 56, 56), (4, 28, 60, 36), (28, 4, 36, 60)]):
+        icon = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+        icon.paste("white", box)
+        icon.save(folder / f"white icon {number}.png")
+    scene(50).save(folder / "day.webp", quality=80)
+    Image.new("RGB", (90, 90), "#646464").save(folder / "plain 2.jpg")
+    icon.resize((128, 128)).save(folder / "white icon 2 larger.png")
+    retr("encode", folder, "--encoder", "toy", "--out", "alike-embeddings")
+    found = retr.json("duplicates", "alike-embeddings", "-k", "20")
+    assert {(pair["a"], pair["b"], pair["mirrored"]) for pair in found["duplicates"]} == {
+        ("day.png", "day.webp", False),
+        ("plain 2.jpg", "plain 2.png", False),
+        ("white icon 2 larger.png", "white icon 2.png", False),
+    }
+
+
+def test_a_lower_correlation_finds_crops(retr: Retr) -> None:
+    folder = retr.cwd / "crops"
+    folder.mkdir()
+    photo = Image.fromarray(load_sample_images().images[0])
+    photo.save(folder / "whole.png")
+    photo.crop((6, 4, photo.width - 6, photo.height - 4)).save(folder / "crop.png")
+    retr("encode", folder, "--encoder", "toy", "--out", "crops-embeddings")
+    assert retr.json("duplicates", "crops-embeddings")["duplicates"] == []
+    found = retr.json("duplicates", "crops-embeddings", "--correlation", "0.8")
+    assert [(pair["a"], pair["b"]) for pair in found["duplicates"]] == [("crop.png", "whole.png")]

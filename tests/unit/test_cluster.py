@@ -157,6 +157,7 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
 ) -> None:
     monkeypatch.setattr(encoding, "SETTLED", 0.0)
     monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "")  # which the worker sets
     early = tmp_path / "made" / "early.partial"
     early.mkdir(parents=True)
     (early / "run").touch()

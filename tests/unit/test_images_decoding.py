@@ -247,8 +247,12 @@ def test_the_beginning_of_a_file_is_truncated_or_damaged(kind: str, length: int)
 
 def test_huge_images_are_refused_by_their_header() -> None:
     # There are no pixels behind the header: that it is not "truncated" shows they weren't read.
-    assert reason(png(30_000, 30_000, 8, 2)) == "900,000,000 pixels; the most is 100,000,000"
-    assert reason(png(10_000, 10_001, 8, 2)) == "100,010,000 pixels; the most is 100,000,000"
+    assert reason(png(30_000, 30_000, 8, 2)) == (
+        "900,000,000 pixels; the most is 100,000,000 (raise it with --max-megapixels 900)"
+    )
+    assert reason(png(10_000, 10_001, 8, 2)) == (
+        "100,010,000 pixels; the most is 100,000,000 (raise it with --max-megapixels 101)"
+    )
     assert reason(png(10_000, 10_000, 8, 2)) == "truncated"
 
 
@@ -290,11 +294,15 @@ def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which nearly all photographs have."""
-    monkeypatch.setattr(decoding, "MAX_SCANNED", 0)
+    """Which nearly all photographs have; a thumbnail or a second picture has scans of its own."""
+    monkeypatch.setattr(decoding, "MAX_SCANNED", 40 * 30)
+    other = encoded(Image.new("RGB", (8, 8)), "JPEG")
     for mode in ("RGB", "L", "CMYK"):
         image = Image.fromarray(smooth()).convert(mode)
         assert pixels(encoded(image, "JPEG")).shape == smooth().shape
+        assert pixels(encoded(image, "JPEG", comment=other)).shape == smooth().shape
+    two = encoded(Image.fromarray(smooth()), "MPO", save_all=True, append_images=[image])
+    assert pixels(two).shape == smooth().shape
     with pytest.raises(BadImage, match="10 scans"):
         pixels(encoded(Image.fromarray(smooth()), "JPEG", progressive=True))
 
@@ -317,7 +325,7 @@ def test_tiles_are_no_larger_than_images(capfd: pytest.CaptureFixture[str]) -> N
     assert pixels(tiff(tile, t259=8, t322=32, t323=48)).shape == smooth().shape
     assert reason(tiff(tile, t259=8, t322=480, t323=480)) == "truncated or damaged"
     assert reason(tiff(tile, t259=8, t322=48_000, t323=32_000)) == (
-        "1,536,000,000 pixels; the most is 100,000,000"
+        "1,536,000,000 pixels; the most is 100,000,000 (raise it with --max-megapixels 1536)"
     )
     assert capfd.readouterr().err == "", "libtiff has spoken"
 

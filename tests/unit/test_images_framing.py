@@ -1,6 +1,9 @@
-"""Framing: against torchvision's Resize and CenterCrop, and by hand."""
+"""Framing: against torchvision's Resize and CenterCrop, and by hand; large JPEGs, in memory too."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
 from retrieval.contracts import Framing, Images, Resample
+from retrieval.errors import BadImage, BadInput
 from retrieval.images import Item, decode, frame, load
 
 MODES = {
@@ -111,3 +115,130 @@ def test_a_fraction_looks_like_the_whole() -> None:
     content = stream.getvalue()
     got = load(Item("a", None, "a", content), Framing(32)).astype(int)
     assert np.abs(got - frame(decode(content, "a"), Framing(32))).max() <= 3
+
+
+def jpeg(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def reason(content: bytes, framing: Framing | None = None) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode(content, "a", framing)
+    return caught.value.reason
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from retrieval.contracts import Framing
+from retrieval.images import decode
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+decode(Path(sys.argv[2]), "small", Framing(32))
+before = peak()
+image = decode(Path(sys.argv[1]), "large", Framing(32))
+print(*image.size, peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "progressive", "reduced", "megabytes"),
+    [
+        ((12_000, 9_000), False, (1500, 1125), 20),
+        ((16_320, 12_240), False, (2040, 1530), 20),
+        ((12_000, 9_000), True, (1500, 1125), 230),  # two bytes for each of the coefficients
+    ],
+)
+def test_phone_jpegs_of_100_megapixels_and_more_take_little_memory(
+    size: tuple[int, int],
+    progressive: bool,
+    reduced: tuple[int, int],
+    megabytes: int,
+    tmp_path: Path,
+) -> None:
+    large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
+    Image.new("L", size, 90).save(large, progressive=progressive)
+    Image.new("L", (500, 400), 90).save(small, progressive=progressive)
+    command = [sys.executable, "-c", MEASURED, str(large), str(small)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    width, height, taken = map(int, done.stdout.split())
+    assert (width, height) == reduced
+    assert taken < megabytes
+
+
+def test_the_limit_counts_what_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "1")
+    image = Image.new("RGB", (1600, 1200), "orange")
+    content = jpeg(image)
+    assert decode(content, "a", Framing(32)).size == (200, 150)
+    refused = "1,920,000 pixels; the most is 1,000,000 (raise it with --max-megapixels 2)"
+    assert reason(content) == refused
+    assert reason(content, Framing(600)) == refused
+    assert reason(jpeg(image, "PNG"), Framing(32)) == refused
+    assert reason(jpeg(image, "WEBP"), Framing(32)) == refused
+    assert reason(jpeg(image, "TIFF"), Framing(32)) == refused
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "2")
+    assert decode(content, "a").size == decode(jpeg(image, "PNG"), "a").size == (1600, 1200)
+
+
+def test_coefficients_of_progressive_jpegs_count_as_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two bytes each: 6 a pixel, or 3 where colors are stored at half the width and height."""
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "1")
+    image = Image.new("RGB", (1600, 1200), "orange")
+    halved = jpeg(image, progressive=True, subsampling=2)
+    assert decode(halved, "a", Framing(32)).size == (200, 150)
+    whole = jpeg(image, progressive=True, subsampling=0)
+    # 1,920,000 × 6 + 30,000 × 4 bytes
+    assert reason(whole, Framing(32)) == (
+        "a progressive JPEG of 1,920,000 pixels takes 12 MB to decode, and 10 MB are allowed "
+        "(raise it with --max-megapixels 2)"
+    )
+    assert decode(jpeg(image, subsampling=0), "a", Framing(32)).size == (200, 150)
+
+
+def test_a_jpeg_with_a_second_picture_is_reduced_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "1")
+    image = Image.new("RGB", (1600, 1200), "orange")
+    content = jpeg(image, "MPO", save_all=True, append_images=[image])
+    assert decode(content, "a", Framing(32)).size == (200, 150)
+
+
+def test_time_for_a_jpeg_is_bounded_by_its_whole_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 65,535 × 65,535 pixels, which would take half a minute at any size."""
+    content = jpeg(Image.new("L", (16, 16)))
+    size = content.index(b"\xff\xc0") + 5
+    content = content[:size] + b"\xff\xff\xff\xff" + content[size + 4 :]
+    refused = "a JPEG of 4,294,836,225 pixels; the most is 2,000,000,000"
+    assert reason(content, Framing(32)) == refused + " (raise it with --max-megapixels 215)"
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "215")
+    assert reason(content, Framing(32)).startswith("truncated")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_a_limit_that_is_no_number_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", value)
+    with pytest.raises(BadInput, match=r"RETR_MAX_MEGAPIXELS is .*; set it to a whole number"):
+        decode(jpeg(Image.new("RGB", (8, 8))), "a")
+
+
+@pytest.mark.parametrize("size", [(6000, 200), (200, 6000)])
+def test_the_ends_of_a_long_image_are_cut_whatever_pillow_allows(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    image = Image.fromarray(noise(size[1], size[0]))
+    assert frame(image, Framing(32)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_images_above_pillows_own_limit_are_decoded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    image = Image.fromarray(noise(60, 80))
+    assert decode(jpeg(image, kind), "a").size == (80, 60)
+    assert Image.MAX_IMAGE_PIXELS == 1000
