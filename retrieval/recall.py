@@ -19,7 +19,7 @@ QUERIES = 100  # rows, drawn at random
 
 
 def measured_recall(index: Index, blocks: Blocks, metric: Metric, seed: int = 0) -> float:
-    """Return the recall@10 of the index for some of its own rows, beside exact search.
+    """Return the recall@10 of the index for some of its own rows, with exact search as truth.
 
     blocks: the vectors of the index's rows, which are read twice. A query's own row counts neither
     as a hit nor as a neighbor. Recall is counted by distance, see `index_recall_at`; it is 1 where
