@@ -34,7 +34,7 @@ from retrieval.registry import make_indexer
 NEIGHBORS = 10  # of each image that are compared with it by their pixels
 LEAST_CORRELATION = 0.95  # of near-identical images
 COARSE_SIDE = 16  # pixels of the whole images that are compared first
-KEPT_FRAMES = 2048  # of 200 kB at most, while pairs are compared
+KEPT_FRAMES = 2048  # in memory while pairs are compared, each of 200 kB at most
 MOST = 200_000  # pairs that are compared by pixels: the nearest
 BLOCK = 1024  # images read, and pairs compared, at once
 
@@ -160,7 +160,7 @@ def _proposed(
     """Rows of the first set and of the second, and their distance, of pairs of neighbors."""
     other = first if second is None else second
     index = make_indexer("exact", {"metric": metric}).build(other.vectors)
-    wanted = neighbors + 1 if second is None else neighbors  # an image is its own neighbour
+    wanted = neighbors + 1 if second is None else neighbors  # an image is its own neighbor
     hits = index.search(first.vectors, min(wanted, len(other)))
     a = np.repeat(np.arange(len(first)), hits.rows.shape[1])
     b, distances = hits.rows.ravel(), hits.distances.ravel()

@@ -1,4 +1,4 @@
-"""Whether two images show the same picture, by their pixels.
+"""A test of pixels: whether two images show the same picture.
 
 The whole frame of each is scaled to a square, so that all of it counts, and the sides' ratio is
 compared by itself. Brightness and contrast of the two may differ a little; they are evened out, and
@@ -20,11 +20,11 @@ LARGEST_SIDE = 256  # pixels of a compared frame
 SMALLEST_SIDE = 8
 REDUCTION = 2  # pixels of an image for one that is compared: finer ones differ between encodings
 ASPECT_TOLERANCE = 0.03  # share by which the ratio of the sides may differ
-CONTRAST_RATIO = 1.3  # of the larger standard deviation to the smaller
+CONTRAST_RATIO = 1.3  # larger over smaller standard deviation
 MEAN_SHIFT_LEVELS = 3.0  # by which the mean of a channel may differ, in images of one color
-MEAN_SHIFT_CONTRAST = 0.6  # and more for each level of their standard deviation
+MEAN_SHIFT_CONTRAST = 0.6  # added for each level of their standard deviation
 PIXEL_LEVELS = 24.0  # by which a pixel may differ after brightness was evened out
-PIXEL_EDGE = 0.3  # and more for each level of difference among its neighbors
+PIXEL_EDGE = 0.3  # added for each level of difference among its neighbors
 CHECKED_PIXELS = 256  # at once, of those that differ most
 NOISE_LEVELS = 3.0  # standard deviation below which differences among pixels are noise
 
@@ -123,9 +123,11 @@ class Patterns:
         """Return the patterns of images (n, side, side, 3)."""
         values = images.astype(np.float32)
         values -= values.mean(axis=(1, 2), keepdims=True)
-        scale = np.sqrt(np.square(values).mean(axis=(1, 2, 3)) + NOISE_LEVELS**2)
-        units = values / (scale * np.sqrt(values[0].size))[:, None, None, None]
-        return cls(units.astype(np.float32), (NOISE_LEVELS / scale).astype(np.float32))
+        size = float(np.prod(values.shape[1:]))
+        squares = np.einsum("nyxc,nyxc->n", values, values)
+        scale = np.sqrt(squares / size + NOISE_LEVELS**2)
+        values /= (scale * size**0.5)[:, None, None, None].astype(np.float32)
+        return cls(values, (NOISE_LEVELS / scale).astype(np.float32))
 
     def take(self, rows: Rows) -> "Patterns":
         """Return the patterns of some images."""
@@ -143,7 +145,7 @@ class Patterns:
 
 
 def _same_everywhere(one: NDArray[np.float32], two: NDArray[np.float32], tolerance: float) -> bool:
-    """Whether each pixel differs by no more than the edges beside it explain."""
+    """Return whether each pixel differs by no more than the edges beside it explain."""
     difference = np.abs(one - two).max(axis=2)
     y, x = np.nonzero(difference > tolerance * PIXEL_LEVELS)
     largest_first = np.argsort(-difference[y, x])

@@ -324,7 +324,7 @@ def _check_size(pixels: int, path: str) -> None:
 
 
 def _remedy(pixels: float) -> str:
-    """The option that admits an image of so many pixels."""
+    """Return the advice that admits an image of this number of pixels."""
     return f" (raise it with --max-megapixels {ceil(pixels / 1e6)})"
 
 
@@ -378,7 +378,7 @@ def _hush_libtiff() -> None:
 
 
 def _is_one_scan(stream: BinaryIO, image: JpegImageFile) -> bool:
-    """Whether the first scan of a JPEG has all colors and bits: its rows are decoded in turn."""
+    """Return whether the first scan of a JPEG has all colors and bits, as of most photos."""
     if "progressive" in image.info:
         return False
     place, is_one = stream.tell(), False
