@@ -28,7 +28,7 @@ test-web: $(READY) ## the page of `retr serve` in a browser; wants chromium and 
 	$(BIN)/python -m pytest -n 0 tests/web
 
 bench: $(READY) ## is anything slower than before, beside the bare libraries? Some minutes, alone
-	$(BIN)/python -m benchmarks.guard
+	$(BIN)/python -m benchmarks.speed.guard
 
 lint: $(READY) ## ruff, mypy --strict, and the direction of imports
 	$(BIN)/ruff check .

@@ -52,7 +52,7 @@ def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
             print(context.get_help())
 
     for name in commands:
-        module = import_module(f"cli.{COMMANDS[name]}")
+        module = import_module(f"cli.commands.{COMMANDS[name]}")
         app.command(name)(getattr(module, COMMANDS[name]))
     return app
 

@@ -17,8 +17,8 @@ def limited(threads: int | None) -> int | None:
 
     Raises BadInput for less than one, and for more than there are cores.
     """
-    from retrieval.cores import available_cores, limit_threads
     from retrieval.errors import BadInput
+    from retrieval.runtime.threads import available_cores, limit_threads
 
     if threads is not None:
         cores = available_cores()
@@ -34,7 +34,7 @@ def limited_megapixels(count: int | None) -> int | None:
     Raises BadInput below 1, and for a variable RETR_MAX_MEGAPIXELS that is no such number.
     """
     from retrieval.errors import BadInput
-    from retrieval.megapixels import limit_megapixels, max_megapixels
+    from retrieval.images.megapixels import limit_megapixels, max_megapixels
 
     if count is None:
         max_megapixels()
@@ -239,7 +239,7 @@ def is_ray(engine: str, address: str | None) -> bool:
     from retrieval.errors import BadInput
 
     if parsed_choice("engine", engine, Engine) is Engine.RAY:
-        from retrieval.distributed import cluster
+        from retrieval.runtime import ray as cluster
 
         cluster.check(address)
         return True

@@ -9,14 +9,14 @@ from PIL import Image
 from cli.output import distinguishable
 from retrieval.contracts import Framing
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
-from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadImage, CannotWrite
 from retrieval.images import read_image
 from retrieval.images.source import text
-from retrieval.quality.comparing import Asked, Compared
+from retrieval.index.searching import Hit
+from retrieval.pairs.comparing import Asked, Compared
+from retrieval.pairs.duplicates import Duplicate, Found
+from retrieval.pairs.verification import Outcome
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.verification import Outcome
-from retrieval.searching import Hit
 
 LARGEST = 512  # pixels of a picture that is kept for a sheet
 

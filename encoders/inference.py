@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from encoders.exporting import write_onnx
+from encoders.write_onnx import write_onnx
 from retrieval.choices import choice
 from retrieval.contracts import Framing, Images, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput
@@ -70,7 +70,7 @@ class TorchEncoder:
         return vectors
 
     def export(self, path: Path) -> None:
-        """Write the network as ONNX, for `encoders.exported`. Raises CannotExport."""
+        """Write the network as ONNX, for `encoders.onnx_encoder`. Raises CannotExport."""
         write_onnx(self.network, self.framing.side, path)
 
     @torch.inference_mode()

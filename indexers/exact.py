@@ -8,7 +8,7 @@ from typing import ClassVar
 import faiss
 import numpy as np
 
-from indexers import faiss_bridge, gpu
+from indexers.faiss import bridge, gpu
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
@@ -59,8 +59,8 @@ class Exact:
 
     def build_from(self, blocks: Blocks) -> "ExactIndex":
         """The same from blocks, as `Streaming` says."""
-        index = faiss.IndexFlat(blocks.dim, faiss_bridge.METRICS[self.metric])
-        faiss_bridge.reserve(index.codes, blocks.rows * index.code_size)
+        index = faiss.IndexFlat(blocks.dim, bridge.METRICS[self.metric])
+        bridge.reserve(index.codes, blocks.rows * index.code_size)
         for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
         return self._searched(index)
@@ -70,7 +70,7 @@ class Exact:
 
         Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
         """
-        return self._searched(faiss_bridge.load(folder, faiss.IndexFlat, self.metric))
+        return self._searched(bridge.load(folder, faiss.IndexFlat, self.metric))
 
     def _searched(self, index: faiss.IndexFlat) -> "ExactIndex":
         there = gpu.on_gpu(self.device, self.metric)
@@ -124,11 +124,11 @@ class ExactIndex:
 
     def stored(self) -> Blocks:
         """Return the vectors of all rows."""
-        return InMemory(faiss_bridge.vectors_of(self.index))
+        return InMemory(bridge.vectors_of(self.index))
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
-        faiss_bridge.save(self.index, folder)
+        bridge.save(self.index, folder)
 
     def _to_gpu(self) -> None:
         if self.gpu is not None:
@@ -139,7 +139,7 @@ class ExactIndex:
         queries = prepared(queries, self.metric)
         parameters = None
         if among is not None:
-            parameters = faiss.SearchParameters(sel=faiss_bridge.selector(among))  # type: ignore[call-arg]
+            parameters = faiss.SearchParameters(sel=bridge.selector(among))  # type: ignore[call-arg]
         matching = len(self) if among is None else int(np.count_nonzero(among))
 
         def nearest(queries: Vectors, count: int) -> Found:
@@ -147,7 +147,7 @@ class ExactIndex:
                 rows, scores = self.gpu.search(queries, count)
             else:
                 scores, rows = self.index.search(queries, count, params=parameters)
-            return rows, faiss_bridge.to_distances(scores, self.metric)
+            return rows, bridge.to_distances(scores, self.metric)
 
         if count == matching:
             return nearest(queries, count)

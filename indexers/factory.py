@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import faiss
 import numpy as np
 
-from indexers import faiss_bridge
 from indexers.copies import Copies
-from indexers.faiss_index import FaissIndex
-from indexers.lists import LEAST_PROBES, list_count, training_rows
+from indexers.faiss import bridge
+from indexers.faiss.index import FaissIndex
+from indexers.faiss.lists import LEAST_PROBES, list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Json, Metric, Vectors
@@ -83,13 +83,13 @@ class Faiss:
         Raises BadInput for other vectors, and for a string that faiss does not take.
         """
         vectors = checked_vectors(vectors, self.metric)
-        metric = faiss_bridge.METRICS[self.metric]
+        metric = bridge.METRICS[self.metric]
         try:
             factory = self.factory.replace("{lists}", str(list_count(len(vectors), None)))
             index: Any = faiss.index_factory(vectors.shape[1], factory, metric)
             _check(index, self.metric)
             copies = Copies.none(len(vectors))
-            if not isinstance(faiss_bridge.inside(index), EXACT):
+            if not isinstance(bridge.inside(index), EXACT):
                 copies = Copies.find(InMemory(vectors), self.metric)
             if copies.vector_of is not None:
                 vectors = vectors[copies.is_first]
@@ -105,7 +105,7 @@ class Faiss:
         except RuntimeError as problem:
             raise BadInput(
                 f"faiss makes no {self.metric} index '{self.factory}' of {len(vectors):,} vectors "
-                f"of {vectors.shape[1]} dimensions ({faiss_bridge.reason(problem)}); change factory"
+                f"of {vectors.shape[1]} dimensions ({bridge.reason(problem)}); change factory"
             ) from None
         return self._searched(index, copies)
 
@@ -114,29 +114,29 @@ class Faiss:
 
         Raises BadData if it is not there or damaged, BadInput for parameters that it lacks.
         """
-        index: Any = faiss_bridge.load(folder, faiss.Index, self.metric)
+        index: Any = bridge.load(folder, faiss.Index, self.metric)
         return self._searched(index, Copies.load(folder, index.ntotal))
 
     def _searched(self, index: Any, copies: Copies) -> FaissIndex:
         self._set(index)
-        details: dict[str, Json] = {"kind": type(faiss_bridge.inside(index)).__name__}
+        details: dict[str, Json] = {"kind": type(bridge.inside(index)).__name__}
         return FaissIndex(index, self.metric, details, copies)
 
     def _set(self, index: Any) -> None:
         try:
             if self.search:
-                faiss_bridge.set_parameters(index, self.search)
+                bridge.set_parameters(index, self.search)
             index.search(np.zeros((1, index.d), np.float32), 1)  # some settings fail only here
         except RuntimeError as problem:
             raise BadInput(
                 f"faiss does not search '{self.factory}' with '{self.search}' "
-                f"({faiss_bridge.reason(problem)}); change factory or search"
+                f"({bridge.reason(problem)}); change factory or search"
             ) from None
 
 
 def _added(index: Any, vectors: Vectors, metric: Metric) -> Iterator[Vectors]:
     """The vectors prepared, in blocks; in one for graphs that do not grow."""
-    if isinstance(faiss_bridge.inside(index), faiss.IndexNSG):
+    if isinstance(bridge.inside(index), faiss.IndexNSG):
         yield prepared(vectors, metric)
     else:
         yield from (block for _, block in prepared_blocks(vectors, metric))
@@ -144,7 +144,7 @@ def _added(index: Any, vectors: Vectors, metric: Metric) -> Iterator[Vectors]:
 
 def _set_effort(index: Any) -> None:
     """Have searches keep more candidates, or probe more lists, than faiss does by default."""
-    base = faiss_bridge.inside(index)
+    base = bridge.inside(index)
     if isinstance(base, faiss.IndexHNSW):
         base.hnsw.efSearch = DEFAULT_EF_SEARCH
     elif isinstance(base, faiss.IndexIVF):
@@ -158,7 +158,7 @@ def _codes(dim: int) -> int:
 
 def _check(index: Any, metric: Metric) -> None:
     """Raise RuntimeError for what faiss would end the process by."""
-    base = faiss_bridge.inside(index)
+    base = bridge.inside(index)
     parts = [base]
     if isinstance(index, faiss.IndexRefine):
         parts.append(faiss.downcast_index(index.refine_index))
@@ -172,7 +172,7 @@ def _check(index: Any, metric: Metric) -> None:
 
 def _clusters(index: Any) -> int:
     """How many centroids are to be trained; and keep faiss from warning that rows are few."""
-    inside = faiss_bridge.inside(index)
+    inside = bridge.inside(index)
     codes = getattr(inside, "pq", None)
     for part in (inside, codes):
         if clustering := getattr(part, "cp", None):

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.copies import Copies
-from indexers.hnsw_file import checked_dim
+from indexers.graph.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
-from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
     BLOCK,
@@ -29,6 +28,7 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
 )
+from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import write_whole
 
 FILE = "index.hnsw"

@@ -1,8 +1,8 @@
 """HNSW over principal axes, walked by retr's own code and refined by the vectors.
 
 The graph is faiss's (Malkov & Yashunin, TPAMI 2020), built over the vectors' principal axes, where
-building is fast, too. `indexers.walk` searches it: with no call from Python into a library for each
-step, over codes of 16 bits, and with the vectors as they are for what was found.
+building is fast, too. `indexers.graph.walk` searches it, over codes of 16 bits and without a call
+from Python for each step. The vectors themselves rank what it finds.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexers import faiss_bridge, walk
 from indexers.copies import Copies
+from indexers.faiss import bridge
+from indexers.graph import walk
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
-from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
     BLOCK,
@@ -33,6 +33,7 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
 )
+from retrieval.runtime.threads import usable_cores
 
 KINDS = {
     Metric.COSINE: walk.COSINE,
@@ -122,7 +123,7 @@ class HnswPca:
         copies = Copies.find(blocks, self.metric)
         blocks = copies.distinct(blocks)
         rows, dim = blocks.rows, blocks.dim
-        metric = faiss_bridge.METRICS[BUILT[self.metric]]
+        metric = bridge.METRICS[BUILT[self.metric]]
         every = ceil(rows / SAMPLE)
         sample = np.concatenate(
             [block[-start % every :: every] for start, block in checked_blocks(blocks, self.metric)]
@@ -135,10 +136,10 @@ class HnswPca:
         index = faiss.IndexRefineFlat(
             graph if turn is None else faiss.IndexPreTransform(turn, graph)
         )
-        faiss_bridge.reserve_vectors(index, rows)
+        bridge.reserve_vectors(index, rows)
         storage: Any = faiss.downcast_index(graph.storage)
-        faiss_bridge.reserve(storage.codes, rows * storage.code_size)
-        with faiss_bridge.threads(self.build_threads):
+        bridge.reserve(storage.codes, rows * storage.code_size)
+        with bridge.threads(self.build_threads):
             for _, block in checked_blocks(blocks, self.metric):
                 index.add(block)
         return HnswPcaIndex(index, self, copies)
@@ -148,7 +149,7 @@ class HnswPca:
 
         Raises BadData if it is not there or damaged.
         """
-        index = faiss_bridge.load_refined(folder, faiss.IndexHNSWFlat, BUILT[self.metric])
+        index = bridge.load_refined(folder, faiss.IndexHNSWFlat, BUILT[self.metric])
         return HnswPcaIndex(index, self, Copies.load(folder, int(index.ntotal)))
 
 
@@ -173,7 +174,7 @@ class HnswPcaIndex:
     @property
     def details(self) -> Mapping[str, Json]:
         """Number of axes, and of distinct vectors where rows share some."""
-        return {"axes": int(faiss_bridge.inside(self.index).d), **self.copies.details}
+        return {"axes": int(bridge.inside(self.index).d), **self.copies.details}
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
@@ -194,7 +195,7 @@ class HnswPcaIndex:
         vectors = prepared(checked_additions(vectors, self.dim, metric), metric)
         copies = self.copies.joined([self.vectors], vectors)
         vectors = vectors[copies.is_first[len(self) :]]
-        with faiss_bridge.threads(self.settings.build_threads):
+        with bridge.threads(self.settings.build_threads):
             self.index.add(vectors)
         self.copies = copies
         self._prepare()
@@ -205,17 +206,17 @@ class HnswPcaIndex:
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
-        faiss_bridge.save(self.index, folder)
+        bridge.save(self.index, folder)
         self.copies.save(folder)
 
     def _prepare(self) -> None:
         """Take from faiss's index what a walk wants."""
-        graph: Any = faiss_bridge.inside(self.index)
+        graph: Any = bridge.inside(self.index)
         layers = graph.hnsw
         self.rows = int(self.index.ntotal)
         flat: Any = faiss.downcast_index(self.index.refine_index)
         storage: Any = faiss.downcast_index(graph.storage)
-        self.vectors, turned = faiss_bridge.vectors_of(flat), faiss_bridge.vectors_of(storage)
+        self.vectors, turned = bridge.vectors_of(flat), bridge.vectors_of(storage)
         self.upper = _where_it_lies(layers.neighbors)
         self.offsets = _where_it_lies(layers.offsets)
         if not -1 <= self.upper.min() <= self.upper.max() < self.rows:
@@ -259,7 +260,7 @@ class HnswPcaIndex:
         if among is not None:
             matching = int(np.count_nonzero(among))
             ef = ceil(max(ef, 1.5 * count) * self.rows / matching)
-            if matching <= max(faiss_bridge.COMPARED, LOOKED_AT * ef):
+            if matching <= max(bridge.COMPARED, LOOKED_AT * ef):
                 candidates = np.flatnonzero(among)
                 walk.compare(queries, self.vectors, candidates, self.kind, rows, distances)
                 return rows, distances

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import faiss
 import numpy as np
 
-from indexers import faiss_bridge, gpu
-from indexers.lists import (
+from indexers.faiss import bridge, gpu
+from indexers.faiss.lists import (
     NEIGHBORS,
     drawn_rows,
     list_count,
@@ -95,7 +95,7 @@ class Ivf:
     def build_from(self, blocks: Blocks) -> "IvfIndex":
         """The same from blocks, as `Streaming` says."""
         lists = list_count(blocks.rows, self.n_lists)
-        metric = faiss_bridge.METRICS[self.metric]
+        metric = bridge.METRICS[self.metric]
         index = faiss.IndexIVFFlat(faiss.IndexFlat(blocks.dim, metric), blocks.dim, lists, metric)
         sample = training_rows(blocks, lists, self.seed, self.metric)
         there = None
@@ -120,7 +120,7 @@ class Ivf:
 
         Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
         """
-        index = faiss_bridge.load(folder, faiss.IndexIVFFlat, self.metric)
+        index = bridge.load(folder, faiss.IndexIVFFlat, self.metric)
         there = gpu.Gpu(index, index.ntotal) if gpu.on_gpu(self.device, self.metric) else None
         return IvfIndex(index, self.metric, self.n_probe or max(1, index.nprobe), there)
 
@@ -152,7 +152,7 @@ def _fill(
     nearest = np.empty(blocks.rows, np.int64)
     for start, block in checked_blocks(blocks, metric):
         nearest[start : start + len(block)] = nearest_list(block)[:, 0]
-    faiss_bridge.reserve_lists(index.invlists, np.bincount(nearest, minlength=index.nlist))
+    bridge.reserve_lists(index.invlists, np.bincount(nearest, minlength=index.nlist))
     for start, block in checked_blocks(blocks, metric):
         lists = nearest[start : start + len(block)]
         index.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(lists))
@@ -223,7 +223,7 @@ class IvfIndex:
         kept = np.ones(len(self), np.bool_)
         kept[rows] = False
         self.index.remove_ids(rows)  # type: ignore[arg-type]
-        faiss_bridge.renumber(self.index.invlists, np.cumsum(kept) - 1)
+        bridge.renumber(self.index.invlists, np.cumsum(kept) - 1)
         self._to_gpu()
 
     def stored(self) -> Blocks:
@@ -237,7 +237,7 @@ class IvfIndex:
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
-        faiss_bridge.save(self.index, folder)
+        bridge.save(self.index, folder)
 
     def _to_gpu(self) -> None:
         if self.gpu is not None:
@@ -246,7 +246,7 @@ class IvfIndex:
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
-        selector = faiss_bridge.selector(among)
+        selector = bridge.selector(among)
         lists, probes = self.index.nlist, self.n_probe
         if among is not None:
             probes = min(lists, ceil(probes * len(self) / np.count_nonzero(among)))
@@ -268,4 +268,4 @@ class IvfIndex:
                 break
             probes = min(2 * probes, lists)
             rows[short], scores[short] = on_cpu(queries[short], probes)
-        return rows, faiss_bridge.to_distances(scores, self.metric)
+        return rows, bridge.to_distances(scores, self.metric)

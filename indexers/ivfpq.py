@@ -12,10 +12,10 @@ from typing import Any, ClassVar, cast
 import faiss
 import numpy as np
 
-from indexers import faiss_bridge
 from indexers.copies import Copies
-from indexers.faiss_index import FaissIndex
-from indexers.lists import (
+from indexers.faiss import bridge
+from indexers.faiss.index import FaissIndex
+from indexers.faiss.lists import (
     NEIGHBORS,
     drawn_rows,
     list_count,
@@ -116,7 +116,7 @@ class IvfPq:
         assert isinstance(index, FaissIndex)
         return replace(
             self,
-            n_probe=self.n_probe or faiss_bridge.inside(index.index).nprobe,
+            n_probe=self.n_probe or bridge.inside(index.index).nprobe,
             refine=self.refine or int(cast(Any, index.index).k_factor),
         )
 
@@ -130,7 +130,7 @@ class IvfPq:
         blocks = copies.distinct(blocks)
         rows, dim = blocks.rows, blocks.dim
         lists = list_count(rows, self.n_lists)
-        metric = faiss_bridge.METRICS[self.metric]
+        metric = bridge.METRICS[self.metric]
         # Codes want more training rows than few lists do.
         sample = training_rows(blocks, max(lists, CODES), self.seed, self.metric)
         turn = projection(sample, self.metric, self.axes, mixed=True, seed=self.seed)
@@ -150,7 +150,7 @@ class IvfPq:
             sample = np.resize(sample, (CODES, dim))  # faiss wants a row for each code
         index.train(sample)
         del sample
-        faiss_bridge.reserve_vectors(index, rows)
+        bridge.reserve_vectors(index, rows)
         for _, block in checked_blocks(blocks, self.metric):
             index.add(block)
         searched = self._searched(index, copies)
@@ -165,7 +165,7 @@ class IvfPq:
 
         Raises BadData if it is not there or damaged.
         """
-        index = faiss_bridge.load_refined(folder, faiss.IndexIVFPQFastScan, self.metric)
+        index = bridge.load_refined(folder, faiss.IndexIVFPQFastScan, self.metric)
         return self._searched(index, Copies.load(folder, int(index.ntotal)))
 
     def _searched(self, index: Any, copies: Copies) -> FaissIndex:
@@ -179,7 +179,7 @@ class IvfPq:
 
     def _set(self, index: Any) -> Any:
         """The lists of faiss's index, with these search options."""
-        lists = faiss_bridge.inside(index)
+        lists = bridge.inside(index)
         if self.n_probe is not None:
             lists.nprobe = min(self.n_probe, lists.nlist)
         if self.refine is not None:
@@ -193,15 +193,15 @@ class IvfPq:
         """
         assert index.vectors is not None
         count = min(NEIGHBORS + 1, index.copies.vectors)
-        true = faiss_bridge.compared(index.vectors, queries, count, None, self.metric)
+        true = bridge.compared(index.vectors, queries, count, None, self.metric)
         neighbors = without_own(Hits(*true), rows)
         if neighbors.rows.size == 0:
             return
         whole: Any = index.index
         base: Any = faiss.downcast_index(whole.base_index)
-        lists = faiss_bridge.inside(base)
+        lists = bridge.inside(base)
         if self.n_probe is None:
-            near = faiss_bridge.vectors_of(index.vectors)[neighbors.rows.ravel()]
+            near = bridge.vectors_of(index.vectors)[neighbors.rows.ravel()]
             turned, near = (_turned(base, vectors) for vectors in (queries, near))
             of_neighbors = lists.quantizer.search(near, 1)[1].reshape(neighbors.rows.shape)
             lists.nprobe = probes_needed(lists.quantizer, turned, of_neighbors)

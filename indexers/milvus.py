@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexers import faiss_bridge
-from indexers.lists import list_count
+from indexers.faiss import bridge
+from indexers.faiss.lists import list_count
 from indexers.milvus_database import (
     URI,
     WORKING,
@@ -497,12 +497,12 @@ class MilvusIndex:
             for line, hits in enumerate(found, start=start):
                 rows[line, : len(hits)] = hits.ids
                 scores[line, : len(hits)] = hits.distances
-        return rows, faiss_bridge.to_distances(scores, self.metric)
+        return rows, bridge.to_distances(scores, self.metric)
 
     def _compared(self, queries: Vectors, count: int, among: Mask | None, where: str) -> Found:
         """The true neighbors among the rows of the mask, by comparing their vectors here."""
         rows, flat = self._fetched(among, where)
-        places, distances = faiss_bridge.compared(flat, queries, count, None, self.metric)
+        places, distances = bridge.compared(flat, queries, count, None, self.metric)
         return rows[places], distances
 
     def _fetched(self, among: Mask | None, where: str) -> tuple[Rows, faiss.IndexFlat]:
@@ -513,7 +513,7 @@ class MilvusIndex:
         rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
         if self._kept is not None and np.array_equal(self._kept[0], rows):
             return self._kept
-        flat = faiss.IndexFlat(self.dim, faiss_bridge.METRICS[self.metric])
+        flat = faiss.IndexFlat(self.dim, bridge.METRICS[self.metric])
         for start in range(0, len(rows), FETCHED):
             part = rows[start : start + FETCHED]
             first, last = int(part[0]), int(part[-1])

@@ -19,15 +19,15 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexers import faiss_bridge
 from indexers.copies import Copies
-from indexers.faiss_bridge import COMPARED
+from indexers.faiss import bridge
+from indexers.faiss.bridge import COMPARED
 from indexers.options import EFFORTS, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
-from retrieval.cores import usable_cores
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, InMemory, answer, checked_vectors, prepared, prepared_blocks
+from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import read_json, write_json
 
 FACTS = "vamana.json"
@@ -106,7 +106,7 @@ class Vamana:
         copies = Copies.find(InMemory(vectors), self.metric)
         if copies.vector_of is not None:
             vectors = vectors[copies.is_first]
-        flat = faiss.IndexFlat(vectors.shape[1], faiss_bridge.METRICS[self.metric])
+        flat = faiss.IndexFlat(vectors.shape[1], bridge.METRICS[self.metric])
         scaled = np.empty(vectors.shape, np.float16 if self.halves else np.float32)
         scale = _scale(vectors) if self.halves and self.metric is not Metric.COSINE else 1.0
         for start, block in prepared_blocks(vectors, self.metric):
@@ -127,7 +127,7 @@ class Vamana:
         Raises BadData if it is not there or damaged.
         """
         svs = _svs()
-        flat = faiss_bridge.load(folder, faiss.IndexFlat, self.metric)
+        flat = bridge.load(folder, faiss.IndexFlat, self.metric)
         scale, squares = _checked_facts(folder)
         _check_graph(folder, flat.ntotal)
         with TemporaryDirectory() as name:
@@ -190,7 +190,7 @@ class VamanaIndex:
         self.metric = choice(Metric, metric)
         self.graph = graph
         self.flat = flat
-        self.vectors = faiss_bridge.vectors_of(flat)
+        self.vectors = bridge.vectors_of(flat)
         self.scale = scale
         self.squares = squares
         self.refine = refine
@@ -216,7 +216,7 @@ class VamanaIndex:
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, and what `svs.Vamana.save` writes, under names of one folder."""
-        faiss_bridge.save(self.flat, folder)
+        bridge.save(self.flat, folder)
         for file in _files(folder):
             file.unlink()
         with TemporaryDirectory(dir=folder) as name:
@@ -238,7 +238,7 @@ class VamanaIndex:
             matching = int(np.count_nonzero(among))
             wanted = ceil(1.5 * wanted * self.copies.vectors / matching)
             if matching <= COMPARED or wanted > MOST_EXTRA:
-                return faiss_bridge.compared(self.flat, queries, count, among, self.metric)
+                return bridge.compared(self.flat, queries, count, among, self.metric)
         wanted = min(wanted, self.copies.vectors)
         scaled = queries if self.scale == 1 else queries * np.float32(self.scale)
         found, nearness = self.graph.search(scaled, wanted)
@@ -253,7 +253,7 @@ class VamanaIndex:
             rows = np.take_along_axis(rows, order, 1)
             distances = np.take_along_axis(distances, order, 1)
         if len(short):
-            rows[short], distances[short] = faiss_bridge.compared(
+            rows[short], distances[short] = bridge.compared(
                 self.flat, queries[short], count, among, self.metric
             )
         return rows, distances
@@ -266,7 +266,7 @@ class VamanaIndex:
             nearness *= np.float32(0.5)
             nearness[~queries.any(axis=1)] = 1  # zero vectors are at right angles to everything
             return nearness
-        return faiss_bridge.to_distances(nearness, self.metric)
+        return bridge.to_distances(nearness, self.metric)
 
     def _distances(self, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(q, n): the distances of prepared queries (q, dim) to rows (q, n)."""
@@ -276,12 +276,12 @@ class VamanaIndex:
             flat.compute_distance_subset(
                 len(queries), swig(queries), rows.shape[1], swig(scores), swig(rows)
             )
-            return faiss_bridge.to_distances(scores, self.metric)
+            return bridge.to_distances(scores, self.metric)
         there, here = self.vectors.take(rows, axis=0), queries[:, None]
         if self.metric is Metric.EUCLIDEAN:
             there -= here
             here = there
-        return faiss_bridge.to_distances(np.vecdot(there, here), self.metric)
+        return bridge.to_distances(np.vecdot(there, here), self.metric)
 
 
 def _short(rows: NDArray[np.int64], nearness: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -14,23 +14,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrieval.indexing import build_index as build_index
-    from retrieval.indexing import open_index as open_index
+    from retrieval.index.folder import build_index as build_index
+    from retrieval.index.folder import open_index as open_index
+    from retrieval.index.searching import Searcher as Searcher
     from retrieval.quality.evaluation import evaluate as evaluate
     from retrieval.quality.labelled import Labelled as Labelled
     from retrieval.registry import open_encoder as open_encoder
-    from retrieval.searching import Searcher as Searcher
     from retrieval.storage.shards import open_embeddings as open_embeddings
 
 # Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
 _HOMES = {
     "Labelled": "quality.labelled",
-    "Searcher": "searching",
-    "build_index": "indexing",
+    "Searcher": "index.searching",
+    "build_index": "index.folder",
     "evaluate": "quality.evaluation",
     "open_embeddings": "storage.shards",
     "open_encoder": "registry",
-    "open_index": "indexing",
+    "open_index": "index.folder",
 }
 __all__ = [*_HOMES]
 

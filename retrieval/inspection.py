@@ -7,7 +7,7 @@ from typing import cast
 
 from retrieval.choices import resolve_choices
 from retrieval.errors import BadData, BadInput
-from retrieval.indexing import INDEX, IndexFacts, is_index, open_index
+from retrieval.index.folder import INDEX, IndexFacts, is_index, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
 from retrieval.storage.files import sha256_of
@@ -121,7 +121,7 @@ def _verify_index(folder: Place) -> Report:
 
 
 def _verify_encoder(folder: Path) -> Report:
-    from retrieval.quality.calibration import CALIBRATIONS, Calibration  # imports SciPy
+    from retrieval.pairs.calibration import CALIBRATIONS, Calibration  # imports SciPy
 
     problems: list[str] = []
     try:

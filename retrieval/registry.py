@@ -19,7 +19,7 @@ from typing import Any, cast, get_type_hints
 from retrieval.contracts import Encoder, Indexer, PairScorer
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.cards import CARD, Card, is_trained
-from retrieval.training import Trainer
+from retrieval.trainer_contract import Trainer
 
 ENCODERS = "retr.encoders"
 INDEXERS = "retr.indexers"

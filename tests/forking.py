@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerContext
 from cli.main import COMMANDS
 
 PRELOADED = (
-    *(f"cli.{module}" for module in COMMANDS.values()),
+    *(f"cli.commands.{module}" for module in COMMANDS.values()),
     "cli.pictures",
     "encoders.layers",
     "encoders.siamese",
@@ -25,11 +25,11 @@ PRELOADED = (
     "indexers.hnsw",
     "indexers.ivf",
     "retrieval.drawing.plots",
-    "retrieval.images.digits",
+    "retrieval.images.datasets.digits",
     "retrieval.inspection",
     "retrieval.quality.evaluation",
-    "retrieval.sharding",
-    "retrieval.updating",
+    "retrieval.index.build_segments",
+    "retrieval.index.update",
     "sklearn.datasets",
     "torch._dynamo",
 )

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
 from benchmarks.peers.peer import PEERS
 from benchmarks.peers.worker import K
+from benchmarks.suite import machine
 from retrieval.contracts import Framing, Metric, Vectors
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import load, open_source

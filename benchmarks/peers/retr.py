@@ -6,11 +6,11 @@ from typing import ClassVar, cast
 
 import faiss
 
-from benchmarks.machine import cores
 from benchmarks.peers.peer import Ladders, Peer
+from benchmarks.suite.machine import cores
 from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
+from retrieval.index.tuning import Target, tried
 from retrieval.registry import make_indexer
-from retrieval.tuning import Target, tried
 
 TARGETS = (0.95, 0.99)  # what reaches the first reaches 0.9, too
 CORES = cores()

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.machine import cores
 from benchmarks.peers.peer import Peer, open_peer
+from benchmarks.suite.machine import cores
 from retrieval.contracts import Metric, Rows, Vectors
 from retrieval.errors import BadInput
 from retrieval.quality.metrics import RESOLUTION, index_recall_at

@@ -14,10 +14,10 @@ from torch import nn
 from encoders.inference import fast_inference, floats
 from retrieval.choices import choice
 from retrieval.contracts import Images, Json, Metric, Vectors
-from retrieval.cores import available_cores
 from retrieval.drawing.plots import draw_curves
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
+from retrieval.runtime.threads import available_cores
 from retrieval.storage.cards import LOG
 from retrieval.storage.files import write_csv, write_whole
 

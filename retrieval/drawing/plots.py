@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retrieval.contracts import Vectors
 from retrieval.errors import BadInput, CannotWrite
 from retrieval.labels import as_labels
-from retrieval.quality.calibration import Alike, Calibration
+from retrieval.pairs.calibration import Alike, Calibration
 from retrieval.quality.ranking import Distances
 from retrieval.storage.files import write_whole
 

@@ -5,12 +5,12 @@ that an encoder sees, `framed` does so with the images that a program has; `read
 `read_framed` find images again by their items' paths.
 """
 
-from retrieval.images.columns import Columns
 from retrieval.images.decoding import MANY, check_framed, decode, frame, load
 from retrieval.images.given import Given, as_images, framed
 from retrieval.images.opening import NAMES, open_source
 from retrieval.images.reading import read_each, read_framed, read_image
 from retrieval.images.source import Item, Source
+from retrieval.images.tables.columns import Columns
 
 __all__ = [
     "MANY",

@@ -30,9 +30,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput, Unreachable
+from retrieval.images.megapixels import DEFAULT_MEGAPIXELS, max_megapixels
 from retrieval.images.source import Item
 from retrieval.images.transparency import on_ground
-from retrieval.megapixels import DEFAULT_MEGAPIXELS, max_megapixels
 from retrieval.storage.places import Place, RemotePath
 
 MANY = 500

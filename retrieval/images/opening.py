@@ -6,18 +6,25 @@ from glob import escape, has_magic
 from pathlib import Path
 
 from retrieval.errors import BadInput, BadSource, UnknownName
-from retrieval.images import cifar
-from retrieval.images.columns import NO_CHOICE, Columns
-from retrieval.images.datasets import DATA_SETS, SPLITS, locate, open_data_set, open_split, splits
+from retrieval.images.datasets import cifar
+from retrieval.images.datasets.catalog import (
+    DATA_SETS,
+    SPLITS,
+    locate,
+    open_data_set,
+    open_split,
+    splits,
+)
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folder import EVERYTHING, FolderSource, none_in, walk
-from retrieval.images.listing import listed
-from retrieval.images.parquet import ParquetSource
-from retrieval.images.saved import open_saved
+from retrieval.images.folders.folder import EVERYTHING, FolderSource, none_in, walk
+from retrieval.images.folders.listing import listed
+from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.source import First, Note, Source, natural, no_note, text
-from retrieval.images.splits import are_splits, chosen_split, is_split_name
-from retrieval.images.tables import PARQUET
-from retrieval.images.webdataset import PACKED, TarSource, is_packed, is_shard, packed
+from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.parquet import ParquetSource
+from retrieval.images.tables.saved import open_saved
+from retrieval.images.tables.table import PARQUET
+from retrieval.images.tables.webdataset import PACKED, TarSource, is_packed, is_shard, packed
 from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
@@ -85,7 +92,7 @@ def _open(
 ) -> Source:
     if spec == DIGITS:
         # scikit-learn takes its time to import.
-        from retrieval.images.digits import DigitsSource
+        from retrieval.images.datasets.digits import DigitsSource
 
         if split not in (None, *SPLITS):
             raise UnknownName(f"split of {spec}", str(split), SPLITS)
@@ -94,7 +101,7 @@ def _open(
         return open_data_set(spec, split or SPLITS[0], data_dir, note, columns)
     place = place_of(spec)
     if isinstance(place, RemotePath):
-        from retrieval.images.remote import open_remote
+        from retrieval.images.folders.remote import open_remote
 
         return open_remote(place, split, note, columns)
     path = place.expanduser()

@@ -8,12 +8,13 @@ from urllib.parse import unquote
 from PIL import Image
 
 from retrieval.contracts import Framing, Images
-from retrieval.cores import usable_cores
 from retrieval.errors import BadImage, BadSource, UnknownName
-from retrieval.images import cifar, idx, parquet, webdataset
+from retrieval.images.datasets import cifar, idx
 from retrieval.images.decoding import decode, frame
-from retrieval.images.tables import ARROW, PARQUET
-from retrieval.images.webdataset import TAR
+from retrieval.images.tables import parquet, webdataset
+from retrieval.images.tables.table import ARROW, PARQUET
+from retrieval.images.tables.webdataset import TAR
+from retrieval.runtime.threads import usable_cores
 from retrieval.storage.places import Place, RemotePath
 
 
@@ -94,7 +95,7 @@ def _content(container: str, row: int) -> bytes | Place | Images | BadImage | No
     file = Path(container)
     if file == Path("digits"):
         # scikit-learn takes its time to import.
-        from retrieval.images.digits import all_images
+        from retrieval.images.datasets.digits import all_images
 
         return all_images()[row] if row < len(all_images()) else None
     if cifar.is_batch(file.name) and file.parent.exists():

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrieval.choices import choice
-from retrieval.compiled import compiled
 from retrieval.contracts import Images, Resample
+from retrieval.runtime.numba import compiled
 
 BITS = 22  # of a coefficient's fraction
 LINES = 16  # at once

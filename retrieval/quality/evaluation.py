@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Metric
 from retrieval.errors import BadInput, Mismatch
-from retrieval.indexing import check_same_encoder
+from retrieval.index.folder import check_same_encoder
 from retrieval.quality import metrics
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, Ranks

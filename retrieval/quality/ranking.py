@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from retrieval.choices import choice
 from retrieval.contracts import Hits, Metric, Vectors
-from retrieval.cores import usable_cores
 from retrieval.errors import BadInput, Mismatch
+from retrieval.runtime.threads import usable_cores
 
 Rows = NDArray[np.int64]
 Distances = NDArray[np.float64]

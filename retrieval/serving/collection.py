@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.contracts import Encoder, Framing, Json, Tunable, Vectors
-from retrieval.cores import usable_cores
+from retrieval.embedding.onnx_cache import open_export
 from retrieval.errors import BadInput, RetrError, UnknownName
-from retrieval.exports import open_export
 from retrieval.images import decode, frame, read_image
-from retrieval.indexing import INDEX, IndexFacts
-from retrieval.parts import parts_of
+from retrieval.index.folder import INDEX, IndexFacts
+from retrieval.index.searching import DEFAULT_K, Hit, Searcher, matching
+from retrieval.index.segments import parts_of
 from retrieval.registry import make_indexer, open_encoder
-from retrieval.searching import DEFAULT_K, Hit, Searcher, matching
+from retrieval.runtime.threads import usable_cores
 from retrieval.serving.folders import Folders
 from retrieval.storage.files import sha256_of
 from retrieval.storage.names import restored

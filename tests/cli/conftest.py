@@ -13,7 +13,7 @@ from pictures import save
 from running import Retr, fork, launch, snapshot
 
 from retrieval import build_index, open_embeddings, open_encoder
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 
 LABELS = ("blue", "green", "red")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from encoders.toy import Toy
 from retrieval.contracts import Images, Vectors
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 
 SHARD_IMAGES = 50

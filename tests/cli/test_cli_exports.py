@@ -8,8 +8,8 @@ import pytest
 from pictures import save
 from running import Outcome, Retr, fork
 
-from cli.search import MANY
-from retrieval.exports import NETWORK, export_folder
+from cli.commands.search import MANY
+from retrieval.embedding.onnx_cache import NETWORK, export_folder
 
 pytestmark = pytest.mark.usefixtures("launched")
 

@@ -21,11 +21,11 @@ from encoders.training.trainer import train
 from retrieval import open_embeddings, open_encoder
 from retrieval.contracts import Metric
 from retrieval.drawing.figures import PairPicture
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
-from retrieval.quality.calibration import Calibration, Method
+from retrieval.pairs.calibration import Calibration, Method
+from retrieval.pairs.verification import Procedure, split, verify
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.verification import Procedure, split, verify
 
 
 def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: Gallery) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from made import embeddings
 from running import Retr
 
-from benchmarks.scale import draw
+from benchmarks.speed.scale import draw
 
 
 def test_index_warns_of_poor_recall_and_of_it_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pictures import save
 from running import Retr
 
 from retrieval import open_encoder
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 
 

@@ -18,7 +18,7 @@ from pictures import BAD, picture, png, save_parquet
 from running import CONSOLE_SCRIPT, Retr, snapshot
 
 from retrieval import open_embeddings, open_encoder
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadInput, BadSource, Busy
 from retrieval.images import Item
 from retrieval.storage.files import locked, sealed

@@ -11,7 +11,7 @@ from pictures import save
 from running import Outcome, Retr
 
 import cli.main
-from retrieval.images import folder as folder_module
+from retrieval.images.folders import folder as folder_module
 
 ENCODE = ("encode", "photos", "--encoder", "toy", "--out", "e")
 
@@ -81,16 +81,16 @@ def test_files_that_arrive_during_the_run_are_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import retrieval.encoding
+    import retrieval.embedding.encode
 
-    encode_source = retrieval.encoding.encode_source
+    encode_source = retrieval.embedding.encode.encode_source
 
     def meddled(*given: object, **named: object) -> object:
         save(photos / "a" / "0.png", seed=7)
         (photos / "b" / "3.png").unlink()
         return encode_source(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(retrieval.encoding, "encode_source", meddled)
+    monkeypatch.setattr(retrieval.embedding.encode, "encode_source", meddled)
     outcome = encoded_here(retr.cwd, monkeypatch, capsys)
     assert (outcome.document["rows"], outcome.document["skipped"]) == (2, 1)
     assert outcome.err.splitlines() == [

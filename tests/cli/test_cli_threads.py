@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.cores import available_cores, usable_cores
+from retrieval.runtime.threads import available_cores, usable_cores
 from retrieval.storage.shards import open_embeddings
 from tests.cli.conftest import Gallery
 from tests.cli.running import Retr
@@ -23,7 +23,7 @@ from cli.main import run
 run()
 import faiss, torch
 from threadpoolctl import threadpool_info
-from retrieval.cores import usable_cores
+from retrieval.runtime.threads import usable_cores
 pools = [pool["num_threads"] for pool in threadpool_info()]
 print(json.dumps([usable_cores(), torch.get_num_threads(), faiss.omp_get_max_threads(), *pools]))
 """

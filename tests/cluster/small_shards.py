@@ -2,7 +2,7 @@
 
 from functools import partial
 
-import retrieval.distributed.encoding as engine
+import retrieval.embedding.on_ray as engine
 from cli.main import main
 
 engine.encode_on_cluster = partial(engine.encode_on_cluster, shard_images=10)  # type: ignore

@@ -18,12 +18,12 @@ import patient
 import pytest
 from PIL import Image
 
-from retrieval.distributed.cluster import connected, run_tasks
-from retrieval.distributed.encoding import Names, encode_on_cluster
-from retrieval.encoding import EARLY, encode_source
+from retrieval.embedding.encode import EARLY, encode_source
+from retrieval.embedding.on_ray import Names, encode_on_cluster
 from retrieval.errors import BadInput, Mismatch, WorkerFailed
 from retrieval.images import open_source
 from retrieval.registry import open_encoder
+from retrieval.runtime.ray import connected, run_tasks
 from retrieval.storage.shards import open_embeddings
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")

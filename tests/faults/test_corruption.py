@@ -21,10 +21,10 @@ from made import embeddings
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError
-from retrieval.indexing import INDEX
+from retrieval.index.build_segments import build_parts
+from retrieval.index.folder import INDEX
 from retrieval.inspection import verify
-from retrieval.quality.calibration import Calibration, file_name
-from retrieval.sharding import build_parts
+from retrieval.pairs.calibration import Calibration, file_name
 from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed, sha256_of
 

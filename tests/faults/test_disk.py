@@ -67,7 +67,7 @@ def test_a_disk_that_cannot_be_read(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from encoders.toy import Toy
-    from retrieval.encoding import encode_source
+    from retrieval.embedding.encode import encode_source
 
     encode_source(open_source(str(photos)), Toy(), tmp_path / "out", shard_images=7)
     before = build_index([open_embeddings(tmp_path / "out")], "exact", tmp_path / "index")

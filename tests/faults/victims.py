@@ -24,7 +24,7 @@ Victim = Callable[[Path], None]
 def encode(folder: Path) -> None:
     """The embeddings of the folder `images` in `out`, in shards of 10."""
     from encoders.toy import Toy
-    from retrieval.encoding import encode_source
+    from retrieval.embedding.encode import encode_source
     from retrieval.images import open_source
 
     encode_source(open_source(str(folder / "images")), Toy(), folder / "out", shard_images=10)
@@ -41,7 +41,7 @@ def index(folder: Path) -> None:
 def parts(folder: Path) -> None:
     """An index in two parts over `first`."""
     from retrieval import open_embeddings
-    from retrieval.sharding import build_parts
+    from retrieval.index.build_segments import build_parts
 
     build_parts(
         [open_embeddings(folder / "first")],
@@ -55,7 +55,7 @@ def parts(folder: Path) -> None:
 def add(folder: Path) -> None:
     """The rows of `second` added to the index that stands in `out`."""
     from retrieval import open_embeddings
-    from retrieval.updating import add_rows
+    from retrieval.index.update import add_rows
 
     add_rows(folder / "out", [open_embeddings(folder / "second")])
 

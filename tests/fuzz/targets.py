@@ -25,11 +25,11 @@ from encoders.toy import Toy
 from encoders.training.recipe import read_recipe
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.contracts import Framing
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import RetrError
 from retrieval.images import decode, frame, load, open_source, read_image
-from retrieval.indexing import INDEX, IndexFacts
-from retrieval.quality.calibration import Calibration
+from retrieval.index.folder import INDEX, IndexFacts
+from retrieval.pairs.calibration import Calibration
 from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed, sha256_of
 

@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.report import FORMAT, VERSION
-from benchmarks.suite import Report, Row, with_front
+from benchmarks.suite.report import FORMAT, VERSION
+from benchmarks.suite.run import Report, Row, with_front
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Json, Metric
-from retrieval.indexing import build_index
-from retrieval.quality.calibration import Calibration, FittedTo, Method
+from retrieval.index.build_segments import build_parts
+from retrieval.index.folder import build_index
+from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, Sides
-from retrieval.sharding import build_parts
 from retrieval.storage.cards import WEIGHTS, Card
 from retrieval.storage.files import locked, made_folder, write_json
 from retrieval.storage.shards import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indexers.exact import Exact
-from indexers.gpu import Gpu
+from indexers.faiss.gpu import Gpu
 from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Vectors
 from retrieval.testing import check_indexer

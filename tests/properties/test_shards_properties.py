@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from retrieval.contracts import Metric
-from retrieval.indexing import build_index, open_index
+from retrieval.index.folder import build_index, open_index
 from retrieval.inspection import verify
 from retrieval.storage.shards import (
     Dtype,

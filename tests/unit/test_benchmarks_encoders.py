@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablation, contrastive, distances, sweep
-from benchmarks.storage import STORAGE, measure
+from benchmarks.studies import ablation, contrastive, distances, sweep
+from benchmarks.studies.storage import STORAGE, measure
 from encoders.training.recipe import Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Metric

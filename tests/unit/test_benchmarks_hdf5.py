@@ -7,8 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks import hdf5
-from benchmarks.suite import run
+from benchmarks.suite import hdf5, run
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, BadInput, CannotWrite
 from retrieval.quality.ranking import Rows

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.machine import cores
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import worker
 from benchmarks.peers.peer import PEERS, open_peer
+from benchmarks.suite.machine import cores
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import UnknownName
 from retrieval.quality.ranking import nearest

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import report
+from benchmarks.suite import report
 from retrieval.errors import BadData, BadInput, Mismatch
 
 TABLE = [["backend", "setting"], ["hnsw *", "ef=100|m=8"]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import encode, guard, memory, runtimes, scale
+from benchmarks.speed import encode, guard, memory, runtimes, scale
 from retrieval.contracts import Framing
 from retrieval.errors import RetrError
 from retrieval.images import load, open_source

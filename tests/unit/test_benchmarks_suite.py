@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from benchmarks import machine, suite
-from benchmarks.job import Answer, Job, Timing, hits_file
-from benchmarks.suite import K, Report, Row, run, usual_backends, with_front
+from benchmarks.suite import machine
+from benchmarks.suite import run as suite
+from benchmarks.suite.job import Answer, Job, Timing, hits_file
+from benchmarks.suite.run import K, Report, Row, run, usual_backends, with_front
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.quality.evaluation import evaluate

@@ -10,9 +10,9 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from benchmarks import machine
-from benchmarks.job import Answer, Job, Timing, hits_file
-from benchmarks.worker import WARM_UP, measure, time_searches
+from benchmarks.suite import machine
+from benchmarks.suite.job import Answer, Job, Timing, hits_file
+from benchmarks.suite.worker import WARM_UP, measure, time_searches
 from retrieval.contracts import Hits, Json, Mask, Vectors
 from retrieval.errors import BadInput
 
@@ -95,7 +95,7 @@ def test_the_build_is_charged_the_memory_of_the_index(job: Job, tmp_path: Path) 
     np.save(tmp_path / "queries.npy", large[:5])
     replace(job, backend="exact", build={}, settings=[{}]).write(tmp_path)
     # In a process of its own: this one may hold freed memory that the index would be built in.
-    subprocess.run([sys.executable, "-m", "benchmarks.worker", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.suite.worker", str(tmp_path)], check=True)
     answer = Answer.read(tmp_path)
     assert answer.memory_bytes is not None
     assert 0.9 * large.nbytes < answer.memory_bytes < 3 * large.nbytes

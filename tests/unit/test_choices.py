@@ -25,16 +25,16 @@ from retrieval.contracts import Framing, Metric, Resample
 from retrieval.drawing.layout import Layout, laid_out
 from retrieval.errors import BadInput, UnknownName
 from retrieval.hits import checked_vectors, prepared
-from retrieval.quality.calibration import Calibration, FittedTo, Method, file_name
+from retrieval.index.tuning import Target, tried
+from retrieval.pairs.calibration import Calibration, FittedTo, Method, file_name
+from retrieval.pairs.draw import Pairs, Scheme, draw_pairs, pair_distances
+from retrieval.pairs.verification import Procedure, verify
 from retrieval.quality.curves import precision_recall
 from retrieval.quality.evaluation import evaluate_hits, evaluate_index
-from retrieval.quality.pairs import Pairs, Scheme, draw_pairs, pair_distances
 from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.quality.ranking import distances_of, map_rankings, nearest, pairwise
-from retrieval.quality.verification import Procedure, verify
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
 from retrieval.storage.shards import Dtype
-from retrieval.tuning import Target, tried
 from retrieval.workspace import Role, Workspace
 from tests.made import embeddings
 
@@ -123,7 +123,7 @@ def test_every_public_function_and_class_refuses_what_is_no_member() -> None:
         "indexers.hnsw.Hnsw(metric)",
         "indexers.hnsw.Hnsw.candidates(metric)",
         "encoders.inference.TorchEncoder(metric)",
-        "benchmarks.suite.run(metric)",
+        "benchmarks.suite.run.run(metric)",
     } <= names
     wrong = []
     for door in found:

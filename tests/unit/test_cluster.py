@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from encoders.toy import Toy
-from retrieval.distributed import cluster, encoding
-from retrieval.distributed.cluster import Crew, check, crew_of
-from retrieval.distributed.encoding import Names, Outcome, Queue, ShardMaker, Task
-from retrieval.encoding import facts_of, finished
+from retrieval.embedding import on_ray as encoding
+from retrieval.embedding.encode import facts_of, finished
+from retrieval.embedding.on_ray import Names, Outcome, Queue, ShardMaker, Task
 from retrieval.errors import BadInput, Mismatch, NoCluster
 from retrieval.images import Columns, Source, open_source
-from retrieval.images.listing import listed
+from retrieval.images.folders.listing import listed
+from retrieval.runtime import ray as cluster
+from retrieval.runtime.ray import Crew, check, crew_of
 from retrieval.storage.shards import Dtype, ShardWriter, open_embeddings
 
 

@@ -10,7 +10,7 @@ from made import embeddings
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings
 from retrieval.contracts import Vectors
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.registry import open_encoder
 

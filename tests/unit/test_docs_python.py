@@ -11,7 +11,7 @@ from PIL import Image
 
 import retrieval
 from retrieval import build_index, open_embeddings, open_encoder
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 
 ROOT = Path(__file__).parents[2]

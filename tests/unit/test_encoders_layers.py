@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.layers import measure
+from benchmarks.studies.layers import measure
 from encoders.layers import Layers, LayersNetwork, LayersSettings
 from encoders.training.recipe import Data, Recipe
 from encoders.training.trainer import train
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.images import load, open_source
-from retrieval.quality.comparing import improbability, layer_differences
+from retrieval.pairs.comparing import improbability, layer_differences
+from retrieval.pairs.draw import Pairs
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.pairs import Pairs
 from retrieval.registry import open_scorer
 
 pytestmark = pytest.mark.skipif(
@@ -94,7 +94,7 @@ def test_maps_are_computed_once_an_image(
     monkeypatch.setattr(scorer, "maps", lambda images: seen.append(len(images)) or original(images))
     found = layer_differences(pairs, scorer)
     assert sum(seen) == 20
-    monkeypatch.setattr("retrieval.quality.comparing.SCORED_AT_ONCE", 6)  # in several parts
+    monkeypatch.setattr("retrieval.pairs.comparing.SCORED_AT_ONCE", 6)  # in several parts
     np.testing.assert_allclose(layer_differences(pairs, scorer), found, rtol=0.05, atol=1e-6)
     assert sum(seen) == 40
     monkeypatch.undo()

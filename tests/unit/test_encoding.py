@@ -11,11 +11,11 @@ from PIL import Image
 
 from encoders.toy import Toy
 from retrieval.contracts import Images, Vectors
-from retrieval.encoding import Decoder, encode_source
+from retrieval.embedding.encode import Decoder, encode_source
 from retrieval.errors import BadData, BadInput, BadSource, Busy
 from retrieval.images import Item, open_source, read_image
-from retrieval.images import folder as folder_module
-from retrieval.images.listing import Changes, listed
+from retrieval.images.folders import folder as folder_module
+from retrieval.images.folders.listing import Changes, listed
 from retrieval.inspection import verify
 from retrieval.quality.labelled import Labelled
 from retrieval.storage.files import locked

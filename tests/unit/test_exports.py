@@ -10,11 +10,18 @@ import torch
 from made import photographs
 from torch import nn
 
-from encoders.exported import Exported
-from encoders.exporting import AGREEMENT, write_onnx
 from encoders.inference import TorchEncoder, floats
+from encoders.onnx_encoder import Exported
+from encoders.write_onnx import AGREEMENT, write_onnx
+from retrieval.embedding.onnx_cache import (
+    EXPORT,
+    NETWORK,
+    ExportFacts,
+    export_folder,
+    keep_export,
+    open_export,
+)
 from retrieval.errors import BadData, BadInput, CannotExport
-from retrieval.exports import EXPORT, NETWORK, ExportFacts, export_folder, keep_export, open_export
 from retrieval.registry import open_encoder
 from retrieval.storage.files import locked, sha256_of
 from retrieval.testing import check_encoder

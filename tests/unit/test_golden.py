@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import report
+from benchmarks.suite import report
 from retrieval.contracts import Framing, Metric
-from retrieval.indexing import open_index
+from retrieval.index.folder import open_index
 from retrieval.inspection import verify
-from retrieval.quality.calibration import Calibration, FittedTo, Method
+from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.exchange import read_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, read_draw

@@ -12,7 +12,8 @@ import pytest
 
 from retrieval.contracts import Images
 from retrieval.errors import BadImage, BadSource, UnknownName
-from retrieval.images import cifar, decode, open_source, read_image
+from retrieval.images import decode, open_source, read_image
+from retrieval.images.datasets import cifar
 
 PER_BATCH = 7
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]

@@ -19,9 +19,10 @@ from sklearn.datasets import load_digits
 
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage, BadSource, UnknownName
-from retrieval.images import NAMES, Source, datasets, decode, load, open_source, read_image
-from retrieval.images.datasets import DATA_SETS, DataSet, locate
-from retrieval.images.download import Official, download
+from retrieval.images import NAMES, Source, decode, load, open_source, read_image
+from retrieval.images.datasets import catalog as datasets
+from retrieval.images.datasets.catalog import DATA_SETS, DataSet, locate
+from retrieval.images.datasets.download import Official, download
 
 
 def idx(*shape: int) -> bytes:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from retrieval.errors import BadImage, BadInput, BadSource
 from retrieval.images import Item, Source, decode, open_source, read_image
-from retrieval.images import folder as folder_module
-from retrieval.images.listing import listed
+from retrieval.images.folders import folder as folder_module
+from retrieval.images.folders.listing import listed
 from retrieval.images.source import natural
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 from encoders.toy import Toy
 from retrieval import Searcher, open_embeddings
 from retrieval.contracts import Framing
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
+from retrieval.embedding.queries import read_queries
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import framed, open_source
-from retrieval.indexing import build_index
-from retrieval.quality.comparing import Asked, compare, embed_paths
-from retrieval.queries import read_queries
+from retrieval.index.folder import build_index
+from retrieval.pairs.comparing import Asked, compare, embed_paths
 from retrieval.registry import indexer_names, make_indexer
 
 BACKENDS = [name for name in indexer_names() if name != "milvus"]

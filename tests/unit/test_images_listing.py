@@ -12,7 +12,7 @@ from PIL import Image
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import decode, open_source
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.listing import Listing, listed, said_of, unread_suffix
+from retrieval.images.folders.listing import Listing, listed, said_of, unread_suffix
 from retrieval.images.source import Source, natural
 
 names = st.lists(st.sampled_from("ab12"), min_size=1, max_size=3).map("".join)

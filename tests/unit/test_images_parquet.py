@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from encoders.toy import Toy
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage, BadInput, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
-from retrieval.images.columns import NO_CHOICE
+from retrieval.images.tables.columns import NO_CHOICE
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from encoders.toy import Toy
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
 

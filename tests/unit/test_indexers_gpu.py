@@ -7,8 +7,8 @@ import faiss
 import numpy as np
 import pytest
 
-from indexers import gpu
 from indexers.exact import Exact
+from indexers.faiss import gpu
 from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
@@ -182,7 +182,7 @@ def test_the_wheel_has_the_gpu_s_interface() -> None:
 
 @pytest.mark.usefixtures("one_gpu")
 def test_the_table_of_both_devices() -> None:
-    from benchmarks.gpu import indices
+    from benchmarks.speed.gpu import indices
 
     rows = indices(vectors(600), vectors(20), 5, repeats=1)
     assert [row[0] for row in rows] == [
@@ -196,7 +196,7 @@ def test_the_table_of_both_devices() -> None:
 def test_the_script_wants_a_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks import gpu as script
+    from benchmarks.speed import gpu as script
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     monkeypatch.setattr("sys.argv", ["gpu", "--rows", "10", "--queries", "10"])

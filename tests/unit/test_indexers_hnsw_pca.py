@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from numba import types
 
-from indexers import faiss_bridge, hnsw_pca, walk
+from indexers import hnsw_pca
 from indexers.exact import Exact
+from indexers.faiss import bridge
+from indexers.graph import walk
 from indexers.hnsw_pca import HnswPca
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, BadInput
@@ -134,7 +136,7 @@ def test_more_neighbors_than_candidates() -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.95])
 def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_bridge, "COMPARED", 100)
+    monkeypatch.setattr(bridge, "COMPARED", 100)
     database, queries = parted(4000, 30)
     mask = np.random.default_rng(0).random(4000) < share
     mask.flags.writeable = False
@@ -246,7 +248,7 @@ def test_saved_for_faiss(tmp_path: Path) -> None:
     index.save(tmp_path)
     read: Any = faiss.read_index(str(tmp_path / "index.faiss"))
     read.k_factor = 40
-    faiss_bridge.set_parameters(read, "efSearch=400")
+    bridge.set_parameters(read, "efSearch=400")
     assert (read.search(queries, 1)[1] == index.search(queries, 1).rows).mean() > 0.9
 
 

@@ -30,9 +30,9 @@ from indexers.milvus import FACTS, Milvus, MilvusIndex, expression_of, rows_expr
 from indexers.milvus_database import Lite, checked_uri, files_in
 from retrieval.contracts import Filter, Filtering, Metric, Storing, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
-from retrieval.indexing import INDEX, UNFINISHED, IndexFacts, build_index, open_index
+from retrieval.index.folder import INDEX, UNFINISHED, IndexFacts, build_index, open_index
+from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
-from retrieval.searching import Searcher
 from retrieval.storage.shards import Embeddings
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
@@ -170,7 +170,7 @@ def test_a_killed_build_is_taken_up_where_it_was(
 import os, signal, sys
 from pathlib import Path
 from indexers import milvus
-from retrieval.indexing import build_index
+from retrieval.index.folder import build_index
 from retrieval.storage.shards import open_embeddings
 milvus.BATCH_ROWS = 30
 insert = milvus._insert

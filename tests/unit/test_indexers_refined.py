@@ -8,11 +8,12 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.scale import draw
-from indexers import faiss_bridge, faiss_index
+from benchmarks.speed.scale import draw
 from indexers.exact import Exact
 from indexers.factory import Faiss
-from indexers.faiss_index import FaissIndex
+from indexers.faiss import bridge
+from indexers.faiss import index as faiss_index
+from indexers.faiss.index import FaissIndex
 from indexers.hnsw_pca import HnswPca
 from indexers.ivfpq import IvfPq
 from indexers.projection import projection
@@ -199,7 +200,7 @@ def test_saved_for_faiss(tmp_path: Path) -> None:
     index.save(tmp_path)
     read: Any = faiss.read_index(str(tmp_path / "index.faiss"))
     read.k_factor = 40
-    faiss_bridge.set_parameters(read, "nprobe=40")
+    bridge.set_parameters(read, "nprobe=40")
     assert (read.search(queries, 1)[1] == index.search(queries, 1).rows).mean() > 0.9
 
 

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from retrieval import Labelled, evaluate
 from retrieval.contracts import Metric, Vectors
 from retrieval.drawing.plots import draw_map
-from retrieval.duplicates import Duplicate, Found
 from retrieval.errors import BadInput, Mismatch
 from retrieval.labels import as_ids, as_labels
+from retrieval.pairs.draw import draw_pairs
+from retrieval.pairs.duplicates import Duplicate, Found
+from retrieval.pairs.verification import Procedure, check_apart, class_groups, verify
 from retrieval.quality.curves import confusion, precision_recall
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.exchange import write_qrels, write_queries, write_run
-from retrieval.quality.pairs import draw_pairs
 from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.quality.ranking import nearest
-from retrieval.quality.verification import Procedure, check_apart, class_groups, verify
 from retrieval.storage.shards import SourceFacts, open_embeddings
 from tests.made import embeddings
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
 
-from retrieval.likeness import Patterns, framed, likeness, mirrored, stretched
+from retrieval.pairs.likeness import Patterns, framed, likeness, mirrored, stretched
 
 WORDS = ("close", "edit", "file", "help", "house", "index", "light", "number", "order", "river")
 LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC

@@ -15,7 +15,7 @@ UNPICKLES = {
     "numpy": re.compile(r"\bnp\.load\((?!.*allow_pickle=False)"),
     "pandas": re.compile(r"\bread_pickle\b"),
 }
-CIFAR = "retrieval/images/cifar.py"
+CIFAR = "retrieval/images/datasets/cifar.py"
 """Reads the official archive's pickles by an unpickler that makes arrays of bytes alone."""
 
 

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.images import open_source
-from retrieval.quality.pairs import Pairs, Scheme, draw_pairs, pair_distances
+from retrieval.pairs.draw import Pairs, Scheme, draw_pairs, pair_distances
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1, -1, 2, 2])
 

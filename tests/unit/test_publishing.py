@@ -12,13 +12,13 @@ from made import embeddings, unpublish
 
 from retrieval import Searcher, build_index, open_embeddings, open_index
 from retrieval.errors import BadData, BadInput, Busy
-from retrieval.indexing import INDEX, IndexFacts
+from retrieval.index.build_segments import build_parts
+from retrieval.index.folder import INDEX, IndexFacts
+from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import kind_of, verify
-from retrieval.sharding import build_parts
 from retrieval.storage import publishing
 from retrieval.storage.files import PARTIAL, locked, write_json
 from retrieval.storage.publishing import READY, STALE, publish, settle
-from retrieval.updating import add_rows, delete_rows
 
 VECTORS = np.array([[0, 1], [1, 0], [1, 1]], np.float32)
 

@@ -11,19 +11,19 @@ import pytest
 from made import embeddings
 from numpy.typing import NDArray
 
-from benchmarks.defaults import large_clusters, small_clusters
-from benchmarks.scale import draw
+from benchmarks.speed.scale import draw
+from benchmarks.studies.defaults import large_clusters, small_clusters
 from indexers.ivf import Ivf
 from indexers.ivfpq import IvfPq
-from retrieval import recall as measuring
 from retrieval.contracts import Hits, Json, Mask, Metric, Readable, Settling, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import Fetched, InMemory
-from retrieval.indexing import GOOD_RECALL, RECALL, IndexFacts, build_index, open_index
-from retrieval.recall import K, measured_recall
+from retrieval.index import recall as measuring
+from retrieval.index.build_segments import build_parts
+from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, build_index, open_index
+from retrieval.index.recall import K, measured_recall
+from retrieval.index.update import add_rows, delete_rows
 from retrieval.registry import indexer_names, make_indexer
-from retrieval.sharding import build_parts
-from retrieval.updating import add_rows, delete_rows
 
 QUERIES = 200
 

@@ -18,18 +18,18 @@ from stores import KEYS, s3_server
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
-from retrieval.distributed.encoding import Names, Outcome, Queue, ShardMaker, Task
-from retrieval.encoding import EARLY, encode_source, facts_of, finished
+from retrieval.embedding.encode import EARLY, encode_source, facts_of, finished
+from retrieval.embedding.on_ray import Names, Outcome, Queue, ShardMaker, Task
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
 from retrieval.images import Columns, open_source, read_image
-from retrieval.images import remote as remote_images
-from retrieval.images.listing import Changes, listed
+from retrieval.images.folders import remote as remote_images
+from retrieval.images.folders.listing import Changes, listed
+from retrieval.index.searching import Searcher
+from retrieval.index.update import add_rows
 from retrieval.inspection import verify
-from retrieval.searching import Searcher
 from retrieval.storage import cache, places
 from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.shards import Dtype, Manifest, ShardWriter
-from retrieval.updating import add_rows
 from retrieval.workspace import Role, Workspace
 
 

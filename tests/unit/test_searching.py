@@ -13,13 +13,13 @@ from PIL import Image
 from encoders.toy import Toy
 from retrieval import Searcher, open_embeddings
 from retrieval.contracts import Metric, Streaming
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
 from retrieval.images import open_source
-from retrieval.indexing import build_index, open_index
+from retrieval.index.folder import build_index, open_index
+from retrieval.index.searching import FEW, matching, own_label
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
-from retrieval.searching import FEW, matching, own_label
 from retrieval.storage.files import sealed
 from retrieval.storage.shards import ROW_FIELDS, with_nfc_labels
 from tests.made import embeddings

@@ -16,14 +16,14 @@ from PIL import Image
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.contracts import Metric
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import open_source
+from retrieval.index.update import add_rows, delete_rows
 from retrieval.serving import limits
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection, Efforts
 from retrieval.serving.folders import Folders
-from retrieval.updating import add_rows, delete_rows
 
 HERE = "http://127.0.0.1:8000"
 
@@ -359,7 +359,7 @@ def test_an_encoder_that_does_not_open_is_the_service_s_fault(
         raise UnknownName("encoder", "toy", ())
 
     monkeypatch.setattr("retrieval.serving.collection.open_encoder", broken)
-    monkeypatch.setattr("retrieval.searching.open_encoder", broken)
+    monkeypatch.setattr("retrieval.index.searching.open_encoder", broken)
     assert collection.open_encoders() == [] and collection.ready.is_set()
     answer = searched(client, png())
     assert (answer.status_code, "unknown encoder" in answer.json()["error"]) == (500, True)

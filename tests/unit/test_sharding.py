@@ -12,18 +12,18 @@ from made import OTHER, embeddings
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.contracts import Metric, Vectors
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.images import open_source
-from retrieval.indexing import IndexFacts, check_indexed
+from retrieval.index.build_segments import Task, _groups, build_parts
+from retrieval.index.folder import IndexFacts, check_indexed
+from retrieval.index.searching import Searcher
+from retrieval.index.segments import Parts
+from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
-from retrieval.parts import Parts
 from retrieval.registry import make_indexer
-from retrieval.searching import Searcher
-from retrieval.sharding import Task, _groups, build_parts
 from retrieval.storage.files import sealed
 from retrieval.storage.places import RemotePath
-from retrieval.updating import add_rows, delete_rows
 
 DIM = 8
 

@@ -12,16 +12,16 @@ from made import OTHER, embeddings
 from indexers.exact import Exact
 from indexers.hnsw import Hnsw
 from indexers.ivf import Ivf
-from retrieval import tuning
 from retrieval.contracts import Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Busy, Mismatch
-from retrieval.indexing import build_index, open_index
+from retrieval.index import tuning
+from retrieval.index.folder import build_index, open_index
+from retrieval.index.tuning import Target, Trial, build_best
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
 from retrieval.registry import indexer_plugin
 from retrieval.storage.files import locked
 from retrieval.storage.shards import Embeddings
-from retrieval.tuning import Target, Trial, build_best
 
 ROWS, DIM = 3000, 16
 OWN = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss")

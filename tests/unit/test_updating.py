@@ -9,12 +9,12 @@ from made import OTHER, embeddings
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput, Busy, Mismatch, UnknownName
-from retrieval.indexing import IndexFacts, build_index, check_indexed, open_index
+from retrieval.index.folder import IndexFacts, build_index, check_indexed, open_index
+from retrieval.index.searching import Searcher
+from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
-from retrieval.searching import Searcher
 from retrieval.storage.files import locked
 from retrieval.storage.shards import Embeddings
-from retrieval.updating import add_rows, delete_rows
 
 DIM = 4
 

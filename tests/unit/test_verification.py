@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput, Mismatch
-from retrieval.quality.calibration import (
+from retrieval.pairs.calibration import (
     Calibration,
     FittedTo,
     Method,
@@ -20,15 +20,15 @@ from retrieval.quality.calibration import (
     expected_calibration_error,
     find_calibration,
 )
-from retrieval.quality.labelled import Labelled
-from retrieval.quality.pairs import Pairs
-from retrieval.quality.verification import (
+from retrieval.pairs.draw import Pairs
+from retrieval.pairs.verification import (
     Procedure,
     check_apart,
     split,
     validation_classes,
     verify_pairs,
 )
+from retrieval.quality.labelled import Labelled
 from retrieval.registry import open_encoder
 from retrieval.storage.files import read_json, sealed, write_json
 from retrieval.storage.shards import EncoderFacts, SourceFacts

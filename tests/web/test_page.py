@@ -14,7 +14,7 @@ from PIL import Image
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.contracts import Metric
-from retrieval.encoding import encode_source
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

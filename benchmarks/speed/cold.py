@@ -1,0 +1,77 @@
+"""Measure commands from a cold process: `python -m benchmarks.speed.cold --help`.
+
+The bare interpreter, the imports that no such command can do without, torch's for comparison,
+`retr --help`, a search through the encoder's exported network, and the same search through torch
+take turns, each in a process of its own, so that a machine that is slower for a while is so for
+all. A first search, which may export the network and has the disk read what later
+ones find in memory, is not counted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+from benchmarks.suite import machine
+from retrieval.contracts import Json
+from retrieval.index.folder import IndexFacts
+
+RETR = (sys.executable, "-c", "from cli.main import main; main()")
+
+
+def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
+    """Seconds of each way in each repetition, and their median.
+
+    Raises BadInput for what is no index, CalledProcessError where a command fails.
+    """
+    facts = IndexFacts.read(index)
+    search = (*RETR, "search", str(image), "-k", str(k), "--index", str(index))
+    ways = {
+        "python": (sys.executable, "-c", "pass"),
+        "import_typer": (sys.executable, "-c", "import typer"),
+        "import_all_needed": (sys.executable, "-c", "import typer, numpy, onnxruntime"),
+        "import_torch": (sys.executable, "-c", "import torch"),
+        "help": (*RETR, "--help"),
+        "search": search,
+        "search_with_torch": (*search, "--encoder", facts.encoder.name),
+    }
+    seconds(search)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, command in ways.items():
+            taken[name].append(seconds(command))
+    return {
+        "index": {"backend": facts.backend, "rows": facts.rows, "dim": facts.dim},
+        "encoder": facts.encoder.name,
+        "seconds": {
+            name: {"median": median(times), "repeats": cast(Json, times)}
+            for name, times in taken.items()
+        },
+        "machine": machine.describe(),
+    }
+
+
+def seconds(command: tuple[str, ...]) -> float:
+    """How long the command takes. Raises CalledProcessError where it fails."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the times, as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("-k", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    print(json.dumps(measure(given.index, given.image, given.k, given.repeats), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Tell whether retr has become slower: `python -m benchmarks.speed.guard --help`.
+
+Each measure is a ratio to what retr cannot be faster than, or to the bare library, both taken in
+turns in one run: a slower machine slows both. A measure is slower where the median of its ratios
+exceeds the saved one by more than both scatter; it is then taken again, since a neighbour's work
+on the same machine passes and a slower program does not.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed import cold, encode, overhead
+from benchmarks.suite import machine
+from retrieval.contracts import Metric
+from retrieval.images import open_source
+from retrieval.quality.evaluation import evaluate
+from retrieval.quality.labelled import Labelled
+from retrieval.registry import make_indexer
+
+BASELINE = Path(__file__).parent / "guard.json"
+TRIES = 3  # of a measure that seems slower
+LEAST = 0.10  # of a ratio: a change that matters
+SCATTER = 3.0  # interquartile ranges of either run
+
+Ratios = Mapping[str, Sequence[float]]
+
+
+def searches() -> Ratios:
+    """Time of a batch through `Index.search` to that of the library's own call."""
+    found: Any = overhead.measure(
+        rows=20_000, dim=128, batch=500, k=10, repeats=9, backends=("exact", "ivf", "hnsw")
+    )
+    return {
+        f"search, {backend}": np.divide(times["retr_ms"], times["library_ms"]).tolist()
+        for backend, times in found.items()
+    }
+
+
+def walking() -> Ratios:
+    """Time of a batch through `hnsw-pca` to that of hnswlib's own call over the same vectors."""
+    vectors = overhead.clustered(20_500, 128, seed=0)
+    queries, database = vectors[:500], vectors[500:]
+    ours = make_indexer("hnsw-pca", {"ef": 64}).build(database)
+    theirs: Any = make_indexer("hnsw", {"ef": 64}).build(database)
+    ratios = []
+    for _ in range(10):
+        started = time.perf_counter()
+        ours.search(queries, 10)
+        between = time.perf_counter()
+        theirs.graph.knn_query(queries, 10)
+        ratios.append((between - started) / (time.perf_counter() - between))
+    return {"search, hnsw-pca to hnswlib": ratios[1:]}
+
+
+def encoding() -> Ratios:
+    """Time of `retr encode` on scikit-learn's digits to that of the bare network."""
+    source = open_source("digits", limit=1000)
+    found: Any = encode.measure("siamese-quick", source, repeats=5, ways=("bare", "encode"))
+    return {"encode, siamese-quick": np.divide(found["bare"], found["encode"]).tolist()}
+
+
+def help_page() -> Ratios:
+    """Time of `retr --help` to that of importing the library that its commands are written with."""
+    least, ours = (sys.executable, "-c", "import typer"), (*cold.RETR, "--help")
+    ratios = [cold.seconds(ours) / cold.seconds(least) for _ in range(16)]
+    return {"retr --help": ratios[1:]}  # the first has the disk read what later ones have cached
+
+
+def evaluation() -> Ratios:
+    """Time of the full evaluation to that of the one matrix product that it cannot do without."""
+    rng = np.random.default_rng(0)
+    vectors = overhead.clustered(22_000, 128, seed=0)
+    ids = [str(row) for row in range(len(vectors))]
+    labels = [str(label) for label in rng.integers(10, size=len(vectors))]
+    parts = slice(0, 2000), slice(2000, None)
+    queries, database = (Labelled(vectors[part], ids[part], labels[part]) for part in parts)
+    found = []
+    for _ in range(6):
+        started = time.perf_counter()
+        evaluate(queries, database, Metric.COSINE)
+        between = time.perf_counter()
+        _ = queries.vectors @ database.vectors.T
+        found.append((between - started) / (time.perf_counter() - between))
+    return {"evaluation": found[1:]}
+
+
+MEASURES: Sequence[Callable[[], Ratios]] = (searches, walking, encoding, help_page, evaluation)
+
+
+def middle(ratios: Sequence[float]) -> tuple[float, float]:
+    """The median, and the interquartile range as a share of it."""
+    low, median, high = np.percentile(ratios, (25, 50, 75))
+    return float(median), float((high - low) / median)
+
+
+def slower(now: Sequence[float], before: Sequence[float]) -> bool:
+    """Whether the median rose by more than both runs scatter, and by more than a tenth."""
+    (median, scatter), (was, scattered) = middle(now), middle(before)
+    return median > was * (1 + max(LEAST, SCATTER * max(scatter, scattered)))
+
+
+def compare(baseline: Ratios, measures: Sequence[Callable[[], Ratios]] = MEASURES) -> list[str]:
+    """The names of what is slower than the baseline, each time that it was tried.
+
+    Prints a line for each measure.
+    """
+    found: list[str] = []
+    for measure in measures:
+        suspects = set(baseline)
+        for _ in range(TRIES):
+            ratios = measure()
+            suspects &= {n for n in ratios.keys() & suspects if slower(ratios[n], baseline[n])}
+            if not suspects:
+                break
+        for name, taken in ratios.items():
+            median, scatter = middle(taken)
+            was, verdict = "not known", "not compared; --save keeps it"
+            if name in baseline:
+                was = f"{middle(baseline[name])[0]:.3f}"
+                verdict = "slower" if name in suspects else "as fast"
+            print(f"{name:28} {median:8.3f} ± {100 * scatter:2.0f}%  before {was:>9}  {verdict}")
+        found.extend(sorted(suspects))
+    return found
+
+
+def main() -> int:
+    """Exit code 1 where something is slower than the baseline."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--baseline", type=Path, default=BASELINE)
+    parser.add_argument("--save", action="store_true", help="make this run the baseline")
+    given = parser.parse_args()
+    if given.save:
+        ratios = {name: [*taken] for measure in MEASURES for name, taken in measure().items()}
+        document = {"ratios": ratios, "machine": machine.describe()}
+        given.baseline.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        return 0
+    if not given.baseline.is_file():
+        parser.error(f"{given.baseline} is not there; make it with --save")
+    worse = compare(json.loads(given.baseline.read_text(encoding="utf-8"))["ratios"])
+    if worse:
+        print(f"slower than before: {', '.join(worse)}", file=sys.stderr)
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""What is left of a run of the suite: tables, plots, and what changed since another."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.suite.grid import named
+from retrieval.contracts import Json
+from retrieval.drawing.plots import Trade, draw_trade
+from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.storage.files import (
+    check_format,
+    made_folder,
+    read_json,
+    write_csv,
+    write_json,
+    write_whole,
+)
+
+NAME = "bench"
+BY_QUERY = "queries.parquet"
+FORMAT = "retr-bench"
+VERSION = 1
+
+NOISE = 1.1
+"""By what factor speeds must differ at least to count as changed, besides that no run of the one
+is as fast as any of the other: two runs of the same code, one after another, differ by as much."""
+
+ONCE = 1.5
+"""The same for what was measured once: build time and memory."""
+
+ALIKE = 1e-3
+"""Shares that differ by no more count as alike, and sizes by this part of them: graphs that several
+threads build differ from time to time."""
+
+Document = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a measure was and is. better: None where the difference may be noise."""
+
+    backend: str
+    setting: str
+    threads: int
+    measure: str
+    before: float
+    after: float
+    better: bool | None
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr bench --compare --json`."""
+        verdict = {None: "same", True: "better", False: "worse"}[self.better]
+        return {
+            "backend": self.backend,
+            "setting": self.setting,
+            "threads": self.threads,
+            "measure": self.measure,
+            "before": self.before,
+            "after": self.after,
+            "verdict": verdict,
+        }
+
+
+def write(
+    folder: Path, document: Document, by_query: pa.Table, table: Sequence[Sequence[str]]
+) -> list[Path]:
+    """Write all forms of a report into the folder, and return the files.
+
+    table: a header and a line for each row, for people. The interactive plot needs plotly: where
+    there is none, there is no `bench.html`.
+    """
+    made_folder(folder)
+    paths = {kind: folder / f"{NAME}.{kind}" for kind in ("json", "csv", "md", "png", "html")}
+    rows = document["rows"]
+    write_json(paths["json"], dict(document))
+    write_whole(folder / BY_QUERY, lambda partial: pq.write_table(by_query, partial))
+    write_csv(paths["csv"], [_flat(row) for row in rows])
+    write_whole(paths["md"], lambda partial: partial.write_text(_markdown(table), "utf-8"))
+    _draw(paths["png"], rows)
+    if find_spec("plotly") is None:
+        paths.pop("html").unlink(missing_ok=True)  # one of other numbers
+    else:
+        _write_html(paths["html"], document)
+    return [*paths.values(), folder / BY_QUERY]
+
+
+def read(path: Path) -> Document:
+    """The document in a `bench.json`, or in a folder that has one.
+
+    Raises BadInput where there is none, BadData where it is not one of `retr bench`.
+    """
+    file = path / f"{NAME}.json" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{file} is not there; give a folder that 'retr bench --out' wrote")
+    document: Any = read_json(file)
+    check_format(document, FORMAT, VERSION, file)
+    try:
+        _data(document), document["machine"]["cpu"]
+        for row in document["rows"]:
+            _key(row), [*_changes(row, row)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadData(f"{file} lacks or misstates {error}; measure anew") from None
+    return cast(Document, document)
+
+
+def compare(old: Document, new: Document) -> list[Change]:
+    """What changed in each setting that both measured.
+
+    Raises Mismatch where the data are not the same, BadInput where no setting is.
+    """
+    for (name, met), (_, given) in zip(_data(old), _data(new), strict=True):
+        if met != given:
+            raise Mismatch(
+                f"the reports are of other data: {name} {met} and {given}; measure both on the same"
+            )
+    before = {_key(row): row for row in old["rows"]}
+    both = [(before[_key(row)], row) for row in new["rows"] if _key(row) in before]
+    if not both:
+        raise BadInput("the two reports have no backend with the same setting; measure one again")
+    return [change for was, now in both for change in _changes(was, now)]
+
+
+def median_speedup(changes: Iterable[Change]) -> float:
+    """By what factor batches are faster in the median of all settings: how alike the machines
+    were, where the code is the same."""
+    ratios = [c.after / c.before for c in changes if c.measure == BATCHES]
+    return statistics.median(ratios)
+
+
+def _data(document: Document) -> list[tuple[str, Any]]:
+    """What the data are, as far as it decides speed and recall."""
+    data = document["data"]
+    return [(name, data[name]) for name in ("counts", "dim", "metric", "encoder")]
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row["backend"], named(row["setting"]), row["threads"]
+
+
+BATCHES = "queries/s"
+
+
+def _changes(was: Row, now: Row) -> Iterator[Change]:
+    def change(measure: str, before: float, after: float, better: bool | None) -> Change:
+        return Change(*_key(now), measure, float(before), float(after), better)
+
+    def exact(measure: str, before: float, after: float, more_is_better: bool) -> Change:
+        same = abs(after - before) <= ALIKE * max(abs(before), abs(after), 1)
+        return change(measure, before, after, None if same else (after > before) == more_is_better)
+
+    def once(measure: str, before: float, after: float) -> Change:
+        same = max(before, after) <= ONCE * min(before, after)
+        return change(measure, before, after, None if same else after < before)
+
+    yield change(BATCHES, was["qps"], now["qps"], _faster(was["qps_runs"], now["qps_runs"]))
+    p50 = [row["latency_ms"]["p50"] for row in (was, now)]
+    speeds = [[1 / ms for ms in row["latency_runs_ms"]] for row in (was, now)]
+    yield change("p50 ms", p50[0], p50[1], _faster(*speeds))
+    for k in ("1", "10", "100"):
+        yield exact(f"recall@{k}", was["recall_at"][k], now["recall_at"][k], True)
+    if was["map_loss"] is not None and now["map_loss"] is not None:
+        yield exact("mAP lost", was["map_loss"], now["map_loss"], False)
+    yield exact("file bytes", was["size_bytes"], now["size_bytes"], False)
+    yield once("build s", was["build_seconds"], now["build_seconds"])
+    if was["memory_bytes"] and now["memory_bytes"]:
+        yield once("memory bytes", was["memory_bytes"], now["memory_bytes"])
+
+
+def _faster(before: Sequence[float], after: Sequence[float]) -> bool | None:
+    """Whether the speeds rose beyond noise; None where they may not have changed."""
+    for better, slow, fast in ((True, before, after), (False, after, before)):
+        apart = min(fast) > max(slow)
+        if apart and statistics.median(fast) > NOISE * statistics.median(slow):
+            return better
+    return None
+
+
+def _flat(row: Row) -> dict[str, object]:
+    """A row of the CSV: one number a column, `recall_at_10` or `latency_ms_p50`."""
+    flat: dict[str, object] = {"backend": row["backend"], "setting": named(row["setting"])}
+    for name, value in row.items():
+        if name == "map_at":  # none without labels
+            flat["map_at_100"] = None if value is None else value["100"]
+        elif isinstance(value, Mapping):
+            if name not in ("setting", "options", "details"):
+                flat |= {f"{name}_{key}": each for key, each in value.items()}
+        elif not isinstance(value, list):
+            flat[name] = value
+    return flat
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    header, *lines = ([cell.replace("|", r"\|") for cell in line] for line in table)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, ["---"] * len(header), *lines))
+
+
+PANELS = {"all queries in one call": "qps", "one at a time": "qps_single"}
+RECALL, SPEED = "recall@10 of the index", "queries per second"
+TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999)
+
+
+def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each backend and number of threads, by recall."""
+    several = len({row["threads"] for row in rows}) > 1
+    lines: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["backend"], row["threads"], _recall(row))):
+        threads = f", threads: {row['threads']}" if several else ""
+        lines.setdefault(row["backend"] + threads, []).append(row)
+    return lines
+
+
+def _front(line: Sequence[Row], speed: str) -> list[Row]:
+    """The rows of a line, by recall, than which none of it has more of either and as much of the
+    other."""
+    best, found = 0.0, []
+    for row in sorted(line, key=lambda row: (_recall(row), row[speed]), reverse=True):
+        if row[speed] > best:
+            best = row[speed]
+            found.append(row)
+    return found[::-1]
+
+
+def _recall(row: Row) -> float:
+    return float(row["recall_at"]["10"])
+
+
+@dataclass(frozen=True, slots=True)
+class MissedAxis:
+    """Where recalls stand on a logarithmic axis of what they miss: .9, .99, .999 equally far apart.
+
+    none: where a recall of 1 stands, which misses nothing. ticks: places by their texts.
+    """
+
+    none: float
+    ticks: Mapping[str, float]
+
+    @classmethod
+    def of(cls, recalls: Sequence[float]) -> "MissedAxis":
+        """One that has room for these."""
+        missed = [1 - recall for recall in recalls if recall < 1] or [0.01]
+        none = min(missed) / 3
+        shown = (tick for tick in TICKS if 2 * none < 1 - tick <= 1.2 * max(missed))
+        return cls(none, {**{f"{tick:g}": 1 - tick for tick in shown}, "1": none})
+
+    def place(self, recall: float) -> float:
+        """Where the recall stands."""
+        return max(1 - recall, self.none)
+
+
+def _draw(path: Path, rows: Sequence[Row]) -> None:
+    axis = MissedAxis.of([_recall(row) for row in rows])
+
+    def points(rows: Sequence[Row], speed: str) -> list[tuple[float, float]]:
+        return [(axis.place(_recall(row)), row[speed]) for row in rows]
+
+    panels = {
+        title: {
+            name: Trade(
+                points(line, speed),
+                points(_front(line, speed), speed),
+                points([row for row in line if row["pareto"] and speed == "qps"], speed),
+            )
+            for name, line in _lines(rows).items()
+        }
+        for title, speed in PANELS.items()
+    }
+    draw_trade(path, panels, RECALL, SPEED, axis.ticks)
+
+
+def _write_html(path: Path, document: Document) -> None:
+    """The same plot with all numbers of a point under the mouse; one file, without network."""
+    from plotly.colors import qualitative  # slow to import
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    data, machine = document["data"], document["machine"]
+    axis = MissedAxis.of([_recall(row) for row in document["rows"]])
+    figure = make_subplots(1, len(PANELS), subplot_titles=[*PANELS])
+    for column, speed in enumerate(PANELS.values(), 1):
+        for number, (name, line) in enumerate(_lines(document["rows"]).items()):
+            colour = qualitative.D3[number % len(qualitative.D3)]
+            front = _front(line, speed)
+            starred = [row["pareto"] and speed == "qps" for row in line]
+            lines = Scatter(
+                x=[axis.place(_recall(row)) for row in front],
+                y=[row[speed] for row in front],
+                mode="lines",
+                hoverinfo="skip",
+                line={"color": colour},
+                legendgroup=name,
+                showlegend=False,
+            )
+            points = Scatter(
+                x=[axis.place(_recall(row)) for row in line],
+                y=[row[speed] for row in line],
+                text=[_hover(row) for row in line],
+                hovertemplate="%{text}<extra></extra>",
+                mode="markers",
+                marker={
+                    "color": colour,
+                    "size": [12 if star else 7 for star in starred],
+                    "symbol": ["star" if star else "circle" for star in starred],
+                },
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+            )
+            figure.add_traces([lines, points], rows=1, cols=column)
+        figure.update_xaxes(
+            title_text=RECALL,
+            type="log",
+            autorange="reversed",
+            tickvals=[*axis.ticks.values()],
+            ticktext=[*axis.ticks],
+            row=1,
+            col=column,
+        )
+        figure.update_yaxes(title_text=SPEED, type="log", row=1, col=column)
+    figure.update_layout(
+        title_text=(
+            f"{escape(data['queries'])} against {escape(data['database'])}<br><sup>{data['dim']} "
+            f"dimensions, {data['metric']}; {escape(machine['cpu'])}; a star: on the Pareto front"
+            "</sup>"
+        ),
+        template="plotly_white",
+    )
+    write_whole(path, lambda partial: figure.write_html(partial, include_plotlyjs=True))
+
+
+def _hover(row: Row) -> str:
+    lines = [
+        f"<b>{row['backend']}</b> {named(row['setting'])}",
+        f"recall@1 {row['recall_at']['1']:.4f}, @10 {row['recall_at']['10']:.4f}, "
+        f"@100 {row['recall_at']['100']:.4f}",
+        f"{row['qps']:,.0f} queries/s in batches, {row['qps_single']:,.0f} one at a time",
+        "ms: " + ", ".join(f"{name} {value:.3f}" for name, value in row["latency_ms"].items()),
+        f"build {row['build_seconds']:.3g} s, file {row['size_bytes'] / 1e6:.3g} MB"
+        + ("" if row["memory_bytes"] is None else f", memory {row['memory_bytes'] / 1e6:.3g} MB"),
+    ]
+    if row["map_loss"] is not None:
+        lines.append(f"mAP@100 {row['map_at']['100']:.4f}, lost {row['map_loss']:+.4f}")
+    return "<br>".join(lines)

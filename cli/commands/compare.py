@@ -1,0 +1,171 @@
+"""`retr compare`: how similar two images are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import (
+    Debug,
+    Device,
+    EncoderName,
+    Json,
+    MaxMegapixels,
+    MetricName,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_metric,
+)
+from cli.output import Output, distinguishable, plural
+
+if TYPE_CHECKING:
+    from retrieval.contracts import Json as JsonValue
+    from retrieval.pairs.calibration import Calibration
+    from retrieval.pairs.comparing import Asked, Compared
+
+
+MOST_DRAWN = 100  # pairs on a sheet
+
+
+def compare(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[A B]", help="Two images.", show_default=False),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV file with two images a line, relative to its folder, in place of A and B.",
+            show_default=False,
+        ),
+    ] = None,
+    encoder: EncoderName = "siamese",
+    metric: MetricName = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="layers: the mean squared difference in each layer of a network too; or a folder "
+            "that 'retr train layers' made, for its probability.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the pairs with their scores into this PNG.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far two images are apart, and how likely they show the same class.
+
+    The probability comes from 'retr pairs --save', or with the encoder.
+
+    Example: retr compare cat.png dog.png --sheet pair.png
+    """
+    from cli.pictures import draw_compared
+    from retrieval.errors import BadInput
+    from retrieval.pairs.calibration import find_calibration
+    from retrieval.pairs.comparing import compare, knows_probability
+    from retrieval.registry import open_encoder, open_scorer
+    from retrieval.storage.shards import EncoderFacts
+    from retrieval.workspace import Workspace
+
+    output = Output(json, quiet)
+    asked = _asked(output, images or [], pairs)
+    opened = open_encoder(encoder, device)
+    chosen = parsed_metric(metric) or opened.metric
+    place = Workspace.at(workspace)
+    calibration = find_calibration(EncoderFacts.of(opened), chosen, place)
+    layers = of_layers = None
+    if scorer is not None:
+        layers = open_scorer(scorer, device)
+        of_layers = find_calibration(EncoderFacts.of(layers), None, place)
+        if knows_probability(layers):
+            calibration = None
+    answers, failed = compare(asked, opened, chosen, calibration, layers, of_layers)
+    said = [
+        f"{error}" if pair.line is None else f"{pairs} line {pair.line}: {error}"
+        for pair, error in failed
+    ]
+    last = None if answers else said.pop()
+    for problem in said:
+        output.warn(problem)
+    if last is not None:
+        raise BadInput(f"{last}; give images that can be read")
+    _print(output, answers, str(chosen), opened.name, of_layers or calibration)
+    documents: list[JsonValue] = [
+        answer.to_json() | ({} if pair.line is None else {"line": pair.line})
+        for pair, answer in answers
+    ]
+    output.document(documents if pairs is not None else documents[0])
+    if sheet is not None:
+        drawn = answers[:MOST_DRAWN]
+        draw_compared(sheet, drawn, f"{opened.name}, {chosen} distance")
+        output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
+
+
+def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked]":
+    from retrieval.errors import BadInput
+    from retrieval.pairs.comparing import Asked, read_pairs
+
+    if pairs is None:
+        if len(images) != 2:
+            raise BadInput(
+                f"two images make a pair, got {len(images)}; give two, or a CSV with --pairs"
+            )
+        return [Asked.of(*images)]
+    if images:
+        raise BadInput("images and --pairs were given; give one of them")
+    asked, problems = read_pairs(pairs)
+    for problem in problems:
+        output.warn(f"skipped {pairs} {problem}; write two images, with a comma between")
+    if not asked:
+        raise BadInput(f"{pairs} has no pair; write two images a line, with a comma between")
+    return asked
+
+
+def _print(
+    output: Output,
+    answers: "list[tuple[Asked, Compared]]",
+    metric: str,
+    encoder: str,
+    calibration: "Calibration | None",
+) -> None:
+    def probability(answer: "Compared") -> str:
+        return "–" if answer.probability_same is None else f"{answer.probability_same:.4f}"
+
+    distances = distinguishable([answer.distance for _, answer in answers])
+    if len(answers) == 1:
+        _, answer = answers[0]
+        output.say(f"{metric} distance {distances[0]} by {encoder}")
+        if answer.same is not None:
+            said = "the same class" if answer.same else "not the same class"
+            output.say(f"{said}; probability that they are the same {probability(answer)}")
+    else:
+        output.table(
+            ("a", "b", "distance", "p of the same"),
+            [
+                (answer.a, answer.b, distance, probability(answer))
+                for (_, answer), distance in zip(answers, distances, strict=True)
+            ],
+            left=2,
+        )
+        output.say(f"{plural(len(answers), 'pair')}, {metric} distance by {encoder}")
+    if len(answers) == 1 and answers[0][1].layers is not None:
+        output.say()
+        output.table(
+            ("layer", "mean squared difference"),
+            [(name, f"{value:.4g}") for name, value in answers[0][1].layers.items()],
+        )
+    if calibration is not None:
+        of = calibration.fitted_to
+        met = "" if calibration.ece is None else f", expected error {calibration.ece:.4f}"
+        output.say(f"calibrated on {plural(of.pairs, 'pair')} of {of.source}{met}")
+    if answers[0][1].probability_same is None:
+        output.say("no probability is known for this encoder: see 'retr pairs --save'")

@@ -1,0 +1,166 @@
+"""`retr demo`: the whole job on real images, with its tables and pictures."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Data, Debug, Device, EncoderName, Json, Quiet
+from cli.output import Output, duration, plural, size
+
+if TYPE_CHECKING:
+    from retrieval.contracts import Encoder
+    from retrieval.contracts import Json as JsonValue
+    from retrieval.images import Source
+    from retrieval.storage.shards import Embeddings
+
+QUERIES_SHOWN = 8
+NEIGHBORS_SHOWN = 10
+QUERIES_TIMED = 2000  # drawn by seed; `retr bench` asks all of them
+BACKENDS = ("exact", "ivf", "hnsw")
+KS = (1, 5, 10, 100)
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="The folder for embeddings, indices, tables and pictures.")
+    ] = Path("retr-demo"),
+    encoder: EncoderName = "siamese-quick",
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Take the first N images of each split only.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    data: Data = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Encode, index, search and measure CIFAR-10: a few minutes on two cores.
+
+    CIFAR-10 is downloaded unless it is found; without it, scikit-learn's digits take its place.
+
+    Example: retr demo --out retr-demo
+    """
+    import time
+
+    import numpy as np
+
+    from benchmarks.suite.run import run
+    from cli.commands.bench import print_report
+    from cli.commands.evaluate import print_evaluation
+    from cli.pictures import draw_sheet, pictured
+    from retrieval.index.folder import build_index
+    from retrieval.index.searching import Searcher
+    from retrieval.quality.evaluation import evaluate
+    from retrieval.quality.labelled import Labelled
+    from retrieval.quality.metrics import DEFINITIONS
+    from retrieval.registry import open_encoder
+    from retrieval.storage.files import made_folder, write_json
+    from retrieval.storage.names import restored
+
+    started = time.perf_counter()
+    output = Output(json, quiet)
+    sources = _sources(output, data, limit)
+    opened = open_encoder(encoder, device)
+    made_folder(out)
+
+    output.say(f"1. Encode {sources['train'].name.split('/')[0]} with {opened.name}")
+    database = _encoded(output, sources["train"], opened, out)
+    queries = _encoded(output, sources["test"], opened, out)
+
+    output.say("\n2. Build the indices")
+    for backend in BACKENDS:
+        before = time.perf_counter()
+        facts = build_index([database], backend, out / "indices" / backend)
+        n_bytes = sum((out / "indices" / backend / name).stat().st_size for name in facts.files)
+        seconds = time.perf_counter() - before
+        output.say(f"   {backend:<6} {duration(seconds):>8}  {size(n_bytes)}")
+
+    output.say("\n3. Search some test images")
+    rows, vectors = queries.read()
+    shown = np.random.default_rng(0).choice(len(rows), min(QUERIES_SHOWN, len(rows)), replace=False)
+    searcher = Searcher.open(out / "indices" / "hnsw")
+    answers = searcher.search(vectors[shown], min(NEIGHBORS_SHOWN, len(searcher)))
+    asked = rows.take(shown).to_pydict()
+    output.table(
+        ("query", "label", "neighbors' labels, nearest first"),
+        [
+            (name, label, " ".join(hit.label or "–" for hit in hits))
+            for name, label, hits in zip(asked["id"], asked["label"], answers, strict=True)
+        ],
+        left=3,
+    )
+    sheet = out / "neighbors.png"
+    draw_sheet(
+        sheet,
+        pictured(asked["id"], [*map(restored, asked["path"])], asked["label"], answers),
+        f"{sources['test'].name}: queries at the left, their nearest in {sources['train'].name}",
+    )
+
+    output.say("\n4. Measure retrieval: exact search, relevant is what has the query's label")
+    labelled = Labelled.of(queries), Labelled.of(database)
+    evaluation = evaluate(*labelled, database.facts.metric, KS)
+    print_evaluation(output, evaluation, list(KS))
+    unseen = evaluate(labelled[0], labelled[0], database.facts.metric, (10,))
+    output.say(
+        f"With the test images as their own database, each left out of its own ranking: "
+        f"mAP {unseen.map:.4f}, P@10 {unseen.precision_at[10]:.4f}"
+    )
+
+    output.say("\n5. Measure the indices")
+    with output.steps() as step:
+        few, _ = labelled[0].split_off(QUERIES_TIMED, seed=0)
+        report = run(few, labelled[1], database.facts.metric, BACKENDS, progress=step)
+    print_report(output, report)
+
+    output.say("\nWhat the numbers mean")
+    for definition in DEFINITIONS.values():
+        output.say(f"- {definition}")
+    document: dict[str, JsonValue] = {
+        "data": {"queries": sources["test"].name, "database": sources["train"].name},
+        "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
+        "official": evaluation.to_json(),
+        "unseen": unseen.to_json(),
+        "bench": report.to_json(),
+        "sheet": str(sheet),
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(out / "demo.json", document)
+    output.say(
+        f"\nDone in {duration(time.perf_counter() - started)}.\n"
+        f"pictures: {sheet}\nnumbers:  {out / 'demo.json'}\n"
+        f"try:      retr search IMAGE --index {out / 'indices' / 'hnsw'}"
+    )
+    output.document(document)
+
+
+def _sources(output: Output, data: Path | None, limit: int | None) -> "dict[str, Source]":
+    """CIFAR-10's splits or, where it is neither here nor to be had, those of the digits."""
+    from retrieval.errors import BadSource
+    from retrieval.images import open_source
+
+    splits = ("train", "test")
+    try:
+        return {split: open_source("cifar10", split, data, limit) for split in splits}
+    except BadSource as error:
+        output.warn(f"{error}; going on with scikit-learn's digits")
+        return {split: open_source("digits", split, data, limit) for split in splits}
+
+
+def _encoded(output: Output, source: "Source", encoder: "Encoder", out: Path) -> "Embeddings":
+    import time
+
+    from retrieval.embedding.encode import encode_source
+    from retrieval.storage.shards import open_embeddings
+
+    folder = out / "embeddings" / source.name.replace("/", "-")
+    before = time.perf_counter()
+    with output.progress(f"encode {source.name}", "image") as show:
+        manifest = encode_source(source, encoder, folder, progress=show)
+    seconds = time.perf_counter() - before
+    output.say(
+        f"   {source.name}: {plural(manifest.rows, 'image')} in {duration(seconds)}, "
+        f"{manifest.rows / seconds:,.0f} images/s"
+    )
+    return open_embeddings(folder)

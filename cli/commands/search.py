@@ -1,0 +1,162 @@
+"""`retr search`: the nearest neighbors of images."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.onnx_cache import keep_for_searches
+from cli.options import (
+    Debug,
+    Device,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    MaxMegapixels,
+    Options,
+    Quiet,
+    Threads,
+    WorkspaceFolder,
+    parsed_options,
+)
+from cli.output import Output, distinguishable, plural
+
+if TYPE_CHECKING:
+    from retrieval.index.searching import Hit
+
+MANY = 200  # images: 2 s of importing torch are won back, at 10 ms each for `siamese`
+
+
+def search(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...", help="Image files, folders of them, globs, or FILE#ROW paths."
+        ),
+    ],
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            help="Number of neighbors.  [default: 10, or all rows if there are fewer]",
+            show_default=False,
+        ),
+    ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="The index folder.  [default: the last that was built]",
+            show_default=False,
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
+            "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw queries and neighbours into this PNG.", show_default=False),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder of the query images; must be the index's.  [default: the index's]",
+            show_default=False,
+        ),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw the neighbours in the terminal.")
+    ] = False,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    options: Options = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the images nearest to the given ones.
+
+    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
+    """
+    from retrieval.embedding.onnx_cache import open_export
+    from retrieval.embedding.queries import read_queries
+    from retrieval.images.tables.columns import Columns
+    from retrieval.index.folder import IndexFacts
+    from retrieval.index.searching import Searcher, own_label
+    from retrieval.registry import open_encoder
+    from retrieval.storage.places import place_of
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    latest = Workspace.at(workspace)
+    folder = place_of(index) if index else latest.needed(Role.INDEX, "retr index", "--index")
+    opened = (
+        open_export(IndexFacts.read(folder).encoder.fingerprint, device)
+        if encoder is None
+        else open_encoder(encoder, device)
+    )
+    searcher = Searcher.open(folder, parsed_options(options), opened, device)
+    searcher.among(k, where)  # what is wrong with these is said before any image is read
+    queries, skipped = read_queries(
+        images, searcher.encoder.framing, output.warn, Columns(image_column, label_column)
+    )
+    for bad in skipped:
+        output.warn(f"skipped {bad.path}: {bad.reason}")
+    if encoder is None and len(queries.images) > MANY:
+        searcher = Searcher(searcher.opened, None, device)
+    answers = searcher.search(searcher.encoder.encode(queries.images), k, where)
+    labels = [
+        label or own_label(path, hits)
+        for path, label, hits in zip(queries.paths, queries.labels, answers, strict=True)
+    ]
+    for name, label, hits in zip(queries.names, labels, answers, strict=True):
+        _print_hits(output, name, label, hits)
+    if skipped:
+        output.say(f"{plural(len(skipped), 'image')} could not be read")
+    preview = preview and output.for_people and sys.stdout.isatty()
+    if preview or sheet is not None:
+        from cli.pictures import draw_sheet, pictured  # slow to import
+
+        pictures = pictured(queries.names, queries.paths, labels, answers)
+        if preview:
+            from cli.preview import show, shows_blocks
+
+            if shows_blocks():
+                show(pictures)
+            else:
+                output.warn("--preview needs a terminal in UTF-8; draw the pictures with --sheet")
+        if sheet is not None:
+            draw_sheet(sheet, pictures, str(folder))
+            output.say(f"drawn: {sheet}")
+    output.document(
+        [
+            {"query": name, "hits": [hit.to_json() for hit in hits]}
+            for name, hits in zip(queries.names, answers, strict=True)
+        ]
+    )
+    keep_for_searches(output, searcher.encoder)
+
+
+def _print_hits(output: Output, query: str, label: str | None, hits: "list[Hit]") -> None:
+    output.say(query if label is None else f"{query} ({label})")
+    distances = distinguishable([hit.distance for hit in hits])
+    output.table(
+        ("rank", "distance", "label", "id", "path"),
+        [
+            (str(hit.rank), distance, hit.label or "–", hit.id, hit.path or "–")
+            for hit, distance in zip(hits, distances, strict=True)
+        ],
+        left=5,
+    )
+    output.say()

@@ -1,0 +1,127 @@
+"""`retr serve`: a page to search by picture, and the same as a service."""
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from cli.onnx_cache import keep_for_searches
+from cli.options import Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
+from cli.output import Output, plural
+
+TOKEN = "RETR_TOKEN"
+BACKLOG = 2048  # connections that wait to be taken up
+
+
+def serve(
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="An index folder; may be repeated.  [default: the last that was built]",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 for one that is free.")
+    ] = 8000,
+    embeddings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Embeddings that an index was built from, for the map; may be repeated.  "
+            "[default: those in the workspace]",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder whose images may be shown, wherever links in it lead; may be repeated.  "
+            "[default: the one that an index's images share, without what links lead out of it]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_megapixels: MaxMegapixels = None,
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Serve indices: a page to search by picture, and an API with its description at /docs.
+
+    Where the environment has RETR_TOKEN, callers must send it: as a bearer token, or as the
+    password that a browser asks for.
+
+    Example: retr serve --index photos-index --port 8000
+    """
+    import uvicorn
+
+    from retrieval.serving.app import make_app
+    from retrieval.serving.collection import Collection
+    from retrieval.storage.places import place_of
+    from retrieval.workspace import Role, Workspace
+
+    output = Output(json, quiet)
+    place = Workspace.at(workspace)
+    folders = (
+        [*map(place_of, index)] if index else [place.needed(Role.INDEX, "retr index", "--index")]
+    )
+    known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
+    _allow_many_connections()
+    listening = _listening(host, port)
+    with listening:
+        collection = Collection(
+            folders, [*map(place_of, embeddings or ()), *known], device, images or ()
+        )
+        port = int(listening.getsockname()[1])
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        count = sum(len(served.rows) for served in collection.served.values())
+        token = os.environ.get(TOKEN, "")
+        app = make_app(collection, listening.getsockname()[0], host, token)
+        settings = uvicorn.Config(app, log_level="warning", access_log=False)
+
+        def open_encoders() -> None:
+            for encoder in collection.open_encoders():
+                keep_for_searches(output, encoder)
+
+        threading.Thread(target=open_encoders, daemon=True).start()
+        output.say(f"{plural(count, 'image')} at {address}   (Ctrl+C stops)")
+        output.document({"url": address, "indices": [*collection.served]})
+        with suppress(KeyboardInterrupt):  # which uvicorn may raise again when it has stopped
+            uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _allow_many_connections() -> None:
+    """Let this process have as many open at once as the system allows it."""
+    with suppress(ImportError, OSError, ValueError):  # where there is no such limit
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, so that one that is taken is refused before work is done."""
+    from retrieval.errors import BadInput
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(BACKLOG)  # who comes early waits
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot listen on {host}:{port} ({reason}); give another --port") from None
+    return bound

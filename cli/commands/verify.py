@@ -1,0 +1,49 @@
+"""`retr verify`: whether a folder is whole."""
+
+from cli.commands.info import Folder
+from cli.options import Debug, Json, Quiet
+from cli.output import Output, one_line, plural
+
+
+def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Check the hashes, columns, counts and numbers of an embeddings, index or encoder folder.
+
+    Leaves with exit code 2 if anything is wrong, and says what.
+
+    Example: retr verify .retr/embeddings/cifar10-train-siamese-1a2b3c4d
+    """
+    import typer
+
+    from retrieval.inspection import verify
+    from retrieval.storage.places import place_of
+
+    output = Output(json, quiet)
+    report = verify(place_of(folder))
+    for problem in report.problems:
+        output.say(f"wrong: {problem}")
+    if not report.problems:
+        output.say(
+            f"all is well with {folder} ({report.kind}): "
+            + (f"{plural(report.rows, 'row')}, " if report.rows else "")
+            + plural(report.files, "file")
+        )
+    output.document(
+        {
+            "kind": str(report.kind),
+            "ok": not report.problems,
+            "rows": report.rows,
+            "files": report.files,
+            "problems": list(report.problems),
+        }
+    )
+    if report.problems:
+        if not output.for_people and not json:
+            print_problem(report.problems[0])
+        raise typer.Exit(2)
+
+
+def print_problem(problem: str) -> None:
+    """Say it on stderr, which --quiet leaves open for errors."""
+    import sys
+
+    print(f"error: {one_line(problem)}", file=sys.stderr)

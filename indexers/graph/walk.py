@@ -1,0 +1,357 @@
+"""How `hnsw-pca` searches, compiled by numba for the processor at hand and kept in its cache.
+
+A walk spends its time on waiting for memory. So it compares codes of 16 bits along the principal
+axes, which are a few lines of the cache each; asks for all of a vertex's neighbors before it looks
+at the first; and keeps its candidates in one sorted array, as Fu et al. do (Fast approximate
+nearest neighbor search with the navigating spreading-out graph, VLDB 2019). What it found is
+compared with the query as it is.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from retrieval.runtime.numba import compiled
+
+COSINE, EUCLIDEAN, INNER_PRODUCT = 0, 1, 2
+
+LONGEST = 23_170
+"""The length of the longest codes: squares of differences, and products, stay below 2^31."""
+
+BAD = -1
+"""What `search` returns for a query that is not finite."""
+
+LINE = 64  # bytes
+AHEAD = 3  # candidates whose vectors are asked for before they are needed
+
+# Sums may be taken in any order, so that they are taken eight numbers at a time; nan stays nan.
+ANY_ORDER = {"reassoc", "contract", "nsz"}
+
+
+def _prefetching(context: Any, array: Any, index: Any) -> Any:
+    """Code that asks for the line of the cache in which a number of the flat array lies."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(values.data, [arguments[1]])
+        place = builder.bitcast(place, ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(call, [place, word(0), word(3), word(1)])  # to read, and soon again, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+_prefetch: Any = intrinsic(_prefetching)
+
+
+@njit(boundscheck=False)
+def _prefetch_row(values: Any, row: int) -> None:
+    width = values.shape[1]
+    for column in range(0, width, LINE // values.itemsize):
+        _prefetch(values, row * width + column)
+
+
+@njit(boundscheck=False)
+def _squared_difference(point: Any, codes: Any, row: int) -> Any:
+    """Return the squared distance of the point and a code, int32."""
+    total = np.int32(0)
+    for i in range(point.shape[0]):
+        difference = np.int16(point[i] - codes[row, i])
+        term = np.int32(np.int32(difference) * np.int32(difference))
+        total = np.int32(total + term)
+    return total
+
+
+@njit(boundscheck=False)
+def _minus_product(point: Any, codes: Any, row: int) -> Any:
+    """Return minus the inner product of the point and a code, int32."""
+    total = np.int32(0)
+    for i in range(point.shape[0]):
+        term = np.int32(np.int32(point[i]) * np.int32(codes[row, i]))
+        total = np.int32(total + term)  # processors multiply and add at once, but don't subtract
+    return np.int32(-total)
+
+
+@njit(boundscheck=False, fastmath=ANY_ORDER)
+def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
+    """The distance, float32; the Euclidean one squared."""
+    total = np.float32(0)
+    if kind == EUCLIDEAN:
+        for i in range(query.shape[0]):
+            difference = query[i] - vectors[row, i]
+            total += difference * difference
+        return total
+    for i in range(query.shape[0]):
+        total += query[i] * vectors[row, i]
+    if kind == COSINE:  # rounding may take a cosine above 1
+        return max(np.float32(1) - total, np.float32(0))
+    return -total
+
+
+@njit(boundscheck=False)
+def _kept(found: int, row: int, distance: Any, rows: Any, distances: Any) -> int:
+    """How many there are with this row at its place among them, nearest first, equals by row."""
+    k = rows.shape[0]
+    if found == k:
+        last = distances[k - 1]
+        if distance > last or (distance == last and row > rows[k - 1]):
+            return found
+        found -= 1
+    place = found
+    while place > 0 and (
+        distances[place - 1] > distance
+        or (distances[place - 1] == distance and rows[place - 1] > row)
+    ):
+        distances[place], rows[place] = distances[place - 1], rows[place - 1]
+        place -= 1
+    distances[place], rows[place] = distance, row
+    return found + 1
+
+
+@njit(boundscheck=False)
+def _finished(found: int, kind: int, rows: Any, distances: Any) -> None:
+    if kind == EUCLIDEAN:
+        for place in range(found):
+            distances[place] = np.sqrt(distances[place])
+    rows[found:] = -1
+    distances[found:] = np.inf
+
+
+@njit(boundscheck=False)
+def _scaled(source: Any, kind: int, query: Any) -> bool:
+    """The query (dim,), of length 1 for cosines; whether it is finite."""
+    squares = 0.0
+    for i in range(source.shape[0]):
+        squares += np.float64(source[i]) * np.float64(source[i])
+    if not squares < np.inf:
+        return False
+    scale = 1.0
+    if kind == COSINE and squares > 0:
+        scale = 1 / np.sqrt(squares)
+    for i in range(source.shape[0]):
+        query[i] = np.float32(source[i] * scale)
+    return True
+
+
+@njit(boundscheck=False, fastmath=ANY_ORDER)
+def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> None:
+    """The query's code (axes,), no longer than `LONGEST`; `turned` is room for as many numbers.
+
+    turn: as `search` has it.
+    """
+    dim = turn.shape[1] - 1
+    if dim == 0:
+        for j in range(turned.shape[0]):
+            turned[j] = turn[j, 0] + (query[j] if j < query.shape[0] else 0)
+    else:
+        for j in range(0, turned.shape[0], 4):  # four at once: the query is read once for them
+            a, b = turn[j, dim], turn[j + 1, dim]
+            c, d = turn[j + 2, dim], turn[j + 3, dim]
+            for i in range(dim):
+                number = query[i]
+                a += number * turn[j, i]
+                b += number * turn[j + 1, i]
+                c += number * turn[j + 2, i]
+                d += number * turn[j + 3, i]
+            turned[j], turned[j + 1], turned[j + 2], turned[j + 3] = a, b, c, d
+    squares = 0.0
+    for j in range(turned.shape[0]):
+        squares += np.float64(turned[j]) * np.float64(turned[j])
+    length = np.sqrt(squares) * scale
+    if not length <= LONGEST:
+        scale = scale * LONGEST / length if length < np.inf else 0.0
+    for j in range(turned.shape[0]):
+        point[j] = np.int16(np.rint(turned[j] * scale)) if scale > 0 else 0
+
+
+def _walker(between: Any) -> Any:
+    """A walk by this distance of codes, of its own: to ask in each step which would take half of
+    the time."""
+
+    @njit(boundscheck=False)
+    def walked(
+        point: Any,
+        codes: Any,
+        links: Any,
+        upper: Any,
+        offsets: Any,
+        entry: int,
+        levels: int,
+        tags: Any,
+        pool: Any,
+        fresh: Any,
+    ) -> int:
+        """How many candidates the pool has room for and the walk came by, nearest first.
+
+        A candidate is its distance, 31 bits of its row, and whether its neighbors are in the pool.
+        """
+        ef, degree = pool.shape[0], links.shape[1]
+        # From layer to layer to the vertex that is nearest there.
+        nearest = between(point, codes, entry)
+        for level in range(levels, 0, -1):
+            moved = True
+            while moved:
+                moved = False
+                first = offsets[entry] + degree + (level - 1) * (degree // 2)
+                last = first
+                while last < first + degree // 2 and upper[last] >= 0:
+                    _prefetch_row(codes, upper[last])
+                    last += 1
+                for place in range(first, last):
+                    row = upper[place]
+                    distance = between(point, codes, row)
+                    if distance < nearest:
+                        nearest, entry, moved = distance, row, True
+        # In the lowest one, to the neighbors of the nearest candidate that is not done.
+        tag = np.uint8(tags[-1] + 1)
+        if tag == 0:
+            tags[:] = 0
+            tag = np.uint8(1)
+        tags[-1] = tag
+        tags[entry] = tag
+        pool[0] = (np.int64(nearest) << 32) | (np.int64(entry) << 1)
+        size, here = 1, 0
+        while here < size:
+            if pool[here] & 1:
+                here += 1
+                continue
+            row = (pool[here] & 0xFFFFFFFF) >> 1
+            pool[here] |= 1
+            count = 0
+            for j in range(degree):
+                neighbor = links[row, j]
+                if neighbor < 0:
+                    break
+                if tags[neighbor] != tag:
+                    tags[neighbor] = tag
+                    fresh[count] = neighbor
+                    count += 1
+                    _prefetch_row(codes, neighbor)
+            back = size
+            for j in range(count):
+                neighbor = fresh[j]
+                distance = between(point, codes, neighbor)
+                candidate = (np.int64(distance) << 32) | (np.int64(neighbor) << 1)
+                if size < ef:
+                    size += 1
+                elif candidate >= pool[size - 1]:
+                    continue
+                place = size - 1
+                while place > 0 and pool[place - 1] > candidate:
+                    pool[place] = pool[place - 1]
+                    place -= 1
+                pool[place] = candidate
+                back = min(back, place)
+                if place <= here + 1:  # it is next
+                    _prefetch_row(links, neighbor)
+            here = min(here, back)
+        return size
+
+    return walked
+
+
+_walked_by_differences = _walker(_squared_difference)
+_walked_by_products = _walker(_minus_product)
+
+
+@compiled(
+    "int64(float32[:, ::1], float32[:, ::1], int16[:, ::1], int32[:, ::1], int32[::1], uint64[::1],"
+    " float32[:, ::1], boolean[::1], uint8[::1], int64, float64, int64, int64, int64,"
+    " int64[:, ::1], float32[:, ::1])",
+    fastmath=ANY_ORDER,
+)
+def search(
+    queries: Any,
+    turn: Any,
+    codes: Any,
+    links: Any,
+    upper: Any,
+    offsets: Any,
+    vectors: Any,
+    among: Any,
+    tags: Any,
+    kind: int,
+    scale: float,
+    ef: int,
+    entry: int,
+    levels: int,
+    rows: Any,
+    distances: Any,
+) -> int:
+    """How many of the queries (q, dim) found fewer than k rows, or BAD where one is not finite.
+
+    turn: (axes, dim + 1), axes being a multiple of 4: what turns queries into codes over `scale`,
+    the last of each line being added; (axes, 1) where the axes are those of the queries.
+    codes: (n, axes). links: (n, degree), each vertex's neighbors in the lowest layer, then -1.
+    upper, offsets: those of all layers, as faiss has them. vectors: (n, dim), of length 1 for
+    cosines. among: (n,) for rows that may be found, or (0,) for all. tags: (n + 1,), zeros, for
+    one call at a time. kind: one of the metrics above. ef: how many candidates a walk keeps.
+    entry: where it begins; levels: how many layers there are above the lowest.
+    rows, distances: (q, k), filled with what was found, nearest first, equals by row, then -1 and
+    inf. Euclidean distances are not squared.
+    """
+    dim, axes, k = queries.shape[1], turn.shape[0], rows.shape[1]
+    query, turned = np.empty(dim, np.float32), np.empty(axes, np.float32)
+    point = np.empty(axes, np.int16)
+    pool, fresh = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
+    product = kind == INNER_PRODUCT
+    # Codes of two vectors are each half a unit off along every axis, at most, and turning onto
+    # axes makes no distance longer: what a pair of codes says, less this, is a lower bound.
+    slack = np.sqrt(axes) + 1
+    unit = scale * scale * (2 if kind == COSINE else 1)  # of the cosine's 1 - cos = d² / 2
+    short = 0
+    for number in range(queries.shape[0]):
+        if not _scaled(queries[number], kind, query):
+            return BAD
+        _turned(query, turn, scale, turned, point)
+        if product:
+            size = _walked_by_products(
+                point, codes, links, upper, offsets, entry, levels, tags, pool, fresh
+            )
+        else:
+            size = _walked_by_differences(
+                point, codes, links, upper, offsets, entry, levels, tags, pool, fresh
+            )
+        found = 0
+        for place in range(min(AHEAD, size)):
+            _prefetch_row(vectors, (pool[place] & 0xFFFFFFFF) >> 1)
+        for place in range(size):
+            if place + AHEAD < size:
+                _prefetch_row(vectors, (pool[place + AHEAD] & 0xFFFFFFFF) >> 1)
+            if found == k and not product:
+                bound = max(np.sqrt(np.float64(pool[place] >> 32)) - slack, 0.0)
+                if bound * bound > distances[number, k - 1] * unit:
+                    break
+            row = (pool[place] & 0xFFFFFFFF) >> 1
+            if among.shape[0] > 0 and not among[row]:
+                continue
+            distance = _between_vectors(query, vectors, row, kind)
+            found = _kept(found, row, distance, rows[number], distances[number])
+        short += found < k
+        _finished(found, kind, rows[number], distances[number])
+    return short
+
+
+@compiled(
+    "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])",
+    fastmath=ANY_ORDER,
+)
+def compare(
+    queries: Any, vectors: Any, candidates: Any, kind: int, rows: Any, distances: Any
+) -> None:
+    """Fill rows and distances as `search` does, with the true neighbors among the candidates."""
+    query = np.empty(queries.shape[1], np.float32)
+    for number in range(queries.shape[0]):
+        _scaled(queries[number], kind, query)
+        found = 0
+        for row in candidates:
+            distance = _between_vectors(query, vectors, row, kind)
+            found = _kept(found, row, distance, rows[number], distances[number])
+        _finished(found, kind, rows[number], distances[number])

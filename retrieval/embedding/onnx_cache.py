@@ -1,0 +1,119 @@
+"""Networks exported to ONNX and kept, so that a search opens its encoder without torch.
+
+Importing torch takes longer than all else that a search does. An encoder's network is therefore
+written into the user's cache, under the encoder's fingerprint, by the first command that has it
+open, and `encoders.onnx_encoder` runs it. docs/formats.md writes the folder out.
+"""
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from retrieval.choices import resolve_choices
+from retrieval.contracts import Encoder, Exportable, Framing, Metric, Resample
+from retrieval.errors import BadData, Busy
+from retrieval.registry import open_encoder
+from retrieval.storage.files import (
+    locked,
+    made_folder,
+    read_sealed,
+    sha256_of,
+    user_cache,
+    write_sealed,
+    write_whole,
+)
+from retrieval.storage.shards import EncoderFacts
+
+FORMAT = "retr-export"
+VERSION = 2  # 1 had no checksum
+EXPORT = "export.json"
+NETWORK = "network.onnx"
+PLUGIN = "exported"  # what runs such a folder
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFacts:
+    """What `export.json` says: of which encoder this is the network."""
+
+    encoder: EncoderFacts
+    dim: int
+    metric: Metric
+    framing: Framing
+    network_sha256: str
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
+    def write(self, folder: Path) -> None:
+        """Write `export.json`, whole or not at all."""
+        write_sealed(folder / EXPORT, FORMAT, VERSION, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The facts of the folder, whose network is whole. Raises BadData where they are not."""
+        path = folder / EXPORT
+        document = read_sealed(path, FORMAT, VERSION, "export anew")
+        try:
+            framing = document["framing"]
+            facts = cls(
+                encoder=EncoderFacts(**document["encoder"]),
+                dim=int(document["dim"]),
+                metric=Metric(document["metric"]),
+                framing=Framing(framing["side"], framing["crop"], Resample(framing["resample"])),
+                network_sha256=document["network_sha256"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadData(f"{path} lacks or misstates {error}; export anew") from None
+        network = folder / NETWORK
+        if not network.is_file() or sha256_of(network) != facts.network_sha256:
+            raise BadData(f"{network} is not the file that {EXPORT} describes; export anew")
+        return facts
+
+
+def export_folder(fingerprint: str) -> Path:
+    """Where the export of the encoder of this fingerprint is kept."""
+    return user_cache() / "exports" / fingerprint[:16]
+
+
+def keep_export(encoder: Encoder) -> None:
+    """Export the encoder into the user's cache, unless it is there or another process is at it.
+
+    Raises CannotExport, or BadInput or OSError where the cache cannot be written; all else can do
+    without.
+    """
+    folder = export_folder(encoder.fingerprint)
+    if not isinstance(encoder, Exportable) or _is_of(folder, encoder.fingerprint):
+        return
+    with suppress(Busy), locked(made_folder(folder)):
+        write_whole(folder / NETWORK, encoder.export)
+        ExportFacts(
+            encoder=EncoderFacts.of(encoder),
+            dim=encoder.dim,
+            metric=encoder.metric,
+            framing=encoder.framing,
+            network_sha256=sha256_of(folder / NETWORK),
+        ).write(folder)
+
+
+def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
+    """The encoder of this fingerprint from the user's cache, None where it is not there, whole.
+
+    device: auto or cpu; there is none for another.
+    """
+    folder = export_folder(fingerprint)
+    if device not in ("auto", "cpu") or not folder.is_dir():  # nor is the runtime imported
+        return None
+    try:
+        found = open_encoder(f"{PLUGIN}:{folder}", device)
+    except BadData:
+        return None
+    return found if found.fingerprint == fingerprint else None
+
+
+def _is_of(folder: Path, fingerprint: str) -> bool:
+    """Whether the folder holds the whole export of this encoder."""
+    try:
+        return ExportFacts.read(folder).encoder.fingerprint == fingerprint
+    except BadData:
+        return False

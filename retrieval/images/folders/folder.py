@@ -1,0 +1,300 @@
+"""A folder of images, or those that a glob names: sub-folders are labels.
+
+The order is that of names, folders and files alike, with numbers in them counted: 2 before 10.
+The folder is listed once, when the source is opened; see `listing`.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from os import DirEntry, scandir
+from pathlib import Path
+
+from retrieval.errors import BadSource
+from retrieval.images.decoding import SUFFIXES, begins_like_image
+from retrieval.images.folders.listing import (
+    Changes,
+    LeftOut,
+    Listing,
+    said_of,
+    stamp,
+    unread_suffix,
+)
+from retrieval.images.source import Item, natural, text
+from retrieval.storage.shards import Skipped
+
+EVERYTHING = ("**",)
+_KEPT_REAL_PATHS = 1_000  # of folders, while links are resolved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A file below a folder: the names that lead to it, and where it is."""
+
+    parts: tuple[str, ...]
+    entry: DirEntry[str]
+
+    def fact(self) -> tuple[tuple[str, ...], int, int]:
+        """Names, size in bytes and time of the last change in ns."""
+        return fact_of(self.parts, self.entry.path)
+
+
+def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, int]:
+    """Names, size in bytes and time of the last change in ns; of a link to nothing, its own.
+
+    Of what cannot be looked at, both are -1.
+    """
+    for look in (os.stat, os.lstat):
+        try:
+            status = look(path)
+        except OSError:
+            continue
+        return parts, status.st_size, status.st_mtime_ns
+    return parts, -1, -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FolderSource:
+    """The images below `root` that match `pattern`, as `walk` has it, as they were listed.
+
+    An id is the path below the root, a label the first folder of it, None for files that lie
+    in the root itself.
+    """
+
+    name: str
+    root: Path
+    pattern: tuple[str, ...]
+    listing: Listing
+    left_out: LeftOut
+
+    @classmethod
+    def of(
+        cls, name: str, root: Path, pattern: tuple[str, ...], noted: frozenset[str] = frozenset()
+    ) -> "FolderSource":
+        """Return the source of what lies there now, which may be nothing.
+
+        noted: endings of other files that match, which are noted in `left_out`. Raises BadSource as
+        `walk` does.
+        """
+        left_out = LeftOut()
+        listing = Listing.of(_files(root, pattern, left_out, noted))
+        return cls(name, root, pattern, listing, left_out)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the names, sizes and times of the files."""
+        return self.listing.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.listing)
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The items from position `start` on, none of them opened."""
+        for path in self.listing.paths(start):
+            folder, below, _ = path.partition("/")
+            place = self.root / path
+            yield Item(
+                id=text(path), label=text(folder) if below else None, path=str(place), content=place
+            )
+
+    def changes(self) -> Changes:
+        """List the files again, and compare."""
+        return self.listing.changes(_files(self.root, self.pattern, LeftOut()))
+
+    def check_root(self) -> None:
+        """Raise BadSource if there is nothing in the folder any more."""
+        try:
+            with scandir(self.root) as entries:
+                gone = next(entries, None) is None
+        except OSError:
+            gone = True
+        if gone:
+            raise BadSource(
+                f"{self.name} is gone since the run began; bring it back, and run the same again"
+            )
+
+    def differing(self, start: int, stop: int) -> list[int]:
+        """The positions from start to stop whose files are not as they were listed."""
+        stamps = self.listing.stamps[start:stop]
+        return [
+            position
+            for position, (path, listed) in enumerate(
+                zip(self.listing.paths(start), stamps, strict=False), start
+            )
+            if stamp(fact_of(tuple(path.split("/")), str(self.root / path))) != listed
+        ]
+
+
+def none_in(name: str, left_out: LeftOut) -> BadSource:
+    """Return the error for a folder without images."""
+    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    said = said_of(left_out.passed_over)
+    remedy = "; convert them to JPEG or PNG" if said else ""
+    return BadSource(
+        f"no images in {name}{said and f' ({said})'}; they are told by their endings: "
+        f"{kinds}{remedy}"
+    )
+
+
+def _files(
+    root: Path,
+    pattern: tuple[str, ...],
+    left_out: LeftOut,
+    noted: frozenset[str] = frozenset(),
+) -> Iterator[tuple[str, object]]:
+    for found in walk(root, pattern, SUFFIXES | noted, left_out):
+        if noted and Path(found.entry.name).suffix.lower() in noted:
+            left_out.noted["/".join(found.parts)] = Path(found.entry.path)
+        else:
+            yield "/".join(found.parts), found.fact()
+
+
+def walk(
+    root: Path,
+    pattern: tuple[str, ...],
+    suffixes: frozenset[str],
+    left_out: LeftOut | None = None,
+) -> Iterator[Found]:
+    """The files below `root` of these endings that match, in natural order of their paths.
+
+    `pattern` has a part for each name that leads to a file, with `*`, `?` and `[…]` as in a
+    shell, and `**` for any number of folders. What begins with a dot is left out. Links are
+    followed, but each file and folder is met once: under its own path where that leads to it, else
+    under the first link. What is left out is noted in `left_out`, sub-folders that cannot be listed
+    among it. Raises BadSource for a root that cannot be listed.
+    """
+    return _Walk(root, pattern, suffixes, left_out or LeftOut()).below(root)
+
+
+class _Walk:
+    """A walk, and which links it has followed."""
+
+    def __init__(
+        self, root: Path, pattern: tuple[str, ...], suffixes: frozenset[str], left_out: LeftOut
+    ) -> None:
+        self.root = os.path.realpath(root)
+        self.pattern = pattern
+        self.suffixes = suffixes
+        self.left_out = left_out
+        self._met = {self.root}  # real paths that a link led to
+        self._real_folder = lru_cache(_KEPT_REAL_PATHS)(os.path.realpath)
+
+    def below(
+        self, folder: Path, parts: tuple[str, ...] = (), real: str | None = None
+    ) -> Iterator[Found]:
+        """The files below the folder that these names lead to.
+
+        real: its real path, if a link is among the names.
+        """
+        try:
+            with scandir(folder) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if not parts:
+                raise BadSource(
+                    f"cannot list folder {text(folder)}: {reason}; make it readable or leave it out"
+                ) from error
+            self.left_out.folders.append(Skipped(str(folder), reason.lower()))
+            return
+        for entry in sorted(listed, key=lambda entry: natural(entry.name)):
+            names = (*parts, entry.name)
+            kind = _kind(entry)
+            if kind is _FOLDER:
+                if _leads_on(names, self.pattern):
+                    own = self._real(entry, real)
+                    if self._is_first(own, _FOLDER):
+                        yield from self.below(Path(entry.path), names, own)
+            elif kind is not _OTHER and matches(names, self.pattern):
+                if Path(entry.name).suffix.lower() not in self.suffixes:
+                    self._pass_over(entry)
+                elif kind is _MISSING or self._is_first(self._real(entry, real), _FILE):
+                    yield Found(names, entry)
+
+    def _real(self, entry: DirEntry[str], folder: str | None) -> str | None:
+        """The entry's real path, if it or the real path of its folder was found by a link."""
+        if not entry.is_symlink():
+            return None if folder is None else str(Path(folder, entry.name))
+        link = Path(entry.path)
+        try:
+            target = link.parent / link.readlink()
+        except OSError:  # it was deleted since
+            return None
+        # The real path of a folder is asked for once, not for each of a million links into it.
+        real = Path(self._real_folder(target.parent), target.name)
+        return os.path.realpath(link) if target.name == ".." or real.is_symlink() else str(real)
+
+    def _is_first(self, real: str | None, kind: str) -> bool:
+        """Return whether this is the first path to what a link leads to; else count it."""
+        if real is None:
+            return True
+        if self._is_met_without_link(real, kind) or real in self._met:
+            self.left_out.links += 1
+            return False
+        self._met.add(real)
+        return True
+
+    def _is_met_without_link(self, real: str, kind: str) -> bool:
+        """Return whether the walk meets it, or all below it, under its real path."""
+        if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
+            return False
+        names = tuple(Path(real).relative_to(self.root).parts)
+        if any(name.startswith(".") for name in names):
+            return False
+        if kind is _FOLDER:
+            return self.pattern == EVERYTHING
+        return Path(real).suffix.lower() in self.suffixes and matches(names, self.pattern)
+
+    def _pass_over(self, entry: DirEntry[str]) -> None:
+        suffix = unread_suffix(entry.name)
+        if suffix is None and not Path(entry.name).suffix and begins_like_image(_head(entry)):
+            suffix = ""
+        if suffix is not None:
+            self.left_out.passed_over[suffix] += 1
+
+
+_FOLDER, _FILE, _MISSING, _OTHER = "folder", "file", "missing", "other"
+
+
+def _kind(entry: DirEntry[str]) -> str:
+    """Return the kind of the entry, its link followed; a link to nothing is a missing file.
+
+    An entry of a folder knows its kind without another call to the system, but for links.
+    """
+    try:
+        if not entry.is_symlink():
+            return _FOLDER if entry.is_dir() else _FILE if entry.is_file() else _OTHER
+        mode = Path(entry.path).stat().st_mode
+    except OSError:
+        return _MISSING
+    return _FOLDER if stat.S_ISDIR(mode) else _FILE if stat.S_ISREG(mode) else _OTHER
+
+
+def _head(entry: DirEntry[str]) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with Path(entry.path).open("rb") as file:
+            return file.read(12)
+    except OSError:
+        return b""
+
+
+def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Return whether the names that lead to a file are those of the pattern."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+
+
+def _leads_on(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Return whether something in the folder of these names may match."""
+    if not pattern or pattern[0] == "**":
+        return bool(pattern)
+    if not parts:
+        return True
+    return fnmatchcase(parts[0], pattern[0]) and _leads_on(parts[1:], pattern[1:])

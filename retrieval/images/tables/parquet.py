@@ -1,0 +1,204 @@
+"""Images in tables: Parquet and Arrow files, such as those of Hugging Face's `datasets`.
+
+`columns` says which columns hold images and labels, `tables` reads the files.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.errors import BadImage, BadSource
+from retrieval.images.source import Item, Note, digest, name_and_size, natural, no_note, text
+from retrieval.images.tables.columns import (
+    NO_CHOICE,
+    Columns,
+    Found,
+    content_of,
+    contents,
+    find,
+    label_kind,
+    labels,
+    wanted,
+)
+from retrieval.images.tables.table import opened
+from retrieval.storage.places import Place
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A file, how many rows it has, and what the ids of its rows begin with.
+
+    found: its columns, None where it has no rows. labels: what kind they are, None without any.
+    """
+
+    file: Place
+    rows: int
+    name: str
+    found: Found | None
+    labels: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParquetSource:
+    """The rows of the parts, one after the other.
+
+    The ids of a split are its name and the position, `test/00042`; without splits they are the
+    path of the file below the root, and the row in it: `part-00000.parquet#42`.
+    """
+
+    name: str
+    fingerprint: str
+    parts: tuple[Part, ...]
+    split: str | None
+    columns: Columns = NO_CHOICE
+
+    @classmethod
+    def of_split(
+        cls,
+        name: str,
+        files: Sequence[Place],
+        split: str,
+        note: Note = no_note,
+        columns: Columns = NO_CHOICE,
+    ) -> "ParquetSource":
+        """The split of a data set; a copy of the files is the same source."""
+        parts = tuple(_part(file, file.name, columns) for file in files)
+        facts = ["parquet", split, *map(name_and_size, files), *_choices(parts)]
+        _check(name, parts, note)
+        return cls(name, digest(facts), parts, split, columns)
+
+    @classmethod
+    def of_files(
+        cls,
+        name: str,
+        files: Mapping[str, Place],
+        note: Note = no_note,
+        columns: Columns = NO_CHOICE,
+    ) -> "ParquetSource":
+        """All rows of the files, by the paths that lead to them."""
+        parts = tuple(_part(file, text(path), columns) for path, file in files.items())
+        facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in parts]
+        _check(name, parts, note)
+        return cls(name, digest([*facts, *_choices(parts)]), parts, None, columns)
+
+    def __len__(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The items from position `start` on, read by record batches."""
+        before = 0
+        for part in self.parts:
+            end = before + part.rows
+            if part.rows and start < end:
+                for row, item in _rows(part, max(0, start - before), self.columns):
+                    if self.split is not None:
+                        ident = f"{self.split}/{before + row:05}"
+                        item = Item(ident, item.label, item.path, item.content)
+                    yield item
+            before = end
+
+
+def split_files(folder: Path) -> dict[str, list[Place]]:
+    """The files of each split of a data set in a folder."""
+    return by_split([*folder.glob("*.parquet")])
+
+
+def by_split(files: Iterable[Place]) -> dict[str, list[Place]]:
+    """The files of each split, by name: `train-00000-of-00001.parquet`, or `train.parquet`."""
+    files = sorted(files, key=lambda file: natural(file.name))
+    found = {s: [f for f in files if f.stem == s or f.name.startswith(f"{s}-")] for s in SPLITS}
+    return {split: of_split for split, of_split in found.items() if of_split}
+
+
+def read_row(file: Place, row: int, image: str | None = None) -> bytes | Place | BadImage | None:
+    """Return the content of the image in this row; None if the file has fewer rows.
+
+    image: its column; None: the one that is found. Raises BadSource.
+    """
+    with opened(file) as table:
+        if not table.rows:
+            return None
+        found = find(text(file), table.schema, Columns(image, ""))
+        batch = table.row(row, wanted(table.schema, found))
+        if batch is None:
+            return None
+        ((data, path),) = contents(batch, found.image)
+        return content_of(data, path, file, f"{text(file)}{found.mark}#{row}")
+
+
+def _part(file: Place, name: str, columns: Columns) -> Part:
+    with opened(file) as table:
+        if not table.rows:  # pandas writes an empty frame without the types of its columns
+            return Part(file, 0, name, None, None)
+        found = find(text(file), table.schema, columns)
+        known = found.label is not None and table.has_values(found.label)
+        kind = label_kind(table.schema, found) if known else None
+        return Part(file, table.rows, name, found, kind)
+
+
+def _rows(part: Part, start: int, columns: Columns) -> Iterator[tuple[int, Item]]:
+    """The row and its item, from the row `start` on; what comes before is not read."""
+    where = text(part.file)
+    with opened(part.file) as table:
+        found = find(where, table.schema, columns)
+        row = start
+        for batch in table.batches(start, wanted(table.schema, found)):
+            unknown: list[str | None] = [None] * batch.num_rows
+            label = found.label
+            names = labels(where, batch.column(label), found.names) if label else unknown
+            for (data, path), name in zip(contents(batch, found.image), names, strict=True):
+                place = f"{part.file}{found.mark}#{row}"
+                content = content_of(data, path, part.file, place)
+                yield row, Item(f"{part.name}#{row}", name, place, content)
+                row += 1
+
+
+def _choices(parts: Sequence[Part]) -> Iterator[object]:
+    """The columns of the files for the fingerprint, where they are not the first defaults."""
+    for number, part in enumerate(parts):
+        if part.found is not None and part.found.fact is not None:
+            yield "columns", number, part.found.fact
+
+
+def _check(name: str, parts: Sequence[Part], note: Note) -> None:
+    """Raise BadSource where the labels of files contradict; note a choice."""
+    kinds: dict[str, Part] = {}
+    for part in parts:
+        if part.labels is not None:
+            kinds.setdefault(part.labels, part)
+    if len(kinds) > 1:
+        (one, first), (other, second), *_ = kinds.items()
+        raise BadSource(
+            f"labels of {text(first.file)} are {one}, those of {text(second.file)} are {other}: "
+            "one class would have two names; encode the files apart, or choose another column with "
+            "--label-column"
+        )
+    found = [part.found for part in parts if part.found is not None]
+    for what, taken, passed_over in (
+        ("image", {each.image for each in found}, {n for f in found for n in f.passed_over[0]}),
+        ("label", {each.label for each in found}, {n for f in found for n in f.passed_over[1]}),
+    ):
+        if passed_over:
+            note(
+                f"{what}s of {name} are those of column {_listed(taken)}, not of "
+                f"{_listed(passed_over)}; choose with --{what}-column"
+            )
+    of_labels = {each.label for each in found}
+    if len(of_labels) > 1:
+        where = {each.label: part for part in reversed(parts) if (each := part.found) is not None}
+        places = (f"{_listed({k})} in {p.name}" for k, p in where.items())
+        note(
+            f"files of {name} have labels in different columns: {', '.join(places)}; "
+            "choose with --label-column"
+        )
+
+
+def _listed(names: Iterable[str | None]) -> str:
+    return ", ".join(sorted("none" if name is None else f"'{name}'" for name in names))
+
+
+def _changed(file: Place) -> int | str:
+    """When the file was changed, ns; of one in a store, its version."""
+    return file.stat().st_mtime_ns if isinstance(file, Path) else file.stat().version

@@ -1,0 +1,258 @@
+"""An index in parts: one for each group of shards, built side by side and searched as one.
+
+A part is an index folder like any other, inside the folder of the whole; `index.json` there names
+them, with the sha256 of each one's own, and is written last. Parts are named for what they are
+built from, so that a build that was stopped keeps those that are whole, and one that changes leaves
+those of the build before alone until it is done.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import pyarrow as pa
+
+from retrieval.choices import choice, resolve_choices
+from retrieval.contracts import Json, Metric
+from retrieval.errors import BadData, BadInput
+from retrieval.index.folder import (
+    INDEX,
+    RECALL,
+    IndexFacts,
+    Part,
+    build_index,
+    check_room,
+    checked_indexer,
+    options_of,
+    published,
+    read_rows,
+)
+from retrieval.runtime.threads import limit_threads, usable_cores
+from retrieval.storage.files import PART, locked, made_folder, sha256_of
+from retrieval.storage.places import Place, place_of
+from retrieval.storage.shards import Embeddings, check_unique, open_embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker needs to know to build a part, wherever it runs.
+
+    stretches: for each set its place, and the numbers of the first shard and of how many.
+    """
+
+    stretches: tuple[tuple[str, int, int], ...]
+    backend: str
+    metric: Metric
+    options: Mapping[str, Json]
+    folder: str
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
+    def sets(self) -> list[Embeddings]:
+        """The embeddings that the part is built from."""
+        return [
+            open_embeddings(place_of(place)).some(first, count)
+            for place, first, count in self.stretches
+        ]
+
+
+Engine = Callable[[Callable[[Task], IndexFacts], Sequence[Task]], Iterator[tuple[int, IndexFacts]]]
+"""Calls the function with each of the tasks, side by side, and yields what comes of them as it
+comes, each behind its place among the tasks. Raises what the function raises."""
+
+
+def build_parts(
+    sets: Sequence[Embeddings],
+    backend: str,
+    folder: Place,
+    parts: int,
+    metric: Metric | str | None = None,
+    options: Mapping[str, object] | None = None,
+    engine: Engine | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> IndexFacts:
+    """The facts of the index in so many parts, built from the embeddings of all `sets`.
+
+    Each part is of consecutive shards, and of about as many rows as the others; there are fewer
+    parts where there are fewer shards. engine: what builds them, by default as many processes of
+    this machine as it has cores. The folder and the sets must be where all of its workers see them.
+    `progress` is called with the parts that are whole, and their number.
+
+    Raises what `build_index` raises, and BadInput for less than one part.
+    """
+    metric = None if metric is None else choice(Metric, metric)
+    if parts < 1:
+        raise BadInput(f"{parts} parts hold nothing; give 1 or more")
+    indexer = checked_indexer(sets, backend, metric, options)
+    check_room(folder)
+    made_folder(folder)
+    with locked(folder):
+        tasks = _tasks(sets, backend, indexer.metric, options_of(indexer), folder, parts)
+        whole = {task.folder: facts for task in tasks if (facts := _standing(task)) is not None}
+        progress(len(whole), len(tasks))
+        waiting = [task for task in tasks if task.folder not in whole]
+        for number, facts in (engine or processes)(_build, waiting) if waiting else ():
+            whole[waiting[number].folder] = facts
+            progress(len(whole), len(tasks))
+        built = [(task, whole[task.folder]) for task in tasks]
+        _check_ids(built, " and ".join(str(each.folder) for each in sets))
+        return published(folder, _joined(sets, built))
+
+
+def add_part(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
+    """The facts of the index in parts in `folder`, with the embeddings of all `sets` as one more.
+
+    The caller holds the folder's lock, and has seen that sets and index go together.
+    """
+    task = _tasks(sets, facts.backend, facts.metric, facts.options, folder, 1)[0]
+    added = _standing(task) or _build(task)
+    part = _part(task, added)
+    if any(part.folder == other.folder for other in facts.parts):
+        raise BadData(f"{sets[0].folder} is in {folder} already; leave it out")
+    return published(
+        folder,
+        replace(
+            facts,
+            rows=facts.rows + added.rows,
+            details={**facts.details, **_lowest_recall([facts, added])},
+            embeddings=(*facts.embeddings, *(each.identity for each in sets)),
+            parts=(*facts.parts, part),
+        ),
+    )
+
+
+def processes(
+    build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+) -> Iterator[tuple[int, IndexFacts]]:
+    """The engine of one machine: a process for each of its cores, or fewer with more threads."""
+    cores = usable_cores()
+    workers = min(len(tasks), cores)
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), limit_threads, (max(1, cores // workers),)
+    )
+    try:
+        coming = {pool.submit(build, task): number for number, task in enumerate(tasks)}
+        for each in as_completed(coming):
+            yield coming[each], each.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _tasks(
+    sets: Sequence[Embeddings],
+    backend: str,
+    metric: Metric,
+    options: Mapping[str, Json],
+    folder: Place,
+    parts: int,
+) -> list[Task]:
+    """The parts to build: consecutive shards, in their order."""
+    shards = [
+        (number, shard, size.rows)
+        for number, each in enumerate(sets)
+        for shard, size in enumerate(each.manifest.shards)
+    ]
+    common = {
+        "sets": [each.identity for each in sets],
+        "backend": backend,
+        "metric": metric,
+        "options": dict(options),
+    }
+    tasks = []
+    for group in _groups([rows for _, _, rows in shards], parts):
+        stretches: dict[int, list[int]] = {}
+        for number, shard, _ in shards[group]:
+            stretches.setdefault(number, []).append(shard)
+        facts = {**common, "shards": stretches}
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        tasks.append(
+            Task(
+                tuple(
+                    (str(sets[number].folder.resolve()), of_set[0], len(of_set))
+                    for number, of_set in stretches.items()
+                ),
+                backend,
+                metric,
+                dict(options),
+                str((folder / f"{PART}{key}").resolve()),
+            )
+        )
+    return tasks
+
+
+def _groups(rows: Sequence[int], parts: int) -> list[slice]:
+    """At most `parts` stretches of the shards, of about as many rows each, none without any."""
+    total = sum(rows)
+    groups: list[slice] = []
+    start = done = 0
+    for end, count in enumerate(rows, start=1):
+        done += count
+        # A group ends with the shard that takes it to its share of all rows.
+        if done * parts >= total * (len(groups) + 1) and done > sum(rows[:start]):
+            groups.append(slice(start, end))
+            start = end
+    return groups
+
+
+def _build(task: Task) -> IndexFacts:
+    return build_index(
+        task.sets(), task.backend, place_of(task.folder), task.metric, {**task.options}
+    )
+
+
+def _standing(task: Task) -> IndexFacts | None:
+    """The facts of the part, if it is whole already."""
+    with suppress(BadInput):
+        facts = IndexFacts.read(place_of(task.folder))
+        if facts.embeddings == tuple(each.identity for each in task.sets()):
+            return facts
+    return None
+
+
+def _joined(sets: Sequence[Embeddings], built: Sequence[tuple[Task, IndexFacts]]) -> IndexFacts:
+    first = built[0][1]
+    facts_of_parts = [facts for _, facts in built]
+    return replace(
+        first,
+        options=_most_thorough(facts_of_parts),
+        rows=sum(facts.rows for _, facts in built),
+        embeddings=tuple(each.identity for each in sets),
+        details={"parts": len(built), **first.details, **_lowest_recall(facts_of_parts)},
+        files={},
+        at="",
+        parts=tuple(_part(task, facts) for task, facts in built),
+    )
+
+
+def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
+    """The options of the first part, and of numbers that each part decides the greatest."""
+    options = dict(parts[0].options)
+    for name, value in options.items():
+        others = [part.options[name] for part in parts]
+        if isinstance(value, int) and others != [value] * len(others):
+            options[name] = max(other for other in others if isinstance(other, int))
+    return options
+
+
+def _lowest_recall(parts: Sequence[IndexFacts]) -> dict[str, Json]:
+    """The measured recall of the worst part; nothing where none was measured."""
+    measured = [part.details.get(RECALL) for part in parts]
+    known = [recall for recall in measured if isinstance(recall, float)]
+    return {RECALL: min(known)} if known else {}
+
+
+def _part(task: Task, facts: IndexFacts) -> Part:
+    place = place_of(task.folder)
+    return Part(place.name, facts.rows, sha256_of(place / INDEX))
+
+
+def _check_ids(built: Sequence[tuple[Task, IndexFacts]], where: str) -> None:
+    """Raise BadData if an id stands in two parts. They have the ids in small files of their own; of
+    the embeddings, which are large, nothing is read again for it."""
+    columns = [read_rows(place_of(task.folder) / facts.at)["id"] for task, facts in built]
+    check_unique(pa.chunked_array([c for column in columns for c in column.chunks]), where)

@@ -1,0 +1,252 @@
+"""Compares images two by two: how far they are apart, and how likely they show the same class."""
+
+import csv
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.choices import choice
+from retrieval.contracts import (
+    Encoder,
+    Framing,
+    Images,
+    Json,
+    Maps,
+    Metric,
+    PairScorer,
+    Vectors,
+)
+from retrieval.errors import BadImage, BadInput, RetrError
+from retrieval.images import frame, read_framed, read_image
+from retrieval.pairs.calibration import Calibration, Given
+from retrieval.pairs.draw import Pairs, pair_distances
+from retrieval.quality.labelled import Labelled
+from retrieval.quality.ranking import Distances
+
+AT_ONCE = 512  # images that are decoded before they are encoded
+SCORED_AT_ONCE = 64  # images whose maps, megabytes each, are made at once
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Two images, by the names that they are to be reported under and the paths they are at."""
+
+    a: str
+    b: str
+    path_a: str
+    path_b: str
+    line: int | None = None  # of the file that asks
+
+    @classmethod
+    def of(cls, a: str | Path, b: str | Path) -> "Asked":
+        """Two images by their paths."""
+        return cls(str(a), str(b), str(a), str(b))
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The answer.
+
+    probability_same, same: whether both show the same class, None where nothing tells; layers:
+    None without a scorer.
+    """
+
+    a: str
+    b: str
+    distance: float
+    probability_same: float | None
+    same: bool | None
+    layers: Mapping[str, float] | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """As in `retr compare --json`."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "distance": self.distance,
+            "probability_same": self.probability_same,
+            "layers": None if self.layers is None else dict(self.layers),
+        }
+
+
+def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
+    """The pairs of a CSV file of two columns, and what is wrong with lines that are no pair.
+
+    A first line `a,b` is a header. Names are relative to the file's folder, and have no line
+    breaks. Raises BadInput for a file that cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {file} ({error}); give a CSV of two columns, a,b") from None
+    asked, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            names = [cell.strip() for cell in next(csv.reader([line]), [])]
+        except csv.Error as error:
+            problems.append(f"line {number} is no CSV ({error})")
+            continue
+        if not any(names) or (number == 1 and names == ["a", "b"]):
+            continue
+        if len(names) != 2 or not all(names):
+            problems.append(f"line {number} has {len(names)} columns or an empty one")
+            continue
+        a, b = names
+        asked.append(Asked(a, b, str(file.parent / a), str(file.parent / b), number))
+    return asked, problems
+
+
+def compare(
+    asked: Sequence[Asked],
+    encoder: Encoder,
+    metric: Metric | str,
+    calibration: Calibration | None,
+    scorer: PairScorer | None = None,
+    scorer_calibration: Calibration | None = None,
+) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
+    """The answers, in order, and the pairs that have none with each image at fault.
+
+    Each image is encoded once, in however many pairs it is. Whether a pair shows the same class is
+    the scorer's to say, where it is trained, or else the calibration's. A scorer's own probability
+    counts, with one half as the threshold, unless it has a calibration.
+    """
+    metric = choice(Metric, metric)
+    paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
+    vectors, unreadable = embed_paths(paths, encoder)
+    row = {path: i for i, path in enumerate(path for path in paths if path not in unreadable)}
+    answered, failed = [], []
+    for pair in asked:
+        bad = [path for path in (pair.path_a, pair.path_b) if path in unreadable]
+        failed += [(pair, unreadable[path]) for path in dict.fromkeys(bad)]
+        if not bad:
+            answered.append(pair)
+    pairs = Pairs(
+        np.array([row[pair.path_a] for pair in answered], np.int64),
+        np.array([row[pair.path_b] for pair in answered], np.int64),
+        np.zeros(len(answered), bool),
+    )
+    distances = pair_distances(vectors, pairs, metric)
+    probabilities: list[float] | list[None] = [None] * len(answered)
+    same: list[bool] | list[None] = [None] * len(answered)
+    layers: list[dict[str, float]] | list[None] = [None] * len(answered)
+    if calibration is not None:
+        probabilities = calibration.curve.probability(distances).tolist()
+        same = (distances <= calibration.threshold).tolist()
+    if scorer is not None:
+        differences = layer_differences([(p.path_a, p.path_b) for p in answered], scorer)
+        layers = [dict(zip(scorer.layers, line, strict=True)) for line in differences.tolist()]
+        known = scorer.probability(differences)
+        if known is not None:
+            own = scorer_calibration
+            curve, threshold = (Given(), 0.5) if own is None else (own.curve, own.threshold)
+            probabilities = curve.probability(1 - known).tolist()
+            same = (1 - known <= threshold).tolist()
+    rest = zip(distances.tolist(), probabilities, same, layers, strict=True)
+    return [
+        (pair, Compared(pair.a, pair.b, *of_pair))
+        for pair, of_pair in zip(answered, rest, strict=True)
+    ], failed
+
+
+def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> Vectors:
+    """(pairs, layers): the mean squared differences of pairs of images, given by their paths.
+
+    Each image's maps are computed once. Raises BadImage for an image that cannot be read, RetrError
+    where there is no room for the maps.
+    """
+    if not pairs:
+        return np.empty((0, len(scorer.layers)), np.float32)
+    paths = [*dict.fromkeys(path for pair in pairs for path in pair)]
+    row = {path: i for i, path in enumerate(paths)}
+    first, second = (np.array([row[pair[side]] for pair in pairs]) for side in (0, 1))
+    return scorer.differences(_maps_of(paths, scorer), first, second)
+
+
+def knows_probability(scorer: PairScorer) -> bool:
+    """Whether the scorer was trained, and can say how likely a pair shows one class."""
+    return scorer.probability(np.zeros((1, len(scorer.layers)), np.float32)) is not None
+
+
+def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
+    """How unlikely the scorer finds it that pairs of images show the same class, as a distance.
+
+    The maps of all images are kept from one call to the next with the same images. Raises BadInput
+    for a scorer that was not trained; the function raises it for images whose place is not known.
+    """
+    if not knows_probability(scorer):
+        raise BadInput(
+            f"scorer {scorer.name} was not trained; give a folder of 'retr train layers'"
+        )
+    kept: tuple[Labelled, list[Maps]] | None = None
+
+    def distances(images: Labelled, pairs: Pairs) -> Distances:
+        nonlocal kept
+        if kept is None or kept[0] is not images:
+            kept = images, _maps_of(images.all_paths(), scorer)
+        differences = scorer.differences(kept[1], pairs.first, pairs.second)
+        probabilities = scorer.probability(differences)
+        assert probabilities is not None
+        return 1 - probabilities
+
+    return distances
+
+
+def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
+    """Each layer's maps (n, numbers) of the images at these paths, in a temporary file: those of
+    some hundred images fill a gigabyte."""
+    maps: list[Maps] = []
+    for start in range(0, len(paths), SCORED_AT_ONCE):
+        images = [_read(path, scorer.framing) for path in paths[start : start + SCORED_AT_ONCE]]
+        for layer, of_layer in enumerate(scorer.maps(np.stack(images))):
+            if not start:
+                maps.append(_room((len(paths), of_layer.shape[1])))
+            maps[layer][start : start + len(of_layer)] = of_layer
+    return maps
+
+
+def _room(shape: tuple[int, int]) -> Maps:
+    """An array of this shape in a temporary file, which goes when the array does."""
+    with tempfile.TemporaryFile() as file:
+        n_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
+        try:
+            if hasattr(os, "posix_fallocate"):
+                # All of it at once: a disk that fills up later would end the process.
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                file.truncate(n_bytes)
+        except OSError as error:
+            raise RetrError(
+                f"no room for the maps of {shape[0]:,} images in {tempfile.gettempdir()} "
+                f"({error.strerror}); make room, or name a larger folder in TMPDIR"
+            ) from None
+        return np.memmap(file, np.float16, "r+", shape=shape)
+
+
+def _read(path: str, framing: Framing) -> Images:
+    return frame(read_image(path, framing), framing)
+
+
+def embed_paths(
+    paths: str | Path | Sequence[str | Path], encoder: Encoder
+) -> tuple[Vectors, dict[str, BadImage]]:
+    """Return the embeddings (n, dim) of the images that can be read, in order, and the errors of
+    the others, by path. A single path is a list of one."""
+    names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    unreadable: dict[str, BadImage] = {}
+    parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        images = []
+        for path, found in zip(some, read_framed(some, encoder.framing), strict=True):
+            if isinstance(found, BadImage):
+                unreadable[path] = found
+            else:
+                images.append(found)
+        if images:
+            parts.append(encoder.encode(np.stack(images)))
+    return np.concatenate(parts), unreadable

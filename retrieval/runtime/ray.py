@@ -1,0 +1,356 @@
+"""A Ray cluster, or this machine as one, and functions that are called on its nodes.
+
+Functions travel by name, so retr must be installed on every node. What calls them there travels
+by value, so that a node without retr can say so, and returns their errors rather than raise them:
+an error of retr's arrives as itself, where Ray would retry it or bury it under its own.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
+
+from retrieval import errors
+from retrieval.errors import BadInput, NoCluster, RetrError, WorkerFailed
+from retrieval.runtime.threads import thread_limit, usable_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Reply = Mapping[str, Any]
+
+PATIENCE = 9.0  # seconds for a cluster to let us in
+GREETING = 3.0  # seconds of them for its first words
+RETRIES = 4  # of a task whose worker or node was lost
+ALMOST_ALL = 0.9  # of the cluster's CPUs: who leaves no more of them idle may have large workers
+STORE = 128 << 20  # bytes for objects of a Ray of our own; what workers return is a few lines
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = 4  # the type of HTTP/2's first frame, of either side (RFC 9113, 3.4)
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster; where Ray is connected already, that is what is used.
+
+    address: `HOST:PORT` of the head of a cluster that this machine is a node of; `auto` for the
+        cluster that runs here; None for what RAY_ADDRESS says, else for a Ray that is started on
+        this machine and ends with the context.
+
+    Raises BadInput without Ray, and NoCluster within 10 s where no cluster lets us in.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        yield
+        return
+    address = check(address)
+    try:
+        if address is None:
+            _start(ray)
+        else:
+            _join(ray, address)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check(address: str | None) -> str | None:
+    """The address that `connected` will use; None for a Ray of our own.
+
+    Raises BadInput without Ray, and NoCluster, within 3 s, unless what is there speaks as a
+    cluster's head does: gRPC is HTTP/2, in which a server begins with a frame of settings.
+    """
+    if find_spec("ray") is None:
+        raise BadInput("there is no Ray; pip install 'retr[ray]'")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        return None
+    if address != "auto":
+        _greet(address)
+    return address
+
+
+def _greet(address: str) -> None:
+    if "://" in address:
+        raise NoCluster(
+            f"{address} is an address of Ray's client, through which no files are shared; run this "
+            "on a node of the cluster and give HOST:PORT of its head"
+        )
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise NoCluster(f"'{address}' is no address; give HOST:PORT of the cluster's head")
+    remedy = "give HOST:PORT of a head that 'ray start --head' started"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), GREETING) as connection:
+            connection.settimeout(GREETING)
+            connection.sendall(PREFACE)
+            greeting = connection.recv(9)
+    except TimeoutError:
+        raise NoCluster(
+            f"no Ray cluster at {address}: no answer in {GREETING:g} s; {remedy}"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NoCluster(f"no Ray cluster at {address}: {reason}; {remedy}") from None
+    if len(greeting) < 4 or greeting[3] != SETTINGS:
+        raise NoCluster(f"no Ray cluster at {address}, but something else; {remedy}")
+
+
+def _ray() -> Any:
+    """Ray, with Ray Data. Raises BadInput where it isn't installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers without a GPU are not to see one, in this version of Ray and the next.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise BadInput(f"there is no Ray ({error}); pip install 'retr[ray]'") from None
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return ray
+
+
+def _start(ray: Any) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=usable_cores(),
+            include_dashboard=False,
+            object_store_memory=STORE,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+    except Exception as error:
+        raise NoCluster(
+            f"Ray does not start here ({_first_line(error)}); see its logs in /tmp/ray, or use "
+            "--engine local"
+        ) from error
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect. Ray itself would wait for minutes, so it is left alone with that."""
+    failures: list[Exception] = []
+    given_up = threading.Event()
+
+    def join() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except Exception as error:
+            failures.append(error)
+        if given_up.is_set():
+            ray.shutdown()
+
+    thread = threading.Thread(target=join, name="join-ray", daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    where = "runs here" if address == "auto" else f"lets us in at {address}"
+    if thread.is_alive():
+        given_up.set()
+        why = f"waited for {PATIENCE:g} s"
+    elif failures:
+        why = _first_line(failures[0]).partition(". ")[0]
+    else:
+        return
+    raise NoCluster(
+        f"no Ray cluster {where} ({why}); give the head of a cluster that this machine is a node "
+        "of, with the same Ray and the same Python"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The workers that a cluster has room for: how many, and the CPUs and GPUs of each."""
+
+    workers: int
+    cpus: int
+    gpus: int = 0
+
+
+def crew_here(device: str) -> Crew:
+    """The workers of the cluster that we are connected to. Takes and raises what `crew_of` does."""
+    ray = _ray()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return crew_of(nodes, device, thread_limit())
+
+
+def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None = None) -> Crew:
+    """The workers for nodes of these resources, `CPU` and `GPU`.
+
+    One for each GPU where there are any, unless `device` is cpu. Else workers as large as they
+    can be while a tenth of the CPUs at most is left over; `limit` bounds the CPUs of each.
+
+    Raises NoCluster where no node has a GPU, and cuda was asked for, or none has a CPU.
+    """
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    most = limit or max(cpus, default=0)
+    with_gpus = [(int(node["GPU"]), int(node.get("CPU", 0))) for node in nodes if node.get("GPU")]
+    if device != "cpu" and with_gpus:
+        each = max(1, min([cpu // gpu for gpu, cpu in with_gpus] + [most]))
+        workers = sum(min(gpu, cpu // each) for gpu, cpu in with_gpus)
+        if workers:
+            return Crew(workers, each, 1)
+    if device == "cuda":
+        raise NoCluster("no node of the cluster has a GPU and a CPU for it; use --device cpu")
+
+    def used(each: int) -> int:
+        return each * sum(cpu // each for cpu in cpus)
+
+    sizes = sorted({min(cpu, most) for cpu in cpus if cpu > 0})
+    if not sizes:
+        raise NoCluster("no node of the cluster offers a CPU; start nodes with --num-cpus")
+    enough = ALMOST_ALL * max(map(used, sizes))
+    each = max(size for size in sizes if used(size) >= enough)
+    return Crew(used(each) // each, each)
+
+
+def map_on_workers(
+    function: Callable[[int], str], numbers: Sequence[int], crew: Crew
+) -> Iterator[str]:
+    """What `function` returns for each number, as it comes: a Ray Dataset, mapped by actors.
+
+    Each actor has a copy of the function, so one with a state may keep what it has opened. Where
+    an actor or its node is lost, the actor begins anew wherever there is room, and so does its
+    number.
+
+    Raises the function's own error if it is one of retr's, WorkerFailed for others.
+    """
+    ray = _ray()
+    crowd = min(crew.workers, len(numbers))
+    items = [ray.cloudpickle.dumps(number) for number in numbers]
+    data = ray.data.from_items(items, override_num_blocks=len(items))
+    data.context.enable_progress_bars = False
+    data.context.execution_no_progress_timeout_s = -1  # a shard may take its time
+    mapped = data.map(
+        _caller(),
+        fn_constructor_args=(ray.cloudpickle.dumps(function),),
+        # One number at a time: what waits at an actor that is lost would wait for its return.
+        compute=ray.data.ActorPoolStrategy(size=crowd, max_tasks_in_flight_per_actor=1),
+        num_cpus=crew.cpus,
+        num_gpus=crew.gpus,
+    )
+    rows = mapped.iter_rows()
+    try:
+        for reply in rows:
+            yield cast(str, _value(reply))
+    except RetrError:
+        raise
+    except Exception as error:
+        raise _given_up(error) from error
+
+
+def run_tasks(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    cpus: int = 1,
+    retries: int = RETRIES,
+) -> Iterator[tuple[int, Result]]:
+    """The position of each item and what `function` returns for it, as they come: Ray's tasks.
+
+    The function is one that can be imported where retr is installed. A task whose worker or node
+    is lost is begun anew, so often at most.
+
+    Raises the function's own error if it is one of retr's, WorkerFailed for others.
+    """
+    ray = _ray()
+    payload = ray.cloudpickle.dumps(function)
+    caller = _caller()
+
+    def call(item: bytes) -> Reply:
+        return cast(Reply, caller(payload)({"item": item}))
+
+    task = ray.remote(num_cpus=cpus, max_retries=retries)(call)
+    capacity = int(ray.cluster_resources().get("CPU", 1)) // cpus
+    waiting = iter(enumerate(items))
+    running: dict[Any, int] = {}
+    try:
+        while True:
+            # Twice as many as can run, so that none waits for us; not all, there may be millions.
+            while len(running) < 2 * max(1, capacity) and (entry := next(waiting, None)):
+                packed = ray.cloudpickle.dumps(entry[1])
+                running[task.remote(packed)] = entry[0]
+            if not running:
+                return
+            done, _ = ray.wait(list(running))
+            for reference in done:
+                position = running.pop(reference)
+                yield position, cast(Result, _value(ray.get(reference)))
+    except RetrError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise _given_up(error) from error
+    finally:
+        for reference in running:
+            with suppress(Exception):
+                ray.cancel(reference, force=True)
+
+
+def _caller() -> type[Any]:
+    """The class of what calls a function on a node. It is local, and so pickled by value."""
+
+    class Caller:
+        def __init__(self, payload: bytes) -> None:
+            self.payload = payload
+            self.function: Any = None
+
+        def __call__(self, row: dict[str, bytes]) -> dict[str, Any]:
+            import traceback
+
+            import ray
+            from ray import cloudpickle
+
+            def reply(value: Any = "", kind: str = "", text: str = "") -> dict[str, Any]:
+                trace = traceback.format_exc() if kind else ""
+                node = ray.util.get_node_ip_address()
+                return {"value": value, "kind": kind, "text": text, "trace": trace, "node": node}
+
+            try:
+                import retrieval  # noqa: F401
+            except ImportError as error:
+                remedy = "install the same retr[ray] on every node"
+                return reply(kind="NoCluster", text=f"there is no retr ({error}); {remedy}")
+            if self.function is None:
+                try:
+                    self.function = cloudpickle.loads(self.payload)
+                except (ImportError, AttributeError) as error:
+                    text = f"retr is another than here ({error}); install the same on every node"
+                    return reply(kind="Mismatch", text=text)
+            try:
+                return reply(self.function(cloudpickle.loads(row["item"])))
+            except Exception as error:
+                return reply(kind=type(error).__name__, text=str(error))
+
+    return Caller
+
+
+def _value(reply: Reply) -> Any:
+    """The value of the reply, or its error raised."""
+    if not reply["kind"]:
+        return reply["value"]
+    here = reply["node"] == _ray().util.get_node_ip_address()
+    where = "" if here else f"on node {reply['node']}: "
+    kind = getattr(errors, reply["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, RetrError):
+        # The classes differ in what they are made of, but not in what they say.
+        error = kind.__new__(kind)
+        Exception.__init__(error, where + reply["text"])
+    else:
+        detail = " ".join(reply["text"].split()) or "no more is known"
+        error = WorkerFailed(
+            f"{where}{reply['kind']}: {detail}; run again with --debug to see where"
+        )
+    error.add_note(reply["trace"])
+    raise error
+
+
+def _given_up(error: Exception) -> WorkerFailed:
+    return WorkerFailed(
+        f"Ray gave up ({type(error).__name__}: {_first_line(error)}); the same command goes on, "
+        "Ray's logs say more"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
