@@ -1,4 +1,4 @@
-"""Measure `retr serve` under load: `python -m benchmarks.speed.load INDEX [--clients 200] [--seconds 60]`.
+"""Load `retr serve`: `python -m benchmarks.speed.load INDEX [--clients 200] [--seconds 60]`.
 
 So many clients ask, each again as soon as it has its answer, for the neighbours of rows of the
 index, as the page does; in the same run, the same index is searched by itself, without a service.

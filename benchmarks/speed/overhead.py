@@ -1,4 +1,4 @@
-"""Compare searching through retr with the bare library: `python -m benchmarks.speed.overhead --help`.
+"""Compare retr's searches with the library's: `python -m benchmarks.speed.overhead --help`.
 
 The same index is searched for the same batch of queries by the library's own call and by
 `Index.search`, in turns. A ratio of 1.05 is 5% of overhead.

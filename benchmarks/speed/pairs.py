@@ -1,4 +1,4 @@
-"""Measure how fast pairs are scored from stored embeddings: `python -m benchmarks.speed.pairs --help`."""
+"""Measure the scoring of pairs of embeddings: `python -m benchmarks.speed.pairs --help`."""
 
 import argparse
 import json

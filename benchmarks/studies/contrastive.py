@@ -1,4 +1,4 @@
-"""Measure the contrastive loss of pairs of images: `python -m benchmarks.studies.contrastive --help`.
+"""Measure the contrastive loss of pairs: `python -m benchmarks.studies.contrastive --help`.
 
 Pairs are drawn by seed, half of them alike; what the loss of any two images is on average, a few of
 which are alike, follows from both kinds. The loss is ½ d² of pairs that are alike, and

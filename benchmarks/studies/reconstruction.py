@@ -1,4 +1,4 @@
-"""Measure how well a latent describes an image: `python -m benchmarks.studies.reconstruction --help`.
+"""Measure the reconstruction of images: `python -m benchmarks.studies.reconstruction --help`.
 
 The mean squared error per number of the pixels, from 0 to 1, of test images drawn from their
 latents, beside that of PCA of the same dimension, fitted on the training images.

@@ -1,4 +1,4 @@
-"""Measure an encoder in every protocol and form of storage: `python -m benchmarks.studies.storage -h`.
+"""Measure an encoder in all protocols and storage forms: `python -m benchmarks.studies.storage -h`.
 
 Float embeddings are compared by their metric; binary ones, the signs of the numbers less the
 database's mean, by Hamming distance, whose many ties rank by row. int8 scales each vector by its

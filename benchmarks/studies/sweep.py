@@ -1,4 +1,4 @@
-"""Train one recipe in several settings, judged by pairs: `python -m benchmarks.studies.sweep --help`.
+"""Train one recipe in several settings: `python -m benchmarks.studies.sweep --help`.
 
 Every combination of the settings is trained into a folder of its own, and its encoder tells pairs
 of test images of one class from others: of the classes that it was trained on, of those that it
