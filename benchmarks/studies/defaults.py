@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.speed import scale
 from benchmarks.studies import baselines
 from benchmarks.suite import machine
+from retrieval.choices import choice
 from retrieval.contracts import Framing, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.images import open_source
@@ -98,11 +99,12 @@ def _drawn(wanted: int, rows: int, seed: int) -> NDArray[np.int64]:
 def measure(
     draw: Callable[[int], Vectors],
     rows: int,
-    metric: Metric,
+    metric: Metric | str,
     backends: Sequence[str],
     options: dict[str, object] | None = None,
 ) -> Iterator[dict[str, Json]]:
     """For each backend that has the metric: recall and times over so many rows."""
+    metric = choice(Metric, metric)
     queries_wanted = min(QUERIES, max(100, rows // 10))
     vectors = draw(rows + queries_wanted)
     queries = np.ascontiguousarray(vectors[rows:])
@@ -124,7 +126,7 @@ def measure(
             "metric": metric,
             "backend": backend,
             **{
-                name: recall(
+                name: _recall(
                     index.search(queries, K, among), truth[name], queries, database, metric
                 )
                 for name, among in _filters(mask)
@@ -139,7 +141,7 @@ def _filters(mask: Mask) -> list[tuple[str, Mask | None]]:
     return [("recall", None), ("filtered", mask)]
 
 
-def recall(hits: Hits, true: Hits, queries: Vectors, database: Vectors, metric: Metric) -> float:
+def _recall(hits: Hits, true: Hits, queries: Vectors, database: Vectors, metric: Metric) -> float:
     """The mean recall@10 of the hits, by distances that are computed from the vectors."""
     found, wanted = (distances_of(queries, database, each.rows, metric) for each in (hits, true))
     there = np.isfinite(wanted).any(axis=1)
