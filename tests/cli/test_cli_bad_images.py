@@ -54,7 +54,7 @@ def test_search_says_what_is_wrong_with_a_source(
         ("missing.png", "missing.png"),
         ("cut.parquet", "cannot read"),
         ("text.parquet", "cannot read"),
-        ("numbers.parquet", "its columns are numbers; wanted img or image"),
+        ("numbers.parquet", "its columns are numbers (int64); wanted img, image or another"),
         ("", "is no data set and no path"),
     ],
 )

@@ -46,6 +46,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def check_encoded(document: Any, rows: int) -> None:
     assert document.keys() == {
         "out", "rows", "dim", "shards", "skipped", "encoder", "seconds", "images_per_second",
+        "passed_over", "skipped_folders",
     }  # fmt: skip
     assert document["rows"] == rows
     assert (document["dim"], document["shards"], document["skipped"]) == (3, 1, 0)
@@ -154,6 +155,7 @@ def test_info_says_what_folders_are(retr: Retr, gallery: Gallery) -> None:
     assert embeddings.keys() == {
         "kind", "format", "version", "encoder", "dim", "dtype", "metric", "source",
         "shard_images", "rows", "shards", "skipped", "complete", "size_bytes",
+        "passed_over", "skipped_folders",
     }  # fmt: skip
     assert (embeddings["kind"], embeddings["rows"], embeddings["dim"]) == ("embeddings", 60, 3)
     assert (embeddings["shards"], embeddings["complete"]) == (1, True)
@@ -164,7 +166,7 @@ def test_info_says_what_folders_are(retr: Retr, gallery: Gallery) -> None:
         "details", "versions", "files", "deleted", "at", "parts", "size_bytes",
     }  # fmt: skip
     assert (index["kind"], index["backend"], index["rows"]) == ("index", "hnsw", 60)
-    assert index["options"]["ef"] == 64
+    assert index["options"]["ef"] == 128
 
 
 @pytest.mark.parametrize(("kind", "files"), [("embeddings", 1), ("exact", 2), ("hnsw", 2)])
@@ -203,7 +205,7 @@ def test_quiet_prints_nothing(retr: Retr, gallery: Gallery, command: str) -> Non
     ("command", "said"),
     [
         ("encode", ["60 embeddings of 3 dimensions by toy in made"]),
-        ("index", ["60 rows of 3 dimensions in made", "hnsw, euclidean", "ef 64"]),
+        ("index", ["60 rows of 3 dimensions in made", "hnsw, euclidean", "ef 128"]),
         ("search", ["(green)", "rank", "green/7.png", "0.0000"]),
         ("eval", ["60 queries against 60 images, euclidean", "P@k", "mAP", "green"]),
         ("info", ["embeddings: 60 rows of 3 × float32", "toy (", "complete  yes"]),

@@ -31,7 +31,7 @@ from indexers.milvus_database import Lite, checked_uri, files_in
 from retrieval.contracts import Filter, Filtering, Metric, Storing, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
 from retrieval.index.folder import INDEX, UNFINISHED, IndexFacts, build_index, open_index
-from retrieval.index.searching import Searcher
+from retrieval.index.searching import Searcher, parsed
 from retrieval.inspection import verify
 from retrieval.storage.shards import Embeddings
 
@@ -120,7 +120,9 @@ def test_ids_labels_and_paths_are_stored_and_filtered_by(
         mask = np.array([each == label for each in labels])
         hits = searcher.hits(queries, 4, f"label={label}")
         assert hits.rows.tolist() == true.search(queries, 4, mask).rows.tolist(), label
-        assert asked and all(expression_of(Filter("label", (label,))) in each for each in asked)
+        where = parsed(searcher.opened.rows, f"label={label}")  # also in its other Unicode form
+        assert label in where.values
+        assert asked and all(expression_of(where) in each for each in asked)
         asked.clear()
     assert searcher.hits(queries, 5, "id=a7,a11").rows.tolist() == [
         [*line, -1, -1, -1] for line in true.search(queries, 2, np.isin(range(90), (7, 11))).rows

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.source import text
@@ -123,7 +122,9 @@ def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str 
     kind = _plain(column.type)
     nothing: list[Any] = [None] * batch.num_rows
     if pa.types.is_struct(kind):
-        parts = {name: pc.struct_field(column, name).to_pylist() for name in _parts(kind)}
+        fields = [field.name for field in kind]
+        values = dict(zip(fields, column.flatten(), strict=True))  # null where the struct is null
+        parts = {name: values[name].to_pylist() for name in _parts(kind)}
         return list(zip(parts.get("bytes", nothing), parts.get("path", nothing), strict=True))
     values = column.to_pylist()
     if _is_binary(kind):
