@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Json, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import Fetched, Found, Nearest, checked_blocks
@@ -60,11 +61,12 @@ class Copies:
         return cls(rows, rows)
 
     @classmethod
-    def find(cls, blocks: Blocks, metric: Metric) -> "Copies":
+    def find(cls, blocks: Blocks, metric: Metric | str) -> "Copies":
         """Return the copies among vectors (n, dim) as the metric sees them.
 
         Raises what `retrieval.hits.checked_vectors` raises.
         """
+        metric = choice(Metric, metric)
         projections = _projected(checked_blocks(blocks, metric), blocks.dim)
         return cls._numbered(_first_copies(projections, 0))
 

@@ -34,11 +34,12 @@ def list_count(rows: int, wanted: int | None) -> int:
     return max(1, min(isqrt(16 * rows), rows // FEWEST_POINTS))
 
 
-def drawn_rows(blocks: Blocks, seed: int, metric: Metric) -> tuple[Rows, Vectors]:
+def drawn_rows(blocks: Blocks, seed: int, metric: Metric | str) -> tuple[Rows, Vectors]:
     """Return some rows, drawn by seed, and their prepared vectors (q, dim), to measure with.
 
     No two of them are copies: the neighbors of a vector with many copies are easily found.
     """
+    metric = choice(Metric, metric)
     rows = np.random.default_rng(seed).permutation(blocks.rows)[:DRAWN_ROWS]
     vectors = _picked(blocks, rows, metric)
     distinct = np.flatnonzero(Copies.find(InMemory(vectors), metric).is_first)[:QUERIES]
