@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import baselines, machine, scale
+from retrieval.choices import choice
 from retrieval.contracts import Framing, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.images import open_source
@@ -96,11 +97,12 @@ def _drawn(wanted: int, rows: int, seed: int) -> NDArray[np.int64]:
 def measure(
     draw: Callable[[int], Vectors],
     rows: int,
-    metric: Metric,
+    metric: Metric | str,
     backends: Sequence[str],
     options: dict[str, object] | None = None,
 ) -> Iterator[dict[str, Json]]:
     """For each backend that has the metric: recall and times over so many rows."""
+    metric = choice(Metric, metric)
     queries_wanted = min(QUERIES, max(100, rows // 10))
     vectors = draw(rows + queries_wanted)
     queries = np.ascontiguousarray(vectors[rows:])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
 from retrieval.hits import BLOCK, without_own
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
@@ -18,13 +19,14 @@ K = 10
 QUERIES = 100  # rows, drawn at random
 
 
-def measured_recall(index: Index, blocks: Blocks, metric: Metric, seed: int = 0) -> float:
+def measured_recall(index: Index, blocks: Blocks, metric: Metric | str, seed: int = 0) -> float:
     """Return the recall@10 of the index for some of its own rows, with exact search as truth.
 
     blocks: the vectors of the index's rows, which are read twice. A query's own row counts neither
     as a hit nor as a neighbor. Recall is counted by distance, see `index_recall_at`; it is 1 where
     there is no other row.
     """
+    metric = choice(Metric, metric)
     own = np.random.default_rng(seed).permutation(blocks.rows)[:QUERIES]
     k = min(K, blocks.rows - 1)
     if k == 0:
