@@ -81,6 +81,9 @@ def run() -> int:
         return 1
     except CannotPrint as error:
         return _failed(error, str(error), 1)
+    except PermissionError as error:
+        name = f" for {error.filename}" if error.filename else ""
+        return _failed(error, f"no permission{name}; change it, or name another place", 2)
     except Exception as error:
         detail = " ".join(str(error).split()) or "no more is known"
         message = f"{type(error).__name__}: {detail}; run again with --debug to see where"

@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Json, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import Fetched, Found, Nearest, checked_blocks
-from retrieval.storage.files import write_whole
-from retrieval.storage.shards import read_table
+from retrieval.storage.shards import read_table, write_table
 
 FILE = "copies.parquet"
 COLUMN = "vector"
@@ -144,7 +142,7 @@ class Copies:
             (folder / FILE).unlink(missing_ok=True)
             return
         table = pa.table({COLUMN: self.vector_of}, SCHEMA)
-        write_whole(folder / FILE, lambda path: pq.write_table(table, path, compression="zstd"))
+        write_table(folder / FILE, table, "zstd")
 
     @classmethod
     def load(cls, folder: Path, vectors: int) -> "Copies":

@@ -29,7 +29,7 @@ from retrieval.hits import (
     prepared,
 )
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.files import write_whole
+from retrieval.storage.files import native_path, write_whole
 
 FILE = "index.hnsw"
 
@@ -115,7 +115,8 @@ class Hnsw:
         path = folder / FILE
         graph = hnswlib.Index(SPACES[self.metric], checked_dim(path))
         try:
-            graph.load_index(str(path))
+            with native_path(path) as name:
+                graph.load_index(name)
         except (RuntimeError, MemoryError) as problem:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
         graph.set_num_threads(usable_cores())
@@ -179,7 +180,8 @@ class HnswIndex:
         self.copies.save(folder)
 
     def _write(self, path: Path) -> None:
-        self.graph.save_index(str(path))
+        with native_path(path) as name:
+            self.graph.save_index(name)
         # hnswlib does not look whether its bytes reached the disk.
         written, whole = path.stat().st_size, self.graph.index_file_size()
         if written != whole:

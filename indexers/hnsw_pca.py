@@ -141,7 +141,7 @@ class HnswPca:
         bridge.reserve(storage.codes, rows * storage.code_size)
         with bridge.threads(self.build_threads):
             for _, block in checked_blocks(blocks, self.metric):
-                index.add(block)
+                _add(index, block, self.metric)
         return HnswPcaIndex(index, self, copies)
 
     def load(self, folder: Path) -> "HnswPcaIndex":
@@ -196,7 +196,7 @@ class HnswPcaIndex:
         copies = self.copies.joined([self.vectors], vectors)
         vectors = vectors[copies.is_first[len(self) :]]
         with bridge.threads(self.settings.build_threads):
-            self.index.add(vectors)
+            _add(self.index, vectors, metric)
         self.copies = copies
         self._prepare()
 
@@ -231,7 +231,11 @@ class HnswPcaIndex:
             centre = turned.mean(axis=0, dtype=np.float64)
         self.scale = _scale(turned, centre)
         self.codes = np.zeros((self.rows, _raised(graph.d)), np.int16)
+        self.zero: int | None = None
         for start in range(0, self.rows, BLOCK):
+            if self.kind == walk.COSINE and self.zero is None:
+                zeros = np.flatnonzero(~self.vectors[start : start + BLOCK].any(axis=1))
+                self.zero = start + int(zeros[0]) if len(zeros) else None
             block = turned[start : start + BLOCK] - centre
             lengths = np.linalg.norm(block, axis=1, keepdims=True) * self.scale
             block *= self.scale * np.minimum(1, walk.LONGEST / np.maximum(lengths, 1))
@@ -246,6 +250,7 @@ class HnswPcaIndex:
         """Whether it is one query, in the form that the walk takes, for rows that there are."""
         return (
             self.copies.vector_of is None
+            and self.zero is None
             and getattr(queries, "shape", None) == (1, self.dim)
             and queries.dtype == np.float32
             and queries.flags.carray
@@ -276,6 +281,9 @@ class HnswPcaIndex:
             some, some_distances = rows[short], distances[short]
             walk.compare(queries[short], self.vectors, candidates, self.kind, some, some_distances)
             rows[short], distances[short] = some, some_distances
+        if self.zero is not None and (among is None or among[self.zero]):
+            missed = (distances[:, -1] > 1) & (rows != self.zero).all(axis=1)
+            rows[missed, -1], distances[missed, -1] = self.zero, 1  # at right angles to everything
         return rows, distances
 
     def _walk(
@@ -311,6 +319,24 @@ class HnswPcaIndex:
         )
         self.tags.append(tags)
         return short
+
+
+def _add(index: Any, vectors: Vectors, metric: Metric) -> None:
+    """Add prepared vectors (n, dim) to faiss's index.
+
+    The graph of cosines places a zero vector on the first axis. In the center it would be nearer to
+    most vectors than they are to each other, and take all of their links.
+    """
+    zeros = np.flatnonzero(~vectors.any(axis=1)) if metric is Metric.COSINE else ()
+    if not len(zeros):
+        index.add(vectors)
+        return
+    matrix = _matrix(index)
+    placed = vectors.copy()
+    placed[zeros] = matrix[0] if matrix.size else np.eye(1, index.d)
+    index.base_index.add(placed)
+    index.refine_index.add(vectors)
+    index.ntotal = index.refine_index.ntotal
 
 
 def _spread(call: Callable[[slice], object], queries: int) -> None:

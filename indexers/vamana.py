@@ -28,7 +28,7 @@ from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, InMemory, answer, checked_vectors, prepared, prepared_blocks
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.files import read_json, write_json
+from retrieval.storage.files import native_path, read_json, write_json
 
 FACTS = "vamana.json"
 PARTS = ("parameters", "graph", "vectors")
@@ -220,9 +220,9 @@ class VamanaIndex:
         for file in _files(folder):
             file.unlink()
         with TemporaryDirectory(dir=folder) as name:
-            at = [Path(name) / part for part in PARTS]
-            self.graph.save(*map(str, at))
-            for place in at:
+            with native_path(Path(name)) as native:
+                self.graph.save(*(f"{native}/{part}" for part in PARTS))
+            for place in (Path(name) / part for part in PARTS):
                 for file in place.iterdir():
                     kind = "toml" if file.name == SVS_SETTINGS else file.name
                     file.rename(folder / f"{place.name}.{kind}")

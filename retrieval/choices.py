@@ -30,8 +30,7 @@ def choice(kind: type[Choice], value: object, what: str | None = None) -> Choice
             return kind(value)
         except ValueError:
             pass
-    shown = " ".join(str(value).split())[:SHOWN_CHARACTERS]
-    raise UnknownName(what or kind.__name__.lower(), shown, kind)
+    raise UnknownName(what or kind.__name__.lower(), str(value)[:SHOWN_CHARACTERS], kind)
 
 
 def resolve_choices(settings: Any) -> None:

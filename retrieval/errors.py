@@ -58,14 +58,15 @@ class BadInput(RetrError):
 class UnknownName(BadInput):
     """A name that is not among those there are; the message lists them and the nearest."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(name, names[:MOST_NAMES], n=1, cutoff=0.5)
+        shown = " ".join(str(name).split())
+        near = get_close_matches(shown, names[:MOST_NAMES], n=1, cutoff=0.5)
         guess = f"did you mean '{near[0]}'? " if near else ""
         there_are = ", ".join(names[:MOST_NAMES]) if names else "none"
         if len(names) > MOST_NAMES:
             there_are += f" and {len(names) - MOST_NAMES:,} more"
-        super().__init__(f"unknown {kind} '{name}'; {guess}there are: {there_are}")
+        super().__init__(f"unknown {kind} '{shown}'; {guess}there are: {there_are}")
 
 
 class BadImage(BadInput):

@@ -55,6 +55,9 @@ def _values(given: Iterable[Any], what: str) -> Iterable[Any]:
     """The values one by one."""
     if hasattr(given, "to_pylist"):  # Arrow's
         return list(given.to_pylist())
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        kind = type(given).__name__
+        raise BadInput(f"{what} are a single {kind}; give a list, one for each vector")
     if not hasattr(given, "__array__"):
         return given
     array = np.asarray(given)

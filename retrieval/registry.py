@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from retrieval.choices import choice
 from retrieval.contracts import Encoder, Indexer, PairScorer
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.cards import CARD, Card, is_trained
@@ -142,6 +143,8 @@ def _typed(option: str, value: object, hint: Any) -> object:
     if optional and value in (None, "auto", "none"):
         return None
     for kind in kinds:
+        if issubclass(kind, StrEnum):
+            return choice(kind, value, option)
         if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
             return value
         if kind is bool:
@@ -154,9 +157,7 @@ def _typed(option: str, value: object, hint: Any) -> object:
             return kind(value)
         except (TypeError, ValueError):
             continue
-    wanted = " or ".join(
-        "one of " + ", ".join(k) if issubclass(k, StrEnum) else k.__name__ for k in kinds
-    )
+    wanted = " or ".join(kind.__name__ for kind in kinds)
     raise BadInput(f"option {option} cannot be '{value}'; give it {wanted}")
 
 

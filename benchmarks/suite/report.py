@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.suite.grid import named
 from retrieval.contracts import Json
@@ -23,6 +22,8 @@ from retrieval.storage.files import (
     write_json,
     write_whole,
 )
+from retrieval.storage.names import storable
+from retrieval.storage.shards import write_table
 
 NAME = "bench"
 BY_QUERY = "queries.parquet"
@@ -82,7 +83,7 @@ def write(
     paths = {kind: folder / f"{NAME}.{kind}" for kind in ("json", "csv", "md", "png", "html")}
     rows = document["rows"]
     write_json(paths["json"], dict(document))
-    write_whole(folder / BY_QUERY, lambda partial: pq.write_table(by_query, partial))
+    write_table(folder / BY_QUERY, by_query)
     write_csv(paths["csv"], [_flat(row) for row in rows])
     write_whole(paths["md"], lambda partial: partial.write_text(_markdown(table), "utf-8"))
     _draw(paths["png"], rows)
@@ -325,9 +326,10 @@ def _write_html(path: Path, document: Document) -> None:
             col=column,
         )
         figure.update_yaxes(title_text=SPEED, type="log", row=1, col=column)
+    queries, database = (escape(storable(data[name])) for name in ("queries", "database"))
     figure.update_layout(
         title_text=(
-            f"{escape(data['queries'])} against {escape(data['database'])}<br><sup>{data['dim']} "
+            f"{queries} against {database}<br><sup>{data['dim']} "
             f"dimensions, {data['metric']}; {escape(machine['cpu'])}; a star: on the Pareto front"
             "</sup>"
         ),

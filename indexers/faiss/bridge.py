@@ -14,7 +14,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Mask, Metric, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import Found
-from retrieval.storage.files import write_whole
+from retrieval.storage.files import native_path, write_whole
 
 FILE = "index.faiss"
 TABLES = 1 << 28  # bytes that it may make of a small file
@@ -132,7 +132,12 @@ def threads(count: int) -> Iterator[None]:
 
 def save(index: faiss.Index, folder: Path) -> None:
     """Write the index to `FILE` in the folder."""
-    write_whole(folder / FILE, lambda partial: faiss.write_index(index, str(partial)))
+
+    def write(partial: Path) -> None:
+        with native_path(partial) as path:
+            faiss.write_index(index, path)
+
+    write_whole(folder / FILE, write)
 
 
 def reason(problem: Exception) -> str:
@@ -148,8 +153,8 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> AnyIndex:
     if not path.is_file():
         raise BadData(f"{path} is not there; build the index again")
     try:
-        with _bounded(path.stat().st_size):
-            index = faiss.read_index(str(path))
+        with _bounded(path.stat().st_size), native_path(path) as name:
+            index = faiss.read_index(name)
     except (RuntimeError, MemoryError) as problem:
         raise BadData(f"{path} is damaged ({reason(problem)}); build the index again") from None
     if not isinstance(index, kind) or index.metric_type != METRICS[metric]:

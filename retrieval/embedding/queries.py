@@ -51,7 +51,7 @@ def read_queries(
                 # An item without content is one to be read by its path.
                 pixels = (
                     frame(read_image(item.path, framing), framing)
-                    if item.content == b""
+                    if isinstance(item.content, bytes) and not item.content
                     else load(item, framing)
                 )
             except BadImage as error:
@@ -78,7 +78,9 @@ def _items(given: str, note: Note, columns: Columns) -> Iterator[Item]:
             yield from _found(given, note, columns)
         return
     path = Path(given)
-    if path.is_dir() or (any(c in given for c in "*?[") and not path.exists()):
+    if path.is_dir():  # also one that is named as a data set
+        yield from _found(str(path.absolute()), note, columns)
+    elif any(c in given for c in "*?[") and not path.exists():
         yield from _found(given, note, columns)
     elif "#" in given and not path.exists():
         yield Item(given, None, given, b"")

@@ -9,13 +9,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrieval.contracts import Framing, Images
-from retrieval.errors import BadInput
+from retrieval.errors import BadImage, BadInput
 from retrieval.images.decoding import decode, frame
 from retrieval.images.reading import read_image
 from retrieval.storage.places import RemotePath
 
-Given = str | os.PathLike[str] | RemotePath | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
+Given = (
+    str
+    | os.PathLike[str]
+    | RemotePath
+    | bytes
+    | memoryview
+    | BinaryIO
+    | Image.Image
+    | NDArray[np.uint8]
+)
 """One image: where `read_image` finds it, or its content."""
+
+PATHS = (str, os.PathLike)
+CONTENTS = (bytes, bytearray, memoryview)
 
 
 def framed(images: Given | Iterable[Given], framing: Framing) -> list[Images]:
@@ -36,13 +48,13 @@ def framed(images: Given | Iterable[Given], framing: Framing) -> list[Images]:
 
 def as_images(images: Given | Iterable[Given]) -> list[Given]:
     """Return the images one by one; a single one is a list of one."""
-    if isinstance(images, str | os.PathLike | RemotePath | bytes | bytearray | Image.Image):
+    if isinstance(images, (*PATHS, RemotePath, *CONTENTS, Image.Image)):
         return [cast(Given, images)]
     if hasattr(images, "read"):
         return [cast(BinaryIO, images)]
     if hasattr(images, "__array__"):
-        array = np.asarray(images)
-        if array.dtype.kind in "OUS" and array.ndim == 1:  # an array of paths
+        array = _array(images)
+        if array.ndim == 1 and (array.dtype.kind in "OUS" or not array.size):  # paths, or nothing
             return [*array.tolist()]
         return [*array] if array.ndim == 4 else [array]
     try:
@@ -54,22 +66,42 @@ def as_images(images: Given | Iterable[Given]) -> list[Given]:
 def _opened(image: Any, number: int, framing: Framing) -> Image.Image:
     """The image in RGB. number: of this image among those given, for errors."""
     name = f"{number} of those given"
-    if isinstance(image, str | os.PathLike | RemotePath):
+    if isinstance(image, RemotePath):
         return read_image(str(image), framing)
-    if isinstance(image, bytes | bytearray):
+    if isinstance(image, PATHS):
+        return read_image(os.fsdecode(image), framing)
+    if isinstance(image, CONTENTS):
         return decode(bytes(image), name, framing)
     if isinstance(image, Image.Image):
         return decode(image, name, framing)
     if hasattr(image, "read"):
-        if image.seekable():
-            image.seek(0)  # as Pillow does, for buffers that were just written
-        content = image.read()
-        if not isinstance(content, bytes):
-            raise BadInput(f"image {name} is a file open as text; open it with mode 'rb'")
-        return decode(content, name, framing)
+        return decode(_content(image, name), name, framing)
     if hasattr(image, "__array__"):
-        return decode(Image.fromarray(_checked(np.asarray(image), name)), name, framing)
+        return decode(Image.fromarray(_checked(_array(image), name)), name, framing)
     raise _not_an_image(image)
+
+
+def _content(file: Any, name: str) -> bytes:
+    """The bytes of an open file. Raises BadImage where it cannot be read, BadInput for text."""
+    try:
+        if file.seekable():
+            file.seek(0)  # as Pillow does, for buffers that were just written
+        content = file.read()
+    except UnicodeDecodeError:
+        content = ""
+    except (OSError, ValueError) as problem:  # ValueError: the file is closed
+        raise BadImage(name, str(problem)) from None
+    if not isinstance(content, bytes):
+        raise BadInput(f"image {name} is a file open as text; open it with mode 'rb'")
+    return content
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """The array. Raises BadInput for one that numpy cannot read, such as a tensor on a GPU."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise _not_an_image(value) from None
 
 
 def _checked(array: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from retrieval.images.datasets.catalog import (
 )
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.folder import EVERYTHING, FolderSource, none_in, walk
-from retrieval.images.folders.listing import listed
+from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.source import First, Note, Source, natural, no_note, text
 from retrieval.images.tables.columns import NO_CHOICE, Columns
@@ -155,19 +155,22 @@ def _split_folders(folder: Path) -> list[str]:
         return []
     found = {}
     for name in names:
-        if _has_image(folder / name, EVERYTHING):
-            if not is_split_name(name):
+        may_be_split = is_split_name(name)
+        if _has_image(folder / name, EVERYTHING, may_be_split):
+            if not may_be_split:
                 return []
-            found[name] = _has_image(folder / name, ("*", "**", "*"))
+            found[name] = _has_image(folder / name, ("*", "**", "*"), may_be_split)
     return [*found] if are_splits(found) else []
 
 
-def _has_image(folder: Path, pattern: tuple[str, ...]) -> bool:
-    """Return whether an image in the folder matches; a folder that cannot be listed has none."""
+def _has_image(folder: Path, pattern: tuple[str, ...], unlisted: bool) -> bool:
+    """Return whether an image in the folder matches; `unlisted` where it cannot all be listed."""
+    left_out = LeftOut()
     try:
-        return next(walk(folder, pattern, SUFFIXES), None) is not None
+        found = next(walk(folder, pattern, SUFFIXES, left_out), None)
     except BadSource:
-        return False
+        return unlisted
+    return found is not None or (unlisted and bool(left_out.folders))
 
 
 def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note) -> None:

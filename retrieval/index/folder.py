@@ -22,7 +22,6 @@ from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import (
@@ -53,7 +52,6 @@ from retrieval.storage.files import (
     sha256_of,
     user_cache,
     write_sealed,
-    write_whole,
 )
 from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.publishing import finish, publish, settle
@@ -66,6 +64,7 @@ from retrieval.storage.shards import (
     read_table,
     vectors_of,
     with_nfc_labels,
+    write_table,
 )
 
 FORMAT = "retr-index"
@@ -311,7 +310,7 @@ def write_index(
     if blocks is not None:
         details[RECALL] = round(measured_recall(index, blocks, facts.metric), 4)
     index.save(partial)
-    write_whole(partial / ROWS, lambda path: pq.write_table(rows, path, compression="zstd"))
+    write_table(partial / ROWS, rows, "zstd")
     names = sorted(path.name for path in partial.iterdir())
     facts = replace(
         facts,

@@ -15,7 +15,7 @@ from retrieval.hits import as_vectors
 from retrieval.images import Given, as_images, framed
 from retrieval.index.folder import OpenIndex, open_index
 from retrieval.registry import open_encoder
-from retrieval.storage.names import restored
+from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place
 
 _T = TypeVar("_T")
@@ -246,8 +246,10 @@ def _readings(written: str) -> list[tuple[str, ...]]:
 
 
 def _forms(value: str) -> tuple[str, ...]:
-    """The value as it was typed and in both normal forms: macOS names files in NFD."""
-    return value, normalize("NFC", value), normalize("NFD", value)
+    """The value as typed and as a name is stored, in both normal forms: macOS writes NFD."""
+    typed = value.encode("utf-8", "backslashreplace").decode()
+    forms = (normalize(form, each) for each in (typed, storable(value)) for form in ("NFC", "NFD"))
+    return tuple(dict.fromkeys(forms))
 
 
 def _take(items: Iterator[_T], count: int) -> list[_T]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Mismatch
@@ -19,6 +18,7 @@ from retrieval.quality.evaluation import Evaluation
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.significance import Values, bootstrap, permutation_test
 from retrieval.storage.files import check_format, made_folder, write_whole
+from retrieval.storage.shards import read_table, write_table
 
 QUERIES = "retr-queries"
 VERSION = 1
@@ -72,7 +72,7 @@ def write_queries(path: Path, evaluation: Evaluation, facts: Mapping[str, Json])
         metadata={_FACTS: json.dumps({"format": QUERIES, "version": VERSION, **facts})},
     )
     made_folder(path.parent)
-    write_whole(path, lambda partial: pq.write_table(table, partial))
+    write_table(path, table)
 
 
 def read_queries(path: Path) -> QueryTable:
@@ -81,7 +81,7 @@ def read_queries(path: Path) -> QueryTable:
     if not path.is_file():
         raise BadInput(f"{path} is not there; write it with 'retr eval --save {path}'")
     try:
-        table = pq.read_table(path)
+        table = read_table(path.read_bytes())
         facts = dict(json.loads((table.schema.metadata or {}).get(_FACTS, b"{}")))
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise BadData(f"cannot read {path} ({error}); write it anew") from None

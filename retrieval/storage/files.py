@@ -62,6 +62,25 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def native_path(path: Path) -> Iterator[str]:
+    """Yield the path for a library that takes UTF-8 alone, also where its names are not UTF-8.
+
+    Of a file that is yet to be written, only its folders' names may be so.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        is_there = path.exists()
+        opened = os.open(path if is_there else path.parent, os.O_PATH)
+        try:
+            yield f"/proc/self/fd/{opened}" + ("" if is_there else f"/{path.name}")
+        finally:
+            os.close(opened)
+    else:
+        yield str(path)
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write the rows as CSV, whole or not at all: a column for each key that any of them has."""
 

@@ -558,6 +558,16 @@ def read_table(content: bytes) -> pa.Table:
         return file.read()
 
 
+def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> None:
+    """Write the table as Parquet, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression=compression)
+
+    write_whole(path, write)
+
+
 def vectors_of(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[Any]]:
     """The column `embedding` as an array (n, dim) of the type on disk.
 

@@ -1,13 +1,16 @@
 """`retr encode` on folders as people have them: what is taken, and what is said of the rest."""
 
+import errno
 import json
 import os
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import save
+from conftest import BACKENDS
+from pictures import picture, png, save
 from running import Outcome, Retr
 
 import cli.main
@@ -138,3 +141,69 @@ def test_a_name_that_is_not_utf8_goes_all_the_way(retr: Retr, photos: Path) -> N
     assert [{pair["a"], pair["b"]} for pair in found["duplicates"]] == [
         {r"a/caf\udce9.png", "a/2.png"}
     ]
+
+
+def test_a_label_that_is_not_utf8_is_filtered_by_as_typed_and_as_shown(
+    retr: Retr, photos: Path
+) -> None:
+    (photos / "a").rename(photos / os.fsdecode(b"caf\xe9"))
+    retr(*ENCODE)
+    retr("index", "e", "--backend", "exact", "--out", "i")
+    search = ["search", "photos/b/3.png", "--index", "i"]
+    for typed in (os.fsdecode(b"label=caf\xe9"), r"label=caf\udce9"):
+        (answer,) = retr.json(*search, "--where", typed)
+        assert {hit["label"] for hit in answer["hits"]} == {r"caf\udce9"}
+    assert r"'nix\udce9'" in retr.refused(*search, "--where", os.fsdecode(b"label=nix\xe9"))
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "milvus"])
+def test_folders_whose_names_are_not_utf8_hold_all_that_is_written(
+    retr: Retr, photos: Path, backend: str
+) -> None:
+    odd = os.fsdecode(b"w\xe9rk")
+    (retr.cwd / odd).mkdir()
+    retr("encode", "photos", "--encoder", "toy", "--out", f"{odd}/e")
+    retr("index", f"{odd}/e", "--backend", backend, "--out", f"{odd}/i")
+    retr("verify", f"{odd}/i")
+    (answer,) = retr.json("search", "photos/b/3.png", "--index", f"{odd}/i", "-k", "1")
+    assert answer["hits"][0]["path"] == str(photos / "b" / "3.png")
+    if backend == "exact":
+        measured = ("--queries", f"{odd}/e", "--database", f"{odd}/e")
+        kept = os.fsdecode(b"q\xe9.parquet")
+        retr("eval", *measured, "--save", f"{odd}/{kept}")
+        retr("eval", *measured, "--against", f"{odd}/{kept}")
+
+
+def test_an_arrow_file_whose_name_is_not_utf8_is_read(retr: Retr) -> None:
+    table = pa.table({"image": [png(picture(1)), png(picture(2))], "label": ["a", "b"]})
+    file = retr.cwd / os.fsdecode(b"caf\xe9.arrow")
+    with file.open("wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+    assert retr.json("encode", file.name, "--encoder", "toy", "--out", "e")["rows"] == 2
+
+
+def test_a_folder_of_queries_with_the_name_of_a_data_set_is_the_folder(
+    retr: Retr, photos: Path
+) -> None:
+    retr(*ENCODE)
+    retr("index", "e", "--backend", "exact", "--out", "i")
+    save(retr.cwd / "digits" / "1.png", seed=1)
+    (answer,) = retr.json("search", "digits", "--index", "i", "-k", "1")
+    assert answer["query"] == str(retr.cwd / "digits" / "1.png")
+
+
+def test_a_place_without_permission_is_said_in_one_line(
+    retr: Retr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path) -> bool:
+        if path.name != "photos":
+            return is_dir(path)
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", refused)  # root may look everywhere
+    outcome = encoded_here(retr.cwd, monkeypatch, capsys)
+    assert (outcome.code, outcome.err) == (
+        2,
+        "error: no permission for photos; change it, or name another place\n",
+    )

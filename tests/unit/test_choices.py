@@ -161,6 +161,18 @@ def test_the_error_is_one_short_line() -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize("value", [value for value in NOT_CHOICES if value != ""])
+def test_names_that_are_no_enumeration_are_refused_alike(value: object) -> None:
+    with pytest.raises(UnknownName, match=r"unknown backend '.*there are: exact, faiss, hnsw"):
+        make_indexer(cast(str, value), {})
+    for option in ("index_type", "consistency"):
+        with pytest.raises(UnknownName, match=f"unknown {option} of backend milvus '"):
+            indexer_plugin("milvus")(**{option: value})
+    for metric in (value, "cosine\n", np.array(["cosine"])):
+        with pytest.raises(UnknownName, match=r"unknown metric '.*there are: cosine, euclid"):
+            make_indexer("exact", {"metric": metric})
+
+
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("name", indexer_names())
 def test_indexers_hold_members(name: str, metric: Metric) -> None:

@@ -1,6 +1,7 @@
 """Images and vectors as Python programs have them, given to a search."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,24 @@ def written(image: Image.Image) -> io.BytesIO:
     return buffer
 
 
+def entry(path: Path) -> os.DirEntry[str]:
+    with os.scandir(path.parent) as entries:
+        return next(each for each in entries if each.name == path.name)
+
+
+def closed() -> io.BytesIO:
+    file = io.BytesIO()
+    file.close()
+    return file
+
+
 FORMS: dict[str, Callable[[Path], Any]] = {
     "text": str,
     "path": Path,
     "bytes": Path.read_bytes,
     "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "entry of a folder": entry,
     "open file": lambda path: path.open("rb"),
     "buffer": lambda path: written(Image.open(path)),
     "Pillow": Image.open,
@@ -98,8 +112,8 @@ def test_grey_arrays(searcher: Searcher) -> None:
 
 @pytest.mark.parametrize(
     "nothing",
-    [[], (), np.zeros((0, 5, 5, 3), np.uint8), iter(())],
-    ids=["[]", "()", "array", "iter"],
+    [[], (), np.zeros((0, 5, 5, 3), np.uint8), np.array([]), iter(())],
+    ids=["[]", "()", "array", "no paths", "iter"],
 )
 def test_no_images_have_no_answers(searcher: Searcher, nothing: Any) -> None:
     assert searcher.search_images(nothing, k=3) == []
@@ -150,6 +164,9 @@ def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> No
         ([b"no image"], BadImage, "cannot read image 1 of those given: not an image"),
         (io.BytesIO(b"\x89PNG\r\n"), BadImage, "truncated or damaged"),
         (io.StringIO("text"), BadInput, "open as text; open it with mode 'rb'"),
+        (io.TextIOWrapper(io.BytesIO(b"\xff")), BadInput, "open as text; open it with mode 'rb'"),
+        (closed(), BadImage, "image 1 of those given: I/O operation on closed file"),
+        (torch.zeros(3, 3, requires_grad=True), BadInput, "a Tensor is no image"),
         ("missing.png", BadImage, "cannot read image missing.png: no such file"),
         (Image.new("RGB", (0, 3)), BadImage, "no pixels"),
         (Image.new("F", (3, 3)), BadImage, "pixels of mode F"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import decode, open_source
+from retrieval.images import folder as folder_module
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.listing import Listing, listed, said_of, unread_suffix
 from retrieval.images.source import Source, natural
@@ -203,3 +204,27 @@ def test_labels_are_in_nfc_and_names_as_they_are(tmp_path: Path) -> None:
     assert item.label == "caf\u00e9"
     assert item.id == f"{decomposed}/1.png"
     assert os.fsencode(item.path) == os.fsencode(root / decomposed / "1.png")
+
+
+@pytest.mark.parametrize("closed", ["train", "train/cat", "lost+found"])
+def test_a_split_that_cannot_be_listed_is_a_split_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    for name in ("train/cat", "test/cat", "lost+found"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").write_bytes(b"x")
+    scandir = os.scandir
+
+    def refused(folder: Path) -> "os._ScandirIterator[str]":
+        if Path(folder) == tmp_path / closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(folder_module, "scandir", refused)
+    (tmp_path / "lost+found" / "1.png").unlink()
+    assert len(open_source(str(tmp_path), "test")) == 1
+    if closed == "lost+found":
+        assert open_source(str(tmp_path)).name == str(tmp_path / "train")
+    else:  # and never the test images in place of those
+        with pytest.raises(BadSource, match=r"(?i)/train.*permission denied"):
+            open_source(str(tmp_path))

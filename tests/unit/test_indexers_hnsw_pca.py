@@ -252,6 +252,40 @@ def test_saved_for_faiss(tmp_path: Path) -> None:
     assert (read.search(queries, 1)[1] == index.search(queries, 1).rows).mean() > 0.9
 
 
+@pytest.mark.parametrize("axes", [None, 16])
+def test_a_zero_vector_costs_the_others_no_recall(axes: int | None, tmp_path: Path) -> None:
+    draw = np.random.default_rng(4)
+    database, queries = (draw.standard_normal((n, 64), dtype=np.float32) for n in (3000, 100))
+    if axes:
+        for some in (database, queries):
+            some[:, axes:] *= 0.01  # or else few axes keep too little
+    zero = np.zeros((1, 64), np.float32)
+    indexer = HnswPca(Metric.COSINE, axes=axes)
+    without = recall(indexer, database, queries)
+    assert recall(indexer, np.concatenate([zero, database]), queries) > without - 0.01
+    grown = indexer.build(database[:100])
+    grown.add(np.concatenate([zero, database[100:]]))
+    grown.save(tmp_path)
+    loaded = indexer.load(tmp_path)
+    true = Exact(Metric.COSINE).build(database).search(queries, 10).distances
+    for index in (grown, loaded):
+        found = index.search(queries, 10).distances
+        assert (found <= true[:, -1:] + 1e-5).mean() > without - 0.01
+
+
+def test_a_zero_vector_is_found_where_all_others_point_away() -> None:
+    draw = np.random.default_rng(5)
+    database = draw.standard_normal((2000, 32), dtype=np.float32) + 3
+    database[700] = database[1500] = 0
+    for index in (HnswPca().build(database), HnswPca().build(database[:1501])):
+        hits = index.search(-database[:5] - 3, 3)
+        np.testing.assert_array_equal(hits.rows[:, :2], [[700, 1500]] * 5)
+        np.testing.assert_allclose(hits.distances[:, :2], 1)
+    among = np.arange(2000) != 700
+    hits = HnswPca().build(database).search(-database[:1] - 3, 3, among)
+    assert hits.rows[0, 0] == 1500
+
+
 def test_load_refuses_another_kind(tmp_path: Path) -> None:
     HnswPca(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
     with pytest.raises(BadData, match="wanted IndexRefineFlat"):

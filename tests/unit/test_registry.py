@@ -41,7 +41,7 @@ def test_options_given_as_text_take_the_type_of_the_field() -> None:
     [
         ({"m": "many"}, "option m cannot be 'many'; give it int"),
         ({"m": "1.5"}, "option m cannot be '1.5'"),
-        ({"metric": "near"}, "one of cosine, euclidean, inner_product, manhattan"),
+        ({"metric": "near"}, "there are: cosine, euclidean, inner_product, manhattan"),
         ({"links": "8"}, "unknown option of backend hnsw 'links'"),
     ],
 )

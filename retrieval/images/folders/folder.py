@@ -131,8 +131,8 @@ class FolderSource:
 def none_in(name: str, left_out: LeftOut) -> BadSource:
     """Return the error for a folder without images."""
     kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-    said = said_of(left_out.passed_over)
-    remedy = "; convert them to JPEG or PNG" if said else ""
+    said = ", ".join(filter(None, (said_of(left_out.passed_over), *left_out.sentences())))
+    remedy = "; convert them to JPEG or PNG" if left_out.passed_over else ""
     return BadSource(
         f"no images in {name}{said and f' ({said})'}; they are told by their endings: "
         f"{kinds}{remedy}"

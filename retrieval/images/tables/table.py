@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import BadSource
 from retrieval.images.source import CHUNK, text
+from retrieval.storage.files import native_path
 from retrieval.storage.places import Place
 
 PARQUET = frozenset({".parquet"})
@@ -51,7 +52,7 @@ def opened(file: Place) -> Iterator[Table]:
         if is_arrow:
             if not isinstance(file, Path):
                 raise BadSource(f"{file} is an Arrow file in a store; make a copy here, name that")
-            with pa.memory_map(str(file)) as stream:
+            with native_path(file) as name, pa.memory_map(name) as stream:
                 yield _Arrow(stream)
         else:
             with (
