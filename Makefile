@@ -7,7 +7,7 @@ DEMO := retr-demo
 FUZZ_SECONDS ?= 400
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz test-web bench audit lint clean
+.PHONY: help install demo test test-all faults fuzz test-web bench audit lint clean
 
 help: ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
@@ -17,8 +17,11 @@ install: $(READY) ## make .venv, with the command .venv/bin/retr
 demo: $(READY) ## encode, index, search and measure CIFAR-10; ends with the tables
 	$(BIN)/retr demo --out $(DEMO)
 
-test: $(READY) ## run all tests that this machine can run
+test: $(READY) ## run all tests that this machine can run, but for slow ones
 	$(BIN)/python -m pytest
+
+test-all: $(READY) ## run the slow ones too
+	$(BIN)/python -m pytest -m ''
 
 faults: $(READY) ## kill what writes at 100 random moments each, and at every step; half an hour
 	RETR_FAULTS=100 $(BIN)/python -m pytest tests/faults

@@ -29,6 +29,7 @@ print(json.dumps([usable_cores(), torch.get_num_threads(), faiss.omp_get_max_thr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", sorted({1, min(available_cores(), MOST_THREADS)}))
 def test_every_library_takes_as_many_threads(tmp_path: Path, threads: int) -> None:
     command = ["encode", "digits", "--limit", "3", "--encoder", "siamese-quick", "--quiet"]
@@ -44,6 +45,7 @@ def test_every_library_takes_as_many_threads(tmp_path: Path, threads: int) -> No
     assert pools == [threads] * len(pools)
 
 
+@pytest.mark.slow
 def test_embeddings_and_neighbors_are_those_of_one_thread(
     tmp_path: Path, retr: Retr, gallery: Gallery
 ) -> None:

@@ -177,6 +177,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_network_gives_the_same_numbers_on_a_worker(cluster: Any, tmp_path: Path) -> None:
     names = Names("digits", "siamese-quick", split="test", limit=200)
     source = open_source(names.source, names.split, limit=names.limit)
@@ -310,6 +311,7 @@ def test_tasks_return_as_they_come_and_outlive_their_workers(cluster: Any, tmp_p
     assert list(run_tasks(patient.die_once, [tmp_path / "marker"])) == [(0, "marker")]
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_goes_on(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:

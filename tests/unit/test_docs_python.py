@@ -48,6 +48,7 @@ def test_examples(
     assert float(lines[10].split()[0]) > 0.99, "the colours are far from each other"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import decode, open_source
-from retrieval.images import folder as folder_module
 from retrieval.images.decoding import SUFFIXES
+from retrieval.images.folders import folder as folder_module
 from retrieval.images.folders.listing import Listing, listed, said_of, unread_suffix
 from retrieval.images.source import Source, natural
 

@@ -43,6 +43,7 @@ def test_umap_gets_the_metric_and_the_seed(
     assert (given["metric"], given["random_state"]) == (name, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", Metric)
 def test_umap_keeps_neighbours_together_and_follows_the_seed(metric: Metric) -> None:
     generator = np.random.default_rng(0)

@@ -69,6 +69,7 @@ print(json.dumps({name: float(value) for name, value in
 """  # it warns, and sets numba's threads
 
 
+@pytest.mark.slow
 def test_ranx_finds_the_same_in_the_files(tmp_path: Path) -> None:
     queries, database = items(40, "q", 1, 2), items(200, "d", 2, 2)
     found = evaluate(queries, database, Metric.EUCLIDEAN, (10, 200), depth=200)
@@ -103,6 +104,7 @@ print(json.dumps({name: float(found[name]) for name in names}))
 """  # it changes faiss for the whole process
 
 
+@pytest.mark.slow
 def test_pytorch_metric_learning_finds_the_same(tmp_path: Path) -> None:
     queries, database = items(40, "q", 1, 10**6), items(200, "d", 2, 10**6)
     found = evaluate(queries, database, Metric.EUCLIDEAN, (1,))
