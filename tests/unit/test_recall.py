@@ -183,6 +183,19 @@ def test_rows_that_are_not_found_count_as_missed() -> None:
     assert measured_recall(nothing, InMemory(line), Metric.EUCLIDEAN) == 0
 
 
+@pytest.mark.parametrize("noise", [0, 1e-6])
+def test_many_copies_do_not_hide_that_other_rows_are_missed(noise: float) -> None:
+    """The index finds the copies of one vector alone, and no neighbor of another row."""
+    draw = np.random.default_rng(6)
+    vectors = draw.standard_normal((2500, 20))
+    vectors[:2000] = vectors[0]
+    vectors *= 1 + noise * draw.uniform(-1, 1, vectors.shape)
+    index = Found(np.arange(11), 2500)
+    blocks = InMemory(vectors.astype(np.float32))
+    assert measured_recall(index, blocks, Metric.INNER_PRODUCT) < 0.5
+    assert measured_recall(index, blocks, Metric.EUCLIDEAN) < 0.05
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 11])
 @pytest.mark.parametrize("metric", [*Metric])
 def test_measured_recall_of_few_rows_and_of_copies_is_one(rows: int, metric: Metric) -> None:
