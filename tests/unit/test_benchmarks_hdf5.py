@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.suite import hdf5, run
+from benchmarks.suite import hdf5
+from benchmarks.suite.run import run
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, BadInput, CannotWrite
 from retrieval.quality.ranking import Rows
