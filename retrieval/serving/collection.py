@@ -18,8 +18,9 @@ from retrieval.contracts import Encoder, Framing, Json, Tunable, Vectors
 from retrieval.embedding.onnx_cache import open_export
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.images import decode, frame, read_image
+from retrieval.index.filters import matching
 from retrieval.index.folder import INDEX, IndexFacts
-from retrieval.index.searching import DEFAULT_K, Hit, Searcher, matching
+from retrieval.index.searching import DEFAULT_K, Hit, Searcher
 from retrieval.index.segments import parts_of
 from retrieval.registry import make_indexer, open_encoder
 from retrieval.runtime.threads import usable_cores

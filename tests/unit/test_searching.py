@@ -16,8 +16,9 @@ from retrieval.contracts import Metric, Streaming
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
 from retrieval.images import open_source
+from retrieval.index.filters import matching
 from retrieval.index.folder import build_index, open_index
-from retrieval.index.searching import FEW, matching, own_label
+from retrieval.index.searching import FEW, own_label
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import sealed
