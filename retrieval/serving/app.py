@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
-from retrieval.serving.collection import SIZES, UNNAMED, Answer, Collection, Served
+from retrieval.serving.collection import SIZES, Answer, BadUpload, Collection, Served
 from retrieval.serving.limits import Limits, Measures, loopback_hosts
 from retrieval.storage.names import escaped
 
@@ -210,8 +210,7 @@ def _status(error: RetrError) -> int:
     if isinstance(error, UnknownName):
         return 404
     if isinstance(error, BadImage):
-        # An upload has no path of its own; what has one is a row's image that is gone.
-        return 400 if error.path == UNNAMED else 404
+        return 400 if isinstance(error, BadUpload) else 404  # a row's image that is gone
     return 400 if isinstance(error, BadInput) else 500
 
 

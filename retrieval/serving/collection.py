@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.contracts import Encoder, Framing, Json, Tunable, Vectors
-from retrieval.embedding.onnx_cache import open_export
-from retrieval.errors import BadInput, RetrError, UnknownName
-from retrieval.images import decode, frame, read_image
+from retrieval.embedding.embed import Embedder
+from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
+from retrieval.images import read_image
 from retrieval.index.filters import matching
-from retrieval.index.folder import INDEX, IndexFacts
+from retrieval.index.folder import INDEX, IndexFacts, open_index
 from retrieval.index.searching import DEFAULT_K, Hit, Searcher
 from retrieval.index.segments import parts_of
-from retrieval.registry import make_indexer, open_encoder
+from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
 from retrieval.serving.folders import Folders
 from retrieval.storage.files import sha256_of
@@ -38,9 +38,15 @@ MOST_FOR_UMAP = 10_000  # which takes a minute for them
 SIZES = (16, 1024)  # pixels, of the longer side of a picture that is handed out
 KEPT_PICTURES = 2_000  # in memory
 LARGEST_KEPT = 256  # pixels of the longer side of one that is kept: some ten kilobytes
-UNNAMED = "that was sent"
 
 log = logging.getLogger(__name__)
+
+
+class BadUpload(BadImage):
+    """An uploaded image that cannot be read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("that was sent", reason)
 
 
 class UnknownItem(UnknownName):
@@ -123,13 +129,12 @@ class Served:
         name: str,
         searcher: Searcher,
         embeddings: Sequence[Place] = (),
-        encoding: "Lock | None" = None,
         images: Sequence[str] = (),
     ) -> None:
         """embeddings: folders among which those that the index was built from may be.
 
-        encoding: held while an encoder runs; indices of one encoder share it. images: folders whose
-        images may be shown; where none is given, the one that all images of the index share.
+        images: folders whose images may be shown; None for the one that all images of the index
+        share.
         """
         self.name = name
         self.searcher = searcher
@@ -138,7 +143,6 @@ class Served:
         self.efforts = Efforts.of(self.facts)
         self._folders = embeddings
         self._images = Folders(images) if images else Folders.of(self.rows["path"])
-        self.encoding = encoding or Lock()
         self._searching = Lock()
         self._reading = Lock()
         self._laying_out = Lock()
@@ -222,19 +226,17 @@ class Served:
 
         Raises RetrError where the encoder cannot be opened: not the fault of who asks.
         """
-        with self.encoding:
+        embedder = self.searcher.embedder
+        with embedder.lock:  # the wait for it is not part of the time
             began = time.perf_counter()
             try:
-                encoder = self.searcher.encoder
+                _ = embedder.encoder  # open it
             except BadInput as error:
                 raise RetrError(str(error)) from error
-            framing = encoder.framing
-            opened = (
-                read_image(image, framing)
-                if isinstance(image, str)
-                else decode(image.read(), UNNAMED, framing)
-            )
-            vector = encoder.encode(frame(opened, framing)[None])
+            try:
+                vector = embedder.embed_images(image)
+            except BadImage as error:
+                raise error if isinstance(image, str) else BadUpload(error.reason) from None
             return vector, 1000 * (time.perf_counter() - began)
 
     def _vector_of(self, row: int) -> tuple[Vectors, float]:
@@ -366,16 +368,19 @@ class Collection:
         """
         if not folders:
             raise BadInput("there is no index to serve; name one with --index")
-        self.device = device
         self.served: dict[str, Served] = {}
         self.ready = Event()
         """Set when the encoders are open, or have been found not to open."""
-        locks: dict[str, Lock] = {}
+        self._embedders: dict[str, Embedder] = {}
+        """By the encoder's fingerprint: indices of one encoder share it."""
         for folder in folders:
-            searcher = Searcher.open(folder, device=device)
+            opened = open_index(folder)
+            wanted = opened.facts.encoder
+            embedder = self._embedders.setdefault(
+                wanted.fingerprint, Embedder(wanted, device, owner=str(folder))
+            )
             name = _free_name(folder.resolve().name, self.served)
-            lock = locks.setdefault(searcher.opened.facts.encoder.fingerprint, Lock())
-            self.served[name] = Served(name, searcher, embeddings, lock, images)
+            self.served[name] = Served(name, Searcher(opened, embedder), embeddings, images)
 
     def __getitem__(self, name: str | None) -> Served:
         """The index of this name, the first for None. Raises UnknownName."""
@@ -386,28 +391,22 @@ class Collection:
         return self.served[name]
 
     def open_encoders(self) -> list[Encoder]:
-        """Open each encoder once, and read the embeddings, so that the first search need not.
+        """Open each encoder once and read the embeddings, so that the first search need not wait.
 
-        What fails, a search says.
+        Log an encoder that does not open: each search that needs it says why.
         """
-        opened: dict[str, Encoder] = {}
+        opened = []
         try:
-            for served in self.served.values():
-                wanted = served.facts.encoder
+            for embedder in self._embedders.values():
                 try:
-                    with served.encoding:  # who searches meanwhile waits for it
-                        found = opened.get(wanted.fingerprint) or (
-                            open_export(wanted.fingerprint, self.device)
-                            or open_encoder(wanted.name, self.device)
-                        )
-                        served.searcher = Searcher(served.searcher.opened, found, self.device)
-                        opened[wanted.fingerprint] = found
+                    opened.append(embedder.encoder)
                 except Exception:  # of torch, of a hub, of a plug-in
-                    log.warning("the encoder %s does not open", wanted.name, exc_info=True)
+                    log.warning("an encoder does not open", exc_info=True)
+            for served in self.served.values():
                 served.vectors()
         finally:
             self.ready.set()
-        return [*opened.values()]
+        return opened
 
 
 def _free_name(name: str, taken: Mapping[str, object]) -> str:
