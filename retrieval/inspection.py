@@ -10,16 +10,13 @@ from retrieval.errors import BadData, BadInput
 from retrieval.index.folder import INDEX, IndexFacts, is_index, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
+from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
+from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.places import Place
-from retrieval.storage.shards import (
-    MANIFEST,
-    SKIPPED,
-    Manifest,
-    check_unique,
-    open_embeddings,
-    read_shard,
-)
+from retrieval.storage.shard_writer import SKIPPED
+from retrieval.storage.shards import read_shard
+from retrieval.storage.tables import check_unique
 
 
 class Kind(StrEnum):

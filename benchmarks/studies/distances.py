@@ -14,7 +14,7 @@ from retrieval.contracts import Json, Metric
 from retrieval.index.folder import check_same_encoder
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
-from retrieval.storage.shards import Embeddings, open_embeddings
+from retrieval.storage.embeddings import Embeddings, open_embeddings
 
 METRICS = (Metric.MANHATTAN, Metric.EUCLIDEAN, Metric.COSINE)
 

@@ -73,7 +73,7 @@ def compare(
     from retrieval.pairs.calibration import find_calibration
     from retrieval.pairs.comparing import compare, knows_probability
     from retrieval.registry import open_encoder, open_scorer
-    from retrieval.storage.shards import EncoderFacts
+    from retrieval.storage.manifest import EncoderFacts
     from retrieval.workspace import Workspace
 
     output = Output(json, quiet)

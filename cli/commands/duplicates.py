@@ -79,8 +79,8 @@ def duplicates(
     from retrieval.index.folder import check_same_encoder
     from retrieval.pairs.duplicates import find_duplicates
     from retrieval.quality.labelled import Labelled
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import write_csv
-    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)

@@ -154,8 +154,8 @@ def index(
 
     from retrieval.errors import BadInput
     from retrieval.index.folder import IndexFacts, build_index
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.places import place_of
-    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)

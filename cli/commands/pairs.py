@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from retrieval.pairs.verification import Outcome
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import Provenance
-    from retrieval.storage.shards import Embeddings
+    from retrieval.storage.embeddings import Embeddings
 
 SHOWN = 32  # pairs on the sheet
 MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
@@ -142,8 +142,9 @@ def pairs(
     from retrieval.pairs.verification import TRAINED, Procedure, class_groups, verify
     from retrieval.quality.labelled import Labelled
     from retrieval.registry import open_scorer
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import made_folder
-    from retrieval.storage.shards import EncoderFacts, open_embeddings
+    from retrieval.storage.manifest import EncoderFacts
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)

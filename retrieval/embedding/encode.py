@@ -21,22 +21,19 @@ from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
-from retrieval.storage.places import Place
-from retrieval.storage.shards import (
+from retrieval.storage.manifest import (
     MANIFEST,
-    SKIPPED,
     Dtype,
     EncoderFacts,
     Facts,
     Manifest,
     Shard,
-    ShardWriter,
     Skipped,
     SourceFacts,
-    check_free,
-    shard_name,
-    write_shard,
 )
+from retrieval.storage.places import Place
+from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_free
+from retrieval.storage.shards import shard_name, write_shard
 
 SHARD_IMAGES = 10_000
 BATCH = 500  # images decoded and handed to the encoder at once

@@ -55,18 +55,10 @@ from retrieval.storage.files import (
     sha256_of,
     write_json,
 )
+from retrieval.storage.manifest import MANIFEST, Dtype, Facts, Manifest, Shard, Skipped
 from retrieval.storage.places import Place
-from retrieval.storage.shards import (
-    MANIFEST,
-    Dtype,
-    Facts,
-    Manifest,
-    Shard,
-    ShardWriter,
-    Skipped,
-    check_free,
-    shard_name,
-)
+from retrieval.storage.shard_writer import ShardWriter, check_free
+from retrieval.storage.shards import shard_name
 
 BEGUN = "begun"
 OUTCOME = "outcome.json"

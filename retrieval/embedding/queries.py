@@ -14,8 +14,8 @@ from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.listing import listed, said_of
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.storage.manifest import Skipped
 from retrieval.storage.places import place_of
-from retrieval.storage.shards import Skipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,9 +32,10 @@ from retrieval.index.folder import (
     read_rows,
 )
 from retrieval.runtime.threads import limit_threads, usable_cores
+from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.storage.files import PART, locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
-from retrieval.storage.shards import Embeddings, check_unique, open_embeddings
+from retrieval.storage.tables import check_unique
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from retrieval.hits import InMemory
 from retrieval.index.segments import Parts
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import (
     LOCK,
     OF_A_BUILD,
@@ -53,19 +54,12 @@ from retrieval.storage.files import (
     user_cache,
     write_sealed,
 )
+from retrieval.storage.manifest import ROW_FIELDS, EncoderFacts
 from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.publishing import finish, publish, settle
-from retrieval.storage.shards import (
-    ROW_FIELDS,
-    Embeddings,
-    EncoderFacts,
-    check_free,
-    check_unique,
-    read_table,
-    vectors_of,
-    with_nfc_labels,
-    write_table,
-)
+from retrieval.storage.shard_writer import check_free
+from retrieval.storage.shards import vectors_of
+from retrieval.storage.tables import check_unique, read_table, with_nfc_labels, write_table
 
 FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector

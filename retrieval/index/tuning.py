@@ -34,8 +34,9 @@ from retrieval.index.folder import (
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
+from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.manifest import EncoderFacts
 from retrieval.storage.places import Place
-from retrieval.storage.shards import Embeddings, EncoderFacts
 
 FEW_NUMBERS = 2**20  # rows × dim up to which exact search takes a tenth of a millisecond
 QUERIES = 1000  # half of them choose the effort on all rows, the others check it

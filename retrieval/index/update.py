@@ -21,9 +21,10 @@ from retrieval.index.folder import (
     write_index,
 )
 from retrieval.index.searching import matching
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
 from retrieval.storage.places import Place
-from retrieval.storage.shards import Embeddings, check_unique
+from retrieval.storage.tables import check_unique
 
 
 def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:

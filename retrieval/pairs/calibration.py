@@ -20,7 +20,7 @@ from retrieval.errors import BadData, BadInput
 from retrieval.quality.provenance import provenance_of
 from retrieval.quality.ranking import Distances
 from retrieval.storage.files import made_folder, read_sealed, write_sealed
-from retrieval.storage.shards import EncoderFacts
+from retrieval.storage.manifest import EncoderFacts
 from retrieval.workspace import Workspace
 
 FORMAT = "retr-calibration"

@@ -22,7 +22,7 @@ from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, Ranks
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap
-from retrieval.storage.shards import Embeddings
+from retrieval.storage.embeddings import Embeddings
 
 KS = (1, 5, 10, 100)
 

@@ -24,10 +24,11 @@ from retrieval.index.segments import parts_of
 from retrieval.registry import make_indexer, open_encoder
 from retrieval.runtime.threads import usable_cores
 from retrieval.serving.folders import Folders
+from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
+from retrieval.storage.manifest import MANIFEST
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
-from retrieval.storage.shards import MANIFEST, open_embeddings
 
 MOST_HITS = 1_000  # in one answer
 MOST_LABELS = 1_000  # that are listed

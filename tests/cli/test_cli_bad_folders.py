@@ -21,8 +21,9 @@ from retrieval import open_embeddings, open_encoder, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.storage.files import locked, sealed, sha256_of
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
 from retrieval.storage.publishing import READY
-from retrieval.storage.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
 
 PART = "part-00000.parquet"
 Copied = Callable[[Path], Path]

@@ -33,7 +33,7 @@ from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
 from retrieval.index.folder import INDEX, UNFINISHED, IndexFacts, build_index, open_index
 from retrieval.index.searching import Searcher, parsed
 from retrieval.inspection import verify
-from retrieval.storage.shards import Embeddings
+from retrieval.storage.embeddings import Embeddings
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
@@ -173,7 +173,7 @@ import os, signal, sys
 from pathlib import Path
 from indexers import milvus
 from retrieval.index.folder import build_index
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.embeddings import open_embeddings
 milvus.BATCH_ROWS = 30
 insert = milvus._insert
 def until(database, first, *others, **more):

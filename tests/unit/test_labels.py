@@ -29,7 +29,8 @@ from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.exchange import write_qrels, write_queries, write_run
 from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.quality.ranking import nearest
-from retrieval.storage.shards import SourceFacts, open_embeddings
+from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.manifest import SourceFacts
 from tests.made import embeddings
 
 

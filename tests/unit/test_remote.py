@@ -28,8 +28,9 @@ from retrieval.index.searching import Searcher
 from retrieval.index.update import add_rows
 from retrieval.inspection import verify
 from retrieval.storage import cache, places
+from retrieval.storage.manifest import Dtype, Manifest
 from retrieval.storage.places import Place, RemotePath, place_of
-from retrieval.storage.shards import Dtype, Manifest, ShardWriter
+from retrieval.storage.shard_writer import ShardWriter
 from retrieval.workspace import Role, Workspace
 
 

@@ -21,7 +21,8 @@ from retrieval.index.searching import FEW, matching, own_label
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import sealed
-from retrieval.storage.shards import ROW_FIELDS, with_nfc_labels
+from retrieval.storage.manifest import ROW_FIELDS
+from retrieval.storage.tables import with_nfc_labels
 from tests.made import embeddings
 
 

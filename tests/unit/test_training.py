@@ -39,7 +39,7 @@ from retrieval.quality.provenance import Provenance
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, IMAGES, LOG, WEIGHTS, Card
 from retrieval.storage.files import sealed
-from retrieval.storage.shards import SourceFacts
+from retrieval.storage.manifest import SourceFacts
 
 SMALL = Recipe(
     encoder="siamese",

@@ -20,8 +20,8 @@ from retrieval.index.tuning import Target, Trial, build_best
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
 from retrieval.registry import indexer_plugin
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
-from retrieval.storage.shards import Embeddings
 
 ROWS, DIM = 3000, 16
 OWN = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss")

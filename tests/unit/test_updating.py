@@ -13,8 +13,8 @@ from retrieval.index.folder import IndexFacts, build_index, check_indexed, open_
 from retrieval.index.searching import Searcher
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
-from retrieval.storage.shards import Embeddings
 
 DIM = 4
 

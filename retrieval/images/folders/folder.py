@@ -24,7 +24,7 @@ from retrieval.images.folders.listing import (
     unread_suffix,
 )
 from retrieval.images.source import Item, natural, text
-from retrieval.storage.shards import Skipped
+from retrieval.storage.manifest import Skipped
 
 EVERYTHING = ("**",)
 _KEPT_REAL_PATHS = 1_000  # of folders, while links are resolved
