@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrieval.index.folder import build_index as build_index
+    from retrieval.index.build import build_index as build_index
     from retrieval.index.folder import open_index as open_index
     from retrieval.index.searching import Searcher as Searcher
     from retrieval.quality.evaluation import evaluate as evaluate
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Labelled": "quality.labelled",
     "Searcher": "index.searching",
-    "build_index": "index.folder",
+    "build_index": "index.build",
     "evaluate": "quality.evaluation",
     "open_embeddings": "storage.embeddings",
     "open_encoder": "registry",

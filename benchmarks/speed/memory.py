@@ -92,7 +92,7 @@ def _status(field: str) -> int:
 
 def index(backend: str, embeddings: Path) -> int:
     """The growth while the backend, or hnswlib itself, builds an index."""
-    from retrieval.index.folder import build_index
+    from retrieval.index.build import build_index
     from retrieval.registry import make_indexer
 
     opened = open_embeddings(embeddings)

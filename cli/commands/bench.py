@@ -284,8 +284,8 @@ def _embeddings(
     workspace: Path | None,
 ) -> _Data:
     """Embeddings of a test split against those of a database, or rows held out of it."""
-    from retrieval.index.folder import check_same_encoder
     from retrieval.quality.labelled import Labelled
+    from retrieval.storage.compatible import check_same_encoder
     from retrieval.storage.embeddings import open_embeddings
     from retrieval.workspace import Role, Workspace
 

@@ -50,7 +50,7 @@ def demo(
     from cli.commands.bench import print_report
     from cli.commands.evaluate import print_evaluation
     from cli.pictures import draw_sheet, pictured
-    from retrieval.index.folder import build_index
+    from retrieval.index.build import build_index
     from retrieval.index.searching import Searcher
     from retrieval.quality.evaluation import evaluate
     from retrieval.quality.labelled import Labelled

@@ -76,9 +76,9 @@ def duplicates(
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """
     from retrieval.errors import BadInput
-    from retrieval.index.folder import check_same_encoder
     from retrieval.pairs.duplicates import find_duplicates
     from retrieval.quality.labelled import Labelled
+    from retrieval.storage.compatible import check_same_encoder
     from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import write_csv
     from retrieval.workspace import Role, Workspace

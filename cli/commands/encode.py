@@ -127,7 +127,8 @@ def encode(
             show(done, total)
 
         if on_ray:
-            from retrieval.embedding.on_ray import Names, encode_on_cluster
+            from retrieval.embedding.on_ray import encode_on_cluster
+            from retrieval.embedding.ray_worker import Names
 
             names = Names(source, encoder, split, data, limit, device, columns)
             manifest = encode_on_cluster(

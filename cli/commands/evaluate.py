@@ -177,7 +177,7 @@ def opened_sides(
     queries: str | None, database: str | None, workspace: Path | None
 ) -> "tuple[Embeddings, Embeddings]":
     """The embeddings that ask and that are searched, of one encoder, or Mismatch."""
-    from retrieval.index.folder import check_same_encoder
+    from retrieval.storage.compatible import check_same_encoder
     from retrieval.storage.embeddings import open_embeddings
     from retrieval.workspace import Role, Workspace
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.index.build_segments import Engine
     from retrieval.index.folder import IndexFacts
-    from retrieval.index.tuning import Trial, Tuning
+    from retrieval.index.trials import Trial, Tuning
 
 AUTO = "auto"
 
@@ -153,7 +153,8 @@ def index(
     import time
 
     from retrieval.errors import BadInput
-    from retrieval.index.folder import IndexFacts, build_index
+    from retrieval.index.build import build_index
+    from retrieval.index.folder import IndexFacts
     from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.places import place_of
     from retrieval.workspace import Role, Workspace
@@ -208,7 +209,8 @@ def index(
             name = backend or "hnsw"
             folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)
             if name == AUTO:
-                from retrieval.index.tuning import Target, build_best
+                from retrieval.index.trials import Target
+                from retrieval.index.tuning import build_best
 
                 target = Target(
                     0.95 if target_recall is None else target_recall,

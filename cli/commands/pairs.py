@@ -239,10 +239,10 @@ def _split(
     import numpy as np
 
     from retrieval.errors import Mismatch
-    from retrieval.index.folder import check_same_encoder
     from retrieval.pairs.verification import check_apart, split
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import seen
+    from retrieval.storage.compatible import check_same_encoder
 
     known = seen(images, test.facts.source, trained)
     if known.any():

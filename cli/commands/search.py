@@ -91,7 +91,7 @@ def search(
     """
     from retrieval.embedding.onnx_cache import open_export
     from retrieval.embedding.queries import read_queries
-    from retrieval.images.tables.columns import Columns
+    from retrieval.images.tables.choice import Columns
     from retrieval.index.folder import IndexFacts
     from retrieval.index.searching import Searcher, own_label
     from retrieval.registry import open_encoder

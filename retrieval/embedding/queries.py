@@ -13,7 +13,7 @@ from retrieval.images import Item, frame, load, open_source, read_image
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.listing import listed, said_of
 from retrieval.images.source import Note, no_note
-from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.places import place_of
 

@@ -5,12 +5,13 @@ that an encoder sees, `framed` does so with the images that a program has; `read
 `read_framed` find images again by their items' paths.
 """
 
-from retrieval.images.decoding import MANY, check_framed, decode, frame, load
+from retrieval.images.decoding import MANY, decode, load
+from retrieval.images.framing import check_framed, frame
 from retrieval.images.given import Given, as_images, framed
 from retrieval.images.opening import NAMES, open_source
 from retrieval.images.reading import read_each, read_framed, read_image
 from retrieval.images.source import Item, Source
-from retrieval.images.tables.columns import Columns
+from retrieval.images.tables.choice import Columns
 
 __all__ = [
     "MANY",

@@ -10,7 +10,8 @@ from PIL import Image
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
-from retrieval.images.decoding import decode, frame
+from retrieval.images.decoding import decode
+from retrieval.images.framing import frame
 from retrieval.images.reading import read_image
 from retrieval.storage.places import RemotePath
 

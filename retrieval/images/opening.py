@@ -20,7 +20,7 @@ from retrieval.images.folders.folder import EVERYTHING, FolderSource, none_in, w
 from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.source import First, Note, Source, natural, no_note, text
-from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.images.tables.parquet import ParquetSource
 from retrieval.images.tables.saved import open_saved
 from retrieval.images.tables.table import PARQUET

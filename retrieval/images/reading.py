@@ -10,7 +10,8 @@ from PIL import Image
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar, idx
-from retrieval.images.decoding import decode, frame
+from retrieval.images.decoding import decode
+from retrieval.images.framing import frame
 from retrieval.images.tables import parquet, webdataset
 from retrieval.images.tables.table import ARROW, PARQUET
 from retrieval.images.tables.webdataset import TAR

@@ -19,18 +19,8 @@ import pyarrow as pa
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput
-from retrieval.index.folder import (
-    INDEX,
-    RECALL,
-    IndexFacts,
-    Part,
-    build_index,
-    check_room,
-    checked_indexer,
-    options_of,
-    published,
-    read_rows,
-)
+from retrieval.index.build import build_index, check_room, checked_indexer, published
+from retrieval.index.folder import INDEX, RECALL, IndexFacts, Part, options_of, read_rows
 from retrieval.runtime.threads import limit_threads, usable_cores
 from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.storage.files import PART, locked, made_folder, sha256_of

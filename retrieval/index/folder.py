@@ -9,57 +9,36 @@ the build before stay whole until `index.json` names the new ones. An index in p
 such folders: see `retrieval.index.build_segments`.
 """
 
-import functools
-import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
-import numpy as np
 import pyarrow as pa
 
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import resolve_choices
 from retrieval.contracts import (
-    Blocks,
     Index,
     Indexer,
     Json,
     Metric,
-    Settling,
-    Storing,
-    Streaming,
     Tunable,
-    Vectors,
 )
-from retrieval.errors import BadData, BadInput, Mismatch, Unreachable
-from retrieval.hits import InMemory
+from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.index.segments import Parts
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
+from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import (
-    LOCK,
-    OF_A_BUILD,
-    PARTIAL,
-    locked,
-    made_folder,
     read_sealed,
-    remove,
     sha256_of,
-    user_cache,
     write_sealed,
 )
 from retrieval.storage.manifest import ROW_FIELDS, EncoderFacts
-from retrieval.storage.places import Place, RemotePath, place_of
-from retrieval.storage.publishing import finish, publish, settle
-from retrieval.storage.shard_writer import check_free
-from retrieval.storage.shards import vectors_of
-from retrieval.storage.tables import check_unique, read_table, with_nfc_labels, write_table
+from retrieval.storage.places import Place, place_of
+from retrieval.storage.publishing import settle
+from retrieval.storage.tables import read_table, with_nfc_labels
 
 FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
@@ -67,18 +46,6 @@ INDEX = "index.json"
 ROWS = "rows.parquet"
 RECALL = "recall_at_10"  # in details, of some of the index's own rows
 GOOD_RECALL = 0.9
-UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
-LIBRARIES = (
-    "retr",
-    "faiss-gpu",
-    "faiss-cpu",
-    "hnswlib",
-    "scalable-vs",
-    "pymilvus",
-    "milvus-lite",
-    "numpy",
-    "pyarrow",
-)
 
 _KINDS = {
     "backend": str,
@@ -211,126 +178,6 @@ def is_index(folder: Place) -> bool:
     return (folder / INDEX).is_file()
 
 
-def build_index(
-    sets: Sequence[Embeddings],
-    backend: str,
-    folder: Place,
-    metric: Metric | str | None = None,
-    options: Mapping[str, object] | None = None,
-) -> IndexFacts:
-    """The facts of the index built from the embeddings of all `sets`, written into `folder`.
-
-    metric: where None, the one that the encoder was made for. options: of the backend; values
-    may be text. An index that stands in `folder` is replaced once the new one is whole. A backend
-    that resumes goes on behind what a build of the same that was killed has left.
-
-    Raises UnknownName for a backend or option, Mismatch if the sets are of different encoders,
-    BadData for damaged shards or an id that stands twice, BadInput if the folder holds
-    something else, Busy if another process builds there.
-    """
-    indexer = checked_indexer(sets, backend, metric, options)
-    check_room(folder)
-    build: Callable[[], Index]
-    blocks: Blocks
-    if isinstance(indexer, Storing | Streaming):
-        rows = _joined([each.rows() for each in sets], sets)
-        blocks = _Shards(sets, rows, _unfinished(folder))
-        run = indexer.store if isinstance(indexer, Storing) else indexer.build_from
-        build = functools.partial(run, blocks)
-    else:
-        rows, vectors = read_all(sets)
-        blocks = InMemory(vectors)
-        build = functools.partial(indexer.build, vectors)
-    with building(folder) as partial:
-        index = build()
-        facts = described(backend, indexer, index, sets)
-        facts = write_index(partial, folder, index, rows, facts, blocks)
-        shutil.rmtree(_unfinished(folder), ignore_errors=True)
-        return facts
-
-
-def checked_indexer(
-    sets: Sequence[Embeddings],
-    backend: str,
-    metric: Metric | str | None = None,
-    options: Mapping[str, object] | None = None,
-) -> Indexer:
-    """The backend with these options, which the sets can be indexed by. Raises what `build_index`
-    raises for sets, backend and options, before any work."""
-    metric = None if metric is None else choice(Metric, metric)
-    common_facts(sets)
-    if "metric" in (options or {}):
-        raise BadInput("the metric is no option of the backend; give it with --metric")
-    indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
-    if not any(map(len, sets)):
-        raise BadInput("there are no embeddings to index; encode some images first")
-    return indexer
-
-
-def described(
-    backend: str, indexer: Indexer, index: Index, sets: Sequence[Embeddings]
-) -> IndexFacts:
-    """What is known of an index before it is written."""
-    return IndexFacts(
-        backend=backend,
-        options=options_of(indexer.settled(index) if isinstance(indexer, Settling) else indexer),
-        metric=indexer.metric,
-        dim=index.dim,
-        rows=len(index),
-        encoder=common_facts(sets),
-        embeddings=tuple(each.identity for each in sets),
-        details={},
-        versions={},
-        files={},
-    )
-
-
-def write_index(
-    partial: Path,
-    folder: Place,
-    index: Index,
-    rows: pa.Table,
-    facts: IndexFacts,
-    blocks: Blocks | None,
-) -> IndexFacts:
-    """Write the index into `partial`, move it to `folder`, and return what is known of it now.
-
-    facts: those that do not follow from the index and its files. blocks: its vectors, by which its
-    recall is measured; None where they are not at hand.
-    """
-    from retrieval.index.recall import measured_recall  # whose libraries no search loads
-
-    details = dict(index.details)
-    if blocks is not None:
-        details[RECALL] = round(measured_recall(index, blocks, facts.metric), 4)
-    index.save(partial)
-    write_table(partial / ROWS, rows, "zstd")
-    names = sorted(path.name for path in partial.iterdir())
-    facts = replace(
-        facts,
-        rows=len(index),
-        details=details,
-        versions=_versions(),
-        files={name: sha256_of(partial / name) for name in names},
-        at="",
-    )
-    if isinstance(folder, Path):
-        facts.write(partial)
-        _publish(partial, folder, facts)
-        return _swept(folder, facts)
-    content = "".join(f"{name} {sha256}\n" for name, sha256 in facts.files.items())
-    facts = replace(facts, at=hashlib.sha256(content.encode()).hexdigest()[:16])
-    for name in names:
-        (folder / facts.at / name).upload(partial / name)
-    return published(folder, facts)
-
-
-def check_room(folder: Place) -> None:
-    """Raise BadInput if the folder holds something else than an index, whole or unfinished."""
-    if not is_index(folder):
-        check_free(folder, INDEX)
-
-
 def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
     """The index in the folder or at the URL, with its search options changed as `options` says.
 
@@ -404,32 +251,6 @@ def check_files(folder: Path, facts: IndexFacts) -> None:
             raise BadData(f"{path} is damaged: its sha256 is not that of {INDEX}; index anew")
 
 
-def common_facts(sets: Sequence[Embeddings]) -> EncoderFacts:
-    """The encoder that made all sets. Raises Mismatch if there are several."""
-    if not sets:
-        raise BadInput("there is nothing to index; name an embeddings folder")
-    first = sets[0]
-    for other in sets[1:]:
-        check_same_encoder(
-            first.facts.encoder, other.facts.encoder, str(first.folder), str(other.folder)
-        )
-        if first.facts.dim != other.facts.dim:
-            raise Mismatch(
-                f"{first.folder} has {first.facts.dim} dimensions and {other.folder} has "
-                f"{other.facts.dim}; encode one of them anew"
-            )
-    return first.facts.encoder
-
-
-def check_same_encoder(a: EncoderFacts, b: EncoderFacts, where_a: str, where_b: str) -> None:
-    """Raise Mismatch, naming both encoders, unless they are the same."""
-    if a.fingerprint != b.fingerprint:
-        raise Mismatch(
-            f"{where_a} was made by encoder {_named(a)} and {where_b} by {_named(b)}: their "
-            "distances mean nothing; encode one of them again with the other's encoder"
-        )
-
-
 def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
     """Raise Mismatch unless the index was built from this very set of embeddings, and it alone."""
     check_same_encoder(
@@ -447,155 +268,11 @@ def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
         )
 
 
-def read_all(sets: Sequence[Embeddings]) -> tuple[pa.Table, Vectors]:
-    """The rows (id, label, path) and vectors (n, dim) of all sets. Raises BadData."""
-    if len(sets) == 1:
-        return sets[0].read()
-    tables, vectors = zip(*(each.read() for each in sets), strict=True)
-    return _joined(tables, sets), np.concatenate(vectors)
-
-
-def _joined(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
-    """The rows of all sets, one after the other. Raises BadData for an id that stands twice."""
-    if len(tables) == 1:
-        return tables[0]
-    rows = pa.concat_tables(tables)
-    check_unique(rows["id"], " and ".join(str(each.folder) for each in sets))
-    return rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Shards:
-    """The vectors of all sets, shard by shard, each read and checked when it is asked for.
-
-    As `Items` says, which is more than a backend that streams asks for.
-    """
-
-    sets: Sequence[Embeddings]
-    table: pa.Table
-    unfinished: Path
-
-    @property
-    def rows(self) -> int:
-        return sum(map(len, self.sets))
-
-    @property
-    def dim(self) -> int:
-        return self.sets[0].facts.dim
-
-    @property
-    def encoder(self) -> str:
-        return self.sets[0].facts.encoder.fingerprint
-
-    @property
-    def source(self) -> list[str]:
-        return [each.identity for each in self.sets]
-
-    def __iter__(self) -> Iterator[Vectors]:
-        for each in self.sets:
-            for table in each.tables():
-                yield np.asarray(vectors_of(table), np.float32)
-
-
-def _unfinished(folder: Place) -> Path:
-    if isinstance(folder, Path):
-        return folder / UNFINISHED
-    return user_cache() / "builds" / hashlib.sha256(str(folder).encode()).hexdigest()[:32]
-
-
-def _named(encoder: EncoderFacts) -> str:
-    return f"{encoder.name} ({encoder.fingerprint[:8]})"
-
-
 def options_of(indexer: Indexer) -> dict[str, Json]:
     """The indexer's fields, less the metric, which has a place of its own."""
     options = asdict(cast(Any, indexer))
     options.pop("metric")
     return options
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # the other one of faiss-gpu and faiss-cpu
-    return found
-
-
-@contextmanager
-def fresh(folder: Place) -> Iterator[Path]:
-    """An empty folder for what is to be put into `folder`, for as long as it is needed."""
-    if isinstance(folder, RemotePath):
-        with TemporaryDirectory(prefix="retr-") as name:
-            yield Path(name)
-        return
-    finish(folder, INDEX)
-    partial = folder / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)  # what a run that was killed left behind
-    partial.mkdir()
-    try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def building(folder: Place) -> Iterator[Path]:
-    """Room for the index, with the folder locked; a new one is gone if nothing comes of it."""
-    new = not folder.exists()
-    made_folder(folder)
-    try:
-        with locked(folder), fresh(folder) as partial:
-            yield partial
-    except BaseException:
-        if new and isinstance(folder, Path) and not (folder / UNFINISHED).exists():
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # another has written there meanwhile
-                folder.rmdir()
-        raise
-
-
-def published(folder: Place, facts: IndexFacts) -> IndexFacts:
-    """Make the index, whose files are in their places, the folder's, by writing its `index.json`;
-    remove the files of the one before. The caller holds the folder's lock."""
-    if isinstance(folder, Path):
-        with fresh(folder) as partial:
-            facts.write(partial)
-            _publish(partial, folder, facts)
-    else:
-        before = _before(folder)
-        facts.write(folder)
-        for path in before - set(facts.paths_in(folder)):
-            path.unlink(missing_ok=True)
-    return _swept(folder, facts)
-
-
-def _publish(partial: Path, folder: Path, facts: IndexFacts) -> None:
-    """Put what is in `partial` in its place, and remove the files of the index before."""
-    stale = _before(folder) - set(facts.paths_in(folder))
-    names = {path.relative_to(folder).as_posix() for path in stale if isinstance(path, Path)}
-    publish(partial, folder, INDEX, names)
-
-
-def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
-    """Remove the folders of other builds, also of some that were stopped."""
-    named = {facts.at, *(part.folder for part in facts.parts)}
-    for path in [*folder.iterdir()]:
-        if OF_A_BUILD.fullmatch(path.name) and path.name not in named and path.is_dir():
-            remove(path)
-    return facts
-
-
-def _before(folder: Place) -> set[Place]:
-    """The files of the index that stands in the folder; none where there is no whole one."""
-    try:
-        return set(IndexFacts.read(folder).paths_in(folder))
-    except Unreachable:
-        raise
-    except BadInput:
-        return set()
 
 
 def _size(path: Place) -> int:

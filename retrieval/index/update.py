@@ -10,17 +10,10 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
-from retrieval.index.folder import (
-    IndexFacts,
-    OpenIndex,
-    check_same_encoder,
-    common_facts,
-    fresh,
-    open_index,
-    read_all,
-    write_index,
-)
+from retrieval.index.build import fresh, write_index
+from retrieval.index.folder import IndexFacts, OpenIndex, open_index
 from retrieval.index.searching import matching
+from retrieval.storage.compatible import check_same_encoder, common_facts, read_all
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
 from retrieval.storage.places import Place

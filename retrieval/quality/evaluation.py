@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Metric
 from retrieval.errors import BadInput, Mismatch
-from retrieval.index.folder import check_same_encoder
 from retrieval.quality import metrics
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, Ranks
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap
+from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.embeddings import Embeddings
 
 KS = (1, 5, 10, 100)

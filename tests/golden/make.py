@@ -18,8 +18,8 @@ from benchmarks.suite.run import Report, Row, with_front
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Json, Metric
+from retrieval.index.build import build_index
 from retrieval.index.build_segments import build_parts
-from retrieval.index.folder import build_index
 from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries

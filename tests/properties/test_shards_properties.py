@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from retrieval.contracts import Metric
-from retrieval.index.folder import build_index, open_index
+from retrieval.index.build import build_index
+from retrieval.index.folder import open_index
 from retrieval.inspection import verify
 from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts

@@ -25,7 +25,8 @@ from retrieval.contracts import Framing, Metric, Resample
 from retrieval.drawing.layout import Layout, laid_out
 from retrieval.errors import BadInput, UnknownName
 from retrieval.hits import checked_vectors, prepared
-from retrieval.index.tuning import Target, tried
+from retrieval.index.trials import Target
+from retrieval.index.tuning import tried
 from retrieval.pairs.calibration import Calibration, FittedTo, Method, file_name
 from retrieval.pairs.draw import Pairs, Scheme, draw_pairs, pair_distances
 from retrieval.pairs.verification import Procedure, verify

@@ -18,7 +18,7 @@ from retrieval.embedding.encode import encode_source
 from retrieval.embedding.queries import read_queries
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import framed, open_source
-from retrieval.index.folder import build_index
+from retrieval.index.build import build_index
 from retrieval.pairs.comparing import Asked, compare, embed_paths
 from retrieval.registry import indexer_names, make_indexer
 

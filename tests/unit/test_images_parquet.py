@@ -20,7 +20,7 @@ from encoders.toy import Toy
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage, BadInput, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
-from retrieval.images.tables.columns import NO_CHOICE
+from retrieval.images.tables.choice import NO_CHOICE
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}

@@ -19,8 +19,9 @@ from retrieval.contracts import Hits, Json, Mask, Metric, Readable, Settling, Ve
 from retrieval.errors import BadInput
 from retrieval.hits import Fetched, InMemory
 from retrieval.index import recall as measuring
+from retrieval.index.build import build_index
 from retrieval.index.build_segments import build_parts
-from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, build_index, open_index
+from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, open_index
 from retrieval.index.recall import K, measured_recall
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.registry import indexer_names, make_indexer

@@ -18,8 +18,9 @@ from stores import KEYS, s3_server
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
+from retrieval.embedding.early_shards import Outcome, Queue
 from retrieval.embedding.encode import EARLY, encode_source, facts_of, finished
-from retrieval.embedding.on_ray import Names, Outcome, Queue, ShardMaker, Task
+from retrieval.embedding.ray_worker import Names, ShardMaker, Task
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
 from retrieval.images import Columns, open_source, read_image
 from retrieval.images.folders import remote as remote_images

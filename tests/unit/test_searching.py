@@ -16,7 +16,8 @@ from retrieval.contracts import Metric, Streaming
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
 from retrieval.images import open_source
-from retrieval.index.folder import build_index, open_index
+from retrieval.index.build import build_index
+from retrieval.index.folder import open_index
 from retrieval.index.searching import FEW, matching, own_label
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer

@@ -9,7 +9,8 @@ from made import OTHER, embeddings
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput, Busy, Mismatch, UnknownName
-from retrieval.index.folder import IndexFacts, build_index, check_indexed, open_index
+from retrieval.index.build import build_index
+from retrieval.index.folder import IndexFacts, check_indexed, open_index
 from retrieval.index.searching import Searcher
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify

@@ -9,17 +9,9 @@ from pathlib import Path
 
 from retrieval.errors import BadImage, BadSource
 from retrieval.images.source import Item, Note, digest, name_and_size, natural, no_note, text
-from retrieval.images.tables.columns import (
-    NO_CHOICE,
-    Columns,
-    Found,
-    content_of,
-    contents,
-    find,
-    label_kind,
-    labels,
-    wanted,
-)
+from retrieval.images.tables.cells import content_of, contents, labels
+from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.images.tables.columns import Found, find, label_kind, wanted
 from retrieval.images.tables.table import opened
 from retrieval.storage.places import Place
 

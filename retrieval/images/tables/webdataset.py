@@ -21,7 +21,9 @@ from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.source import Item, Note, digest, name_and_size, no_note, text
-from retrieval.images.tables.columns import LABEL_COLUMNS, NO_CHOICE, Columns, label_text
+from retrieval.images.tables.cells import label_text
+from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.images.tables.columns import LABEL_COLUMNS
 from retrieval.storage.places import Place
 
 TAR = frozenset({".tar"})
