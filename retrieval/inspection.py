@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FolderCheck:
     """The outcome of a check; `problems` is empty where all is well."""
 
     kind: Kind
@@ -56,7 +56,7 @@ def kind_of(folder: Place) -> Kind:
     )
 
 
-def verify(folder: Place) -> Report:
+def verify(folder: Place) -> FolderCheck:
     """Check hashes, schema, counts, finiteness and the uniqueness of ids of the folder."""
     match kind_of(folder):
         case Kind.EMBEDDINGS:
@@ -67,7 +67,7 @@ def verify(folder: Place) -> Report:
             return _verify_encoder(cast(Path, folder))
 
 
-def _verify_embeddings(folder: Place) -> Report:
+def _verify_embeddings(folder: Place) -> FolderCheck:
     import pyarrow as pa
 
     problems: list[str] = []
@@ -102,10 +102,10 @@ def _verify_embeddings(folder: Place) -> Report:
         and manifest.skipped_sha256 != sha256_of(skipped)
     ):
         problems.append(f"{skipped} is damaged: its sha256 is not the manifest's; encode anew")
-    return Report(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
+    return FolderCheck(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
 
 
-def _verify_index(folder: Place) -> Report:
+def _verify_index(folder: Place) -> FolderCheck:
     facts = IndexFacts.read(folder)
     problems: list[str] = []
     files = len(facts.files)
@@ -114,10 +114,10 @@ def _verify_index(folder: Place) -> Report:
         check_unique(open_index(folder).rows["id"], str(folder))
     except BadInput as error:
         problems.append(str(error))
-    return Report(Kind.INDEX, facts.rows, files, tuple(problems))
+    return FolderCheck(Kind.INDEX, facts.rows, files, tuple(problems))
 
 
-def _verify_encoder(folder: Path) -> Report:
+def _verify_encoder(folder: Path) -> FolderCheck:
     from retrieval.pairs.calibration import CALIBRATIONS, Calibration  # imports SciPy
 
     problems: list[str] = []
@@ -131,4 +131,4 @@ def _verify_encoder(folder: Path) -> Report:
             Calibration.read(path)
         except BadInput as error:
             problems.append(str(error))
-    return Report(Kind.ENCODER, 0, 2 + len(calibrations), tuple(problems))
+    return FolderCheck(Kind.ENCODER, 0, 2 + len(calibrations), tuple(problems))

@@ -18,7 +18,7 @@ from cli.options import (
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
-    from retrieval.pairs.duplicates import Found
+    from retrieval.pairs.duplicates import Duplicates
 
 SHOWN = 20  # pairs in the table
 MOST_DRAWN = 100  # pairs on a sheet
@@ -133,7 +133,7 @@ def duplicates(
     )
 
 
-def _print(output: Output, found: "Found") -> None:
+def _print(output: Output, found: "Duplicates") -> None:
     shown = found.duplicates[:SHOWN]
     distances = distinguishable([pair.distance for pair in shown])
     output.table(

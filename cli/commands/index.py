@@ -26,7 +26,7 @@ from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.index.build_segments import Engine
+    from retrieval.index.build_segments import SegmentBuilder
     from retrieval.index.folder import IndexFacts
     from retrieval.index.trials import Trial, Tuning
 
@@ -233,7 +233,7 @@ def index(
                 _print(output, tuning)
             elif parts is not None:
                 from cli.hushing import hushed
-                from retrieval.index.build_segments import build_parts
+                from retrieval.index.build_segments import build_segments
 
                 chosen = parsed_options(options)
                 with (
@@ -241,7 +241,7 @@ def index(
                     output.progress("index", "part") as show,
                     cluster_of_parts(address) if on_ray else nullcontext() as by,
                 ):
-                    facts = build_parts(
+                    facts = build_segments(
                         sets, name, folder, parts, measure, chosen, by, progress=show
                     )
             else:
@@ -278,7 +278,7 @@ def index(
 
 
 @contextmanager
-def cluster_of_parts(address: str | None) -> "Iterator[Engine]":
+def cluster_of_parts(address: str | None) -> "Iterator[SegmentBuilder]":
     """An engine for parts on the cluster at the address, as `cluster.connected` has it."""
     from retrieval.runtime.ray import connected, crew_here, run_tasks
 

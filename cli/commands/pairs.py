@@ -23,7 +23,7 @@ from cli.provenance import known_provenance
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.pairs.verification import Outcome
+    from retrieval.pairs.verification import CalibrationTest
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import Provenance
     from retrieval.storage.embeddings import Embeddings
@@ -269,7 +269,7 @@ def _split(
     return images, validating
 
 
-def _print(output: Output, outcome: "Outcome") -> None:
+def _print(output: Output, outcome: "CalibrationTest") -> None:
     output.say()
     groups = outcome.groups
     asked = [*groups["joint"].accuracy_at]
@@ -308,7 +308,7 @@ def _print(output: Output, outcome: "Outcome") -> None:
     )
 
 
-def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
+def _document(outcome: "CalibrationTest", measured: str) -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
     groups: dict[str, JsonValue] = dict.fromkeys(GROUPS)
@@ -326,7 +326,9 @@ def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
     }
 
 
-def _report(folder: Path, tested: "Labelled", outcome: "Outcome", measured: str, seed: int) -> None:
+def _report(
+    folder: Path, tested: "Labelled", outcome: "CalibrationTest", measured: str, seed: int
+) -> None:
     """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
     from retrieval.drawing.plots import draw_distances, draw_matrix, draw_roc

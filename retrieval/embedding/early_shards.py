@@ -28,7 +28,7 @@ SETTLED = 10.0  # seconds in which a shared folder shows everywhere what was put
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class EarlyShard:
     """What an attempt at a shard left: its number, its entry for the manifest, what was skipped."""
 
     number: int
@@ -72,7 +72,7 @@ class Queue:
         self.facts = writer.facts
         self.folder = made_folder(writer.folder / EARLY)
         self.progress = progress
-        self._waiting: dict[int, Outcome] = {}
+        self._waiting: dict[int, EarlyShard] = {}
         of_shards = [each for each in self.folder.iterdir() if each.is_dir()]
         for attempt in [each for of_shard in of_shards for each in of_shard.iterdir()]:
             outcome = _whole(attempt, self.facts)
@@ -93,7 +93,7 @@ class Queue:
     def _is_missing(self, number: int) -> bool:
         return number >= len(self.writer.manifest.shards) and number not in self._waiting
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: EarlyShard) -> None:
         """Take in a shard.
 
         Raises Mismatch if its file isn't there, or if the worker met other images than are here.
@@ -108,7 +108,7 @@ class Queue:
             self._waiting[outcome.number] = outcome
         self._record()
 
-    def _check_same_files(self, outcome: Outcome) -> None:
+    def _check_same_files(self, outcome: EarlyShard) -> None:
         """Raise Mismatch where a file that the worker met other than listed is as listed here."""
         if not outcome.differing or self.source is None:
             return
@@ -135,11 +135,11 @@ class Queue:
         self.progress(self.writer.position + early, self.facts.source.images)
 
 
-def _whole(attempt: Place, facts: Facts) -> Outcome | None:
+def _whole(attempt: Place, facts: Facts) -> EarlyShard | None:
     """The outcome of an attempt that ended well, for these facts; None for others."""
     try:
         document: dict[str, Any] = read_json(attempt / OUTCOME)
-        outcome = Outcome.of_json(document)
+        outcome = EarlyShard.of_json(document)
         file = attempt / outcome.shard.file
         if document["facts"] == facts.to_json() and sha256_of(file) == outcome.shard.sha256:
             return outcome

@@ -19,14 +19,14 @@ from importlib.metadata import version
 from uuid import uuid4
 
 from retrieval.contracts import Encoder
-from retrieval.embedding.early_shards import Outcome, Queue
+from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import (
     SHARD_IMAGES,
     facts_of,
     finished,
     writer_of,
 )
-from retrieval.embedding.ray_worker import Names, ShardMaker, Task, first_path
+from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask, first_path
 from retrieval.errors import RetrError
 from retrieval.images import Source
 from retrieval.images.folders.listing import listed
@@ -86,7 +86,7 @@ def encode_on_cluster(
         queue = Queue(writer, progress, listed(source))
         run = queue.folder / uuid4().hex
         run.touch()
-        task = Task(
+        task = ShardTask(
             names=replace(names.absolute(), device="cuda" if crew.gpus else "cpu"),
             facts=facts,
             source=source if listed(source) else None,
@@ -100,5 +100,5 @@ def encode_on_cluster(
         )
         if missing := queue.missing():
             for outcome in map_on_workers(ShardMaker(task), missing, crew):
-                queue.add(Outcome.of_json(json.loads(outcome)))
+                queue.add(EarlyShard.of_json(json.loads(outcome)))
         return finished(writer)

@@ -63,7 +63,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ShardTask:
     """What a worker is told."""
 
     names: Names
@@ -81,7 +81,7 @@ class Task:
 class ShardMaker:
     """Makes shards of a task, by number; what it opens for the first it keeps."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ShardTask) -> None:
         self.task = task
         self._opened: _Opened | None = None
 
@@ -131,7 +131,7 @@ class _Opened:
         self._position = -1  # of the items; -1: nowhere
 
     @classmethod
-    def of(cls, task: Task) -> Self:
+    def of(cls, task: ShardTask) -> Self:
         """Open them. Raises Mismatch where they are not what they are to the driver."""
         limit_threads(task.threads)  # before the libraries are loaded that it holds for
         limit_megapixels(task.megapixels)

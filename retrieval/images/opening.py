@@ -24,7 +24,13 @@ from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.images.tables.parquet import ParquetSource
 from retrieval.images.tables.saved import open_saved
 from retrieval.images.tables.table import PARQUET
-from retrieval.images.tables.webdataset import PACKED, TarSource, is_packed, is_shard, packed
+from retrieval.images.tables.webdataset import (
+    PACKED,
+    TarSource,
+    is_archive_of_images,
+    is_packed,
+    packed,
+)
 from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
@@ -187,7 +193,11 @@ def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note)
 
 
 def _of_file(file: Path, split: str | None, note: Note, columns: Columns) -> Source:
-    if file.suffix.lower() not in PARQUET and tarfile.is_tarfile(file) and not is_shard(file):
+    if (
+        file.suffix.lower() not in PARQUET
+        and tarfile.is_tarfile(file)
+        and not is_archive_of_images(file)
+    ):
         wanted = split or SPLITS[0]
         if wanted not in SPLITS:
             raise UnknownName(f"split of {text(file)}", wanted, SPLITS)

@@ -1,7 +1,7 @@
 """An index in parts: one for each group of shards, built side by side and searched as one.
 
 A part is an index folder like any other, inside the folder of the whole; `index.json` there names
-them, with the sha256 of each one's own, and is written last. Parts are named for what they are
+them, with the sha256 of each one's own, and is written last. Segments are named for what they are
 built from, so that a build that was stopped keeps those that are whole, and one that changes leaves
 those of the build before alone until it is done.
 """
@@ -20,7 +20,7 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.index.build import build_index, check_room, checked_indexer, published
-from retrieval.index.folder import INDEX, RECALL, IndexFacts, Part, options_of, read_rows
+from retrieval.index.folder import INDEX, RECALL, IndexFacts, Segment, options_of, read_rows
 from retrieval.runtime.threads import limit_threads, usable_cores
 from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.storage.files import PART, locked, made_folder, sha256_of
@@ -29,7 +29,7 @@ from retrieval.storage.tables import check_unique
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SegmentTask:
     """What a worker needs to know to build a part, wherever it runs.
 
     stretches: for each set its place, and the numbers of the first shard and of how many.
@@ -52,19 +52,21 @@ class Task:
         ]
 
 
-Engine = Callable[[Callable[[Task], IndexFacts], Sequence[Task]], Iterator[tuple[int, IndexFacts]]]
+SegmentBuilder = Callable[
+    [Callable[[SegmentTask], IndexFacts], Sequence[SegmentTask]], Iterator[tuple[int, IndexFacts]]
+]
 """Calls the function with each of the tasks, side by side, and yields what comes of them as it
 comes, each behind its place among the tasks. Raises what the function raises."""
 
 
-def build_parts(
+def build_segments(
     sets: Sequence[Embeddings],
     backend: str,
     folder: Place,
     parts: int,
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
-    engine: Engine | None = None,
+    engine: SegmentBuilder | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> IndexFacts:
     """The facts of the index in so many parts, built from the embeddings of all `sets`.
@@ -95,7 +97,7 @@ def build_parts(
         return published(folder, _joined(sets, built))
 
 
-def add_part(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
+def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
     """The facts of the index in parts in `folder`, with the embeddings of all `sets` as one more.
 
     The caller holds the folder's lock, and has seen that sets and index go together.
@@ -118,7 +120,7 @@ def add_part(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> In
 
 
 def processes(
-    build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+    build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
 ) -> Iterator[tuple[int, IndexFacts]]:
     """The engine of one machine: a process for each of its cores, or fewer with more threads."""
     cores = usable_cores()
@@ -141,7 +143,7 @@ def _tasks(
     options: Mapping[str, Json],
     folder: Place,
     parts: int,
-) -> list[Task]:
+) -> list[SegmentTask]:
     """The parts to build: consecutive shards, in their order."""
     shards = [
         (number, shard, size.rows)
@@ -162,7 +164,7 @@ def _tasks(
         facts = {**common, "shards": stretches}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
         tasks.append(
-            Task(
+            SegmentTask(
                 tuple(
                     (str(sets[number].folder.resolve()), of_set[0], len(of_set))
                     for number, of_set in stretches.items()
@@ -190,13 +192,13 @@ def _groups(rows: Sequence[int], parts: int) -> list[slice]:
     return groups
 
 
-def _build(task: Task) -> IndexFacts:
+def _build(task: SegmentTask) -> IndexFacts:
     return build_index(
         task.sets(), task.backend, place_of(task.folder), task.metric, {**task.options}
     )
 
 
-def _standing(task: Task) -> IndexFacts | None:
+def _standing(task: SegmentTask) -> IndexFacts | None:
     """The facts of the part, if it is whole already."""
     with suppress(BadInput):
         facts = IndexFacts.read(place_of(task.folder))
@@ -205,7 +207,9 @@ def _standing(task: Task) -> IndexFacts | None:
     return None
 
 
-def _joined(sets: Sequence[Embeddings], built: Sequence[tuple[Task, IndexFacts]]) -> IndexFacts:
+def _joined(
+    sets: Sequence[Embeddings], built: Sequence[tuple[SegmentTask, IndexFacts]]
+) -> IndexFacts:
     first = built[0][1]
     facts_of_parts = [facts for _, facts in built]
     return replace(
@@ -237,12 +241,12 @@ def _lowest_recall(parts: Sequence[IndexFacts]) -> dict[str, Json]:
     return {RECALL: min(known)} if known else {}
 
 
-def _part(task: Task, facts: IndexFacts) -> Part:
+def _part(task: SegmentTask, facts: IndexFacts) -> Segment:
     place = place_of(task.folder)
-    return Part(place.name, facts.rows, sha256_of(place / INDEX))
+    return Segment(place.name, facts.rows, sha256_of(place / INDEX))
 
 
-def _check_ids(built: Sequence[tuple[Task, IndexFacts]], where: str) -> None:
+def _check_ids(built: Sequence[tuple[SegmentTask, IndexFacts]], where: str) -> None:
     """Raise BadData if an id stands in two parts. They have the ids in small files of their own; of
     the embeddings, which are large, nothing is read again for it."""
     columns = [read_rows(place_of(task.folder) / facts.at)["id"] for task, facts in built]

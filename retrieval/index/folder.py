@@ -25,7 +25,7 @@ from retrieval.contracts import (
     Tunable,
 )
 from retrieval.errors import BadData, BadInput, Mismatch
-from retrieval.index.segments import Parts
+from retrieval.index.segments import SegmentedIndex
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
 from retrieval.storage.compatible import check_same_encoder
@@ -60,7 +60,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """A part of an index: an index folder inside the folder. sha256: of its `index.json`."""
 
     folder: str
@@ -84,7 +84,7 @@ class IndexFacts:
     files: Mapping[str, str]  # file name to sha256
     deleted: int = 0  # rows of these embeddings that are no longer there
     at: str = ""  # the folder of the files, where it is not that of `index.json`
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Segment, ...] = ()
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -123,7 +123,7 @@ class IndexFacts:
         try:
             document.setdefault("deleted", 0)  # what was written before rows could be deleted
             document.setdefault("at", "")
-            document["parts"] = tuple(Part(**part) for part in document.get("parts", ()))
+            document["parts"] = tuple(Segment(**part) for part in document.get("parts", ()))
             document["metric"] = Metric(document["metric"])
             document["encoder"] = EncoderFacts(**document["encoder"])
             document["embeddings"] = tuple(document["embeddings"])
@@ -209,7 +209,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
         facts = replace(facts, options=options_of(indexer))
     if facts.parts:
         opened = [_open_part(folder, part, options) for part in facts.parts]
-        index: Index = Parts([each.index for each in opened])
+        index: Index = SegmentedIndex([each.index for each in opened])
         rows = pa.concat_tables([each.rows for each in opened])
     else:
         here = _files_at_hand(folder, facts)
@@ -223,7 +223,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
     return OpenIndex(folder, facts, index, rows)
 
 
-def _open_part(folder: Place, part: Part, options: Mapping[str, object] | None) -> OpenIndex:
+def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | None) -> OpenIndex:
     inside = folder / part.folder
     if not is_index(inside):
         raise BadData(f"{inside} is missing; index anew")

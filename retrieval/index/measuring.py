@@ -24,7 +24,7 @@ REPEATS = 5  # of which the fastest counts: what else the machine does only slow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class TuningQueries:
     """The queries; rows: where they are in the database, which then leaves them out; or None."""
 
     vectors: Vectors
@@ -38,7 +38,7 @@ class Asked:
         return self.rows is not None
 
     @classmethod
-    def of(cls, database: Vectors, queries: Vectors | None, seed: int) -> "Asked":
+    def of(cls, database: Vectors, queries: Vectors | None, seed: int) -> "TuningQueries":
         """Some of the queries, or where there are none, of the database's rows."""
         draw = np.random.default_rng(seed)
         source = database if queries is None else queries
@@ -69,7 +69,7 @@ class Stage:
     def of(
         cls,
         vectors: Vectors,
-        asked: Asked,
+        asked: TuningQueries,
         metric: Metric,
         k: int,
         rows: int,

@@ -9,7 +9,7 @@ from retrieval.contracts import Hits, Index, Json, Mask, Vectors
 from retrieval.hits import sort
 
 
-class Parts:
+class SegmentedIndex:
     """An index of the rows of all its parts, one part's behind the other's.
 
     The k nearest of all are among the k nearest of each, so that nothing is lost by the division
@@ -54,6 +54,6 @@ class Parts:
             part.save(inside)
 
 
-def parts_of(index: Index) -> Sequence[Index]:
+def segments_of(index: Index) -> Sequence[Index]:
     """The indices that this one asks: those of its parts, or itself."""
-    return index.parts if isinstance(index, Parts) else [index]
+    return index.parts if isinstance(index, SegmentedIndex) else [index]

@@ -20,7 +20,7 @@ from retrieval.errors import BadInput, Mismatch, RetrError
 from retrieval.hits import InMemory
 from retrieval.index.build import building, check_room, described, write_index
 from retrieval.index.folder import IndexFacts
-from retrieval.index.measuring import Asked, Stage
+from retrieval.index.measuring import Stage, TuningQueries
 from retrieval.index.trials import (
     Target,
     Trial,
@@ -75,7 +75,7 @@ def build_best(
         _check_queries(queries, encoder, sets)
     check_room(folder)
     rows, vectors = read_all(sets)
-    asked = Asked.of(vectors, None if queries is None else queries.read()[1], seed)
+    asked = TuningQueries.of(vectors, None if queries is None else queries.read()[1], seed)
     with building(folder) as partial:
         found = _Found([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         few = vectors.size <= FEW_NUMBERS
@@ -121,7 +121,7 @@ def tried(
     all of the targets.
     """
     metric = choice(Metric, metric)
-    asked = Asked.of(vectors, None, seed)
+    asked = TuningQueries.of(vectors, None, seed)
     with TemporaryDirectory(prefix="retr-auto-") as folder:
         found = _tried(vectors, asked, metric, targets, seed, Path(folder), lambda _: None)
     return [each.ranked for each in found]
@@ -149,7 +149,7 @@ def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Em
 
 def _tried(
     vectors: Vectors,
-    asked: Asked,
+    asked: TuningQueries,
     metric: Metric,
     targets: Sequence[Target],
     seed: int,

@@ -44,13 +44,13 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         if _are_there(opened, sets):
             return facts
         if facts.parts:
-            from retrieval.index.build_segments import add_part
+            from retrieval.index.build_segments import add_segment
 
             check_unique(
                 pa.concat_tables([opened.rows, *(each.rows() for each in sets)])["id"],
                 " and ".join([str(folder), *(str(each.folder) for each in sets)]),
             )
-            return add_part(folder, facts, sets)
+            return add_segment(folder, facts, sets)
         rows, vectors = read_all(sets)
         if len(rows) == 0:
             raise BadInput("there are no embeddings to add; encode some images first")

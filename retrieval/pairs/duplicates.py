@@ -57,7 +57,7 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class Duplicates:
     """Duplicates between two sets, which may be one and the same, the most alike first.
 
     compared: how many pairs were compared by pixels; proposed: how many the embeddings proposed.
@@ -94,7 +94,7 @@ def find_duplicates(
     neighbors: int = NEIGHBORS,
     least: float = LEAST_CORRELATION,
     progress: Progress = lambda done, total: None,
-) -> Found:
+) -> Duplicates:
     """Near-identical images within `first`, or for each image of `first` in `second`.
 
     neighbors: how many of each image are compared with it by pixels. least: the correlation of
@@ -151,7 +151,7 @@ def find_duplicates(
         found = threads.map(compared, np.flatnonzero(close.any(axis=1)))
         duplicates = [pair for pair in found if pair is not None]
     duplicates.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
-    return Found(first, other, duplicates, len(a), proposed, unreadable)
+    return Duplicates(first, other, duplicates, len(a), proposed, unreadable)
 
 
 def _proposed(

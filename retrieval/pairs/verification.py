@@ -121,7 +121,7 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class CalibrationTest:
     """The calibration, and how well it does on pairs of new images.
 
     groups: `joint`, over all classes; `trained` and `held_out`, over those that the encoder was
@@ -209,7 +209,7 @@ def verify(
     groups: Mapping[str, Collection[str]] | None = None,
     distances_of: DistancesOf | None = None,
     source: str = "",
-) -> Outcome:
+) -> CalibrationTest:
     """Calibrate on pairs of validation images, and verify pairs of test images.
 
     encoder: its fingerprint, and source: what the validation images are, both for the record;
@@ -259,7 +259,7 @@ def verify(
         found[group] = verify_pairs(
             measure(test, pairs), pairs, classes, of_group, calibration, procedure
         )
-    return Outcome(calibration, found, left_out, drawn, distances)
+    return CalibrationTest(calibration, found, left_out, drawn, distances)
 
 
 def validation_classes(

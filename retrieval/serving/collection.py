@@ -20,7 +20,7 @@ from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.images import decode, frame, read_image
 from retrieval.index.folder import INDEX, IndexFacts
 from retrieval.index.searching import DEFAULT_K, Hit, Searcher, matching
-from retrieval.index.segments import parts_of
+from retrieval.index.segments import segments_of
 from retrieval.registry import make_indexer, open_encoder
 from retrieval.runtime.threads import usable_cores
 from retrieval.serving.folders import Folders
@@ -107,7 +107,7 @@ class Efforts:
                 f"{self.option} is '{value}'; give one of {', '.join(by_text)}, or leave it out"
             )
         chosen = replace(self.indexer, **{self.option: by_text[value]})
-        for part in parts_of(index):
+        for part in segments_of(index):
             chosen.apply(part)
 
     def to_json(self) -> dict[str, Json]:

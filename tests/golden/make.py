@@ -19,7 +19,7 @@ from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Json, Metric
 from retrieval.index.build import build_index
-from retrieval.index.build_segments import build_parts
+from retrieval.index.build_segments import build_segments
 from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries
@@ -67,7 +67,7 @@ def main() -> None:
     sets = [open_embeddings(folder)]
     for backend in ("exact", "ivf", "hnsw", "milvus"):
         build_index(sets, backend, HERE / sys.argv[1] / backend)
-    build_parts(sets, "exact", HERE / sys.argv[1] / "parts", 2)
+    build_segments(sets, "exact", HERE / sys.argv[1] / "parts", 2)
     make_copies(HERE / sys.argv[1])
     make_encoder(HERE / sys.argv[1] / "encoder")
     make_files(HERE / sys.argv[1])

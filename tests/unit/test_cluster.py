@@ -18,9 +18,9 @@ import pytest
 
 from encoders.toy import Toy
 from retrieval.embedding import early_shards, ray_worker
-from retrieval.embedding.early_shards import Outcome, Queue
+from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import facts_of, finished
-from retrieval.embedding.ray_worker import Names, ShardMaker, Task
+from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask
 from retrieval.errors import BadInput, Mismatch, NoCluster
 from retrieval.images import Columns, Source, open_source
 from retrieval.images.folders.listing import listed
@@ -186,7 +186,7 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     elif not change and not fingerprint:
         pytest.fail("nothing was changed")
     with pytest.raises(Mismatch, match=message):
-        ShardMaker(Task(**(given | change)))(0)
+        ShardMaker(ShardTask(**(given | change)))(0)
     assert [path.name for path in early.iterdir()] == ["run"]
 
 
@@ -206,7 +206,7 @@ def test_workers_read_the_columns_that_were_chosen(
     facts = facts_of(source, Toy(), Dtype.FLOAT32, 10)
     names = Names(str(file), "toy", columns=chosen)
     first = next(source.items()).path
-    task = Task(names, facts, first, early, early / "run", 1, 2, ray_worker.version("retr"))
+    task = ShardTask(names, facts, first, early, early / "run", 1, 2, ray_worker.version("retr"))
     ShardMaker(task)(0)
     (shard,) = early.rglob("*.parquet/*/*.parquet")
     rows = pq.read_table(shard)
@@ -237,12 +237,12 @@ def test_names_hold_for_processes_in_other_folders(
         assert Names("digits", spec).absolute().encoder == expected
 
 
-def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue, Outcome]:
+def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue, EarlyShard]:
     """The driver's queue, and the outcome of the one shard that a worker made."""
     facts = facts_of(source, Toy(), Dtype.FLOAT32, 100)
     queue = Queue(ShardWriter(folder, facts), lambda done, total: None, listed(source))
     (queue.folder / "run").touch()
-    task = Task(
+    task = ShardTask(
         names=Names(str(photos), "toy"),
         facts=facts,
         first=next(source.items()).path,
@@ -253,7 +253,7 @@ def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue,
         version=ray_worker.version("retr"),
         source=pickle.loads(pickle.dumps(source)),  # noqa: S301
     )
-    return queue, Outcome.of_json(json.loads(ShardMaker(task)(0)))
+    return queue, EarlyShard.of_json(json.loads(ShardMaker(task)(0)))
 
 
 def test_a_worker_takes_the_list_of_the_driver(

@@ -18,9 +18,9 @@ from stores import KEYS, s3_server
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
-from retrieval.embedding.early_shards import Outcome, Queue
+from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import EARLY, encode_source, facts_of, finished
-from retrieval.embedding.ray_worker import Names, ShardMaker, Task
+from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask
 from retrieval.errors import BadData, BadImage, BadInput, BadSource, Unreachable
 from retrieval.images import Columns, open_source, read_image
 from retrieval.images.folders import remote as remote_images
@@ -592,11 +592,11 @@ def test_shards_of_a_cluster_are_made_in_a_store(
     run.touch()
     names = Names(str(photos), "toy")
     first = next(source.items()).path
-    task = Task(names, facts, first, queue.folder, run, 1, 5, version("retr"))
+    task = ShardTask(names, facts, first, queue.folder, run, 1, 5, version("retr"))
     maker = ShardMaker(task)
     for number in (4, 2):
         outcome = json.loads(maker(number))
-        queue.add(Outcome.of_json(outcome))
+        queue.add(EarlyShard.of_json(outcome))
     # The driver is killed, and another goes on with what lies there.
     half = RemotePath(f"{queue.folder}/part-00003.parquet/attempt/begun")
     half.touch()
@@ -606,7 +606,7 @@ def test_shards_of_a_cluster_are_made_in_a_store(
     assert not half.exists()
     run.touch()
     for number in queue.missing():
-        queue.add(Outcome.of_json(json.loads(maker(number))))
+        queue.add(EarlyShard.of_json(json.loads(maker(number))))
     assert finished(writer) == whole
     assert not (root / "out" / EARLY).exists()
     assert not verify(root / "out").problems

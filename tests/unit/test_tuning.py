@@ -175,7 +175,7 @@ def test_few_rows_are_searched_exactly(tmp_path: Path) -> None:
 
 def test_held_out_rows_are_in_no_sample(database: Embeddings) -> None:
     _, rows = database.read()
-    asked = measuring.Asked.of(rows, None, seed=0)
+    asked = measuring.TuningQueries.of(rows, None, seed=0)
     assert asked.rows is not None
     np.testing.assert_array_equal(rows[asked.rows], asked.vectors)
     assert len(asked) == ROWS // 10
@@ -189,7 +189,7 @@ def test_held_out_rows_are_in_no_sample(database: Embeddings) -> None:
 
 def test_over_all_rows_a_query_does_not_find_itself(database: Embeddings) -> None:
     _, rows = database.read()
-    asked = measuring.Asked.of(rows, None, seed=0)
+    asked = measuring.TuningQueries.of(rows, None, seed=0)
     stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
     assert stage.truth.shape == (len(asked), 10)
     assert (stage.truth > 0).all()
@@ -213,7 +213,7 @@ def test_draws_follow_from_the_seed(database: Embeddings) -> None:
     _, rows = database.read()
     drawn = []
     for seed in (0, 0, 1):
-        asked = measuring.Asked.of(rows, None, seed)
+        asked = measuring.TuningQueries.of(rows, None, seed)
         draw = np.random.default_rng(seed)
         stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, 700, draw)
         drawn.append(np.concatenate([asked.vectors, stage.vectors]))
@@ -223,7 +223,7 @@ def test_draws_follow_from_the_seed(database: Embeddings) -> None:
 
 def test_the_lowest_rung_that_reaches_the_target(database: Embeddings, tmp_path: Path) -> None:
     _, rows = database.read()
-    asked = measuring.Asked.of(rows, None, 0)
+    asked = measuring.TuningQueries.of(rows, None, 0)
     ladder = Ivf(Metric.EUCLIDEAN, n_lists=50).ladders()[0]
     ladder[0].build(rows).save(tmp_path)
     stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)

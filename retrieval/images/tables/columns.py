@@ -46,7 +46,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundColumns:
     """The columns of one file.
 
     names: names of integer labels, None where they have none.
@@ -65,7 +65,7 @@ class Found:
     passed_over: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
+def find(where: str, schema: pa.Schema, chosen: Columns) -> FoundColumns:
     """Return the image column and the label column of a schema.
 
     where: the file's name in errors. Raises UnknownName for a chosen column that is not there,
@@ -86,7 +86,7 @@ def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
         label = _named(where, schema, chosen.label) if chosen.label else None
     if label is not None:
         _check_label(where, label, schema)
-    return Found(
+    return FoundColumns(
         image,
         label,
         _names(where, features, label),
@@ -99,7 +99,7 @@ def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
     )
 
 
-def wanted(schema: pa.Schema, found: Found) -> list[str]:
+def wanted(schema: pa.Schema, found: FoundColumns) -> list[str]:
     """The columns to read, of a struct its fields `bytes` and `path` alone."""
     kind = schema.field(found.image).type
     images = [found.image]
@@ -108,7 +108,7 @@ def wanted(schema: pa.Schema, found: Found) -> list[str]:
     return [*images, *([found.label] if found.label else [])]
 
 
-def label_kind(schema: pa.Schema, found: Found) -> str | None:
+def label_kind(schema: pa.Schema, found: FoundColumns) -> str | None:
     """Return the kind of the file's labels: text, numbers, …; None without labels."""
     if found.label is None:
         return None
