@@ -16,16 +16,19 @@ from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import make_indexer
 
-QUERIES = 1000  # half of them choose the effort on all rows, the others check it
-SINGLES = 300  # queries that are timed one by one
-FEWEST = 20  # of them, where all would take long
-LONG = 1.0  # seconds, for all repeats of what is timed
-REPEATS = 5  # of which the fastest counts: what else the machine does only slows it down
+MAX_QUERIES = 1000  # half of them choose the effort on all rows, the others check it
+SINGLE_QUERIES = 300  # timed one at a time
+MIN_SINGLE_QUERIES = 20  # timed even where MAX_TIMING_SECONDS pass
+MAX_TIMING_SECONDS = 1.0  # for all repeats
+TIMING_REPEATS = 5  # the fastest counts: other work of the machine can only slow a repeat down
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TuningQueries:
-    """The queries; rows: where they are in the database, which then leaves them out; or None."""
+    """Queries (q, dim) to tune with.
+
+    rows: their rows in the database, where they are held out of it; else None.
+    """
 
     vectors: Vectors
     rows: Rows | None
@@ -39,22 +42,25 @@ class TuningQueries:
 
     @classmethod
     def of(cls, database: Vectors, queries: Vectors | None, seed: int) -> "TuningQueries":
-        """Some of the queries, or where there are none, of the database's rows."""
+        """Draw at most MAX_QUERIES of the queries, or of the database's rows where there are none.
+
+        Raises BadInput where there is nothing to draw from.
+        """
         draw = np.random.default_rng(seed)
         source = database if queries is None else queries
         if len(source) == 0:
             raise BadInput("there are no queries; encode some images first")
-        # Where few rows are there to begin with, most of them must stay.
-        most = min(QUERIES, len(source) if queries is not None else max(1, len(source) // 10))
+        # At most a tenth of the rows is held out.
+        most = min(MAX_QUERIES, len(source) if queries is not None else max(1, len(source) // 10))
         rows = draw.choice(len(source), most, replace=False)  # unsorted: any part is a fair one
         return cls(source[rows], rows if queries is None else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """Some rows, the queries, and the distances of their k true neighbors among those rows.
+    """Rows to search, queries, and the distances (q, k) of their true neighbors among these rows.
 
-    own: (q,), where a query is itself among the rows, -1 where it is not.
+    own: (q,), the row of each query in `vectors`; -1 where it is not among them.
     """
 
     vectors: Vectors
@@ -75,7 +81,10 @@ class Stage:
         rows: int,
         draw: np.random.Generator | None,
     ) -> "Stage":
-        """draw: what draws the rows, from those that are not asked; None for all there are."""
+        """Draw the rows to search from those that are no queries.
+
+        draw: random generator; None for all rows, the queries included.
+        """
         own = np.full(len(asked), -1)
         chosen = vectors
         if draw is not None:
@@ -93,8 +102,10 @@ class Stage:
     def measured(
         self, backend: str, candidate: Tunable, folder: Path, targets: Sequence[Target]
     ) -> list[tuple[Trial, Indexer]]:
-        """For each target, the candidate with the rung that reaches it in the least time, if one
-        does."""
+        """Build the candidate in the folder; return its trial and fastest options for each target.
+
+        The options are those that reach the target, else the most thorough.
+        """
         build_seconds = self._saved(candidate, folder)
         recalls: dict[Indexer, float] = {}
 
@@ -115,8 +126,11 @@ class Stage:
     def checked(
         self, backend: str, candidate: Tunable, folder: Path, target: Target
     ) -> tuple[Trial, Indexer]:
-        """The same with half of the queries, and an effort that rises until the others reach the
-        target, too: theirs is the recall that is told."""
+        """Build the candidate in the folder; return its trial, with a verdict, and its options.
+
+        Half of the queries choose the effort. It then rises until the other half reaches the
+        target, too; the trial reports the recall of that half.
+        """
         build_seconds = self._saved(candidate, folder)
         half = len(self.queries) // 2
         chooses, checks = (slice(0, half), slice(half, None)) if half else (slice(None),) * 2
@@ -132,7 +146,7 @@ class Stage:
         return replace(trial, verdict=verdict_of(trial, target)), chosen
 
     def _saved(self, candidate: Indexer, folder: Path) -> float:
-        """Seconds to build the candidate, which lies in the folder then."""
+        """Build the candidate and save it in the folder; return the seconds that the build took."""
         began = time.perf_counter()
         index = candidate.build(self.vectors)
         seconds = time.perf_counter() - began
@@ -147,12 +161,12 @@ class Stage:
         build_seconds: float,
         target: Target,
     ) -> tuple[Trial, Indexer]:
-        """Of rungs with their recall, the fastest that fits; else that of the highest recall."""
+        """Return the fastest of the rungs (recall, options) that fit, else the most accurate."""
         reached = [each for each in rungs if each[0] >= target.recall]
         limit = target.max_latency or math.inf
         timed = []
         for recall, rung in reached or [max(rungs, key=lambda each: each[0])]:
-            seconds, latency = self._timed(rung.load(folder), target.batches)
+            seconds, latency = self.timed(rung.load(folder), target.batches)
             timed.append((latency > limit, seconds, latency, recall, rung))
         _, seconds, latency, recall, rung = min(timed, key=lambda each: each[:2])
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -179,9 +193,9 @@ class Stage:
         target: float,
         recalls: dict[Indexer, float],
     ) -> tuple[float, Indexer]:
-        """Of the lowest rung that reaches the target, or else the highest: its recall, and itself.
+        """Return (recall, rung) of the lowest rung that reaches the target, else of the highest.
 
-        recalls: those that are known; what is found is added.
+        recalls: the known recall of rungs; measured ones are added.
         """
 
         def reaches(number: int) -> bool:
@@ -212,7 +226,7 @@ class Stage:
         return float(of_queries.mean())
 
     def _found(self, index: Index, part: slice) -> Rows:
-        """(q, k): the rows that the index finds, the queries themselves left out."""
+        """Return the rows (q, k) that the index finds, without the queries themselves."""
         own = self.own[part, None]
         more = int((own >= 0).any())
         rows = index.search(self.queries[part], self.k + more).rows
@@ -222,26 +236,30 @@ class Stage:
             rows = np.take_along_axis(rows, order, axis=1)[:, : self.k]
         return rows
 
-    def _timed(self, index: Index, batches: bool) -> tuple[float, float]:
-        """Seconds of a query, in batches or one at a time, and the 95th percentile of singles."""
+    def timed(self, index: Index, batches: bool) -> tuple[float, float]:
+        """Return the seconds of a query, and the 95th percentile of queries one at a time.
+
+        batches: whether the first is a query's share of all queries in one call.
+        """
         k = self.k
-        singles = self.queries[:SINGLES]
+        singles = self.queries[:SINGLE_QUERIES]
         index.search(singles[:20], k)
+        budget = MAX_TIMING_SECONDS / TIMING_REPEATS
         means, latencies = [], []
-        for _ in range(REPEATS):
+        for _ in range(TIMING_REPEATS):
             taken = []
             for number in range(len(singles)):
                 query = singles[number : number + 1]
                 began = time.perf_counter()
                 index.search(query, k)
                 taken.append(time.perf_counter() - began)
-                if len(taken) >= FEWEST and sum(taken) > LONG / REPEATS:
+                if len(taken) >= MIN_SINGLE_QUERIES and sum(taken) > budget:
                     break
             means.append(sum(taken) / len(taken))
             latencies.append(float(np.percentile(taken, 95)))
         if batches:
             spent: list[float] = []
-            while len(spent) < REPEATS and sum(spent) < LONG:
+            while len(spent) < TIMING_REPEATS and sum(spent) < MAX_TIMING_SECONDS:
                 began = time.perf_counter()
                 index.search(self.queries, k)
                 spent.append(time.perf_counter() - began)

@@ -9,19 +9,20 @@ from retrieval.contracts import Indexer, Json
 from retrieval.errors import BadInput
 from retrieval.index.folder import options_of
 
-FINALISTS = 4  # candidates that are measured on the second sample, too
-OF_A_BACKEND = 2  # of these, so that they are not of one kind
-LEAST = 1e-9  # a recall that all reach
-CLOSE = 1.1  # times the fastest time: as good as equally fast
+MAX_FINALISTS = 4  # candidates that are measured on the second sample, too
+MAX_FINALISTS_PER_BACKEND = 2
+ANY_RECALL = 1e-9  # a target that every candidate reaches
+EQUAL_TIME_RATIO = 1.1  # up to this multiple of the fastest time, times count as equal
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an index must reach, and by what it is chosen among those that do.
+    """Requirements of an index.
 
-    recall: of the k nearest, as `index_recall_at` counts it. max_memory: bytes of the index, as
-    it is saved. max_latency: seconds that 95 of 100 queries may take, one at a time. batches:
-    whether what counts is the time of all queries in one call, on all cores; else, one at a time.
+    recall: minimum recall of the k nearest, as `index_recall_at` counts it.
+    max_memory: maximum size of the saved index, in bytes.
+    max_latency: maximum 95th percentile of queries one at a time, in seconds.
+    batches: choose by the time of all queries in one call, on all cores; else one at a time.
     """
 
     recall: float = 0.95
@@ -42,12 +43,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A candidate as it was measured over so many rows.
+    """Measurements of a candidate over `rows` rows.
 
-    options: with the least effort that reached the target, or the most there is; setting: those of
-    them that are not as a plain index of this backend has them. seconds: a query's share of the
-    time that counts; latency: the 95th percentile of single queries, in seconds; size_bytes: of
-    the library's files. expected_seconds: what follows for all rows. verdict: why it does not do.
+    options: the options with the least effort that reached the target, else with the most effort.
+    setting: those of the options that differ from the backend's defaults.
+    seconds: seconds of a query, one at a time or as its share of a batch.
+    latency: the 95th percentile of queries one at a time, in seconds.
+    size_bytes: size of the saved index.
+    expected_seconds, expected_bytes: extrapolated to all rows.
+    verdict: the requirement that it misses; empty where it meets all of them.
     """
 
     backend: str
@@ -65,21 +69,21 @@ class Trial:
 
     @property
     def expected_latency(self) -> float:
-        """Of all rows, in seconds."""
+        """Return the latency over all rows, in seconds."""
         return self.latency * self.expected_seconds / self.seconds
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr index --json`."""
+        """Return the document that `retr index --json` prints."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How an index was chosen.
+    """Record of how an index was chosen.
 
-    trials: of the samples, in the order they were made; failed: candidates that could not be
-    measured, and why. checked: what was built over all rows, the last being what stands now, with
-    the recall of the half of the queries that did not choose its effort, but could raise it.
+    trials: trials over samples, in their order. failed: candidates that could not be measured, with
+    the error. checked: trials over all rows, of which the last is the index that was built. Their
+    recall is that of the queries that did not choose the effort, but could raise it.
     """
 
     target: Target
@@ -92,13 +96,13 @@ class Tuning:
     reason: str
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr index --json`."""
+        """Return the document that `retr index --json` prints."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tried:
-    """A candidate, the rung of it that was chosen, and how it did."""
+    """A candidate, the options of it that were chosen, and their trial."""
 
     backend: str
     candidate: Indexer
@@ -106,30 +110,34 @@ class Tried:
     trial: Trial
 
     def no_slower_than(self, seconds: float, latency: float) -> "Tried":
-        """The same, as it was measured twice."""
+        """Return the same with the shorter times of two measurements."""
         seconds, latency = min(seconds, self.trial.seconds), min(latency, self.trial.latency)
         trial = replace(self.trial, seconds=seconds, latency=latency, expected_seconds=seconds)
         return replace(self, trial=trial)
 
 
 def finalists(small: Sequence[Tried], target: Target) -> list[Tried]:
-    """The best of the first sample, at most two of a backend, and the most thorough one: it may be
-    the only one to reach the target over more rows."""
-    finalists: list[Tried] = []
+    """Return the best of the first sample, and the most accurate.
+
+    Only the most accurate may reach the target over more rows.
+    """
+    found: list[Tried] = []
     for each in ranked_trials(small, target):
-        if sum(other.backend == each.backend for other in finalists) < OF_A_BACKEND:
-            finalists.append(each)
-    del finalists[FINALISTS:]
-    within = [each for each in small if not verdict_of(each.trial, replace(target, recall=LEAST))]
+        if sum(other.backend == each.backend for other in found) < MAX_FINALISTS_PER_BACKEND:
+            found.append(each)
+    del found[MAX_FINALISTS:]
+    within = [
+        each for each in small if not verdict_of(each.trial, replace(target, recall=ANY_RECALL))
+    ]
     thorough = max(within or small, key=lambda each: each.trial.recall)
-    return finalists if thorough in finalists else [*finalists, thorough]
+    return found if thorough in found else [*found, thorough]
 
 
 def extrapolated(small: Trial, large: Trial, rows: int) -> Trial:
-    """The larger trial, with its time continued to `rows` by the power of rows that fits both.
+    """Return the larger trial with its time extrapolated to `rows`.
 
-    The power is taken between 0 and 1: no search gets faster with more rows, and none is slower
-    than to compare them all.
+    Time is taken to grow as a power of the number of rows. The power is fitted to both trials and
+    kept between 0 and 1: no search is faster over more rows, or slower than an exact search.
     """
     growth = math.log(large.seconds / small.seconds) / math.log(large.rows / small.rows)
     expected = large.seconds * (rows / large.rows) ** min(max(0.0, growth), 1.0)
@@ -137,20 +145,20 @@ def extrapolated(small: Trial, large: Trial, rows: int) -> Trial:
 
 
 def ranked_trials(tried: Sequence[Tried], target: Target) -> list[Tried]:
-    """Those that fit the target, what is expected to be fastest first."""
+    """Return the candidates that meet the target, the fastest over all rows first."""
     fit = [each for each in tried if not verdict_of(each.trial, target)]
     ranked: list[Tried] = []
     while fit:
         fastest = min(each.trial.expected_seconds for each in fit)
-        # Of those that are as good as equally fast, the one that takes the least memory.
-        close = [each for each in fit if each.trial.expected_seconds <= CLOSE * fastest]
+        # The smallest of several equally fast candidates comes first.
+        close = [each for each in fit if each.trial.expected_seconds <= EQUAL_TIME_RATIO * fastest]
         ranked.append(min(close, key=lambda each: each.trial.expected_bytes))
         fit.remove(ranked[-1])
     return ranked
 
 
 def verdict_of(trial: Trial, target: Target) -> str:
-    """Why the trial does not fit the target; empty where it does."""
+    """Return the measurement that misses the target; empty where the trial meets it."""
     if trial.recall < target.recall:
         return f"recall@{target.k} {trial.recall:.4f}"
     if target.max_memory is not None and trial.expected_bytes > target.max_memory:
@@ -161,7 +169,7 @@ def verdict_of(trial: Trial, target: Target) -> str:
 
 
 def unreached(trials: Sequence[Trial], target: Target) -> str:
-    """What no candidate reached, and the one that came nearest over the most rows."""
+    """Return the error for a target that nothing reaches; it names the best candidate."""
     wanted = [f"recall@{target.k} of {target.recall:g}"]
     if target.max_memory is not None:
         wanted.append(f"{target.max_memory / 1e6:,.4g} MB at most")
@@ -169,7 +177,9 @@ def unreached(trials: Sequence[Trial], target: Target) -> str:
         wanted.append(f"{1000 * target.max_latency:.3g} ms at most")
     most = max(trial.rows for trial in trials)
     trials = [trial for trial in trials if trial.rows == most]
-    within = [trial for trial in trials if not verdict_of(trial, replace(target, recall=LEAST))]
+    within = [
+        trial for trial in trials if not verdict_of(trial, replace(target, recall=ANY_RECALL))
+    ]
     best = max(within or trials, key=lambda trial: trial.recall)
     return (
         f"nothing reaches {', '.join(wanted)}; the best over {most:,} rows was {best.backend} "
@@ -180,6 +190,7 @@ def unreached(trials: Sequence[Trial], target: Target) -> str:
 
 
 def reason_of(checked: Sequence[Trial], target: Target) -> str:
+    """Return a sentence that says why the last of the checked trials was chosen."""
     how = "in batches" if target.batches else "one query at a time"
     reason = f"the fastest {how} of what reaches recall@{target.k} {target.recall:g}, or within a "
     reason += "tenth of it and smaller"
@@ -190,10 +201,11 @@ def reason_of(checked: Sequence[Trial], target: Target) -> str:
 
 
 def setting_of(indexer: Indexer) -> dict[str, Json]:
-    """The options that are not as a plain indexer of this kind has them."""
+    """Return the options that differ from the backend's defaults."""
     plain = asdict(cast(Any, type(indexer)()))
     return {name: value for name, value in options_of(indexer).items() if value != plain[name]}
 
 
 def named_setting(setting: Mapping[str, Json]) -> str:
+    """Return the setting as text, `name=value name=value`."""
     return " ".join(f"{name}={value}" for name, value in setting.items())

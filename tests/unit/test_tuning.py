@@ -14,7 +14,7 @@ from indexers.hnsw import Hnsw
 from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Busy, Mismatch
-from retrieval.index import measuring, trials, tuning
+from retrieval.index import measuring, sampling, trials, tuning
 from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
 from retrieval.index.trials import Target, Trial
@@ -36,16 +36,16 @@ def vectors(rows: int, seed: int) -> Vectors:
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embeddings:
     """Embeddings that are not few, and candidates that are built soon."""
-    monkeypatch.setattr(tuning, "FEW_NUMBERS", 0)
-    monkeypatch.setattr(tuning, "LEAST_FIRST", 500)
-    monkeypatch.setattr(measuring, "SINGLES", 20)
+    monkeypatch.setattr(tuning, "EXACT_MAX_NUMBERS", 0)
+    monkeypatch.setattr(sampling, "MIN_FIRST_SAMPLE_ROWS", 500)
+    monkeypatch.setattr(measuring, "SINGLE_QUERIES", 20)
 
     def candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tuple[str, Tunable]]:
         yield "exact", Exact(metric)
         yield "hnsw", Hnsw(metric, m=4, seed=seed)
         yield "ivf", Ivf(metric, n_lists=50, seed=seed)
 
-    monkeypatch.setattr(tuning, "_candidates", candidates)
+    monkeypatch.setattr(sampling, "_candidates", candidates)
     return embeddings(tmp_path / "database", vectors(ROWS, 1))
 
 
@@ -63,9 +63,9 @@ def test_the_index_reaches_the_target_and_not_much_more(
     database: Embeddings, tmp_path: Path, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Exact search is the fastest there is among so few rows.
-    only = tuning._candidates
+    only = sampling._candidates
     monkeypatch.setattr(
-        tuning, "_candidates", lambda *given: [each for each in only(*given) if each[0] == "ivf"]
+        sampling, "_candidates", lambda *given: [each for each in only(*given) if each[0] == "ivf"]
     )
     facts, how = build_best([database], tmp_path / "index", Target(target))
     assert (facts.backend, facts.rows, facts.options["n_lists"]) == ("ivf", ROWS, 50)
@@ -83,14 +83,14 @@ def test_the_fastest_that_fits_is_built(
     database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"exact": 3e-3, "hnsw": 1e-3, "ivf": 2e-3}
-    timed = measuring.Stage._timed
+    timed = measuring.Stage.timed
     kinds = {"ExactIndex": "exact", "HnswIndex": "hnsw", "IvfIndex": "ivf"}
 
     def slow(stage: Any, index: Any, batches: bool) -> tuple[float, float]:
         timed(stage, index, batches)
         return (seconds[kinds[type(index).__name__]],) * 2
 
-    monkeypatch.setattr(measuring.Stage, "_timed", slow)
+    monkeypatch.setattr(measuring.Stage, "timed", slow)
     built = {}
     for name, target in {
         "free": Target(0.9),
@@ -301,13 +301,13 @@ def test_several_targets_are_tried_with_one_build_each(
 def test_finalists_are_not_of_one_backend_and_the_most_thorough_is_among_them() -> None:
     def tried(backend: str, seconds: float, recall: float) -> Any:
         trial = Trial(backend, {}, {}, 1000, recall, seconds, seconds, 10, 1.0, seconds, 100.0)
-        return tuning._Tried(backend, Exact(), Exact(), trial)
+        return trials.Tried(backend, Exact(), Exact(), trial)
 
     small = [tried("a", 1.0 + number / 10, 0.96) for number in range(5)]
     small += [tried("b", 5, 0.97), tried("c", 6, 0.98), tried("d", 7, 0.99), tried("e", 9, 1.0)]
-    finalists = tuning._finalists(small, Target(0.95))
+    finalists = trials.finalists(small, Target(0.95))
     assert [each.backend for each in finalists] == ["a", "a", "b", "c", "e"]
-    assert [each.backend for each in tuning._finalists(small, Target(1.0))] == ["e"]
+    assert [each.backend for each in trials.finalists(small, Target(1.0))] == ["e"]
 
 
 @pytest.mark.parametrize("metric", Metric)
