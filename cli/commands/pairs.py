@@ -218,7 +218,7 @@ def pairs(
     output.document(_document(outcome, measured))
     if save:
         kept = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
-        path = place_to_keep(judged_by, kept.metric, place)
+        path = place_to_keep(judged_by, kept.metric, place.calibrations_folder(judged_by))
         instead = ", in place of one before" if path.exists() else ""
         kept.write(path)
         output.say(f"kept for 'retr compare'{instead}: {path}")

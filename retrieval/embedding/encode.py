@@ -22,7 +22,6 @@ from retrieval.images.source import First
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
 from retrieval.storage.manifest import (
-    MANIFEST,
     Dtype,
     EncoderFacts,
     Facts,
@@ -32,7 +31,7 @@ from retrieval.storage.manifest import (
     SourceFacts,
 )
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_free
+from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_embeddings_folder
 from retrieval.storage.shards import shard_name, write_shard
 
 SHARD_IMAGES = 10_000
@@ -73,7 +72,7 @@ def encode_source(
     process writes there, BadData if no image at all could be read.
     """
     facts = facts_of(source, encoder, dtype, shard_images)
-    check_free(folder, MANIFEST)
+    check_embeddings_folder(folder)
     made_folder(folder)
     with locked(folder):
         writer = writer_of(source, folder, facts)

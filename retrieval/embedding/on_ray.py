@@ -37,9 +37,9 @@ from retrieval.storage.files import (
     made_folder,
     remove,
 )
-from retrieval.storage.manifest import MANIFEST, Dtype, Manifest
+from retrieval.storage.manifest import Dtype, Manifest
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import check_free
+from retrieval.storage.shard_writer import check_embeddings_folder
 
 ATTEMPTS = 5  # at one shard, before it is held to be what kills its workers
 
@@ -68,7 +68,7 @@ def encode_on_cluster(
     """
     folder = folder.absolute()
     facts = facts_of(source, encoder, dtype, shard_images)
-    check_free(folder, MANIFEST)
+    check_embeddings_folder(folder)
     fresh = not folder.exists()
     made_folder(folder)
     with ExitStack() as stack:

@@ -26,14 +26,22 @@ from retrieval.contracts import (
 )
 from retrieval.errors import BadInput, Unreachable
 from retrieval.hits import InMemory
-from retrieval.index.folder import INDEX, RECALL, ROWS, IndexFacts, is_index, options_of
+from retrieval.index.folder import (
+    BUILD_FOLDER,
+    INDEX,
+    RECALL,
+    ROWS,
+    IndexFacts,
+    is_index,
+    options_of,
+)
 from retrieval.registry import make_indexer
 from retrieval.storage.compatible import common_facts, joined_rows, read_all
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import (
     LOCK,
-    OF_A_BUILD,
     PARTIAL,
+    check_free,
     locked,
     made_folder,
     remove,
@@ -42,7 +50,6 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.places import Place, RemotePath
 from retrieval.storage.publishing import finish, publish
-from retrieval.storage.shard_writer import check_free
 from retrieval.storage.shards import vectors_of
 from retrieval.storage.tables import write_table
 
@@ -177,7 +184,7 @@ def write_index(
 def check_room(folder: Place) -> None:
     """Raise BadInput if the folder holds something else than an index, whole or unfinished."""
     if not is_index(folder):
-        check_free(folder, INDEX)
+        check_free(folder, INDEX, lambda name: bool(BUILD_FOLDER.fullmatch(name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +295,7 @@ def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
     """Remove the folders of other builds, also of some that were stopped."""
     named = {facts.at, *(part.folder for part in facts.parts)}
     for path in [*folder.iterdir()]:
-        if OF_A_BUILD.fullmatch(path.name) and path.name not in named and path.is_dir():
+        if BUILD_FOLDER.fullmatch(path.name) and path.name not in named and path.is_dir():
             remove(path)
     return facts
 

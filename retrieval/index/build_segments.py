@@ -20,10 +20,18 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.index.build import build_index, check_room, checked_indexer, published
-from retrieval.index.folder import INDEX, RECALL, IndexFacts, Segment, options_of, read_rows
+from retrieval.index.folder import (
+    INDEX,
+    RECALL,
+    SEGMENT_PREFIX,
+    IndexFacts,
+    Segment,
+    options_of,
+    read_rows,
+)
 from retrieval.runtime.threads import limit_threads, usable_cores
 from retrieval.storage.embeddings import Embeddings, open_embeddings
-from retrieval.storage.files import PART, locked, made_folder, sha256_of
+from retrieval.storage.files import locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.tables import check_unique
 
@@ -172,7 +180,7 @@ def _tasks(
                 backend,
                 metric,
                 dict(options),
-                str((folder / f"{PART}{key}").resolve()),
+                str((folder / f"{SEGMENT_PREFIX}{key}").resolve()),
             )
         )
     return tasks

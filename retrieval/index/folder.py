@@ -9,6 +9,7 @@ the build before stay whole until `index.json` names the new ones. An index in p
 such folders: see `retrieval.index.build_segments`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,6 +45,9 @@ FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
 INDEX = "index.json"
 ROWS = "rows.parquet"
+SEGMENT_PREFIX = "part-"  # of the name of a segment's folder
+BUILD_FOLDER = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
+"""Names of a segment's folder, and of the folder of a build's files in a store."""
 RECALL = "recall_at_10"  # in details, of some of the index's own rows
 GOOD_RECALL = 0.9
 

@@ -21,7 +21,6 @@ from retrieval.quality.provenance import provenance_of
 from retrieval.quality.ranking import Distances
 from retrieval.storage.files import made_folder, read_sealed, write_sealed
 from retrieval.storage.manifest import EncoderFacts
-from retrieval.workspace import Workspace
 
 FORMAT = "retr-calibration"
 VERSION = 2  # 1 had no checksum
@@ -199,31 +198,35 @@ class Calibration:
 
 
 def file_name(metric: Metric | str | None) -> str:
-    """Of the calibration of distances by this metric, or of a scorer's, in an encoder's folder."""
+    """Return the name of the file of a calibration. metric: None for that of a scorer."""
     metric = None if metric is None else choice(Metric, metric)
     return f"calibration-{metric or 'scorer'}.json"
 
 
-def place_to_keep(encoder: EncoderFacts, metric: Metric | str | None, workspace: Workspace) -> Path:
-    """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
-    workspace."""
+def place_to_keep(encoder: EncoderFacts, metric: Metric | str | None, kept: Path) -> Path:
+    """Return the path for the encoder's calibration.
+
+    It is in the encoder's own folder if `retr train` made one, else in `kept`, a folder for this
+    encoder's calibrations.
+    """
     metric = None if metric is None else choice(Metric, metric)
     found = provenance_of(encoder) if ":" in encoder.name else None
-    folder = workspace.calibrations_folder(encoder) if found is None else found.folder
+    folder = kept if found is None else found.folder
     return folder / file_name(metric)
 
 
 def find_calibration(
-    encoder: EncoderFacts, metric: Metric | str | None, workspace: Workspace
+    encoder: EncoderFacts, metric: Metric | str | None, kept: Path
 ) -> Calibration | None:
-    """The calibration that was kept, else the one that came with the encoder, else None.
+    """Return the calibration in the folder `kept`, else the encoder's own, else None.
 
-    metric: None for that of a scorer. One for another metric or another encoder is none.
+    metric: None for the calibration of a scorer. Calibrations for another metric or another encoder
+    are passed over.
     """
     metric = None if metric is None else choice(Metric, metric)
     own = provenance_of(encoder)
     shipped = [] if own is None else [own.folder]
-    for folder in (workspace.calibrations_folder(encoder), *shipped):
+    for folder in (kept, *shipped):
         path = folder / file_name(metric)
         if path.is_file():
             found = Calibration.read(path)

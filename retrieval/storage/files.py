@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,6 @@ _Place = TypeVar("_Place", bound=Place)
 
 LOCK = ".lock"
 CHECKSUM = "checksum"
-PART = "part-"
-# The name of the folder of an index's part, or of the files of one build in a store.
-OF_A_BUILD = re.compile(f"{PART}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
 
 
@@ -193,6 +189,28 @@ def made_folder(folder: _Place) -> _Place:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(f"cannot write into {folder}; name another folder or change its permissions")
     return folder
+
+
+def check_free(folder: Place, owner: str, is_leftover: Callable[[str], bool]) -> None:
+    """Raise BadInput if the folder holds files that are not ours.
+
+    owner: the name of the file that marks the folder as ours.
+    is_leftover: whether an interrupted run of ours, which wrote no `owner` yet, leaves a file of
+        this name. Files that end in PARTIAL, and the lock, always count as such.
+    """
+    if not folder.is_dir() or (folder / owner).exists() or (folder / PARTIAL).is_dir():
+        return
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name != LOCK and not path.name.endswith(PARTIAL) and not is_leftover(path.name)
+    )
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise BadInput(
+            f"{folder} holds something else ({others[0]}{more}); name an empty or new folder with "
+            "--out"
+        )
 
 
 def moved(path: Place, target: Place) -> None:

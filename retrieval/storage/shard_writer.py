@@ -11,9 +11,7 @@ import pyarrow.parquet as pq
 from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import (
-    LOCK,
-    OF_A_BUILD,
-    PARTIAL,
+    check_free,
     made_folder,
     sha256_of,
     write_whole,
@@ -69,7 +67,7 @@ class ShardWriter:
             )
 
     def _resumed(self) -> Manifest:
-        check_free(self.folder, MANIFEST)
+        check_embeddings_folder(self.folder)
         made_folder(self.folder)
         if not (self.folder / MANIFEST).exists():
             return Manifest(self.facts)
@@ -140,25 +138,10 @@ class ShardWriter:
         self.manifest = replace(self.manifest, skipped_sha256=sha256)
 
 
-def check_free(folder: Place, owner: str) -> None:
-    """Raise BadInput if the folder holds files but not `owner`, the file that says it is ours
-    to write into."""
-    if not folder.is_dir() or (folder / owner).exists() or (folder / PARTIAL).is_dir():
-        return  # new, ours, or what an index build that was killed left behind
-    other = sorted(
-        path.name
-        for path in folder.iterdir()
-        # Left behind by a run that was killed before its first manifest, or with some parts.
-        if path.name not in (LOCK, SKIPPED, shard_name(0))
-        and not path.name.endswith(PARTIAL)
-        and not OF_A_BUILD.fullmatch(path.name)
-    )
-    if other:
-        raise BadInput(
-            f"{folder} holds something else ({other[0]}"
-            + (f" and {len(other) - 1} more" if len(other) > 1 else "")
-            + "); name an empty or new folder with --out"
-        )
+def check_embeddings_folder(folder: Place) -> None:
+    """Raise BadInput if the folder holds files that no run of `retr encode` has left there."""
+    before_first_manifest = {SKIPPED, shard_name(0)}
+    check_free(folder, MANIFEST, lambda name: name in before_first_manifest)
 
 
 def _difference(found: Facts, wanted: Facts) -> str:

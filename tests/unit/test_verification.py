@@ -263,7 +263,9 @@ def test_images_of_both_sides_are_found_under_any_name() -> None:
 def test_encoders_that_know_classes_ship_with_a_probability(name: str, tmp_path: Path) -> None:
     encoder = open_encoder(name, "cpu")
     facts = EncoderFacts.of(encoder)
-    found = find_calibration(facts, encoder.metric, Workspace.at(tmp_path))
+    found = find_calibration(
+        facts, encoder.metric, Workspace.at(tmp_path).calibrations_folder(facts)
+    )
     assert found is not None
     assert found.fitted_to.source == "cifar10/test"
     assert found.ece is not None
@@ -272,4 +274,4 @@ def test_encoders_that_know_classes_ship_with_a_probability(name: str, tmp_path:
     same, other = found.curve.probability(np.array([0.0, 1.5]))
     assert same > 0.9
     assert other < 0.1
-    assert find_calibration(facts, Metric.EUCLIDEAN, Workspace.at(tmp_path)) is None
+    assert find_calibration(facts, Metric.EUCLIDEAN, tmp_path) is None
