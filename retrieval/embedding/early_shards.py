@@ -11,6 +11,7 @@ from retrieval.embedding.encode import (
 )
 from retrieval.errors import BadData, Mismatch
 from retrieval.images.folders.listing import Listed
+from retrieval.storage.document import fields_of, parsed
 from retrieval.storage.files import (
     made_folder,
     moved,
@@ -44,14 +45,8 @@ class EarlyShard:
 
     @classmethod
     def of_json(cls, document: Mapping[str, Any]) -> Self:
-        """The outcome in the document. Raises KeyError or TypeError if it holds none."""
-        return cls(
-            document["number"],
-            document["attempt"],
-            Shard(**document["shard"]),
-            tuple(Skipped(**skipped) for skipped in document["skipped"]),
-            tuple(document.get("differing", ())),
-        )
+        """Return the shard of the document. Raises BadData if the document is damaged."""
+        return parsed(fields_of(document, cls), cls, OUTCOME, "encode again")
 
 
 class Queue:
@@ -143,7 +138,7 @@ def _whole(attempt: Place, facts: Facts) -> EarlyShard | None:
         file = attempt / outcome.shard.file
         if document["facts"] == facts.to_json() and sha256_of(file) == outcome.shard.sha256:
             return outcome
-    except (BadData, KeyError, TypeError, OSError):
+    except (BadData, KeyError, OSError):
         pass  # it was killed on the way
     return None
 

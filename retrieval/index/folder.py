@@ -30,9 +30,9 @@ from retrieval.index.segments import SegmentedIndex
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
 from retrieval.storage.compatible import check_same_encoder
+from retrieval.storage.document import check_at_least, read_document
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import (
-    read_sealed,
     sha256_of,
     write_sealed,
 )
@@ -43,6 +43,7 @@ from retrieval.storage.tables import read_table, with_nfc_labels
 
 FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
+REMEDY = "index again"
 INDEX = "index.json"
 ROWS = "rows.parquet"
 SEGMENT_PREFIX = "part-"  # of the name of a segment's folder
@@ -50,17 +51,6 @@ BUILD_FOLDER = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 """Names of a segment's folder, and of the folder of a build's files in a store."""
 RECALL = "recall_at_10"  # in details, of some of the index's own rows
 GOOD_RECALL = 0.9
-
-_KINDS = {
-    "backend": str,
-    "options": dict,
-    "dim": int,
-    "rows": int,
-    "details": dict,
-    "files": dict,
-    "deleted": int,
-    "at": str,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +112,16 @@ class IndexFacts:
         path = folder / INDEX
         if not is_index(folder):
             raise BadInput(f"{folder} is no index: it has no {INDEX}; make one with 'retr index'")
-        document = read_sealed(path, FORMAT, VERSION, "index anew")
-        del document["format"], document["version"]
-        try:
-            document.setdefault("deleted", 0)  # what was written before rows could be deleted
-            document.setdefault("at", "")
-            document["parts"] = tuple(Segment(**part) for part in document.get("parts", ()))
-            document["metric"] = Metric(document["metric"])
-            document["encoder"] = EncoderFacts(**document["encoder"])
-            document["embeddings"] = tuple(document["embeddings"])
-            facts = cls(**document)
-            for name, kind in _KINDS.items():
-                if not isinstance(document[name], kind) or isinstance(document[name], bool):
-                    raise ValueError(f"{name}: {document[name]!r}")
-            if sum(part.rows for part in facts.parts) not in (0, facts.rows):
-                raise ValueError("the rows of its parts")
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadData(f"{path} lacks or misstates {error}; index anew") from None
+        facts = read_document(path, cls, FORMAT, VERSION, REMEDY)
+        rows = [segment.rows for segment in facts.parts]
+        if rows and sum(rows) != facts.rows:
+            raise BadData(
+                f"{path}: the {len(rows)} parts have {sum(rows):,} of {facts.rows:,} rows; {REMEDY}"
+            )
+        check_at_least(0, {"rows": facts.rows, "deleted": facts.deleted}, path, REMEDY)
         inside = (*facts.files, *(part.folder for part in facts.parts), facts.at or INDEX)
         if any(Path(name).name != name for name in inside):
-            raise BadData(f"{path} names a file outside its folder; index anew")
+            raise BadData(f"{path} names a file outside its folder; {REMEDY}")
         return facts
 
     def paths_in(self, folder: Place) -> list[Place]:
@@ -207,7 +187,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
             free = ", ".join(sorted(indexer.search_options)) or "none"
             raise BadInput(
                 f"option {fixed[0]} of a built {facts.backend} index cannot change; "
-                f"index anew, or change one of: {free}"
+                f"{REMEDY}, or change one of: {free}"
             )
         indexer = replace(cast(Any, indexer), **changed)
         facts = replace(facts, options=options_of(indexer))
@@ -222,7 +202,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
         raise BadData(
             f"{folder} does not fit together: {len(index):,} vectors of {index.dim} dimensions, "
-            f"{len(rows):,} rows, {facts.rows:,} and {facts.dim} in {INDEX}; index anew"
+            f"{len(rows):,} rows, {facts.rows:,} and {facts.dim} in {INDEX}; {REMEDY}"
         )
     return OpenIndex(folder, facts, index, rows)
 
@@ -230,9 +210,9 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
 def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | None) -> OpenIndex:
     inside = folder / part.folder
     if not is_index(inside):
-        raise BadData(f"{inside} is missing; index anew")
+        raise BadData(f"{inside} is missing; {REMEDY}")
     if sha256_of(inside / INDEX) != part.sha256:
-        raise BadData(f"{inside} is not the part that {folder} names; index anew")
+        raise BadData(f"{inside} is not the part that {folder} names; {REMEDY}")
     return open_index(inside, options)
 
 
@@ -242,7 +222,7 @@ def _files_at_hand(folder: Place, facts: IndexFacts) -> Path:
     if isinstance(home, Path):
         check_files(home, facts)
         return home
-    return fetched(home, facts.files, "index anew")
+    return fetched(home, facts.files, REMEDY)
 
 
 def check_files(folder: Path, facts: IndexFacts) -> None:
@@ -250,9 +230,9 @@ def check_files(folder: Path, facts: IndexFacts) -> None:
     for name, sha256 in facts.files.items():
         path = folder / name
         if not path.is_file():
-            raise BadData(f"{path} is missing; index anew")
+            raise BadData(f"{path} is missing; {REMEDY}")
         if sha256_of(path) != sha256:
-            raise BadData(f"{path} is damaged: its sha256 is not that of {INDEX}; index anew")
+            raise BadData(f"{path} is damaged: its sha256 is not that of {INDEX}; {REMEDY}")
 
 
 def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
@@ -292,7 +272,7 @@ def read_rows(folder: Place) -> pa.Table:
     try:
         rows = read_table(path.read_bytes())
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); index anew") from None
+        raise BadData(f"cannot read {path} ({error}); {REMEDY}") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
-        raise BadData(f"{path} has other columns than id, label and path; index anew")
+        raise BadData(f"{path} has other columns than id, label and path; {REMEDY}")
     return with_nfc_labels(rows)

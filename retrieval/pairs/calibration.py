@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.quality.provenance import provenance_of
 from retrieval.quality.ranking import Distances
-from retrieval.storage.files import made_folder, read_sealed, write_sealed
+from retrieval.storage.document import read_document
+from retrieval.storage.files import made_folder, write_sealed
 from retrieval.storage.manifest import EncoderFacts
 
 FORMAT = "retr-calibration"
 VERSION = 2  # 1 had no checksum
+REMEDY = "calibrate again"
 CALIBRATIONS = "calibration-*.json"
 """The names of calibrations in an encoder's folder: see `file_name`."""
 BINS = 15
@@ -47,11 +49,6 @@ class Logistic:
     slope: float
 
     @classmethod
-    def of_json(cls, document: Mapping[str, Any]) -> Self:
-        """The curve of a calibration's file."""
-        return cls(float(document["intercept"]), float(document["slope"]))
-
-    @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
         """The most likely curve of pairs at these distances (n,)."""
         from sklearn.linear_model import LogisticRegression  # slow to import
@@ -73,17 +70,12 @@ class Isotonic:
     distances: tuple[float, ...]
     probabilities: tuple[float, ...]
 
-    @classmethod
-    def of_json(cls, document: Mapping[str, Any]) -> Self:
-        """The curve of a calibration's file."""
-        distances, probabilities = (
-            tuple(map(float, document[key])) for key in ("distances", "probabilities")
-        )
-        if not distances or len(distances) != len(probabilities):
-            raise ValueError("distances and probabilities, which are not of one length")
-        if any(np.diff(distances) <= 0):
-            raise ValueError("distances, which do not ascend")
-        return cls(distances, probabilities)
+    def check(self, path: Path) -> None:
+        """Raise BadData, naming the file, unless there are points and their distances ascend."""
+        if not self.distances or len(self.distances) != len(self.probabilities):
+            raise BadData(f"{path}: distances and probabilities differ in length; {REMEDY}")
+        if any(np.diff(self.distances) <= 0):
+            raise BadData(f"{path}: distances do not ascend; {REMEDY}")
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
@@ -174,27 +166,13 @@ class Calibration:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The calibration in the file. Raises BadData if it is damaged."""
-        document = read_sealed(path, FORMAT, VERSION, "calibrate anew")
-        try:
-            method, metric, ece = (document[key] for key in ("method", "metric", "ece"))
-            curve = Given() if method is None else CURVES[method].of_json(document["curve"])
-            fitted_to = document["fitted_to"]
-            return cls(
-                method=None if method is None else Method(method),
-                curve=curve,
-                threshold=float(document["threshold"]),
-                metric=None if metric is None else Metric(metric),
-                encoder=str(document["encoder"]),
-                fitted_to=FittedTo(
-                    int(fitted_to["pairs"]),
-                    int(fitted_to["images"]),
-                    tuple(map(str, fitted_to["classes"])),
-                    str(fitted_to["source"]),
-                ),
-                ece=None if ece is None else float(ece),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
+        found = read_document(path, cls, FORMAT, VERSION, REMEDY)
+        wanted = Given if found.method is None else CURVES[found.method]
+        if not isinstance(found.curve, wanted):
+            raise BadData(f"{path}: the curve is not one of method {found.method}; {REMEDY}")
+        if isinstance(found.curve, Isotonic):
+            found.curve.check(path)
+        return found
 
 
 def file_name(metric: Metric | str | None) -> str:

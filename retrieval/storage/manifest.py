@@ -15,6 +15,7 @@ import pyarrow as pa
 from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json, Metric
 from retrieval.errors import BadData, BadInput
+from retrieval.storage.document import check_at_least, fields_of, parsed
 from retrieval.storage.files import (
     check_format,
     read_sealed,
@@ -25,6 +26,7 @@ from retrieval.storage.places import Place
 FORMAT = "retr-embeddings"
 VERSION = 2  # 1 had no checksum
 MANIFEST = "manifest.json"
+REMEDY = "encode again"
 SCHEMA_KEY = b"retr"  # of the facts in each shard's Parquet schema metadata
 ROW_FIELDS = (
     pa.field("id", pa.string(), nullable=False),
@@ -99,25 +101,13 @@ class Facts:
     def of_json(cls, document: Mapping[str, Any], where: Place) -> Self:
         """The facts in the document. Raises BadData, naming `where`, if they are not there."""
         check_format(document, FORMAT, VERSION, where)
-        try:
-            facts = cls(
-                encoder=EncoderFacts(**document["encoder"]),
-                dim=document["dim"],
-                dtype=Dtype(document["dtype"]),
-                metric=Metric(document["metric"]),
-                source=SourceFacts(**document["source"]),
-                shard_images=document["shard_images"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadData(f"{where} lacks or misstates {error}; encode anew") from None
+        facts = parsed(fields_of(document, cls), cls, where, REMEDY)
         counts = {
             "dim": facts.dim,
             "shard_images": facts.shard_images,
             "source.images": facts.source.images,
         }
-        for name, number in counts.items():
-            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise BadData(f"{where} says {name} is {number!r}; encode anew")
+        check_at_least(1, counts, where, REMEDY)
         return facts
 
     @property
@@ -196,47 +186,31 @@ class Manifest:
                 f"{folder} is no embeddings folder: it has no {MANIFEST}; "
                 "make one with 'retr encode'"
             )
-        document = read_sealed(path, FORMAT, VERSION, "encode anew")
-        facts = Facts.of_json(document, path)
-        try:
-            shards = tuple(Shard(**shard) for shard in document["shards"])
-            complete = document["complete"] is True
-            skipped_sha256 = document.get("skipped_sha256")
-            if not isinstance(skipped_sha256, str | None):
-                raise ValueError(f"skipped_sha256: {skipped_sha256!r}")
-            if any(not _is_shard(shard) for shard in shards):
-                raise ValueError("a shard's entry")
-            skipped_folders = document.get("skipped_folders", 0)
-            passed_over = document.get("passed_over", {})
-            if any(not _is_count(n) for n in (skipped_folders, *passed_over.values())):
-                raise ValueError("skipped_folders or passed_over")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadData(f"{path} lacks or misstates {error}; encode anew") from None
-        if any(Path(shard.file).name != shard.file for shard in shards):
-            raise BadData(f"{path} names a shard outside its folder; encode anew")
-        manifest = cls(facts, shards, complete, skipped_sha256, skipped_folders, passed_over)
+        document = read_sealed(path, FORMAT, VERSION, REMEDY)
+        stated = {"shards": None, "complete": None, **fields_of(document, cls)}
+        stated["facts"] = Facts.of_json(document, path)
+        manifest = parsed(stated, cls, path, REMEDY)
+        if any(Path(shard.file).name != shard.file for shard in manifest.shards):
+            raise BadData(f"{path} names a shard outside its folder; {REMEDY}")
         manifest._check_counts(path)
         return manifest
 
     def _check_counts(self, path: Place) -> None:
-        """Raise BadData for a complete set without all its shards, and for impossible rows."""
+        """Raise BadData for negative counts, missing shards of a complete set, too many rows."""
+        for number, shard in enumerate(self.shards):
+            counts = {"rows": shard.rows, "skipped": shard.skipped, "bytes": shard.bytes}
+            named = {f"shards.{number}.{name}": count for name, count in counts.items()}
+            check_at_least(0, named, path, REMEDY)
+        passed_over = {f"passed_over.{ending}": n for ending, n in self.passed_over.items()}
+        counts = {"skipped_folders": self.skipped_folders, **passed_over}
+        check_at_least(0, counts, path, REMEDY)
         wanted = -(-self.facts.source.images // self.facts.shard_images)
         if self.complete and len(self.shards) != wanted:
             raise BadData(
                 f"{path} says that it is complete, with {len(self.shards):,} of {wanted:,} shards; "
-                "encode anew"
+                f"{REMEDY}"
             )
         # The column is not compressed: a file is no smaller than the numbers in it.
         width = self.facts.dim * (2 if self.facts.dtype is Dtype.FLOAT16 else 4)
         if any(shard.rows * width > shard.bytes for shard in self.shards):
-            raise BadData(f"{path} tells of more numbers than its shards can hold; encode anew")
-
-
-def _is_shard(shard: Shard) -> bool:
-    """Whether the fields are of the types that they are declared with, and no count negative."""
-    counts = (shard.rows, shard.skipped, shard.bytes)
-    return isinstance(shard.file, str) and all(map(_is_count, counts))
-
-
-def _is_count(number: object) -> bool:
-    return type(number) is int and number >= 0
+            raise BadData(f"{path}: more rows than its shards have bytes for; {REMEDY}")

@@ -312,7 +312,7 @@ def changed(document: Any, place: tuple[str | int, ...], value: Any) -> Any:
 # Index folders.
 
 INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
-    "cut": (lambda folder: cut(native(folder)), ["damaged", "index anew"]),
+    "cut": (lambda folder: cut(native(folder)), ["damaged", "index again"]),
     "one bit": (lambda folder: flip_a_bit(native(folder)), ["damaged", "sha256"]),
     "missing": (lambda folder: native(folder).unlink(), ["missing"]),
     "rows cut": (lambda folder: cut(folder / "rows.parquet"), ["rows.parquet", "damaged"]),

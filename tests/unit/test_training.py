@@ -905,8 +905,8 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
     for change, said in (
         ({"format": "retr-index"}, "is not of the format retr-encoder"),
         ({"version": 3}, "is of version 3 of retr-encoder, this retr reads up to 2"),
-        ({"metric": "cosin"}, "lacks or misstates"),
-        ({"dim": "many"}, "lacks or misstates"),
+        ({"metric": "cosin"}, "field 'metric' must be one of cosine, euclidean"),
+        ({"dim": "many"}, "field 'dim' must be a whole number, not 'many'"),
         ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not fit its card"),
         ({"network": {"width": 8}}, "does not fit its card"),
         ({"weights_sha256": "0" * 64}, "is not the file that card.json describes"),
@@ -921,7 +921,7 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
         open_encoder(str(folder))
     (folder / CARD).write_text(json.dumps(document))
     os.truncate(folder / WEIGHTS, 1000)
-    with pytest.raises(BadData, match=r"is not the file that card.json describes; train anew"):
+    with pytest.raises(BadData, match=r"is not the file that card.json describes; train again"):
         open_encoder(str(folder))
     (folder / WEIGHTS).unlink()
     with pytest.raises(BadData, match=r"weights.safetensors is missing"):

@@ -138,20 +138,20 @@ def test_a_calibration_is_read_as_it_was_written(method: Method | None, tmp_path
     assert Calibration.read(path) == written
     document = read_json(path)
     path.write_text(path.read_text().replace('"threshold"', '"treshold"'))
-    with pytest.raises(BadData, match="does not say what its checksum is of; calibrate anew"):
+    with pytest.raises(BadData, match="does not say what its checksum is of; calibrate again"):
         Calibration.read(path)
     del document["threshold"]
     write_json(path, sealed(document))
-    with pytest.raises(BadData, match="lacks or misstates 'threshold'; calibrate anew"):
+    with pytest.raises(BadData, match="field 'threshold' is missing; calibrate again"):
         Calibration.read(path)
 
 
 @pytest.mark.parametrize(
     ("curve", "said"),
     [
-        ({"distances": [0.1, 0.2], "probabilities": [0.5]}, "not of one length"),
-        ({"distances": [], "probabilities": []}, "not of one length"),
-        ({"distances": [0.2, 0.1], "probabilities": [0.9, 0.1]}, "which do not ascend"),
+        ({"distances": [0.1, 0.2], "probabilities": [0.5]}, "differ in length"),
+        ({"distances": [], "probabilities": []}, "differ in length"),
+        ({"distances": [0.2, 0.1], "probabilities": [0.9, 0.1]}, "do not ascend"),
     ],
 )
 def test_an_impossible_curve_is_named(tmp_path: Path, curve: dict[str, Json], said: str) -> None:
