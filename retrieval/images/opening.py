@@ -21,9 +21,9 @@ from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.source import First, Note, Source, natural, no_note, text
 from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.images.tables.endings import PARQUET
 from retrieval.images.tables.parquet import ParquetSource
 from retrieval.images.tables.saved import open_saved
-from retrieval.images.tables.table import PARQUET
 from retrieval.images.tables.webdataset import (
     PACKED,
     TarSource,

@@ -24,9 +24,9 @@ from retrieval.images.source import Item, Note, digest, name_and_size, no_note, 
 from retrieval.images.tables.cells import label_text
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.images.tables.columns import LABEL_COLUMNS
+from retrieval.images.tables.endings import TAR
 from retrieval.storage.places import Place
 
-TAR = frozenset({".tar"})
 PACKED = frozenset({".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst"})
 """Endings of compressed archives, where they follow `.tar` or stand for it."""
 
