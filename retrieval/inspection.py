@@ -1,4 +1,4 @@
-"""What a folder is, and whether it is whole."""
+"""Tell what a folder holds, and check it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FolderCheck:
-    """The outcome of a check; `problems` is empty where all is well."""
+    """Result of a check; `problems` is empty where the folder is intact."""
 
     kind: Kind
     rows: int  # 0 for an encoder
@@ -41,7 +41,7 @@ class FolderCheck:
 
 
 def kind_of(folder: Place) -> Kind:
-    """What the folder is. Raises BadInput if it is nothing of retr's."""
+    """Return the kind of the folder. Raises BadInput if retr did not write it."""
     if (folder / MANIFEST).is_file():
         return Kind.EMBEDDINGS
     if is_index(folder):

@@ -25,12 +25,12 @@ from retrieval.storage.shard_writer import ShardWriter
 from retrieval.storage.shards import shard_name
 
 OUTCOME = "outcome.json"
-SETTLED = 10.0  # seconds in which a shared folder shows everywhere what was put there
+SETTLE_SECONDS = 10.0  # maximum delay until all nodes see a new file of a shared folder
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyShard:
-    """What an attempt at a shard left: its number, its entry for the manifest, what was skipped."""
+    """Result of an attempt at a shard: its number, its manifest entry, and the skipped images."""
 
     number: int
     attempt: str
@@ -40,7 +40,7 @@ class EarlyShard:
 
     @property
     def place(self) -> Path:
-        """Where the attempt's files are, below the folder of early shards."""
+        """Return the folder of the attempt's files, relative to the folder of early shards."""
         return Path(shard_name(self.number), self.attempt)
 
     @classmethod
@@ -81,7 +81,7 @@ class Queue:
         self._record()
 
     def missing(self) -> list[int]:
-        """The numbers of the shards that are neither recorded nor waiting."""
+        """Return the numbers of the shards that are neither recorded nor waiting."""
         wanted = -(-self.facts.source.images // self.facts.shard_images)
         return [number for number in range(wanted) if self._is_missing(number)]
 
@@ -108,7 +108,7 @@ class Queue:
         if not outcome.differing or self.source is None:
             return
         first, last = min(outcome.differing), max(outcome.differing)
-        end = time.monotonic() + SETTLED
+        end = time.monotonic() + SETTLE_SECONDS
         while not {*outcome.differing} <= {*self.source.differing(first, last + 1)}:
             if time.monotonic() > end:
                 name = self.facts.source.name
@@ -131,7 +131,7 @@ class Queue:
 
 
 def _whole(attempt: Place, facts: Facts) -> EarlyShard | None:
-    """The outcome of an attempt that ended well, for these facts; None for others."""
+    """Return the shard of an attempt that succeeded for these facts; None for others."""
     try:
         document: dict[str, Any] = read_json(attempt / OUTCOME)
         outcome = EarlyShard.of_json(document)
@@ -144,8 +144,8 @@ def _whole(attempt: Place, facts: Facts) -> EarlyShard | None:
 
 
 def appears(file: Place) -> bool:
-    """Whether the file is there, or comes into sight soon."""
-    end = time.monotonic() + SETTLED
+    """Return whether the file is there, or appears within SETTLE_SECONDS."""
+    end = time.monotonic() + SETTLE_SECONDS
     while not file.is_file():
         if time.monotonic() > end:
             return False

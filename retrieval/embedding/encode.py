@@ -51,7 +51,7 @@ class Batch:
 
     @property
     def seen(self) -> int:
-        """How many images of the source the batch stands for."""
+        """Return the number of the source's images in the batch."""
         return len(self.items) + len(self.skipped)
 
 
@@ -63,7 +63,7 @@ def encode_source(
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """The manifest of the complete set of embeddings of `source`, written into `folder`.
+    """Encode `source` into `folder`; return the manifest of the complete set.
 
     Where the folder holds the first shards of the same run, it goes on behind them.
     `progress` is called with the images done, those of earlier runs included, and their number.
@@ -107,7 +107,7 @@ def check_root(source: Source, stretch: "Stretch") -> None:
 
 
 def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images: int) -> Facts:
-    """What the embeddings of this source by this encoder are."""
+    """Return the facts of the embeddings of this source by this encoder."""
     dtype = choice(Dtype, dtype)
     return Facts(
         encoder=EncoderFacts.of(encoder),
@@ -126,7 +126,7 @@ def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What became of the images of one shard: n items, their embeddings (n, dim), the others."""
+    """Result of encoding one shard: n items, their embeddings (n, dim), and skipped images."""
 
     items: list[Item]
     vectors: Vectors

@@ -1,4 +1,4 @@
-"""Encodes a source on a Ray cluster: the same shards as on one machine, made by many.
+"""Encode a source on a Ray cluster. The shards are the same as those of one machine.
 
 Workers write whole shards into `early.partial/`, a folder inside the embeddings folder, which all
 nodes share. The driver alone moves them out, in their order, and names them in the manifest: a
@@ -55,7 +55,7 @@ def encode_on_cluster(
     address: str | None = None,
     attempts: int = ATTEMPTS,
 ) -> Manifest:
-    """The manifest of the complete set of embeddings, as `encode_source` would have written it.
+    """Encode the source on a cluster; return the manifest that `encode_source` would have written.
 
     Every node opens source and encoder by `names`; here they are `source` and `encoder`, which
     may be on the CPU. A folder is listed here alone, and the nodes are told its files. `folder` is

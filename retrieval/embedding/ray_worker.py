@@ -41,7 +41,7 @@ BEGUN = "begun"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a source and an encoder are opened by, as `open_source` and `open_encoder` take it."""
+    """Names of a source and an encoder, as `open_source` and `open_encoder` take them."""
 
     source: str
     encoder: str
@@ -64,7 +64,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """What a worker is told."""
+    """Instructions for a worker."""
 
     names: Names
     facts: Facts
@@ -74,8 +74,8 @@ class ShardTask:
     threads: int
     attempts: int
     version: str  # of retr
-    source: Source | None = None  # as the driver listed it; None where a worker opens it by name
-    megapixels: int = DEFAULT_MEGAPIXELS  # of the largest image that is decoded
+    source: Source | None = None  # the driver's listing; None: the worker opens it by name
+    megapixels: int = DEFAULT_MEGAPIXELS  # limit on decoded images
 
 
 class ShardMaker:
@@ -128,7 +128,7 @@ class _Opened:
         self.encoder = encoder
         self.decoder = Decoder(encoder.framing, many=len(source) >= MANY)
         self._items: Iterator[Item] = iter(())
-        self._position = -1  # of the items; -1: nowhere
+        self._position = -1  # position of the next item; -1: unknown
 
     @classmethod
     def of(cls, task: ShardTask) -> Self:

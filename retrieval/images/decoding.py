@@ -1,4 +1,4 @@
-"""From an image file to the square of RGB pixels that an encoder sees.
+"""Decode image files to RGB pixels.
 
 `load` is the way of encoding, from item to pixels; `decode` and `frame` are its two halves.
 All three may be called from several threads at once.
@@ -60,7 +60,7 @@ _SIGNATURES = (
 )
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-# What the decoders raise where the bytes lead them astray.
+# Exceptions that the decoders raise for damaged files.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -77,7 +77,7 @@ _DAMAGE = (
 
 
 def load(item: Item, framing: Framing, many: bool = False) -> Images:
-    """The pixels (side, side, 3) of the item, decoded and framed. Raises BadImage.
+    """Return the pixels (side, side, 3) of the item, decoded and framed. Raises BadImage.
 
     many: of many images, see `frame`. A JPEG that is much larger than needed is decoded at a
     fraction of its size, of at least twice the size needed.
@@ -98,7 +98,7 @@ def decode(
     path: str,
     framing: Framing | None = None,
 ) -> Image.Image:
-    """The image in RGB, upright as its EXIF orientation says, in its own size.
+    """Return the image in RGB, upright as its EXIF orientation says, in its own size.
 
     Of an animation it is the first frame. What is transparent is laid on the ground that
     `retrieval.images.transparency` chooses, nearly always white. 16 bit pixels keep their upper
@@ -141,7 +141,7 @@ def decode(
 
 
 def begins_like_image(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is an image, HEIC included."""
+    """Return whether a file that begins with these 12 bytes is an image, HEIC included."""
     if head.startswith(b"RIFF"):
         return head[8:] == b"WEBP"
     if head.startswith(b"BM"):
@@ -218,7 +218,7 @@ def _rgb(image: Image.Image, path: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = _gray_of_16_bits(image)
     if image.mode in ("I", "F"):
-        # No range of values is agreed on, so that there is no telling what is white.
+        # No range of values is agreed on, so that the value of white is unknown.
         raise BadImage(path, f"pixels of mode {image.mode}; convert it to 8 or 16 bit")
     if image.has_transparency_data:
         return on_ground(image.convert("RGBA"))

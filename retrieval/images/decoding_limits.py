@@ -19,13 +19,13 @@ JPEG_BYTES_PER_PIXEL = 10
 subsampling holds 6 bytes of coefficients while it is decoded, and 4 of pixels."""
 
 MAX_RUN_LENGTHS = 10_000_000
-"""Of BMP in run lengths, which Pillow expands in Python: so many in a second, be the file however
-short."""
+"""Maximum pixels of a run-length encoded BMP. Pillow expands it in Python, and takes about a second
+for them, however short the file is."""
 
 MAX_SCANNED = 2_000_000_000
-"""Pixels that the scans of a JPEG go over together, of which progressive ones have some ten. A scan
-may be a hundred bytes long, and takes a tenth of a second for 100 megapixels. A limit on images
-above 100 megapixels raises it in proportion."""
+"""Maximum product of the scans of a JPEG and its pixels. A progressive JPEG has about ten scans. A
+scan of a hundred bytes takes a tenth of a second for 100 megapixels. A limit on images above 100
+megapixels raises this one in proportion."""
 _SCAN = b"\xff\xda"  # the marker at the start of a scan of a JPEG
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xDA), 0xFF))  # without a length, and padding
 _BLOCK = 1 << 20
@@ -53,6 +53,7 @@ def reduce_jpeg(image: JpegImageFile, stream: BinaryIO, path: str, framing: Fram
 
 
 def check_other_format(image: ImageFile.ImageFile, stream: BinaryIO, path: str) -> None:
+    """Raise BadImage for an image, other than a JPEG, that is too large to decode."""
     pixels = image.width * image.height
     in_run_lengths = bool(image.tile) and image.tile[0].codec_name == "bmp_rle"
     if in_run_lengths and pixels > MAX_RUN_LENGTHS:
@@ -67,6 +68,7 @@ def check_other_format(image: ImageFile.ImageFile, stream: BinaryIO, path: str) 
 
 
 def check_size(pixels: int, path: str) -> None:
+    """Raise BadImage for more pixels than the limit."""
     if pixels > max_pixels():
         raise BadImage(path, f"{pixels:,} pixels; the most is {max_pixels():,}{_remedy(pixels)}")
 
@@ -89,7 +91,7 @@ def _check_scans(scans: int, pixels: int, path: str) -> None:
 
 
 def _scans(stream: BinaryIO) -> int:
-    """The number of scans of the JPEGs in the file."""
+    """Return the number of scans of the JPEGs in the file."""
     place, scans, last = stream.tell(), 0, b""
     stream.seek(0)
     while block := stream.read(_BLOCK):
@@ -100,7 +102,7 @@ def _scans(stream: BinaryIO) -> int:
 
 
 def _coefficient_bytes(image: JpegImageFile) -> int:
-    """The memory of all coefficients, two bytes each, which a JPEG of several scans needs."""
+    """Return the bytes of all coefficients, which a JPEG of several scans holds in memory."""
     sampling = [(across, down) for _, across, down, _ in image.layer]
     most = max(across for across, _ in sampling) * max(down for _, down in sampling)
     share = sum(across * down for across, down in sampling) / most
@@ -108,7 +110,7 @@ def _coefficient_bytes(image: JpegImageFile) -> int:
 
 
 def _piece(image: TiffImageFile) -> int:
-    """The pixels of a tile or a strip, each of which is decoded by itself."""
+    """Return the pixels of a tile or a strip, each of which is decoded by itself."""
     tags = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH, ROWSPERSTRIP)]
     width, height, rows = (tag if isinstance(tag, int) else 0 for tag in tags)
     return width * height or image.width * min(rows or image.height, image.height)

@@ -9,7 +9,7 @@ from retrieval.images.quiet_pillow import pillow_quiet
 
 
 def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
-    """The pixels (side, side, 3) of an RGB image, resized and cropped as `Framing` says.
+    """Return the pixels (side, side, 3) of an RGB image, resized and cropped as `Framing` says.
 
     many: it is one of many, for which it pays to load code that resizes three times as fast; the
     pixels are the same. They equal what torchvision's Resize and CenterCrop make of it, bit by bit.
@@ -34,7 +34,7 @@ def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
 
 
 def _corner(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The upper left corner of the central square."""
+    """Return the upper left corner of the central square."""
     return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
@@ -49,12 +49,12 @@ def check_framed(images: Images, framing: Framing) -> None:
 
 
 def shorter_side(framing: Framing) -> int:
-    """What the shorter side measures before the crop."""
+    """Return the length of the shorter side before the crop, in pixels."""
     return round(framing.side / framing.crop)
 
 
 def _without_ends(image: Image.Image) -> Image.Image:
-    """The image, cut in the middle of its longer side to 16 times its shorter side."""
+    """Return the image with its longer side cut to the middle 16 times its shorter side."""
     width, height = image.size
     most = 16 * min(width, height)
     if max(width, height) <= most:

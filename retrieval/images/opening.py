@@ -1,4 +1,4 @@
-"""Tells what kind of source a name or a path is."""
+"""Open a source by its name or path."""
 
 import tarfile
 from difflib import get_close_matches
@@ -154,7 +154,7 @@ def _split_folders(folder: Path) -> list[str]:
     try:
         names = [each.name for each in folder.iterdir() if each.name[0] != "." and each.is_dir()]
     except OSError:
-        return []  # which listing it will say
+        return []  # the listing reports it
     names.sort(key=natural)
     # No folder of an ordinary source is looked into.
     if not any(map(is_split_name, names)):

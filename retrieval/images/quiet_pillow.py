@@ -15,23 +15,23 @@ from retrieval.images.megapixels import max_pixels
 
 @cache
 def quiet_libtiff() -> None:
-    """It writes what is wrong with a file to stderr, beside the error that Pillow raises."""
+    """Keep libtiff from writing to stderr. Pillow raises an error for the same fault."""
     import ctypes
 
     from PIL import _imaging
 
-    with suppress(AttributeError, OSError):  # where it is linked in another way
+    with suppress(AttributeError, OSError):  # libtiff is linked in another way
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 class _Hush:
-    """Keeps Pillow's warnings and its log from stderr while any thread is in it.
+    """Context that keeps Pillow's warnings and log off stderr while any thread is in it.
 
-    Pillow's limit on pixels is lifted meanwhile if `max_megapixels` was set above it.
+    It also lifts Pillow's limit on pixels if `max_megapixels` is above that.
 
-    They are about metadata, or say once more what BadImage says. `catch_warnings` is no way:
-    it isn't safe in threads, and makes other modules' warnings show again. Handlers that a
-    program has set up get the log all the same.
+    The warnings are about metadata, or repeat BadImage. `catch_warnings` would not be safe in
+    threads, and would show other modules' warnings again. Log handlers of the program still get
+    the log.
     """
 
     def __init__(self) -> None:

@@ -53,7 +53,7 @@ from retrieval.storage.publishing import finish, publish
 from retrieval.storage.shards import vectors_of
 from retrieval.storage.tables import write_table
 
-UNFINISHED = ".unfinished" + PARTIAL  # what a build that was killed leaves to the next one
+UNFINISHED = ".unfinished" + PARTIAL  # files that an interrupted build leaves for the next one
 LIBRARIES = (
     "retr",
     "faiss-gpu",
@@ -74,7 +74,7 @@ def build_index(
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> IndexFacts:
-    """The facts of the index built from the embeddings of all `sets`, written into `folder`.
+    """Build the index of the embeddings of all `sets` in `folder`; return its facts.
 
     metric: where None, the one that the encoder was made for. options: of the backend; values
     may be text. An index that stands in `folder` is replaced once the new one is whole. A backend
@@ -111,7 +111,7 @@ def checked_indexer(
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Indexer:
-    """The backend with these options, which the sets can be indexed by. Raises what `build_index`
+    """Return the backend with these options, checked for the sets. Raises what `build_index`
     raises for sets, backend and options, before any work."""
     metric = None if metric is None else choice(Metric, metric)
     common_facts(sets)
@@ -126,7 +126,7 @@ def checked_indexer(
 def described(
     backend: str, indexer: Indexer, index: Index, sets: Sequence[Embeddings]
 ) -> IndexFacts:
-    """What is known of an index before it is written."""
+    """Return the facts of an index before it is written."""
     return IndexFacts(
         backend=backend,
         options=options_of(indexer.settled(index) if isinstance(indexer, Settling) else indexer),
@@ -149,12 +149,12 @@ def write_index(
     facts: IndexFacts,
     blocks: Blocks | None,
 ) -> IndexFacts:
-    """Write the index into `partial`, move it to `folder`, and return what is known of it now.
+    """Write the index into `partial`, move it to `folder`, and return its facts.
 
     facts: those that do not follow from the index and its files. blocks: its vectors, by which its
     recall is measured; None where they are not at hand.
     """
-    from retrieval.index.recall import measured_recall  # whose libraries no search loads
+    from retrieval.index.recall import measured_recall  # searches do not load its libraries
 
     details = dict(index.details)
     if blocks is not None:
@@ -189,7 +189,7 @@ def check_room(folder: Place) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """The vectors of all sets, shard by shard, each read and checked when it is asked for.
+    """Vectors of all sets, shard by shard; each shard is read and checked on demand.
 
     As `Items` says, which is more than a backend that streams asks for.
     """
@@ -238,14 +238,14 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def fresh(folder: Place) -> Iterator[Path]:
-    """An empty folder for what is to be put into `folder`, for as long as it is needed."""
+    """Yield an empty temporary folder for files that will be moved to `folder`."""
     if isinstance(folder, RemotePath):
         with TemporaryDirectory(prefix="retr-") as name:
             yield Path(name)
         return
     finish(folder, INDEX)
     partial = folder / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)  # what a run that was killed left behind
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
     partial.mkdir()
     try:
         yield partial
@@ -255,7 +255,7 @@ def fresh(folder: Place) -> Iterator[Path]:
 
 @contextmanager
 def building(folder: Place) -> Iterator[Path]:
-    """Room for the index, with the folder locked; a new one is gone if nothing comes of it."""
+    """Lock the folder and yield a folder for the index; delete a new folder if the build fails."""
     new = not folder.exists()
     made_folder(folder)
     try:
@@ -301,7 +301,7 @@ def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
 
 
 def _before(folder: Place) -> set[Place]:
-    """The files of the index that stands in the folder; none where there is no whole one."""
+    """Return the files of the index in the folder; none where there is no complete index."""
     try:
         return set(IndexFacts.read(folder).paths_in(folder))
     except Unreachable:

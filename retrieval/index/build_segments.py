@@ -1,9 +1,9 @@
-"""An index in parts: one for each group of shards, built side by side and searched as one.
+"""Build an index in segments: each from a group of shards, in parallel, and searched as one index.
 
-A part is an index folder like any other, inside the folder of the whole; `index.json` there names
-them, with the sha256 of each one's own, and is written last. Segments are named for what they are
-built from, so that a build that was stopped keeps those that are whole, and one that changes leaves
-those of the build before alone until it is done.
+A segment is an index folder inside the folder of the whole index. The `index.json` of the whole
+names the segments (as `parts`), with the sha256 of their `index.json`, and is written last. The
+name of a segment depends on what it is built from. An interrupted build so keeps the complete
+segments, and a build of other shards leaves the old segments alone until it is done.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ from retrieval.storage.tables import check_unique
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
-    """What a worker needs to know to build a part, wherever it runs.
+    """Instructions for a worker to build a segment.
 
-    stretches: for each set its place, and the numbers of the first shard and of how many.
+    stretches: for each set, its folder, the number of its first shard, and the count of shards.
     """
 
     stretches: tuple[tuple[str, int, int], ...]
@@ -53,7 +53,7 @@ class SegmentTask:
         resolve_choices(self)
 
     def sets(self) -> list[Embeddings]:
-        """The embeddings that the part is built from."""
+        """Open the embeddings that the segment is built from."""
         return [
             open_embeddings(place_of(place)).some(first, count)
             for place, first, count in self.stretches
@@ -63,8 +63,8 @@ class SegmentTask:
 SegmentBuilder = Callable[
     [Callable[[SegmentTask], IndexFacts], Sequence[SegmentTask]], Iterator[tuple[int, IndexFacts]]
 ]
-"""Calls the function with each of the tasks, side by side, and yields what comes of them as it
-comes, each behind its place among the tasks. Raises what the function raises."""
+"""Run the function on each task in parallel; yield (number of the task, result) as each completes.
+Raises what the function raises."""
 
 
 def build_segments(
@@ -77,14 +77,15 @@ def build_segments(
     engine: SegmentBuilder | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> IndexFacts:
-    """The facts of the index in so many parts, built from the embeddings of all `sets`.
+    """Build the index of all `sets` in segments, in `folder`; return its facts.
 
-    Each part is of consecutive shards, and of about as many rows as the others; there are fewer
-    parts where there are fewer shards. engine: what builds them, by default as many processes of
-    this machine as it has cores. The folder and the sets must be where all of its workers see them.
-    `progress` is called with the parts that are whole, and their number.
+    parts: number of segments. Each has consecutive shards, and about as many rows as the others.
+        There are fewer segments where there are fewer shards.
+    engine: builds the segments; by default a process for each core. All of its workers must see the
+        folder and the sets.
+    progress: called with the segments that are complete, and their total.
 
-    Raises what `build_index` raises, and BadInput for less than one part.
+    Raises what `build_index` raises, and BadInput for less than one segment.
     """
     metric = None if metric is None else choice(Metric, metric)
     if parts < 1:
@@ -106,9 +107,9 @@ def build_segments(
 
 
 def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
-    """The facts of the index in parts in `folder`, with the embeddings of all `sets` as one more.
+    """Add the embeddings of all `sets` to the index in `folder` as a segment; return its facts.
 
-    The caller holds the folder's lock, and has seen that sets and index go together.
+    The caller holds the folder's lock, and has checked that sets and index go together.
     """
     task = _tasks(sets, facts.backend, facts.metric, facts.options, folder, 1)[0]
     added = _standing(task) or _build(task)
@@ -130,7 +131,7 @@ def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) ->
 def processes(
     build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
 ) -> Iterator[tuple[int, IndexFacts]]:
-    """The engine of one machine: a process for each of its cores, or fewer with more threads."""
+    """Build in a process for each core of this machine, or in fewer with more threads."""
     cores = usable_cores()
     workers = min(len(tasks), cores)
     pool = ProcessPoolExecutor(
@@ -152,7 +153,7 @@ def _tasks(
     folder: Place,
     parts: int,
 ) -> list[SegmentTask]:
-    """The parts to build: consecutive shards, in their order."""
+    """Return the segments to build: consecutive shards, in their order."""
     shards = [
         (number, shard, size.rows)
         for number, each in enumerate(sets)
@@ -187,7 +188,7 @@ def _tasks(
 
 
 def _groups(rows: Sequence[int], parts: int) -> list[slice]:
-    """At most `parts` stretches of the shards, of about as many rows each, none without any."""
+    """Return at most `parts` slices of the shards, of about as many rows each, none empty."""
     total = sum(rows)
     groups: list[slice] = []
     start = done = 0
@@ -207,7 +208,7 @@ def _build(task: SegmentTask) -> IndexFacts:
 
 
 def _standing(task: SegmentTask) -> IndexFacts | None:
-    """The facts of the part, if it is whole already."""
+    """Return the facts of the segment, if it is complete already."""
     with suppress(BadInput):
         facts = IndexFacts.read(place_of(task.folder))
         if facts.embeddings == tuple(each.identity for each in task.sets()):
@@ -233,7 +234,7 @@ def _joined(
 
 
 def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """The options of the first part, and of numbers that each part decides the greatest."""
+    """Return the options of the first segment, with the greatest of numbers that differ."""
     options = dict(parts[0].options)
     for name, value in options.items():
         others = [part.options[name] for part in parts]
@@ -243,7 +244,7 @@ def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
 
 
 def _lowest_recall(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """The measured recall of the worst part; nothing where none was measured."""
+    """Return the measured recall of the worst segment; nothing where none was measured."""
     measured = [part.details.get(RECALL) for part in parts]
     known = [recall for recall in measured if isinstance(recall, float)]
     return {RECALL: min(known)} if known else {}
@@ -255,7 +256,8 @@ def _part(task: SegmentTask, facts: IndexFacts) -> Segment:
 
 
 def _check_ids(built: Sequence[tuple[SegmentTask, IndexFacts]], where: str) -> None:
-    """Raise BadData if an id stands in two parts. They have the ids in small files of their own; of
-    the embeddings, which are large, nothing is read again for it."""
+    """Raise BadData if an id is in two segments.
+
+    Only the small files of ids are read, not the large embeddings."""
     columns = [read_rows(place_of(task.folder) / facts.at)["id"] for task, facts in built]
     check_unique(pa.chunked_array([c for column in columns for c in column.chunks]), where)

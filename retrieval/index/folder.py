@@ -1,4 +1,4 @@
-"""Index folders: building them from embeddings, and opening them.
+"""Index folders: their facts, and opening them.
 
 A folder holds the library's own file, `rows.parquet` (id, label and path in row order) and
 `index.json`, which says what was built, from which embeddings, and the sha256 of every file.
@@ -46,7 +46,7 @@ VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
 REMEDY = "index again"
 INDEX = "index.json"
 ROWS = "rows.parquet"
-SEGMENT_PREFIX = "part-"  # of the name of a segment's folder
+SEGMENT_PREFIX = "part-"  # prefix of the name of a segment's folder
 BUILD_FOLDER = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 """Names of a segment's folder, and of the folder of a build's files in a store."""
 RECALL = "recall_at_10"  # in details, of some of the index's own rows
@@ -55,7 +55,7 @@ GOOD_RECALL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of an index: an index folder inside the folder. sha256: of its `index.json`."""
+    """Segment of an index: an index folder inside the folder. sha256: of its `index.json`."""
 
     folder: str
     rows: int
@@ -64,7 +64,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class IndexFacts:
-    """What `index.json` says about an index."""
+    """Facts about an index, as `index.json` has them."""
 
     backend: str
     options: Mapping[str, Json]
@@ -78,20 +78,20 @@ class IndexFacts:
     files: Mapping[str, str]  # file name to sha256
     deleted: int = 0  # rows of these embeddings that are no longer there
     at: str = ""  # the folder of the files, where it is not that of `index.json`
-    parts: tuple[Segment, ...] = ()
+    parts: tuple[Segment, ...] = ()  # the segments, named as in `index.json`
 
     def __post_init__(self) -> None:
         resolve_choices(self)
 
     @property
     def poor_recall(self) -> float | None:
-        """The recall@10 that was measured after the build, where it is lower than 0.9."""
+        """Return the recall@10 measured after the build if it is below GOOD_RECALL, else None."""
         recall = self.details.get(RECALL)
         return recall if isinstance(recall, float) and recall < GOOD_RECALL else None
 
     @property
     def efforts(self) -> list[str]:
-        """The search options that raise recall, as far as the backend names them."""
+        """Return the search options that raise recall, as far as the backend names them."""
         indexer = make_indexer(self.backend, {**self.options, "metric": self.metric})
         if not isinstance(indexer, Tunable):
             return []
@@ -125,9 +125,9 @@ class IndexFacts:
         return facts
 
     def paths_in(self, folder: Place) -> list[Place]:
-        """The files of the index in the folder, those of its parts included.
+        """Return the files of the index in the folder, those of its segments included.
 
-        Raises what `read` raises, for a part.
+        Raises what `read` raises, for a segment.
         """
         home = folder / self.at if self.at else folder
         paths = [home / name for name in self.files]
@@ -137,7 +137,7 @@ class IndexFacts:
         return paths
 
     def size_in(self, folder: Place) -> int:
-        """The bytes of these files; one that is missing has none."""
+        """Return the bytes of these files; a missing file counts as empty."""
         return sum(map(_size, self.paths_in(folder)))
 
 
@@ -163,7 +163,7 @@ def is_index(folder: Place) -> bool:
 
 
 def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
-    """The index in the folder or at the URL, with its search options changed as `options` says.
+    """Open the index in the folder or at the URL, with changed search options.
 
     Raises BadInput if it is no index folder or an option cannot be changed after the build,
     BadData if a file is missing, damaged or not the one that was written.
@@ -217,7 +217,7 @@ def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | Non
 
 
 def _files_at_hand(folder: Place, facts: IndexFacts) -> Path:
-    """Where the files lie that the folder's `index.json` names, whole, on this machine."""
+    """Return the local folder of the index's files, checked; files of a store are fetched."""
     home = folder / facts.at if facts.at else folder
     if isinstance(home, Path):
         check_files(home, facts)
@@ -253,7 +253,7 @@ def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
 
 
 def options_of(indexer: Indexer) -> dict[str, Json]:
-    """The indexer's fields, less the metric, which has a place of its own."""
+    """Return the indexer's fields without the metric."""
     options = asdict(cast(Any, indexer))
     options.pop("metric")
     return options
@@ -267,7 +267,7 @@ def _size(path: Place) -> int:
 
 
 def read_rows(folder: Place) -> pa.Table:
-    """The table of id, label and path in a folder of an index's files. Raises BadData."""
+    """Return the table of id, label and path in a folder of an index's files. Raises BadData."""
     path = folder / ROWS
     try:
         rows = read_table(path.read_bytes())

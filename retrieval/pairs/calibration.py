@@ -1,4 +1,4 @@
-"""What a distance says of two images: the threshold to call them alike, and how sure that is.
+"""Calibrate distances: the threshold for two images to be alike, and the probability.
 
 Both are fitted to validation pairs, whose images an encoder must not have been trained on: it knows
 those too well, so that alike ones stand closer together than new ones do.
@@ -35,7 +35,7 @@ Alike = NDArray[np.bool_]
 
 
 class Method(StrEnum):
-    """How probabilities are fitted."""
+    """Methods to fit probabilities."""
 
     LOGISTIC = "logistic"
     ISOTONIC = "isotonic"
@@ -107,7 +107,7 @@ CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
 
 @dataclass(frozen=True, slots=True)
 class FittedTo:
-    """What pairs a calibration was fitted to: how many, of how many images, of which classes.
+    """Pairs that a calibration was fitted to: their number, and their images and classes.
 
     source: the name of the source of the images.
     """

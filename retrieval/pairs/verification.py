@@ -37,7 +37,7 @@ JOINT, TRAINED, HELD_OUT = "joint", "trained", "held_out"
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
-    """How pairs are drawn and judged.
+    """Settings for drawing and judging pairs.
 
     count: pairs of each group, half of them alike; None: as `draw_pairs` says.
     method: how probabilities are fitted; None for distances that are 1 - p.
@@ -57,7 +57,7 @@ class Procedure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """How well distances tell pairs of the same class from others.
+    """Quality of distances in telling pairs of the same class from others.
 
     accuracy: at the calibration's threshold; accuracy_at: at others that were asked for.
     intervals: of both, 95%, the calibration's threshold under None.
@@ -95,12 +95,12 @@ class Verification:
         return matrix
 
     def roc_points(self, most: int = 1_000) -> list[dict[str, float]]:
-        """Points of the ROC, at most so many, evenly spread over it."""
+        """Return at most `most` points of the ROC, evenly spread."""
         chosen = np.unique(np.linspace(0, len(self.roc) - 1, most).round().astype(np.int64))
         return [{"false_positives": x, "true_positives": y} for x, y in self.roc[chosen].tolist()]
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr pairs --json`."""
+        """Return the document that `retr pairs --json` prints."""
         per_class: dict[str, dict[str, Json]] = {}
         for (a, b), accuracy in self.per_class.items():
             for one, other in ((a, b), (b, a)):
@@ -122,7 +122,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibrationTest:
-    """The calibration, and how well it does on pairs of new images.
+    """A calibration and its quality on pairs of new images.
 
     groups: `joint`, over all classes; `trained` and `held_out`, over those that the encoder was
         trained on and those that it was not.
@@ -295,7 +295,7 @@ def verify_pairs(
     calibration: Calibration,
     procedure: Procedure,
 ) -> Verification:
-    """What the distances (n,) say of the pairs (n).
+    """Return the quality of the distances (n,) for the pairs (n).
 
     classes_of: (n, 2), the numbers in `names` of both images' classes. Raises BadInput unless
     some pairs are alike and some are not.

@@ -25,7 +25,7 @@ IMAGES = "training-images.txt"  # the ids of what was trained on, one a line
 
 @dataclass(frozen=True, slots=True)
 class TrainingFacts:
-    """Where weights come from."""
+    """Origin of weights."""
 
     recipe: Mapping[str, Json]  # every setting, defaults written out
     data: Mapping[str, Json]  # source, its sha256, classes, images trained on and held out
@@ -38,11 +38,11 @@ class TrainingFacts:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a trained encoder is."""
+    """Facts about a trained encoder."""
 
     encoder: str  # the plug-in that runs the weights
     network: Mapping[str, Json]  # the settings of its network
-    classes: tuple[str, ...]  # that it was trained on, sorted
+    classes: tuple[str, ...]  # classes of the training images, sorted
     dim: int
     metric: Metric
     framing: Framing
@@ -73,5 +73,5 @@ class Card:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the folder is a trained encoder."""
+    """Return whether the folder is a trained encoder."""
     return (folder / CARD).is_file()

@@ -17,7 +17,7 @@ from retrieval.errors import BadData
 from retrieval.storage.files import read_sealed
 from retrieval.storage.places import Place
 
-MAX_SHOWN_CHARACTERS = 60  # of a wrong value in an error
+MAX_SHOWN_CHARACTERS = 60  # wrong values are cut to this length in errors
 
 _Document = TypeVar("_Document")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -30,41 +30,43 @@ class Embeddings:
 
     @property
     def identity(self) -> str:
-        """What tells this set from all others: the sha256 of its manifest, `#` and the numbers of
-        its first and last shard where it is not all of them."""
+        """Return the identity of this set: the sha256 of its manifest.
+
+        A set of some of the shards adds `#` and the numbers of its first and last shard.
+        """
         whole = sha256_of(self.folder / MANIFEST)
         if self.first is None:
             return whole
         return f"{whole}#{self.first}-{self.first + len(self.manifest.shards) - 1}"
 
     def some(self, first: int, count: int) -> Self:
-        """The rows of `count` shards from the shard `first` on."""
+        """Return the set of `count` shards from the shard `first` on."""
         shards = self.manifest.shards[first : first + count]
         return replace(self, manifest=replace(self.manifest, shards=shards), first=first)
 
     @property
     def facts(self) -> Facts:
-        """What these embeddings are."""
+        """Return the facts of the set."""
         return self.manifest.facts
 
     def __len__(self) -> int:
         return self.manifest.rows
 
     def tables(self) -> Iterator[pa.Table]:
-        """The shards, one table at a time. Raises BadData for one that is not as listed."""
+        """Yield the table of each shard. Raises BadData for one that is not as listed."""
         for shard in self.manifest.shards:
             yield read_shard(self.folder, shard, self.facts)
 
     def vectors(self) -> Vectors:
-        """All embeddings, (n, dim) float32."""
+        """Return all embeddings, (n, dim) float32."""
         return self.read()[1]
 
     def rows(self) -> pa.Table:
-        """The table of id, label and path. Raises what `read` raises."""
+        """Return the table of id, label and path. Raises what `read` raises."""
         return self._joined([table.select([*ROWS]) for table in self.tables()])
 
     def read(self) -> tuple[pa.Table, Vectors]:
-        """The table of id, label and path, and the embeddings (n, dim), in the same order.
+        """Return the table of id, label and path, and the embeddings (n, dim), in the same order.
 
         Raises BadData for a damaged shard, an embedding that is not finite, or an id that
         stands twice.
@@ -86,7 +88,7 @@ class Embeddings:
 
 
 def open_embeddings(folder: Place | str) -> Embeddings:
-    """The embeddings in the folder, or at the URL.
+    """Open the embeddings in the folder, or at the URL.
 
     Raises BadInput if it is no embeddings folder or not complete, BadData if it is damaged.
     """

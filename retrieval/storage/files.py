@@ -45,7 +45,7 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
             path.upload(here)
         return
     partial = path.with_name(path.name + PARTIAL)
-    if partial.is_symlink():  # a stranger's: what it leads to would be overwritten
+    if partial.is_symlink():  # not ours: its target would be overwritten
         partial.unlink()
     try:
         write(partial)
@@ -121,7 +121,9 @@ def write_sealed(path: Place, wanted: str, version: int, content: Mapping[str, A
 
 
 def read_sealed(path: Place, wanted: str, version: int, remedy: str) -> dict[str, Any]:
-    """What `write_sealed` wrote, without its checksum; versions 1 of all formats had none.
+    """Return the document that `write_sealed` wrote, without its checksum.
+
+    Version 1 of each format has no checksum.
 
     Raises BadData for another format, a newer version, or a document that was changed.
     """
@@ -138,7 +140,7 @@ def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
 def check_seal(document: Mapping[str, Any], where: Place, remedy: str) -> dict[str, Any]:
     """The document without its checksum. Raises BadData, with the remedy, for one that is wrong."""
     if document.get(CHECKSUM) != _checksum(document):
-        raise BadData(f"{where} is damaged: it does not say what its checksum is of; {remedy}")
+        raise BadData(f"{where} is damaged: checksum mismatch; {remedy}")
     return {key: value for key, value in document.items() if key != CHECKSUM}
 
 

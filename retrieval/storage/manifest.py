@@ -27,7 +27,7 @@ FORMAT = "retr-embeddings"
 VERSION = 2  # 1 had no checksum
 MANIFEST = "manifest.json"
 REMEDY = "encode again"
-SCHEMA_KEY = b"retr"  # of the facts in each shard's Parquet schema metadata
+SCHEMA_KEY = b"retr"  # key of the facts in each shard's Parquet schema metadata
 ROW_FIELDS = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("label", pa.string()),
@@ -44,7 +44,7 @@ class Dtype(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EncoderFacts:
-    """Which encoder made a set of embeddings."""
+    """Encoder of a set of embeddings."""
 
     name: str
     fingerprint: str
@@ -63,7 +63,7 @@ class EncoderFacts:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Which images a set of embeddings was made from.
+    """Source of a set of embeddings.
 
     first_of: the fingerprint of the whole source, where only its first images were taken.
     """
@@ -81,7 +81,7 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a set of embeddings is, apart from its shards: also the identity of a run."""
+    """Facts of a set of embeddings, apart from its shards: also the identity of a run."""
 
     encoder: EncoderFacts
     dim: int
@@ -146,8 +146,10 @@ class Manifest:
     facts: Facts
     shards: tuple[Shard, ...] = ()
     complete: bool = False
-    skipped_sha256: str | None = None  # of skipped.parquet; None where there is none, or it is old
-    skipped_folders: int = 0  # that could not be listed
+    skipped_sha256: str | None = (
+        None  # sha256 of skipped.parquet; None: no such file, or an old set
+    )
+    skipped_folders: int = 0  # folders that could not be listed
     passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by ending
 
     @property
@@ -210,7 +212,7 @@ class Manifest:
                 f"{path} says that it is complete, with {len(self.shards):,} of {wanted:,} shards; "
                 f"{REMEDY}"
             )
-        # The column is not compressed: a file is no smaller than the numbers in it.
+        # The column is not compressed: a file is at least as large as its vectors.
         width = self.facts.dim * (2 if self.facts.dtype is Dtype.FLOAT16 else 4)
         if any(shard.rows * width > shard.bytes for shard in self.shards):
             raise BadData(f"{path}: more rows than its shards have bytes for; {REMEDY}")

@@ -28,7 +28,7 @@ _SkippedRow = tuple[str, str, int | None]  # the shard's number is null for a fo
 
 
 def _is_whole(path: Place, shard: Shard) -> bool:
-    """Whether the shard is there as it was written; of one in a store the size must do."""
+    """Return whether the shard is intact; in a store only its size is checked."""
     try:
         if isinstance(path, Path):
             return path.is_file() and sha256_of(path) == shard.sha256
@@ -98,7 +98,7 @@ class ShardWriter:
 
     @property
     def position(self) -> int:
-        """How many of the source's images the shards cover."""
+        """Return the number of the source's images that the shards cover."""
         return min(len(self.manifest.shards) * self.facts.shard_images, self.facts.source.images)
 
     def write(

@@ -60,7 +60,7 @@ def check_encoder(encoder: Encoder) -> None:
 
 
 def _images(count: int, side: int) -> Images:
-    """Images of large coloured tiles, each different."""
+    """Return different images of large colored tiles."""
     generator = np.random.default_rng(6)
     tiles = generator.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     grid = np.arange(side) * 4 // side

@@ -25,8 +25,8 @@ from retrieval.testing.hits import check_hits, recall_of, true_distances
 from retrieval.testing.raising import expect_error
 
 ROWS, DIM, QUERIES = 1200, 24, 40
-FEW = 7  # rows that a narrow mask admits
-LEAST_RECALL = 0.9  # of 10 neighbors, on data of 4 intrinsic dimensions
+NARROW_MASK_ROWS = 7
+LEAST_RECALL = 0.9  # minimum recall of 10 neighbors, on data of 4 intrinsic dimensions
 
 
 def check_indexer(indexer: Indexer) -> None:
@@ -130,7 +130,7 @@ def _check_masks(index: Index, metric: Metric, database: Vectors, queries: Vecto
     truth = true_distances(queries, database, metric)
     generator = np.random.default_rng(4)
     few = np.zeros(ROWS, np.bool_)
-    few[generator.choice(ROWS, FEW, replace=False)] = True
+    few[generator.choice(ROWS, NARROW_MASK_ROWS, replace=False)] = True
     masks = {
         "no row": np.zeros(ROWS, np.bool_),
         "one row": np.arange(ROWS) == ROWS // 2,
@@ -248,7 +248,7 @@ def _check_growth(indexer: Indexer, database: Vectors, queries: Vectors) -> None
 
 
 def _check_deletion(indexer: Indexer, database: Vectors, queries: Vectors) -> None:
-    """Rows that are gone are not found, and those behind them have moved up."""
+    """Check that deleted rows are not found, and that later rows move up."""
     generator = np.random.default_rng(7)
     more = np.concatenate([database, generator.permutation(database)[:400]])
     order = generator.permutation(len(more))

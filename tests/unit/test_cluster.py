@@ -159,7 +159,7 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     change: dict[str, Any],
     message: str,
 ) -> None:
-    monkeypatch.setattr(early_shards, "SETTLED", 0.0)
+    monkeypatch.setattr(early_shards, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
     monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "")  # which the worker sets
     early = tmp_path / "made" / "early.partial"
@@ -279,7 +279,7 @@ def test_a_node_that_sees_other_images_is_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
-    monkeypatch.setattr(early_shards, "SETTLED", 0.0)
+    monkeypatch.setattr(early_shards, "SETTLE_SECONDS", 0.0)
     source, file = open_source(str(photos)), photos / "green" / "5.png"
     status, content = file.stat(), file.read_bytes()
     if change == "gone":

@@ -917,7 +917,7 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
             open_encoder(str(folder))
         assert said in str(raised.value), change
     (folder / CARD).write_text(json.dumps(document | {"classes": ["cats", "dog"]}))
-    with pytest.raises(BadData, match="is damaged: it does not say what its checksum is of; copy"):
+    with pytest.raises(BadData, match="is damaged: checksum mismatch; copy"):
         open_encoder(str(folder))
     (folder / CARD).write_text(json.dumps(document))
     os.truncate(folder / WEIGHTS, 1000)

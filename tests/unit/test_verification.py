@@ -138,7 +138,7 @@ def test_a_calibration_is_read_as_it_was_written(method: Method | None, tmp_path
     assert Calibration.read(path) == written
     document = read_json(path)
     path.write_text(path.read_text().replace('"threshold"', '"treshold"'))
-    with pytest.raises(BadData, match="does not say what its checksum is of; calibrate again"):
+    with pytest.raises(BadData, match="checksum mismatch; calibrate again"):
         Calibration.read(path)
     del document["threshold"]
     write_json(path, sealed(document))

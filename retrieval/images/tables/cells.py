@@ -17,7 +17,7 @@ MAX_SHOWN_CHARACTERS = 80  # paths and types are cut to this length in messages
 
 
 def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str | None]]:
-    """The encoded image and the path of each row, None where the row has none."""
+    """Return the encoded image and the path of each row, None where the row has none."""
     column = batch.column(image)
     kind = plain_type(column.type)
     nothing: list[Any] = [None] * batch.num_rows
@@ -35,7 +35,7 @@ def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str 
 def content_of(
     data: bytes | None, path: str | None, file: Place, where: str
 ) -> bytes | Place | BadImage:
-    """Return the encoded image, the file that the path names, or the error.
+    """Return the encoded image, the file of the path, or the error.
 
     A path is relative to the folder of `file`. It must not lead out of that folder: the table may
     be untrusted. where: the row's name in errors.
@@ -57,7 +57,7 @@ def content_of(
 
 
 def labels(where: str, column: pa.Array, names: Sequence[str] | None) -> list[str | None]:
-    """The labels as text, None where unknown. Raises BadSource for one that is not understood."""
+    """Return the labels as text, None where unknown. Raises what `label_text` raises."""
     if pa.types.is_floating(column.type):  # text keeps 0.1 of float32 as 0.1
         values = [None if t is None else float(t) for t in column.cast(pa.string()).to_pylist()]
     else:
@@ -66,7 +66,7 @@ def labels(where: str, column: pa.Array, names: Sequence[str] | None) -> list[st
 
 
 def label_text(where: str, value: object, names: Sequence[str] | None = None) -> str | None:
-    """The label of this value: its name if integers have names; None for null, NaN and -1.
+    """Return the label of this value: its name if integers have names; None for null, NaN, -1.
 
     A whole number is written without a fraction: a column of integers with gaps becomes one of
     floats in pandas. Raises BadSource for a list, a mapping, a number without a name, and bytes
@@ -110,7 +110,7 @@ SEVERAL_VALUES = (
 
 
 def _below(folder: Path, path: str) -> Path | None:
-    """The file of this path below the folder, links followed; None if it is not below it."""
+    """Return the file of this path, links followed; None if it is outside the folder."""
     try:
         root = folder.resolve()
         found = (root / path).resolve()
