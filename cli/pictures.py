@@ -14,8 +14,8 @@ from retrieval.images import read_image
 from retrieval.images.source import text
 from retrieval.index.searching import Hit
 from retrieval.pairs.comparing import Asked, Compared
-from retrieval.pairs.duplicates import Duplicate, Found
-from retrieval.pairs.verification import Outcome
+from retrieval.pairs.duplicates import Duplicate, Duplicates
+from retrieval.pairs.verification import CalibrationTest
 from retrieval.quality.labelled import Labelled
 
 LARGEST = 512  # pixels of a picture that is kept for a sheet
@@ -60,7 +60,7 @@ def draw_sheet(path: Path, rows: Rows, heading: str) -> None:
 
 
 def draw_pairs(
-    path: Path, tested: Labelled, outcome: Outcome, heading: str, most: int, seed: int
+    path: Path, tested: Labelled, outcome: CalibrationTest, heading: str, most: int, seed: int
 ) -> None:
     """Write a PNG of pairs drawn by seed, half of them alike, with labels, distance, probability.
 
@@ -102,7 +102,9 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
     _written(path, lambda: save_pairs(path, pictures, heading))
 
 
-def draw_duplicates(path: Path, found: Found, drawn: Sequence[Duplicate], heading: str) -> None:
+def draw_duplicates(
+    path: Path, found: Duplicates, drawn: Sequence[Duplicate], heading: str
+) -> None:
     """Write a PNG of the pairs drawn, with the correlation of their pixels, marked by whether their
     labels are the same where both are known."""
     pictures = []

@@ -6,7 +6,7 @@ from cli.output import Output
 
 if TYPE_CHECKING:
     from retrieval.quality.provenance import Provenance
-    from retrieval.storage.shards import EncoderFacts
+    from retrieval.storage.manifest import EncoderFacts
 
 
 def known_provenance(output: Output, encoder: "EncoderFacts") -> "Provenance | None":

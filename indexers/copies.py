@@ -19,7 +19,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Blocks, Json, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import Fetched, Found, Nearest, checked_blocks
-from retrieval.storage.shards import read_table, write_table
+from retrieval.storage.tables import read_table, write_table
 
 FILE = "copies.parquet"
 COLUMN = "vector"

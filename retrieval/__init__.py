@@ -14,21 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrieval.index.folder import build_index as build_index
+    from retrieval.index.build import build_index as build_index
     from retrieval.index.folder import open_index as open_index
     from retrieval.index.searching import Searcher as Searcher
     from retrieval.quality.evaluation import evaluate as evaluate
     from retrieval.quality.labelled import Labelled as Labelled
     from retrieval.registry import open_encoder as open_encoder
-    from retrieval.storage.shards import open_embeddings as open_embeddings
+    from retrieval.storage.embeddings import open_embeddings as open_embeddings
 
 # Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
 _HOMES = {
     "Labelled": "quality.labelled",
     "Searcher": "index.searching",
-    "build_index": "index.folder",
+    "build_index": "index.build",
     "evaluate": "quality.evaluation",
-    "open_embeddings": "storage.shards",
+    "open_embeddings": "storage.embeddings",
     "open_encoder": "registry",
     "open_index": "index.folder",
 }

@@ -1,4 +1,4 @@
-"""What a folder is, and whether it is whole."""
+"""Tell what a folder holds, and check it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,16 +10,13 @@ from retrieval.errors import BadData, BadInput
 from retrieval.index.folder import INDEX, IndexFacts, is_index, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
+from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
+from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.places import Place
-from retrieval.storage.shards import (
-    MANIFEST,
-    SKIPPED,
-    Manifest,
-    check_unique,
-    open_embeddings,
-    read_shard,
-)
+from retrieval.storage.shard_writer import SKIPPED
+from retrieval.storage.shards import read_shard
+from retrieval.storage.tables import check_unique
 
 
 class Kind(StrEnum):
@@ -31,8 +28,8 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The outcome of a check; `problems` is empty where all is well."""
+class FolderCheck:
+    """Result of a check; `problems` is empty where the folder is intact."""
 
     kind: Kind
     rows: int  # 0 for an encoder
@@ -44,7 +41,7 @@ class Report:
 
 
 def kind_of(folder: Place) -> Kind:
-    """What the folder is. Raises BadInput if it is nothing of retr's."""
+    """Return the kind of the folder. Raises BadInput if retr did not write it."""
     if (folder / MANIFEST).is_file():
         return Kind.EMBEDDINGS
     if is_index(folder):
@@ -59,7 +56,7 @@ def kind_of(folder: Place) -> Kind:
     )
 
 
-def verify(folder: Place) -> Report:
+def verify(folder: Place) -> FolderCheck:
     """Check hashes, schema, counts, finiteness and the uniqueness of ids of the folder."""
     match kind_of(folder):
         case Kind.EMBEDDINGS:
@@ -70,7 +67,7 @@ def verify(folder: Place) -> Report:
             return _verify_encoder(cast(Path, folder))
 
 
-def _verify_embeddings(folder: Place) -> Report:
+def _verify_embeddings(folder: Place) -> FolderCheck:
     import pyarrow as pa
 
     problems: list[str] = []
@@ -105,10 +102,10 @@ def _verify_embeddings(folder: Place) -> Report:
         and manifest.skipped_sha256 != sha256_of(skipped)
     ):
         problems.append(f"{skipped} is damaged: its sha256 is not the manifest's; encode anew")
-    return Report(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
+    return FolderCheck(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
 
 
-def _verify_index(folder: Place) -> Report:
+def _verify_index(folder: Place) -> FolderCheck:
     facts = IndexFacts.read(folder)
     problems: list[str] = []
     files = len(facts.files)
@@ -117,10 +114,10 @@ def _verify_index(folder: Place) -> Report:
         check_unique(open_index(folder).rows["id"], str(folder))
     except BadInput as error:
         problems.append(str(error))
-    return Report(Kind.INDEX, facts.rows, files, tuple(problems))
+    return FolderCheck(Kind.INDEX, facts.rows, files, tuple(problems))
 
 
-def _verify_encoder(folder: Path) -> Report:
+def _verify_encoder(folder: Path) -> FolderCheck:
     from retrieval.pairs.calibration import CALIBRATIONS, Calibration  # imports SciPy
 
     problems: list[str] = []
@@ -134,4 +131,4 @@ def _verify_encoder(folder: Path) -> Report:
             Calibration.read(path)
         except BadInput as error:
             problems.append(str(error))
-    return Report(Kind.ENCODER, 0, 2 + len(calibrations), tuple(problems))
+    return FolderCheck(Kind.ENCODER, 0, 2 + len(calibrations), tuple(problems))

@@ -16,8 +16,8 @@ from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
 from retrieval.images import Source
 from retrieval.storage.files import made_folder, read_json, write_json
+from retrieval.storage.manifest import Dtype, EncoderFacts
 from retrieval.storage.places import Place, RemotePath, place_of
-from retrieval.storage.shards import Dtype, EncoderFacts
 
 LATEST = "latest.json"
 

@@ -1,9 +1,16 @@
-"""A real S3 server on loopback, and what its clients want in their environment."""
+"""Stores for tests: a real S3 server on loopback, its clients' environment, and files to put."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from moto.server import ThreadedMotoServer
+import pytest
+
+from encoders.toy import Toy
+from retrieval.embedding.encode import encode_source
+from retrieval.images import open_source
+from retrieval.storage.manifest import Manifest
+from retrieval.storage.places import Place, RemotePath
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "key",
@@ -16,6 +23,8 @@ KEYS = {
 @contextmanager
 def s3_server() -> Iterator[str]:
     """The address of a server, for as long as it is needed."""
+    from moto.server import ThreadedMotoServer  # slow to import
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -23,3 +32,21 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def lead_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients of S3 ask there."""
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
+        monkeypatch.setenv(name, value)
+
+
+def put(folder: Path, there: RemotePath) -> RemotePath:
+    """A copy of all files of the folder in the store."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            (there / path.relative_to(folder).as_posix()).upload(path)
+    return there
+
+
+def encoded(source: str | Place, folder: Place, shard_images: int = 7) -> Manifest:
+    return encode_source(open_source(str(source)), Toy(), folder, shard_images=shard_images)

@@ -24,15 +24,10 @@ from PIL import Image
 from benchmarks.speed.overhead import clustered
 from benchmarks.suite import machine
 from retrieval.contracts import Json, Metric
-from retrieval.storage.shards import (
-    Dtype,
-    EncoderFacts,
-    Facts,
-    ShardWriter,
-    SourceFacts,
-    open_embeddings,
-    vectors_of,
-)
+from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.shards import vectors_of
 
 BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnswlib", "hnsw-pca", "vamana")
 SHARD = 10_000  # rows of a shard
@@ -97,7 +92,7 @@ def _status(field: str) -> int:
 
 def index(backend: str, embeddings: Path) -> int:
     """The growth while the backend, or hnswlib itself, builds an index."""
-    from retrieval.index.folder import build_index
+    from retrieval.index.build import build_index
     from retrieval.registry import make_indexer
 
     opened = open_embeddings(embeddings)

@@ -25,7 +25,7 @@ from retrieval.images import open_source
 from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import indexer_names, make_indexer
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.embeddings import open_embeddings
 
 K = 10
 DIM = 128

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from retrieval.choices import choice
 from retrieval.contracts import Json, Metric
-from retrieval.index.folder import check_same_encoder
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
-from retrieval.storage.shards import Embeddings, open_embeddings
+from retrieval.storage.compatible import check_same_encoder
+from retrieval.storage.embeddings import Embeddings, open_embeddings
 
 METRICS = (Metric.MANHATTAN, Metric.EUCLIDEAN, Metric.COSINE)
 

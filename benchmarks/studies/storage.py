@@ -19,7 +19,7 @@ from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import TRAINED_OF_A_CLASS, Protocol, sides_of
 from retrieval.quality.provenance import provenance_of, seen
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.embeddings import open_embeddings
 
 Stored = Callable[[Vectors, Vectors], Vectors]
 """Vectors (n, dim), and the database's mean (dim,), to what is left of them after storage."""

@@ -23,7 +23,7 @@ from retrieval.storage.files import (
     write_whole,
 )
 from retrieval.storage.names import storable
-from retrieval.storage.shards import write_table
+from retrieval.storage.tables import write_table
 
 NAME = "bench"
 BY_QUERY = "queries.parquet"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from retrieval.contracts import Metric
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.ranking import Rows
-    from retrieval.storage.shards import Embeddings
+    from retrieval.storage.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 HELD_OUT = 1000  # rows that serve as queries where there is no test split
@@ -284,9 +284,9 @@ def _embeddings(
     workspace: Path | None,
 ) -> _Data:
     """Embeddings of a test split against those of a database, or rows held out of it."""
-    from retrieval.index.folder import check_same_encoder
     from retrieval.quality.labelled import Labelled
-    from retrieval.storage.shards import open_embeddings
+    from retrieval.storage.compatible import check_same_encoder
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     place = Workspace.at(workspace)
@@ -317,7 +317,7 @@ def _vectors(file: Path, metric: "Metric | None") -> _Data:
 
 def _test_split(place: "Workspace", database: "Embeddings") -> "Embeddings | None":
     """The workspace's last test split, if the same encoder made it from the same data set."""
-    from retrieval.storage.shards import open_embeddings
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.workspace import Role
 
     folder = place.latest(Role.QUERIES)

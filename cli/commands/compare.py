@@ -73,7 +73,7 @@ def compare(
     from retrieval.pairs.calibration import find_calibration
     from retrieval.pairs.comparing import compare, knows_probability
     from retrieval.registry import open_encoder, open_scorer
-    from retrieval.storage.shards import EncoderFacts
+    from retrieval.storage.manifest import EncoderFacts
     from retrieval.workspace import Workspace
 
     output = Output(json, quiet)
@@ -81,11 +81,13 @@ def compare(
     opened = open_encoder(encoder, device)
     chosen = parsed_metric(metric) or opened.metric
     place = Workspace.at(workspace)
-    calibration = find_calibration(EncoderFacts.of(opened), chosen, place)
+    known = EncoderFacts.of(opened)
+    calibration = find_calibration(known, chosen, place.calibrations_folder(known))
     layers = of_layers = None
     if scorer is not None:
         layers = open_scorer(scorer, device)
-        of_layers = find_calibration(EncoderFacts.of(layers), None, place)
+        scored_by = EncoderFacts.of(layers)
+        of_layers = find_calibration(scored_by, None, place.calibrations_folder(scored_by))
         if knows_probability(layers):
             calibration = None
     answers, failed = compare(asked, opened, chosen, calibration, layers, of_layers)

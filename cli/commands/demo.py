@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
     from retrieval.images import Source
-    from retrieval.storage.shards import Embeddings
+    from retrieval.storage.embeddings import Embeddings
 
 QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
@@ -50,7 +50,7 @@ def demo(
     from cli.commands.bench import print_report
     from cli.commands.evaluate import print_evaluation
     from cli.pictures import draw_sheet, pictured
-    from retrieval.index.folder import build_index
+    from retrieval.index.build import build_index
     from retrieval.index.searching import Searcher
     from retrieval.quality.evaluation import evaluate
     from retrieval.quality.labelled import Labelled
@@ -152,7 +152,7 @@ def _encoded(output: Output, source: "Source", encoder: "Encoder", out: Path) ->
     import time
 
     from retrieval.embedding.encode import encode_source
-    from retrieval.storage.shards import open_embeddings
+    from retrieval.storage.embeddings import open_embeddings
 
     folder = out / "embeddings" / source.name.replace("/", "-")
     before = time.perf_counter()

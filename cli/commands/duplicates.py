@@ -18,7 +18,7 @@ from cli.options import (
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
-    from retrieval.pairs.duplicates import Found
+    from retrieval.pairs.duplicates import Duplicates
 
 SHOWN = 20  # pairs in the table
 MOST_DRAWN = 100  # pairs on a sheet
@@ -76,11 +76,11 @@ def duplicates(
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """
     from retrieval.errors import BadInput
-    from retrieval.index.folder import check_same_encoder
     from retrieval.pairs.duplicates import find_duplicates
     from retrieval.quality.labelled import Labelled
+    from retrieval.storage.compatible import check_same_encoder
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import write_csv
-    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -133,7 +133,7 @@ def duplicates(
     )
 
 
-def _print(output: Output, found: "Found") -> None:
+def _print(output: Output, found: "Duplicates") -> None:
     shown = found.duplicates[:SHOWN]
     distances = distinguishable([pair.distance for pair in shown])
     output.table(

@@ -98,8 +98,8 @@ def encode(
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.listing import listed, said_of
     from retrieval.registry import open_encoder
+    from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import place_of
-    from retrieval.storage.shards import Dtype
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -127,7 +127,8 @@ def encode(
             show(done, total)
 
         if on_ray:
-            from retrieval.embedding.on_ray import Names, encode_on_cluster
+            from retrieval.embedding.on_ray import encode_on_cluster
+            from retrieval.embedding.ray_worker import Names
 
             names = Names(source, encoder, split, data, limit, device, columns)
             manifest = encode_on_cluster(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from retrieval.quality.exchange import Difference
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
-    from retrieval.storage.shards import Embeddings
+    from retrieval.storage.embeddings import Embeddings
 
 Queries = Annotated[
     str | None,
@@ -177,8 +177,8 @@ def opened_sides(
     queries: str | None, database: str | None, workspace: Path | None
 ) -> "tuple[Embeddings, Embeddings]":
     """The embeddings that ask and that are searched, of one encoder, or Mismatch."""
-    from retrieval.index.folder import check_same_encoder
-    from retrieval.storage.shards import open_embeddings
+    from retrieval.storage.compatible import check_same_encoder
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     place = Workspace.at(workspace)

@@ -26,9 +26,9 @@ from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.index.build_segments import Engine
+    from retrieval.index.build_segments import SegmentBuilder
     from retrieval.index.folder import IndexFacts
-    from retrieval.index.tuning import Trial, Tuning
+    from retrieval.index.trials import Trial, Tuning
 
 AUTO = "auto"
 
@@ -153,9 +153,10 @@ def index(
     import time
 
     from retrieval.errors import BadInput
-    from retrieval.index.folder import IndexFacts, build_index
+    from retrieval.index.build import build_index
+    from retrieval.index.folder import IndexFacts
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.places import place_of
-    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -208,7 +209,8 @@ def index(
             name = backend or "hnsw"
             folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)
             if name == AUTO:
-                from retrieval.index.tuning import Target, build_best
+                from retrieval.index.trials import Target
+                from retrieval.index.tuning import build_best
 
                 target = Target(
                     0.95 if target_recall is None else target_recall,
@@ -231,7 +233,7 @@ def index(
                 _print(output, tuning)
             elif parts is not None:
                 from cli.hushing import hushed
-                from retrieval.index.build_segments import build_parts
+                from retrieval.index.build_segments import build_segments
 
                 chosen = parsed_options(options)
                 with (
@@ -239,7 +241,7 @@ def index(
                     output.progress("index", "part") as show,
                     cluster_of_parts(address) if on_ray else nullcontext() as by,
                 ):
-                    facts = build_parts(
+                    facts = build_segments(
                         sets, name, folder, parts, measure, chosen, by, progress=show
                     )
             else:
@@ -276,7 +278,7 @@ def index(
 
 
 @contextmanager
-def cluster_of_parts(address: str | None) -> "Iterator[Engine]":
+def cluster_of_parts(address: str | None) -> "Iterator[SegmentBuilder]":
     """An engine for parts on the cluster at the address, as `cluster.connected` has it."""
     from retrieval.runtime.ray import connected, crew_here, run_tasks
 

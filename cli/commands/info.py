@@ -38,7 +38,7 @@ def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug 
 
 def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     from retrieval.images.folders.listing import said_of
-    from retrieval.storage.shards import Manifest
+    from retrieval.storage.manifest import Manifest
 
     manifest = Manifest.read(folder)
     facts = manifest.facts

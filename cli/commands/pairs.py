@@ -23,10 +23,10 @@ from cli.provenance import known_provenance
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.pairs.verification import Outcome
+    from retrieval.pairs.verification import CalibrationTest
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import Provenance
-    from retrieval.storage.shards import Embeddings
+    from retrieval.storage.embeddings import Embeddings
 
 SHOWN = 32  # pairs on the sheet
 MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
@@ -142,8 +142,9 @@ def pairs(
     from retrieval.pairs.verification import TRAINED, Procedure, class_groups, verify
     from retrieval.quality.labelled import Labelled
     from retrieval.registry import open_scorer
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import made_folder
-    from retrieval.storage.shards import EncoderFacts, open_embeddings
+    from retrieval.storage.manifest import EncoderFacts
     from retrieval.workspace import Role, Workspace
 
     output = Output(json, quiet)
@@ -217,7 +218,7 @@ def pairs(
     output.document(_document(outcome, measured))
     if save:
         kept = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
-        path = place_to_keep(judged_by, kept.metric, place)
+        path = place_to_keep(judged_by, kept.metric, place.calibrations_folder(judged_by))
         instead = ", in place of one before" if path.exists() else ""
         kept.write(path)
         output.say(f"kept for 'retr compare'{instead}: {path}")
@@ -238,10 +239,10 @@ def _split(
     import numpy as np
 
     from retrieval.errors import Mismatch
-    from retrieval.index.folder import check_same_encoder
     from retrieval.pairs.verification import check_apart, split
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import seen
+    from retrieval.storage.compatible import check_same_encoder
 
     known = seen(images, test.facts.source, trained)
     if known.any():
@@ -268,7 +269,7 @@ def _split(
     return images, validating
 
 
-def _print(output: Output, outcome: "Outcome") -> None:
+def _print(output: Output, outcome: "CalibrationTest") -> None:
     output.say()
     groups = outcome.groups
     asked = [*groups["joint"].accuracy_at]
@@ -307,7 +308,7 @@ def _print(output: Output, outcome: "Outcome") -> None:
     )
 
 
-def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
+def _document(outcome: "CalibrationTest", measured: str) -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
     groups: dict[str, JsonValue] = dict.fromkeys(GROUPS)
@@ -325,7 +326,9 @@ def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
     }
 
 
-def _report(folder: Path, tested: "Labelled", outcome: "Outcome", measured: str, seed: int) -> None:
+def _report(
+    folder: Path, tested: "Labelled", outcome: "CalibrationTest", measured: str, seed: int
+) -> None:
     """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
     from retrieval.drawing.plots import draw_distances, draw_matrix, draw_roc

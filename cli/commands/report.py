@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from retrieval.drawing.report import Bench
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.labelled import Labelled
-    from retrieval.storage.shards import Embeddings
+    from retrieval.storage.embeddings import Embeddings
 
 KS = (1, 5, 10, 100)
 SHOWN = 10  # neighbours of a query

@@ -87,7 +87,7 @@ def search(
 
     Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
     """
-    from retrieval.images.tables.columns import Columns
+    from retrieval.images.tables.choice import Columns
     from retrieval.index.searching import Searcher
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of

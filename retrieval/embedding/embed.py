@@ -21,7 +21,7 @@ from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import Given, Item, as_images, frame_given
 from retrieval.registry import open_encoder
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.shards import EncoderFacts
+from retrieval.storage.manifest import EncoderFacts
 
 CHUNK_IMAGES = 256
 """Images that are decoded, then encoded, at a time: what bounds memory."""

@@ -21,22 +21,18 @@ from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
-from retrieval.storage.places import Place
-from retrieval.storage.shards import (
-    MANIFEST,
-    SKIPPED,
+from retrieval.storage.manifest import (
     Dtype,
     EncoderFacts,
     Facts,
     Manifest,
     Shard,
-    ShardWriter,
     Skipped,
     SourceFacts,
-    check_free,
-    shard_name,
-    write_shard,
 )
+from retrieval.storage.places import Place
+from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_embeddings_folder
+from retrieval.storage.shards import shard_name, write_shard
 
 SHARD_IMAGES = 10_000
 BATCH = 500  # images decoded and handed to the encoder at once
@@ -55,7 +51,7 @@ class Batch:
 
     @property
     def seen(self) -> int:
-        """How many images of the source the batch stands for."""
+        """Return the number of the source's images in the batch."""
         return len(self.items) + len(self.skipped)
 
 
@@ -67,7 +63,7 @@ def encode_source(
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """The manifest of the complete set of embeddings of `source`, written into `folder`.
+    """Encode `source` into `folder`; return the manifest of the complete set.
 
     Where the folder holds the first shards of the same run, it goes on behind them.
     `progress` is called with the images done, those of earlier runs included, and their number.
@@ -76,7 +72,7 @@ def encode_source(
     process writes there, BadData if no image at all could be read.
     """
     facts = facts_of(source, encoder, dtype, shard_images)
-    check_free(folder, MANIFEST)
+    check_embeddings_folder(folder)
     made_folder(folder)
     with locked(folder):
         writer = writer_of(source, folder, facts)
@@ -111,7 +107,7 @@ def check_root(source: Source, stretch: "Stretch") -> None:
 
 
 def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images: int) -> Facts:
-    """What the embeddings of this source by this encoder are."""
+    """Return the facts of the embeddings of this source by this encoder."""
     dtype = choice(Dtype, dtype)
     return Facts(
         encoder=EncoderFacts.of(encoder),
@@ -130,7 +126,7 @@ def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What became of the images of one shard: n items, their embeddings (n, dim), the others."""
+    """Result of encoding one shard: n items, their embeddings (n, dim), and skipped images."""
 
     items: list[Item]
     vectors: Vectors

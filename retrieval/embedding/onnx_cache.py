@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Self
 
 from retrieval.choices import resolve_choices
-from retrieval.contracts import Encoder, Exportable, Framing, Metric, Resample
+from retrieval.contracts import Encoder, Exportable, Framing, Metric
 from retrieval.errors import BadData, Busy
 from retrieval.registry import open_encoder
+from retrieval.storage.document import read_document
 from retrieval.storage.files import (
     locked,
     made_folder,
-    read_sealed,
     sha256_of,
     user_cache,
     write_sealed,
     write_whole,
 )
-from retrieval.storage.shards import EncoderFacts
+from retrieval.storage.manifest import EncoderFacts
 
 FORMAT = "retr-export"
 VERSION = 2  # 1 had no checksum
@@ -53,21 +53,10 @@ class ExportFacts:
     def read(cls, folder: Path) -> Self:
         """The facts of the folder, whose network is whole. Raises BadData where they are not."""
         path = folder / EXPORT
-        document = read_sealed(path, FORMAT, VERSION, "export anew")
-        try:
-            framing = document["framing"]
-            facts = cls(
-                encoder=EncoderFacts(**document["encoder"]),
-                dim=int(document["dim"]),
-                metric=Metric(document["metric"]),
-                framing=Framing(framing["side"], framing["crop"], Resample(framing["resample"])),
-                network_sha256=document["network_sha256"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadData(f"{path} lacks or misstates {error}; export anew") from None
+        facts = read_document(path, cls, FORMAT, VERSION, "export again")
         network = folder / NETWORK
         if not network.is_file() or sha256_of(network) != facts.network_sha256:
-            raise BadData(f"{network} is not the file that {EXPORT} describes; export anew")
+            raise BadData(f"{network} is not the file that {EXPORT} describes; export again")
         return facts
 
 

@@ -10,7 +10,7 @@ from retrieval.images import Item, open_source
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.listing import listed, said_of
 from retrieval.images.source import Note, no_note
-from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.storage.places import place_of
 
 

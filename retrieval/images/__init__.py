@@ -1,31 +1,52 @@
-"""Images: where they come from, and how they become pixels.
+"""Images: their sources, and the way from a file to pixels.
 
 `open_source` opens a source of items by its name or path. `load` turns an item into the pixels
 that an encoder sees; `frame_given` does the same with an image that a program holds. `read_image`
 and `read_each` read images again by their items' paths.
 """
 
-from retrieval.images.decoding import MANY, check_framed, decode, frame, load
-from retrieval.images.given import Given, as_images, frame_given
-from retrieval.images.opening import NAMES, open_source
-from retrieval.images.reading import read_each, read_image
-from retrieval.images.source import Item, Source
-from retrieval.images.tables.columns import Columns
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "MANY",
-    "NAMES",
-    "Columns",
-    "Given",
-    "Item",
-    "Source",
-    "as_images",
-    "check_framed",
-    "decode",
-    "frame",
-    "frame_given",
-    "load",
-    "open_source",
-    "read_each",
-    "read_image",
-]
+if TYPE_CHECKING:
+    from retrieval.images.decoding import MANY as MANY
+    from retrieval.images.decoding import decode as decode
+    from retrieval.images.decoding import load as load
+    from retrieval.images.framing import check_framed as check_framed
+    from retrieval.images.framing import frame as frame
+    from retrieval.images.given import Given as Given
+    from retrieval.images.given import as_images as as_images
+    from retrieval.images.given import frame_given as frame_given
+    from retrieval.images.opening import NAMES as NAMES
+    from retrieval.images.opening import open_source as open_source
+    from retrieval.images.reading import read_each as read_each
+    from retrieval.images.reading import read_image as read_image
+    from retrieval.images.source import Item as Item
+    from retrieval.images.source import Source as Source
+    from retrieval.images.tables.choice import Columns as Columns
+
+# Imported on first use: a search for an image opens no source, and reads no table.
+_HOMES = {
+    "Columns": "tables.choice",
+    "Given": "given",
+    "Item": "source",
+    "MANY": "decoding",
+    "NAMES": "opening",
+    "Source": "source",
+    "as_images": "given",
+    "check_framed": "framing",
+    "decode": "decoding",
+    "frame": "framing",
+    "frame_given": "given",
+    "load": "decoding",
+    "open_source": "opening",
+    "read_each": "reading",
+    "read_image": "reading",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'retrieval.images' has no attribute '{name}'")
+    return getattr(import_module(f"retrieval.images.{_HOMES[name]}"), name)

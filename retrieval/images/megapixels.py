@@ -23,6 +23,11 @@ def max_megapixels() -> int:
     return int(value)
 
 
+def max_pixels() -> int:
+    """Return the largest image that is decoded, in pixels."""
+    return 1_000_000 * max_megapixels()
+
+
 def limit_megapixels(count: int) -> None:
     """Set the limit for this process and its children. Raises BadInput for less than 1."""
     if count < 1:

@@ -1,4 +1,4 @@
-"""Tells what kind of source a name or a path is."""
+"""Open a source by its name or path."""
 
 import tarfile
 from difflib import get_close_matches
@@ -20,11 +20,17 @@ from retrieval.images.folders.folder import EVERYTHING, FolderSource, none_in, w
 from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.source import First, Note, Source, natural, no_note, text
-from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.images.tables.endings import PARQUET
 from retrieval.images.tables.parquet import ParquetSource
 from retrieval.images.tables.saved import open_saved
-from retrieval.images.tables.table import PARQUET
-from retrieval.images.tables.webdataset import PACKED, TarSource, is_packed, is_shard, packed
+from retrieval.images.tables.webdataset import (
+    PACKED,
+    TarSource,
+    is_archive_of_images,
+    is_packed,
+    packed,
+)
 from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
@@ -148,7 +154,7 @@ def _split_folders(folder: Path) -> list[str]:
     try:
         names = [each.name for each in folder.iterdir() if each.name[0] != "." and each.is_dir()]
     except OSError:
-        return []  # which listing it will say
+        return []  # the listing reports it
     names.sort(key=natural)
     # No folder of an ordinary source is looked into.
     if not any(map(is_split_name, names)):
@@ -187,7 +193,11 @@ def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note)
 
 
 def _of_file(file: Path, split: str | None, note: Note, columns: Columns) -> Source:
-    if file.suffix.lower() not in PARQUET and tarfile.is_tarfile(file) and not is_shard(file):
+    if (
+        file.suffix.lower() not in PARQUET
+        and tarfile.is_tarfile(file)
+        and not is_archive_of_images(file)
+    ):
         wanted = split or SPLITS[0]
         if wanted not in SPLITS:
             raise UnknownName(f"split of {text(file)}", wanted, SPLITS)

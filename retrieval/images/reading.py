@@ -11,9 +11,7 @@ from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar, idx
 from retrieval.images.decoding import decode
-from retrieval.images.tables import parquet, webdataset
-from retrieval.images.tables.table import ARROW, PARQUET
-from retrieval.images.tables.webdataset import TAR
+from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.places import Place, RemotePath
 
@@ -69,7 +67,7 @@ def _of_url(path: str, container: str, row: str) -> bytes | Place | BadImage:
     if not file.lower().endswith(".parquet"):
         return RemotePath(path)
     try:
-        content = parquet.read_row(RemotePath(file), int(row), column)
+        content = _table_row(RemotePath(file), int(row), column)
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
     except (BadSource, UnknownName) as error:
@@ -80,7 +78,7 @@ def _of_url(path: str, container: str, row: str) -> bytes | Place | BadImage:
 
 
 def _split(container: str) -> tuple[str, str | None]:
-    """The file, and the column of images that its path names."""
+    """Return the file, and the column of images that its path names."""
     file, mark, column = container.rpartition("#")
     is_named = mark and Path(file).suffix.lower() in PARQUET | ARROW | TAR
     return (file, unquote(column)) if is_named else (container, None)
@@ -103,5 +101,14 @@ def _content(container: str, row: int) -> bytes | Place | Images | BadImage | No
         file = Path(name)
     if idx.is_images(file):
         return idx.read_row(file, row)
-    read_row = webdataset.read_row if file.suffix.lower() in TAR else parquet.read_row
-    return read_row(file, row, column)
+    return _table_row(file, row, column)
+
+
+def _table_row(file: Place, row: int, column: str | None) -> bytes | Place | BadImage | None:
+    """Return the image in the row of a table or archive; None where there is no such row."""
+    # Most images are files, and do not wait for these imports.
+    from retrieval.images.tables import parquet, webdataset
+
+    if isinstance(file, Path) and file.suffix.lower() in TAR:
+        return webdataset.read_row(file, row, column)
+    return parquet.read_row(file, row, column)

@@ -1,9 +1,9 @@
-"""An index in parts: one for each group of shards, built side by side and searched as one.
+"""Build an index in segments: each from a group of shards, in parallel, and searched as one index.
 
-A part is an index folder like any other, inside the folder of the whole; `index.json` there names
-them, with the sha256 of each one's own, and is written last. Parts are named for what they are
-built from, so that a build that was stopped keeps those that are whole, and one that changes leaves
-those of the build before alone until it is done.
+A segment is an index folder inside the folder of the whole index. The `index.json` of the whole
+names the segments (as `parts`), with the sha256 of their `index.json`, and is written last. The
+name of a segment depends on what it is built from. An interrupted build so keeps the complete
+segments, and a build of other shards leaves the old segments alone until it is done.
 """
 
 import hashlib
@@ -19,29 +19,28 @@ import pyarrow as pa
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput
+from retrieval.index.build import build_index, check_room, checked_indexer, published
 from retrieval.index.folder import (
     INDEX,
     RECALL,
+    SEGMENT_PREFIX,
     IndexFacts,
-    Part,
-    build_index,
-    check_room,
-    checked_indexer,
+    Segment,
     options_of,
-    published,
     read_rows,
 )
 from retrieval.runtime.threads import limit_threads, usable_cores
-from retrieval.storage.files import PART, locked, made_folder, sha256_of
+from retrieval.storage.embeddings import Embeddings, open_embeddings
+from retrieval.storage.files import locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
-from retrieval.storage.shards import Embeddings, check_unique, open_embeddings
+from retrieval.storage.tables import check_unique
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What a worker needs to know to build a part, wherever it runs.
+class SegmentTask:
+    """Instructions for a worker to build a segment.
 
-    stretches: for each set its place, and the numbers of the first shard and of how many.
+    stretches: for each set, its folder, the number of its first shard, and the count of shards.
     """
 
     stretches: tuple[tuple[str, int, int], ...]
@@ -54,36 +53,39 @@ class Task:
         resolve_choices(self)
 
     def sets(self) -> list[Embeddings]:
-        """The embeddings that the part is built from."""
+        """Open the embeddings that the segment is built from."""
         return [
             open_embeddings(place_of(place)).some(first, count)
             for place, first, count in self.stretches
         ]
 
 
-Engine = Callable[[Callable[[Task], IndexFacts], Sequence[Task]], Iterator[tuple[int, IndexFacts]]]
-"""Calls the function with each of the tasks, side by side, and yields what comes of them as it
-comes, each behind its place among the tasks. Raises what the function raises."""
+SegmentBuilder = Callable[
+    [Callable[[SegmentTask], IndexFacts], Sequence[SegmentTask]], Iterator[tuple[int, IndexFacts]]
+]
+"""Run the function on each task in parallel; yield (number of the task, result) as each completes.
+Raises what the function raises."""
 
 
-def build_parts(
+def build_segments(
     sets: Sequence[Embeddings],
     backend: str,
     folder: Place,
     parts: int,
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
-    engine: Engine | None = None,
+    engine: SegmentBuilder | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> IndexFacts:
-    """The facts of the index in so many parts, built from the embeddings of all `sets`.
+    """Build the index of all `sets` in segments, in `folder`; return its facts.
 
-    Each part is of consecutive shards, and of about as many rows as the others; there are fewer
-    parts where there are fewer shards. engine: what builds them, by default as many processes of
-    this machine as it has cores. The folder and the sets must be where all of its workers see them.
-    `progress` is called with the parts that are whole, and their number.
+    parts: number of segments. Each has consecutive shards, and about as many rows as the others.
+        There are fewer segments where there are fewer shards.
+    engine: builds the segments; by default a process for each core. All of its workers must see the
+        folder and the sets.
+    progress: called with the segments that are complete, and their total.
 
-    Raises what `build_index` raises, and BadInput for less than one part.
+    Raises what `build_index` raises, and BadInput for less than one segment.
     """
     metric = None if metric is None else choice(Metric, metric)
     if parts < 1:
@@ -104,10 +106,10 @@ def build_parts(
         return published(folder, _joined(sets, built))
 
 
-def add_part(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
-    """The facts of the index in parts in `folder`, with the embeddings of all `sets` as one more.
+def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
+    """Add the embeddings of all `sets` to the index in `folder` as a segment; return its facts.
 
-    The caller holds the folder's lock, and has seen that sets and index go together.
+    The caller holds the folder's lock, and has checked that sets and index go together.
     """
     task = _tasks(sets, facts.backend, facts.metric, facts.options, folder, 1)[0]
     added = _standing(task) or _build(task)
@@ -127,9 +129,9 @@ def add_part(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> In
 
 
 def processes(
-    build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+    build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
 ) -> Iterator[tuple[int, IndexFacts]]:
-    """The engine of one machine: a process for each of its cores, or fewer with more threads."""
+    """Build in a process for each core of this machine, or in fewer with more threads."""
     cores = usable_cores()
     workers = min(len(tasks), cores)
     pool = ProcessPoolExecutor(
@@ -150,8 +152,8 @@ def _tasks(
     options: Mapping[str, Json],
     folder: Place,
     parts: int,
-) -> list[Task]:
-    """The parts to build: consecutive shards, in their order."""
+) -> list[SegmentTask]:
+    """Return the segments to build: consecutive shards, in their order."""
     shards = [
         (number, shard, size.rows)
         for number, each in enumerate(sets)
@@ -171,7 +173,7 @@ def _tasks(
         facts = {**common, "shards": stretches}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
         tasks.append(
-            Task(
+            SegmentTask(
                 tuple(
                     (str(sets[number].folder.resolve()), of_set[0], len(of_set))
                     for number, of_set in stretches.items()
@@ -179,14 +181,14 @@ def _tasks(
                 backend,
                 metric,
                 dict(options),
-                str((folder / f"{PART}{key}").resolve()),
+                str((folder / f"{SEGMENT_PREFIX}{key}").resolve()),
             )
         )
     return tasks
 
 
 def _groups(rows: Sequence[int], parts: int) -> list[slice]:
-    """At most `parts` stretches of the shards, of about as many rows each, none without any."""
+    """Return at most `parts` slices of the shards, of about as many rows each, none empty."""
     total = sum(rows)
     groups: list[slice] = []
     start = done = 0
@@ -199,14 +201,14 @@ def _groups(rows: Sequence[int], parts: int) -> list[slice]:
     return groups
 
 
-def _build(task: Task) -> IndexFacts:
+def _build(task: SegmentTask) -> IndexFacts:
     return build_index(
         task.sets(), task.backend, place_of(task.folder), task.metric, {**task.options}
     )
 
 
-def _standing(task: Task) -> IndexFacts | None:
-    """The facts of the part, if it is whole already."""
+def _standing(task: SegmentTask) -> IndexFacts | None:
+    """Return the facts of the segment, if it is complete already."""
     with suppress(BadInput):
         facts = IndexFacts.read(place_of(task.folder))
         if facts.embeddings == tuple(each.identity for each in task.sets()):
@@ -214,7 +216,9 @@ def _standing(task: Task) -> IndexFacts | None:
     return None
 
 
-def _joined(sets: Sequence[Embeddings], built: Sequence[tuple[Task, IndexFacts]]) -> IndexFacts:
+def _joined(
+    sets: Sequence[Embeddings], built: Sequence[tuple[SegmentTask, IndexFacts]]
+) -> IndexFacts:
     first = built[0][1]
     facts_of_parts = [facts for _, facts in built]
     return replace(
@@ -230,7 +234,7 @@ def _joined(sets: Sequence[Embeddings], built: Sequence[tuple[Task, IndexFacts]]
 
 
 def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """The options of the first part, and of numbers that each part decides the greatest."""
+    """Return the options of the first segment, with the greatest of numbers that differ."""
     options = dict(parts[0].options)
     for name, value in options.items():
         others = [part.options[name] for part in parts]
@@ -240,19 +244,20 @@ def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
 
 
 def _lowest_recall(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """The measured recall of the worst part; nothing where none was measured."""
+    """Return the measured recall of the worst segment; nothing where none was measured."""
     measured = [part.details.get(RECALL) for part in parts]
     known = [recall for recall in measured if isinstance(recall, float)]
     return {RECALL: min(known)} if known else {}
 
 
-def _part(task: Task, facts: IndexFacts) -> Part:
+def _part(task: SegmentTask, facts: IndexFacts) -> Segment:
     place = place_of(task.folder)
-    return Part(place.name, facts.rows, sha256_of(place / INDEX))
+    return Segment(place.name, facts.rows, sha256_of(place / INDEX))
 
 
-def _check_ids(built: Sequence[tuple[Task, IndexFacts]], where: str) -> None:
-    """Raise BadData if an id stands in two parts. They have the ids in small files of their own; of
-    the embeddings, which are large, nothing is read again for it."""
+def _check_ids(built: Sequence[tuple[SegmentTask, IndexFacts]], where: str) -> None:
+    """Raise BadData if an id is in two segments.
+
+    Only the small files of ids are read, not the large embeddings."""
     columns = [read_rows(place_of(task.folder) / facts.at)["id"] for task, facts in built]
     check_unique(pa.chunked_array([c for column in columns for c in column.chunks]), where)

@@ -14,13 +14,13 @@ from retrieval.errors import BadImage, BadInput
 from retrieval.hits import as_vectors
 from retrieval.images import Given, Item, as_images
 from retrieval.images.source import Note, no_note
-from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.index.filters import matching, parsed
 from retrieval.index.folder import OpenIndex, open_index
 from retrieval.index.text_column import TextColumn
+from retrieval.storage.manifest import Skipped
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
-from retrieval.storage.shards import Skipped
 
 Queries = Vectors | Sequence[Sequence[float]]
 

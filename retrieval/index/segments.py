@@ -9,33 +9,33 @@ from retrieval.contracts import Hits, Index, Json, Mask, Vectors
 from retrieval.hits import sort
 
 
-class Parts:
-    """An index of the rows of all its parts, one part's behind the other's.
+class SegmentedIndex:
+    """Index of the rows of all its segments, in their order.
 
-    The k nearest of all are among the k nearest of each, so that nothing is lost by the division
-    that a part does not lose itself; with exact search, hits are those of one index.
+    The k nearest rows of all are among the k nearest of each segment. With exact search, hits are
+    those of one index.
     """
 
     def __init__(self, parts: Sequence[Index]) -> None:
-        """parts: at least one, all of the same dimension and metric."""
+        """Join at least one segment, all of the same dimension and metric."""
         self.parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
 
     @property
     def dim(self) -> int:
-        """How many numbers a vector has."""
+        """Return the dimension of a vector."""
         return self.parts[0].dim
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """How many parts there are, and what the first decided."""
+        """Return the number of segments (`parts`), and the details of the first."""
         return {"parts": len(self.parts), **self.parts[0].details}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows among those of all parts, as `Index` says."""
+        """Return the k nearest rows among those of all segments, as `Index` says."""
         rows, distances = [], []
         for start, end, part in zip(self._starts, self._starts[1:], self.parts, strict=False):
             hits = part.search(queries, k, None if among is None else among[start:end])
@@ -47,13 +47,13 @@ class Parts:
         return Hits(nearest, np.ascontiguousarray(their_distances[:, :k]))
 
     def save(self, folder: Path) -> None:
-        """Write each part into a folder of its own, 0, 1, …"""
+        """Write each segment into a folder of its own, 0, 1, …"""
         for number, part in enumerate(self.parts):
             inside = folder / str(number)
             inside.mkdir()
             part.save(inside)
 
 
-def parts_of(index: Index) -> Sequence[Index]:
-    """The indices that this one asks: those of its parts, or itself."""
-    return index.parts if isinstance(index, Parts) else [index]
+def segments_of(index: Index) -> Sequence[Index]:
+    """Return the segments of the index, or the index itself."""
+    return index.parts if isinstance(index, SegmentedIndex) else [index]

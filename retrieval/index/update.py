@@ -1,4 +1,4 @@
-"""Rows added to an index that stands, and deleted from it."""
+"""Add rows to an existing index, and delete rows from it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,31 +10,25 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
+from retrieval.index.build import fresh, write_index
 from retrieval.index.filters import matching
-from retrieval.index.folder import (
-    IndexFacts,
-    OpenIndex,
-    check_same_encoder,
-    common_facts,
-    fresh,
-    open_index,
-    read_all,
-    write_index,
-)
+from retrieval.index.folder import IndexFacts, OpenIndex, open_index
+from retrieval.storage.compatible import check_same_encoder, common_facts, read_all
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
 from retrieval.storage.places import Place
-from retrieval.storage.shards import Embeddings, check_unique
+from retrieval.storage.tables import check_unique
 
 
 def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
-    """The facts of the index in the folder, with the embeddings of all `sets` as further rows.
+    """Add the embeddings of all `sets` to the index in the folder; return its facts.
 
     It is replaced once the new one is whole. Raises what `open_index` raises, Mismatch for
     embeddings of another encoder, BadData for an id that is there already, BadInput for a backend
     that takes no more rows, Busy if another process writes there. Where the sets were added by an
     earlier call, nothing is left to do.
     """
-    IndexFacts.read(folder)  # so that no lock is left in a folder that is none
+    IndexFacts.read(folder)  # before a lock is made: the folder must be an index
     with locked(folder), fresh(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
@@ -50,13 +44,13 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         if _are_there(opened, sets):
             return facts
         if facts.parts:
-            from retrieval.index.build_segments import add_part
+            from retrieval.index.build_segments import add_segment
 
             check_unique(
                 pa.concat_tables([opened.rows, *(each.rows() for each in sets)])["id"],
                 " and ".join([str(folder), *(str(each.folder) for each in sets)]),
             )
-            return add_part(folder, facts, sets)
+            return add_segment(folder, facts, sets)
         rows, vectors = read_all(sets)
         if len(rows) == 0:
             raise BadInput("there are no embeddings to add; encode some images first")
@@ -71,7 +65,7 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
 
 
 def _are_there(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
-    """Whether the index was built from these sets too, and still has all their rows."""
+    """Return whether the index has all rows of these sets already."""
     if not {each.identity for each in sets} <= set(opened.facts.embeddings):
         return False
     ids = pa.concat_tables([each.rows() for each in sets])["id"]
@@ -79,7 +73,7 @@ def _are_there(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
 
 
 def delete_rows(folder: Place, where: str) -> IndexFacts:
-    """The facts of the index in the folder, without the rows that the filter admits.
+    """Delete the rows that the filter admits from the index in the folder; return its facts.
 
     where: as `Searcher.search` takes it: `label=cat`, `id=a.png,b.png`. It is replaced once the new
     one is whole. Raises what `open_index` and the filter raise, BadInput for a backend that cannot

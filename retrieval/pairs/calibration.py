@@ -1,4 +1,4 @@
-"""What a distance says of two images: the threshold to call them alike, and how sure that is.
+"""Calibrate distances: the threshold for two images to be alike, and the probability.
 
 Both are fitted to validation pairs, whose images an encoder must not have been trained on: it knows
 those too well, so that alike ones stand closer together than new ones do.
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,13 @@ from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.quality.provenance import provenance_of
 from retrieval.quality.ranking import Distances
-from retrieval.storage.files import made_folder, read_sealed, write_sealed
-from retrieval.storage.shards import EncoderFacts
-from retrieval.workspace import Workspace
+from retrieval.storage.document import read_document
+from retrieval.storage.files import made_folder, write_sealed
+from retrieval.storage.manifest import EncoderFacts
 
 FORMAT = "retr-calibration"
 VERSION = 2  # 1 had no checksum
+REMEDY = "calibrate again"
 CALIBRATIONS = "calibration-*.json"
 """The names of calibrations in an encoder's folder: see `file_name`."""
 BINS = 15
@@ -34,7 +35,7 @@ Alike = NDArray[np.bool_]
 
 
 class Method(StrEnum):
-    """How probabilities are fitted."""
+    """Methods to fit probabilities."""
 
     LOGISTIC = "logistic"
     ISOTONIC = "isotonic"
@@ -46,11 +47,6 @@ class Logistic:
 
     intercept: float
     slope: float
-
-    @classmethod
-    def of_json(cls, document: Mapping[str, Any]) -> Self:
-        """The curve of a calibration's file."""
-        return cls(float(document["intercept"]), float(document["slope"]))
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
@@ -74,17 +70,12 @@ class Isotonic:
     distances: tuple[float, ...]
     probabilities: tuple[float, ...]
 
-    @classmethod
-    def of_json(cls, document: Mapping[str, Any]) -> Self:
-        """The curve of a calibration's file."""
-        distances, probabilities = (
-            tuple(map(float, document[key])) for key in ("distances", "probabilities")
-        )
-        if not distances or len(distances) != len(probabilities):
-            raise ValueError("distances and probabilities, which are not of one length")
-        if any(np.diff(distances) <= 0):
-            raise ValueError("distances, which do not ascend")
-        return cls(distances, probabilities)
+    def check(self, path: Path) -> None:
+        """Raise BadData, naming the file, unless there are points and their distances ascend."""
+        if not self.distances or len(self.distances) != len(self.probabilities):
+            raise BadData(f"{path}: distances and probabilities differ in length; {REMEDY}")
+        if any(np.diff(self.distances) <= 0):
+            raise BadData(f"{path}: distances do not ascend; {REMEDY}")
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
@@ -116,7 +107,7 @@ CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
 
 @dataclass(frozen=True, slots=True)
 class FittedTo:
-    """What pairs a calibration was fitted to: how many, of how many images, of which classes.
+    """Pairs that a calibration was fitted to: their number, and their images and classes.
 
     source: the name of the source of the images.
     """
@@ -175,55 +166,45 @@ class Calibration:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The calibration in the file. Raises BadData if it is damaged."""
-        document = read_sealed(path, FORMAT, VERSION, "calibrate anew")
-        try:
-            method, metric, ece = (document[key] for key in ("method", "metric", "ece"))
-            curve = Given() if method is None else CURVES[method].of_json(document["curve"])
-            fitted_to = document["fitted_to"]
-            return cls(
-                method=None if method is None else Method(method),
-                curve=curve,
-                threshold=float(document["threshold"]),
-                metric=None if metric is None else Metric(metric),
-                encoder=str(document["encoder"]),
-                fitted_to=FittedTo(
-                    int(fitted_to["pairs"]),
-                    int(fitted_to["images"]),
-                    tuple(map(str, fitted_to["classes"])),
-                    str(fitted_to["source"]),
-                ),
-                ece=None if ece is None else float(ece),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadData(f"{path} lacks or misstates {error}; calibrate anew") from None
+        found = read_document(path, cls, FORMAT, VERSION, REMEDY)
+        wanted = Given if found.method is None else CURVES[found.method]
+        if not isinstance(found.curve, wanted):
+            raise BadData(f"{path}: the curve is not one of method {found.method}; {REMEDY}")
+        if isinstance(found.curve, Isotonic):
+            found.curve.check(path)
+        return found
 
 
 def file_name(metric: Metric | str | None) -> str:
-    """Of the calibration of distances by this metric, or of a scorer's, in an encoder's folder."""
+    """Return the name of the file of a calibration. metric: None for that of a scorer."""
     metric = None if metric is None else choice(Metric, metric)
     return f"calibration-{metric or 'scorer'}.json"
 
 
-def place_to_keep(encoder: EncoderFacts, metric: Metric | str | None, workspace: Workspace) -> Path:
-    """Where the encoder's calibration belongs: its folder if `retr train` made one, or else the
-    workspace."""
+def place_to_keep(encoder: EncoderFacts, metric: Metric | str | None, kept: Path) -> Path:
+    """Return the path for the encoder's calibration.
+
+    It is in the encoder's own folder if `retr train` made one, else in `kept`, a folder for this
+    encoder's calibrations.
+    """
     metric = None if metric is None else choice(Metric, metric)
     found = provenance_of(encoder) if ":" in encoder.name else None
-    folder = workspace.calibrations_folder(encoder) if found is None else found.folder
+    folder = kept if found is None else found.folder
     return folder / file_name(metric)
 
 
 def find_calibration(
-    encoder: EncoderFacts, metric: Metric | str | None, workspace: Workspace
+    encoder: EncoderFacts, metric: Metric | str | None, kept: Path
 ) -> Calibration | None:
-    """The calibration that was kept, else the one that came with the encoder, else None.
+    """Return the calibration in the folder `kept`, else the encoder's own, else None.
 
-    metric: None for that of a scorer. One for another metric or another encoder is none.
+    metric: None for the calibration of a scorer. Calibrations for another metric or another encoder
+    are passed over.
     """
     metric = None if metric is None else choice(Metric, metric)
     own = provenance_of(encoder)
     shipped = [] if own is None else [own.folder]
-    for folder in (workspace.calibrations_folder(encoder), *shipped):
+    for folder in (kept, *shipped):
         path = folder / file_name(metric)
         if path.is_file():
             found = Calibration.read(path)

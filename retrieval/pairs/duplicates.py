@@ -31,11 +31,11 @@ from retrieval.quality.labelled import Labelled
 from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
 
-NEIGHBORS = 10  # of each image that are compared with it by their pixels
-LEAST_CORRELATION = 0.95  # of near-identical images
+NEIGHBORS = 10  # neighbors that an image is compared with by pixels
+LEAST_CORRELATION = 0.95  # minimum correlation of near-identical images
 COARSE_SIDE = 16  # pixels of the whole images that are compared first
 KEPT_FRAMES = 2048  # in memory while pairs are compared, each of 200 kB at most
-MOST = 200_000  # pairs that are compared by pixels: the nearest
+MAX_COMPARED_PAIRS = 200_000  # the nearest pairs are compared by pixels
 BLOCK = 1024  # images read, and pairs compared, at once
 
 Progress = Callable[[int, int], None]
@@ -43,10 +43,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Two near-identical images, by their row in the first set and in the second.
+    """Two near-identical images: a row in the first set and a row in the second.
 
-    distance: of the embeddings. correlation: of the pixels, at most 1. mirrored: whether it is
-    that of one image and the mirror image of the other.
+    distance: of the embeddings. correlation: of the pixels, at most 1. mirrored: whether one of the
+    images was mirrored for the correlation.
     """
 
     first: int
@@ -57,10 +57,10 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """Duplicates between two sets, which may be one and the same, the most alike first.
+class Duplicates:
+    """Duplicates between two sets, or within one set; the highest correlation first.
 
-    compared: how many pairs were compared by pixels; proposed: how many the embeddings proposed.
+    compared: number of pairs that were compared by pixels. proposed: number of pairs of neighbors.
     """
 
     first: Labelled
@@ -71,7 +71,7 @@ class Found:
     unreadable: list[BadImage]
 
     def rows(self) -> list[dict[str, Json]]:
-        """Each pair, as `retr duplicates` writes it."""
+        """Return a row for each pair, as `retr duplicates` writes it."""
         return [
             {
                 "a": self.first.ids[pair.first],
@@ -94,17 +94,49 @@ def find_duplicates(
     neighbors: int = NEIGHBORS,
     least: float = LEAST_CORRELATION,
     progress: Progress = lambda done, total: None,
-) -> Found:
-    """Near-identical images within `first`, or for each image of `first` in `second`.
+) -> Duplicates:
+    """Return near-identical images within `first`, or for each image of `first` in `second`.
 
-    neighbors: how many of each image are compared with it by pixels. least: the correlation of
-    the pixels from which images count as near-identical; below LEAST_CORRELATION, single pixels may
-    differ by more, in proportion. progress: is told how many images are read, of how many.
+    neighbors: number of neighbors that each image is compared with by pixels.
+    least: minimum correlation of the pixels. Below LEAST_CORRELATION, single pixels may differ by
+        more, in proportion.
+    progress: called with the images that were read, and their total.
 
-    Raises BadInput where rows do not say where their image is, or a number is out of range, and
-    Mismatch for embeddings of unlike dimensions.
+    Raises BadInput where rows have no path of an image, or a number is out of range, and Mismatch
+    for embeddings of different dimensions.
     """
     metric = choice(Metric, metric)
+    _check(first, second, neighbors, least)
+    paths = first.all_paths()
+    second_start = 0  # position of the second set among all paths
+    if second is not None:
+        second_start = len(paths)
+        paths += second.all_paths()
+    a, b, distances = _proposed(first, second, metric, neighbors)
+    proposed = len(a)
+    nearest = np.argsort(distances, kind="stable")[:MAX_COMPARED_PAIRS]
+    a, b, distances = a[nearest], b[nearest], distances[nearest]
+    pixels, place, unreadable = _read(paths, np.union1d(a, second_start + b), progress)
+    close = _close(pixels, place[a], place[second_start + b], least)
+    compare = _Comparison(least)
+
+    def compared(pair: int) -> Duplicate | None:
+        found = compare(paths[a[pair]], paths[second_start + b[pair]], close[pair])
+        if found is None:
+            return None
+        correlation, turned = found
+        return Duplicate(int(a[pair]), int(b[pair]), float(distances[pair]), correlation, turned)
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        found = threads.map(compared, np.flatnonzero(close.any(axis=1)))
+        duplicates = [pair for pair in found if pair is not None]
+    duplicates.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
+    other = first if second is None else second
+    return Duplicates(first, other, duplicates, len(a), proposed, unreadable)
+
+
+def _check(first: Labelled, second: Labelled | None, neighbors: int, least: float) -> None:
+    """Raise BadInput for numbers out of range and for empty sets, Mismatch for other dimensions."""
     if neighbors < 1:
         raise BadInput(f"{neighbors} neighbors cannot be compared; give 1 or more")
     if not 0 < least <= 1:
@@ -117,47 +149,42 @@ def find_duplicates(
             f"embeddings of {first.vectors.shape[1]} and of {other.vectors.shape[1]} dimensions "
             "cannot be compared; encode both with the same encoder"
         )
-    paths = first.all_paths()
-    behind = 0  # of all paths, where those of the second set begin
-    if second is not None:
-        behind = len(paths)
-        paths += second.all_paths()
-    a, b, distances = _proposed(first, second, metric, neighbors)
-    proposed = len(a)
-    nearest = np.argsort(distances, kind="stable")[:MOST]
-    a, b, distances = a[nearest], b[nearest], distances[nearest]
-    pixels, place, unreadable = _read(paths, np.union1d(a, behind + b), progress)
-    close = _close(pixels, place[a], place[behind + b], least)
-    frame_of = lru_cache(KEPT_FRAMES)(_read_frame)
-    tolerance = max(1.0, (1 - least) / (1 - LEAST_CORRELATION))
 
-    def compared(pair: int) -> Duplicate | None:
-        one, two = frame_of(paths[a[pair]]), frame_of(paths[behind + b[pair]])
-        if one is None or two is None:
+
+class _Comparison:
+    """Compares images by their pixels; frames that were read are kept. Safe in threads."""
+
+    def __init__(self, least: float) -> None:
+        """least: the correlation from which images count as near-identical."""
+        self._least = least
+        self._tolerance = max(1.0, (1 - least) / (1 - LEAST_CORRELATION))
+        self._frame = lru_cache(KEPT_FRAMES)(_read_frame)
+
+    def __call__(
+        self, path_a: str, path_b: str, close: NDArray[np.bool_]
+    ) -> tuple[float, bool] | None:
+        """Return the correlation and whether it is mirrored; None where it is too low.
+
+        close: (2,), whether to compare the images as they are, and mirrored. None also where an
+        image has gone.
+        """
+        a, b = self._frame(path_a), self._frame(path_b)
+        if a is None or b is None:
             return None
         found = [
             (correlation, turned)
             for turned in (False, True)
-            if close[pair, int(turned)]
-            and (correlation := likeness(mirrored(one) if turned else one, two, tolerance))
-            and correlation >= least
+            if close[int(turned)]
+            and (correlation := likeness(mirrored(a) if turned else a, b, self._tolerance))
+            and correlation >= self._least
         ]
-        if not found:
-            return None
-        correlation, turned = max(found, key=lambda each: each[0])
-        return Duplicate(int(a[pair]), int(b[pair]), float(distances[pair]), correlation, turned)
-
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        found = threads.map(compared, np.flatnonzero(close.any(axis=1)))
-        duplicates = [pair for pair in found if pair is not None]
-    duplicates.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
-    return Found(first, other, duplicates, len(a), proposed, unreadable)
+        return max(found, key=lambda each: each[0], default=None)
 
 
 def _proposed(
     first: Labelled, second: Labelled | None, metric: Metric, neighbors: int
 ) -> tuple[Rows, Rows, NDArray[np.float32]]:
-    """Rows of the first set and of the second, and their distance, of pairs of neighbors."""
+    """Return pairs of neighbors: rows in the first set, rows in the second, and distances, (n,)."""
     other = first if second is None else second
     index = make_indexer("exact", {"metric": metric}).build(other.vectors)
     wanted = neighbors + 1 if second is None else neighbors  # an image is its own neighbor
@@ -175,8 +202,10 @@ def _proposed(
 def _read(
     paths: Sequence[str], wanted: Rows, progress: Progress
 ) -> tuple[Images, Rows, list[BadImage]]:
-    """Pixels (n, side, side, 3) of the images wanted, at which place among these that of each path
-    is, -1 where it is not, and what could not be read."""
+    """Return pixels (n, side, side, 3) of the wanted images, and the images that cannot be read.
+
+    The second value is the place of each path among the pixels, -1 where it is not.
+    """
     pixels = np.zeros((len(wanted), COARSE_SIDE, COARSE_SIDE, 3), np.uint8)
     place = np.full(len(paths), -1)
     unreadable: list[BadImage] = []
@@ -193,7 +222,7 @@ def _read(
 
 
 def _close(pixels: Images, a: Rows, b: Rows, least: float) -> NDArray[np.bool_]:
-    """(pairs, 2): whether images at places a and b correlate, as they are and mirrored.
+    """Return whether images at places a and b correlate, as they are and mirrored: (pairs, 2).
 
     False where a place is -1.
     """
@@ -209,7 +238,7 @@ def _close(pixels: Images, a: Rows, b: Rows, least: float) -> NDArray[np.bool_]:
 
 
 def _read_frame(path: str) -> Frame | None:
-    """The frame of an image; None where it has gone since it was read first."""
+    """Return the frame of an image; None where it has gone since the first reading."""
     try:
         return framed(read_image(path, Framing(LARGEST_SIDE)))
     except BadImage:

@@ -27,7 +27,7 @@ from retrieval.quality.labelled import Labelled
 from retrieval.quality.provenance import Provenance, ids_within
 from retrieval.quality.ranking import Distances
 from retrieval.quality.significance import interval_over_pairs
-from retrieval.storage.shards import SourceFacts
+from retrieval.storage.manifest import SourceFacts
 
 Interval = tuple[float, float]
 DistancesOf = Callable[[Labelled, Pairs], Distances]
@@ -37,7 +37,7 @@ JOINT, TRAINED, HELD_OUT = "joint", "trained", "held_out"
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
-    """How pairs are drawn and judged.
+    """Settings for drawing and judging pairs.
 
     count: pairs of each group, half of them alike; None: as `draw_pairs` says.
     method: how probabilities are fitted; None for distances that are 1 - p.
@@ -57,7 +57,7 @@ class Procedure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """How well distances tell pairs of the same class from others.
+    """Quality of distances in telling pairs of the same class from others.
 
     accuracy: at the calibration's threshold; accuracy_at: at others that were asked for.
     intervals: of both, 95%, the calibration's threshold under None.
@@ -95,12 +95,12 @@ class Verification:
         return matrix
 
     def roc_points(self, most: int = 1_000) -> list[dict[str, float]]:
-        """Points of the ROC, at most so many, evenly spread over it."""
+        """Return at most `most` points of the ROC, evenly spread."""
         chosen = np.unique(np.linspace(0, len(self.roc) - 1, most).round().astype(np.int64))
         return [{"false_positives": x, "true_positives": y} for x, y in self.roc[chosen].tolist()]
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr pairs --json`."""
+        """Return the document that `retr pairs --json` prints."""
         per_class: dict[str, dict[str, Json]] = {}
         for (a, b), accuracy in self.per_class.items():
             for one, other in ((a, b), (b, a)):
@@ -121,8 +121,8 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """The calibration, and how well it does on pairs of new images.
+class CalibrationTest:
+    """A calibration and its quality on pairs of new images.
 
     groups: `joint`, over all classes; `trained` and `held_out`, over those that the encoder was
         trained on and those that it was not.
@@ -209,7 +209,7 @@ def verify(
     groups: Mapping[str, Collection[str]] | None = None,
     distances_of: DistancesOf | None = None,
     source: str = "",
-) -> Outcome:
+) -> CalibrationTest:
     """Calibrate on pairs of validation images, and verify pairs of test images.
 
     encoder: its fingerprint, and source: what the validation images are, both for the record;
@@ -259,7 +259,7 @@ def verify(
         found[group] = verify_pairs(
             measure(test, pairs), pairs, classes, of_group, calibration, procedure
         )
-    return Outcome(calibration, found, left_out, drawn, distances)
+    return CalibrationTest(calibration, found, left_out, drawn, distances)
 
 
 def validation_classes(
@@ -295,7 +295,7 @@ def verify_pairs(
     calibration: Calibration,
     procedure: Procedure,
 ) -> Verification:
-    """What the distances (n,) say of the pairs (n).
+    """Return the quality of the distances (n,) for the pairs (n).
 
     classes_of: (n, 2), the numbers in `names` of both images' classes. Raises BadInput unless
     some pairs are alike and some are not.

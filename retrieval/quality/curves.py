@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from retrieval.choices import choice
 from retrieval.contracts import Metric
-from retrieval.quality.evaluation import Evaluation, Task
+from retrieval.quality.evaluation import Evaluation, RetrievalTask
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import ranks_of
 from retrieval.quality.ranking import Rows, map_rankings
@@ -35,7 +35,7 @@ def precision_recall(queries: Labelled, database: Labelled, metric: Metric | str
     is in the database is left out of its own ranking. Raises what `evaluate` raises.
     """
     metric = choice(Metric, metric)
-    task = Task.of(queries, database, (1,))
+    task = RetrievalTask.of(queries, database, (1,))
 
     def interpolated(i: int, rows: Rows) -> Values:
         return at_levels(ranks_of(task.database_labels.take(rows) == task.labels[i]))

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Metric
 from retrieval.errors import BadInput, Mismatch
-from retrieval.index.folder import check_same_encoder
 from retrieval.quality import metrics
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, Ranks
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap
-from retrieval.storage.shards import Embeddings
+from retrieval.storage.compatible import check_same_encoder
+from retrieval.storage.embeddings import Embeddings
 
 KS = (1, 5, 10, 100)
 
@@ -203,7 +203,7 @@ def evaluate(
     """
     metric = None if metric is None else choice(Metric, metric)
     queries, database, metric = _opened(queries, database, metric)
-    task = Task.of(queries, database, ks)
+    task = RetrievalTask.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
     def measure(i: int, rows: Rows) -> list[float]:
@@ -284,7 +284,7 @@ def evaluate_hits(
     Raises as `evaluate` does.
     """
     metric = choice(Metric, metric)
-    task = Task.of(queries, database, ks)
+    task = RetrievalTask.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
 
     def measure(i: int) -> list[float]:
@@ -298,7 +298,7 @@ def evaluate_hits(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class RetrievalTask:
     """What is asked of whom; labels are numbers from here on, -1 where there is none.
 
     asked: (q,), the queries that have something relevant to find; all else is of these.
@@ -318,7 +318,7 @@ class Task:
     ks: NDArray[np.int64]
 
     @classmethod
-    def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "Task":
+    def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "RetrievalTask":
         """Raises what `evaluate` raises of labels and ks."""
         _check_ks(ks)
         names = database.classes()

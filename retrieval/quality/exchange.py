@@ -18,7 +18,7 @@ from retrieval.quality.evaluation import Evaluation
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.significance import Values, bootstrap, permutation_test
 from retrieval.storage.files import check_format, made_folder, write_whole
-from retrieval.storage.shards import read_table, write_table
+from retrieval.storage.tables import read_table, write_table
 
 QUERIES = "retr-queries"
 VERSION = 1

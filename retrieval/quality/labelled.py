@@ -14,8 +14,8 @@ from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.hits import as_vectors
 from retrieval.labels import as_ids, as_labels, is_number, label_set
 from retrieval.quality.ranking import Rows
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.names import restored
-from retrieval.storage.shards import Embeddings
 
 ROUNDING = 1e-3
 """Of a vector's length: how far an image may be from itself, encoded again or kept as float16."""

@@ -6,7 +6,7 @@ from typing import Any
 from retrieval.contracts import Json, Tunable
 from retrieval.errors import BadInput
 from retrieval.index.folder import IndexFacts
-from retrieval.index.segments import parts_of
+from retrieval.index.segments import segments_of
 from retrieval.registry import make_indexer
 
 
@@ -46,7 +46,7 @@ class Effort:
                 f"{self.option} is '{value}'; give one of {', '.join(by_text)}, or leave it out"
             )
         chosen = replace(self.indexer, **{self.option: by_text[value]})
-        for part in parts_of(index):
+        for part in segments_of(index):
             chosen.apply(part)
 
     def to_json(self) -> dict[str, Json]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Self
 
 from retrieval.choices import resolve_choices
-from retrieval.contracts import Framing, Json, Metric, Resample
+from retrieval.contracts import Framing, Json, Metric
 from retrieval.errors import BadData
-from retrieval.storage.files import read_sealed, sha256_of, write_sealed
+from retrieval.storage.document import read_document
+from retrieval.storage.files import sha256_of, write_sealed
 
 FORMAT = "retr-encoder"
 VERSION = 2  # 1 had no checksum
@@ -20,12 +21,11 @@ CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 LOG = "log.csv"  # a row for each epoch
 IMAGES = "training-images.txt"  # the ids of what was trained on, one a line
-_KINDS = {"encoder": str, "network": dict, "classes": list, "dim": int, "weights_sha256": str}
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFacts:
-    """Where weights come from."""
+    """Origin of weights."""
 
     recipe: Mapping[str, Json]  # every setting, defaults written out
     data: Mapping[str, Json]  # source, its sha256, classes, images trained on and held out
@@ -38,11 +38,11 @@ class TrainingFacts:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a trained encoder is."""
+    """Facts about a trained encoder."""
 
     encoder: str  # the plug-in that runs the weights
     network: Mapping[str, Json]  # the settings of its network
-    classes: tuple[str, ...]  # that it was trained on, sorted
+    classes: tuple[str, ...]  # classes of the training images, sorted
     dim: int
     metric: Metric
     framing: Framing
@@ -59,38 +59,19 @@ class Card:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The card of the folder. Raises BadData if it is not there or not understood."""
-        path = folder / CARD
-        document = read_sealed(
-            path, FORMAT, VERSION, "copy it from where it came from, or train anew"
-        )
-        try:
-            for key, kind in _KINDS.items():
-                if not isinstance(document[key], kind):
-                    raise TypeError(f"{key}, which is {document[key]!r}")
-            framing = document["framing"]
-            return cls(
-                encoder=document["encoder"],
-                network=document["network"],
-                classes=tuple(document["classes"]),
-                dim=document["dim"],
-                metric=Metric(document["metric"]),
-                framing=Framing(framing["side"], framing["crop"], Resample(framing["resample"])),
-                weights_sha256=document["weights_sha256"],
-                training=TrainingFacts(**document["training"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadData(f"{path} lacks or misstates {error}; train anew") from None
+        remedy = "copy it from where it came from, or train again"
+        return read_document(folder / CARD, cls, FORMAT, VERSION, remedy)
 
     def check_weights(self, folder: Path) -> Path:
         """The file of the weights. Raises BadData if it is missing or not the card's."""
         path = folder / WEIGHTS
         if not path.is_file():
-            raise BadData(f"{path} is missing; train anew, or copy it from where the card was")
+            raise BadData(f"{path} is missing; train again, or copy it from where the card was")
         if sha256_of(path) != self.weights_sha256:
-            raise BadData(f"{path} is not the file that {CARD} describes; train anew")
+            raise BadData(f"{path} is not the file that {CARD} describes; train again")
         return path
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the folder is a trained encoder."""
+    """Return whether the folder is a trained encoder."""
     return (folder / CARD).is_file()

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,6 @@ _Place = TypeVar("_Place", bound=Place)
 
 LOCK = ".lock"
 CHECKSUM = "checksum"
-PART = "part-"
-# The name of the folder of an index's part, or of the files of one build in a store.
-OF_A_BUILD = re.compile(f"{PART}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 PARTIAL = ".partial"  # the suffix of a file or folder that is still being written
 
 
@@ -49,7 +45,7 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
             path.upload(here)
         return
     partial = path.with_name(path.name + PARTIAL)
-    if partial.is_symlink():  # a stranger's: what it leads to would be overwritten
+    if partial.is_symlink():  # not ours: its target would be overwritten
         partial.unlink()
     try:
         write(partial)
@@ -125,7 +121,9 @@ def write_sealed(path: Place, wanted: str, version: int, content: Mapping[str, A
 
 
 def read_sealed(path: Place, wanted: str, version: int, remedy: str) -> dict[str, Any]:
-    """What `write_sealed` wrote, without its checksum; versions 1 of all formats had none.
+    """Return the document that `write_sealed` wrote, without its checksum.
+
+    Version 1 of each format has no checksum.
 
     Raises BadData for another format, a newer version, or a document that was changed.
     """
@@ -142,7 +140,7 @@ def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
 def check_seal(document: Mapping[str, Any], where: Place, remedy: str) -> dict[str, Any]:
     """The document without its checksum. Raises BadData, with the remedy, for one that is wrong."""
     if document.get(CHECKSUM) != _checksum(document):
-        raise BadData(f"{where} is damaged: it does not say what its checksum is of; {remedy}")
+        raise BadData(f"{where} is damaged: checksum mismatch; {remedy}")
     return {key: value for key, value in document.items() if key != CHECKSUM}
 
 
@@ -193,6 +191,28 @@ def made_folder(folder: _Place) -> _Place:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(f"cannot write into {folder}; name another folder or change its permissions")
     return folder
+
+
+def check_free(folder: Place, owner: str, is_leftover: Callable[[str], bool]) -> None:
+    """Raise BadInput if the folder holds files that are not ours.
+
+    owner: the name of the file that marks the folder as ours.
+    is_leftover: whether an interrupted run of ours, which wrote no `owner` yet, leaves a file of
+        this name. Files that end in PARTIAL, and the lock, always count as such.
+    """
+    if not folder.is_dir() or (folder / owner).exists() or (folder / PARTIAL).is_dir():
+        return
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name != LOCK and not path.name.endswith(PARTIAL) and not is_leftover(path.name)
+    )
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise BadInput(
+            f"{folder} holds something else ({others[0]}{more}); name an empty or new folder with "
+            "--out"
+        )
 
 
 def moved(path: Place, target: Place) -> None:

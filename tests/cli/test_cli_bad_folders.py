@@ -21,8 +21,9 @@ from retrieval import open_embeddings, open_encoder, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.storage.files import locked, sealed, sha256_of
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
 from retrieval.storage.publishing import READY
-from retrieval.storage.shards import Dtype, EncoderFacts, Facts, ShardWriter, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
 
 PART = "part-00000.parquet"
 Copied = Callable[[Path], Path]
@@ -311,7 +312,7 @@ def changed(document: Any, place: tuple[str | int, ...], value: Any) -> Any:
 # Index folders.
 
 INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
-    "cut": (lambda folder: cut(native(folder)), ["damaged", "index anew"]),
+    "cut": (lambda folder: cut(native(folder)), ["damaged", "index again"]),
     "one bit": (lambda folder: flip_a_bit(native(folder)), ["damaged", "sha256"]),
     "missing": (lambda folder: native(folder).unlink(), ["missing"]),
     "rows cut": (lambda folder: cut(folder / "rows.parquet"), ["rows.parquet", "damaged"]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval.runtime.threads import available_cores, usable_cores
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.embeddings import open_embeddings
 from tests.cli.conftest import Gallery
 from tests.cli.running import Retr
 

@@ -19,12 +19,13 @@ import pytest
 from PIL import Image
 
 from retrieval.embedding.encode import EARLY, encode_source
-from retrieval.embedding.on_ray import Names, encode_on_cluster
+from retrieval.embedding.on_ray import encode_on_cluster
+from retrieval.embedding.ray_worker import Names
 from retrieval.errors import BadInput, Mismatch, WorkerFailed
 from retrieval.images import open_source
 from retrieval.registry import open_encoder
 from retrieval.runtime.ray import connected, run_tasks
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.embeddings import open_embeddings
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.filterwarnings(

@@ -21,7 +21,7 @@ from made import embeddings
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError
-from retrieval.index.build_segments import build_parts
+from retrieval.index.build_segments import build_segments
 from retrieval.index.folder import INDEX
 from retrieval.inspection import verify
 from retrieval.pairs.calibration import Calibration, file_name
@@ -57,7 +57,7 @@ def made_index(backend: str) -> Callable[[Path], Path]:
 
 def made_parts(home: Path) -> Path:
     sets = [embeddings(home / name, vectors()) for name in ("a", "b")]
-    build_parts(
+    build_segments(
         sets,
         "exact",
         home / "index",

@@ -41,9 +41,9 @@ def index(folder: Path) -> None:
 def parts(folder: Path) -> None:
     """An index in two parts over `first`."""
     from retrieval import open_embeddings
-    from retrieval.index.build_segments import build_parts
+    from retrieval.index.build_segments import build_segments
 
-    build_parts(
+    build_segments(
         [open_embeddings(folder / "first")],
         "exact",
         folder / "out",

@@ -18,24 +18,18 @@ from benchmarks.suite.run import Report, Row, with_front
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Json, Metric
-from retrieval.index.build_segments import build_parts
-from retrieval.index.folder import build_index
+from retrieval.index.build import build_index
+from retrieval.index.build_segments import build_segments
 from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, Sides
 from retrieval.storage.cards import WEIGHTS, Card
+from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import locked, made_folder, write_json
-from retrieval.storage.shards import (
-    Dtype,
-    EncoderFacts,
-    Facts,
-    ShardWriter,
-    Skipped,
-    SourceFacts,
-    open_embeddings,
-)
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
 
 HERE = Path(__file__).parent
 DIM = 4
@@ -73,7 +67,7 @@ def main() -> None:
     sets = [open_embeddings(folder)]
     for backend in ("exact", "ivf", "hnsw", "milvus"):
         build_index(sets, backend, HERE / sys.argv[1] / backend)
-    build_parts(sets, "exact", HERE / sys.argv[1] / "parts", 2)
+    build_segments(sets, "exact", HERE / sys.argv[1] / "parts", 2)
     make_copies(HERE / sys.argv[1])
     make_encoder(HERE / sys.argv[1] / "encoder")
     make_files(HERE / sys.argv[1])

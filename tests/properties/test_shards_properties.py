@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from retrieval.contracts import Metric
-from retrieval.index.folder import build_index, open_index
+from retrieval.index.build import build_index
+from retrieval.index.folder import open_index
 from retrieval.inspection import verify
-from retrieval.storage.shards import (
-    Dtype,
-    EncoderFacts,
-    Facts,
-    ShardWriter,
-    Skipped,
-    SourceFacts,
-    open_embeddings,
-)
+from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 numbers = st.floats(-1e4, 1e4, width=16)

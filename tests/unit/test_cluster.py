@@ -17,15 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from encoders.toy import Toy
-from retrieval.embedding import on_ray as encoding
+from retrieval.embedding import early_shards, ray_worker
+from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import facts_of, finished
-from retrieval.embedding.on_ray import Names, Outcome, Queue, ShardMaker, Task
+from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask
 from retrieval.errors import BadInput, Mismatch, NoCluster
 from retrieval.images import Columns, Source, open_source
 from retrieval.images.folders.listing import listed
 from retrieval.runtime import ray as cluster
 from retrieval.runtime.ray import Crew, check, crew_of
-from retrieval.storage.shards import Dtype, ShardWriter, open_embeddings
+from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.manifest import Dtype
+from retrieval.storage.shard_writer import ShardWriter
 
 
 def node(cpus: float, gpus: float = 0) -> dict[str, float]:
@@ -156,8 +159,8 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     change: dict[str, Any],
     message: str,
 ) -> None:
-    monkeypatch.setattr(encoding, "SETTLED", 0.0)
-    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    monkeypatch.setattr(early_shards, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
     monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "")  # which the worker sets
     early = tmp_path / "made" / "early.partial"
     early.mkdir(parents=True)
@@ -175,7 +178,7 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
         "run": early / "run",
         "threads": 1,
         "attempts": 2,
-        "version": encoding.version("retr"),
+        "version": ray_worker.version("retr"),
     }
     if change.get("names"):
         (photos / "red" / "0.png").unlink()
@@ -183,14 +186,14 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     elif not change and not fingerprint:
         pytest.fail("nothing was changed")
     with pytest.raises(Mismatch, match=message):
-        ShardMaker(Task(**(given | change)))(0)
+        ShardMaker(ShardTask(**(given | change)))(0)
     assert [path.name for path in early.iterdir()] == ["run"]
 
 
 def test_workers_read_the_columns_that_were_chosen(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
     contents = [path.read_bytes() for path in sorted(photos.rglob("*.png"))[:4]]
     columns = {"image": contents, "thumb": contents[::-1], "kind": ["a", "b", "c", "d"]}
     file = tmp_path / "a.parquet"
@@ -203,7 +206,7 @@ def test_workers_read_the_columns_that_were_chosen(
     facts = facts_of(source, Toy(), Dtype.FLOAT32, 10)
     names = Names(str(file), "toy", columns=chosen)
     first = next(source.items()).path
-    task = Task(names, facts, first, early, early / "run", 1, 2, encoding.version("retr"))
+    task = ShardTask(names, facts, first, early, early / "run", 1, 2, ray_worker.version("retr"))
     ShardMaker(task)(0)
     (shard,) = early.rglob("*.parquet/*/*.parquet")
     rows = pq.read_table(shard)
@@ -234,12 +237,12 @@ def test_names_hold_for_processes_in_other_folders(
         assert Names("digits", spec).absolute().encoder == expected
 
 
-def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue, Outcome]:
+def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue, EarlyShard]:
     """The driver's queue, and the outcome of the one shard that a worker made."""
     facts = facts_of(source, Toy(), Dtype.FLOAT32, 100)
     queue = Queue(ShardWriter(folder, facts), lambda done, total: None, listed(source))
     (queue.folder / "run").touch()
-    task = Task(
+    task = ShardTask(
         names=Names(str(photos), "toy"),
         facts=facts,
         first=next(source.items()).path,
@@ -247,16 +250,16 @@ def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue,
         run=queue.folder / "run",
         threads=1,
         attempts=2,
-        version=encoding.version("retr"),
+        version=ray_worker.version("retr"),
         source=pickle.loads(pickle.dumps(source)),  # noqa: S301
     )
-    return queue, Outcome.of_json(json.loads(ShardMaker(task)(0)))
+    return queue, EarlyShard.of_json(json.loads(ShardMaker(task)(0)))
 
 
 def test_a_worker_takes_the_list_of_the_driver(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
+    monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
     source = open_source(str(photos))
     expected = [item.id for item in source.items()]
     (photos / "green" / "5.png").unlink()
@@ -275,8 +278,8 @@ def test_a_worker_takes_the_list_of_the_driver(
 def test_a_node_that_sees_other_images_is_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(encoding, "limit_threads", lambda count: None)
-    monkeypatch.setattr(encoding, "SETTLED", 0.0)
+    monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
+    monkeypatch.setattr(early_shards, "SETTLE_SECONDS", 0.0)
     source, file = open_source(str(photos)), photos / "green" / "5.png"
     status, content = file.stat(), file.read_bytes()
     if change == "gone":

@@ -20,9 +20,9 @@ from retrieval.embedding.embed import Embedder
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import Item, open_source
-from retrieval.index.folder import build_index
+from retrieval.index.build import build_index
 from retrieval.index.text_column import TextColumn
-from retrieval.storage.shards import EncoderFacts
+from retrieval.storage.manifest import EncoderFacts
 
 COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
 

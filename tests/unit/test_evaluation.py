@@ -2,66 +2,16 @@
 
 import json
 import tracemalloc
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
+from items import Canned, clusters, f32, line_eval, on_a_line, table
 
-from retrieval.contracts import Hits, Json, Mask, Metric, Vectors
-from retrieval.errors import BadInput, Mismatch
+from retrieval.contracts import Metric
 from retrieval.quality import ranking
-from retrieval.quality.evaluation import Evaluation, evaluate, evaluate_index
+from retrieval.quality.evaluation import evaluate, evaluate_index
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS
-
-
-def f32(*rows: list[float]) -> Vectors:
-    return np.array(rows, dtype=np.float32)
-
-
-def on_a_line(
-    places: list[float], labels: str, ids: list[str] | None = None, prefix: str = "d"
-) -> Labelled:
-    """Items at places on a line, each with a letter for its label; `?` is no label."""
-    return Labelled(
-        np.array(places, dtype=np.float32)[:, None],
-        ids or [f"{prefix}{i}" for i in range(len(places))],
-        [None if letter == "?" else letter for letter in labels],
-    )
-
-
-def line_eval(queries: Labelled, database: Labelled, ks: tuple[int, ...] = (1, 2, 3)) -> Evaluation:
-    return evaluate(queries, database, Metric.EUCLIDEAN, ks)
-
-
-def table(result: Evaluation) -> tuple[list[str], list[str], list[list[float]]]:
-    """Every measure of every query."""
-    of = result.per_query
-    return of.ids, of.columns, of.values.tolist()
-
-
-@dataclass(frozen=True)
-class Canned:
-    """An index that finds what it is told."""
-
-    rows: list[list[int]]
-    size: int
-    dim: int = 1
-    details: MappingProxyType[str, Json] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __len__(self) -> int:
-        return self.size
-
-    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        for i, found in enumerate(self.rows):
-            rows[i, : len(found[:k])] = found[:k]
-        return Hits(rows, np.zeros(rows.shape, dtype=np.float32))
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
 
 
 def test_two_queries_worked_by_hand() -> None:
@@ -181,15 +131,6 @@ def test_the_zero_vector_is_at_cosine_distance_one() -> None:
     # From the zero vector all are at 1, and rank by row.
     result = evaluate(Labelled(f32([0, 0]), ["q"], ["y"]), database, Metric.COSINE, (1,))
     assert result.map == pytest.approx((1 / 2 + 2 / 3) / 2)
-
-
-def clusters(n: int, prefix: str, seed: int, offset: float = 0.0) -> Labelled:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 4, n)
-    vectors = np.eye(4, 12)[labels] * 2 + rng.standard_normal((n, 12)) + offset
-    return Labelled(
-        vectors.astype(np.float32), [f"{prefix}{i}" for i in range(n)], labels.astype(str)
-    )
 
 
 @pytest.mark.parametrize("metric", Metric)
@@ -341,97 +282,3 @@ def test_what_is_not_measured_through_an_index_is_not_defined_there() -> None:
     there = ["map_at", "precision_at", "recall_at", "ndcg_at"]
     assert list(document["definitions"]) == there  # type: ignore[arg-type]
     assert (document["map"], document["mrr"]) == (None, None)
-
-
-@pytest.mark.parametrize("ks", [(), (0,), (5, -1)])
-def test_k_below_one_is_refused(ks: tuple[int, ...]) -> None:
-    items = on_a_line([0, 1], "aa")
-    with pytest.raises(BadInput, match="at least 1"):
-        line_eval(items, items, ks)
-    with pytest.raises(BadInput, match="at least 1"):
-        evaluate_index(items, items, Canned([[0], [1]], 2), Metric.EUCLIDEAN, ks)
-
-
-def test_nothing_to_find_for_any_query_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"none of 2 queries .* database of 1"):
-        line_eval(on_a_line([0, 1], "a?", prefix="q"), on_a_line([1], "b"))
-    with pytest.raises(BadInput, match="none of 1 queries"):
-        line_eval(on_a_line([0], "a", prefix="q"), on_a_line([], ""))
-
-
-def test_dimensions_that_differ_are_refused() -> None:
-    database = Labelled(np.zeros((1, 2), np.float32), ["d"], ["a"])
-    with pytest.raises(Mismatch, match=r"dimension 1, the database 2"):
-        line_eval(on_a_line([0], "a", prefix="q"), database)
-
-
-def test_numbers_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(BadInput, match="database: vector 1 "):
-        line_eval(on_a_line([0], "a", prefix="q"), on_a_line([1, float("nan")], "ab"))
-
-
-def test_an_index_of_another_size_is_refused() -> None:
-    items = on_a_line([0, 1], "aa")
-    with pytest.raises(Mismatch, match="3 rows, the database 2"):
-        evaluate_index(items, items, Canned([[0], [1]], 3), Metric.EUCLIDEAN)
-
-
-def test_unequal_lengths_and_repeated_ids_are_refused() -> None:
-    with pytest.raises(Mismatch, match="2 vectors have 1 ids and 2 labels"):
-        on_a_line([0, 1], "ab", ids=["x"])
-    with pytest.raises(BadInput, match="'x' comes more than once"):
-        on_a_line([0, 1], "ab", ids=["x", "x"])
-
-
-def test_rows_split_off_are_no_longer_in_the_database_and_keep_what_is_theirs() -> None:
-    items = clusters(50, "d", 3)
-    queries, database = items.split_off(10, seed=1)
-    assert (len(queries), len(database)) == (10, 40)
-    assert sorted([*queries.ids, *database.ids]) == sorted(items.ids)
-    for part in (queries, database):
-        for vector, name, label in zip(part.vectors, part.ids, part.labels, strict=True):
-            row = list(items.ids).index(name)
-            assert np.array_equal(vector, items.vectors[row])
-            assert label == items.labels[row]
-    assert list(items.split_off(10, seed=1)[0].ids) == list(queries.ids)
-    assert list(items.split_off(10, seed=2)[0].ids) != list(queries.ids)
-    assert len(items.split_off(1000, seed=1)[0]) == 10
-    with pytest.raises(BadInput, match="4 rows are too few"):
-        clusters(4, "d", 3).split_off(1, seed=0)
-
-
-def test_intervals_are_those_of_the_queries() -> None:
-    items = clusters(60, "abc", 2)
-    found = evaluate(items, items, Metric.EUCLIDEAN, (1, 5))
-    share = found.precision_at[1]
-    # A share has the variance p (1 - p) / n.
-    wanted = 1.96 * (share * (1 - share) / found.queries) ** 0.5
-    assert found.margin("precision_at", 1) == pytest.approx(wanted, rel=0.15)
-    low, high = found.intervals["map"]
-    assert low < found.means["map"] < high
-    document = found.to_json()
-    assert document["intervals"]["map"] == [low, high]  # type: ignore[index, call-overload]
-    assert list(document["definitions"])[-1] == "intervals"  # type: ignore[arg-type]
-
-
-def test_values_of_each_query_and_the_rows_that_are_kept() -> None:
-    database = on_a_line([1, 2, 5, 7], "abab")
-    found = evaluate(
-        on_a_line([0, 3, 10], "a?b", prefix="q"), database, Metric.EUCLIDEAN, (1, 2), depth=5
-    )
-    of = found.per_query
-    assert (of.ids, of.labels) == (["q0", "q2"], ["a", "b"])
-    assert of.rows.tolist() == [[0, 1, 2, 3, -1], [3, 2, 1, 0, -1]]
-    values = dict(zip(of.columns, of.values.T.tolist(), strict=True))
-    assert values["map"] == pytest.approx([5 / 6, 5 / 6])
-    assert values["precision_at_2"] == [1 / 2, 1 / 2]
-    assert values["mrr"] == [1, 1]
-    hits = evaluate_index(
-        on_a_line([0], "a", prefix="q"),
-        database,
-        Canned([[2, 0, 1]], 4),
-        Metric.EUCLIDEAN,
-        (1,),
-        depth=2,
-    )
-    assert hits.per_query.rows.tolist() == [[2, 0]]

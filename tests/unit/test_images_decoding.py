@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from retrieval.errors import BadImage
-from retrieval.images import decode, decoding
+from retrieval.images import decode, decoding_limits
 
 LOSSLESS = ["PNG", "WEBP", "BMP", "TIFF"]
 
@@ -274,7 +274,7 @@ def scanned_again(jpeg: bytes, times: int) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan of some bytes goes over all pixels, as often as the file has one."""
-    monkeypatch.setattr(decoding, "MAX_SCANNED", 40 * 30 * 30)
+    monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 40 * 30 * 30)
     image = Image.fromarray(smooth())
     progressive = encoded(image, "JPEG", progressive=True)
     again = scanned_again(progressive, 30)
@@ -286,7 +286,7 @@ def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_SCANNED", 2 * 320 * 240)
+    monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 2 * 320 * 240)
     image = Image.fromarray(np.tile(smooth(), (8, 8, 1)))
     stream = encoded(image, "TIFF", compression="jpeg", strip_size=8 * 30 * 3 * 16)
     assert stream.count(b"\xff\xda") == 20
@@ -295,7 +295,7 @@ def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which nearly all photographs have; a thumbnail or a second picture has scans of its own."""
-    monkeypatch.setattr(decoding, "MAX_SCANNED", 40 * 30)
+    monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 40 * 30)
     other = encoded(Image.new("RGB", (8, 8)), "JPEG")
     for mode in ("RGB", "L", "CMYK"):
         image = Image.fromarray(smooth()).convert(mode)

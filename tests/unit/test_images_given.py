@@ -19,7 +19,7 @@ from retrieval.embedding.encode import encode_source
 from retrieval.embedding.queries import query_images
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import frame_given, open_source
-from retrieval.index.folder import build_index
+from retrieval.index.build import build_index
 from retrieval.pairs.comparing import Asked, compare
 from retrieval.registry import indexer_names, make_indexer
 

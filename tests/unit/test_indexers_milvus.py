@@ -30,11 +30,12 @@ from indexers.milvus import FACTS, Milvus, MilvusIndex, expression_of, rows_expr
 from indexers.milvus_database import Lite, checked_uri, files_in
 from retrieval.contracts import Filter, Filtering, Metric, Storing, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
+from retrieval.index.build import UNFINISHED, build_index
 from retrieval.index.filters import parsed
-from retrieval.index.folder import INDEX, UNFINISHED, IndexFacts, build_index, open_index
+from retrieval.index.folder import INDEX, IndexFacts, open_index
 from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
-from retrieval.storage.shards import Embeddings
+from retrieval.storage.embeddings import Embeddings
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
@@ -174,7 +175,7 @@ import os, signal, sys
 from pathlib import Path
 from indexers import milvus
 from retrieval.index.folder import build_index
-from retrieval.storage.shards import open_embeddings
+from retrieval.storage.embeddings import open_embeddings
 milvus.BATCH_ROWS = 30
 insert = milvus._insert
 def until(database, first, *others, **more):

@@ -22,14 +22,15 @@ from retrieval.drawing.plots import draw_map
 from retrieval.errors import BadInput, Mismatch
 from retrieval.labels import as_ids, as_labels
 from retrieval.pairs.draw import draw_pairs
-from retrieval.pairs.duplicates import Duplicate, Found
+from retrieval.pairs.duplicates import Duplicate, Duplicates
 from retrieval.pairs.verification import Procedure, check_apart, class_groups, verify
 from retrieval.quality.curves import confusion, precision_recall
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.exchange import write_qrels, write_queries, write_run
 from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.quality.ranking import nearest
-from retrieval.storage.shards import SourceFacts, open_embeddings
+from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.manifest import SourceFacts
 from tests.made import embeddings
 
 
@@ -284,7 +285,7 @@ def test_classes_may_be_named_by_numbers() -> None:
 
 def test_duplicates_and_maps_take_numbers(tmp_path: Path) -> None:
     images = Labelled(V, range(60), Y)
-    found = Found(images, images, [Duplicate(0, 7, 0.0, 1.0, False)], 1, 1, [])
+    found = Duplicates(images, images, [Duplicate(0, 7, 0.0, 1.0, False)], 1, 1, [])
     [row] = found.rows()
     assert (row["a"], row["b"]) == ("0", "7")
     assert (row["label_a"], row["label_b"]) == (str(Y[0]), str(Y[7]))

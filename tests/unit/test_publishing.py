@@ -12,7 +12,7 @@ from made import embeddings, unpublish
 
 from retrieval import Searcher, build_index, open_embeddings, open_index
 from retrieval.errors import BadData, BadInput, Busy
-from retrieval.index.build_segments import build_parts
+from retrieval.index.build_segments import build_segments
 from retrieval.index.folder import INDEX, IndexFacts
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import kind_of, verify
@@ -119,7 +119,7 @@ def test_a_first_publication_is_finished_by_any_reader(unfinished: Path, reader:
 
 def test_a_part_whose_publication_was_interrupted_is_finished(tmp_path: Path) -> None:
     made = embeddings(tmp_path / "set", VECTORS, shard_rows=1)
-    build_parts(
+    build_segments(
         [made],
         "exact",
         tmp_path / "index",

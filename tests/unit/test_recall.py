@@ -19,8 +19,9 @@ from retrieval.contracts import Hits, Json, Mask, Metric, Readable, Settling, Ve
 from retrieval.errors import BadInput
 from retrieval.hits import Fetched, InMemory
 from retrieval.index import recall as measuring
-from retrieval.index.build_segments import build_parts
-from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, build_index, open_index
+from retrieval.index.build import build_index
+from retrieval.index.build_segments import build_segments
+from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, open_index
 from retrieval.index.recall import K, measured_recall
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.registry import indexer_names, make_indexer
@@ -304,7 +305,7 @@ def test_parts_choose_for_themselves_and_tell_the_worst_recall(tmp_path: Path) -
     def in_turn(build: Any, tasks: Any) -> Any:
         return ((number, build(task)) for number, task in enumerate(tasks))
 
-    whole = build_parts(sets, "ivf", tmp_path / "i", 3, Metric.COSINE, engine=in_turn)
+    whole = build_segments(sets, "ivf", tmp_path / "i", 3, Metric.COSINE, engine=in_turn)
     parts = [IndexFacts.read(tmp_path / "i" / part.folder) for part in whole.parts]
     probes = [part.options["n_probe"] for part in parts]
     assert len({*probes}) > 1

@@ -16,13 +16,15 @@ from retrieval.contracts import Metric, Streaming
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
 from retrieval.images import open_source
+from retrieval.index.build import build_index
 from retrieval.index.filters import matching
-from retrieval.index.folder import build_index, open_index
+from retrieval.index.folder import open_index
 from retrieval.index.searching import own_label
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import sealed
-from retrieval.storage.shards import ROW_FIELDS, with_nfc_labels
+from retrieval.storage.manifest import ROW_FIELDS
+from retrieval.storage.tables import with_nfc_labels
 from tests.made import embeddings
 
 

@@ -15,10 +15,10 @@ from retrieval.contracts import Metric, Vectors
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.images import open_source
-from retrieval.index.build_segments import Task, _groups, build_parts
+from retrieval.index.build_segments import SegmentTask, _groups, build_segments
 from retrieval.index.folder import IndexFacts, check_indexed
 from retrieval.index.searching import Searcher
-from retrieval.index.segments import Parts
+from retrieval.index.segments import SegmentedIndex
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
@@ -36,7 +36,7 @@ def drawn(rows: int, seed: int = 0) -> Vectors:
 
 
 def in_turn(
-    build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+    build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
 ) -> Iterator[tuple[int, IndexFacts]]:
     """An engine that needs no processes, and begins with the last."""
     for number in reversed(range(len(tasks))):
@@ -51,7 +51,7 @@ def test_exact_search_in_parts_is_exact_search(tmp_path: Path, metric: Metric, p
         embeddings(tmp_path / "b", drawn(35, 1), shard_rows=10),
     ]
     build_index(sets, "exact", tmp_path / "one", metric)
-    facts = build_parts(sets, "exact", tmp_path / "parts", parts, metric, engine=in_turn)
+    facts = build_segments(sets, "exact", tmp_path / "parts", parts, metric, engine=in_turn)
     assert len(facts.parts) == parts
     assert facts.rows == 125
     one, several = (open_index(tmp_path / name) for name in ("one", "parts"))
@@ -70,7 +70,7 @@ def test_exact_search_in_parts_is_exact_search(tmp_path: Path, metric: Metric, p
 @pytest.mark.parametrize("backend", ["hnsw", "ivf", "hnsw-pca", "ivfpq"])
 def test_other_backends_in_parts(tmp_path: Path, backend: str) -> None:
     sets = [embeddings(tmp_path / "a", drawn(900), shard_rows=200)]
-    build_parts(sets, backend, tmp_path / "parts", 2, engine=in_turn)
+    build_segments(sets, backend, tmp_path / "parts", 2, engine=in_turn)
     hits = Searcher.open(tmp_path / "parts").search(drawn(900)[100:120], 1)
     assert [hit[0].id for hit in hits] == [f"a{row}" for row in range(100, 120)]
 
@@ -78,8 +78,8 @@ def test_other_backends_in_parts(tmp_path: Path, backend: str) -> None:
 def test_processes_build_what_one_does(tmp_path: Path) -> None:
     sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     done: list[tuple[int, int]] = []
-    facts = build_parts(sets, "exact", tmp_path / "x", 3, progress=lambda *of: done.append(of))
-    again = build_parts(sets, "exact", tmp_path / "y", 3, engine=in_turn)
+    facts = build_segments(sets, "exact", tmp_path / "x", 3, progress=lambda *of: done.append(of))
+    again = build_segments(sets, "exact", tmp_path / "y", 3, engine=in_turn)
     assert facts == again
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
@@ -88,7 +88,7 @@ def test_what_goes_wrong_in_a_process_is_said(tmp_path: Path) -> None:
     sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
     (tmp_path / "a" / "part-00003.parquet").write_bytes(b"damaged")
     with pytest.raises(BadData, match=r"part-00003.parquet is damaged"):
-        build_parts(sets, "exact", tmp_path / "x", 3)
+        build_segments(sets, "exact", tmp_path / "x", 3)
     assert not (tmp_path / "x" / "index.json").exists()
 
 
@@ -96,31 +96,31 @@ def test_a_build_that_was_stopped_keeps_its_parts(tmp_path: Path) -> None:
     sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
 
     def stopped(
-        build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+        build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
     ) -> Iterator[tuple[int, IndexFacts]]:
         yield 1, build(tasks[1])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_parts(sets, "exact", tmp_path / "x", 3, engine=stopped)
+        build_segments(sets, "exact", tmp_path / "x", 3, engine=stopped)
     with pytest.raises(BadInput, match="is no index"):
         open_index(tmp_path / "x")
     built: list[int] = []
 
     def counted(
-        build: Callable[[Task], IndexFacts], tasks: Sequence[Task]
+        build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
     ) -> Iterator[tuple[int, IndexFacts]]:
         built.append(len(tasks))
         return in_turn(build, tasks)
 
-    facts = build_parts(sets, "exact", tmp_path / "x", 3, engine=counted)
+    facts = build_segments(sets, "exact", tmp_path / "x", 3, engine=counted)
     assert built == [2]
-    assert facts == build_parts(sets, "exact", tmp_path / "y", 3, engine=in_turn)
+    assert facts == build_segments(sets, "exact", tmp_path / "y", 3, engine=in_turn)
     # Another build leaves nothing of this one, nor of one that was stopped.
     with pytest.raises(KeyboardInterrupt):
-        build_parts(sets, "hnsw", tmp_path / "x", 3, engine=stopped)
+        build_segments(sets, "hnsw", tmp_path / "x", 3, engine=stopped)
     assert open_index(tmp_path / "x").facts == facts
-    after = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    after = build_segments(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     kept = {path.name for path in (tmp_path / "x").iterdir()}
     assert kept == {".lock", "index.json", *(part.folder for part in after.parts)}
     build_index(sets, "exact", tmp_path / "x")
@@ -130,7 +130,7 @@ def test_a_build_that_was_stopped_keeps_its_parts(tmp_path: Path) -> None:
 
 def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
     sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
-    build_parts(sets, "hnsw", tmp_path / "x", 2, engine=in_turn)
+    build_segments(sets, "hnsw", tmp_path / "x", 2, engine=in_turn)
     more = embeddings(tmp_path / "b", drawn(20, 3), shard_rows=20)
     facts = add_rows(tmp_path / "x", [more])
     assert (facts.rows, len(facts.parts), len(facts.embeddings)) == (80, 3, 2)
@@ -151,7 +151,7 @@ def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
 
 
 def test_search_options_are_those_of_all_parts(tmp_path: Path) -> None:
-    build_parts(
+    build_segments(
         [embeddings(tmp_path / "a", drawn(60), shard_rows=10)],
         "hnsw",
         tmp_path / "x",
@@ -160,7 +160,7 @@ def test_search_options_are_those_of_all_parts(tmp_path: Path) -> None:
     )
     opened = open_index(tmp_path / "x", {"ef": "77"})
     assert opened.facts.options["ef"] == 77
-    assert isinstance(opened.index, Parts)
+    assert isinstance(opened.index, SegmentedIndex)
     assert {part.graph.ef for part in opened.index.parts} == {77}  # type: ignore[attr-defined]
     with pytest.raises(BadInput, match="option m of a built hnsw index cannot change"):
         open_index(tmp_path / "x", {"m": "4"})
@@ -168,7 +168,7 @@ def test_search_options_are_those_of_all_parts(tmp_path: Path) -> None:
 
 def test_a_part_is_no_index_of_the_whole(tmp_path: Path) -> None:
     sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
-    facts = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    facts = build_segments(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     check_indexed(open_index(tmp_path / "x"), sets[0])
     with pytest.raises(Mismatch, match="was not built from"):
         check_indexed(open_index(tmp_path / "x" / facts.parts[0].folder), sets[0])
@@ -176,7 +176,7 @@ def test_a_part_is_no_index_of_the_whole(tmp_path: Path) -> None:
 
 def test_damage_is_found(tmp_path: Path) -> None:
     sets = [embeddings(tmp_path / "a", drawn(60), shard_rows=10)]
-    facts = build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+    facts = build_segments(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     first, second = (tmp_path / "x" / part.folder for part in facts.parts)
     content = (first / "index.faiss").read_bytes()
     (first / "index.faiss").write_bytes(content[:-1])
@@ -200,7 +200,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_json_that_lies_about_parts(tmp_path: Path, part: dict[str, object]) -> None:
-    build_parts(
+    build_segments(
         [embeddings(tmp_path / "a", drawn(60), shard_rows=10)],
         "exact",
         tmp_path / "x",
@@ -219,12 +219,12 @@ def test_parts_in_a_store(photos: Path) -> None:
     root = RemotePath("memory://sharded")
     encode_source(open_source(str(photos)), Toy(), root / "out", shard_images=7)
     sets = [open_embeddings(root / "out")]
-    facts = build_parts(sets, "exact", root / "x", 2, engine=in_turn)
+    facts = build_segments(sets, "exact", root / "x", 2, engine=in_turn)
     assert [part.rows for part in facts.parts] == [21, 9]
     hits = Searcher.open(root / "x").search(sets[0].vectors()[3:4], 1)
     assert hits[0][0].id == "blue/3.png"
     assert not verify(root / "x").problems
-    after = build_parts(sets, "hnsw", root / "x", 2, engine=in_turn)
+    after = build_segments(sets, "hnsw", root / "x", 2, engine=in_turn)
     names = {name.split("/")[0] for name in (root / "x").find()}
     assert names == {"index.json", *(part.folder for part in after.parts)}
     fsspec.filesystem("memory").rm("/", recursive=True)
@@ -252,13 +252,13 @@ def test_an_id_may_not_stand_in_two_parts(tmp_path: Path) -> None:
         embeddings(tmp_path / "again" / "a", drawn(40, 1), shard_rows=20),
     ]
     with pytest.raises(BadData, match=r"'a0' stands twice in .*a and .*again/a"):
-        build_parts(sets, "exact", tmp_path / "x", 2, engine=in_turn)
+        build_segments(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     assert not (tmp_path / "x" / "index.json").exists()
 
 
 def test_no_parts(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="0 parts hold nothing"):
-        build_parts(
+        build_segments(
             [embeddings(tmp_path / "a", drawn(60), shard_rows=10)], "exact", tmp_path / "x", 0
         )
 
@@ -266,7 +266,7 @@ def test_no_parts(tmp_path: Path) -> None:
 def test_parts_satisfy_the_contract_of_an_index(tmp_path: Path) -> None:
     vectors = drawn(60)
     indexer = make_indexer("exact", {"metric": "euclidean"})
-    parts = Parts([indexer.build(vectors[:20]), indexer.build(vectors[20:])])
+    parts = SegmentedIndex([indexer.build(vectors[:20]), indexer.build(vectors[20:])])
     assert (len(parts), parts.dim, parts.details["parts"]) == (60, DIM, 2)
     parts.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]

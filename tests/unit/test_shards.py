@@ -12,17 +12,11 @@ import pytest
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.inspection import verify
+from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sealed, sha256_of
-from retrieval.storage.shards import (
-    Dtype,
-    EncoderFacts,
-    Facts,
-    ShardWriter,
-    SourceFacts,
-    open_embeddings,
-    shard_name,
-    vectors_of,
-)
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.shards import shard_name, vectors_of
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -134,11 +128,11 @@ def test_missing_shard(folder: Path) -> None:
         ({"version": 3}, r"version 3 of retr-embeddings, this retr reads up to 2; use a newer"),
         ({"version": "one"}, "has no version"),
         ({"format": "other"}, "not of the format retr-embeddings"),
-        ({"dim": -3}, "says dim is -3"),
-        ({"dim": "two"}, "says dim is 'two'"),
+        ({"dim": -3}, "field 'dim' must be 1 or more, not -3; encode again"),
+        ({"dim": "two"}, "field 'dim' must be a whole number, not 'two'; encode again"),
         ({"dtype": "float8"}, "float8"),
-        ({"encoder": {}}, "lacks or misstates"),
-        ({"shards": [{"file": "x"}]}, "lacks or misstates"),
+        ({"encoder": {}}, "field 'encoder.name' is missing"),
+        ({"shards": [{"file": "x"}]}, "field 'shards.0.rows' is missing"),
         ({"dim": 3}, "has other columns than its manifest says"),
     ],
 )

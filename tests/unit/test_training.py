@@ -39,7 +39,7 @@ from retrieval.quality.provenance import Provenance
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, IMAGES, LOG, WEIGHTS, Card
 from retrieval.storage.files import sealed
-from retrieval.storage.shards import SourceFacts
+from retrieval.storage.manifest import SourceFacts
 
 SMALL = Recipe(
     encoder="siamese",
@@ -905,8 +905,8 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
     for change, said in (
         ({"format": "retr-index"}, "is not of the format retr-encoder"),
         ({"version": 3}, "is of version 3 of retr-encoder, this retr reads up to 2"),
-        ({"metric": "cosin"}, "lacks or misstates"),
-        ({"dim": "many"}, "lacks or misstates"),
+        ({"metric": "cosin"}, "field 'metric' must be one of cosine, euclidean"),
+        ({"dim": "many"}, "field 'dim' must be a whole number, not 'many'"),
         ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not fit its card"),
         ({"network": {"width": 8}}, "does not fit its card"),
         ({"weights_sha256": "0" * 64}, "is not the file that card.json describes"),
@@ -917,11 +917,11 @@ def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
             open_encoder(str(folder))
         assert said in str(raised.value), change
     (folder / CARD).write_text(json.dumps(document | {"classes": ["cats", "dog"]}))
-    with pytest.raises(BadData, match="is damaged: it does not say what its checksum is of; copy"):
+    with pytest.raises(BadData, match="is damaged: checksum mismatch; copy"):
         open_encoder(str(folder))
     (folder / CARD).write_text(json.dumps(document))
     os.truncate(folder / WEIGHTS, 1000)
-    with pytest.raises(BadData, match=r"is not the file that card.json describes; train anew"):
+    with pytest.raises(BadData, match=r"is not the file that card.json describes; train again"):
         open_encoder(str(folder))
     (folder / WEIGHTS).unlink()
     with pytest.raises(BadData, match=r"weights.safetensors is missing"):

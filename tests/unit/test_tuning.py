@@ -14,14 +14,16 @@ from indexers.hnsw import Hnsw
 from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Busy, Mismatch
-from retrieval.index import tuning
-from retrieval.index.folder import build_index, open_index
-from retrieval.index.tuning import Target, Trial, build_best
+from retrieval.index import measuring, sampling, trials, tuning
+from retrieval.index.build import build_index
+from retrieval.index.folder import open_index
+from retrieval.index.trials import Target, Trial
+from retrieval.index.tuning import build_best
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
 from retrieval.registry import indexer_plugin
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
-from retrieval.storage.shards import Embeddings
 
 ROWS, DIM = 3000, 16
 OWN = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss")
@@ -34,16 +36,16 @@ def vectors(rows: int, seed: int) -> Vectors:
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embeddings:
     """Embeddings that are not few, and candidates that are built soon."""
-    monkeypatch.setattr(tuning, "FEW_NUMBERS", 0)
-    monkeypatch.setattr(tuning, "LEAST_FIRST", 500)
-    monkeypatch.setattr(tuning, "SINGLES", 20)
+    monkeypatch.setattr(tuning, "EXACT_MAX_NUMBERS", 0)
+    monkeypatch.setattr(sampling, "MIN_FIRST_SAMPLE_ROWS", 500)
+    monkeypatch.setattr(measuring, "SINGLE_QUERIES", 20)
 
     def candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tuple[str, Tunable]]:
         yield "exact", Exact(metric)
         yield "hnsw", Hnsw(metric, m=4, seed=seed)
         yield "ivf", Ivf(metric, n_lists=50, seed=seed)
 
-    monkeypatch.setattr(tuning, "_candidates", candidates)
+    monkeypatch.setattr(sampling, "_candidates", candidates)
     return embeddings(tmp_path / "database", vectors(ROWS, 1))
 
 
@@ -61,9 +63,9 @@ def test_the_index_reaches_the_target_and_not_much_more(
     database: Embeddings, tmp_path: Path, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Exact search is the fastest there is among so few rows.
-    only = tuning._candidates
+    only = sampling._candidates
     monkeypatch.setattr(
-        tuning, "_candidates", lambda *given: [each for each in only(*given) if each[0] == "ivf"]
+        sampling, "_candidates", lambda *given: [each for each in only(*given) if each[0] == "ivf"]
     )
     facts, how = build_best([database], tmp_path / "index", Target(target))
     assert (facts.backend, facts.rows, facts.options["n_lists"]) == ("ivf", ROWS, 50)
@@ -81,14 +83,14 @@ def test_the_fastest_that_fits_is_built(
     database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"exact": 3e-3, "hnsw": 1e-3, "ivf": 2e-3}
-    timed = tuning._Stage._timed
+    timed = measuring.Stage.timed
     kinds = {"ExactIndex": "exact", "HnswIndex": "hnsw", "IvfIndex": "ivf"}
 
     def slow(stage: Any, index: Any, batches: bool) -> tuple[float, float]:
         timed(stage, index, batches)
         return (seconds[kinds[type(index).__name__]],) * 2
 
-    monkeypatch.setattr(tuning._Stage, "_timed", slow)
+    monkeypatch.setattr(measuring.Stage, "timed", slow)
     built = {}
     for name, target in {
         "free": Target(0.9),
@@ -110,13 +112,13 @@ def test_the_fastest_that_fits_is_built(
 def test_what_fails_over_all_rows_gives_way_to_the_next(
     database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked = tuning._Stage.checked
+    checked = measuring.Stage.checked
 
     def strict(stage: Any, backend: str, *given: Any) -> Any:
         trial, chosen = checked(stage, backend, *given)
         return trial if backend == "exact" else replace(trial, verdict="recall@10 0.5"), chosen
 
-    monkeypatch.setattr(tuning._Stage, "checked", strict)
+    monkeypatch.setattr(measuring.Stage, "checked", strict)
     facts, how = build_best([database], tmp_path / "index", Target(0.9))
     assert facts.backend == "exact"
     assert [trial.backend for trial in how.checked][-1] == "exact"
@@ -147,13 +149,13 @@ def test_a_target_out_of_reach_says_what_was_best_and_changes_nothing(
 def test_one_failing_over_all_rows_leaves_no_folder(
     database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked = tuning._Stage.checked
+    checked = measuring.Stage.checked
 
     def failing(*given: Any) -> Any:
         trial, chosen = checked(*given)
         return replace(trial, verdict="too slow"), chosen
 
-    monkeypatch.setattr(tuning._Stage, "checked", failing)
+    monkeypatch.setattr(measuring.Stage, "checked", failing)
     with pytest.raises(BadInput, match="nothing reaches"):
         build_best([database], tmp_path / "new", Target(0.9))
     assert not (tmp_path / "new").exists()
@@ -173,22 +175,22 @@ def test_few_rows_are_searched_exactly(tmp_path: Path) -> None:
 
 def test_held_out_rows_are_in_no_sample(database: Embeddings) -> None:
     _, rows = database.read()
-    asked = tuning._Asked.of(rows, None, seed=0)
+    asked = measuring.TuningQueries.of(rows, None, seed=0)
     assert asked.rows is not None
     np.testing.assert_array_equal(rows[asked.rows], asked.vectors)
     assert len(asked) == ROWS // 10
     halves = asked.rows[:150].mean(), asked.rows[150:].mean()
     assert abs(halves[0] - halves[1]) < ROWS / 5, "each half is of rows from everywhere"
     draw = np.random.default_rng(0)
-    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, draw)
+    stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, draw)
     assert len(stage.vectors) == ROWS - len(asked)
     assert not (stage.vectors[None] == asked.vectors[:, None]).all(axis=2).any()
 
 
 def test_over_all_rows_a_query_does_not_find_itself(database: Embeddings) -> None:
     _, rows = database.read()
-    asked = tuning._Asked.of(rows, None, seed=0)
-    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
+    asked = measuring.TuningQueries.of(rows, None, seed=0)
+    stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
     assert stage.truth.shape == (len(asked), 10)
     assert (stage.truth > 0).all()
     own = nearest(asked.vectors, rows, Metric.EUCLIDEAN, 11).distances[:, 1:]
@@ -211,9 +213,9 @@ def test_draws_follow_from_the_seed(database: Embeddings) -> None:
     _, rows = database.read()
     drawn = []
     for seed in (0, 0, 1):
-        asked = tuning._Asked.of(rows, None, seed)
+        asked = measuring.TuningQueries.of(rows, None, seed)
         draw = np.random.default_rng(seed)
-        stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, 700, draw)
+        stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, 700, draw)
         drawn.append(np.concatenate([asked.vectors, stage.vectors]))
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
@@ -221,10 +223,10 @@ def test_draws_follow_from_the_seed(database: Embeddings) -> None:
 
 def test_the_lowest_rung_that_reaches_the_target(database: Embeddings, tmp_path: Path) -> None:
     _, rows = database.read()
-    asked = tuning._Asked.of(rows, None, 0)
+    asked = measuring.TuningQueries.of(rows, None, 0)
     ladder = Ivf(Metric.EUCLIDEAN, n_lists=50).ladders()[0]
     ladder[0].build(rows).save(tmp_path)
-    stage = tuning._Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
+    stage = measuring.Stage.of(rows, asked, Metric.EUCLIDEAN, 10, ROWS, None)
     for target in (0.5, 0.9, 1.0):
         recalls = [stage._recall(rung.load(tmp_path), slice(None)) for rung in ladder]
         expected = next(i for i, reached in enumerate(recalls) if reached >= target)
@@ -237,11 +239,11 @@ def test_the_lowest_rung_that_reaches_the_target(database: Embeddings, tmp_path:
 def test_time_is_continued_by_its_growth() -> None:
     small = Trial("x", {}, {}, 1000, 1.0, 1e-3, 1e-3, 10, 1.0, 1e-3, 100.0)
     large = replace(small, rows=4000, seconds=2e-3)
-    assert tuning._extrapolated(small, large, 16_000).expected_seconds == pytest.approx(4e-3)
+    assert trials.extrapolated(small, large, 16_000).expected_seconds == pytest.approx(4e-3)
     noisy = replace(large, seconds=1.0)
-    assert tuning._extrapolated(small, noisy, 8000).expected_seconds == pytest.approx(2.0)
+    assert trials.extrapolated(small, noisy, 8000).expected_seconds == pytest.approx(2.0)
     faster = replace(large, seconds=0.5e-3)
-    assert tuning._extrapolated(small, faster, 16_000).expected_seconds == pytest.approx(0.5e-3)
+    assert trials.extrapolated(small, faster, 16_000).expected_seconds == pytest.approx(0.5e-3)
 
 
 @pytest.mark.parametrize(
@@ -283,13 +285,13 @@ def test_several_targets_are_tried_with_one_build_each(
 ) -> None:
     _, rows = database.read()
     builds: list[object] = []
-    saved = tuning._Stage._saved
+    saved = measuring.Stage._saved
 
     def counted(stage: Any, candidate: Any, folder: Path) -> float:
         builds.append(candidate)
         return saved(stage, candidate, folder)
 
-    monkeypatch.setattr(tuning._Stage, "_saved", counted)
+    monkeypatch.setattr(measuring.Stage, "_saved", counted)
     low, high = tuning.tried(rows, Metric.EUCLIDEAN, [Target(0.5), Target(0.999)])
     assert {builds.count(each) for each in builds} == {2}, "on the first sample, and the second"
     chosen: Any = dict(low)["ivf"], dict(high)["ivf"]
@@ -299,13 +301,13 @@ def test_several_targets_are_tried_with_one_build_each(
 def test_finalists_are_not_of_one_backend_and_the_most_thorough_is_among_them() -> None:
     def tried(backend: str, seconds: float, recall: float) -> Any:
         trial = Trial(backend, {}, {}, 1000, recall, seconds, seconds, 10, 1.0, seconds, 100.0)
-        return tuning._Tried(backend, Exact(), Exact(), trial)
+        return trials.Tried(backend, Exact(), Exact(), trial)
 
     small = [tried("a", 1.0 + number / 10, 0.96) for number in range(5)]
     small += [tried("b", 5, 0.97), tried("c", 6, 0.98), tried("d", 7, 0.99), tried("e", 9, 1.0)]
-    finalists = tuning._finalists(small, Target(0.95))
+    finalists = trials.finalists(small, Target(0.95))
     assert [each.backend for each in finalists] == ["a", "a", "b", "c", "e"]
-    assert [each.backend for each in tuning._finalists(small, Target(1.0))] == ["e"]
+    assert [each.backend for each in trials.finalists(small, Target(1.0))] == ["e"]
 
 
 @pytest.mark.parametrize("metric", Metric)

@@ -9,12 +9,13 @@ from made import OTHER, embeddings
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput, Busy, Mismatch, UnknownName
-from retrieval.index.folder import IndexFacts, build_index, check_indexed, open_index
+from retrieval.index.build import build_index
+from retrieval.index.folder import IndexFacts, check_indexed, open_index
 from retrieval.index.searching import Searcher
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
-from retrieval.storage.shards import Embeddings
 
 DIM = 4
 

@@ -31,7 +31,7 @@ from retrieval.pairs.verification import (
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import open_encoder
 from retrieval.storage.files import read_json, sealed, write_json
-from retrieval.storage.shards import EncoderFacts, SourceFacts
+from retrieval.storage.manifest import EncoderFacts, SourceFacts
 from retrieval.workspace import Workspace
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.
@@ -138,20 +138,20 @@ def test_a_calibration_is_read_as_it_was_written(method: Method | None, tmp_path
     assert Calibration.read(path) == written
     document = read_json(path)
     path.write_text(path.read_text().replace('"threshold"', '"treshold"'))
-    with pytest.raises(BadData, match="does not say what its checksum is of; calibrate anew"):
+    with pytest.raises(BadData, match="checksum mismatch; calibrate again"):
         Calibration.read(path)
     del document["threshold"]
     write_json(path, sealed(document))
-    with pytest.raises(BadData, match="lacks or misstates 'threshold'; calibrate anew"):
+    with pytest.raises(BadData, match="field 'threshold' is missing; calibrate again"):
         Calibration.read(path)
 
 
 @pytest.mark.parametrize(
     ("curve", "said"),
     [
-        ({"distances": [0.1, 0.2], "probabilities": [0.5]}, "not of one length"),
-        ({"distances": [], "probabilities": []}, "not of one length"),
-        ({"distances": [0.2, 0.1], "probabilities": [0.9, 0.1]}, "which do not ascend"),
+        ({"distances": [0.1, 0.2], "probabilities": [0.5]}, "differ in length"),
+        ({"distances": [], "probabilities": []}, "differ in length"),
+        ({"distances": [0.2, 0.1], "probabilities": [0.9, 0.1]}, "do not ascend"),
     ],
 )
 def test_an_impossible_curve_is_named(tmp_path: Path, curve: dict[str, Json], said: str) -> None:
@@ -263,7 +263,9 @@ def test_images_of_both_sides_are_found_under_any_name() -> None:
 def test_encoders_that_know_classes_ship_with_a_probability(name: str, tmp_path: Path) -> None:
     encoder = open_encoder(name, "cpu")
     facts = EncoderFacts.of(encoder)
-    found = find_calibration(facts, encoder.metric, Workspace.at(tmp_path))
+    found = find_calibration(
+        facts, encoder.metric, Workspace.at(tmp_path).calibrations_folder(facts)
+    )
     assert found is not None
     assert found.fitted_to.source == "cifar10/test"
     assert found.ece is not None
@@ -272,4 +274,4 @@ def test_encoders_that_know_classes_ship_with_a_probability(name: str, tmp_path:
     same, other = found.curve.probability(np.array([0.0, 1.5]))
     assert same > 0.9
     assert other < 0.1
-    assert find_calibration(facts, Metric.EUCLIDEAN, Workspace.at(tmp_path)) is None
+    assert find_calibration(facts, Metric.EUCLIDEAN, tmp_path) is None

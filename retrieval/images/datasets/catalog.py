@@ -14,7 +14,7 @@ from retrieval.images.datasets import cifar, idx
 from retrieval.images.datasets.download import Official, download
 from retrieval.images.source import Note, Source, no_note, text
 from retrieval.images.tables import parquet
-from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.storage.files import user_cache
 
 SPLITS = ("train", "test")

@@ -24,14 +24,14 @@ from retrieval.images.folders.listing import (
     unread_suffix,
 )
 from retrieval.images.source import Item, natural, text
-from retrieval.storage.shards import Skipped
+from retrieval.storage.manifest import Skipped
 
 EVERYTHING = ("**",)
 _KEPT_REAL_PATHS = 1_000  # of folders, while links are resolved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FoundFile:
     """A file below a folder: the names that lead to it, and where it is."""
 
     parts: tuple[str, ...]
@@ -157,7 +157,7 @@ def walk(
     pattern: tuple[str, ...],
     suffixes: frozenset[str],
     left_out: LeftOut | None = None,
-) -> Iterator[Found]:
+) -> Iterator[FoundFile]:
     """The files below `root` of these endings that match, in natural order of their paths.
 
     `pattern` has a part for each name that leads to a file, with `*`, `?` and `[…]` as in a
@@ -184,7 +184,7 @@ class _Walk:
 
     def below(
         self, folder: Path, parts: tuple[str, ...] = (), real: str | None = None
-    ) -> Iterator[Found]:
+    ) -> Iterator[FoundFile]:
         """The files below the folder that these names lead to.
 
         real: its real path, if a link is among the names.
@@ -212,7 +212,7 @@ class _Walk:
                 if Path(entry.name).suffix.lower() not in self.suffixes:
                     self._pass_over(entry)
                 elif kind is _MISSING or self._is_first(self._real(entry, real), _FILE):
-                    yield Found(names, entry)
+                    yield FoundFile(names, entry)
 
     def _real(self, entry: DirEntry[str], folder: str | None) -> str | None:
         """The entry's real path, if it or the real path of its folder was found by a link."""

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.source import First, Source, digest, natural
-from retrieval.storage.shards import Skipped
+from retrieval.storage.manifest import Skipped
 
 BLOCK_NAMES = 1_000
 MOST_NAMED = 10  # folders that are named one by one

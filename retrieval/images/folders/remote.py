@@ -18,10 +18,9 @@ from retrieval.images.folders.folder import EVERYTHING, matches, none_in
 from retrieval.images.folders.listing import Changes, LeftOut, Listing, unread_suffix
 from retrieval.images.folders.splits import are_splits, chosen_split
 from retrieval.images.source import CHUNK, Item, Note, Source, natural
-from retrieval.images.tables.columns import Columns
+from retrieval.images.tables.choice import Columns
+from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.images.tables.parquet import ParquetSource, by_split
-from retrieval.images.tables.table import ARROW, PARQUET
-from retrieval.images.tables.webdataset import TAR
 from retrieval.storage.places import RemotePath, RemoteStat
 
 STRETCH_BYTES = 64 << 20  # of images that are fetched at once

@@ -7,19 +7,24 @@ key `huggingface`, JSON, `info.features.COLUMN.names`.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
 
-from retrieval.errors import BadImage, BadSource, UnknownName
+from retrieval.errors import BadSource, UnknownName
 from retrieval.images.source import text
-from retrieval.storage.places import Place
+from retrieval.images.tables.cells import MAX_SHOWN_CHARACTERS, SEVERAL_VALUES
+from retrieval.images.tables.choice import Columns
+from retrieval.images.tables.column_types import (
+    image_fields,
+    is_binary,
+    is_number,
+    is_text,
+    plain_type,
+)
 
 IMAGE_COLUMNS = (
     "img",
@@ -39,22 +44,9 @@ IMAGE_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 """Names of label columns, in the same way."""
 
-MAX_SHOWN_CHARACTERS = 80  # paths and types are cut to this length in messages
-
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Columns that the user chose. None: find one by name and type. An empty label: no labels."""
-
-    image: str | None = None
-    label: str | None = None
-
-
-NO_CHOICE = Columns()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
+class FoundColumns:
     """The columns of one file.
 
     names: names of integer labels, None where they have none.
@@ -73,7 +65,7 @@ class Found:
     passed_over: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
+def find(where: str, schema: pa.Schema, chosen: Columns) -> FoundColumns:
     """Return the image column and the label column of a schema.
 
     where: the file's name in errors. Raises UnknownName for a chosen column that is not there,
@@ -94,7 +86,7 @@ def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
         label = _named(where, schema, chosen.label) if chosen.label else None
     if label is not None:
         _check_label(where, label, schema)
-    return Found(
+    return FoundColumns(
         image,
         label,
         _names(where, features, label),
@@ -107,123 +99,30 @@ def find(where: str, schema: pa.Schema, chosen: Columns) -> Found:
     )
 
 
-def wanted(schema: pa.Schema, found: Found) -> list[str]:
+def wanted(schema: pa.Schema, found: FoundColumns) -> list[str]:
     """The columns to read, of a struct its fields `bytes` and `path` alone."""
     kind = schema.field(found.image).type
     images = [found.image]
     if pa.types.is_struct(kind):
-        images = [f"{found.image}.{name}" for name in _parts(kind)]
+        images = [f"{found.image}.{name}" for name in image_fields(kind)]
     return [*images, *([found.label] if found.label else [])]
 
 
-def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str | None]]:
-    """The encoded image and the path of each row, None where the row has none."""
-    column = batch.column(image)
-    kind = _plain(column.type)
-    nothing: list[Any] = [None] * batch.num_rows
-    if pa.types.is_struct(kind):
-        fields = [field.name for field in kind]
-        values = dict(zip(fields, column.flatten(), strict=True))  # null where the struct is null
-        parts = {name: values[name].to_pylist() for name in _parts(kind)}
-        return list(zip(parts.get("bytes", nothing), parts.get("path", nothing), strict=True))
-    values = column.to_pylist()
-    if _is_binary(kind):
-        return list(zip(values, nothing, strict=True))
-    return list(zip(nothing, values, strict=True))
-
-
-def content_of(
-    data: bytes | None, path: str | None, file: Place, where: str
-) -> bytes | Place | BadImage:
-    """Return the encoded image, the file that the path names, or the error.
-
-    A path is relative to the folder of `file`. It must not lead out of that folder: the table may
-    be untrusted. where: the row's name in errors.
-    """
-    if data is not None and (data or not path):
-        return data
-    if not path:
-        return BadImage(where, "no image in this row")
-    shown = path if len(path) <= MAX_SHOWN_CHARACTERS else f"{path[:MAX_SHOWN_CHARACTERS]}…"
-    here = f"the row has no bytes but the path {shown!r}"
-    if "://" in path:
-        return BadImage(where, f"{here}, a URL; download the image first")
-    found = _below(file.parent, path) if isinstance(file, Path) else _below_url(file.parent, path)
-    if found is None:
-        return BadImage(where, f"{here}, which leads out of the folder of the table")
-    if isinstance(found, Path) and not _is_file(found):
-        return BadImage(where, f"{here}: no such file in the folder of the table")
-    return found
-
-
-def labels(where: str, column: pa.Array, names: Sequence[str] | None) -> list[str | None]:
-    """The labels as text, None where unknown. Raises BadSource for one that is not understood."""
-    if pa.types.is_floating(column.type):  # text keeps 0.1 of float32 as 0.1
-        values = [None if t is None else float(t) for t in column.cast(pa.string()).to_pylist()]
-    else:
-        values = column.to_pylist()
-    return [label_text(where, value, names) for value in values]
-
-
-def label_text(where: str, value: object, names: Sequence[str] | None = None) -> str | None:
-    """The label of this value: its name if integers have names; None for null, NaN and -1.
-
-    A whole number is written without a fraction: a column of integers with gaps becomes one of
-    floats in pandas. Raises BadSource for a list, a mapping, a number without a name, and bytes
-    that are not UTF-8.
-    """
-    if isinstance(value, bytes):
-        try:
-            value = value.decode()
-        except UnicodeDecodeError as error:
-            raise BadSource(
-                f"a label of {where} is bytes that are not UTF-8; choose another column with "
-                "--label-column"
-            ) from error
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, list | tuple | dict):
-        raise BadSource(f"a label of {where} {_SEVERAL}")
-    if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
-        return None
-    if not isinstance(value, int | float | Decimal):
-        return str(value)
-    whole = math.isfinite(value) and value == int(value)
-    if whole and not isinstance(value, bool) and value == -1:  # `datasets` writes it for unknown
-        return None
-    if names is not None:
-        if not whole or not 0 <= value < len(names):
-            raise BadSource(
-                f"label {value} has no name: there are {len(names)}; mend the schema metadata of "
-                f"{where}"
-            )
-        return names[int(value)]
-    if isinstance(value, Decimal) and not whole:
-        return format(value.normalize(), "f")
-    return str(int(value)) if whole and not isinstance(value, bool) else str(value)
-
-
-def label_kind(schema: pa.Schema, found: Found) -> str | None:
+def label_kind(schema: pa.Schema, found: FoundColumns) -> str | None:
     """Return the kind of the file's labels: text, numbers, …; None without labels."""
     if found.label is None:
         return None
-    kind = _plain(schema.field(found.label).type)
+    kind = plain_type(schema.field(found.label).type)
     if pa.types.is_null(kind):
         return None
-    if _is_text(kind) or _is_binary(kind):
+    if is_text(kind) or is_binary(kind):
         return "text"
-    is_number = _is_number(kind)
-    if found.names and (is_number or pa.types.is_boolean(kind)):
+    numeric = is_number(kind)
+    if found.names and (numeric or pa.types.is_boolean(kind)):
         # Classes that are numbers may be named so: 0, 1, 2, …
         numbered = all(name == str(i) for i, name in enumerate(found.names))
         return "numbers" if numbered else "text"
-    return "numbers" if is_number else f"{kind} values"
-
-
-_SEVERAL = (
-    "holds several values, and an image has one label here; choose another column with "
-    "--label-column, or no labels with --label-column ''"
-)
+    return "numbers" if numeric else f"{kind} values"
 
 
 def _first_defaults(schema: pa.Schema) -> tuple[str | None, str | None]:
@@ -286,28 +185,13 @@ def _place(name: str, known: Sequence[str]) -> tuple[int, bool]:
 
 def _image_rank(kind: pa.DataType) -> int | None:
     """0: encoded images, 1: paths of images, 2: nulls alone; None: no images."""
-    kind = _plain(kind)
+    kind = plain_type(kind)
     if pa.types.is_null(kind):
         return 2
     if pa.types.is_struct(kind):
-        ranks = [rank for rank in map(_image_rank, _parts(kind).values()) if rank is not None]
+        ranks = [rank for rank in map(_image_rank, image_fields(kind).values()) if rank is not None]
         return min(ranks, default=None)
-    return 0 if _is_binary(kind) else 1 if _is_text(kind) else None
-
-
-def _parts(kind: pa.StructType) -> dict[str, pa.DataType]:
-    """The fields of a struct that hold the image or its path."""
-    fields = {name: kind.field(name).type for name in ("bytes", "path") if _has(kind, name)}
-    tests = {"bytes": _is_binary, "path": _is_text}
-    return {
-        name: each
-        for name, each in fields.items()
-        if pa.types.is_null(each) or tests[name](_plain(each))
-    }
-
-
-def _has(kind: pa.StructType, name: str) -> bool:
-    return bool(kind.get_field_index(name) >= 0)
+    return 0 if is_binary(kind) else 1 if is_text(kind) else None
 
 
 def _check_image(where: str, name: str, schema: pa.Schema) -> None:
@@ -321,7 +205,7 @@ def _check_image(where: str, name: str, schema: pa.Schema) -> None:
 
 def _check_label(where: str, name: str, schema: pa.Schema) -> None:
     if pa.types.is_nested(schema.field(name).type):
-        raise BadSource(f"column '{name}' of {where} {_SEVERAL}")
+        raise BadSource(f"column '{name}' of {where} {SEVERAL_VALUES}")
 
 
 def _no_images(where: str, schema: pa.Schema) -> BadSource:
@@ -342,32 +226,6 @@ def _named(where: str, schema: pa.Schema, name: str) -> str:
     if name not in schema.names:
         raise UnknownName(f"column of {where}", name, schema.names)
     return name
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, where a column is dictionary-encoded."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    tests = (
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_binary_view,
-        pa.types.is_fixed_size_binary,
-    )
-    return any(test(kind) for test in tests)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(test(kind) for test in tests)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return any(
-        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    )
 
 
 def _features(where: str, schema: pa.Schema) -> Mapping[str, Any]:
@@ -406,25 +264,3 @@ def _foreign(where: str) -> BadSource:
         f"the schema metadata 'huggingface' of {where} is not that of a data set; "
         "write it with Hugging Face's datasets, or leave it out"
     )
-
-
-def _below(folder: Path, path: str) -> Path | None:
-    """The file of this path below the folder, links followed; None if it is not below it."""
-    try:
-        root = folder.resolve()
-        found = (root / path).resolve()
-    except (OSError, ValueError, RuntimeError):  # null characters, names too long, links in a ring
-        return None
-    return found if found.is_relative_to(root) else None
-
-
-def _below_url(folder: Place, path: str) -> Place | None:
-    parts = path.replace("\\", "/").split("/")
-    return None if ":" in path or not parts[0] or ".." in parts else folder / path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False

@@ -9,17 +9,9 @@ from pathlib import Path
 
 from retrieval.errors import BadImage, BadSource
 from retrieval.images.source import Item, Note, digest, name_and_size, natural, no_note, text
-from retrieval.images.tables.columns import (
-    NO_CHOICE,
-    Columns,
-    Found,
-    content_of,
-    contents,
-    find,
-    label_kind,
-    labels,
-    wanted,
-)
+from retrieval.images.tables.cells import content_of, contents, labels
+from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.images.tables.columns import FoundColumns, find, label_kind, wanted
 from retrieval.images.tables.table import opened
 from retrieval.storage.places import Place
 
@@ -27,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class TableFile:
     """A file, how many rows it has, and what the ids of its rows begin with.
 
     found: its columns, None where it has no rows. labels: what kind they are, None without any.
@@ -36,13 +28,13 @@ class Part:
     file: Place
     rows: int
     name: str
-    found: Found | None
+    found: FoundColumns | None
     labels: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParquetSource:
-    """The rows of the parts, one after the other.
+    """The rows of the files, one after the other.
 
     The ids of a split are its name and the position, `test/00042`; without splits they are the
     path of the file below the root, and the row in it: `part-00000.parquet#42`.
@@ -50,7 +42,7 @@ class ParquetSource:
 
     name: str
     fingerprint: str
-    parts: tuple[Part, ...]
+    tables: tuple[TableFile, ...]
     split: str | None
     columns: Columns = NO_CHOICE
 
@@ -64,10 +56,10 @@ class ParquetSource:
         columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
         """The split of a data set; a copy of the files is the same source."""
-        parts = tuple(_part(file, file.name, columns) for file in files)
-        facts = ["parquet", split, *map(name_and_size, files), *_choices(parts)]
-        _check(name, parts, note)
-        return cls(name, digest(facts), parts, split, columns)
+        tables = tuple(_table_file(file, file.name, columns) for file in files)
+        facts = ["parquet", split, *map(name_and_size, files), *_choices(tables)]
+        _check(name, tables, note)
+        return cls(name, digest(facts), tables, split, columns)
 
     @classmethod
     def of_files(
@@ -78,21 +70,21 @@ class ParquetSource:
         columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
         """All rows of the files, by the paths that lead to them."""
-        parts = tuple(_part(file, text(path), columns) for path, file in files.items())
-        facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in parts]
-        _check(name, parts, note)
-        return cls(name, digest([*facts, *_choices(parts)]), parts, None, columns)
+        tables = tuple(_table_file(file, text(path), columns) for path, file in files.items())
+        facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in tables]
+        _check(name, tables, note)
+        return cls(name, digest([*facts, *_choices(tables)]), tables, None, columns)
 
     def __len__(self) -> int:
-        return sum(part.rows for part in self.parts)
+        return sum(each.rows for each in self.tables)
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """The items from position `start` on, read by record batches."""
         before = 0
-        for part in self.parts:
-            end = before + part.rows
-            if part.rows and start < end:
-                for row, item in _rows(part, max(0, start - before), self.columns):
+        for each in self.tables:
+            end = before + each.rows
+            if each.rows and start < end:
+                for row, item in _rows(each, max(0, start - before), self.columns):
                     if self.split is not None:
                         ident = f"{self.split}/{before + row:05}"
                         item = Item(ident, item.label, item.path, item.content)
@@ -128,20 +120,20 @@ def read_row(file: Place, row: int, image: str | None = None) -> bytes | Place |
         return content_of(data, path, file, f"{text(file)}{found.mark}#{row}")
 
 
-def _part(file: Place, name: str, columns: Columns) -> Part:
+def _table_file(file: Place, name: str, columns: Columns) -> TableFile:
     with opened(file) as table:
         if not table.rows:  # pandas writes an empty frame without the types of its columns
-            return Part(file, 0, name, None, None)
+            return TableFile(file, 0, name, None, None)
         found = find(text(file), table.schema, columns)
         known = found.label is not None and table.has_values(found.label)
         kind = label_kind(table.schema, found) if known else None
-        return Part(file, table.rows, name, found, kind)
+        return TableFile(file, table.rows, name, found, kind)
 
 
-def _rows(part: Part, start: int, columns: Columns) -> Iterator[tuple[int, Item]]:
+def _rows(each: TableFile, start: int, columns: Columns) -> Iterator[tuple[int, Item]]:
     """The row and its item, from the row `start` on; what comes before is not read."""
-    where = text(part.file)
-    with opened(part.file) as table:
+    where = text(each.file)
+    with opened(each.file) as table:
         found = find(where, table.schema, columns)
         row = start
         for batch in table.batches(start, wanted(table.schema, found)):
@@ -149,25 +141,25 @@ def _rows(part: Part, start: int, columns: Columns) -> Iterator[tuple[int, Item]
             label = found.label
             names = labels(where, batch.column(label), found.names) if label else unknown
             for (data, path), name in zip(contents(batch, found.image), names, strict=True):
-                place = f"{part.file}{found.mark}#{row}"
-                content = content_of(data, path, part.file, place)
-                yield row, Item(f"{part.name}#{row}", name, place, content)
+                place = f"{each.file}{found.mark}#{row}"
+                content = content_of(data, path, each.file, place)
+                yield row, Item(f"{each.name}#{row}", name, place, content)
                 row += 1
 
 
-def _choices(parts: Sequence[Part]) -> Iterator[object]:
+def _choices(tables: Sequence[TableFile]) -> Iterator[object]:
     """The columns of the files for the fingerprint, where they are not the first defaults."""
-    for number, part in enumerate(parts):
-        if part.found is not None and part.found.fact is not None:
-            yield "columns", number, part.found.fact
+    for number, each in enumerate(tables):
+        if each.found is not None and each.found.fact is not None:
+            yield "columns", number, each.found.fact
 
 
-def _check(name: str, parts: Sequence[Part], note: Note) -> None:
+def _check(name: str, tables: Sequence[TableFile], note: Note) -> None:
     """Raise BadSource where the labels of files contradict; note a choice."""
-    kinds: dict[str, Part] = {}
-    for part in parts:
-        if part.labels is not None:
-            kinds.setdefault(part.labels, part)
+    kinds: dict[str, TableFile] = {}
+    for each in tables:
+        if each.labels is not None:
+            kinds.setdefault(each.labels, each)
     if len(kinds) > 1:
         (one, first), (other, second), *_ = kinds.items()
         raise BadSource(
@@ -175,7 +167,7 @@ def _check(name: str, parts: Sequence[Part], note: Note) -> None:
             "one class would have two names; encode the files apart, or choose another column with "
             "--label-column"
         )
-    found = [part.found for part in parts if part.found is not None]
+    found = [each.found for each in tables if each.found is not None]
     for what, taken, passed_over in (
         ("image", {each.image for each in found}, {n for f in found for n in f.passed_over[0]}),
         ("label", {each.label for each in found}, {n for f in found for n in f.passed_over[1]}),
@@ -187,7 +179,7 @@ def _check(name: str, parts: Sequence[Part], note: Note) -> None:
             )
     of_labels = {each.label for each in found}
     if len(of_labels) > 1:
-        where = {each.label: part for part in reversed(parts) if (each := part.found) is not None}
+        where = {t.found.label: t for t in reversed(tables) if t.found is not None}
         places = (f"{_listed({k})} in {p.name}" for k, p in where.items())
         note(
             f"files of {name} have labels in different columns: {', '.join(places)}; "

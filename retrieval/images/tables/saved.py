@@ -10,7 +10,7 @@ from typing import Any
 
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images.source import Note, text
-from retrieval.images.tables.columns import Columns
+from retrieval.images.tables.choice import Columns
 from retrieval.images.tables.parquet import SPLITS, ParquetSource
 from retrieval.storage.places import Place
 

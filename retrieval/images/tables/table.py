@@ -10,11 +10,9 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import BadSource
 from retrieval.images.source import CHUNK, text
+from retrieval.images.tables.endings import ARROW
 from retrieval.storage.files import native_path
 from retrieval.storage.places import Place
-
-PARQUET = frozenset({".parquet"})
-ARROW = frozenset({".arrow"})
 
 _BUFFER_BYTES = 1 << 20  # without a buffer a row group is read whole
 _MAGIC = b"ARROW1"  # start of Arrow's file format; streams have no magic

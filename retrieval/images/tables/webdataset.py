@@ -21,10 +21,12 @@ from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar
 from retrieval.images.decoding import SUFFIXES
 from retrieval.images.source import Item, Note, digest, name_and_size, no_note, text
-from retrieval.images.tables.columns import LABEL_COLUMNS, NO_CHOICE, Columns, label_text
+from retrieval.images.tables.cells import label_text
+from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.images.tables.columns import LABEL_COLUMNS
+from retrieval.images.tables.endings import TAR
 from retrieval.storage.places import Place
 
-TAR = frozenset({".tar"})
 PACKED = frozenset({".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst"})
 """Endings of compressed archives, where they follow `.tar` or stand for it."""
 
@@ -67,7 +69,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shard:
+class Archive:
     """An archive, how many samples it has, and what the ids of these begin with."""
 
     file: Path
@@ -84,7 +86,7 @@ class TarSource:
 
     name: str
     fingerprint: str
-    shards: tuple[Shard, ...]
+    archives: tuple[Archive, ...]
     columns: Columns
 
     @classmethod
@@ -96,7 +98,7 @@ class TarSource:
         columns: Columns = NO_CHOICE,
     ) -> "TarSource":
         """All samples of the archives, by the paths that lead to them."""
-        shards: list[Shard] = []
+        archives: list[Archive] = []
         endings: dict[str, None] = {}
         several: list[str] = []
         keys: Mapping[str, object] = {}
@@ -110,7 +112,7 @@ class TarSource:
                     several = images
                 if columns.label and not keys and _JSON in sample.members:
                     keys = _keys(file, sample)
-            shards.append(Shard(file, count, text(path)))
+            archives.append(Archive(file, count, text(path)))
         if endings:
             _check_chosen(name, columns, endings, keys)
         if columns.image is None and several:
@@ -119,37 +121,37 @@ class TarSource:
                 f"{', '.join(several[1:])}; choose with --image-column"
             )
         facts: list[object] = ["webdataset", columns.image, columns.label]
-        for shard in shards:
-            stat = shard.file.stat()
-            facts.append((shard.name, *name_and_size(shard.file), stat.st_mtime_ns))
-        return cls(name, digest(facts), tuple(shards), columns)
+        for archive in archives:
+            stat = archive.file.stat()
+            facts.append((archive.name, *name_and_size(archive.file), stat.st_mtime_ns))
+        return cls(name, digest(facts), tuple(archives), columns)
 
     def __len__(self) -> int:
-        return sum(shard.samples for shard in self.shards)
+        return sum(archive.samples for archive in self.archives)
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """The items from position `start` on."""
         before = 0
-        for shard in self.shards:
-            if start < before + shard.samples:
-                yield from self._items(shard, max(0, start - before))
-            before += shard.samples
+        for archive in self.archives:
+            if start < before + archive.samples:
+                yield from self._items(archive, max(0, start - before))
+            before += archive.samples
 
-    def _items(self, shard: Shard, start: int) -> Iterator[Item]:
+    def _items(self, archive: Archive, start: int) -> Iterator[Item]:
         chosen = self.columns.image
-        with shard.file.open("rb") as stream:
-            for row, sample in islice(enumerate(_samples(shard.file)), start, None):
-                path = _path(shard.file, chosen, row)
+        with archive.file.open("rb") as stream:
+            for row, sample in islice(enumerate(_samples(archive.file)), start, None):
+                path = _path(archive.file, chosen, row)
                 found = _image(sample, chosen)
                 yield Item(
-                    id=f"{shard.name}#{row}",
-                    label=_label(shard.file, stream, sample, self.columns.label),
+                    id=f"{archive.name}#{row}",
+                    label=_label(archive.file, stream, sample, self.columns.label),
                     path=path,
                     content=_content(stream, found, path, sample),
                 )
 
 
-def is_shard(file: Path) -> bool:
+def is_archive_of_images(file: Path) -> bool:
     """Return whether a tar archive holds samples, and not CIFAR-10.
 
     Raises BadSource if it holds images and is compressed.

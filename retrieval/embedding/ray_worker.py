@@ -1,0 +1,212 @@
+"""Make shards on a worker of a Ray cluster."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+from retrieval.contracts import Encoder, Json
+from retrieval.embedding.early_shards import OUTCOME, appears
+from retrieval.embedding.encode import (
+    Decoder,
+    Stretch,
+    check_root,
+    encode_stretch,
+    facts_of,
+)
+from retrieval.embedding.onnx_cache import EXPORT
+from retrieval.errors import Mismatch, WorkerFailed
+from retrieval.images import MANY, Item, Source, open_source
+from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE
+from retrieval.images.folders.listing import listed
+from retrieval.images.megapixels import DEFAULT_MEGAPIXELS, limit_megapixels
+from retrieval.images.opening import absolute_source
+from retrieval.images.tables.choice import NO_CHOICE, Columns
+from retrieval.registry import encoder_names, open_encoder
+from retrieval.runtime.threads import limit_threads
+from retrieval.storage.cards import is_trained
+from retrieval.storage.files import (
+    write_json,
+)
+from retrieval.storage.manifest import Facts
+from retrieval.storage.places import Place
+from retrieval.storage.shards import shard_name
+
+BEGUN = "begun"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names of a source and an encoder, as `open_source` and `open_encoder` take them."""
+
+    source: str
+    encoder: str
+    split: str | None = None
+    data_dir: Path | None = None
+    limit: int | None = None
+    device: str = "auto"
+    columns: Columns = NO_CHOICE
+
+    def absolute(self) -> Self:
+        """The names, as they may be given to a process in another folder, with other variables."""
+        data_dir = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
+        return replace(
+            self,
+            source=absolute_source(self.source),
+            encoder=_absolute_encoder(self.encoder),
+            data_dir=Path(data_dir).expanduser().absolute() if data_dir else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """Instructions for a worker."""
+
+    names: Names
+    facts: Facts
+    first: str | None  # the path of the first image
+    folder: Place  # of early shards
+    run: Place  # a file in it
+    threads: int
+    attempts: int
+    version: str  # of retr
+    source: Source | None = None  # the driver's listing; None: the worker opens it by name
+    megapixels: int = DEFAULT_MEGAPIXELS  # limit on decoded images
+
+
+class ShardMaker:
+    """Makes shards of a task, by number; what it opens for the first it keeps."""
+
+    def __init__(self, task: ShardTask) -> None:
+        self.task = task
+        self._opened: _Opened | None = None
+
+    def __call__(self, number: int) -> str:
+        """Make the shard; its outcome as JSON. Raises what `encode_on_cluster` raises."""
+        place = self.task.folder / shard_name(number)
+        if self._opened is None:
+            self._opened = _Opened.of(self.task)
+        place.mkdir(exist_ok=True)
+        former = len(list(place.iterdir()))
+        facts = self.task.facts
+        if former >= self.task.attempts:
+            start = number * facts.shard_images
+            end = min(start + facts.shard_images, facts.source.images)
+            raise WorkerFailed(
+                f"workers died at {former} attempts at the images {start:,} to {end - 1:,} of "
+                f"{facts.source.name}; see their node's memory and Ray's logs, and leave out the "
+                "image that kills them"
+            )
+        attempt = place / uuid4().hex
+        attempt.mkdir()
+        (attempt / BEGUN).touch()  # a store knows of no folder without a file
+        differing = self._opened.differing(number)
+        stretch = self._opened.encode(number)
+        shard = stretch.write(attempt / shard_name(number), facts)
+        document: dict[str, Json] = {
+            "facts": facts.to_json(),
+            "number": number,
+            "attempt": attempt.name,
+            "shard": asdict(shard),
+            "skipped": [asdict(skipped) for skipped in stretch.skipped],
+            "differing": [*differing],
+        }
+        write_json(attempt / OUTCOME, document)
+        return json.dumps(document)
+
+
+class _Opened:
+    """A task's source and encoder, as a node has them."""
+
+    def __init__(self, facts: Facts, source: Source, encoder: Encoder) -> None:
+        self.facts = facts
+        self.source = source
+        self.encoder = encoder
+        self.decoder = Decoder(encoder.framing, many=len(source) >= MANY)
+        self._items: Iterator[Item] = iter(())
+        self._position = -1  # position of the next item; -1: unknown
+
+    @classmethod
+    def of(cls, task: ShardTask) -> Self:
+        """Open them. Raises Mismatch where they are not what they are to the driver."""
+        limit_threads(task.threads)  # before the libraries are loaded that it holds for
+        limit_megapixels(task.megapixels)
+        if version("retr") != task.version:
+            raise Mismatch(
+                f"retr is of version {version('retr')}, not {task.version}; install the same on "
+                "every node"
+            )
+        if not appears(task.run):
+            raise Mismatch(
+                f"{task.folder.parent} is not the folder that the run was started on; name one "
+                "with --out that all nodes share"
+            )
+        names = task.names
+        source = task.source or open_source(
+            names.source, names.split, names.data_dir, names.limit, columns=names.columns
+        )
+        encoder = open_encoder(names.encoder, names.device)
+        met, wanted = (
+            facts_of(source, encoder, task.facts.dtype, task.facts.shard_images),
+            task.facts,
+        )
+        if met.source != wanted.source:
+            raise Mismatch(
+                f"{wanted.source.name} holds other images than where the run was started; let all "
+                "nodes see the same files"
+            )
+        if (first := first_path(source)) != task.first:
+            raise Mismatch(
+                f"{wanted.source.name} is read from {first}, not from {task.first}; name a folder "
+                "with --data that all nodes share"
+            )
+        if met != wanted:
+            raise Mismatch(
+                f"the encoder {wanted.encoder.name} is another than where the run was started; "
+                "install the same retr and the same plug-ins on every node"
+            )
+        return cls(wanted, source, encoder)
+
+    def encode(self, number: int) -> Stretch:
+        """The stretch of this shard."""
+        start = number * self.facts.shard_images
+        items = self._items_from(start)
+        self._position = -1
+        stretch = encode_stretch(self.facts, self.decoder, self.encoder, items, start)
+        check_root(self.source, stretch)
+        self._position = start + len(stretch.items) + len(stretch.skipped)
+        return stretch
+
+    def differing(self, number: int) -> list[int]:
+        """The positions of the shard's images that are not as the driver listed them."""
+        found = listed(self.source)
+        start = number * self.facts.shard_images
+        end = min(start + self.facts.shard_images, self.facts.source.images)
+        return [] if found is None else found.differing(start, end)
+
+    def _items_from(self, start: int) -> Iterator[Item]:
+        """The items from this position on."""
+        if self._position != start:
+            self._items = self.source.items(start)
+        return self._items
+
+
+def _absolute_encoder(spec: str) -> str:
+    """The spec for a process in another folder: the path of a folder in it made absolute."""
+    name, _, argument = spec.partition(":")
+    if name not in encoder_names():
+        return str(Path(spec).expanduser().absolute())
+    folder = Path(argument).expanduser()
+    # A model may have the name of a folder that happens to be here.
+    ours = argument and (is_trained(folder) or (folder / EXPORT).is_file())
+    return f"{name}:{folder.absolute()}" if ours else spec
+
+
+def first_path(source: Source) -> str | None:
+    """The path of the first image: the same wherever the source is read from the same place."""
+    first = next(source.items(), None)
+    return first.path if first else None

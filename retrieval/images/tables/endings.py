@@ -1,0 +1,5 @@
+"""Endings of the files of tables and archives, in lower case."""
+
+PARQUET = frozenset({".parquet"})
+ARROW = frozenset({".arrow"})
+TAR = frozenset({".tar"})

@@ -1,0 +1,105 @@
+"""Open a complete embeddings folder for reading."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from retrieval.contracts import Vectors
+from retrieval.errors import BadInput
+from retrieval.storage.files import (
+    sha256_of,
+)
+from retrieval.storage.manifest import MANIFEST, ROW_FIELDS, Facts, Manifest
+from retrieval.storage.places import Place, place_of
+from retrieval.storage.shards import read_shard, vectors_of
+from retrieval.storage.tables import check_unique
+
+ROWS = tuple(field.name for field in ROW_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A complete embeddings folder, opened for reading."""
+
+    folder: Place
+    manifest: Manifest
+    first: int | None = None  # the number of the first shard, where it is not all of them
+
+    @property
+    def identity(self) -> str:
+        """Return the identity of this set: the sha256 of its manifest.
+
+        A set of some of the shards adds `#` and the numbers of its first and last shard.
+        """
+        whole = sha256_of(self.folder / MANIFEST)
+        if self.first is None:
+            return whole
+        return f"{whole}#{self.first}-{self.first + len(self.manifest.shards) - 1}"
+
+    def some(self, first: int, count: int) -> Self:
+        """Return the set of `count` shards from the shard `first` on."""
+        shards = self.manifest.shards[first : first + count]
+        return replace(self, manifest=replace(self.manifest, shards=shards), first=first)
+
+    @property
+    def facts(self) -> Facts:
+        """Return the facts of the set."""
+        return self.manifest.facts
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the table of each shard. Raises BadData for one that is not as listed."""
+        for shard in self.manifest.shards:
+            yield read_shard(self.folder, shard, self.facts)
+
+    def vectors(self) -> Vectors:
+        """Return all embeddings, (n, dim) float32."""
+        return self.read()[1]
+
+    def rows(self) -> pa.Table:
+        """Return the table of id, label and path. Raises what `read` raises."""
+        return self._joined([table.select([*ROWS]) for table in self.tables()])
+
+    def read(self) -> tuple[pa.Table, Vectors]:
+        """Return the table of id, label and path, and the embeddings (n, dim), in the same order.
+
+        Raises BadData for a damaged shard, an embedding that is not finite, or an id that
+        stands twice.
+        """
+        vectors = np.empty((len(self), self.facts.dim), np.float32)
+        rows = []
+        start = 0
+        for table in self.tables():
+            vectors[start : start + len(table)] = vectors_of(table)
+            rows.append(table.select([*ROWS]))
+            start += len(table)
+        return self._joined(rows), vectors
+
+    def _joined(self, rows: Sequence[pa.Table]) -> pa.Table:
+        none = pa.schema(ROW_FIELDS).empty_table()
+        joined = pa.concat_tables([none, *(table.replace_schema_metadata() for table in rows)])
+        check_unique(joined["id"], str(self.folder))
+        return joined
+
+
+def open_embeddings(folder: Place | str) -> Embeddings:
+    """Open the embeddings in the folder, or at the URL.
+
+    Raises BadInput if it is no embeddings folder or not complete, BadData if it is damaged.
+    """
+    folder = place_of(folder)
+    manifest = Manifest.read(folder)
+    if not manifest.complete:
+        covered = min(
+            len(manifest.shards) * manifest.facts.shard_images, manifest.facts.source.images
+        )
+        raise BadInput(
+            f"{folder} is not complete: {covered:,} of {manifest.facts.source.images:,} images "
+            "are encoded; run the same 'retr encode' again, and it goes on from there"
+        )
+    return Embeddings(folder, manifest)

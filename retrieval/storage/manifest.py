@@ -1,0 +1,218 @@
+"""The manifest of an embeddings folder: which encoder made them, from which source.
+
+`manifest.json` lists the shards with their rows and checksums. docs/formats.md describes it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from retrieval.choices import resolve_choices
+from retrieval.contracts import Encoder, Json, Metric
+from retrieval.errors import BadData, BadInput
+from retrieval.storage.document import check_at_least, fields_of, parsed
+from retrieval.storage.files import (
+    check_format,
+    read_sealed,
+    write_sealed,
+)
+from retrieval.storage.places import Place
+
+FORMAT = "retr-embeddings"
+VERSION = 2  # 1 had no checksum
+MANIFEST = "manifest.json"
+REMEDY = "encode again"
+SCHEMA_KEY = b"retr"  # key of the facts in each shard's Parquet schema metadata
+ROW_FIELDS = (
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("label", pa.string()),
+    pa.field("path", pa.string()),
+)
+
+
+class Dtype(StrEnum):
+    """The type of the numbers on disk; in memory they are float32."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFacts:
+    """Encoder of a set of embeddings."""
+
+    name: str
+    fingerprint: str
+    config: Mapping[str, Json] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Self:
+        """The facts about this encoder."""
+        return cls(encoder.name, encoder.fingerprint, dict(encoder.config))
+
+    @property
+    def title(self) -> str:
+        """The name for a picture: of an encoder in a folder, the folder's own name alone."""
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """Source of a set of embeddings.
+
+    first_of: the fingerprint of the whole source, where only its first images were taken.
+    """
+
+    name: str
+    fingerprint: str
+    images: int
+    first_of: str | None = None
+
+    @property
+    def whole(self) -> str:
+        """The fingerprint of the whole source."""
+        return self.first_of or self.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts of a set of embeddings, apart from its shards: also the identity of a run."""
+
+    encoder: EncoderFacts
+    dim: int
+    dtype: Dtype
+    metric: Metric
+    source: SourceFacts
+    shard_images: int  # the stretch of the source that one shard covers
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
+    def to_json(self) -> dict[str, Json]:
+        """The facts as they stand in the manifest and in each shard's schema metadata."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any], where: Place) -> Self:
+        """The facts in the document. Raises BadData, naming `where`, if they are not there."""
+        check_format(document, FORMAT, VERSION, where)
+        facts = parsed(fields_of(document, cls), cls, where, REMEDY)
+        counts = {
+            "dim": facts.dim,
+            "shard_images": facts.shard_images,
+            "source.images": facts.source.images,
+        }
+        check_at_least(1, counts, where, REMEDY)
+        return facts
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Parquet schema of the shards."""
+        number = pa.float16() if self.dtype is Dtype.FLOAT16 else pa.float32()
+        element = pa.field("element", number, nullable=False)
+        embedding = pa.field("embedding", pa.list_(element, self.dim), nullable=False)
+        metadata = {SCHEMA_KEY: json.dumps(self.to_json(), sort_keys=True).encode()}
+        return pa.schema([*ROW_FIELDS, embedding], metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard, as the manifest lists it."""
+
+    file: str
+    rows: int
+    skipped: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that could not be read, or a folder that could not be listed, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The manifest of an embeddings folder."""
+
+    facts: Facts
+    shards: tuple[Shard, ...] = ()
+    complete: bool = False
+    skipped_sha256: str | None = (
+        None  # sha256 of skipped.parquet; None: no such file, or an old set
+    )
+    skipped_folders: int = 0  # folders that could not be listed
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by ending
+
+    @property
+    def rows(self) -> int:
+        """The rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def skipped(self) -> int:
+        """The images that could not be read."""
+        return sum(shard.skipped for shard in self.shards)
+
+    def write(self, folder: Place) -> None:
+        """Write `manifest.json`, whole or not at all."""
+        shards: list[Json] = [asdict(shard) for shard in self.shards]
+        document = self.facts.to_json() | {
+            "shards": shards,
+            "rows": self.rows,
+            "skipped": self.skipped,
+            "complete": self.complete,
+            "skipped_sha256": self.skipped_sha256,
+            "skipped_folders": self.skipped_folders,
+            "passed_over": dict(self.passed_over),
+        }
+        write_sealed(folder / MANIFEST, FORMAT, VERSION, document)
+
+    @classmethod
+    def read(cls, folder: Place) -> Self:
+        """The manifest in the folder.
+
+        Raises BadInput where there is none, BadData where it is damaged or of a newer format.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise BadInput(
+                f"{folder} is no embeddings folder: it has no {MANIFEST}; "
+                "make one with 'retr encode'"
+            )
+        document = read_sealed(path, FORMAT, VERSION, REMEDY)
+        stated = {"shards": None, "complete": None, **fields_of(document, cls)}
+        stated["facts"] = Facts.of_json(document, path)
+        manifest = parsed(stated, cls, path, REMEDY)
+        if any(Path(shard.file).name != shard.file for shard in manifest.shards):
+            raise BadData(f"{path} names a shard outside its folder; {REMEDY}")
+        manifest._check_counts(path)
+        return manifest
+
+    def _check_counts(self, path: Place) -> None:
+        """Raise BadData for negative counts, missing shards of a complete set, too many rows."""
+        for number, shard in enumerate(self.shards):
+            counts = {"rows": shard.rows, "skipped": shard.skipped, "bytes": shard.bytes}
+            named = {f"shards.{number}.{name}": count for name, count in counts.items()}
+            check_at_least(0, named, path, REMEDY)
+        passed_over = {f"passed_over.{ending}": n for ending, n in self.passed_over.items()}
+        counts = {"skipped_folders": self.skipped_folders, **passed_over}
+        check_at_least(0, counts, path, REMEDY)
+        wanted = -(-self.facts.source.images // self.facts.shard_images)
+        if self.complete and len(self.shards) != wanted:
+            raise BadData(
+                f"{path} says that it is complete, with {len(self.shards):,} of {wanted:,} shards; "
+                f"{REMEDY}"
+            )
+        # The column is not compressed: a file is at least as large as its vectors.
+        width = self.facts.dim * (2 if self.facts.dtype is Dtype.FLOAT16 else 4)
+        if any(shard.rows * width > shard.bytes for shard in self.shards):
+            raise BadData(f"{path}: more rows than its shards have bytes for; {REMEDY}")

@@ -1,0 +1,60 @@
+"""Tables of ids, labels and paths as Parquet files."""
+
+from pathlib import Path
+from unicodedata import is_normalized
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.errors import BadData
+from retrieval.storage.files import (
+    write_whole,
+)
+
+
+def with_nfc_labels(table: pa.Table) -> pa.Table:
+    """Return the table with its column `label` in Unicode NFC, as new sets have it already."""
+    for chunk in table["label"].chunks:
+        # One check of all text: `pyarrow.compute` takes its time to import.
+        content = chunk.buffers()[2]
+        text = "" if content is None else content.to_pybytes().decode("utf-8", "replace")
+        if not text.isascii() and not is_normalized("NFC", text):
+            break
+    else:
+        return table
+    import pyarrow.compute as pc
+
+    place = table.schema.get_field_index("label")
+    labels = pc.utf8_normalize(table["label"], "NFC")
+    return table.set_column(place, table.schema.field(place), labels)
+
+
+def read_table(content: bytes) -> pa.Table:
+    """The table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
+
+    `pyarrow.parquet.read_table` would import what reads sets of files, and pandas where it is
+    installed, which a search from the command line would wait for.
+    """
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        return file.read()
+
+
+def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> None:
+    """Write the table as Parquet, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression=compression)
+
+    write_whole(path, write)
+
+
+def check_unique(ids: pa.ChunkedArray, where: str) -> None:
+    """Raise BadData, naming one, if an id stands twice."""
+    if len(ids.unique()) == len(ids):
+        return
+    counts = ids.value_counts()
+    twice = next(entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1)
+    raise BadData(
+        f"the id '{twice}' stands twice in {where}; ids must be unique: leave out what repeats"
+    )
