@@ -54,7 +54,6 @@ WorkspaceFolder = Annotated[
         "--workspace",
         help="The folder of results that are given no other place.  [default: .retr, or "
         "RETR_WORKSPACE]",
-        show_default=False,
     ),
 ]
 Data = Annotated[
@@ -63,7 +62,6 @@ Data = Annotated[
         "--data",
         help="The folder that holds data sets, each in a folder by its name.  [default: "
         "RETR_DATA_DIR, else the cache]",
-        show_default=False,
     ),
 ]
 EncoderName = Annotated[
@@ -81,7 +79,6 @@ Address = Annotated[
         metavar="HOST:PORT",
         help="The head of the Ray cluster; auto: the cluster that runs here.  [default: "
         "RAY_ADDRESS, else a Ray that is started for this run]",
-        show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]
@@ -91,7 +88,6 @@ Threads = Annotated[
         "--threads",
         callback=limited,
         help="How many threads to use.  [default: as many as there are cores]",
-        show_default=False,
     ),
 ]
 MaxMegapixels = Annotated[
@@ -101,7 +97,6 @@ MaxMegapixels = Annotated[
         callback=limited_megapixels,
         help="Maximum size of a decoded image, in megapixels; a JPEG counts at the reduced size at "
         "which it is decoded.  [default: RETR_MAX_MEGAPIXELS, else 100]",
-        show_default=False,
     ),
 ]
 Options = Annotated[
@@ -110,7 +105,6 @@ Options = Annotated[
         "--set",
         metavar="OPTION=VALUE",
         help="An option of the backend, such as m=32 or ef=200; may be repeated.",
-        show_default=False,
     ),
 ]
 MetricName = Annotated[
@@ -118,7 +112,6 @@ MetricName = Annotated[
     typer.Option(
         "--metric",
         help="cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
-        show_default=False,
     ),
 ]
 ImageColumn = Annotated[
@@ -128,7 +121,6 @@ ImageColumn = Annotated[
         metavar="NAME",
         help="The column of images in Parquet or Arrow, or the member in tar archives.  [default: "
         "img, image, jpg, png, pixel_values or the like]",
-        show_default=False,
     ),
 ]
 LabelColumn = Annotated[
@@ -138,7 +130,6 @@ LabelColumn = Annotated[
         metavar="NAME",
         help="The column of labels in Parquet or Arrow, or the member or JSON key in tar archives; "
         "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
-        show_default=False,
     ),
 ]
 Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]

@@ -32,7 +32,6 @@ def bench(
             "--backend",
             help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw, hnsw-pca, "
             "ivfpq, those of them that have the metric]",
-            show_default=False,
         ),
     ] = None,
     metric: MetricName = None,
@@ -40,7 +39,6 @@ def bench(
         Path | None,
         typer.Option(
             help="A TOML file of options to try for each backend.  [default: a quick one]",
-            show_default=False,
         ),
     ] = None,
     hdf5: Annotated[
@@ -48,7 +46,6 @@ def bench(
         typer.Option(
             help="Measure on the vectors of a file of ann-benchmarks, in place of embeddings "
             "(needs 'retr[hdf5]').",
-            show_default=False,
         ),
     ] = None,
     export_hdf5: Annotated[
@@ -56,7 +53,6 @@ def bench(
         typer.Option(
             help="Write queries, database and 100 true neighbours of each query as such a file, "
             "and measure nothing.",
-            show_default=False,
         ),
     ] = None,
     full: Annotated[
@@ -67,7 +63,6 @@ def bench(
         typer.Option(
             help="Threads of each build and search, a number or all; may be repeated.  "
             "[default: 1]",
-            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws held-out queries, and seeds the backends.")] = 0,
@@ -76,7 +71,6 @@ def bench(
         typer.Option(
             help="A folder for the report: bench.json, .csv, .md, .png, .html (needs "
             "'retr[plots]'), and what each query took.",
-            show_default=False,
         ),
     ] = None,
     compared: Annotated[
@@ -85,7 +79,6 @@ def bench(
             "--compare",
             metavar="OLD NEW",
             help="Measure nothing, and say what changed between two reports.",
-            show_default=False,
         ),
     ] = None,
     workspace: WorkspaceFolder = None,

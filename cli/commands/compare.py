@@ -31,13 +31,12 @@ MOST_DRAWN = 100  # pairs on a sheet
 def compare(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[A B]", help="Two images.", show_default=False),
+        typer.Argument(metavar="[A B]", help="Two images."),
     ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
             help="A CSV file with two images a line, relative to its folder, in place of A and B.",
-            show_default=False,
         ),
     ] = None,
     encoder: EncoderName = "siamese",
@@ -47,12 +46,11 @@ def compare(
         typer.Option(
             help="layers: the mean squared difference in each layer of a network too; or a folder "
             "that 'retr train layers' made, for its probability.",
-            show_default=False,
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the pairs with their scores into this PNG.", show_default=False),
+        typer.Option(help="Draw the pairs with their scores into this PNG."),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,

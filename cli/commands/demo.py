@@ -28,7 +28,7 @@ def demo(
     encoder: EncoderName = "siamese-quick",
     limit: Annotated[
         int | None,
-        typer.Option(help="Take the first N images of each split only.", show_default=False),
+        typer.Option(help="Take the first N images of each split only."),
     ] = None,
     device: Device = "auto",
     data: Data = None,

@@ -30,7 +30,6 @@ def duplicates(
         typer.Argument(
             metavar="DIR",
             help="The embeddings folder.  [default: the last that was encoded]",
-            show_default=False,
         ),
     ] = None,
     between: Annotated[
@@ -39,7 +38,6 @@ def duplicates(
             metavar="A B",
             help="Two embeddings folders, such as of test and train, in place of one: pairs of an "
             "image of A and one of B.",
-            show_default=False,
         ),
     ] = None,
     neighbors: Annotated[
@@ -54,12 +52,10 @@ def duplicates(
         ),
     ] = 0.95,
     metric: MetricName = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write all pairs into this CSV.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all pairs into this CSV.")] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the pairs that are most alike into this PNG.", show_default=False),
+        typer.Option(help="Draw the pairs that are most alike into this PNG."),
     ] = None,
     threads: Threads = None,
     max_megapixels: MaxMegapixels = None,

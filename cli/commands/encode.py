@@ -42,12 +42,9 @@ def encode(
         typer.Option(
             help="train or test, for sources that have them; also folders train/, val/, test/ "
             "that hold a folder for each class.  [default: train]",
-            show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Take the first N images only.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take the first N images only.")] = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     out: Annotated[
@@ -55,7 +52,6 @@ def encode(
         typer.Option(
             metavar="DIR",
             help="The embeddings folder.  [default: one in the workspace]",
-            show_default=False,
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",

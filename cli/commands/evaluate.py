@@ -35,7 +35,6 @@ Queries = Annotated[
     typer.Option(
         metavar="DIR",
         help="The embeddings folder of the queries.  [default: the last test split]",
-        show_default=False,
     ),
 ]
 Database = Annotated[
@@ -43,7 +42,6 @@ Database = Annotated[
     typer.Option(
         metavar="DIR",
         help="The embeddings folder to search.  [default: the last that was encoded]",
-        show_default=False,
     ),
 ]
 
@@ -58,7 +56,6 @@ def evaluate(
         typer.Option(
             metavar="DIR",
             help="Evaluate what this index of the database finds, rather than exact search.",
-            show_default=False,
         ),
     ] = None,
     options: Options = None,
@@ -68,7 +65,6 @@ def evaluate(
             help="official, unseen, hashing-54k or hashing-59k, where the queries are a test "
             "split and the database is its training split.  [default: all queries, the whole "
             "database]",
-            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws of a hashing protocol.")] = 0,
@@ -76,33 +72,29 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Keep the draw of a hashing protocol in this file, or take the one in it.",
-            show_default=False,
         ),
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(help="Write the measures of each query here, as Parquet.", show_default=False),
+        typer.Option(help="Write the measures of each query here, as Parquet."),
     ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
             help="Compare with an evaluation that --save wrote, query by query: differences, "
             "their intervals, and how likely chance is.",
-            show_default=False,
         ),
     ] = None,
     export_run: Annotated[
         Path | None,
         typer.Option(
             help="Write the rankings up to the largest k, as trec_eval and ranx read them.",
-            show_default=False,
         ),
     ] = None,
     export_qrels: Annotated[
         Path | None,
         typer.Option(
             help="Write what is relevant to each query, as trec_eval and ranx read it.",
-            show_default=False,
         ),
     ] = None,
     threads: Threads = None,

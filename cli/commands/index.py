@@ -39,7 +39,6 @@ def index(
         typer.Argument(
             metavar="DIR",
             help="Embeddings folders, indexed as one.  [default: the last that was encoded]",
-            show_default=False,
         ),
     ] = None,
     backend: Annotated[
@@ -47,7 +46,6 @@ def index(
         typer.Option(
             help="exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, or a plug-in's name; "
             "or auto: the fastest that reaches a recall, by measurement.  [default: hnsw]",
-            show_default=False,
         ),
     ] = None,
     metric: MetricName = None,
@@ -56,25 +54,21 @@ def index(
         float | None,
         typer.Option(
             help="For auto: the recall of the nearest neighbours to reach.  [default: 0.95]",
-            show_default=False,
         ),
     ] = None,
     max_memory: Annotated[
         str | None,
-        typer.Option(help="For auto: such as 2GB, or 500MB.", show_default=False),
+        typer.Option(help="For auto: such as 2GB, or 500MB."),
     ] = None,
     max_latency: Annotated[
         str | None,
         typer.Option(
             help="For auto, that 95 of 100 queries may take: such as 1ms, or 200us.",
-            show_default=False,
         ),
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option(
-            "-k", help="For auto: how many neighbours.  [default: 10]", show_default=False
-        ),
+        typer.Option("-k", help="For auto: how many neighbours.  [default: 10]"),
     ] = None,
     batches: Annotated[
         bool,
@@ -88,12 +82,11 @@ def index(
         typer.Option(
             metavar="DIR",
             help="For auto: embeddings to measure with.  [default: some of the rows]",
-            show_default=False,
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]", show_default=False),
+        typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]"),
     ] = None,
     parts: Annotated[
         int | None,
@@ -101,7 +94,6 @@ def index(
             min=1,
             help="Build it in so many parts, side by side, each of a group of the embeddings' "
             "shards; they are searched as one.  [default: one index]",
-            show_default=False,
         ),
     ] = None,
     engine: Annotated[
@@ -121,7 +113,6 @@ def index(
         typer.Option(
             metavar="FIELD=VALUE",
             help="Delete rows from the index that stands, such as 'label=cat' or 'id=a.png,b.png'.",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -129,7 +120,6 @@ def index(
         typer.Option(
             metavar="DIR",
             help="The index folder.  [default: one in the workspace]",
-            show_default=False,
         ),
     ] = None,
     threads: Threads = None,

@@ -40,7 +40,6 @@ def pairs(
         typer.Argument(
             metavar="DIR",
             help="The embeddings folder of the test images.  [default: the last test split]",
-            show_default=False,
         ),
     ] = None,
     validation: Annotated[
@@ -49,14 +48,12 @@ def pairs(
             metavar="DIR",
             help="Embeddings of other images, which give threshold and probability; those that "
             "the encoder was trained on are left out.  [default: a fifth of the test images]",
-            show_default=False,
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
             help="Classes to draw pairs from, separated by commas.  [default: all]",
-            show_default=False,
         ),
     ] = None,
     held_out: Annotated[
@@ -64,7 +61,6 @@ def pairs(
         typer.Option(
             help="Classes that the encoder was not trained on, separated by commas.  [default: "
             "as the encoder's card says]",
-            show_default=False,
         ),
     ] = None,
     count: Annotated[
@@ -72,7 +68,6 @@ def pairs(
         typer.Option(
             help="Pairs of each group, half of them alike.  [default: 10000, or all that the "
             "scheme consecutive has]",
-            show_default=False,
         ),
     ] = None,
     scheme: Annotated[
@@ -86,7 +81,6 @@ def pairs(
         list[float] | None,
         typer.Option(
             help="A distance at which accuracy is measured too; may be repeated.",
-            show_default=False,
         ),
     ] = None,
     calibration: Annotated[
@@ -94,7 +88,6 @@ def pairs(
         typer.Option(
             help="How probabilities are fitted: logistic or isotonic.  [default: isotonic; a "
             "scorer's own probability as it is]",
-            show_default=False,
         ),
     ] = None,
     save: Annotated[
@@ -105,7 +98,6 @@ def pairs(
         typer.Option(
             help="A folder that 'retr train layers' made: judge by its probability, in place of "
             "the embeddings' distance; of 500 images at most.",
-            show_default=False,
         ),
     ] = None,
     metric: MetricName = None,
@@ -114,7 +106,6 @@ def pairs(
         Path | None,
         typer.Option(
             help="A folder for plots, a sheet of random pairs, and all numbers as JSON.",
-            show_default=False,
         ),
     ] = None,
     device: Device = "auto",

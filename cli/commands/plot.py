@@ -24,7 +24,6 @@ def plot(
             metavar="WHAT",
             help="An embeddings folder, the folder of a trained encoder or its log.csv, or a "
             "pairs.json.  [default: the last embeddings]",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -41,7 +40,6 @@ def plot(
         int | None,
         typer.Option(
             help="Of scatter: how many dimensions.  [default: 5, or all there are]",
-            show_default=False,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,

@@ -42,7 +42,6 @@ def report(
         Path | None,
         typer.Option(
             help="What 'retr bench --out' wrote: its table and plot stand in the report.",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
@@ -52,7 +51,6 @@ def report(
         typer.Option(
             help="official, unseen, hashing-54k or hashing-59k.  [default: all queries, the whole "
             "database]",
-            show_default=False,
         ),
     ] = None,
     method: Annotated[

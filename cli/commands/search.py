@@ -40,7 +40,6 @@ def search(
         typer.Option(
             "-k",
             help="Number of neighbors.  [default: 10, or all rows if there are fewer]",
-            show_default=False,
         ),
     ] = None,
     index: Annotated[
@@ -48,7 +47,6 @@ def search(
         typer.Option(
             metavar="DIR",
             help="The index folder.  [default: the last that was built]",
-            show_default=False,
         ),
     ] = None,
     where: Annotated[
@@ -57,18 +55,16 @@ def search(
             metavar="FIELD=VALUE",
             help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
             "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
-            show_default=False,
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw queries and neighbours into this PNG.", show_default=False),
+        typer.Option(help="Draw queries and neighbours into this PNG."),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="The encoder of the query images; must be the index's.  [default: the index's]",
-            show_default=False,
         ),
     ] = None,
     preview: Annotated[

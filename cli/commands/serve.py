@@ -22,7 +22,6 @@ def serve(
         typer.Option(
             metavar="DIR",
             help="An index folder; may be repeated.  [default: the last that was built]",
-            show_default=False,
         ),
     ] = None,
     host: Annotated[
@@ -37,7 +36,6 @@ def serve(
             metavar="DIR",
             help="Embeddings that an index was built from, for the map; may be repeated.  "
             "[default: those in the workspace]",
-            show_default=False,
         ),
     ] = None,
     images: Annotated[
@@ -46,7 +44,6 @@ def serve(
             metavar="DIR",
             help="A folder whose images may be shown, wherever links in it lead; may be repeated.  "
             "[default: the one that an index's images share, without what links lead out of it]",
-            show_default=False,
         ),
     ] = None,
     device: Device = "auto",

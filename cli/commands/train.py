@@ -18,7 +18,6 @@ def train(
         str | None,
         typer.Argument(
             help="One of retr's recipes, or a TOML file.  [default: list retr's own]",
-            show_default=False,
         ),
     ] = None,
     changes: Annotated[
@@ -28,14 +27,11 @@ def train(
             metavar="KEY=VALUE",
             help="A setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2; "
             "may be repeated.",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The encoder's folder.  [default: one in the workspace]", show_default=False
-        ),
+        typer.Option(help="The encoder's folder.  [default: one in the workspace]"),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
