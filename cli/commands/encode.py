@@ -87,7 +87,7 @@ def encode(
     """
     import time
 
-    from cli.hushing import hushed
+    from cli.quiet import quiet_libraries
     from cli.onnx_cache import keep_for_searches
     from retrieval.embedding.encode import encode_source
     from retrieval.errors import UnknownName
@@ -112,7 +112,7 @@ def encode(
     started = time.perf_counter()
 
     with (
-        hushed(debug) if on_ray else nullcontext(),
+        quiet_libraries(debug) if on_ray else nullcontext(),
         output.progress(f"encode {images.name}", "image") as show,
     ):
         before = len(images)  # what earlier runs had done: all, unless progress says less

@@ -220,12 +220,12 @@ def index(
                     )
                 _print(output, tuning)
             elif parts is not None:
-                from cli.hushing import hushed
+                from cli.quiet import quiet_libraries
                 from retrieval.index.build_segments import build_parts
 
                 chosen = parsed_options(options)
                 with (
-                    hushed(debug) if on_ray else nullcontext(),
+                    quiet_libraries(debug) if on_ray else nullcontext(),
                     output.progress("index", "part") as show,
                     cluster_of_parts(address) if on_ray else nullcontext() as by,
                 ):
