@@ -23,6 +23,7 @@ class Output:
 
     json: bool = False
     quiet: bool = False
+    debug: bool = False
 
     @property
     def for_people(self) -> bool:

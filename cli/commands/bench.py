@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.commands.evaluate import Database, Queries
-from cli.options import Debug, Json, MetricName, Quiet, WorkspaceFolder, parsed_metric
+from cli.options import MetricName, parsed_metric
 from cli.output import Output, duration, size
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 HELD_OUT = 1000  # rows that serve as queries where there is no test split
 
 
+@command()
 def bench(
+    output: Output,
+    workspace: "Workspace",
     queries: Queries = None,
     database: Database = None,
     backends: Annotated[
@@ -81,10 +85,6 @@ def bench(
             help="Measure nothing, and say what changed between two reports.",
         ),
     ] = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Measure recall, latency, size, memory and lost mAP of indices side by side.
 
@@ -101,7 +101,6 @@ def bench(
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.storage.files import made_folder
 
-    output = Output(json, quiet)
     if compared is not None:
         if any((queries, database, backends, metric, grid, hdf5, export_hdf5, full, threads, out)):
             raise BadInput("--compare measures nothing; leave the other options away")
@@ -274,17 +273,18 @@ def _embeddings(
     database: str | None,
     metric: "Metric | None",
     seed: int,
-    workspace: Path | None,
+    workspace: "Workspace",
 ) -> _Data:
     """Embeddings of a test split against those of a database, or rows held out of it."""
     from retrieval.index.folder import check_same_encoder
     from retrieval.quality.labelled import Labelled
     from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    place = Workspace.at(workspace)
-    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
-    asked = open_embeddings(queries) if queries else _test_split(place, searched)
+    searched = open_embeddings(
+        database or workspace.needed(Role.DATABASE, "retr encode", "--database")
+    )
+    asked = open_embeddings(queries) if queries else _test_split(workspace, searched)
     if asked is None:
         held_out, rest = Labelled.of(searched).split_off(HELD_OUT, seed)
         name = f"{len(held_out):,} rows held out of {searched.folder}"
@@ -308,12 +308,12 @@ def _vectors(file: Path, metric: "Metric | None") -> _Data:
     return _Data(data.queries, data.database, data.metric, *names, neighbors=data.neighbors)
 
 
-def _test_split(place: "Workspace", database: "Embeddings") -> "Embeddings | None":
+def _test_split(workspace: "Workspace", database: "Embeddings") -> "Embeddings | None":
     """The workspace's last test split, if the same encoder made it from the same data set."""
     from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role
 
-    folder = place.latest(Role.QUERIES)
+    folder = workspace.latest(Role.QUERIES)
     if folder is None:
         return None
     found = open_embeddings(folder)

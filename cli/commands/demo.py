@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, EncoderName, Json, Quiet
+from cli.command import command
+from cli.options import Data, Device, EncoderName
 from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ BACKENDS = ("exact", "ivf", "hnsw")
 KS = (1, 5, 10, 100)
 
 
+@command()
 def demo(
+    output: Output,
     out: Annotated[
         Path, typer.Option(help="The folder for embeddings, indices, tables and pictures.")
     ] = Path("retr-demo"),
@@ -32,9 +35,6 @@ def demo(
     ] = None,
     device: Device = "auto",
     data: Data = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Encode, index, search and measure CIFAR-10: a few minutes on two cores.
 
@@ -60,7 +60,6 @@ def demo(
     from retrieval.storage.names import restored
 
     started = time.perf_counter()
-    output = Output(json, quiet)
     sources = _sources(output, data, limit)
     opened = open_encoder(encoder, device)
     made_folder(out)

@@ -5,26 +5,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    Debug,
-    Json,
-    MaxMegapixels,
     MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_metric,
 )
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.pairs.duplicates import Found
+    from retrieval.workspace import Workspace
 
 SHOWN = 20  # pairs in the table
 MOST_DRAWN = 100  # pairs on a sheet
 
 
+@command(threads=True, max_megapixels=True)
 def duplicates(
+    output: Output,
+    workspace: "Workspace",
     embeddings: Annotated[
         str | None,
         typer.Argument(
@@ -57,12 +56,6 @@ def duplicates(
         Path | None,
         typer.Option(help="Draw the pairs that are most alike into this PNG."),
     ] = None,
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Find near-identical images: proposed by embeddings, confirmed by pixels.
 
@@ -77,14 +70,12 @@ def duplicates(
     from retrieval.quality.labelled import Labelled
     from retrieval.storage.files import write_csv
     from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
     if between is not None and embeddings is not None:
         raise BadInput("an embeddings folder and --between were given; give one of them")
     if between is None:
-        place = Workspace.at(workspace)
-        folders = [embeddings or place.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")]
+        folders = [embeddings or workspace.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")]
     else:
         folders = [*between]
     opened = [open_embeddings(folder) for folder in folders]

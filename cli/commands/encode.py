@@ -5,19 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
     Address,
     Data,
-    Debug,
     Device,
     EncoderName,
     ImageColumn,
-    Json,
     LabelColumn,
-    MaxMegapixels,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     is_ray,
 )
 from cli.output import Output, duration, plural
@@ -25,9 +20,13 @@ from cli.output import Output, duration, plural
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.images.folders.listing import Listed
+    from retrieval.workspace import Workspace
 
 
+@command(threads=True, max_megapixels=True)
 def encode(
+    output: Output,
+    workspace: "Workspace",
     source: Annotated[
         str,
         typer.Argument(
@@ -64,13 +63,7 @@ def encode(
         ),
     ] = "local",
     address: Address = None,
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
     data: Data = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Turn images into embeddings, a folder of Parquet shards.
 
@@ -87,8 +80,8 @@ def encode(
     """
     import time
 
-    from cli.quiet import quiet_libraries
     from cli.onnx_cache import keep_for_searches
+    from cli.quiet import quiet_libraries
     from retrieval.embedding.encode import encode_source
     from retrieval.errors import UnknownName
     from retrieval.images import Columns, open_source
@@ -96,9 +89,8 @@ def encode(
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
     from retrieval.storage.shards import Dtype
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
     if dtype not in list(Dtype):
         raise UnknownName("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
@@ -107,12 +99,11 @@ def encode(
     found = listed(images)
     # Of a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
-    place = Workspace.at(workspace)
-    folder = place_of(out) if out else place.embeddings_folder(images, opened, Dtype(dtype))
+    folder = place_of(out) if out else workspace.embeddings_folder(images, opened, Dtype(dtype))
     started = time.perf_counter()
 
     with (
-        quiet_libraries(debug) if on_ray else nullcontext(),
+        quiet_libraries(output.debug) if on_ray else nullcontext(),
         output.progress(f"encode {images.name}", "image") as show,
     ):
         before = len(images)  # what earlier runs had done: all, unless progress says less
@@ -133,9 +124,9 @@ def encode(
             manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
         fresh = len(images) - before
     seconds = time.perf_counter() - started
-    if out is None or place.folder.is_dir():
-        place.remember(Role.EMBEDDINGS, folder)
-        place.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
+    if out is None or workspace.folder.is_dir():
+        workspace.remember(Role.EMBEDDINGS, folder)
+        workspace.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
 
     if manifest.skipped:
         output.warn(

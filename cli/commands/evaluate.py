@@ -5,15 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    Debug,
-    Json,
     Ks,
     MetricName,
     Options,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_choice,
     parsed_ks,
     parsed_metric,
@@ -29,6 +25,7 @@ if TYPE_CHECKING:
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
     from retrieval.storage.shards import Embeddings
+    from retrieval.workspace import Workspace
 
 Queries = Annotated[
     str | None,
@@ -46,7 +43,10 @@ Database = Annotated[
 ]
 
 
+@command(threads=True)
 def evaluate(
+    output: Output,
+    workspace: "Workspace",
     queries: Queries = None,
     database: Database = None,
     metric: MetricName = None,
@@ -97,11 +97,6 @@ def evaluate(
             help="Write what is relevant to each query, as trec_eval and ranx read it.",
         ),
     ] = None,
-    threads: Threads = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Measure precision, recall and mAP over labels: an image is relevant if its label is.
 
@@ -113,7 +108,6 @@ def evaluate(
     from retrieval.quality import evaluation, exchange
     from retrieval.quality.labelled import Labelled
 
-    output = Output(json, quiet)
     asked, searched = opened_sides(queries, database, workspace)
     ks = parsed_ks(k)
     other = None if against is None else exchange.read_queries(against)
@@ -166,18 +160,19 @@ def evaluate(
 
 
 def opened_sides(
-    queries: str | None, database: str | None, workspace: Path | None
+    queries: str | None, database: str | None, workspace: "Workspace"
 ) -> "tuple[Embeddings, Embeddings]":
     """The embeddings that ask and that are searched, of one encoder, or Mismatch."""
     from retrieval.index.folder import check_same_encoder
     from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    place = Workspace.at(workspace)
     asked = open_embeddings(
-        queries or place.needed(Role.QUERIES, "retr encode --split test", "--queries")
+        queries or workspace.needed(Role.QUERIES, "retr encode --split test", "--queries")
     )
-    searched = open_embeddings(database or place.needed(Role.DATABASE, "retr encode", "--database"))
+    searched = open_embeddings(
+        database or workspace.needed(Role.DATABASE, "retr encode", "--database")
+    )
     check_same_encoder(
         asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
     )

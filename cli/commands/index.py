@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
     BYTES,
     SECONDS,
     Address,
-    Debug,
-    Json,
     MetricName,
     Options,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     is_ray,
     parsed_metric,
     parsed_options,
@@ -29,11 +25,15 @@ if TYPE_CHECKING:
     from retrieval.index.build_segments import Engine
     from retrieval.index.folder import IndexFacts
     from retrieval.index.tuning import Trial, Tuning
+    from retrieval.workspace import Workspace
 
 AUTO = "auto"
 
 
+@command(threads=True)
 def index(
+    output: Output,
+    workspace: "Workspace",
     embeddings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -122,11 +122,6 @@ def index(
             help="The index folder.  [default: one in the workspace]",
         ),
     ] = None,
-    threads: Threads = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Build an index over embeddings.
 
@@ -146,10 +141,8 @@ def index(
     from retrieval.index.folder import IndexFacts, build_index
     from retrieval.storage.places import place_of
     from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    place = Workspace.at(workspace)
     wanted = (target_recall, max_memory, max_latency, k, batches or None, queries, seed)
     if backend != AUTO and any(value is not None for value in wanted):
         raise BadInput(
@@ -176,19 +169,19 @@ def index(
     if delete is not None:
         from retrieval.index.update import delete_rows
 
-        folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
+        folder = place_of(out) if out else workspace.needed(Role.INDEX, "retr index", "--out")
         facts = delete_rows(folder, delete)
     else:
         sets = (
             [open_embeddings(each) for each in embeddings]
             if embeddings
-            else [open_embeddings(place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS"))]
+            else [open_embeddings(workspace.needed(Role.DATABASE, "retr encode", "EMBEDDINGS"))]
         )
         measure = parsed_metric(metric) or sets[0].facts.metric
         if add:
             from retrieval.index.update import add_rows
 
-            folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
+            folder = place_of(out) if out else workspace.needed(Role.INDEX, "retr index", "--out")
             before = IndexFacts.read(folder)
             facts = add_rows(folder, sets)
             changed = facts != before
@@ -196,7 +189,7 @@ def index(
                 output.say("they are there already: nothing to do")
         else:
             name = backend or "hnsw"
-            folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)
+            folder = place_of(out) if out else workspace.index_folder(sets[0].folder, name, measure)
             if name == AUTO:
                 from retrieval.index.tuning import Target, build_best
 
@@ -225,7 +218,7 @@ def index(
 
                 chosen = parsed_options(options)
                 with (
-                    quiet_libraries(debug) if on_ray else nullcontext(),
+                    quiet_libraries(output.debug) if on_ray else nullcontext(),
                     output.progress("index", "part") as show,
                     cluster_of_parts(address) if on_ray else nullcontext() as by,
                 ):
@@ -235,8 +228,8 @@ def index(
             else:
                 facts = build_index(sets, name, folder, measure, parsed_options(options))
     seconds = time.perf_counter() - started
-    if out is None or place.folder.is_dir():
-        place.remember(Role.INDEX, folder)
+    if out is None or workspace.folder.is_dir():
+        workspace.remember(Role.INDEX, folder)
 
     n_bytes = facts.size_in(folder)
     settings = {**facts.options, **facts.details}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Json, Quiet
+from cli.command import command
 from cli.output import Output, duration, plural, size
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ Folder = Annotated[
 ]
 
 
-def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+@command()
+def info(output: Output, folder: Folder) -> None:
     """Say what an embeddings, index or encoder folder holds, and what made it.
 
     Example: retr info .retr/indices/*
@@ -25,7 +26,6 @@ def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug 
     from retrieval.inspection import Kind, kind_of
     from retrieval.storage.places import place_of
 
-    output = Output(json, quiet)
     place = place_of(folder)
     match kind_of(place):
         case Kind.EMBEDDINGS:

@@ -5,15 +5,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    Debug,
     Device,
-    Json,
-    MaxMegapixels,
     MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_choice,
     parsed_metric,
     parsed_names,
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.provenance import Provenance
     from retrieval.storage.shards import Embeddings
+    from retrieval.workspace import Workspace
 
 SHOWN = 32  # pairs on the sheet
 MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
@@ -34,7 +30,10 @@ MOST_CLASSES = 30  # in a table or a picture
 GROUPS = {"joint": "all", "trained": "trained on", "held_out": "held out"}
 
 
+@command(threads=True, max_megapixels=True)
 def pairs(
+    output: Output,
+    workspace: "Workspace",
     embeddings: Annotated[
         str | None,
         typer.Argument(
@@ -109,12 +108,6 @@ def pairs(
         ),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Measure how well distances tell pairs of the same class from others.
 
@@ -135,12 +128,10 @@ def pairs(
     from retrieval.registry import open_scorer
     from retrieval.storage.files import made_folder
     from retrieval.storage.shards import EncoderFacts, open_embeddings
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    place = Workspace.at(workspace)
     test = open_embeddings(
-        embeddings or place.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
+        embeddings or workspace.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
     )
     others = None if validation is None else open_embeddings(validation)
     if scorer is not None and metric is not None:
@@ -208,7 +199,7 @@ def pairs(
     output.document(_document(outcome, measured))
     if save:
         kept = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
-        path = place_to_keep(judged_by, kept.metric, place)
+        path = place_to_keep(judged_by, kept.metric, workspace)
         instead = ", in place of one before" if path.exists() else ""
         kept.write(path)
         output.say(f"kept for 'retr compare'{instead}: {path}")

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cli.options import Debug, Json, Quiet, WorkspaceFolder
+from cli.command import command
 from cli.output import Output
 
 if TYPE_CHECKING:
     from retrieval.storage.places import Place
+    from retrieval.workspace import Workspace
 
 SCATTER = "scatter"
 MOST_DIMS = 12
@@ -17,7 +18,10 @@ MOST_SEED = 2**32 - 1  # that umap takes
 TEXTS = ("scored_on",)  # columns of a log that are no numbers
 
 
+@command()
 def plot(
+    output: Output,
+    workspace: "Workspace",
     what: Annotated[
         str | None,
         typer.Argument(
@@ -44,10 +48,6 @@ def plot(
     ] = None,
     limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draw, and of umap.")] = 0,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Draw embeddings coloured by label, the curves of a training, or the ROC of pairs.
 
@@ -57,15 +57,10 @@ def plot(
     from retrieval.errors import BadInput
     from retrieval.storage.cards import LOG, is_trained
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
     check_picture(out)
-    given = (
-        place_of(what)
-        if what
-        else Workspace.at(workspace).needed(Role.EMBEDDINGS, "retr encode", "WHAT")
-    )
+    given = place_of(what) if what else workspace.needed(Role.EMBEDDINGS, "retr encode", "WHAT")
     here = given if isinstance(given, Path) else None
     log = here / LOG if here and is_trained(here) else here
     if log and log != here and not log.is_file():

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.commands.evaluate import NAMES, Database, Queries, opened_sides, protocol_sides
 from cli.options import (
-    Debug,
-    Json,
-    MaxMegapixels,
     MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_metric,
 )
 from cli.output import Output
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.labelled import Labelled
     from retrieval.storage.shards import Embeddings
+    from retrieval.workspace import Workspace
 
 KS = (1, 5, 10, 100)
 SHOWN = 10  # neighbours of a query
@@ -35,7 +31,10 @@ EXTREMES = 6  # queries of the best and of the worst
 ROWS = {"precision_at": "P@k", "recall_at": "recall@k", "map_at": "mAP@k", "ndcg_at": "nDCG@k"}
 
 
+@command(threads=True, max_megapixels=True)
 def report(
+    output: Output,
+    workspace: "Workspace",
     queries: Queries = None,
     database: Database = None,
     bench: Annotated[
@@ -58,12 +57,6 @@ def report(
     ] = "pca",
     limit: Annotated[int, typer.Option(min=4, help="Points on the map, drawn by seed.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Write a report: measures, classes, curves, best and worst queries, a map, and indices.
 
@@ -79,7 +72,6 @@ def report(
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.metrics import DEFINITIONS
 
-    output = Output(json, quiet)
     asked, searched = opened_sides(queries, database, workspace)
     if method not in [*Layout]:
         raise UnknownName("method", method, [*Layout])

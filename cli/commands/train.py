@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
+from cli.command import command
+from cli.options import Data, Device
 from cli.output import Output, duration
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.workspace import Workspace
 
 
+@command(threads=True, max_megapixels=True)
 def train(
+    output: Output,
+    workspace: "Workspace",
     recipe: Annotated[
         str | None,
         typer.Argument(
@@ -34,13 +39,7 @@ def train(
         typer.Option(help="The encoder's folder.  [default: one in the workspace]"),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
     data: Data = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train an encoder; the result is a folder that --encoder takes.
 
@@ -51,9 +50,7 @@ def train(
     Example: retr train siamese-quick --set epochs=3 --out my-encoder
     """
     from retrieval.registry import open_encoder, open_trainer
-    from retrieval.workspace import Workspace
 
-    output = Output(json, quiet)
     trainer = open_trainer()
     if recipe is None:
         recipes = trainer.recipes()
@@ -62,7 +59,7 @@ def train(
         return
     for doubt in trainer.doubts(recipe, changes or []):
         output.warn(doubt)
-    folder = out or Workspace.at(workspace).encoder_folder(recipe)
+    folder = out or workspace.encoder_folder(recipe)
     with output.progress(f"train {Path(recipe).stem}", "image") as show:
         first = True
 

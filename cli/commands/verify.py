@@ -1,11 +1,12 @@
 """`retr verify`: whether a folder is whole."""
 
+from cli.command import command
 from cli.commands.info import Folder
-from cli.options import Debug, Json, Quiet
 from cli.output import Output, one_line, plural
 
 
-def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+@command()
+def verify(output: Output, folder: Folder) -> None:
     """Check the hashes, columns, counts and numbers of an embeddings, index or encoder folder.
 
     Leaves with exit code 2 if anything is wrong, and says what.
@@ -17,7 +18,6 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debu
     from retrieval.inspection import verify
     from retrieval.storage.places import place_of
 
-    output = Output(json, quiet)
     report = verify(place_of(folder))
     for problem in report.problems:
         output.say(f"wrong: {problem}")
@@ -37,7 +37,7 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debu
         }
     )
     if report.problems:
-        if not output.for_people and not json:
+        if not output.for_people and not output.json:
             print_problem(report.problems[0])
         raise typer.Exit(2)
 
