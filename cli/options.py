@@ -148,29 +148,6 @@ def parsed_options(pairs: list[str] | None) -> dict[str, str]:
     return options
 
 
-BYTES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-def parsed_quantity(option: str, text: str, units: dict[str, float]) -> float:
-    """The quantity of `2GB` or `1.5 ms`. Raises BadInput, with the units that there are."""
-    from retrieval.errors import BadInput
-
-    number = text.rstrip("BkKMGTiums ")
-    unit = text[len(number) :].strip()
-    try:
-        value = float(number) * units[unit]
-    except (ValueError, KeyError):
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise BadInput(
-            f"{option} {text} is not understood; write a number above 0 and its unit, one of "
-            f"{', '.join(units)}"
-        )
-    return value
-
-
 def parsed_metric(name: str | None) -> "Metric | None":
     """The metric of this name, hyphens allowed. Raises UnknownName."""
     from retrieval.contracts import Metric

@@ -160,22 +160,6 @@ def _number_formats(largest: float) -> Iterator[str]:
         yield f"z.{digits}g"
 
 
-def duration(seconds: float) -> str:
-    """The time as people say it: 0.42 s, 12.3 s, 2 min 5 s."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-def size(n_bytes: float) -> str:
-    """The number of bytes as people say it: 512 B, 24.4 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
-
-
 def plural(n: int, noun: str) -> str:
     """`1 image`, `2 images`, `2,000 images`."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")

@@ -9,7 +9,8 @@ import typer
 from cli.command import command
 from cli.commands.evaluate import Database, Queries
 from cli.options import MetricName, parsed_metric
-from cli.output import Output, duration, size
+from cli.output import Output
+from retrieval.units import duration, size
 
 if TYPE_CHECKING:
     from benchmarks.suite.report import Change

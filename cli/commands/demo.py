@@ -7,7 +7,8 @@ import typer
 
 from cli.command import command
 from cli.options import Data, Device, EncoderName
-from cli.output import Output, duration, plural, size
+from cli.output import Output, plural
+from retrieval.units import duration, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder

@@ -15,7 +15,8 @@ from cli.options import (
     LabelColumn,
     is_ray,
 )
-from cli.output import Output, duration, plural
+from cli.output import Output, plural
+from retrieval.units import duration
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue

@@ -8,17 +8,15 @@ import typer
 
 from cli.command import command
 from cli.options import (
-    BYTES,
-    SECONDS,
     Address,
     MetricName,
     Options,
     is_ray,
     parsed_metric,
     parsed_options,
-    parsed_quantity,
 )
-from cli.output import Output, duration, plural, size
+from cli.output import Output, plural
+from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
@@ -283,7 +281,7 @@ def _warn_of_poor_recall(output: Output, facts: "IndexFacts", wanted: float) -> 
 
 
 def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:
-    return None if text is None else parsed_quantity(option, text, units)
+    return None if text is None else parse_quantity(option, text, units)
 
 
 def _print(output: Output, tuning: "Tuning") -> None:

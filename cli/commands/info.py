@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.command import command
-from cli.output import Output, duration, plural, size
+from cli.output import Output, plural
+from retrieval.units import duration, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue

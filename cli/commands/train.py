@@ -8,7 +8,8 @@ import typer
 
 from cli.command import command
 from cli.options import Data, Device
-from cli.output import Output, duration
+from cli.output import Output
+from retrieval.units import duration
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
