@@ -132,6 +132,23 @@ LabelColumn = Annotated[
         "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
     ),
 ]
+Queries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="The embeddings folder of the queries.  [default: the last test split]",
+    ),
+]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="The embeddings folder to search.  [default: the last that was encoded]",
+    ),
+]
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR", help="An embeddings, an index or an encoder folder.")
+]
 Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]
 
 

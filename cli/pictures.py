@@ -4,22 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cli.output import distinguishable
-from retrieval.contracts import Framing
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
-from retrieval.errors import BadImage, CannotWrite
-from retrieval.images import read_image
+from retrieval.drawing.galleries import open_picture
+from retrieval.errors import CannotWrite
 from retrieval.images.source import text
 from retrieval.index.searching import Hit
 from retrieval.pairs.comparing import Asked, Compared
 from retrieval.pairs.duplicates import Duplicate, Found
 from retrieval.pairs.verification import Outcome
 from retrieval.quality.labelled import Labelled
-
-LARGEST = 512  # pixels of a picture that is kept for a sheet
-
 
 Rows = Sequence[tuple[Picture, Sequence[Picture]]]
 """Queries with their neighbours."""
@@ -38,10 +33,10 @@ def pictured(
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
-        query = Picture(opened(at), label or text(Path(name).name), "query")
+        query = Picture(open_picture(at), label or text(Path(name).name), "query")
         neighbors = [
             Picture(
-                opened(hit.path),
+                open_picture(hit.path),
                 f"{hit.rank}  {hit.label or Path(hit.id).name}",
                 distance,
                 None if label is None or hit.label is None else hit.label == label,
@@ -79,7 +74,7 @@ def draw_pairs(
     distances = distinguishable(outcome.distances[rows].tolist())
     for row, written in zip(rows, distances, strict=True):
         first, second = (
-            Picture(opened(paths[i]), str(tested.labels[i]))
+            Picture(open_picture(paths[i]), str(tested.labels[i]))
             for i in (int(drawn.first[row]), int(drawn.second[row]))
         )
         same = float(outcome.distances[row]) <= calibration.threshold
@@ -96,8 +91,8 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
         if answer.same is not None:
             said = "same" if answer.same else "not"
             note = f"{said}: {note}, p {answer.probability_same:.2f}"
-        first = Picture(opened(pair.path_a), text(Path(pair.a).name))
-        second = Picture(opened(pair.path_b), text(Path(pair.b).name))
+        first = Picture(open_picture(pair.path_a), text(Path(pair.a).name))
+        second = Picture(open_picture(pair.path_b), text(Path(pair.b).name))
         pictures.append(PairPicture(first, second, note))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
@@ -112,7 +107,7 @@ def draw_duplicates(path: Path, found: Found, drawn: Sequence[Duplicate], headin
         rows = pair.first, pair.second
         labels = [each.labels[row] for each, row in zip(sets, rows, strict=True)]
         one, two = (
-            Picture(opened(of[row]), label or text(Path(of[row]).name))
+            Picture(open_picture(of[row]), label or text(Path(of[row]).name))
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
         note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"
@@ -126,15 +121,3 @@ def _written(path: Path, save: Callable[[], None]) -> None:
         save()
     except OSError as error:
         raise CannotWrite(path, error) from None
-
-
-def opened(path: str | None) -> Image.Image | None:
-    """The image, made small, or None where it cannot be read."""
-    try:
-        if path is None:
-            return None
-        image = read_image(path, Framing(LARGEST))
-        image.thumbnail((LARGEST, LARGEST))  # a sheet holds many, and photographs are large
-        return image
-    except BadImage:
-        return None  # moved or deleted since: the sheet says "no picture"

@@ -1,21 +1,16 @@
 """`retr info`: what a folder is."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from cli.command import command
+from cli.options import Folder
 from cli.output import Output, plural
 from retrieval.units import duration, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.storage.places import Place
-
-Folder = Annotated[
-    str, typer.Argument(metavar="DIR", help="An embeddings, an index or an encoder folder.")
-]
 
 
 @command()

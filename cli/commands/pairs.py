@@ -14,7 +14,6 @@ from cli.options import (
     parsed_names,
 )
 from cli.output import Output, plural
-from cli.provenance import known_provenance
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
@@ -125,6 +124,7 @@ def pairs(
     from retrieval.pairs.draw import Scheme
     from retrieval.pairs.verification import TRAINED, Procedure, class_groups, verify
     from retrieval.quality.labelled import Labelled
+    from retrieval.quality.provenance import known_provenance
     from retrieval.registry import open_scorer
     from retrieval.storage.files import made_folder
     from retrieval.storage.shards import EncoderFacts, open_embeddings
@@ -150,7 +150,7 @@ def pairs(
         tuple(threshold or ()),
     )
     judged_by = facts if judge is None else EncoderFacts.of(judge)
-    trained = known_provenance(output, judged_by)
+    trained = known_provenance(judged_by, output.warn)
 
     images = Labelled.of(test)
     chosen = parsed_names(classes) if classes is not None else None

@@ -1,7 +1,7 @@
 """`retr verify`: whether a folder is whole."""
 
 from cli.command import command
-from cli.commands.info import Folder
+from cli.options import Folder
 from cli.output import Output, one_line, plural
 
 

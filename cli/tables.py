@@ -1,0 +1,44 @@
+"""Print the tables that several commands share: of an evaluation, and of the suite of indices."""
+
+from typing import TYPE_CHECKING
+
+from cli.output import Output
+
+if TYPE_CHECKING:
+    from benchmarks.suite.run import Report
+    from retrieval.quality.evaluation import Evaluation
+
+
+def print_evaluation(output: Output, result: "Evaluation", protocol: str | None = None) -> None:
+    """Print the means by k, with their margins below, and those of full rankings."""
+    from retrieval.quality.summary import AT_K_NAMES, left_out, number, overall
+
+    output.say(
+        f"{result.queries:,} queries against {result.database:,} images, {result.metric}"
+        + (f", protocol {protocol}" if protocol else "")
+    )
+    for sentence in left_out(result):
+        output.say(sentence)
+    output.say()
+    lines = []
+    for measure, name in AT_K_NAMES.items():
+        lines.append((name, *map(number, getattr(result, measure).values())))
+        if measure in ("precision_at", "map_at"):
+            lines.append(("  ±", *(number(result.margin(measure, k)) for k in result.ks)))
+    output.table(("k", *(f"{k:,}" for k in result.ks)), lines)
+    output.say()
+    means = overall(result)
+    if means:
+        output.say("   ".join(f"{name} {value}" for name, value in means.items()))
+        output.say()
+
+
+def print_bench(output: Output, report: "Report") -> None:
+    """Print the table, and the data and machine that its numbers hold for."""
+    from benchmarks.suite.table import measured_on, report_table
+
+    data = report.data
+    output.say(measured_on(data["queries"], data["database"], data, report.machine["cpu"]))
+    header, *lines = report_table([row.to_json() for row in report.rows])
+    output.table(header, lines, left=2)
+    output.say("*: on the Pareto front of recall@10 and queries per second in batches")
