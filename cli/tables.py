@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from benchmarks.suite.run import Report
     from retrieval.quality.evaluation import Evaluation
 
+GROUP_TITLES = {"joint": "all", "trained": "trained on", "held_out": "held out"}
+"""Titles of the groups of classes that pairs are drawn from."""
+
 
 def print_evaluation(output: Output, result: "Evaluation", protocol: str | None = None) -> None:
     """Print the means by k, with their margins below, and those of full rankings."""

@@ -219,7 +219,9 @@ def _check_auto(
             )
         return
     if parts.parts:
-        raise BadInput(f"--backend {AUTO} builds no parts; give --parts another backend")
+        raise BadInput(
+            f"--backend {AUTO} builds one index; leave --parts out, or name another backend"
+        )
     if options:
         raise BadInput(f"--backend {AUTO} chooses the options itself; leave --set out")
 

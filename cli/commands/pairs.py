@@ -1,5 +1,6 @@
 """`retr pairs`: same class or not, and how well distances tell."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -14,19 +15,62 @@ from cli.options import (
     parsed_names,
 )
 from cli.output import Output, plural
+from cli.tables import GROUP_TITLES
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.pairs.verification import Outcome
-    from retrieval.quality.labelled import Labelled
-    from retrieval.quality.provenance import Provenance
-    from retrieval.storage.shards import Embeddings
+    from retrieval.contracts import Metric
+    from retrieval.pairs.prepare import PairTest
+    from retrieval.pairs.verification import Outcome, Procedure
     from retrieval.workspace import Workspace
 
-SHOWN = 32  # pairs on the sheet
-MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
-MOST_CLASSES = 30  # in a table or a picture
-GROUPS = {"joint": "all", "trained": "trained on", "held_out": "held out"}
+PAIRS_DRAWN = 32  # on the sheet
+MAX_CLASSES_SHOWN = 30  # in a table or a picture
+
+
+@dataclass(frozen=True, slots=True)
+class DrawingOptions:
+    """The options of how pairs are drawn and judged."""
+
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Pairs of each group, half of them alike.  [default: 10000, or all that the "
+            "scheme consecutive has]",
+        ),
+    ] = None
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="random; or consecutive: each image with the next of its class, then with the "
+            "one at its own place in another class."
+        ),
+    ] = "random"
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="A distance at which accuracy is measured too; may be repeated.",
+        ),
+    ] = None
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="How probabilities are fitted: logistic or isotonic.  [default: isotonic; a "
+            "scorer's own probability as it is]",
+        ),
+    ] = None
+
+    def procedure(self, metric: "Metric", seed: int, has_scorer: bool) -> "Procedure":
+        """Return the procedure. Raises UnknownName for a name that is not a choice."""
+        from retrieval.pairs.calibration import Method
+        from retrieval.pairs.draw import Scheme
+        from retrieval.pairs.verification import Procedure
+
+        method = None if has_scorer else Method.ISOTONIC
+        if self.calibration:
+            method = parsed_choice("calibration", self.calibration, Method)
+        scheme = parsed_choice("scheme", self.scheme, Scheme)
+        return Procedure(metric, self.count, scheme, seed, method, tuple(self.threshold or ()))
 
 
 @command(threads=True, max_megapixels=True)
@@ -61,33 +105,8 @@ def pairs(
             "as the encoder's card says]",
         ),
     ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            help="Pairs of each group, half of them alike.  [default: 10000, or all that the "
-            "scheme consecutive has]",
-        ),
-    ] = None,
-    scheme: Annotated[
-        str,
-        typer.Option(
-            help="random; or consecutive: each image with the next of its class, then with the "
-            "one at its own place in another class."
-        ),
-    ] = "random",
-    threshold: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="A distance at which accuracy is measured too; may be repeated.",
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            help="How probabilities are fitted: logistic or isotonic.  [default: isotonic; a "
-            "scorer's own probability as it is]",
-        ),
-    ] = None,
+    *,
+    drawing: DrawingOptions,
     save: Annotated[
         bool, typer.Option(help="Keep threshold and probability for 'retr compare'.")
     ] = False,
@@ -116,18 +135,11 @@ def pairs(
 
     Example: retr pairs test-embeddings --threshold 0.5 --out pairs
     """
-    from dataclasses import replace
-
     from retrieval.errors import BadInput
-    from retrieval.pairs.calibration import Method, place_to_keep
-    from retrieval.pairs.comparing import improbability
-    from retrieval.pairs.draw import Scheme
-    from retrieval.pairs.verification import TRAINED, Procedure, class_groups, verify
-    from retrieval.quality.labelled import Labelled
-    from retrieval.quality.provenance import known_provenance
+    from retrieval.pairs.prepare import prepare_pair_test
     from retrieval.registry import open_scorer
     from retrieval.storage.files import made_folder
-    from retrieval.storage.shards import EncoderFacts, open_embeddings
+    from retrieval.storage.shards import open_embeddings
     from retrieval.workspace import Role
 
     test = open_embeddings(
@@ -137,120 +149,51 @@ def pairs(
     if scorer is not None and metric is not None:
         raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
     judge = None if scorer is None else open_scorer(scorer, device)
-    facts = test.facts.encoder
-    method = None if judge else Method.ISOTONIC
-    if calibration:
-        method = parsed_choice("calibration", calibration, Method)
-    procedure = Procedure(
-        parsed_metric(metric) or test.facts.metric,
-        count,
-        parsed_choice("scheme", scheme, Scheme),
-        seed,
-        method,
-        tuple(threshold or ()),
+    prepared = prepare_pair_test(
+        test,
+        others,
+        drawing.procedure(parsed_metric(metric) or test.facts.metric, seed, judge is not None),
+        scorer=judge,
+        classes=None if classes is None else parsed_names(classes),
+        held_out=parsed_names(held_out) if held_out else None,
+        warn=output.warn,
     )
-    judged_by = facts if judge is None else EncoderFacts.of(judge)
-    trained = known_provenance(judged_by, output.warn)
-
-    images = Labelled.of(test)
-    chosen = parsed_names(classes) if classes is not None else None
-    new = parsed_names(held_out) if held_out else None
-    images.check_classes([*(chosen or ()), *(new or ())])
-    tested, validating = _split(output, test, images, others, trained, seed)
-    if chosen is not None:
-        tested = tested.of_classes(chosen)
-    groups = class_groups({*images.classes(), *validating.classes()}, trained, new)
-    distances_of = None
-    if judge is not None:
-        tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
-        distances_of = improbability(judge)
-    rows = tested.rows_of_classes()
-    for name in chosen or images.classes():
-        if rows[name] < 2:
-            some = "a single image" if rows[name] else "no image"
-            output.warn(f"class '{name}' has {some} to test, and so no pair that is alike")
     if out is not None:
         made_folder(out)  # before the work
-    outcome = verify(
-        tested,
-        validating,
-        procedure,
-        judged_by.fingerprint,
-        groups,
-        distances_of,
-        (others or test).facts.source.name,
-    )
-
-    calibration_pairs = outcome.calibration.fitted_to
-    known = groups.get(TRAINED, {*calibration_pairs.classes})
-    if not known.issuperset(calibration_pairs.classes):
-        output.warn(
-            "among the validation images are no two classes that the encoder was trained on: the "
-            "threshold comes from pairs of held-out classes, which flatters the accuracy over them"
-        )
-    measured = f"{procedure.metric} distance" if judge is None else f"1 - p of {judge.name}"
-    output.say(
-        f"same class up to {measured} {outcome.calibration.threshold:.4g}, by "
-        f"{plural(calibration_pairs.pairs, 'pair')} of "
-        f"{plural(calibration_pairs.images, 'image')} that "
-        + ("are not tested" if others is None else f"{judged_by.name} was not trained on")
-    )
-    _print(output, outcome)
-    output.document(_document(outcome, measured))
+    outcome = prepared.run(output.warn)
+    _print(output, prepared, outcome, own_validation=others is not None)
+    output.document(_document(prepared, outcome))
     if save:
-        kept = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
-        path = place_to_keep(judged_by, kept.metric, workspace)
-        instead = ", in place of one before" if path.exists() else ""
-        kept.write(path)
-        output.say(f"kept for 'retr compare'{instead}: {path}")
+        _save(output, workspace, prepared, outcome)
     if out is not None:
-        _report(out, tested, outcome, measured, seed)
+        _report(out, prepared, outcome, seed)
         output.say(f"drawn into {out}")
 
 
-def _split(
-    output: Output,
-    test: "Embeddings",
-    images: "Labelled",
-    others: "Embeddings | None",
-    trained: "Provenance | None",
-    seed: int,
-) -> "tuple[Labelled, Labelled]":
-    """The images to test, and others for validation that the encoder was not trained on."""
-    import numpy as np
+def _save(output: Output, workspace: "Workspace", prepared: "PairTest", outcome: "Outcome") -> None:
+    """Keep the calibration where `retr compare` finds it."""
+    from dataclasses import replace
 
-    from retrieval.errors import Mismatch
-    from retrieval.index.folder import check_same_encoder
-    from retrieval.pairs.verification import check_apart, split
-    from retrieval.quality.labelled import Labelled
-    from retrieval.quality.provenance import seen
+    from retrieval.pairs.calibration import place_to_keep
 
-    known = seen(images, test.facts.source, trained)
-    if known.any():
-        output.warn(
-            f"the encoder was trained on {plural(int(known.sum()), 'image')} of {test.folder}, "
-            "which flatters what follows; give images that it has not seen"
-        )
-    if others is not None:
-        check_same_encoder(
-            test.facts.encoder, others.facts.encoder, str(test.folder), str(others.folder)
-        )
-        given = Labelled.of(others)
-        validating = given.take(np.flatnonzero(~seen(given, others.facts.source, trained)))
-        check_apart(images, validating, test.facts.source, others.facts.source)
-        where = others.folder
-    else:
-        images, validating = split(images, known, seed)
-        where = test.folder
-    if not len(validating):
-        raise Mismatch(
-            f"the encoder was trained on all images of {where}, or there are fewer than 4 of each "
-            "class, so that none is left for validation; give others with --validation"
-        )
-    return images, validating
+    calibration = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
+    path = place_to_keep(prepared.judge, calibration.metric, workspace)
+    instead = ", in place of one before" if path.exists() else ""
+    calibration.write(path)
+    output.say(f"kept for 'retr compare'{instead}: {path}")
 
 
-def _print(output: Output, outcome: "Outcome") -> None:
+def _print(output: Output, prepared: "PairTest", outcome: "Outcome", own_validation: bool) -> None:
+    """Print the threshold, the accuracy of each group of classes, and that of each two classes.
+
+    own_validation: the validation images are a set of their own.
+    """
+    fitted_to = outcome.calibration.fitted_to
+    output.say(
+        f"same class up to {prepared.measured} {outcome.calibration.threshold:.4g}, by "
+        f"{plural(fitted_to.pairs, 'pair')} of {plural(fitted_to.images, 'image')} that "
+        + (f"{prepared.judge.name} was not trained on" if own_validation else "are not tested")
+    )
     output.say()
     groups = outcome.groups
     asked = [*groups["joint"].accuracy_at]
@@ -258,7 +201,7 @@ def _print(output: Output, outcome: "Outcome") -> None:
         ("classes", "pairs", "accuracy", *(f"at {t:g}" for t in asked), "AUC", "EER", "ECE"),
         [
             (
-                f"{GROUPS[name]} ({len(of.classes)})",
+                f"{GROUP_TITLES[name]} ({len(of.classes)})",
                 f"{of.pairs:,}",
                 f"{of.accuracy:.4f} ± {of.margin:.4f}",
                 *(f"{of.accuracy_at[t]:.4f}" for t in asked),
@@ -274,10 +217,10 @@ def _print(output: Output, outcome: "Outcome") -> None:
         output.say(f"no groups of classes: {next(iter(reasons))}")
     else:
         for why, name in reasons.items():
-            output.say(f"no pairs of classes {GROUPS[name]}: {why}")
+            output.say(f"no pairs of classes {GROUP_TITLES[name]}: {why}")
     output.say()
     joint = groups["joint"]
-    if len(joint.classes) > MOST_CLASSES:
+    if len(joint.classes) > MAX_CLASSES_SHOWN:
         output.say(f"accuracy by class: --json has it for {len(joint.classes):,} classes")
         return
     output.table(
@@ -289,10 +232,10 @@ def _print(output: Output, outcome: "Outcome") -> None:
     )
 
 
-def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
+def _document(prepared: "PairTest", outcome: "Outcome") -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
-    groups: dict[str, JsonValue] = dict.fromkeys(GROUPS)
+    groups: dict[str, JsonValue] = dict.fromkeys(GROUP_TITLES)
     groups |= {name: of.to_json() for name, of in outcome.groups.items()}
     joint = outcome.groups["joint"].to_json()
     del joint["per_class"]
@@ -300,14 +243,14 @@ def _document(outcome: "Outcome", measured: str) -> "dict[str, JsonValue]":
     return {
         **joint,
         "threshold": calibration.threshold,
-        "measured": measured,
+        "measured": prepared.measured,
         "validation": asdict(calibration.fitted_to),
         "groups": groups,
         "left_out": dict(outcome.left_out),
     }
 
 
-def _report(folder: Path, tested: "Labelled", outcome: "Outcome", measured: str, seed: int) -> None:
+def _report(folder: Path, prepared: "PairTest", outcome: "Outcome", seed: int) -> None:
     """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
     from retrieval.drawing.plots import draw_distances, draw_matrix, draw_roc
@@ -317,12 +260,14 @@ def _report(folder: Path, tested: "Labelled", outcome: "Outcome", measured: str,
     joint, calibration = outcome.groups["joint"], outcome.calibration
     roc = {name: of.roc_points() for name, of in outcome.groups.items()}
     write_json(
-        folder / "pairs.json", _document(outcome, measured) | {"roc": cast("JsonValue", roc)}
+        folder / "pairs.json", _document(prepared, outcome) | {"roc": cast("JsonValue", roc)}
     )
-    draw_roc(folder / "roc.png", {GROUPS[name]: points for name, points in roc.items()})
-    if len(joint.classes) <= MOST_CLASSES:
+    draw_roc(folder / "roc.png", {GROUP_TITLES[name]: points for name, points in roc.items()})
+    if len(joint.classes) <= MAX_CLASSES_SHOWN:
         draw_matrix(folder / "matrix.png", joint.classes, joint.matrix())
     alike = outcome.pairs.alike
-    draw_distances(folder / "distances.png", outcome.distances, alike, calibration, measured)
-    heading = f"same class up to {measured} {calibration.threshold:.4g}"
-    draw_pairs(folder / "pairs.png", tested, outcome, heading, SHOWN, seed)
+    draw_distances(
+        folder / "distances.png", outcome.distances, alike, calibration, prepared.measured
+    )
+    heading = f"same class up to {prepared.measured} {calibration.threshold:.4g}"
+    draw_pairs(folder / "pairs.png", prepared.tested, outcome, heading, PAIRS_DRAWN, seed)

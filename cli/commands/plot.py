@@ -7,6 +7,7 @@ import typer
 
 from cli.command import command
 from cli.output import Output
+from cli.tables import GROUP_TITLES
 
 if TYPE_CHECKING:
     from retrieval.storage.places import Place
@@ -107,14 +108,13 @@ def _number(text: str) -> float:
 
 
 def _plot_pairs(file: Path, out: Path) -> None:
-    from cli.commands.pairs import GROUPS
     from retrieval.drawing.plots import draw_roc
     from retrieval.errors import BadData
     from retrieval.storage.files import read_json
 
     try:
         curves = cast(dict[str, Any], read_json(file)["roc"])
-        draw_roc(out, {GROUPS.get(name, name): points for name, points in curves.items()})
+        draw_roc(out, {GROUP_TITLES.get(name, name): points for name, points in curves.items()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadData(
             f"{file} has no ROC ({error}); give the pairs.json of 'retr pairs --out'"
