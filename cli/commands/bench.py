@@ -95,9 +95,8 @@ def bench(
     from retrieval.storage.files import made_folder
 
     if compared is not None:
-        if any((queries, database, backends, metric, grid, hdf5, export_hdf5, full, threads, out)):
-            raise BadInput("--compare measures nothing; leave the other options away")
-        _compare(output, *compared)
+        others = (queries, database, backends, metric, grid, hdf5, export_hdf5, full, threads, out)
+        _compare(output, *compared, alone=not any(others))
         return
     if full and grid is not None:
         raise BadInput("--full is a grid of its own; leave it or --grid away")
@@ -124,10 +123,10 @@ def bench(
     _print(output, report, data)
     document = reports.document_of(report, data)
     if folder is not None:
-        written = reports.write(folder, document, report.by_query)
-        output.say(f"written into {folder}: {', '.join(path.name for path in written)}")
-        if all(path.suffix != ".html" for path in written):
-            output.warn("no bench.html, for there is no plotly; pip install 'retr[plots]'")
+        names = [path.name for path in reports.write(folder, document, report.by_query)]
+        output.say(f"written into {folder}: {', '.join(names)}")
+        if "bench.html" not in names:
+            output.warn("bench.html needs plotly; pip install 'retr[plots]'")
     output.document(document)
 
 
@@ -177,10 +176,13 @@ def _print(output: Output, report: "Report", data: "BenchData") -> None:
         output.say(f"- {DEFINITIONS[definition]}")
 
 
-def _compare(output: Output, old: Path, new: Path) -> None:
-    """Print what changed from one report to another."""
+def _compare(output: Output, old: Path, new: Path, alone: bool) -> None:
+    """Print the changes from one report to another. Raises BadInput unless the option is alone."""
     from benchmarks.suite import report
+    from retrieval.errors import BadInput
 
+    if not alone:
+        raise BadInput("--compare measures nothing; leave the other options out")
     before, after = report.read(old), report.read(new)
     changes = report.compare(before, after)
     for name in ("cpu", "cores"):

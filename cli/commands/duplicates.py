@@ -14,10 +14,12 @@ from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.pairs.duplicates import Found
+    from retrieval.quality.labelled import Labelled
+    from retrieval.storage.shards import Embeddings
     from retrieval.workspace import Workspace
 
-SHOWN = 20  # pairs in the table
-MOST_DRAWN = 100  # pairs on a sheet
+MAX_PAIRS_SHOWN = 20  # in the table
+MAX_PAIRS_DRAWN = 100  # on a sheet
 
 
 @command(threads=True, max_megapixels=True)
@@ -64,35 +66,17 @@ def duplicates(
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """
-    from retrieval.errors import BadInput
-    from retrieval.index.folder import check_same_encoder
     from retrieval.pairs.duplicates import find_duplicates
-    from retrieval.quality.labelled import Labelled
     from retrieval.storage.files import write_csv
-    from retrieval.storage.shards import open_embeddings
-    from retrieval.workspace import Role
 
-    if between is not None and embeddings is not None:
-        raise BadInput("an embeddings folder and --between were given; give one of them")
-    if between is None:
-        folders = [embeddings or workspace.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")]
-    else:
-        folders = [*between]
-    opened = [open_embeddings(folder) for folder in folders]
-    first = opened[0]
-    for other in opened[1:]:
-        where = str(first.folder), str(other.folder)
-        check_same_encoder(first.facts.encoder, other.facts.encoder, *where)
-    sets = []
-    for each in opened:
-        rows, vectors = each.read()
-        ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
-        sets.append(Labelled(vectors, ids, labels, rows["path"]))
+    opened = _open(workspace, embeddings, between)
+    first = opened[0].facts
+    sets = [_images(each) for each in opened]
     with output.progress("reading", "img") as show:
         found = find_duplicates(
             sets[0],
             None if between is None else sets[1],
-            parsed_metric(metric) or first.facts.metric,
+            parsed_metric(metric) or first.metric,
             neighbors=neighbors,
             least=correlation,
             progress=show,
@@ -106,8 +90,8 @@ def duplicates(
     if sheet is not None:
         from cli.pictures import draw_duplicates  # slow to import
 
-        drawn = found.duplicates[:MOST_DRAWN]
-        draw_duplicates(sheet, found, drawn, first.facts.encoder.title)
+        drawn = found.duplicates[:MAX_PAIRS_DRAWN]
+        draw_duplicates(sheet, found, drawn, first.encoder.title)
         output.say(f"drawn: {sheet}, {plural(len(drawn), 'pair')}")
     output.document(
         {
@@ -120,8 +104,36 @@ def duplicates(
     )
 
 
+def _open(
+    workspace: "Workspace", embeddings: str | None, between: tuple[Path, Path] | None
+) -> "list[Embeddings]":
+    """Return the embeddings of one folder, or of the two of --between."""
+    from retrieval.errors import BadInput
+    from retrieval.index.folder import common_facts
+    from retrieval.storage.shards import open_embeddings
+    from retrieval.workspace import Role
+
+    if between is None:
+        folder = embeddings or workspace.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")
+        return [open_embeddings(folder)]
+    if embeddings is not None:
+        raise BadInput("an embeddings folder and --between were given; give one of them")
+    opened = [open_embeddings(folder) for folder in between]
+    common_facts(opened)  # raises Mismatch for two encoders
+    return opened
+
+
+def _images(embeddings: "Embeddings") -> "Labelled":
+    """Return the images under the ids of their folder, without its name."""
+    from retrieval.quality.labelled import Labelled
+
+    rows, vectors = embeddings.read()
+    ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
+    return Labelled(vectors, ids, labels, rows["path"])
+
+
 def _print(output: Output, found: "Found") -> None:
-    shown = found.duplicates[:SHOWN]
+    shown = found.duplicates[:MAX_PAIRS_SHOWN]
     distances = distinguishable([pair.distance for pair in shown])
     output.table(
         ("correlation", "distance", "", "a", "label", "b", "label"),
@@ -139,8 +151,8 @@ def _print(output: Output, found: "Found") -> None:
         ],
         left=7,
     )
-    if len(found.duplicates) > SHOWN:
-        output.say(f"… and {len(found.duplicates) - SHOWN:,} more")
+    if len(found.duplicates) > MAX_PAIRS_SHOWN:
+        output.say(f"… and {len(found.duplicates) - MAX_PAIRS_SHOWN:,} more")
     output.say(
         f"{plural(len(found.duplicates), 'pair')} of near-identical images among "
         f"{plural(found.compared, 'pair')} of neighbours whose pixels were compared"

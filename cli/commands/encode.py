@@ -1,6 +1,8 @@
 """`retr encode`: images to embeddings."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +16,19 @@ from cli.options import (
     ImageColumn,
     LabelColumn,
     is_ray,
+    parsed_choice,
 )
 from cli.output import Output, plural
 from retrieval.units import duration
 
 if TYPE_CHECKING:
+    from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
+    from retrieval.embedding.on_ray import Names
+    from retrieval.images import Source
     from retrieval.images.folders.listing import Listed
+    from retrieval.storage.places import Place
+    from retrieval.storage.shards import Dtype, Manifest
     from retrieval.workspace import Workspace
 
 
@@ -82,87 +90,144 @@ def encode(
     import time
 
     from cli.onnx_cache import keep_for_searches
-    from cli.quiet import quiet_libraries
     from retrieval.embedding.encode import encode_source
-    from retrieval.errors import UnknownName
     from retrieval.images import Columns, open_source
-    from retrieval.images.folders.listing import listed, said_of
+    from retrieval.images.folders.listing import listed
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
     from retrieval.storage.shards import Dtype
     from retrieval.workspace import Role
 
-    if dtype not in list(Dtype):
-        raise UnknownName("dtype", dtype, Dtype)
+    number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
     columns = Columns(image_column, label_column)
     images = open_source(source, split, data, limit, output.warn, columns)
-    found = listed(images)
-    # Of a cluster, the workers run the network.
+    # On a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
-    folder = place_of(out) if out else workspace.embeddings_folder(images, opened, Dtype(dtype))
+    folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
+    encode_images: Callable[..., Manifest] = encode_source
+    if on_ray:
+        from retrieval.embedding.on_ray import Names
+
+        names = Names(source, encoder, split, data, limit, device, columns)
+        encode_images = partial(_encode_on_cluster, output, names, address)
     started = time.perf_counter()
-
-    with (
-        quiet_libraries(output.debug) if on_ray else nullcontext(),
-        output.progress(f"encode {images.name}", "image") as show,
-    ):
-        before = len(images)  # what earlier runs had done: all, unless progress says less
-
-        def progress(done: int, total: int) -> None:
-            nonlocal before
-            before = min(before, done)
-            show(done, total)
-
-        if on_ray:
-            from retrieval.embedding.on_ray import Names, encode_on_cluster
-
-            names = Names(source, encoder, split, data, limit, device, columns)
-            manifest = encode_on_cluster(
-                names, images, opened, folder, Dtype(dtype), progress=progress, address=address
-            )
-        else:
-            manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
-        fresh = len(images) - before
+    with output.progress(f"encode {images.name}", "image") as show:
+        new = _NewImages(len(images), show)
+        manifest = encode_images(images, opened, folder, number_type, progress=new.progress)
     seconds = time.perf_counter() - started
     if out is None or workspace.folder.is_dir():
         workspace.remember(Role.EMBEDDINGS, folder)
         workspace.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
+    run = EncodeRun(folder, manifest, opened, listed(images), new.count, seconds)
+    _print(output, run)
+    output.document(run.to_json())
+    keep_for_searches(output, opened)
 
-    if manifest.skipped:
-        output.warn(
-            f"{plural(manifest.skipped, 'image')} could not be read; "
-            f"{folder / 'skipped.parquet'} says which and why"
-        )
-    if found is not None and fresh:
-        _warn_of_changes(output, found)
-    rate = fresh / seconds if fresh else 0.0
-    output.say(
-        f"{plural(manifest.rows, 'embedding')} of {opened.dim} dimensions by {opened.name} "
-        f"in {folder}"
-    )
-    passed_over: dict[str, JsonValue] = {} if found is None else {**found.left_out.passed_over}
-    if found is not None and passed_over:
-        output.say(said_of(found.left_out.passed_over))
-    if fresh:
-        output.say(f"{plural(fresh, 'image')} in {duration(seconds)}, {rate:,.0f} images/s")
-    else:
-        output.say("they were there already: nothing to do")
-    output.document(
-        {
-            "out": str(folder),
+
+@dataclass(slots=True)
+class _NewImages:
+    """Count the images that earlier runs did not encode, from the progress of this one.
+
+    total: of all images. before: of those that earlier runs encoded.
+    """
+
+    total: int
+    show: Callable[[int, int], None]
+    before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.total  # until the progress shows otherwise
+
+    def progress(self, done: int, total: int) -> None:
+        """Show the progress. The first call comes before the first new image."""
+        self.before = min(self.before, done)
+        self.show(done, total)
+
+    @property
+    def count(self) -> int:
+        """Return the number of images that are new."""
+        return self.total - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRun:
+    """Embeddings after a run, and what the run did.
+
+    listing: None for a source that is not a folder. new: images that the run encoded.
+    """
+
+    folder: "Place"
+    manifest: "Manifest"
+    encoder: "Encoder"
+    listing: "Listed | None"
+    new: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Return the speed; 0 without new images."""
+        return self.new / self.seconds if self.new else 0.0
+
+    def to_json(self) -> "dict[str, JsonValue]":
+        """Return the document of `retr encode --json`."""
+        manifest, listing = self.manifest, self.listing
+        return {
+            "out": str(self.folder),
             "rows": manifest.rows,
-            "dim": opened.dim,
+            "dim": self.encoder.dim,
             "shards": len(manifest.shards),
             "skipped": manifest.skipped,
             "skipped_folders": manifest.skipped_folders,
-            "passed_over": passed_over,
-            "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
-            "seconds": seconds,
-            "images_per_second": rate,
+            "passed_over": {} if listing is None else {**listing.left_out.passed_over},
+            "encoder": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint},
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
         }
+
+
+def _encode_on_cluster(
+    output: Output,
+    names: "Names",
+    address: str | None,
+    source: "Source",
+    encoder: "Encoder",
+    folder: "Place",
+    dtype: "Dtype",
+    progress: Callable[[int, int], None],
+) -> "Manifest":
+    """Encode as `encode_source` does, by the workers of a Ray cluster."""
+    from cli.quiet import quiet_libraries
+    from retrieval.embedding.on_ray import encode_on_cluster
+
+    with quiet_libraries(output.debug):
+        return encode_on_cluster(
+            names, source, encoder, folder, dtype, progress=progress, address=address
+        )
+
+
+def _print(output: Output, run: EncodeRun) -> None:
+    from retrieval.images.folders.listing import said_of
+
+    manifest, listing = run.manifest, run.listing
+    if manifest.skipped:
+        output.warn(
+            f"{plural(manifest.skipped, 'image')} could not be read; "
+            f"{run.folder / 'skipped.parquet'} says which and why"
+        )
+    if listing is not None and run.new:
+        _warn_of_changes(output, listing)
+    output.say(
+        f"{plural(manifest.rows, 'embedding')} of {run.encoder.dim} dimensions by "
+        f"{run.encoder.name} in {run.folder}"
     )
-    keep_for_searches(output, opened)
+    if listing is not None and listing.left_out.passed_over:
+        output.say(said_of(listing.left_out.passed_over))
+    if run.new:
+        speed = f"{run.images_per_second:,.0f} images/s"
+        output.say(f"{plural(run.new, 'image')} in {duration(run.seconds)}, {speed}")
+    else:
+        output.say("they were there already: nothing to do")
 
 
 def _warn_of_changes(output: Output, source: "Listed") -> None:

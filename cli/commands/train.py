@@ -1,6 +1,7 @@
 """`retr train`: an encoder from a recipe."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from retrieval.units import duration
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.storage.cards import Card
     from retrieval.workspace import Workspace
 
 
@@ -58,32 +60,50 @@ def train(
         output.table(("recipe", "what for"), [*recipes.items()], left=2)
         output.document({"recipes": dict(recipes)})
         return
-    for doubt in trainer.doubts(recipe, changes or []):
+    settings = changes or []
+    for doubt in trainer.doubts(recipe, settings):
         output.warn(doubt)
     folder = out or workspace.encoder_folder(recipe)
     with output.progress(f"train {Path(recipe).stem}", "image") as show:
-        first = True
-
-        def on_epoch(row: "Mapping[str, JsonValue]") -> None:
-            nonlocal first
-            if first:
-                output.say(f"{'epoch':>5}  {'loss':>8}  {'mAP':>6}  {'P@10':>6}  {'images/s':>8}")
-                first = False
-            output.say(
-                f"{row['epoch']:>5}  {row['loss']:>8.4f}  {_share(row['map']):>6}  "
-                f"{_share(row['precision_at_10']):>6}  {row['images_per_second']:>8,.0f}"
-            )
-
+        epochs = _EpochTable(output)
         card = trainer.train(
-            recipe,
-            changes or [],
-            folder,
-            data=data,
-            device=device,
-            on_step=show,
-            on_epoch=on_epoch,
+            recipe, settings, folder, data=data, device=device, on_step=show, on_epoch=epochs.add
         )
     encoder = open_encoder(str(folder.resolve()), device)
+    _print(output, card, folder)
+    output.document(
+        {
+            "out": str(folder),
+            "recipe": recipe,
+            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+            "dim": card.dim,
+            "metric": str(card.metric),
+            "minutes": card.training.minutes,
+            "metrics": dict(card.training.metrics),
+        }
+    )
+
+
+@dataclass(slots=True)
+class _EpochTable:
+    """A table that is printed line by line, with a header above the first."""
+
+    output: Output
+    has_header: bool = False
+
+    def add(self, row: "Mapping[str, JsonValue]") -> None:
+        """Print the line of an epoch."""
+        if not self.has_header:
+            names = f"{'epoch':>5}  {'loss':>8}  {'mAP':>6}  {'P@10':>6}  {'images/s':>8}"
+            self.output.say(names)
+            self.has_header = True
+        self.output.say(
+            f"{row['epoch']:>5}  {row['loss']:>8.4f}  {_share(row['map']):>6}  "
+            f"{_share(row['precision_at_10']):>6}  {row['images_per_second']:>8,.0f}"
+        )
+
+
+def _print(output: Output, card: "Card", folder: Path) -> None:
     facts = card.training
     unreadable = facts.data.get("unreadable")
     for why in unreadable if isinstance(unreadable, list) else []:
@@ -98,17 +118,6 @@ def train(
     # A bare name would be that of a registered encoder.
     named = folder if len(folder.parts) > 1 else f"./{folder}"
     output.say(f"use it: retr encode --encoder {named}")
-    output.document(
-        {
-            "out": str(folder),
-            "recipe": recipe,
-            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-            "dim": card.dim,
-            "metric": str(card.metric),
-            "minutes": facts.minutes,
-            "metrics": dict(facts.metrics),
-        }
-    )
 
 
 def _share(value: "JsonValue") -> str:
