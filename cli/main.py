@@ -38,7 +38,7 @@ COMMANDS = {
 def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
     """The command line with these commands."""
     app = typer.Typer(
-        help="Search images by picture: encode them, index them, and measure what you get.",
+        help="Search images by example: encode, index, search, and measure the quality.",
         epilog="First steps: retr demo",
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -47,7 +47,7 @@ def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
 
     @app.callback(invoke_without_command=True)
     def without_command(context: typer.Context) -> None:
-        """Search images by picture: encode them, index them, and measure what you get."""
+        """Search images by example: encode, index, search, and measure the quality."""
         if context.invoked_subcommand is None:
             print(context.get_help())
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -52,42 +52,42 @@ WorkspaceFolder = Annotated[
     Path | None,
     typer.Option(
         "--workspace",
-        help="The folder of results that are given no other place.  [default: .retr, or "
-        "RETR_WORKSPACE]",
+        help="Folder for results without a folder of their own.  [default: RETR_WORKSPACE, else "
+        ".retr]",
     ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="The folder that holds data sets, each in a folder by its name.  [default: "
-        "RETR_DATA_DIR, else the cache]",
+        help="Folder of data sets, each in a folder of its own name.  [default: RETR_DATA_DIR, "
+        "else the user's cache]",
     ),
 ]
 EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="siamese, siamese-quick, autoencoder, autoencoder-10, pretrained:MODEL or "
-        "pretrained:MODEL@LAYER+LAYER (any timm model), toy, a plug-in's name, or a folder that "
-        "'retr train' made.",
+        help="Encoder: siamese, siamese-quick, autoencoder, autoencoder-10, toy, "
+        "pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), the name of a "
+        "plug-in, or a folder made by 'retr train'.",
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="The head of the Ray cluster; auto: the cluster that runs here.  [default: "
-        "RAY_ADDRESS, else a Ray that is started for this run]",
+        help="Ray cluster to use; auto for the one that runs on this machine.  [default: "
+        "RAY_ADDRESS, else start Ray for this run]",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Device of the encoder: auto, cpu or cuda.")]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
         callback=limited,
-        help="How many threads to use.  [default: as many as there are cores]",
+        help="Maximum number of threads.  [default: the number of cores]",
     ),
 ]
 MaxMegapixels = Annotated[
@@ -95,8 +95,8 @@ MaxMegapixels = Annotated[
     typer.Option(
         "--max-megapixels",
         callback=limited_megapixels,
-        help="Maximum size of a decoded image, in megapixels; a JPEG counts at the reduced size at "
-        "which it is decoded.  [default: RETR_MAX_MEGAPIXELS, else 100]",
+        help="Maximum size of a decoded image, in megapixels. JPEGs are measured after decoding "
+        "at a reduced size.  [default: RETR_MAX_MEGAPIXELS, else 100]",
     ),
 ]
 Options = Annotated[
@@ -104,14 +104,14 @@ Options = Annotated[
     typer.Option(
         "--set",
         metavar="OPTION=VALUE",
-        help="An option of the backend, such as m=32 or ef=200; may be repeated.",
+        help="Option of the backend, such as m=32 or ef=200. Repeatable.",
     ),
 ]
 MetricName = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
+        help="Distance: cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
     ),
 ]
 ImageColumn = Annotated[
@@ -119,7 +119,7 @@ ImageColumn = Annotated[
     typer.Option(
         "--image-column",
         metavar="NAME",
-        help="The column of images in Parquet or Arrow, or the member in tar archives.  [default: "
+        help="Column of images in Parquet or Arrow; member name in tar archives.  [default: "
         "img, image, jpg, png, pixel_values or the like]",
     ),
 ]
@@ -128,28 +128,36 @@ LabelColumn = Annotated[
     typer.Option(
         "--label-column",
         metavar="NAME",
-        help="The column of labels in Parquet or Arrow, or the member or JSON key in tar archives; "
-        "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
+        help="Column of labels in Parquet or Arrow; member name or JSON key in tar archives; '' "
+        "for no labels.  [default: label, labels, fine_label or coarse_label; cls in tar "
+        "archives]",
     ),
 ]
 Queries = Annotated[
     str | None,
     typer.Option(
         metavar="DIR",
-        help="The embeddings folder of the queries.  [default: the last test split]",
+        help="Embeddings folder of the queries.  [default: the last test split]",
     ),
 ]
 Database = Annotated[
     str | None,
     typer.Option(
         metavar="DIR",
-        help="The embeddings folder to search.  [default: the last that was encoded]",
+        help="Embeddings folder to search.  [default: the last one encoded]",
     ),
 ]
-Folder = Annotated[
-    str, typer.Argument(metavar="DIR", help="An embeddings, an index or an encoder folder.")
-]
-Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Embeddings, index or encoder folder.")]
+MAX_SEED = 2**32 - 1  # the largest that numpy's older generators and umap take
+
+
+def seed_option(text: str = "Random seed.") -> Any:
+    """Return the option --seed."""
+    return typer.Option("--seed", min=0, max=MAX_SEED, help=text)
+
+
+Seed = Annotated[int, seed_option()]
+Ks = Annotated[str, typer.Option("-k", help="Cutoff ranks k of the measures, separated by commas.")]
 
 
 def parsed_options(pairs: list[str] | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.command import command
-from cli.options import Database, MetricName, Queries, parsed_metric
+from cli.options import Database, MetricName, Queries, Seed, parsed_metric
 from cli.output import Output
 from cli.tables import print_bench
 
@@ -28,47 +28,46 @@ def bench(
         list[str] | None,
         typer.Option(
             "--backend",
-            help="A backend to measure; may be repeated.  [default: exact, ivf, hnsw, hnsw-pca, "
-            "ivfpq, those of them that have the metric]",
+            help="Backend to measure. Repeatable.  [default: exact, ivf, hnsw, hnsw-pca and "
+            "ivfpq, if they have the metric]",
         ),
     ] = None,
     metric: MetricName = None,
     grid: Annotated[
         Path | None,
         typer.Option(
-            help="A TOML file of options to try for each backend.  [default: a quick one]",
+            help="TOML file of options to try for each backend.  [default: a quick grid]",
         ),
     ] = None,
     hdf5: Annotated[
         Path | None,
         typer.Option(
-            help="Measure on the vectors of a file of ann-benchmarks, in place of embeddings "
-            "(needs 'retr[hdf5]').",
+            help="Measure on the vectors of an ann-benchmarks file instead of embeddings (needs "
+            "'retr[hdf5]').",
         ),
     ] = None,
     export_hdf5: Annotated[
         Path | None,
         typer.Option(
-            help="Write queries, database and 100 true neighbours of each query as such a file, "
-            "and measure nothing.",
+            help="Write queries, database and 100 true neighbors of each query as an "
+            "ann-benchmarks file, without measuring.",
         ),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="A finer grid, with one thread and with all.")
+        bool, typer.Option("--full", help="Use a finer grid, with one thread and with all threads.")
     ] = False,
     threads: Annotated[
         list[str] | None,
         typer.Option(
-            help="Threads of each build and search, a number or all; may be repeated.  "
-            "[default: 1]",
+            help="Number of threads for builds and searches, or all. Repeatable.  [default: 1]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws held-out queries, and seeds the backends.")] = 0,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A folder for the report: bench.json, .csv, .md, .png, .html (needs "
-            "'retr[plots]'), and what each query took.",
+            help="Folder for the report: bench.json, .csv, .md, .png, .html (needs "
+            "'retr[plots]'), and the measurements of each query.",
         ),
     ] = None,
     compared: Annotated[
@@ -76,14 +75,13 @@ def bench(
         typer.Option(
             "--compare",
             metavar="OLD NEW",
-            help="Measure nothing, and say what changed between two reports.",
+            help="Compare two reports, without measuring.",
         ),
     ] = None,
 ) -> None:
     """Measure recall, latency, size, memory and lost mAP of indices side by side.
 
-    Where there are no embeddings of a test split, 1,000 rows drawn by seed are held out of the
-    database as queries.
+    Without embeddings of a test split, 1,000 random rows of the database are held out as queries.
 
     Example: retr bench --backend exact --backend hnsw --threads 2
     """

@@ -31,12 +31,13 @@ MOST_DRAWN = 100  # pairs on a sheet
 def compare(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[A B]", help="Two images."),
+        typer.Argument(metavar="[A B]", help="Two images to compare."),
     ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="A CSV file with two images a line, relative to its folder, in place of A and B.",
+            help="CSV file with two images a line, instead of A and B. Paths are relative to "
+            "its folder.",
         ),
     ] = None,
     encoder: EncoderName = "siamese",
@@ -44,13 +45,13 @@ def compare(
     scorer: Annotated[
         str | None,
         typer.Option(
-            help="layers: the mean squared difference in each layer of a network too; or a folder "
-            "that 'retr train layers' made, for its probability.",
+            help="layers, to print the mean squared difference in each layer of a network; or a "
+            "folder made by 'retr train layers', to use its probability.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the pairs with their scores into this PNG."),
+        typer.Option(help="Draw the pairs and their scores into this PNG file."),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -60,9 +61,9 @@ def compare(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say how far two images are apart, and how likely they show the same class.
+    """Compare two images: print their distance, and the probability that they show the same class.
 
-    The probability comes from 'retr pairs --save', or with the encoder.
+    The probability was fitted by 'retr pairs --save', or comes with the encoder.
 
     Example: retr compare cat.png dog.png --sheet pair.png
     """

@@ -27,19 +27,19 @@ BACKENDS = ("exact", "ivf", "hnsw")
 def demo(
     output: Output,
     out: Annotated[
-        Path, typer.Option(help="The folder for embeddings, indices, tables and pictures.")
+        Path, typer.Option(help="Folder for embeddings, indices, tables and pictures.")
     ] = Path("retr-demo"),
     encoder: EncoderName = "siamese-quick",
     limit: Annotated[
         int | None,
-        typer.Option(help="Take the first N images of each split only."),
+        typer.Option(help="Use only the first N images of each split."),
     ] = None,
     device: Device = "auto",
     data: Data = None,
 ) -> None:
-    """Encode, index, search and measure CIFAR-10: a few minutes on two cores.
+    """Encode, index, search and measure CIFAR-10, in a few minutes on two cores.
 
-    CIFAR-10 is downloaded unless it is found; without it, scikit-learn's digits take its place.
+    CIFAR-10 is downloaded if it is not found. If that fails, the digits of scikit-learn are used.
 
     Example: retr demo --out retr-demo
     """

@@ -30,39 +30,39 @@ def duplicates(
         str | None,
         typer.Argument(
             metavar="DIR",
-            help="The embeddings folder.  [default: the last that was encoded]",
+            help="Embeddings folder.  [default: the last one encoded]",
         ),
     ] = None,
     between: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A B",
-            help="Two embeddings folders, such as of test and train, in place of one: pairs of an "
-            "image of A and one of B.",
+            help="Two embeddings folders, such as a test split and a training split: find pairs "
+            "of an image of A and one of B.",
         ),
     ] = None,
     neighbors: Annotated[
         int,
-        typer.Option("-k", help="How many neighbors of each image to compare with it by pixels."),
+        typer.Option("-k", help="Number of neighbors of each image to compare by pixels."),
     ] = 10,
     correlation: Annotated[
         float,
         typer.Option(
-            help="Least correlation of the pixels of near-identical images; less than 0.95 also "
-            "lets single pixels differ by more, as those of crops do."
+            help="Minimum correlation of the pixels. Below 0.95, single pixels may differ by "
+            "more too, as in crops."
         ),
     ] = 0.95,
     metric: MetricName = None,
-    out: Annotated[Path | None, typer.Option(help="Write all pairs into this CSV.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all pairs to this CSV file.")] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the pairs that are most alike into this PNG."),
+        typer.Option(help="Draw the most similar pairs into this PNG file."),
     ] = None,
 ) -> None:
-    """Find near-identical images: proposed by embeddings, confirmed by pixels.
+    """Find near-identical images: candidates by embeddings, checked by pixels.
 
-    Each image is compared with its nearest neighbors, as it is and mirrored. Copies in another
-    size, format or quality are found; images that differ in a part or in brightness are not.
+    Each image is compared with its nearest neighbors, as it is and mirrored. This finds copies in
+    another size, format or quality, but not images that differ in a part or in brightness.
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """

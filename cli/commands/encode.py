@@ -39,47 +39,50 @@ def encode(
     source: Annotated[
         str,
         typer.Argument(
-            help="cifar10, mnist, fashion-mnist, digits, a folder of images (its sub-folders are "
-            "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, tar "
-            "archives of WebDataset; or a URL of images or Parquet in a store."
+            help="Images: cifar10, mnist, fashion-mnist, digits, a folder (its subfolders are "
+            "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, "
+            "tar archives of WebDataset, or a URL of images or Parquet."
         ),
     ] = "cifar10",
     encoder: EncoderName = "siamese",
     split: Annotated[
         str | None,
         typer.Option(
-            help="train or test, for sources that have them; also folders train/, val/, test/ "
-            "that hold a folder for each class.  [default: train]",
+            help="Split of the source: train or test. A folder has splits if it holds train/, "
+            "val/ or test/, each with a folder for each class.  [default: train]",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take the first N images only.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Encode only the first N images.")] = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     out: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="The embeddings folder.  [default: one in the workspace]",
+            help="Embeddings folder to write.  [default: a folder in the workspace]",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Number type of the embeddings: float32, or float16 (half the size)."),
+    ] = "float32",
     device: Device = "auto",
     engine: Annotated[
         str,
         typer.Option(
-            help="local, or ray: by the workers of a Ray cluster, on GPUs where it has any "
-            "(pip install 'retr[ray]'). --threads bounds the CPUs of each worker."
+            help="Where to encode: local, or ray for a Ray cluster, on its GPUs if it has any "
+            "(pip install 'retr[ray]'). With ray, --threads limits the CPUs of each worker."
         ),
     ] = "local",
     address: Address = None,
     data: Data = None,
 ) -> None:
-    """Turn images into embeddings, a folder of Parquet shards.
+    """Encode images into embeddings: a folder of Parquet shards.
 
-    A run that was stopped goes on where it was when the same command is given again. Images
-    that cannot be read, and folders that cannot be listed, are listed in skipped.parquet.
+    Run the same command again to continue a run that was stopped. Images that cannot be read, and
+    folders that cannot be listed, are named in skipped.parquet.
 
-    A folder is listed once, at the start. Images that arrive during the run are not in the set.
+    A folder is listed once, at the start. Images that arrive later are not encoded.
 
     Example: retr encode photos/ --out photos-embeddings
 

@@ -13,6 +13,7 @@ from cli.options import (
     MetricName,
     Options,
     Queries,
+    Seed,
     parsed_ks,
     parsed_metric,
     parsed_options,
@@ -35,24 +36,27 @@ class EvaluationFiles:
     """The files that an evaluation is written to, and the one it is compared with."""
 
     save: Annotated[
-        Path | None, typer.Option(help="Write the measures of each query here, as Parquet.")
+        Path | None, typer.Option(help="Write the measures of each query to this Parquet file.")
     ] = None
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Compare with an evaluation that --save wrote, query by query: differences, "
-            "their intervals, and how likely chance is."
+            help="Compare each query with an evaluation written by --save: differences, "
+            "confidence intervals and p-values."
         ),
     ] = None
     export_run: Annotated[
         Path | None,
         typer.Option(
-            help="Write the rankings up to the largest k, as trec_eval and ranx read them."
+            help="Write the rankings up to the largest k, in the run format of trec_eval and ranx."
         ),
     ] = None
     export_qrels: Annotated[
         Path | None,
-        typer.Option(help="Write what is relevant to each query, as trec_eval and ranx read it."),
+        typer.Option(
+            help="Write the relevant images of each query, in the qrels format of "
+            "trec_eval and ranx."
+        ),
     ] = None
 
 
@@ -68,32 +72,32 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Evaluate what this index of the database finds, rather than exact search.",
+            help="Evaluate this index of the database instead of exact search.",
         ),
     ] = None,
     options: Options = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="official, unseen, hashing-54k or hashing-59k, where the queries are a test "
-            "split and the database is its training split.  [default: all queries, the whole "
+            help="Protocol: official, unseen, hashing-54k or hashing-59k. It needs a test split "
+            "as queries and its training split as database.  [default: all queries, the whole "
             "database]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws of a hashing protocol.")] = 0,
+    seed: Seed = 0,
     draw: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the draw of a hashing protocol in this file, or take the one in it."
+            help="File of a hashing protocol's draw. It is read if it exists, and written if not."
         ),
     ] = None,
     *,
     files: EvaluationFiles,
 ) -> None:
-    """Measure precision, recall and mAP over labels: an image is relevant if its label is.
+    """Measure precision, recall and mAP. Images with the query's label are relevant.
 
-    Queries that are in the database themselves are left out of their own ranking, so the same
-    folder may be given twice.
+    A query that is in the database is left out of its own ranking, so queries and database can be
+    the same folder.
 
     Example: retr eval --queries test-embeddings --database train-embeddings
     """

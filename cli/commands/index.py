@@ -14,6 +14,7 @@ from cli.options import (
     is_ray,
     parsed_metric,
     parsed_options,
+    seed_option,
 )
 from cli.output import Output, plural
 from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
@@ -37,35 +38,39 @@ class AutoTarget:
 
     target_recall: Annotated[
         float | None,
-        typer.Option(
-            help="For auto: the recall of the nearest neighbours to reach.  [default: 0.95]"
-        ),
+        typer.Option(help="With --backend auto: minimum recall@k.  [default: 0.95]"),
     ] = None
-    max_memory: Annotated[str | None, typer.Option(help="For auto: such as 2GB, or 500MB.")] = None
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="With --backend auto: maximum size of the index, such as 2GB or 500MB."),
+    ] = None
     max_latency: Annotated[
         str | None,
-        typer.Option(help="For auto, that 95 of 100 queries may take: such as 1ms, or 200us."),
+        typer.Option(help="With --backend auto: maximum p95 latency, such as 1ms or 200us."),
     ] = None
     k: Annotated[
-        int | None, typer.Option("-k", help="For auto: how many neighbours.  [default: 10]")
+        int | None,
+        typer.Option("-k", help="With --backend auto: number of neighbors, k.  [default: 10]"),
     ] = None
     batches: Annotated[
         bool,
         typer.Option(
             "--batches",
-            help="For auto: choose by the time of many queries in one call, not of single ones.",
+            help="With --backend auto: compare the time of one call with many queries, not of "
+            "single queries.",
         ),
     ] = False
     queries: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="For auto: embeddings to measure with.  [default: some of the rows]",
+            help="With --backend auto: embeddings of the queries to measure with.  [default: a "
+            "sample of the rows]",
         ),
     ] = None
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]")
-    ] = None
+    seed: Annotated[int | None, seed_option("Random seed (--backend auto only).  [default: 0]")] = (
+        None
+    )
 
     def given(self) -> list[str]:
         """Return the names of the options that are given."""
@@ -94,15 +99,15 @@ class PartsOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Build it in so many parts, side by side, each of a group of the embeddings' "
-            "shards; they are searched as one.  [default: one index]",
+            help="Number of parts to build side by side, each from some of the shards. A search "
+            "covers all parts.  [default: one index without parts]",
         ),
     ] = None
     engine: Annotated[
         str,
         typer.Option(
-            help="What builds the parts: local, by processes of this machine; or ray, by a Ray "
-            "cluster (pip install 'retr[ray]')."
+            help="Where to build the parts: local, or ray for a Ray cluster (pip install "
+            "'retr[ray]')."
         ),
     ] = "local"
     address: Address = None
@@ -126,14 +131,15 @@ def index(
         list[str] | None,
         typer.Argument(
             metavar="DIR",
-            help="Embeddings folders, indexed as one.  [default: the last that was encoded]",
+            help="Embeddings folders, indexed together.  [default: the last one encoded]",
         ),
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
-            help="exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, or a plug-in's name; "
-            "or auto: the fastest that reaches a recall, by measurement.  [default: hnsw]",
+            help="Backend: exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, the name "
+            "of a plug-in, or auto (measure, and take the fastest that reaches --target-recall).  "
+            "[default: hnsw]",
         ),
     ] = None,
     metric: MetricName = None,
@@ -143,23 +149,26 @@ def index(
     parts: PartsOptions,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Add the embeddings as further rows to the index that stands."),
+        typer.Option("--add", help="Add the embeddings to the existing index."),
     ] = False,
     delete: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Delete rows from the index that stands, such as 'label=cat' or 'id=a.png,b.png'.",
+            help="Delete matching rows from the existing index, such as 'label=cat' or "
+            "'id=a.png,b.png'.",
         ),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="The index folder.  [default: one in the workspace]"),
+        typer.Option(
+            metavar="DIR", help="Index folder to write.  [default: a folder in the workspace]"
+        ),
     ] = None,
 ) -> None:
     """Build an index over embeddings.
 
-    An index that stands in the folder already is replaced once the new one is whole.
+    An existing index in the folder is replaced when the new one is complete.
 
     Example: retr index --backend hnsw --set m=32 --set ef=200
 

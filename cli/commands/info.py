@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @command()
 def info(output: Output, folder: Folder) -> None:
-    """Say what an embeddings, index or encoder folder holds, and what made it.
+    """Describe an embeddings, index or encoder folder: its contents, and how it was made.
 
     Example: retr info .retr/indices/*
     """

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cli.command import command
-from cli.options import (
-    Device,
-    MetricName,
-    parsed_choice,
-    parsed_metric,
-    parsed_names,
-)
+from cli.options import Device, MetricName, Seed, parsed_choice, parsed_metric, parsed_names
 from cli.output import Output, plural
 from cli.tables import GROUP_TITLES
 
@@ -35,28 +29,28 @@ class DrawingOptions:
     count: Annotated[
         int | None,
         typer.Option(
-            help="Pairs of each group, half of them alike.  [default: 10000, or all that the "
-            "scheme consecutive has]",
+            help="Number of pairs for each group of classes; half of them show the same class.  "
+            "[default: 10000, or all pairs with --scheme consecutive]",
         ),
     ] = None
     scheme: Annotated[
         str,
         typer.Option(
-            help="random; or consecutive: each image with the next of its class, then with the "
-            "one at its own place in another class."
+            help="How pairs are drawn: random, or consecutive (each image with the next one of "
+            "its class, and with the image at the same position in another class)."
         ),
     ] = "random"
     threshold: Annotated[
         list[float] | None,
         typer.Option(
-            help="A distance at which accuracy is measured too; may be repeated.",
+            help="Further distance to measure the accuracy at. Repeatable.",
         ),
     ] = None
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="How probabilities are fitted: logistic or isotonic.  [default: isotonic; a "
-            "scorer's own probability as it is]",
+            help="Fit of the probabilities: logistic or isotonic.  [default: isotonic; none "
+            "with a scorer]",
         ),
     ] = None
 
@@ -81,15 +75,16 @@ def pairs(
         str | None,
         typer.Argument(
             metavar="DIR",
-            help="The embeddings folder of the test images.  [default: the last test split]",
+            help="Embeddings folder of the test images.  [default: the last test split]",
         ),
     ] = None,
     validation: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Embeddings of other images, which give threshold and probability; those that "
-            "the encoder was trained on are left out.  [default: a fifth of the test images]",
+            help="Embeddings folder of other images, to fit threshold and probability. Images "
+            "that the encoder was trained on are left out.  [default: a fifth of the test "
+            "images]",
         ),
     ] = None,
     classes: Annotated[
@@ -102,36 +97,36 @@ def pairs(
         str | None,
         typer.Option(
             help="Classes that the encoder was not trained on, separated by commas.  [default: "
-            "as the encoder's card says]",
+            "those not named by the encoder's card]",
         ),
     ] = None,
     *,
     drawing: DrawingOptions,
     save: Annotated[
-        bool, typer.Option(help="Keep threshold and probability for 'retr compare'.")
+        bool, typer.Option(help="Save threshold and probabilities for 'retr compare'.")
     ] = False,
     scorer: Annotated[
         str | None,
         typer.Option(
-            help="A folder that 'retr train layers' made: judge by its probability, in place of "
-            "the embeddings' distance; of 500 images at most.",
+            help="Folder made by 'retr train layers': use its probability instead of the "
+            "embeddings' distance, for at most 500 images.",
         ),
     ] = None,
     metric: MetricName = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A folder for plots, a sheet of random pairs, and all numbers as JSON.",
+            help="Folder for plots, a sheet of random pairs, and all numbers as JSON.",
         ),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure how well distances tell pairs of the same class from others.
+    """Measure how well distances separate pairs of the same class from other pairs.
 
-    The threshold comes from pairs of validation images that the encoder was not trained on; the
-    test pairs are of other images. Classes that it was trained on, classes that it was not, and
-    all together are reported apart.
+    The threshold is fitted to pairs of validation images that the encoder was not trained on. The
+    test pairs are of other images. Results are given for all classes, for classes that the encoder
+    was trained on, and for classes that it was not trained on.
 
     Example: retr pairs test-embeddings --threshold 0.5 --out pairs
     """

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from cli.command import command
+from cli.options import Seed
 from cli.output import Output
 from cli.tables import GROUP_TITLES
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 SCATTER = "scatter"
 MOST_DIMS = 12
-MOST_SEED = 2**32 - 1  # that umap takes
 TEXTS = ("scored_on",)  # columns of a log that are no numbers
 
 
@@ -27,30 +27,31 @@ def plot(
         str | None,
         typer.Argument(
             metavar="WHAT",
-            help="An embeddings folder, the folder of a trained encoder or its log.csv, or a "
+            help="Embeddings folder, folder of a trained encoder or its log.csv, or a "
             "pairs.json.  [default: the last embeddings]",
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="The picture: its ending, .png or .svg, says which kind.")
-    ] = Path("plot.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write; .png or .svg.")] = Path("plot.png"),
     method: Annotated[
         str,
         typer.Option(
-            help="Of embeddings: pca; umap (needs 'retr[plots]'); or scatter, the first "
-            "dimensions against each other."
+            help="Plot of embeddings: pca, umap (needs 'retr[plots]'), or scatter (the first "
+            "dimensions against each other)."
         ),
     ] = "pca",
     dims: Annotated[
         int | None,
         typer.Option(
-            help="Of scatter: how many dimensions.  [default: 5, or all there are]",
+            help="With --method scatter: number of dimensions.  [default: 5, or all if there "
+            "are fewer]",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draw, and of umap.")] = 0,
+    limit: Annotated[
+        int, typer.Option(help="Maximum number of embeddings, drawn at random.")
+    ] = 10_000,
+    seed: Seed = 0,
 ) -> None:
-    """Draw embeddings coloured by label, the curves of a training, or the ROC of pairs.
+    """Plot embeddings colored by label, the curves of a training, or the ROC of pairs.
 
     Example: retr plot test-embeddings --method umap --out map.svg
     """

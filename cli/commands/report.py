@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.command import command
-from cli.options import Database, MetricName, Queries, parsed_choice, parsed_metric
+from cli.options import Database, MetricName, Queries, Seed, parsed_choice, parsed_metric
 from cli.output import Output
 from cli.sides import open_folders, open_sides
 
@@ -27,25 +27,27 @@ def report(
     bench: Annotated[
         Path | None,
         typer.Option(
-            help="What 'retr bench --out' wrote: its table and plot stand in the report.",
+            help="Folder written by 'retr bench --out', to include its table and plot.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     metric: MetricName = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="official, unseen, hashing-54k or hashing-59k.  [default: all queries, the whole "
-            "database]",
+            help="Protocol: official, unseen, hashing-54k or hashing-59k.  [default: all "
+            "queries, the whole database]",
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Of the map: pca, or umap (needs 'retr[plots]').")
+        str, typer.Option(help="Layout of the map: pca, or umap (needs 'retr[plots]').")
     ] = "pca",
-    limit: Annotated[int, typer.Option(min=4, help="Points on the map, drawn by seed.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=4, help="Maximum number of points on the map, drawn at random.")
+    ] = 10_000,
+    seed: Seed = 0,
 ) -> None:
-    """Write a report: measures, classes, curves, best and worst queries, a map, and indices.
+    """Write an HTML report: measures, classes, curves, best and worst queries, a map, indices.
 
     Example: retr report --queries test --database train --bench bench --out report.html
     """

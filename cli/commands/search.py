@@ -32,7 +32,8 @@ def search(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...", help="Image files, folders of them, globs, or FILE#ROW paths."
+            metavar="IMAGE...",
+            help="Image files, folders, globs, or FILE#ROW for a row of a table.",
         ),
     ],
     k: Annotated[
@@ -46,29 +47,30 @@ def search(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="The index folder.  [default: the last that was built]",
+            help="Index folder to search.  [default: the last one built]",
         ),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
-            "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
+            help="Search only rows that match, such as 'label=cat' or 'label=cat,dog'. Quote a "
+            "value that has a comma: 'label=\"a, b\",c'.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw queries and neighbours into this PNG."),
+        typer.Option(help="Draw the queries and their neighbors into this PNG file."),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="The encoder of the query images; must be the index's.  [default: the index's]",
+            help="Encoder of the query images; it must be the encoder of the index.  [default: "
+            "the index's]",
         ),
     ] = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Draw the neighbours in the terminal.")
+        bool, typer.Option("--preview", help="Draw the neighbors in the terminal.")
     ] = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
@@ -81,9 +83,9 @@ def search(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Find the images nearest to the given ones.
+    """Find the nearest images of each query image.
 
-    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
+    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbors.png
     """
     from retrieval.embedding.onnx_cache import open_export
     from retrieval.embedding.queries import read_queries

@@ -21,20 +21,21 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="An index folder; may be repeated.  [default: the last that was built]",
+            help="Index folder to serve. Repeatable.  [default: the last one built]",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines."),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port; 0 for one that is free.")
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
     ] = 8000,
     embeddings: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Embeddings that an index was built from, for the map; may be repeated.  "
+            help="Embeddings folder that an index was built from, for the map. Repeatable.  "
             "[default: those in the workspace]",
         ),
     ] = None,
@@ -42,8 +43,9 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="A folder whose images may be shown, wherever links in it lead; may be repeated.  "
-            "[default: the one that an index's images share, without what links lead out of it]",
+            help="Folder whose images may be shown, including images that its links lead to. "
+            "Repeatable.  [default: the common folder of the index's images, without links that "
+            "leave it]",
         ),
     ] = None,
     device: Device = "auto",
@@ -54,10 +56,9 @@ def serve(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Serve indices: a page to search by picture, and an API with its description at /docs.
+    """Serve indices: a web page to search by image, and an API that is described at /docs.
 
-    Where the environment has RETR_TOKEN, callers must send it: as a bearer token, or as the
-    password that a browser asks for.
+    If RETR_TOKEN is set, clients must send it as a bearer token, or as the password in a browser.
 
     Example: retr serve --index photos-index --port 8000
     """

@@ -25,7 +25,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="One of retr's recipes, or a TOML file.  [default: list retr's own]",
+            help="Name of a recipe, or a TOML file.  [default: list the recipes of retr]",
         ),
     ] = None,
     changes: Annotated[
@@ -33,22 +33,21 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2; "
-            "may be repeated.",
+            help="Setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2. "
+            "Repeatable.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The encoder's folder.  [default: one in the workspace]"),
+        typer.Option(help="Encoder folder to write.  [default: a folder in the workspace]"),
     ] = None,
     device: Device = "auto",
     data: Data = None,
 ) -> None:
-    """Train an encoder; the result is a folder that --encoder takes.
+    """Train an encoder. The result is a folder for --encoder.
 
-    The folder holds weights, a card that says where they come from, and the log and curves of
-    the training. A run that was stopped goes on where it was when the same command is given
-    again.
+    The folder holds the weights, a card that describes them, and the log and curves of the
+    training. Run the same command again to continue a run that was stopped.
 
     Example: retr train siamese-quick --set epochs=3 --out my-encoder
     """

@@ -7,9 +7,9 @@ from cli.output import Output, one_line, plural
 
 @command()
 def verify(output: Output, folder: Folder) -> None:
-    """Check the hashes, columns, counts and numbers of an embeddings, index or encoder folder.
+    """Check the checksums, columns, counts and numbers of an embeddings, index or encoder folder.
 
-    Leaves with exit code 2 if anything is wrong, and says what.
+    Print each problem, and exit with code 2 if there is any.
 
     Example: retr verify .retr/embeddings/cifar10-train-siamese-1a2b3c4d
     """
