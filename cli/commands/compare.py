@@ -5,16 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    Debug,
     Device,
     EncoderName,
-    Json,
-    MaxMegapixels,
     MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_metric,
 )
 from cli.output import Output, distinguishable, plural
@@ -23,12 +18,16 @@ if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.pairs.calibration import Calibration
     from retrieval.pairs.comparing import Asked, Compared
+    from retrieval.workspace import Workspace
 
 
 MOST_DRAWN = 100  # pairs on a sheet
 
 
+@command(threads=True, max_megapixels=True)
 def compare(
+    output: Output,
+    workspace: "Workspace",
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="[A B]", help="Two images to compare."),
@@ -54,12 +53,6 @@ def compare(
         typer.Option(help="Draw the pairs and their scores into this PNG file."),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Compare two images: print their distance, and the probability that they show the same class.
 
@@ -73,18 +66,15 @@ def compare(
     from retrieval.pairs.comparing import compare, knows_probability
     from retrieval.registry import open_encoder, open_scorer
     from retrieval.storage.shards import EncoderFacts
-    from retrieval.workspace import Workspace
 
-    output = Output(json, quiet)
     asked = _asked(output, images or [], pairs)
     opened = open_encoder(encoder, device)
     chosen = parsed_metric(metric) or opened.metric
-    place = Workspace.at(workspace)
-    calibration = find_calibration(EncoderFacts.of(opened), chosen, place)
+    calibration = find_calibration(EncoderFacts.of(opened), chosen, workspace)
     layers = of_layers = None
     if scorer is not None:
         layers = open_scorer(scorer, device)
-        of_layers = find_calibration(EncoderFacts.of(layers), None, place)
+        of_layers = find_calibration(EncoderFacts.of(layers), None, workspace)
         if knows_probability(layers):
             calibration = None
     answers, failed = compare(asked, opened, chosen, calibration, layers, of_layers)

@@ -6,29 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.onnx_cache import keep_for_searches
 from cli.options import (
-    Debug,
     Device,
     ImageColumn,
-    Json,
     LabelColumn,
-    MaxMegapixels,
     Options,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_options,
 )
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.index.searching import Hit
+    from retrieval.workspace import Workspace
 
 MANY = 200  # images: 2 s of importing torch are won back, at 10 ms each for `siamese`
 
 
+@command(threads=True, max_megapixels=True)
 def search(
+    output: Output,
+    workspace: "Workspace",
     images: Annotated[
         list[str],
         typer.Argument(
@@ -76,12 +75,6 @@ def search(
     label_column: LabelColumn = None,
     options: Options = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Find the nearest images of each query image.
 
@@ -94,11 +87,9 @@ def search(
     from retrieval.index.searching import Searcher, own_label
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    latest = Workspace.at(workspace)
-    folder = place_of(index) if index else latest.needed(Role.INDEX, "retr index", "--index")
+    folder = place_of(index) if index else workspace.needed(Role.INDEX, "retr index", "--index")
     opened = (
         open_export(IndexFacts.read(folder).encoder.fingerprint, device)
         if encoder is None

@@ -4,19 +4,26 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.onnx_cache import keep_for_searches
-from cli.options import Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
+from cli.options import Device
 from cli.output import Output, plural
+
+if TYPE_CHECKING:
+    from retrieval.workspace import Workspace
 
 TOKEN = "RETR_TOKEN"
 BACKLOG = 2048  # connections that wait to be taken up
 
 
+@command(threads=True, max_megapixels=True)
 def serve(
+    output: Output,
+    workspace: "Workspace",
     index: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,12 +56,6 @@ def serve(
         ),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Serve indices: a web page to search by image, and an API that is described at /docs.
 
@@ -67,14 +68,11 @@ def serve(
     from retrieval.serving.app import make_app
     from retrieval.serving.collection import Collection
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    place = Workspace.at(workspace)
-    folders = (
-        [*map(place_of, index)] if index else [place.needed(Role.INDEX, "retr index", "--index")]
-    )
-    known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
+    given = index or [workspace.needed(Role.INDEX, "retr index", "--index")]
+    folders = [place_of(folder) for folder in given]
+    known = sorted(path for path in (workspace.folder / "embeddings").glob("*") if path.is_dir())
     _allow_many_connections()
     listening = _listening(host, port)
     with listening:
