@@ -70,8 +70,9 @@ def serve(
     from retrieval.storage.places import place_of
     from retrieval.workspace import Role
 
-    given = index or [workspace.needed(Role.INDEX, "retr index", "--index")]
-    folders = [place_of(folder) for folder in given]
+    folders = [place_of(folder) for folder in index or ()]
+    if not folders:
+        folders = [workspace.needed(Role.INDEX, "retr index", "--index")]
     known = sorted(path for path in (workspace.folder / "embeddings").glob("*") if path.is_dir())
     _allow_many_connections()
     listening = _listening(host, port)
