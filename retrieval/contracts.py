@@ -126,6 +126,14 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class TextEncoder(Encoder, Protocol):
+    """An encoder that also turns words into vectors, in the same space as its images' vectors."""
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        """Return the embeddings (n, dim) of n texts; n may be 0 or any number."""
+
+
+@runtime_checkable
 class Exportable(Encoder, Protocol):
     """An encoder whose network can run elsewhere, without the library that trained it."""
 

@@ -18,10 +18,8 @@ from cli.options import (
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
-    from retrieval.index.searching import Hit
+    from retrieval.index.searching import ImageHits
     from retrieval.workspace import Workspace
-
-MANY = 200  # images: 2 s of importing torch are won back, at 10 ms each for `siamese`
 
 
 @command(threads=True, max_megapixels=True)
@@ -80,44 +78,34 @@ def search(
 
     Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbors.png
     """
-    from retrieval.embedding.onnx_cache import open_export
-    from retrieval.embedding.queries import read_queries
     from retrieval.images.tables.columns import Columns
-    from retrieval.index.folder import IndexFacts
-    from retrieval.index.searching import Searcher, own_label
+    from retrieval.index.searching import Searcher
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
     from retrieval.workspace import Role
 
     folder = place_of(index) if index else workspace.needed(Role.INDEX, "retr index", "--index")
-    opened = (
-        open_export(IndexFacts.read(folder).encoder.fingerprint, device)
-        if encoder is None
-        else open_encoder(encoder, device)
-    )
+    opened = None if encoder is None else open_encoder(encoder, device)
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
-    searcher.among(k, where)  # what is wrong with these is said before any image is read
-    queries, skipped = read_queries(
-        images, searcher.encoder.framing, output.warn, Columns(image_column, label_column)
+    answers, skipped = searcher.search_files(
+        images, k, where, output.warn, Columns(image_column, label_column)
     )
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")
-    if encoder is None and len(queries.images) > MANY:
-        searcher = Searcher(searcher.opened, None, device)
-    answers = searcher.search(searcher.encoder.encode(queries.images), k, where)
-    labels = [
-        label or own_label(path, hits)
-        for path, label, hits in zip(queries.paths, queries.labels, answers, strict=True)
-    ]
-    for name, label, hits in zip(queries.names, labels, answers, strict=True):
-        _print_hits(output, name, label, hits)
+    for answer in answers:
+        _print_hits(output, answer)
     if skipped:
         output.say(f"{plural(len(skipped), 'image')} could not be read")
     preview = preview and output.for_people and sys.stdout.isatty()
     if preview or sheet is not None:
         from cli.pictures import draw_sheet, pictured  # slow to import
 
-        pictures = pictured(queries.names, queries.paths, labels, answers)
+        pictures = pictured(
+            [answer.name for answer in answers],
+            [answer.path for answer in answers],
+            [answer.label for answer in answers],
+            [answer.hits for answer in answers],
+        )
         if preview:
             from cli.preview import show, shows_blocks
 
@@ -128,23 +116,19 @@ def search(
         if sheet is not None:
             draw_sheet(sheet, pictures, str(folder))
             output.say(f"drawn: {sheet}")
-    output.document(
-        [
-            {"query": name, "hits": [hit.to_json() for hit in hits]}
-            for name, hits in zip(queries.names, answers, strict=True)
-        ]
-    )
+    output.document([answer.to_json() for answer in answers])
     keep_for_searches(output, searcher.encoder)
 
 
-def _print_hits(output: Output, query: str, label: str | None, hits: "list[Hit]") -> None:
-    output.say(query if label is None else f"{query} ({label})")
-    distances = distinguishable([hit.distance for hit in hits])
+def _print_hits(output: Output, answer: "ImageHits") -> None:
+    label = "" if answer.label is None else f" ({answer.label})"
+    output.say(f"{answer.name}{label}")
+    distances = distinguishable([hit.distance for hit in answer.hits])
     output.table(
         ("rank", "distance", "label", "id", "path"),
         [
             (str(hit.rank), distance, hit.label or "–", hit.id, hit.path or "–")
-            for hit, distance in zip(hits, distances, strict=True)
+            for hit, distance in zip(answer.hits, distances, strict=True)
         ],
         left=5,
     )

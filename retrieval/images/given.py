@@ -10,8 +10,9 @@ from PIL import Image
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
-from retrieval.images.decoding import decode, frame
+from retrieval.images.decoding import decode, frame, load
 from retrieval.images.reading import read_image
+from retrieval.images.source import Item
 from retrieval.storage.places import RemotePath
 
 Given = (
@@ -24,30 +25,35 @@ Given = (
     | Image.Image
     | NDArray[np.uint8]
 )
-"""One image: where `read_image` finds it, or its content."""
+"""One image: a path that `read_image` takes, or its content."""
 
 PATHS = (str, os.PathLike)
 CONTENTS = (bytes, bytearray, memoryview)
 
 
-def framed(images: Given | Iterable[Given], framing: Framing) -> list[Images]:
-    """Return each image's pixels (side, side, 3), framed, in the order given.
+def frame_given(image: Given | Item, framing: Framing, name: str) -> Images:
+    """Return the pixels (side, side, 3) of one image, framed.
 
-    images: one image or several. One is a path or URL, the bytes of an image file, a file open in
-        binary mode (read from its start), an image of Pillow, or an array of uint8: (h, w) grey,
-        (h, w, 3) RGB or (h, w, 4) RGBA. Several are a list of these, or an array with a first axis
-        more, (n, h, w, 3) or (n, h, w, 4).
+    image: an item of a source, or one image as `as_images` takes it.
+    name: of an image that has no path, for errors.
 
-    Raises BadImage for an image that cannot be read, BadInput for what is none.
+    Raises BadImage for an image that cannot be read, BadInput for what is not an image.
     """
-    return [
-        frame(_opened(image, number, framing), framing)
-        for number, image in enumerate(as_images(images), start=1)
-    ]
+    if isinstance(image, Item):
+        return load(image, framing)
+    return frame(_opened(image, name, framing), framing)
 
 
 def as_images(images: Given | Iterable[Given]) -> list[Given]:
-    """Return the images one by one; a single one is a list of one."""
+    """Return the images one by one; a single one is a list of one.
+
+    One image is a path or URL, the bytes of an image file, a file open in binary mode (read from
+    its start), an image of Pillow, or an array of uint8: (h, w) grayscale, (h, w, 3) RGB or
+    (h, w, 4) RGBA. Several are a list of these, or an array with a first axis more, (n, h, w, 3)
+    or (n, h, w, 4).
+
+    Raises BadInput for an object that is neither.
+    """
     if isinstance(images, (*PATHS, RemotePath, *CONTENTS, Image.Image)):
         return [cast(Given, images)]
     if hasattr(images, "read"):
@@ -63,9 +69,8 @@ def as_images(images: Given | Iterable[Given]) -> list[Given]:
         raise _not_an_image(images) from None
 
 
-def _opened(image: Any, number: int, framing: Framing) -> Image.Image:
-    """The image in RGB. number: of this image among those given, for errors."""
-    name = f"{number} of those given"
+def _opened(image: Any, name: str, framing: Framing) -> Image.Image:
+    """Return the image in RGB."""
     if isinstance(image, RemotePath):
         return read_image(str(image), framing)
     if isinstance(image, PATHS):
@@ -82,7 +87,7 @@ def _opened(image: Any, number: int, framing: Framing) -> Image.Image:
 
 
 def _content(file: Any, name: str) -> bytes:
-    """The bytes of an open file. Raises BadImage where it cannot be read, BadInput for text."""
+    """Return the bytes of an open file. Raises BadImage if it cannot be read, BadInput for text."""
     try:
         if file.seekable():
             file.seek(0)  # as Pillow does, for buffers that were just written
@@ -97,7 +102,7 @@ def _content(file: Any, name: str) -> bytes:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """The array. Raises BadInput for one that numpy cannot read, such as a tensor on a GPU."""
+    """Return an array. Raises BadInput for one that numpy cannot read: a tensor on a GPU."""
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
@@ -105,7 +110,7 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _checked(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """The array. Raises BadInput unless it holds the pixels of an image."""
+    """Return the array. Raises BadInput unless it holds the pixels of an image."""
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if not is_image or array.size == 0:
         raise BadInput(
@@ -118,6 +123,6 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 def _not_an_image(value: object) -> BadInput:
     return BadInput(
-        f"a {type(value).__name__} is no image; give a path, bytes, an open file, an image of "
+        f"a {type(value).__name__} is not an image; give a path, bytes, an open file, an image of "
         "Pillow, an array, or a list of these"
     )

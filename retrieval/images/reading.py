@@ -10,7 +10,7 @@ from PIL import Image
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar, idx
-from retrieval.images.decoding import decode, frame
+from retrieval.images.decoding import decode
 from retrieval.images.tables import parquet, webdataset
 from retrieval.images.tables.table import ARROW, PARQUET
 from retrieval.images.tables.webdataset import TAR
@@ -44,11 +44,6 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     if content is None:
         raise BadImage(path, "no such row")
     return decode(content, path, framing)
-
-
-def read_framed(paths: Sequence[str], framing: Framing) -> list[Images | BadImage]:
-    """Return the pixels (side, side, 3) of each image, or its error; read by threads."""
-    return read_each(paths, framing, lambda image: frame(image, framing))
 
 
 def read_each(

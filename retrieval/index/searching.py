@@ -1,30 +1,30 @@
 """Search an index for images: nearest neighbors with ids, labels and paths."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
-from unicodedata import normalize
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Self, cast
 
-import numpy as np
-import pyarrow as pa
-
-from retrieval.contracts import Encoder, Filter, Filtering, Hits, Json, Mask, Rows, Vectors
-from retrieval.errors import BadInput, Mismatch, UnknownName
+from retrieval.contracts import Encoder, Filtering, Hits, Json, Mask, Vectors
+from retrieval.embedding.embed import Embedder
+from retrieval.embedding.queries import QueryImage, query_images
+from retrieval.errors import BadImage, BadInput
 from retrieval.hits import as_vectors
-from retrieval.images import Given, as_images, framed
+from retrieval.images import Given, Item, as_images
+from retrieval.images.source import Note, no_note
+from retrieval.images.tables.columns import NO_CHOICE, Columns
+from retrieval.index.filters import matching, parsed
 from retrieval.index.folder import OpenIndex, open_index
-from retrieval.registry import open_encoder
-from retrieval.storage.names import restored, storable
+from retrieval.index.text_column import TextColumn
+from retrieval.storage.names import restored
 from retrieval.storage.places import Place
-
-_T = TypeVar("_T")
+from retrieval.storage.shards import Skipped
 
 Queries = Vectors | Sequence[Sequence[float]]
 
 DEFAULT_K = 10
-FEW = 50  # rows that are picked one by one, without `pyarrow.compute`, as in a search for one image
-FILTERS = ("id", "label")  # the columns that `where` can name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +51,35 @@ class Hit:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ImageHits:
+    """The hits of one image that was searched for.
+
+    name: as the user wrote it. label: its class, where its source or its own row in the index
+    tells.
+    """
+
+    name: str
+    path: str
+    label: str | None
+    hits: list[Hit]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the document that `retr search --json` prints."""
+        return {"query": self.name, "hits": [hit.to_json() for hit in self.hits]}
+
+
 class Searcher:
     """An index with the encoder that its embeddings came from.
 
-    The encoder is opened when the first image is searched for; vectors need none.
+    The encoder opens with the first image or text; vectors need none. A few images on a CPU need
+    no torch, where `retr encode` or a search has left the encoder's network in the ONNX cache.
     """
 
-    def __init__(
-        self, opened: OpenIndex, encoder: Encoder | None = None, device: str = "auto"
-    ) -> None:
-        """Raises Mismatch if the index was built with another encoder than the one given."""
+    def __init__(self, opened: OpenIndex, embedder: Embedder | None = None) -> None:
+        """Search an open index. embedder: of its encoder; None to make one."""
         self.opened = opened
-        self.device = device
-        self._encoder = None if encoder is None else self._checked(encoder)
+        self.embedder = embedder or Embedder(opened.facts.encoder, owner=str(opened.folder))
 
     @classmethod
     def open(
@@ -73,11 +89,17 @@ class Searcher:
         encoder: Encoder | None = None,
         device: str = "auto",
     ) -> Self:
-        """The searcher of an index folder, with changed search options (`ef`, `n_probe`).
+        """Return the searcher of an index folder.
 
-        Raises what `open_index` raises, and Mismatch for a wrong encoder.
+        options: search options that differ from those of the build (`ef`, `n_probe`).
+        encoder: of the queries; None for the one that the index names.
+        device: auto, cpu or cuda.
+
+        Raises what `open_index` raises, and Mismatch for another encoder than the index's.
         """
-        return cls(open_index(folder, options), encoder, device)
+        opened = open_index(folder, options)
+        wanted = opened.facts.encoder
+        return cls(opened, Embedder(wanted, device, encoder, owner=str(opened.folder)))
 
     def __len__(self) -> int:
         return len(self.opened.index)
@@ -85,27 +107,67 @@ class Searcher:
     @property
     def encoder(self) -> Encoder:
         """The encoder of the index. Raises Mismatch if what is installed is another version."""
-        if self._encoder is None:
-            self._encoder = self._checked(open_encoder(self.opened.facts.encoder.name, self.device))
-        return self._encoder
+        return self.embedder.encoder
 
     def search_images(
         self, images: Given | Iterable[Given], k: int | None = None, where: str | None = None
     ) -> list[list[Hit]]:
         """Return the k nearest neighbors of each image, nearest first: a list for each image.
 
-        images: one image or several, as `retrieval.images.framed` takes them: paths, bytes, open
-            files, images of Pillow, arrays. A single one is answered as a list of one.
-        k: as for `search`.
+        images: one image or several, as `retrieval.images.as_images` takes them: paths, bytes,
+            open files, images of Pillow, arrays. A single one is answered as a list of one.
+        k, where: as for `search`.
 
-        Raises BadImage for one that cannot be read, and what `framed` and `search` raise.
+        Raises BadImage for an image that cannot be read, and what `as_images` and `search` raise.
         """
-        self.among(k, where)  # what is wrong with these is said before any image is read
+        self.among(k, where)  # fail on a wrong k or filter before images are read
         given = as_images(images)
-        if not given:
-            return []
-        pixels = framed(given, self.encoder.framing)
-        return self.search(self.encoder.encode(np.stack(pixels)), k, where)
+        return self.search(self.embedder.embed_images(given), k, where) if given else []
+
+    def search_text(
+        self, texts: str | Iterable[str], k: int | None = None, where: str | None = None
+    ) -> list[list[Hit]]:
+        """Return the k images nearest to each text, nearest first: a list for each text.
+
+        Raises BadInput if the index's encoder takes no words, and what `search` raises.
+        """
+        self.among(k, where)
+        return self.search(self.embedder.embed_texts(texts), k, where)
+
+    def search_files(
+        self,
+        files: str | Path | Sequence[str | Path],
+        k: int | None = None,
+        where: str | None = None,
+        note: Note = no_note,
+        columns: Columns = NO_CHOICE,
+    ) -> tuple[list[ImageHits], list[Skipped]]:
+        """Return the k nearest neighbors of each image in files, and the images not read.
+
+        files: paths, folders, globs, URLs and rows of containers, as `query_images` expands them.
+        note, columns: as for `open_source`.
+
+        Raises BadImage if no image can be read, with the first one's reason, and what
+        `query_images` and `search` raise.
+        """
+        self.among(k, where)
+        asked: list[QueryImage] = []
+
+        def images() -> Iterator[Item | str]:
+            for query in query_images(files, note, columns):
+                asked.append(replace(query, image=""))  # an image's bytes are not kept
+                yield query.image
+
+        embedded = self.embedder.embed(images())
+        skipped = [Skipped(error.path, error.reason) for error in embedded.errors.values()]
+        if not len(embedded.vectors):
+            raise BadImage(skipped[0].path, f"{skipped[0].reason}; give an image that can be read")
+        found = self.search(embedded.vectors, k, where)
+        queries = [asked[position] for position in embedded.positions]
+        return [
+            ImageHits(query.name, query.path, query.label or own_label(query.path, hits), hits)
+            for query, hits in zip(queries, found, strict=True)
+        ], skipped
 
     def search(
         self, queries: Queries, k: int | None = None, where: str | None = None
@@ -144,114 +206,27 @@ class Searcher:
         return None if where is None else matching(self.opened.rows, where)
 
     def named(self, hits: Hits) -> list[list[Hit]]:
-        """The hits with the ids, labels and paths of their rows."""
-        found = hits.rows >= 0
-        rows = _picked(self.opened.rows, hits.rows[found])
-        named = zip(
-            rows["id"], rows["label"], rows["path"], hits.distances[found].tolist(), strict=True
-        )
+        """Return the hits with the ids, labels and paths of their rows."""
+        found = [[row for row in line if row >= 0] for line in hits.rows.tolist()]
+        rows = found[0] if len(found) == 1 else [*chain.from_iterable(found)]
+        ids, labels, paths = (column.values(rows) for column in self._columns)
+        named = zip(cast(list[str], ids), labels, paths, strict=True)
         return [
             [
-                Hit(rank, id_, label, distance, None if path is None else restored(path))
-                for rank, (id_, label, path, distance) in enumerate(_take(named, count), start=1)
+                Hit(rank, id_, label, distance, restored(path) if path and "\\" in path else path)
+                for (id_, label, path), distance, rank in zip(
+                    islice(named, len(line)), distances, count(1), strict=False
+                )
             ]
-            for count in found.sum(axis=1).tolist()
+            for line, distances in zip(found, hits.distances.tolist(), strict=True)
         ]
 
-    def _checked(self, encoder: Encoder) -> Encoder:
-        built_with = self.opened.facts.encoder
-        if encoder.fingerprint != built_with.fingerprint:
-            raise Mismatch(
-                f"{self.opened.folder} was built with encoder {built_with.name} "
-                f"({built_with.fingerprint[:8]}), not with {encoder.name} "
-                f"({encoder.fingerprint[:8]}); encode and index anew, or use the same encoder"
-            )
-        return encoder
+    @cached_property
+    def _columns(self) -> tuple[TextColumn, TextColumn, TextColumn]:
+        rows = self.opened.rows
+        return TextColumn(rows["id"]), TextColumn(rows["label"]), TextColumn(rows["path"])
 
 
 def own_label(path: str, hits: Sequence[Hit]) -> str | None:
     """The label of the image at `path`, where it is one of its own neighbours."""
     return next((hit.label for hit in hits if hit.path == path), None)
-
-
-def _picked(table: pa.Table, rows: Rows) -> dict[str, list[Any]]:
-    """The columns of these rows.
-
-    Picking few needs neither `pyarrow.compute` nor pandas, whose import a search from the command
-    line would wait for; picking many is ten times as fast with them.
-    """
-    if len(rows) > FEW:
-        columns: dict[str, list[Any]] = table.take(pa.array(rows)).to_pydict()
-        return columns
-    places = rows.tolist()
-    return {name: [table[name][place].as_py() for place in places] for name in table.column_names}
-
-
-def parsed(rows: pa.Table, where: str) -> Filter:
-    """Return the filter that is written `FIELD=VALUE[,VALUE…]`.
-
-    A value with a comma stands in quotes, as in CSV: `label="a, b",c`. Quotes are not needed where
-    all of the text is one value that a row has. Values match in Unicode NFC and NFD alike.
-
-    Raises BadInput for other text and for an id that no row has, UnknownName for a label that no
-    row has and for a field that cannot be filtered by.
-    """
-    import pyarrow.compute as pc  # most searches filter nothing, and need not wait for it
-
-    field, equals, written = where.partition("=")
-    if not equals or not written:
-        raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")
-    if field not in FILTERS:
-        raise UnknownName("field to filter by", field, FILTERS)
-    readings = _readings(written)
-    named = {form for values in readings for value in values for form in _forms(value)}
-    column = rows[field]
-    mask = pc.is_in(column, value_set=pa.array(sorted(named), pa.string()))
-    present = set(column.filter(mask).unique().to_pylist())
-
-    def missing(values: Sequence[str]) -> list[str]:
-        return [value for value in values if present.isdisjoint(_forms(value))]
-
-    values = next((each for each in readings if not missing(each)), readings[-1])
-    if unknown := missing(values):
-        if field == "label":
-            known = [v for v in column.unique().to_pylist() if v is not None]
-            raise UnknownName("label in the index", unknown[0], known)
-        raise BadInput(f"no row of the index has the id '{unknown[0]}'; give one that is there")
-    forms = dict.fromkeys(form for value in values for form in _forms(value))
-    return Filter(field, tuple(forms))
-
-
-def matching(rows: pa.Table, where: str) -> Mask:
-    """True for each row that the filter `FIELD=VALUE[,VALUE…]` admits, (rows,).
-
-    Raises what `parsed` raises.
-    """
-    import pyarrow.compute as pc
-
-    wanted = parsed(rows, where)
-    values = pa.array(wanted.values, pa.string())
-    mask: Mask = pc.is_in(rows[wanted.field], value_set=values).to_numpy()
-    return mask
-
-
-def _readings(written: str) -> list[tuple[str, ...]]:
-    """What the values may be, the likeliest last: one with commas, plain, and with quotes."""
-    readings = [(written,), tuple(written.split(","))]
-    try:
-        (values,) = csv.reader([written], strict=True, skipinitialspace=True)
-    except (csv.Error, ValueError):
-        return readings
-    return [*readings, tuple(values)]
-
-
-def _forms(value: str) -> tuple[str, ...]:
-    """The value as typed and as a name is stored, in both normal forms: macOS writes NFD."""
-    typed = value.encode("utf-8", "backslashreplace").decode()
-    forms = (normalize(form, each) for each in (typed, storable(value)) for form in ("NFC", "NFD"))
-    return tuple(dict.fromkeys(forms))
-
-
-def _take(items: Iterator[_T], count: int) -> list[_T]:
-
-    return [next(items) for _ in range(count)]

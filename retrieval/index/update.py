@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
+from retrieval.index.filters import matching
 from retrieval.index.folder import (
     IndexFacts,
     OpenIndex,
@@ -20,7 +21,6 @@ from retrieval.index.folder import (
     read_all,
     write_index,
 )
-from retrieval.index.searching import matching
 from retrieval.storage.files import locked
 from retrieval.storage.places import Place
 from retrieval.storage.shards import Embeddings, check_unique

@@ -21,15 +21,15 @@ from retrieval.contracts import (
     PairScorer,
     Vectors,
 )
+from retrieval.embedding.embed import Embedder
 from retrieval.errors import BadImage, BadInput, RetrError
-from retrieval.images import frame, read_framed, read_image
+from retrieval.images import frame, read_image
 from retrieval.pairs.calibration import Calibration, Given
 from retrieval.pairs.draw import Pairs, pair_distances
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Distances
 
-AT_ONCE = 512  # images that are decoded before they are encoded
-SCORED_AT_ONCE = 64  # images whose maps, megabytes each, are made at once
+SCORER_CHUNK_IMAGES = 64  # whose maps, megabytes each, are computed at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,9 @@ def compare(
     """
     metric = choice(Metric, metric)
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
-    vectors, unreadable = embed_paths(paths, encoder)
-    row = {path: i for i, path in enumerate(path for path in paths if path not in unreadable)}
+    embedded = Embedder.of(encoder).embed(paths)
+    unreadable = {paths[position]: error for position, error in embedded.errors.items()}
+    row = {paths[position]: i for i, position in enumerate(embedded.positions)}
     answered, failed = [], []
     for pair in asked:
         bad = [path for path in (pair.path_a, pair.path_b) if path in unreadable]
@@ -130,7 +131,7 @@ def compare(
         np.array([row[pair.path_b] for pair in answered], np.int64),
         np.zeros(len(answered), bool),
     )
-    distances = pair_distances(vectors, pairs, metric)
+    distances = pair_distances(embedded.vectors, pairs, metric)
     probabilities: list[float] | list[None] = [None] * len(answered)
     same: list[bool] | list[None] = [None] * len(answered)
     layers: list[dict[str, float]] | list[None] = [None] * len(answered)
@@ -200,8 +201,10 @@ def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
     """Each layer's maps (n, numbers) of the images at these paths, in a temporary file: those of
     some hundred images fill a gigabyte."""
     maps: list[Maps] = []
-    for start in range(0, len(paths), SCORED_AT_ONCE):
-        images = [_read(path, scorer.framing) for path in paths[start : start + SCORED_AT_ONCE]]
+    for start in range(0, len(paths), SCORER_CHUNK_IMAGES):
+        images = [
+            _read(path, scorer.framing) for path in paths[start : start + SCORER_CHUNK_IMAGES]
+        ]
         for layer, of_layer in enumerate(scorer.maps(np.stack(images))):
             if not start:
                 maps.append(_room((len(paths), of_layer.shape[1])))
@@ -229,24 +232,3 @@ def _room(shape: tuple[int, int]) -> Maps:
 
 def _read(path: str, framing: Framing) -> Images:
     return frame(read_image(path, framing), framing)
-
-
-def embed_paths(
-    paths: str | Path | Sequence[str | Path], encoder: Encoder
-) -> tuple[Vectors, dict[str, BadImage]]:
-    """Return the embeddings (n, dim) of the images that can be read, in order, and the errors of
-    the others, by path. A single path is a list of one."""
-    names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    unreadable: dict[str, BadImage] = {}
-    parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
-    for start in range(0, len(names), AT_ONCE):
-        some = names[start : start + AT_ONCE]
-        images = []
-        for path, found in zip(some, read_framed(some, encoder.framing), strict=True):
-            if isinstance(found, BadImage):
-                unreadable[path] = found
-            else:
-                images.append(found)
-        if images:
-            parts.append(encoder.encode(np.stack(images)))
-    return np.concatenate(parts), unreadable

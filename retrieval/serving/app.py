@@ -12,8 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
-from retrieval.serving.collection import SIZES, UNNAMED, Answer, Collection, Served
+from retrieval.serving.collection import Collection
 from retrieval.serving.limits import Limits, Measures, loopback_hosts
+from retrieval.serving.served import SIZES, BadUpload, SearchAnswer, Served
 from retrieval.storage.names import escaped
 
 PAGE = pathlib.Path(__file__).parent / "page"
@@ -198,7 +199,7 @@ def _file(image: UploadFile) -> BinaryIO:
     return image.file
 
 
-def _measured(measures: Measures, served: Served, answer: Answer) -> dict[str, Any]:
+def _measured(measures: Measures, served: Served, answer: SearchAnswer) -> dict[str, Any]:
     measures.search_seconds.labels(served.name).observe(answer.search_ms / 1000)
     measures.encode_seconds.labels(served.name).observe(answer.encode_ms / 1000)
     return answer.to_json()
@@ -210,8 +211,7 @@ def _status(error: RetrError) -> int:
     if isinstance(error, UnknownName):
         return 404
     if isinstance(error, BadImage):
-        # An upload has no path of its own; what has one is a row's image that is gone.
-        return 400 if error.path == UNNAMED else 404
+        return 400 if isinstance(error, BadUpload) else 404  # a row's image that is gone
     return 400 if isinstance(error, BadInput) else 500
 
 

@@ -94,7 +94,7 @@ def test_maps_are_computed_once_an_image(
     monkeypatch.setattr(scorer, "maps", lambda images: seen.append(len(images)) or original(images))
     found = layer_differences(pairs, scorer)
     assert sum(seen) == 20
-    monkeypatch.setattr("retrieval.pairs.comparing.SCORED_AT_ONCE", 6)  # in several parts
+    monkeypatch.setattr("retrieval.pairs.comparing.SCORER_CHUNK_IMAGES", 6)  # in several parts
     np.testing.assert_allclose(layer_differences(pairs, scorer), found, rtol=0.05, atol=1e-6)
     assert sum(seen) == 40
     monkeypatch.undo()

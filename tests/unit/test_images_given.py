@@ -14,12 +14,13 @@ from PIL import Image
 from encoders.toy import Toy
 from retrieval import Searcher, open_embeddings
 from retrieval.contracts import Framing
+from retrieval.embedding.embed import Embedder
 from retrieval.embedding.encode import encode_source
-from retrieval.embedding.queries import read_queries
+from retrieval.embedding.queries import query_images
 from retrieval.errors import BadImage, BadInput, Mismatch
-from retrieval.images import framed, open_source
+from retrieval.images import frame_given, open_source
 from retrieval.index.folder import build_index
-from retrieval.pairs.comparing import Asked, compare, embed_paths
+from retrieval.pairs.comparing import Asked, compare
 from retrieval.registry import indexer_names, make_indexer
 
 BACKENDS = [name for name in indexer_names() if name != "milvus"]
@@ -127,8 +128,8 @@ def test_an_image_of_pillow_is_upright_and_stays_as_it_is(tmp_path: Path) -> Non
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     framing = Framing(8)
     opened = Image.open(tmp_path / "turned.png")
-    [from_file] = framed(tmp_path / "turned.png", framing)
-    [from_pillow] = framed(opened, framing)
+    from_file = frame_given(tmp_path / "turned.png", framing, "a")
+    from_pillow = frame_given(opened, framing, "b")
     np.testing.assert_array_equal(from_pillow, from_file)
     assert opened.size == (16, 8)
 
@@ -144,17 +145,18 @@ def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> No
         image = Image.fromarray(values[..., :3]).convert(mode)
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
-    [from_file], [from_pillow] = framed(path, Framing(9)), framed(image, Framing(9))
+    from_file = frame_given(path, Framing(9), "a")
+    from_pillow = frame_given(image, Framing(9), "b")
     np.testing.assert_array_equal(from_pillow, from_file)
 
 
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (None, BadInput, "a NoneType is no image; give a path, bytes"),
-        (3, BadInput, "a int is no image"),
-        ([None], BadInput, "a NoneType is no image"),
-        ([[1, 2]], BadInput, "a list is no image"),
+        (None, BadInput, "a NoneType is not an image; give a path, bytes"),
+        (3, BadInput, "a int is not an image"),
+        ([None], BadInput, "a NoneType is not an image"),
+        ([[1, 2]], BadInput, "a list is not an image"),
         (np.zeros((4, 4)), BadInput, "image 1 of those given is an array of float64; give uint8"),
         (np.zeros((3, 8, 9), np.uint8), BadInput, r"shape \(3, 8, 9\); give \(h, w\)"),
         (np.zeros(4, np.uint8), BadInput, r"shape \(4,\)"),
@@ -166,7 +168,7 @@ def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> No
         (io.StringIO("text"), BadInput, "open as text; open it with mode 'rb'"),
         (io.TextIOWrapper(io.BytesIO(b"\xff")), BadInput, "open as text; open it with mode 'rb'"),
         (closed(), BadImage, "image 1 of those given: I/O operation on closed file"),
-        (torch.zeros(3, 3, requires_grad=True), BadInput, "a Tensor is no image"),
+        (torch.zeros(3, 3, requires_grad=True), BadInput, "a Tensor is not an image"),
         ("missing.png", BadImage, "cannot read image missing.png: no such file"),
         (Image.new("RGB", (0, 3)), BadImage, "no pixels"),
         (Image.new("F", (3, 3)), BadImage, "pixels of mode F"),
@@ -233,15 +235,14 @@ def test_every_backend_takes_lists(name: str) -> None:
 
 def test_relatives_take_paths_and_a_single_one(picture: Path, photos: Path) -> None:
     other = photos / "red" / "0.png"
-    vectors, unreadable = embed_paths([str(picture), str(other)], Toy())
-    assert not unreadable
-    np.testing.assert_array_equal(embed_paths([picture, other], Toy())[0], vectors)
-    np.testing.assert_array_equal(embed_paths(str(picture), Toy())[0], vectors[:1])
-    np.testing.assert_array_equal(embed_paths(picture, Toy())[0], vectors[:1])
+    embedder = Embedder.of(Toy())
+    vectors = embedder.embed_images([str(picture), str(other)])
+    np.testing.assert_array_equal(embedder.embed_images([picture, other]), vectors)
+    np.testing.assert_array_equal(embedder.embed_images(str(picture)), vectors[:1])
+    np.testing.assert_array_equal(embedder.embed_images(picture), vectors[:1])
     [(_, answer)], failed = compare([Asked.of(picture, other)], Toy(), "euclidean", None)
     assert not failed
     assert answer.distance == pytest.approx(float(np.linalg.norm(vectors[0] - vectors[1])))
     for given in (str(picture), picture, [picture], [str(picture)]):
-        queries, skipped = read_queries(given, Toy().framing)
-        assert queries.names == [str(picture)]
-        assert not skipped
+        [query] = query_images(given)
+        assert query.name == query.path == str(picture)

@@ -30,8 +30,9 @@ from indexers.milvus import FACTS, Milvus, MilvusIndex, expression_of, rows_expr
 from indexers.milvus_database import Lite, checked_uri, files_in
 from retrieval.contracts import Filter, Filtering, Metric, Storing, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
+from retrieval.index.filters import parsed
 from retrieval.index.folder import INDEX, UNFINISHED, IndexFacts, build_index, open_index
-from retrieval.index.searching import Searcher, parsed
+from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
 from retrieval.storage.shards import Embeddings
 

@@ -358,8 +358,7 @@ def test_an_encoder_that_does_not_open_is_the_service_s_fault(
     def broken(*given: object) -> None:
         raise UnknownName("encoder", "toy", ())
 
-    monkeypatch.setattr("retrieval.serving.collection.open_encoder", broken)
-    monkeypatch.setattr("retrieval.index.searching.open_encoder", broken)
+    monkeypatch.setattr("retrieval.embedding.embed.open_encoder", broken)
     assert collection.open_encoders() == [] and collection.ready.is_set()
     answer = searched(client, png())
     assert (answer.status_code, "unknown encoder" in answer.json()["error"]) == (500, True)

@@ -1,0 +1,189 @@
+"""From queries to vectors: the one place that opens an index's encoder and hands it queries.
+
+`Searcher`, `retr search`, `retr serve` and `retr compare` all embed through an `Embedder`. It
+decides which runtime opens the encoder, decodes images in threads, and keeps the errors of images
+that cannot be read apart from the vectors of the others.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from threading import RLock
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.contracts import Encoder, Framing, Images, TextEncoder, Vectors
+from retrieval.embedding.onnx_cache import open_export
+from retrieval.errors import BadImage, BadInput, Mismatch
+from retrieval.images import Given, Item, as_images, frame_given
+from retrieval.registry import open_encoder
+from retrieval.runtime.threads import usable_cores
+from retrieval.storage.shards import EncoderFacts
+
+CHUNK_IMAGES = 256
+"""Images that are decoded, then encoded, at a time: what bounds memory."""
+
+MAX_ONNX_IMAGES = 200
+"""Beyond this, torch pays: it takes 2 s to import, and saves 10 ms an image (`siamese`)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """The vectors of the images that could be read, and the errors of the others.
+
+    vectors: (n, dim), in the order of the images.
+    positions: (n,), the position of each among the images that were given, from 0.
+    errors: BadImage by position.
+    """
+
+    vectors: Vectors
+    positions: NDArray[np.int64]
+    errors: Mapping[int, BadImage]
+
+
+class Embedder:
+    """Embeds queries with one encoder. Threads may share it; one at a time encodes.
+
+    lock: held while the encoder opens or runs. Take it to time a call without its wait.
+    """
+
+    def __init__(
+        self,
+        wanted: EncoderFacts,
+        device: str = "auto",
+        encoder: Encoder | None = None,
+        owner: str = "the index",
+    ) -> None:
+        """Embed with `encoder`, or open the wanted one when the first query comes.
+
+        wanted: the encoder that the vectors to compare with came from.
+        device: auto, cpu or cuda.
+        owner: whose vectors those are, for errors.
+
+        Raises Mismatch if `encoder` is another one than wanted.
+        """
+        self.lock = RLock()
+        self._wanted = wanted
+        self._device = device
+        self._owner = owner
+        self._registered = None if encoder is None else self._checked(encoder)
+        self._without_torch: Encoder | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Self:
+        """Return an embedder of an open encoder, whatever it is compared with."""
+        return cls(EncoderFacts.of(encoder), encoder=encoder)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The open encoder: of the ONNX cache, without torch, where it is there.
+
+        Raises Mismatch if the installed encoder is another version than the wanted one, and what
+        `open_encoder` raises.
+        """
+        return self._opened(many=False)
+
+    def embed_images(self, images: Given | Iterable[Given]) -> Vectors:
+        """Return the vectors (n, dim) of one or several images, in the order given.
+
+        images: as `retrieval.images.as_images` takes them.
+
+        Raises BadImage for the first that cannot be read, BadInput for what is not an image.
+        """
+        embedded = self.embed(as_images(images))
+        for error in embedded.errors.values():
+            raise error
+        return embedded.vectors
+
+    def embed(self, images: Iterable[Given | Item]) -> Embedded:
+        """Return the vectors of the images that can be read, and the errors of the others.
+
+        Raises BadInput for what is not an image.
+        """
+        with self.lock:
+            stream = iter(images)
+            first = [*islice(stream, MAX_ONNX_IMAGES + 1)]
+            encoder = self._opened(many=len(first) > MAX_ONNX_IMAGES)
+            vectors: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
+            positions: list[int] = []
+            errors: dict[int, BadImage] = {}
+            for start, chunk in _chunks(chain(first, stream)):
+                readable = []
+                framed = _framed(chunk, start, encoder.framing)
+                for position, pixels in enumerate(framed, start):
+                    if isinstance(pixels, BadImage):
+                        errors[position] = pixels
+                    else:
+                        readable.append(pixels)
+                        positions.append(position)
+                if readable:
+                    vectors.append(encoder.encode(np.stack(readable)))
+            return Embedded(np.concatenate(vectors), np.array(positions, np.int64), errors)
+
+    def embed_texts(self, texts: str | Iterable[str]) -> Vectors:
+        """Return the vectors (n, dim) of one or several texts, in the space of the images.
+
+        Raises BadInput if the encoder takes no words.
+        """
+        with self.lock:
+            encoder = self._opened_by_name()
+            if not isinstance(encoder, TextEncoder):
+                raise BadInput(
+                    f"encoder {encoder.name} takes no words; search by image, or encode the "
+                    "images with an encoder that takes words"
+                )
+            return encoder.encode_text([texts] if isinstance(texts, str) else [*texts])
+
+    def _opened(self, many: bool) -> Encoder:
+        """Return the encoder in the runtime that suits a few images, or many."""
+        with self.lock:
+            if self._registered is None and not many:
+                self._without_torch = self._without_torch or open_export(
+                    self._wanted.fingerprint, self._device
+                )
+                if self._without_torch is not None:
+                    return self._without_torch
+            return self._opened_by_name()
+
+    def _opened_by_name(self) -> Encoder:
+        if self._registered is None:
+            self._registered = self._checked(open_encoder(self._wanted.name, self._device))
+        return self._registered
+
+    def _checked(self, encoder: Encoder) -> Encoder:
+        wanted = self._wanted
+        if encoder.fingerprint != wanted.fingerprint:
+            raise Mismatch(
+                f"{self._owner} was built with encoder {wanted.name} "
+                f"({wanted.fingerprint[:8]}), not with {encoder.name} "
+                f"({encoder.fingerprint[:8]}); use that encoder, or encode and index again"
+            )
+        return encoder
+
+
+def _chunks(images: Iterator[Given | Item]) -> Iterator[tuple[int, list[Given | Item]]]:
+    """Yield the images in chunks, each with the position of its first."""
+    start = 0
+    while chunk := [*islice(images, CHUNK_IMAGES)]:
+        yield start, chunk
+        start += len(chunk)
+
+
+def _framed(
+    images: Sequence[Given | Item], start: int, framing: Framing
+) -> Iterable[Images | BadImage]:
+    """Return each image's pixels (side, side, 3), or its error; read by threads."""
+
+    def read(position: int, image: Given | Item) -> Images | BadImage:
+        try:
+            return frame_given(image, framing, f"{position + 1} of those given")
+        except BadImage as error:
+            return error
+
+    if len(images) == 1:
+        return [read(start, images[0])]
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        return [*threads.map(read, range(start, start + len(images)), images)]

@@ -1,0 +1,58 @@
+"""The search option of an index that trades recall for time, as the page offers it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from retrieval.contracts import Json, Tunable
+from retrieval.errors import BadInput
+from retrieval.index.folder import IndexFacts
+from retrieval.index.segments import parts_of
+from retrieval.registry import make_indexer
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The search option that trades recall for time, and the values worth trying, ascending."""
+
+    option: str
+    values: tuple[int | str, ...]
+    current: int | str
+    indexer: Any
+
+    @classmethod
+    def of(cls, facts: IndexFacts) -> "Effort | None":
+        """Those of a built index; None where its backend has no such option."""
+        indexer: Any = make_indexer(facts.backend, {**facts.options, "metric": facts.metric})
+        if not isinstance(indexer, Tunable):
+            return None
+        ladders = [ladder for ladder in indexer.ladders() if len(ladder) > 1]
+        if not ladders:
+            return None
+        ladder = min(ladders, key=lambda ladder: _differences(ladder[0], indexer))
+        option = next(
+            name for name in vars(indexer) if len({getattr(rung, name) for rung in ladder}) > 1
+        )
+        current = getattr(indexer, option)
+        values = [getattr(rung, option) for rung in ladder]
+        if current not in values:
+            values = sorted([*values, current]) if isinstance(current, int) else [current, *values]
+        return cls(option, tuple(values), current, indexer)
+
+    def applied(self, index: Any, value: str) -> None:
+        """Give the index this value, as text, of the option. Raises BadInput for others."""
+        by_text = {str(each): each for each in self.values}
+        if value not in by_text:
+            raise BadInput(
+                f"{self.option} is '{value}'; give one of {', '.join(by_text)}, or leave it out"
+            )
+        chosen = replace(self.indexer, **{self.option: by_text[value]})
+        for part in parts_of(index):
+            chosen.apply(part)
+
+    def to_json(self) -> dict[str, Json]:
+        """As `GET /api/indices` lists it."""
+        return {"option": self.option, "values": [*self.values], "current": self.current}
+
+
+def _differences(a: Any, b: Any) -> int:
+    return sum(value != getattr(b, name) for name, value in vars(a).items())

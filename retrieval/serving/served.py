@@ -1,0 +1,307 @@
+"""One index that is served: searched, adjusted and looked at, by any number of threads."""
+
+import io
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from threading import BoundedSemaphore, Lock
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retrieval.contracts import Framing, Json, Vectors
+from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
+from retrieval.images import read_image
+from retrieval.index.filters import matching
+from retrieval.index.folder import INDEX
+from retrieval.index.searching import DEFAULT_K, Hit, Searcher
+from retrieval.runtime.threads import usable_cores
+from retrieval.serving.effort import Effort
+from retrieval.serving.folders import Folders
+from retrieval.storage.files import sha256_of
+from retrieval.storage.names import restored
+from retrieval.storage.places import Place
+from retrieval.storage.shards import MANIFEST, open_embeddings
+
+MOST_HITS = 1_000  # in one answer
+MOST_LABELS = 1_000  # that are listed
+MOST_VECTOR_BYTES = 2 * 10**9  # of an index's embeddings that are held in memory
+MOST_ON_MAP = 50_000  # points; a browser draws so many in a blink
+MOST_FOR_UMAP = 10_000  # which takes a minute for them
+SIZES = (16, 1024)  # pixels, of the longer side of a picture that is handed out
+KEPT_PICTURES = 2_000  # in memory
+LARGEST_KEPT = 256  # pixels of the longer side of one that is kept: some ten kilobytes
+
+log = logging.getLogger(__name__)
+
+
+class BadUpload(BadImage):
+    """An uploaded image that cannot be read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("that was sent", reason)
+
+
+class UnknownItem(UnknownName):
+    """An id that no row of the index has."""
+
+    def __init__(self, id_: str) -> None:
+        BadInput.__init__(self, f"no row of the index has the id '{id_}'; give one that is there")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """Neighbours, the label of what was searched for where it is known, and what took how long."""
+
+    hits: list[Hit]
+    label: str | None
+    encode_ms: float  # 0 for a row of the index, whose vector is known
+    search_ms: float
+
+    def to_json(self) -> dict[str, Json]:
+        """As `POST /api/search` answers."""
+        return {
+            "hits": [hit.to_json() for hit in self.hits],
+            "label": self.label,
+            "milliseconds": {
+                "encode": round(self.encode_ms, 3),
+                "search": round(self.search_ms, 3),
+            },
+        }
+
+
+class Served:
+    """An open index under a name. One search runs at a time: each has all cores."""
+
+    def __init__(
+        self,
+        name: str,
+        searcher: Searcher,
+        embeddings: Sequence[Place] = (),
+        images: Sequence[str] = (),
+    ) -> None:
+        """embeddings: folders among which those that the index was built from may be.
+
+        images: folders whose images may be shown; None for the one that all images of the index
+        share.
+        """
+        self.name = name
+        self.searcher = searcher
+        self.facts = searcher.opened.facts
+        self.rows = searcher.opened.rows
+        self.efforts = Effort.of(self.facts)
+        self._folders = embeddings
+        self._images = Folders(images) if images else Folders.of(self.rows["path"])
+        self._searching = Lock()
+        self._reading = Lock()
+        self._laying_out = Lock()
+        self._vectors: Vectors | None = None
+        self._looked_for_vectors = False
+        self._drawing = BoundedSemaphore(usable_cores())  # a large image fills memory
+        self._kept_picture = lru_cache(KEPT_PICTURES)(self._picture)
+        self._kept_plane = lru_cache(1)(self._plane)
+
+    @cached_property
+    def described(self) -> dict[str, Json]:
+        """As `GET /api/indices` lists it."""
+        labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
+        return {
+            "name": self.name,
+            "version": sha256_of(self.searcher.opened.folder / INDEX)[:12],
+            "backend": self.facts.backend,
+            "metric": str(self.facts.metric),
+            "rows": len(self.rows),
+            "dim": self.facts.dim,
+            "encoder": self.facts.encoder.name,
+            "options": dict(self.facts.options),
+            "effort": None if self.efforts is None else self.efforts.to_json(),
+            "labels": [*labels[:MOST_LABELS]],
+        }
+
+    def search(
+        self, image: BinaryIO, k: int | None, where: str | None, effort: str | None
+    ) -> SearchAnswer:
+        """The neighbours of an image file. Raises BadImage, and what `Searcher.search` raises."""
+        self._check(k, where)
+        vector, encode_ms = self._embedded(image)
+        hits, search_ms = self._nearest(vector, k, where, effort)
+        return SearchAnswer(hits, None, encode_ms, search_ms)
+
+    def neighbors(
+        self, id_: str, k: int | None, where: str | None, effort: str | None
+    ) -> SearchAnswer:
+        """The neighbours of a row, itself left out.
+
+        Raises UnknownItem, BadImage for one whose vector is not at hand and whose image is gone,
+        and what `Searcher.search` raises.
+        """
+        self._check(k, where)
+        row = self.row_of(id_)
+        k = DEFAULT_K if k is None else k
+        wanted = min(k + 1, len(self.rows))
+        vector, encode_ms = self._vector_of(row)
+        hits, search_ms = self._nearest(vector, wanted, where, effort)
+        others = [hit for hit in hits if hit.id != id_][:k]
+        ranked = [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
+        return SearchAnswer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
+
+    def embedding(self, image: BinaryIO) -> Vectors:
+        """The embedding (dim,) of an image file. Raises BadImage."""
+        return cast(Vectors, self._embedded(image)[0][0])
+
+    def items(self, where: str | None, limit: int, seed: int) -> list[dict[str, Json]]:
+        """So many rows, drawn by seed, among those that match."""
+        rows = np.arange(len(self.rows))
+        if where is not None:
+            rows = np.flatnonzero(matching(self.rows, where))
+        drawn = np.random.default_rng(seed).permutation(rows)[:limit]
+        found = self.rows.take(pa.array(drawn)).to_pylist()
+        return [row | {"path": row["path"] and restored(row["path"])} for row in found]
+
+    def row_of(self, id_: str) -> int:
+        """The row with the id. Raises UnknownItem."""
+        row = int(pc.index(self.rows["id"], pa.scalar(id_, pa.string())).as_py())
+        if row < 0:
+            raise UnknownItem(id_)
+        return row
+
+    def _check(self, k: int | None, where: str | None) -> None:
+        """Raise what is wrong with a search before its image is looked at."""
+        most = min(MOST_HITS, len(self.rows))
+        if k is not None and not 1 <= k <= most:
+            raise BadInput(f"k is {k:,}; give 1 to {most:,}")
+        self.searcher.among(k, where)
+
+    def _embedded(self, image: BinaryIO | str) -> tuple[Vectors, float]:
+        """The embedding (1, dim) of an upload or of a path, and the milliseconds that it took.
+
+        Raises RetrError where the encoder cannot be opened: not the fault of who asks.
+        """
+        embedder = self.searcher.embedder
+        with embedder.lock:  # the wait for it is not part of the time
+            began = time.perf_counter()
+            try:
+                _ = embedder.encoder  # open it
+            except BadInput as error:
+                raise RetrError(str(error)) from error
+            try:
+                vector = embedder.embed_images(image)
+            except BadImage as error:
+                raise error if isinstance(image, str) else BadUpload(error.reason) from None
+            return vector, 1000 * (time.perf_counter() - began)
+
+    def _vector_of(self, row: int) -> tuple[Vectors, float]:
+        vectors = self.vectors()
+        if vectors is not None:
+            return vectors[row : row + 1], 0.0
+        return self._embedded(self._path_of(row))
+
+    def _nearest(
+        self, vector: Vectors, k: int | None, where: str | None, effort: str | None
+    ) -> tuple[list[Hit], float]:
+        """Hits, and the milliseconds of the search alone."""
+        with self._searching:
+            if self.efforts is not None:
+                chosen = str(self.efforts.current) if effort is None else effort
+                self.efforts.applied(self.searcher.opened.index, chosen)
+            elif effort is not None:
+                raise BadInput(f"{self.facts.backend} has no option to trade recall for time")
+            began = time.perf_counter()
+            found = self.searcher.hits(vector, k, where)
+            search_ms = 1000 * (time.perf_counter() - began)
+        return self.searcher.named(found)[0], search_ms
+
+    def _path_of(self, row: int) -> str:
+        path = self.rows["path"][row].as_py()
+        if path is None:
+            raise BadInput(f"it is not known where {self.rows['id'][row]} lies; encode it anew")
+        path = restored(path)
+        self._images.check(path)
+        return path
+
+    def picture(self, row: int, size: int) -> tuple[bytes, str]:
+        """A row's image with a longer side of at most `size` pixels, and its media type.
+
+        Small ones keep every pixel. Raises BadImage where the image is gone.
+        """
+        return (self._kept_picture if size <= LARGEST_KEPT else self._picture)(row, size)
+
+    def _picture(self, row: int, size: int) -> tuple[bytes, str]:
+        with self._drawing:
+            image = read_image(self._path_of(row), Framing(size))
+            image.thumbnail((size, size))
+        image.info = {}  # comments, profiles, and where a photograph was taken
+        kind = "PNG" if max(image.size) <= 64 else "JPEG"
+        written = io.BytesIO()
+        image.save(written, kind, quality=85)
+        return written.getvalue(), f"image/{kind.lower()}"
+
+    def vectors(self) -> Vectors | None:
+        """The vectors in the order of the rows, where their embeddings are at hand."""
+        with self._reading:
+            if not self._looked_for_vectors:
+                self._looked_for_vectors = True
+                with suppress(BadInput, OSError):  # images are encoded again instead
+                    self._vectors = self._found_vectors()
+        return self._vectors
+
+    def _found_vectors(self) -> Vectors | None:
+        # The newest first: a row that was deleted and added again has its vector there.
+        wanted = dict.fromkeys(reversed(self.facts.embeddings))
+        if len(self.rows) * self.facts.dim * 4 > MOST_VECTOR_BYTES:
+            return None
+        for folder in self._folders:
+            manifest = folder / MANIFEST
+            if manifest.is_file() and (sha256 := sha256_of(manifest)) in wanted:
+                wanted[sha256] = cast(Any, open_embeddings(folder).read())
+        if not wanted or None in wanted.values():
+            return None
+        tables, vectors = zip(*cast("Iterable[Any]", wanted.values()), strict=True)
+        ids = pa.concat_tables(tables)["id"]
+        if len(tables) == 1 and ids.equals(self.rows["id"]):
+            return cast(Vectors, vectors[0])
+        at = pc.index_in(self.rows["id"].combine_chunks(), ids.combine_chunks())
+        return cast(Vectors, np.concatenate(vectors)[at.to_numpy(zero_copy_only=False)])
+
+    def plane(self, method: str, seed: int) -> dict[str, Json]:
+        """The rows in the plane, as `GET /api/map` answers: places from 0 to 1, rounded.
+
+        Raises UnknownName for a method, BadInput where the embeddings are not at hand.
+        """
+        with self._laying_out:  # once, however many ask
+            return self._kept_plane(method, seed)
+
+    def _plane(self, method: str, seed: int) -> dict[str, Json]:
+        from retrieval.drawing.layout import Layout, laid_out
+
+        if method not in [*Layout]:
+            raise UnknownName("method", method, [*Layout])
+        vectors = self.vectors()
+        if vectors is None:
+            raise BadInput(
+                "the embeddings that this index was built from are not at hand, or larger than 2 "
+                "GB, so there is no map; name their folder with --embeddings"
+            )
+        layout = Layout(method)
+        most = MOST_FOR_UMAP if layout is Layout.UMAP else MOST_ON_MAP
+        rows = np.arange(len(vectors))
+        if len(rows) > most:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+        points = laid_out(vectors[rows], layout, self.facts.metric, seed)
+        low, high = points.min(0), points.max(0)
+        places = np.round((points - low) / np.maximum(high - low, 1e-9), 4)
+        shown = self.rows.take(pa.array(rows))
+        labels = shown["label"].combine_chunks().dictionary_encode()
+        return {
+            "x": places[:, 0].tolist(),
+            "y": places[:, 1].tolist(),
+            "ids": shown["id"].to_pylist(),
+            "labels": labels.dictionary.to_pylist(),
+            "label_of": [-1 if each is None else each for each in labels.indices.to_pylist()],
+            "method": method,
+        }
