@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their values are read."""
+"""Options that several commands share, and parsers of their values."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +13,9 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def limited(threads: int | None) -> int | None:
-    """Limit this process to so many threads, before what they belong to is loaded.
+    """Limit the threads of this process, before a library starts any.
 
-    Raises BadInput for less than one, and for more than there are cores.
+    Raises BadInput for less than one thread, and for more threads than cores.
     """
     from retrieval.errors import BadInput
     from retrieval.runtime.threads import available_cores, limit_threads
@@ -23,15 +23,15 @@ def limited(threads: int | None) -> int | None:
     if threads is not None:
         cores = available_cores()
         if not 1 <= threads <= cores:
-            raise BadInput(f"--threads {threads} on {cores} cores; give from 1 to {cores}")
+            raise BadInput(f"--threads {threads} on {cores} cores; give 1 to {cores}")
         limit_threads(threads)
     return threads
 
 
 def limited_megapixels(count: int | None) -> int | None:
-    """Limit the images that this process decodes, in megapixels.
+    """Set the maximum size of decoded images, in megapixels.
 
-    Raises BadInput below 1, and for a variable RETR_MAX_MEGAPIXELS that is no such number.
+    Raises BadInput below 1, and if the variable RETR_MAX_MEGAPIXELS is not a number.
     """
     from retrieval.errors import BadInput
     from retrieval.images.megapixels import limit_megapixels, max_megapixels
@@ -39,7 +39,7 @@ def limited_megapixels(count: int | None) -> int | None:
     if count is None:
         max_megapixels()
     elif count < 1:
-        raise BadInput(f"--max-megapixels {count} is not understood; give 1 or more")
+        raise BadInput(f"--max-megapixels {count} is below 1; give 1 or more")
     else:
         limit_megapixels(count)
     return count
@@ -148,7 +148,7 @@ Database = Annotated[
     ),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="Embeddings, index or encoder folder.")]
-MAX_SEED = 2**32 - 1  # the largest that numpy's older generators and umap take
+MAX_SEED = 2**32 - 1  # scikit-learn and umap take no larger seed
 
 
 def seed_option(text: str = "Random seed.") -> Any:
@@ -161,34 +161,34 @@ Ks = Annotated[str, typer.Option("-k", help="Cutoff ranks k of the measures, sep
 
 
 def parsed_options(pairs: list[str] | None) -> dict[str, str]:
-    """The options of `--set OPTION=VALUE`. Raises BadInput for what is not such a pair."""
+    """Return the options of `--set OPTION=VALUE`. Raises BadInput for text of another form."""
     from retrieval.errors import BadInput
 
     options = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not (name and equals and value):
-            raise BadInput(f"--set {pair} is not understood; write --set OPTION=VALUE")
+            raise BadInput(f"--set {pair} has no option and value; write --set OPTION=VALUE")
         options[name.strip().replace("-", "_")] = value.strip()
     return options
 
 
 def parsed_metric(name: str | None) -> "Metric | None":
-    """The metric of this name, hyphens allowed. Raises UnknownName."""
+    """Return the metric of this name, hyphens allowed. Raises UnknownName."""
     from retrieval.contracts import Metric
 
     return None if name is None else parsed_choice("metric", name.replace("-", "_"), Metric)
 
 
 def parsed_choice(what: str, name: str, choices: type[Choice]) -> Choice:
-    """The choice of this name. Raises UnknownName, with what there is."""
+    """Return the choice of this name. Raises UnknownName, which lists the choices."""
     from retrieval.choices import choice
 
     return choice(choices, name, what)
 
 
 def parsed_names(text: str) -> list[str]:
-    """The names of `cat,dog` or `"a, b",c` in NFC. Raises BadInput where one is empty."""
+    """Return the names of `cat,dog` or `"a, b",c` in NFC. Raises BadInput for an empty name."""
     import csv
 
     from retrieval.errors import BadInput
@@ -200,12 +200,12 @@ def parsed_names(text: str) -> list[str]:
         names = text.split(",")
     names = [nfc(name.strip()) for name in names]
     if not all(names):
-        raise BadInput(f"'{text}' is not understood; write names with commas between: cat,dog")
+        raise BadInput(f"'{text}' has an empty name; write names separated by commas: cat,dog")
     return names
 
 
 def parsed_ks(text: str) -> list[int]:
-    """The ranks of `-k 1,5,10`, ascending. Raises BadInput unless all are whole and positive."""
+    """Return the ranks of `-k 1,5,10`, ascending. Raises BadInput unless all are positive."""
     from retrieval.errors import BadInput
 
     try:
@@ -213,29 +213,30 @@ def parsed_ks(text: str) -> list[int]:
     except ValueError:
         ks = [0]
     if ks[0] < 1:
-        raise BadInput(f"-k {text} is not understood; write positive numbers: -k 1,5,10")
+        raise BadInput(f"-k {text} is not a list of positive numbers; write -k 1,5,10")
     return ks
 
 
-class Engine(StrEnum):
-    """What does the work."""
+class EngineName(StrEnum):
+    """Engines that run the work."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
 def is_ray(engine: str, address: str | None) -> bool:
-    """Whether a Ray cluster is to do the work, which has been seen to be there.
+    """Return whether the engine is a Ray cluster, and check that the cluster answers.
 
-    Raises what `cluster.check` raises, and BadInput for an address without the engine.
+    Raises what `retrieval.runtime.ray.check` raises, and BadInput for an address
+    without this engine.
     """
     from retrieval.errors import BadInput
 
-    if parsed_choice("engine", engine, Engine) is Engine.RAY:
+    if parsed_choice("engine", engine, EngineName) is EngineName.RAY:
         from retrieval.runtime import ray as cluster
 
         cluster.check(address)
         return True
     if address is not None:
-        raise BadInput("--address is of a Ray cluster; give --engine ray too, or leave it out")
+        raise BadInput("--address needs --engine ray; add it, or leave --address out")
     return False

@@ -1,4 +1,4 @@
-"""Draws sheets: the answer to a search, and pairs."""
+"""Draw sheets of search results and of pairs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from retrieval.pairs.verification import Outcome
 from retrieval.quality.labelled import Labelled
 
 Rows = Sequence[tuple[Picture, Sequence[Picture]]]
-"""Queries with their neighbours."""
+"""Queries with their neighbors."""
 
 
 def pictured(
@@ -26,10 +26,10 @@ def pictured(
     labels: Sequence[str | None],
     answers: Sequence[Sequence[Hit]],
 ) -> Rows:
-    """Each query's picture, and those of its hits.
+    """Return the picture of each query, and those of its hits.
 
-    Hits are marked as right or wrong where the query's label and theirs are known. A picture
-    that cannot be read any more is None.
+    Hits are marked as right or wrong if both labels are known. The image is None if it cannot be
+    read.
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
@@ -57,9 +57,9 @@ def draw_sheet(path: Path, rows: Rows, heading: str) -> None:
 def draw_pairs(
     path: Path, tested: Labelled, outcome: Outcome, heading: str, most: int, seed: int
 ) -> None:
-    """Write a PNG of pairs drawn by seed, half of them alike, with labels, distance, probability.
+    """Write a PNG of random pairs with their labels, distance and probability.
 
-    Pairs are marked by whether the threshold puts them right.
+    Half of them show the same class. Pairs are marked by whether the threshold is right.
     """
     drawn, calibration = outcome.pairs, outcome.calibration
     generator = np.random.default_rng(seed)
@@ -98,8 +98,10 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
 
 
 def draw_duplicates(path: Path, found: Found, drawn: Sequence[Duplicate], heading: str) -> None:
-    """Write a PNG of the pairs drawn, with the correlation of their pixels, marked by whether their
-    labels are the same where both are known."""
+    """Write a PNG of the pairs with the correlation of their pixels.
+
+    Pairs are marked by whether their labels are the same, if both are known.
+    """
     pictures = []
     sets = found.first, found.second
     paths = [each.all_paths() for each in sets]

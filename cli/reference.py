@@ -1,4 +1,4 @@
-"""The reference of the command line, from the code: `python -m cli.reference > docs/cli.md`."""
+"""Generate the reference of the command line: `python -m cli.reference > docs/cli.md`."""
 
 import re
 from typing import Any
@@ -27,11 +27,11 @@ Characters outside the terminal's encoding are written as escapes; `--json` is t
 is closed or its disk is full, the command fails. If the reader of a pipe exits early, as `head`
 does, the command stops silently with exit code 1.
 """
-EVERYWHERE = frozenset({"--json", "--quiet", "--debug", "--help"})
+SHARED_OPTIONS = frozenset({"--json", "--quiet", "--debug", "--help"})
 
 
 def reference() -> str:
-    """The whole page, in Markdown."""
+    """Return the page, in Markdown."""
     group: Any = typer.main.get_command(application())
     with group.make_context("retr", []) as context:
         commands = [group.get_command(context, name) for name in group.list_commands(context)]
@@ -42,7 +42,7 @@ def _section(command: Any, parent: Any) -> str:
     with typer.Context(command, info_name=command.name, parent=parent) as context:
         usage = " ".join(command.collect_usage_pieces(context))
         text, *examples = (command.help or "").split("Example: ")
-        shown = [param for param in command.params if not EVERYWHERE & set(param.opts)]
+        shown = [param for param in command.params if not SHARED_OPTIONS & set(param.opts)]
         rows = [_row(param, context) for param in shown]
     usage = f"retr {command.name} {usage}".replace("[OPTIONS]", "[OPTION]...")
     lines = [f"## retr {command.name}", "", f"`{usage}`", "", " ".join(text.split()), ""]
@@ -53,10 +53,10 @@ def _section(command: Any, parent: Any) -> str:
 
 
 def _row(param: Any, context: Any) -> str:
-    """A line of the table: what it is called, what it does, what it is where it is left out."""
+    """Return a line of the table: names, help, default."""
     names, told = param.get_help_record(context)
     told, _, default = told.partition("  [")
-    default = re.split(r"\]|; ", default)[0].removeprefix("default: ")  # not the range behind it
+    default = re.split(r"\]|; ", default)[0].removeprefix("default: ")  # a range may follow
     cells = (f"`{names}`", told, default)
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 

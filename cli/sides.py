@@ -51,10 +51,10 @@ def open_sides(
 
     chosen = None if protocol is None else parsed_choice("protocol", protocol, Protocol)
     if draw is not None and (chosen is None or not chosen.draws):
-        raise BadInput("--draw is for a protocol that draws; add --protocol hashing-54k")
+        raise BadInput("--draw needs a hashing protocol; add --protocol hashing-54k or hashing-59k")
     if through_index and chosen not in (None, Protocol.OFFICIAL):
         raise BadInput(
-            f"an index has the whole database, and {chosen} searches other images; leave out "
-            "--index or --protocol"
+            f"--index searches the whole database, and --protocol {chosen} does not; leave one of "
+            "them out"
         )
     return sides_of_folders(*folders, chosen, seed, draw, output.warn)

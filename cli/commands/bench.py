@@ -1,4 +1,4 @@
-"""`retr bench`: what each index costs, and what it loses."""
+"""`retr bench`: recall, speed, size and lost mAP of indices."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,7 +97,7 @@ def bench(
         _compare(output, *compared, alone=not any(others))
         return
     if full and grid is not None:
-        raise BadInput("--full is a grid of its own; leave it or --grid away")
+        raise BadInput("--full and --grid exclude each other; leave one of them out")
     n_threads = _threads(threads or (["1", "all"] if full else ["1"]))
     data = _data(workspace, queries, database, hdf5, parsed_metric(metric), seed)
     if export_hdf5 is not None:
@@ -143,7 +143,7 @@ def _data(
 
     if hdf5 is not None:
         if queries is not None or database is not None:
-            raise BadInput("--hdf5 has queries and database; leave --queries and --database away")
+            raise BadInput("--hdf5 brings queries and database; leave --queries and --database out")
         return data_of_hdf5(hdf5, metric)
     searched = open_embeddings(
         database or workspace.needed(Role.DATABASE, "retr encode", "--database")
@@ -159,7 +159,7 @@ def _threads(given: list[str]) -> list[int]:
     found = []
     for text in given:
         if text != "all" and not text.isdecimal():
-            raise BadInput(f"--threads cannot be '{text}'; give a number, or all")
+            raise BadInput(f"--threads '{text}' is not a number; give a number, or all")
         found.append(len(cores()) if text == "all" else int(text))
     return [*dict.fromkeys(found)]
 
@@ -180,14 +180,14 @@ def _compare(output: Output, old: Path, new: Path, alone: bool) -> None:
     from retrieval.errors import BadInput
 
     if not alone:
-        raise BadInput("--compare measures nothing; leave the other options out")
+        raise BadInput("--compare takes no other options; leave them out")
     before, after = report.read(old), report.read(new)
     changes = report.compare(before, after)
     for name in ("cpu", "cores"):
         if before["machine"].get(name) != after["machine"].get(name):
             output.warn(
-                f"the machines differ ({name}: {before['machine'].get(name)}, "
-                f"{after['machine'].get(name)}), and so may their speeds"
+                f"the reports are of two machines ({name}: {before['machine'].get(name)}, "
+                f"{after['machine'].get(name)}); their speeds are hard to compare"
             )
     beyond = [change for change in changes if change.better is not None]
     ratio = report.median_speedup(changes)
@@ -217,7 +217,7 @@ def _compare(output: Output, old: Path, new: Path, alone: bool) -> None:
 
 
 def _difference(change: "Change") -> str:
-    """As a factor; of shares, which may be 0, as a difference."""
+    """Return the change as a factor, or as a difference for shares, which may be 0."""
     if change.measure.startswith(("recall", "mAP")):
         return f"{change.after - change.before:+.4f}"
     return f"× {change.after / change.before:.2f}"

@@ -1,4 +1,4 @@
-"""`retr compare`: how similar two images are."""
+"""`retr compare`: the distance of two images, and whether they show the same class."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
-MOST_DRAWN = 100  # pairs on a sheet
+MAX_PAIRS_DRAWN = 100  # on a sheet
 
 
 @command(threads=True, max_megapixels=True)
@@ -94,7 +94,7 @@ def compare(
     ]
     output.document(documents if pairs is not None else documents[0])
     if sheet is not None:
-        drawn = answers[:MOST_DRAWN]
+        drawn = answers[:MAX_PAIRS_DRAWN]
         draw_compared(sheet, drawn, f"{opened.name}, {chosen} distance")
         output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
 
@@ -106,16 +106,16 @@ def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked
     if pairs is None:
         if len(images) != 2:
             raise BadInput(
-                f"two images make a pair, got {len(images)}; give two, or a CSV with --pairs"
+                f"{plural(len(images), 'image')} given, not 2; give two images, or a CSV with --pairs"
             )
         return [Asked.of(*images)]
     if images:
-        raise BadInput("images and --pairs were given; give one of them")
+        raise BadInput("images and --pairs exclude each other; give one of them")
     asked, problems = read_pairs(pairs)
     for problem in problems:
-        output.warn(f"skipped {pairs} {problem}; write two images, with a comma between")
+        output.warn(f"skipped {pairs} {problem}; write two images, separated by a comma")
     if not asked:
-        raise BadInput(f"{pairs} has no pair; write two images a line, with a comma between")
+        raise BadInput(f"{pairs} has no pair; write two images a line, separated by a comma")
     return asked
 
 
@@ -157,4 +157,4 @@ def _print(
         met = "" if calibration.ece is None else f", expected error {calibration.ece:.4f}"
         output.say(f"calibrated on {plural(of.pairs, 'pair')} of {of.source}{met}")
     if answers[0][1].probability_same is None:
-        output.say("no probability is known for this encoder: see 'retr pairs --save'")
+        output.say("no probability: this encoder is not calibrated; run 'retr pairs --save'")

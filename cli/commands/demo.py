@@ -1,4 +1,4 @@
-"""`retr demo`: the whole job on real images, with its tables and pictures."""
+"""`retr demo`: encode, index, search and measure real images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
-QUERIES_TIMED = 2000  # drawn by seed; `retr bench` asks all of them
+QUERIES_TIMED = 2000  # drawn at random; `retr bench` takes all of them
 BACKENDS = ("exact", "ivf", "hnsw")
 
 
@@ -129,14 +129,14 @@ def _measure(
     from retrieval.quality.evaluation import KS, evaluate
     from retrieval.quality.labelled import Labelled
 
-    output.say("\n4. Measure retrieval: exact search, relevant is what has the query's label")
+    output.say("\n4. Measure retrieval by exact search; images with the query's label are relevant")
     labelled = Labelled.of(queries), Labelled.of(database)
     metric = database.facts.metric
     official = evaluate(*labelled, metric, KS)
     print_evaluation(output, official)
     unseen = evaluate(labelled[0], labelled[0], metric, (10,))
     output.say(
-        f"With the test images as their own database, each left out of its own ranking: "
+        f"Test images as queries and database, each left out of its own ranking: "
         f"mAP {unseen.map:.4f}, P@10 {unseen.precision_at[10]:.4f}"
     )
     output.say("\n5. Measure the indices")
@@ -152,7 +152,7 @@ def _measure(
 
 
 def _sources(output: Output, data: Path | None, limit: int | None) -> "dict[str, Source]":
-    """CIFAR-10's splits or, where it is neither here nor to be had, those of the digits."""
+    """Return the splits of CIFAR-10, or of the digits if it cannot be downloaded."""
     from retrieval.errors import BadSource
     from retrieval.images import open_source
 
@@ -160,7 +160,7 @@ def _sources(output: Output, data: Path | None, limit: int | None) -> "dict[str,
     try:
         return {split: open_source("cifar10", split, data, limit) for split in splits}
     except BadSource as error:
-        output.warn(f"{error}; going on with scikit-learn's digits")
+        output.warn(f"{error}; using scikit-learn's digits instead")
         return {split: open_source("digits", split, data, limit) for split in splits}
 
 

@@ -1,4 +1,4 @@
-"""`retr duplicates`: near-identical images within a set, or between two."""
+"""`retr duplicates`: near-identical images in one set, or between two sets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,7 +117,7 @@ def _open(
         folder = embeddings or workspace.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")
         return [open_embeddings(folder)]
     if embeddings is not None:
-        raise BadInput("an embeddings folder and --between were given; give one of them")
+        raise BadInput("an embeddings folder and --between exclude each other; give one of them")
     opened = [open_embeddings(folder) for folder in between]
     common_facts(opened)  # raises Mismatch for two encoders
     return opened
@@ -155,7 +155,9 @@ def _print(output: Output, found: "Found") -> None:
         output.say(f"… and {len(found.duplicates) - MAX_PAIRS_SHOWN:,} more")
     output.say(
         f"{plural(len(found.duplicates), 'pair')} of near-identical images among "
-        f"{plural(found.compared, 'pair')} of neighbours whose pixels were compared"
+        f"{plural(found.compared, 'pair')} of neighbors that were compared by pixels"
     )
     if found.compared < found.proposed:
-        output.say(f"{found.proposed - found.compared:,} pairs further apart were not compared")
+        output.say(
+            f"{found.proposed - found.compared:,} pairs at larger distances were not compared"
+        )

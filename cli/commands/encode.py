@@ -216,7 +216,7 @@ def _print(output: Output, run: EncodeRun) -> None:
     if manifest.skipped:
         output.warn(
             f"{plural(manifest.skipped, 'image')} could not be read; "
-            f"{run.folder / 'skipped.parquet'} says which and why"
+            f"{run.folder / 'skipped.parquet'} lists them with the reasons"
         )
     if listing is not None and run.new:
         _warn_of_changes(output, listing)
@@ -230,27 +230,27 @@ def _print(output: Output, run: EncodeRun) -> None:
         speed = f"{run.images_per_second:,.0f} images/s"
         output.say(f"{plural(run.new, 'image')} in {duration(run.seconds)}, {speed}")
     else:
-        output.say("they were there already: nothing to do")
+        output.say("nothing to do: all images are encoded already")
 
 
 def _warn_of_changes(output: Output, source: "Listed") -> None:
-    """Say which files arrived or changed since the source was listed."""
+    """Warn of files that arrived or changed since the source was listed."""
     from retrieval.errors import BadInput
 
     try:
         changes = source.changes()
     except BadInput as error:
-        output.warn(f"not known whether files arrived during the run: {error}")
+        output.warn(f"cannot check for files that arrived during the run: {error}")
         return
-    remedy = "to have all as they are now, encode again with another --out"
+    remedy = "to encode the current files, run again with another --out"
     if changes.arrived:
         files = plural(changes.arrived, "file")
         verb = "is" if changes.arrived == 1 else "are"
-        output.warn(f"{files} arrived during the run and {verb} not in the set; {remedy}")
+        output.warn(f"{files} arrived during the run and {verb} not encoded; {remedy}")
     if changes.changed:
         files = plural(changes.changed, "file")
         verb = "is" if changes.changed == 1 else "are"
         output.warn(
-            f"{files} changed during the run and {verb} in the set as read, before or after; "
+            f"{files} changed during the run and {verb} encoded as before or after the change; "
             f"{remedy}"
         )

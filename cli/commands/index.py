@@ -286,7 +286,7 @@ def _add(output: Output, folder: "Place", sets: "list[Embeddings]") -> IndexChan
     facts = add_rows(folder, sets)
     if facts != before:
         return IndexChange(folder, facts, "changed")
-    output.say("they are there already: nothing to do")
+    output.say("nothing to do: the rows are in the index already")
     return IndexChange(folder, facts, "left as it was")
 
 
@@ -361,7 +361,7 @@ def _print(output: Output, done: IndexChange, seconds: float) -> None:
     if facts.efforts:
         remedies.insert(0, f"raise {' or '.join(facts.efforts)} with --set, here or at search")
     output.warn(
-        f"recall@10 is {recall:.3f} for some of the index's own rows; {', or '.join(remedies)}"
+        f"recall@10 is {recall:.3f} on a sample of the index's rows; {', or '.join(remedies)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`retr info`: what a folder is."""
+"""`retr info`: describe a folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,9 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     output.say(f"  skipped   {plural(manifest.skipped, 'image')}{folders}")
     if manifest.passed_over:
         output.say(f"  {said_of(manifest.passed_over)}")
-    output.say(f"  complete  {'yes' if manifest.complete else 'no: run the same encode again'}")
+    output.say(
+        f"  complete  {'yes' if manifest.complete else 'no: run the same retr encode again'}"
+    )
     return {
         "kind": "embeddings",
         **facts.to_json(),

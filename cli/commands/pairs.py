@@ -1,4 +1,4 @@
-"""`retr pairs`: same class or not, and how well distances tell."""
+"""`retr pairs`: how well distances separate pairs of the same class from others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,7 @@ def pairs(
     )
     others = None if validation is None else open_embeddings(validation)
     if scorer is not None and metric is not None:
-        raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
+        raise BadInput("--scorer uses no metric; leave --metric or --scorer out")
     judge = None if scorer is None else open_scorer(scorer, device)
     prepared = prepare_pair_test(
         test,
@@ -162,7 +162,7 @@ def pairs(
         _save(output, workspace, prepared, outcome)
     if out is not None:
         _report(out, prepared, outcome, seed)
-        output.say(f"drawn into {out}")
+        output.say(f"written into {out}")
 
 
 def _save(output: Output, workspace: "Workspace", prepared: "PairTest", outcome: "Outcome") -> None:
@@ -173,9 +173,9 @@ def _save(output: Output, workspace: "Workspace", prepared: "PairTest", outcome:
 
     calibration = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
     path = place_to_keep(prepared.judge, calibration.metric, workspace)
-    instead = ", in place of one before" if path.exists() else ""
+    instead = ", replacing an older calibration" if path.exists() else ""
     calibration.write(path)
-    output.say(f"kept for 'retr compare'{instead}: {path}")
+    output.say(f"saved for 'retr compare'{instead}: {path}")
 
 
 def _print(output: Output, prepared: "PairTest", outcome: "Outcome", own_validation: bool) -> None:
@@ -246,7 +246,7 @@ def _document(prepared: "PairTest", outcome: "Outcome") -> "dict[str, JsonValue]
 
 
 def _report(folder: Path, prepared: "PairTest", outcome: "Outcome", seed: int) -> None:
-    """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
+    """Write plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
     from retrieval.drawing.plots import draw_distances, draw_matrix, draw_roc
     from retrieval.storage.files import made_folder, write_json

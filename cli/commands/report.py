@@ -1,4 +1,4 @@
-"""`retr report`: an encoder and its indices, as one HTML file."""
+"""`retr report`: the quality of an encoder and its indices, as one HTML file."""
 
 import shlex
 import sys
@@ -78,8 +78,8 @@ def _bench(place: Path, encoder: str) -> "Bench":
     data = document["data"]
     if data["encoder"] != encoder:
         raise Mismatch(
-            f"{place} measured indices of {data['encoder']}, and the embeddings are of {encoder}; "
-            "give a bench of the same"
+            f"{place} is of encoder {data['encoder']}, and the embeddings are of {encoder}; give a "
+            "bench of the same encoder"
         )
     plot = (place if place.is_dir() else place.parent) / f"{benches.NAME}.png"
     header, *lines = benches.table_of(document, place)

@@ -96,28 +96,36 @@ def search(
         _print_hits(output, answer)
     if skipped:
         output.say(f"{plural(len(skipped), 'image')} could not be read")
-    preview = preview and output.for_people and sys.stdout.isatty()
-    if preview or sheet is not None:
-        from cli.pictures import draw_sheet, pictured  # slow to import
-
-        pictures = pictured(
-            [answer.name for answer in answers],
-            [answer.path for answer in answers],
-            [answer.label for answer in answers],
-            [answer.hits for answer in answers],
-        )
-        if preview:
-            from cli.preview import show, shows_blocks
-
-            if shows_blocks():
-                show(pictures)
-            else:
-                output.warn("--preview needs a terminal in UTF-8; draw the pictures with --sheet")
-        if sheet is not None:
-            draw_sheet(sheet, pictures, str(folder))
-            output.say(f"drawn: {sheet}")
+    _draw(output, answers, str(folder), sheet, preview)
     output.document([answer.to_json() for answer in answers])
     keep_for_searches(output, searcher.encoder)
+
+
+def _draw(
+    output: Output, answers: "list[ImageHits]", heading: str, sheet: Path | None, preview: bool
+) -> None:
+    """Draw queries and neighbors in the terminal, into a file, or both."""
+    preview = preview and output.for_people and sys.stdout.isatty()
+    if not preview and sheet is None:
+        return
+    from cli.pictures import draw_sheet, pictured  # slow to import
+
+    pictures = pictured(
+        [answer.name for answer in answers],
+        [answer.path for answer in answers],
+        [answer.label for answer in answers],
+        [answer.hits for answer in answers],
+    )
+    if preview:
+        from cli.preview import show, shows_blocks
+
+        if shows_blocks():
+            show(pictures)
+        else:
+            output.warn("--preview needs a terminal in UTF-8; use --sheet to draw into a file")
+    if sheet is not None:
+        draw_sheet(sheet, pictures, heading)
+        output.say(f"drawn: {sheet}")
 
 
 def _print_hits(output: Output, answer: "ImageHits") -> None:

@@ -1,4 +1,4 @@
-"""`retr serve`: a page to search by picture, and the same as a service."""
+"""`retr serve`: a web page and an API to search by image."""
 
 import os
 import socket
@@ -16,8 +16,8 @@ from cli.output import Output, plural
 if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
-TOKEN = "RETR_TOKEN"
-BACKLOG = 2048  # connections that wait to be taken up
+TOKEN_VARIABLE = "RETR_TOKEN"
+MAX_WAITING_CONNECTIONS = 2048  # connections not accepted yet
 
 
 @command(threads=True, max_megapixels=True)
@@ -83,7 +83,7 @@ def serve(
         port = int(listening.getsockname()[1])
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         count = sum(len(served.rows) for served in collection.served.values())
-        token = os.environ.get(TOKEN, "")
+        token = os.environ.get(TOKEN_VARIABLE, "")
         app = make_app(collection, listening.getsockname()[0], host, token)
         settings = uvicorn.Config(app, log_level="warning", access_log=False)
 
@@ -94,13 +94,13 @@ def serve(
         threading.Thread(target=open_encoders, daemon=True).start()
         output.say(f"{plural(count, 'image')} at {address}   (Ctrl+C stops)")
         output.document({"url": address, "indices": [*collection.served]})
-        with suppress(KeyboardInterrupt):  # which uvicorn may raise again when it has stopped
+        with suppress(KeyboardInterrupt):  # uvicorn may raise it again after it stopped
             uvicorn.Server(settings).run(sockets=[listening])
 
 
 def _allow_many_connections() -> None:
-    """Let this process have as many open at once as the system allows it."""
-    with suppress(ImportError, OSError, ValueError):  # where there is no such limit
+    """Raise the limit of open files to the maximum that the system allows."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
         import resource
 
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -108,7 +108,7 @@ def _allow_many_connections() -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, so that one that is taken is refused before work is done."""
+    """Return a socket bound to the address. Raises BadInput if the address is taken."""
     from retrieval.errors import BadInput
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -116,7 +116,7 @@ def _listening(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-        bound.listen(BACKLOG)  # who comes early waits
+        bound.listen(MAX_WAITING_CONNECTIONS)  # early clients wait
     except (OSError, OverflowError) as error:
         bound.close()
         reason = getattr(error, "strerror", None) or error

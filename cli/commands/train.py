@@ -1,4 +1,4 @@
-"""`retr train`: an encoder from a recipe."""
+"""`retr train`: train an encoder by a recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

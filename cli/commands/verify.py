@@ -1,4 +1,4 @@
-"""`retr verify`: whether a folder is whole."""
+"""`retr verify`: check a folder for damage."""
 
 from cli.command import command
 from cli.options import Folder
@@ -20,10 +20,10 @@ def verify(output: Output, folder: Folder) -> None:
 
     report = verify(place_of(folder))
     for problem in report.problems:
-        output.say(f"wrong: {problem}")
+        output.say(f"problem: {problem}")
     if not report.problems:
         output.say(
-            f"all is well with {folder} ({report.kind}): "
+            f"{folder} ({report.kind}) is intact: "
             + (f"{plural(report.rows, 'row')}, " if report.rows else "")
             + plural(report.files, "file")
         )
@@ -43,7 +43,7 @@ def verify(output: Output, folder: Folder) -> None:
 
 
 def print_problem(problem: str) -> None:
-    """Say it on stderr, which --quiet leaves open for errors."""
+    """Print an error to stderr, as --quiet allows."""
     import sys
 
     print(f"error: {one_line(problem)}", file=sys.stderr)
