@@ -82,10 +82,8 @@ def run() -> int:
     except CannotPrint as error:
         return _failed(error, str(error), 1)
     except PermissionError as error:
-        name = f" for {error.filename}" if error.filename else ""
-        return _failed(
-            error, f"permission denied{name}; change the permissions, or name another file", 2
-        )
+        name = f": {error.filename}" if error.filename else ""
+        return _failed(error, f"permission denied{name}; change its mode, or name another file", 2)
     except Exception as error:
         detail = " ".join(str(error).split()) or "no details"
         message = f"{type(error).__name__}: {detail}; run again with --debug to see the traceback"

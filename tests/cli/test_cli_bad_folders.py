@@ -173,7 +173,7 @@ def test_verify_says_all_that_is_wrong(retr: Retr, gallery: Gallery, copied: Cop
     shutil.copy(folder / PART, folder / "part-00001.parquet")
     outcome = retr.run("verify", folder)
     assert (outcome.code, outcome.err) == (2, "")
-    assert "wrong: " in outcome.out
+    assert "problem: " in outcome.out
     assert PART in outcome.out
     assert "part-00001.parquet is not in the manifest" in outcome.out
     quiet = retr.run("verify", folder, "--quiet")

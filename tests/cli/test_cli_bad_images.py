@@ -161,7 +161,7 @@ def test_larger_images_are_read_if_the_limit_allows(retr: Retr) -> None:
 @pytest.mark.parametrize("value", ["0", "-3"])
 def test_a_limit_is_at_least_one_megapixel(retr: Retr, value: str) -> None:
     message = retr.refused("encode", "digits", "--encoder", "toy", "--max-megapixels", value)
-    assert f"--max-megapixels {value} is not understood; give 1 or more" in message
+    assert f"--max-megapixels {value} is below 1; give 1 or more" in message
 
 
 def test_the_limit_may_come_from_the_environment(retr: Retr) -> None:

@@ -102,7 +102,7 @@ def test_bench_says_what_changed(digits: Retr, tmp_path: Path) -> None:
     report["machine"]["cpu"] = "another"
     (tmp_path / "bench.json").write_text(json.dumps(report))
     told = digits("bench", "--compare", tmp_path / "old", tmp_path / "bench.json")
-    assert "the machines differ (cpu: " in told.err
+    assert "the reports are of two machines (cpu: " in told.err
     assert "2 of 9 measures changed beyond noise" in told.out
     lines = [line.split() for line in told.out.splitlines() if line.startswith("exact")]
     assert [line[-2:] for line in lines] == [["-0.1000", "worse"], ["0.50", "better"]]
@@ -111,14 +111,14 @@ def test_bench_says_what_changed(digits: Retr, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--compare", "a", "b", "--backend", "exact"], "--compare measures nothing; leave the"),
+        (["--compare", "a", "b", "--backend", "exact"], "--compare takes no other options; leave"),
         (["--hdf5", "gone.hdf5"], "gone.hdf5 is not there"),
-        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 has queries and database"),
+        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 brings queries and database"),
         (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),
         (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
         (["--threads", "0"], "0 threads on"),
         (["--threads", "some"], "--threads cannot be 'some'"),
-        (["--full", "--grid", "x.toml"], "--full is a grid of its own"),
+        (["--full", "--grid", "x.toml"], "--full and --grid exclude each other"),
         (["--compare", "gone", "gone"], "gone is not there"),
         (["--grid", "gone.toml"], "gone.toml"),
         (["--metric", "near"], "unknown metric 'near'"),
@@ -135,7 +135,7 @@ def test_demo_runs_on_digits_without_data_and_network(tmp_path: Path) -> None:
     warning = outcome.err.splitlines()
     assert len(warning) == 1
     assert warning[0].startswith("warning: no data set 'cifar10'")
-    assert warning[0].endswith("going on with scikit-learn's digits")
+    assert warning[0].endswith("using scikit-learn's digits instead")
     for part in ("P@k", "mAP ", "exact", "ivf", "hnsw", "What the numbers mean", "pictures: "):
         assert part in outcome.out
     document = json.loads((tmp_path / "demo" / "demo.json").read_text())

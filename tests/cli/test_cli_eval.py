@@ -72,11 +72,11 @@ def test_runs_and_judgments_are_written(retr: Retr, gallery: Gallery) -> None:
     ("arguments", "said"),
     [
         (["--protocol", "offical"], ["unknown protocol 'offical'", "did you mean 'official'?"]),
-        (["--draw", "d.json"], ["--draw is for a protocol that draws"]),
-        (["--protocol", "unseen", "--draw", "d.json"], ["--draw is for a protocol that draws"]),
+        (["--draw", "d.json"], ["--draw needs a hashing protocol"]),
+        (["--protocol", "unseen", "--draw", "d.json"], ["--draw needs a hashing protocol"]),
         (
             ["--protocol", "unseen", "--index", "{i}"],
-            ["unseen searches other images", "leave out --index or --protocol"],
+            ["--protocol unseen does not", "leave one of them out"],
         ),
         (
             ["--protocol", "hashing-54k"],

@@ -128,7 +128,7 @@ def test_what_was_kept_gives_a_probability(retr: Retr) -> None:
     before = retr.json(*asked)
     assert before["probability_same"] is None
     text = retr(*asked).out
-    assert "no probability is known for this encoder: see 'retr pairs --save'" in text
+    assert "no probability: this encoder is not calibrated; run 'retr pairs --save'" in text
     retr("pairs", "made", "--save")
     after = retr.json(*asked)
     assert (after["a"], after["b"], after["layers"]) == (one, other, None)
@@ -208,7 +208,7 @@ def test_answers_come_before_a_sheet_that_cannot_be_written(retr: Retr, gallery:
     ("arguments", "said"),
     [
         (["pairs", "{e}", "--classes", "blue,rad"], "'rad'; did you mean 'red'"),
-        (["pairs", "{e}", "--classes", "blue,"], "write names with commas between"),
+        (["pairs", "{e}", "--classes", "blue,"], "write names separated by commas"),
         (["pairs", "{e}", "--classes", "blue"], "images of 1 classes make no pairs that differ"),
         (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
         (["pairs", "{e}", "--seed", "-1"], "greater than or equal to 0"),
@@ -221,15 +221,15 @@ def test_answers_come_before_a_sheet_that_cannot_be_written(retr: Retr, gallery:
         (["pairs", "{e}", "--scorer", "s", "--metric", "cosine"], "leave --metric or --scorer"),
         (["pairs", "gone"], "gone"),
         (["pairs"], "there is no queries in the workspace"),
-        (["compare", "{i}"], "two images make a pair, got 1"),
+        (["compare", "{i}"], "1 images given, not 2"),
         (["compare", "{i}", "{i}", "--pairs", "p.csv"], "give one of them"),
         (["compare", "--pairs", "p.csv"], "cannot read p.csv"),
         (["compare", "{i}", "gone.png", "--encoder", "toy"], "cannot read image gone.png"),
-        (["plot", "gone"], "gone is nothing to draw"),
+        (["plot", "gone"], "gone cannot be plotted"),
         (["plot", "{e}", "--method", "tsne"], "pca, scatter, umap"),
         (["plot", "{e}", "--method", "scatter", "--dims", "4"], "give 2 to 3"),
         (["plot", "{e}", "--out", "plot.pdf"], "ends in .png or .svg"),
-        (["plot", "{e}", "--limit", "0"], "leaves nothing to draw"),
+        (["plot", "{e}", "--limit", "0"], "is below 1"),
     ],
 )
 def test_bad_input_is_refused(
@@ -385,7 +385,7 @@ def test_curves_are_drawn_from_a_log(retr: Retr) -> None:
         file.write('3,1.5,1.0,10.0,"1,000 held-out images",,,\n')  # of images without labels
     assert retr.json("plot", "log.csv")["kind"] == "curves"
     (retr.cwd / "log.csv").write_text("a,b\n1,2\n")
-    assert "log.csv is no log of a training" in retr.refused("plot", "log.csv", leaves=True)
+    assert "log.csv is not a training log" in retr.refused("plot", "log.csv", leaves=True)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"roc": [1]}', '{"roc": {"joint": [1, 2]}}'])

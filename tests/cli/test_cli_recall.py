@@ -20,7 +20,7 @@ def test_index_warns_of_poor_recall_and_of_it_alone(tmp_path: Path) -> None:
     recall = poor.document["details"]["recall_at_10"]
     assert recall < 0.5
     expected = (
-        f"warning: recall@10 is {recall:.3f} for some of the index's own rows; raise n_probe with "
+        f"warning: recall@10 is {recall:.3f} on a sample of the index's rows; raise n_probe with "
         "--set, here or at search, or build with --backend auto\n"
     )
     assert poor.err == expected

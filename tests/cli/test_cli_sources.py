@@ -97,9 +97,9 @@ def test_files_that_arrive_during_the_run_are_said(
     outcome = encoded_here(retr.cwd, monkeypatch, capsys)
     assert (outcome.document["rows"], outcome.document["skipped"]) == (2, 1)
     assert outcome.err.splitlines() == [
-        "warning: 1 image could not be read; e/skipped.parquet says which and why",
-        "warning: 1 file arrived during the run and is not in the set; to have all as they are "
-        "now, encode again with another --out",
+        "warning: 1 image could not be read; e/skipped.parquet lists them with the reasons",
+        "warning: 1 file arrived during the run and is not encoded; to encode the current "
+        "files, run again with another --out",
     ]
 
 
@@ -205,5 +205,5 @@ def test_a_place_without_permission_is_said_in_one_line(
     outcome = encoded_here(retr.cwd, monkeypatch, capsys)
     assert (outcome.code, outcome.err) == (
         2,
-        "error: no permission for photos; change it, or name another place\n",
+        "error: permission denied: photos; change its mode, or name another file\n",
     )

@@ -63,7 +63,7 @@ def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None
     made = retr.json("index", gallery.embeddings, "--parts", 4, "--out", "one-part")
     assert made["details"]["parts"] == 1
     again = retr("index", "--add", gallery.embeddings, "--out", "one-part")
-    assert "they are there already" in again.out
+    assert "the rows are in the index already" in again.out
     assert "stands twice" not in again.err
     message = retr.refused("index", gallery.embeddings, "--parts", 0, "--out", "none")
     assert "--parts" in message
@@ -72,6 +72,6 @@ def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None
         (["--engine", "ray"], "--parts"),
         (["--engine", "rey", "--parts", "2"], "did you mean 'ray'"),
         (["--address", "127.0.0.1:1", "--parts", "2"], "--engine ray"),
-        (["--add", "--parts", "2"], "keeps its backend"),
+        (["--add", "--parts", "2"], "keep the index's backend"),
     ):
         assert words in retr.refused("index", gallery.embeddings, *arguments, "--out", "none")

@@ -88,7 +88,7 @@ def test_info_and_verify_know_it(folder: Path) -> None:
     assert "encoder: siamese of 16 dimensions" in said
     assert "trained   on 160 images of digits/train" in said
     assert retr.json("verify", "mine")["ok"]
-    assert "all is well with mine (encoder): 2 files" in retr("verify", "mine").out
+    assert "mine (encoder) is intact: 2 files" in retr("verify", "mine").out
     weights = folder / "mine" / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
