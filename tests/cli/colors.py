@@ -12,7 +12,7 @@ from retrieval.images import open_source
 
 
 def color_photos(folder: Path, seed: int = 0) -> None:
-    """Twenty images of each of four colours, with some noise."""
+    """Save twenty noisy images of each of four colors."""
     colours = {"blue": (0, 0, 200), "cyan": (0, 200, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
     for label, colour in colours.items():
         for number in range(20):

@@ -27,7 +27,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def rewrite_shard(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the columns of the first shard, and mend its size and hash in the manifest."""
+    """Change the columns of the first shard, and update its size and hash in the manifest."""
     path = folder / PART
     table = pq.read_table(path)
     columns = {name: table[name].to_pylist() for name in table.column_names}
@@ -41,7 +41,7 @@ def rewrite_shard(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
 def make_embeddings(
     folder: Path, vectors: NDArray[np.float32], encoder: EncoderFacts | None = None
 ) -> Path:
-    """Embeddings of any dimension, labelled `a` and `b` in turn."""
+    """Write embeddings of any dimension, labeled `a` and `b` in turn."""
     toy = EncoderFacts.of(open_encoder("toy"))
     count, dim = vectors.shape
     source = SourceFacts(folder.name, "0" * 64, count)
@@ -51,9 +51,6 @@ def make_embeddings(
     writer.write(names, ["ab"[row % 2] for row in range(count)], names, vectors)
     writer.finish()
     return folder
-
-
-# Damage to an embeddings folder: what is done to it, and what must be said of it.
 
 
 def cut(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Values that no option takes, and names that are not there: the message says what there is."""
+"""Invalid values and unknown names of options."""
 
 import subprocess
 
@@ -13,7 +13,7 @@ EVAL = ["eval", "--queries", "{embeddings}", "--database", "{embeddings}"]
 
 
 def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -> None:
-    """Fail unless the command is refused with all these words."""
+    """Fail unless the command is refused with all of these words."""
     places = {
         "image": gallery.image,
         "images": gallery.images,
@@ -78,7 +78,7 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
         (["search", "{image}", "--indx", "x"], ["--indx", "--index"]),
     ],
 )
-def test_unknown_names_are_answered_with_those_there_are(
+def test_unknown_names_are_refused_with_a_list_of_known_names(
     retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]
 ) -> None:
     check(retr, gallery, arguments, said)
@@ -144,19 +144,19 @@ def test_unknown_names_are_answered_with_those_there_are(
         (["index", "{embeddings}", "--json=yes"], ["--json"]),
     ],
 )
-def test_values_that_cannot_be_are_refused(
+def test_invalid_values_are_refused(
     retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]
 ) -> None:
     check(retr, gallery, arguments, said)
 
 
-def test_errors_leave_json_and_quiet_runs_with_one_line_too(retr: Retr, gallery: Gallery) -> None:
+def test_errors_are_the_same_line_with_json_and_quiet(retr: Retr, gallery: Gallery) -> None:
     plain = retr.refused("search", gallery.image, "--index", "nowhere")
     for option in ("--json", "--quiet"):
         assert retr.refused("search", gallery.image, "--index", "nowhere", option) == plain
 
 
-def test_debug_shows_the_traceback_and_the_line(retr: Retr) -> None:
+def test_debug_shows_the_traceback_above_the_error(retr: Retr) -> None:
     finished = subprocess.run(
         [CONSOLE_SCRIPT, "info", "nowhere", "--debug"],
         cwd=retr.cwd,

@@ -19,7 +19,7 @@ from retrieval.images import open_source
 from retrieval.pairs.calibration import Calibration, Method
 
 
-def test_what_was_kept_gives_a_probability(retr: Retr) -> None:
+def test_saved_calibration_gives_a_probability(retr: Retr) -> None:
     color_photos(retr.cwd / "photos")
     encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
     one, other = "photos/blue/0.png", "photos/red/0.png"
@@ -43,14 +43,14 @@ def test_what_was_kept_gives_a_probability(retr: Retr) -> None:
     assert retr.json(*asked, "--metric", "cosine")["probability_same"] is None
 
 
-def test_compared_distances_are_those_of_the_embeddings(retr: Retr, gallery: Gallery) -> None:
+def test_compare_gives_the_distances_of_embeddings(retr: Retr, gallery: Gallery) -> None:
     rows, vectors = gallery.read()
     a, b = rows[3]["path"], rows[50]["path"]
     found = retr.json("compare", a, b, "--encoder", "toy")
     assert found["distance"] == pytest.approx(np.linalg.norm(vectors[3] - vectors[50]), abs=1e-6)
 
 
-def test_a_large_jpeg_is_compared_as_it_is_encoded(retr: Retr) -> None:
+def test_large_jpeg_is_decoded_as_for_embeddings(retr: Retr) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, 320, 400, 3), np.uint8)
     (retr.cwd / "large").mkdir()
     for name, pixels in zip("ab", noise, strict=True):
@@ -61,7 +61,7 @@ def test_a_large_jpeg_is_compared_as_it_is_encoded(retr: Retr) -> None:
     assert found["distance"] == pytest.approx(np.linalg.norm(vectors[0] - vectors[1]), abs=1e-6)
 
 
-def test_many_pairs_come_from_a_file(retr: Retr) -> None:
+def test_pairs_are_read_from_a_csv_file(retr: Retr) -> None:
     for seed in range(3):
         save(retr.cwd / "photos" / f"{seed}.png", seed)
     (retr.cwd / "photos" / "bad.png").write_bytes(b"no image")
@@ -88,7 +88,7 @@ def test_many_pairs_come_from_a_file(retr: Retr) -> None:
     assert retr(*asked).out.count("–") == 2
 
 
-def test_all_that_cannot_be_compared_is_said(retr: Retr) -> None:
+def test_every_pair_that_cannot_be_compared_is_named(retr: Retr) -> None:
     (retr.cwd / "pairs.csv").write_text("gone.png,lost.png\n")
     for asked in (["gone.png", "lost.png"], ["--pairs", "pairs.csv"]):
         outcome = retr("compare", *asked, "--encoder", "toy", code=2)
@@ -96,7 +96,7 @@ def test_all_that_cannot_be_compared_is_said(retr: Retr) -> None:
         assert "give images that can be read" in outcome.err
 
 
-def test_answers_come_before_a_sheet_that_cannot_be_written(retr: Retr, gallery: Gallery) -> None:
+def test_distances_are_printed_before_a_sheet_fails(retr: Retr, gallery: Gallery) -> None:
     asked = ["compare", gallery.image, gallery.image, "--encoder", "toy", "--sheet", "no/s.png"]
     outcome = retr(*asked, "--json", code=2)
     assert outcome.document["distance"] == 0
@@ -114,7 +114,7 @@ def test_layers_of_a_network_score_pairs(retr: Retr, gallery: Gallery) -> None:
     found = retr.json(*asked, "--scorer", "layers")
     assert len(found["layers"]) == 18
     assert all(value > 0 for value in found["layers"].values())
-    assert found["probability_same"] is None  # nobody trained it
+    assert found["probability_same"] is None  # it is not trained
     text = retr(*asked, "--scorer", "layers").out
     assert "blocks.6.0.conv_pwl" in text
     assert not any(retr.json(*asked[:2], *asked[1:2], "--encoder", "toy", "--scorer", "layers")

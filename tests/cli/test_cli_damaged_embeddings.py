@@ -99,9 +99,7 @@ def test_damaged_embeddings_are_not_evaluated(
 @pytest.mark.parametrize(
     "damage", ["shard: cut", "shard: missing", "shard: an id twice", "manifest: incomplete"]
 )
-def test_verify_finds_what_is_wrong(
-    retr: Retr, gallery: Gallery, copied: Copied, damage: str
-) -> None:
+def test_verify_finds_damage(retr: Retr, gallery: Gallery, copied: Copied, damage: str) -> None:
     folder = copied(gallery.embeddings)
     harm, said = DAMAGE[damage]
     harm(folder)
@@ -112,7 +110,7 @@ def test_verify_finds_what_is_wrong(
         assert words in " ".join(outcome.document["problems"])
 
 
-def test_verify_says_all_that_is_wrong(retr: Retr, gallery: Gallery, copied: Copied) -> None:
+def test_verify_lists_all_problems(retr: Retr, gallery: Gallery, copied: Copied) -> None:
     folder = copied(gallery.embeddings)
     flip_a_bit(folder / PART)
     shutil.copy(folder / PART, folder / "part-00001.parquet")
@@ -127,9 +125,7 @@ def test_verify_says_all_that_is_wrong(retr: Retr, gallery: Gallery, copied: Cop
     assert len(quiet.err.splitlines()) == 1
 
 
-def test_what_a_killed_run_leaves_behind_is_no_harm(
-    retr: Retr, gallery: Gallery, copied: Copied
-) -> None:
+def test_files_of_a_killed_run_are_ignored(retr: Retr, gallery: Gallery, copied: Copied) -> None:
     folder = copied(gallery.embeddings)
     (folder / "part-00001.parquet.partial").write_bytes(b"PAR1 half a shard")
     made = retr.json("encode", gallery.images, "--encoder", "toy", "--out", folder)
@@ -165,7 +161,7 @@ def test_any_command_finishes_a_publication_that_was_killed(
 
 
 @pytest.mark.parametrize("damage", ["cut", "one bit", "missing"])
-def test_encoding_again_mends_a_damaged_shard(
+def test_second_encode_repairs_a_damaged_shard(
     retr: Retr, gallery: Gallery, copied: Copied, damage: str
 ) -> None:
     folder = copied(gallery.embeddings)

@@ -9,8 +9,6 @@ from conftest import Gallery
 from damage import PART, Copied, cut, edit_json, flip_a_bit
 from running import Retr
 
-# Index folders.
-
 INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
     "cut": (lambda folder: cut(native(folder)), ["damaged", "index anew"]),
     "one bit": (lambda folder: flip_a_bit(native(folder)), ["damaged", "sha256"]),
@@ -33,7 +31,7 @@ INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 def native(folder: Path) -> Path:
-    """The file of the library's own."""
+    """Return the index file of the backend's library."""
     (file,) = folder.glob("index.[fh]*")
     return file
 
@@ -62,7 +60,7 @@ def test_verify_finds_a_damaged_index(retr: Retr, gallery: Gallery, copied: Copi
     assert "index.faiss is damaged" in outcome.document["problems"][0]
 
 
-def test_a_damaged_index_can_be_built_anew(retr: Retr, gallery: Gallery, copied: Copied) -> None:
+def test_damaged_index_can_be_rebuilt(retr: Retr, gallery: Gallery, copied: Copied) -> None:
     for damage in ("cut", "no JSON", "newer"):
         folder = copied(gallery.index())
         INDEX_DAMAGE[damage][0](folder)
@@ -74,9 +72,7 @@ def test_a_damaged_index_can_be_built_anew(retr: Retr, gallery: Gallery, copied:
         shutil.rmtree(folder)
 
 
-def test_an_index_that_fails_leaves_the_old_one(
-    retr: Retr, gallery: Gallery, copied: Copied
-) -> None:
+def test_failed_build_keeps_the_old_index(retr: Retr, gallery: Gallery, copied: Copied) -> None:
     index, embeddings = copied(gallery.index("hnsw")), copied(gallery.embeddings)
     flip_a_bit(embeddings / PART)
     retr.refused("index", embeddings, "--out", index)

@@ -15,8 +15,8 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import sealed
 
 
-def test_no_value_in_a_manifest_leads_astray(gallery: Gallery, copied: Copied) -> None:
-    """Whatever a field is changed to: the folder is refused, or read as it was."""
+def test_wrong_manifest_value_is_refused_or_has_no_effect(gallery: Gallery, copied: Copied) -> None:
+    """Change each field to wrong values. The folder is refused, or read as before."""
     folder = copied(gallery.embeddings)
     _, vectors = gallery.read()
 
@@ -29,10 +29,10 @@ def test_no_value_in_a_manifest_leads_astray(gallery: Gallery, copied: Copied) -
 
 
 @pytest.mark.parametrize("backend", ["exact", "hnsw", "ivf"])
-def test_no_value_in_an_index_json_leads_astray(
+def test_wrong_index_json_value_is_refused_or_has_no_effect(
     gallery: Gallery, copied: Copied, backend: str
 ) -> None:
-    """Whatever a field is changed to: the index is refused, or searched as it was."""
+    """Change each field to wrong values. The index is refused, or searched as before."""
     folder = copied(gallery.index(backend))
     _, vectors = gallery.read()
 
@@ -48,7 +48,7 @@ WRONG: list[Any] = [None, True, -1, 0, 10**30, 1.5, "x", "../x", [], ["x"], [[]]
 
 
 def check_changes(path: Path, read: Callable[[], None]) -> None:
-    """Put wrong values in the place of every value of the JSON document, and leave it out."""
+    """Replace every value of the JSON document by wrong values, and remove it."""
     whole = json.loads(path.read_text())
     astray: list[str] = []
     for place in places(whole):
@@ -66,7 +66,7 @@ def check_changes(path: Path, read: Callable[[], None]) -> None:
 
 
 def places(document: Any) -> list[tuple[str | int, ...]]:
-    """The keys that lead to each value in the document, at whatever depth."""
+    """Return the keys of each value in the document, at any depth."""
     if isinstance(document, dict):
         entries: list[tuple[str | int, Any]] = list(document.items())
     elif isinstance(document, list):
@@ -80,7 +80,7 @@ def places(document: Any) -> list[tuple[str | int, ...]]:
 
 
 def changed(document: Any, place: tuple[str | int, ...], value: Any) -> Any:
-    """A copy of the document with the value in that place; KeyError: with nothing there."""
+    """Return a copy of the document with another value, or without it for KeyError."""
     copy = json.loads(json.dumps(document))
     target = copy
     for key in place[:-1]:

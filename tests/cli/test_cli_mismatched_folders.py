@@ -35,16 +35,11 @@ def test_an_index_of_another_version_of_the_encoder_is_not_searched(
     assert "encode and index anew" in message
 
 
-def test_an_index_of_an_encoder_that_is_gone_says_which(
-    retr: Retr, gallery: Gallery, copied: Copied
-) -> None:
+def test_missing_encoder_of_an_index_is_named(retr: Retr, gallery: Gallery, copied: Copied) -> None:
     folder = copied(gallery.index())
     other = {"name": "oracle", "fingerprint": "ab12cd34" * 8, "config": {}}
     edit_json(folder / "index.json", encoder=other)
     assert "unknown encoder 'oracle'" in retr.refused("search", gallery.image, "--index", folder)
-
-
-# Things that do not belong together.
 
 
 def test_sets_of_two_encoders_are_not_mixed(retr: Retr, gallery: Gallery) -> None:
@@ -84,7 +79,7 @@ def test_an_index_of_other_embeddings_is_not_evaluated(retr: Retr, gallery: Gall
     assert "was not built from" in message
 
 
-def test_labels_that_have_nothing_in_common_are_an_error(retr: Retr, gallery: Gallery) -> None:
+def test_evaluation_without_common_labels_is_refused(retr: Retr, gallery: Gallery) -> None:
     other = make_embeddings(retr.cwd / "other", np.ones((4, 3), np.float32))
     message = retr.refused("eval", "--queries", other, "--database", gallery.embeddings)
     assert "none of 4 queries" in message
@@ -121,8 +116,8 @@ def test_a_folder_of_the_wrong_kind_is_named(
     assert said in retr.refused(*(argument.format(**places) for argument in arguments))
 
 
-def test_the_facts_of_a_run_are_compared_whole(gallery: Gallery, copied: Copied) -> None:
-    """Each fact that differs keeps a run from going on with another's shards."""
+def test_every_fact_of_a_run_is_compared_before_resuming(gallery: Gallery, copied: Copied) -> None:
+    """A run does not continue shards of a run with another fact."""
     folder = copied(gallery.embeddings)
     facts = open_embeddings(folder).facts
     assert ShardWriter(folder, facts).manifest.complete

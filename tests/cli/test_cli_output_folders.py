@@ -9,8 +9,6 @@ from running import Retr
 
 from retrieval.storage.files import locked
 
-# Output folders.
-
 
 def outputs(gallery: Gallery) -> dict[str, list[str]]:
     return {
@@ -30,7 +28,7 @@ def outputs(gallery: Gallery) -> dict[str, list[str]]:
         ("/proc/retr", "cannot write into /proc/retr"),
     ],
 )
-def test_an_output_folder_that_cannot_be_is_left_as_it_is(
+def test_unusable_output_folder_is_left_unchanged(
     retr: Retr, gallery: Gallery, command: str, out: str, said: str
 ) -> None:
     (retr.cwd / "full").mkdir()
@@ -67,7 +65,7 @@ def test_other_embeddings_are_not_overwritten(retr: Retr, gallery: Gallery, copi
 
 
 @pytest.mark.parametrize("command", ["encode", "index"])
-def test_a_second_writer_is_turned_away(retr: Retr, gallery: Gallery, command: str) -> None:
+def test_second_writer_is_refused(retr: Retr, gallery: Gallery, command: str) -> None:
     folder = retr.cwd / "made"
     folder.mkdir()
     with locked(folder):
@@ -76,7 +74,7 @@ def test_a_second_writer_is_turned_away(retr: Retr, gallery: Gallery, command: s
     assert retr.json(*outputs(gallery)[command], "--out", folder)["rows"] == 60
 
 
-def test_a_workspace_that_is_damaged_says_so(retr: Retr, gallery: Gallery) -> None:
+def test_damaged_workspace_is_reported(retr: Retr, gallery: Gallery) -> None:
     workspace = retr.cwd / "workspace"
     workspace.mkdir()
     (workspace / "latest.json").write_text("{")

@@ -24,9 +24,9 @@ from retrieval.quality.labelled import Labelled
 def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: Gallery) -> None:
     found = retr.json("pairs", gallery.embeddings, "--threshold", "0", "--threshold", "10")
     assert found["pairs"] == 10_000
-    assert found["accuracy_at"] == {"0": 0.5, "10": 0.5}  # none is alike, and all are
+    assert found["accuracy_at"] == {"0": 0.5, "10": 0.5}  # no pair is the same class, and all are
     assert found["measured"] == "euclidean distance"
-    # Nobody says what the toy encoder was trained on.
+    # The toy encoder has no card that names its classes.
     assert found["groups"]["trained"] is found["groups"]["held_out"] is None
     assert "it is not known which classes" in found["left_out"]["trained"]
     low, high = found["intervals"]["accuracy"]
@@ -41,7 +41,7 @@ def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: 
     assert retr.json("pairs", gallery.embeddings, "--seed", "1")["auc"] != found["auc"]
 
 
-def test_colors_of_their_own_are_told_apart(retr: Retr) -> None:
+def test_separate_colors_are_told_apart(retr: Retr) -> None:
     color_photos(retr.cwd / "photos")
     encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
     found = retr.json("pairs", "made", "--count", "200", "--scheme", "random")
@@ -59,7 +59,7 @@ def test_colors_of_their_own_are_told_apart(retr: Retr) -> None:
     assert "held out (2)    10,000  1.0000 ± 0.0000" in text
 
 
-def test_validation_images_of_their_own(retr: Retr) -> None:
+def test_validation_images_from_another_set(retr: Retr) -> None:
     color_photos(retr.cwd / "photos")
     color_photos(retr.cwd / "others", seed=50)
     for name in ("photos", "others"):
@@ -148,7 +148,7 @@ def test_bad_input_is_refused(
     assert said in retr.refused(*(argument.format(**places) for argument in arguments))
 
 
-def test_a_class_with_a_single_image_is_said(retr: Retr) -> None:
+def test_class_with_a_single_image_is_named(retr: Retr) -> None:
     color_photos(retr.cwd / "photos")
     save(retr.cwd / "photos" / "alone" / "0.png", seed=9)
     encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")

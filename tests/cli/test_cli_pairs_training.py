@@ -19,7 +19,7 @@ from retrieval.images import open_source
 
 @dataclass(frozen=True)
 class Learned:
-    """An encoder trained on ten images each of the digits 0 to 4, and embeddings by it."""
+    """An encoder trained on ten images of each of the digits 0 to 4, and its embeddings."""
 
     encoder: Path
     test: Path
@@ -45,7 +45,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learned]:
     yield made
 
 
-def test_classes_that_were_trained_on_are_told_from_others(retr: Retr, learned: Learned) -> None:
+def test_trained_and_held_out_classes_are_reported_apart(retr: Retr, learned: Learned) -> None:
     found = retr.json("pairs", learned.test)
     groups = found["groups"]
     assert [*groups] == ["joint", "trained", "held_out"]
@@ -68,21 +68,21 @@ def test_classes_that_were_trained_on_are_told_from_others(retr: Retr, learned: 
     assert "class '3' is not held out: the encoder was trained on it; name classes" in message
 
 
-def test_images_that_were_trained_on_are_no_validation(retr: Retr, learned: Learned) -> None:
+def test_trained_images_are_left_out_of_validation(retr: Retr, learned: Learned) -> None:
     rows, _ = open_embeddings(learned.train).read()
     known = Counter(label for label in rows["label"].to_pylist() if label in "01234")
     outcome = retr("pairs", learned.test, "--validation", learned.train)
     assert f"pairs of {known.total() - 50:,} images that siamese:" in outcome.out
     assert outcome.err == ""
-    # The other way round they are tested, which is said, and still no validation.
+    # As test images they are tested with a warning, but not used for validation.
     outcome = retr("pairs", learned.train)
     assert "was trained on 50 images of" in outcome.err
     fifths = sum((count - 10) // 5 for count in known.values())
     assert f"pairs of {fifths} images that are not tested" in outcome.out
 
 
-def test_images_that_were_trained_on_are_known_by_any_name(retr: Retr, learned: Learned) -> None:
-    """Of a source that was trained on as a whole, its first images are no validation either."""
+def test_trained_images_are_recognized_in_a_renamed_source(retr: Retr, learned: Learned) -> None:
+    """A limited source is recognized as a part of the source that was trained on."""
     rows, _ = open_embeddings(learned.train).read()
     encode_source(
         open_source("digits", "train", limit=200), open_encoder(str(learned.encoder), "cpu"),
@@ -95,7 +95,7 @@ def test_images_that_were_trained_on_are_known_by_any_name(retr: Retr, learned: 
     assert f"was trained on {len(known)} images of" in retr("pairs", "first").err
 
 
-def test_what_a_lost_encoder_has_seen_is_not_known(retr: Retr, learned: Learned) -> None:
+def test_missing_encoder_folder_is_a_warning(retr: Retr, learned: Learned) -> None:
     copy = Path(shutil.copytree(learned.encoder, retr.cwd / "copy"))
     encode_source(open_source("digits", "test"), open_encoder(str(copy), "cpu"), retr.cwd / "made")
     assert retr.json("pairs", "made")["groups"]["trained"] is not None

@@ -1,4 +1,4 @@
-"""The recall that `retr index` measures, and its warning where that is poor."""
+"""The recall that `retr index` measures, and its warning of poor recall."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from running import Retr
 from benchmarks.speed.scale import draw
 
 
-def test_index_warns_of_poor_recall_and_of_it_alone(tmp_path: Path) -> None:
+def test_index_warns_only_of_poor_recall(tmp_path: Path) -> None:
     vectors = draw(4200, seed=2)
     embeddings(tmp_path / "e", vectors[:4000], shard_rows=2000)
     embeddings(tmp_path / "more", vectors[4000:])
