@@ -5,7 +5,6 @@ runs: every command waits for these imports.
 """
 
 import sys
-import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
@@ -97,6 +96,8 @@ def _failed(error: Exception, message: str, exit_code: int) -> int:
     except OutputLost:
         discard_stdout()
     if "--debug" in sys.argv:
+        import traceback
+
         traceback.print_exception(error)
     print(f"error: {one_line(message)}", file=sys.stderr)
     return exit_code

@@ -1,11 +1,13 @@
-"""Print the tables that several commands share: of an evaluation, and of the suite of indices."""
+"""Print tables of results: an evaluation, a suite of indices, the choice of an index."""
 
 from typing import TYPE_CHECKING
 
 from cli.output import Output
+from retrieval.units import size
 
 if TYPE_CHECKING:
     from benchmarks.suite.run import Report
+    from retrieval.index.tuning import Trial, Tuning
     from retrieval.quality.evaluation import Evaluation
 
 GROUP_TITLES = {"joint": "all", "trained": "trained on", "held_out": "held out"}
@@ -45,3 +47,34 @@ def print_bench(output: Output, report: "Report") -> None:
     header, *lines = report_table([row.to_json() for row in report.rows])
     output.table(header, lines, left=2)
     output.say("*: on the Pareto front of recall@10 and queries per second in batches")
+
+
+def print_tuning(output: Output, tuning: "Tuning") -> None:
+    """Print what was tried, what was chosen, and why."""
+    target = tuning.target
+    for problem in tuning.failed:
+        output.warn(f"not measured: {problem}")
+    if tuning.trials:
+        source = "rows held out of the samples" if tuning.held_out else "the given embeddings"
+        output.say(f"{tuning.queries:,} queries: {source}")
+        output.table(
+            ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95 ms", "size", ""),
+            [_trial_line(trial, trial.verdict) for trial in tuning.trials]
+            + [_trial_line(trial, trial.verdict or "chosen") for trial in tuning.checked],
+            left=2,
+        )
+    output.say(tuning.reason)
+
+
+def _trial_line(trial: "Trial", remark: str) -> tuple[str, ...]:
+    setting = " ".join(f"{name}={value}" for name, value in trial.setting.items())
+    return (
+        trial.backend,
+        setting,
+        f"{trial.rows:,}",
+        f"{trial.recall:.4f}",
+        f"{1 / trial.seconds:,.0f}",
+        f"{1000 * trial.latency:.3f}",
+        size(trial.size_bytes),
+        remark,
+    )

@@ -121,10 +121,7 @@ def bench(
     _print(output, report, data)
     document = reports.document_of(report, data)
     if folder is not None:
-        names = [path.name for path in reports.write(folder, document, report.by_query)]
-        output.say(f"written into {folder}: {', '.join(names)}")
-        if "bench.html" not in names:
-            output.warn("bench.html needs plotly; pip install 'retr[plots]'")
+        _print_files(output, reports.write(folder, document, report.by_query))
     output.document(document)
 
 
@@ -172,6 +169,13 @@ def _print(output: Output, report: "Report", data: "BenchData") -> None:
     output.say()
     for definition in ("index_recall_at", "map_at", "map_loss"):
         output.say(f"- {DEFINITIONS[definition]}")
+
+
+def _print_files(output: Output, files: list[Path]) -> None:
+    names = [path.name for path in files]
+    output.say(f"written into {files[0].parent}: {', '.join(names)}")
+    if "bench.html" not in names:
+        output.warn("bench.html needs plotly; pip install 'retr[plots]'")
 
 
 def _compare(output: Output, old: Path, new: Path, alone: bool) -> None:

@@ -17,13 +17,14 @@ from cli.options import (
     seed_option,
 )
 from cli.output import Output, plural
+from cli.tables import print_tuning
 from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric
     from retrieval.index.folder import IndexFacts
-    from retrieval.index.tuning import Target, Trial, Tuning
+    from retrieval.index.tuning import Target, Tuning
     from retrieval.storage.places import Place
     from retrieval.storage.shards import Embeddings
     from retrieval.workspace import Workspace
@@ -339,7 +340,7 @@ def _build_best(
         facts, tuning = build_best(
             sets, folder, target, metric=metric, queries=queries, seed=seed, progress=step
         )
-    _print_tuning(output, tuning)
+    print_tuning(output, tuning)
     return IndexChange(folder, facts, "built", tuning)
 
 
@@ -385,34 +386,3 @@ def _document(done: IndexChange, seconds: float) -> "dict[str, JsonValue]":
 
 def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:
     return None if text is None else parse_quantity(option, text, units)
-
-
-def _print_tuning(output: Output, tuning: "Tuning") -> None:
-    """Print what was tried, what was chosen, and why."""
-    target = tuning.target
-    for problem in tuning.failed:
-        output.warn(f"not measured: {problem}")
-    if tuning.trials:
-        source = "rows held out of the samples" if tuning.held_out else "the given embeddings"
-        output.say(f"{tuning.queries:,} queries: {source}")
-        output.table(
-            ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95 ms", "size", ""),
-            [_line(trial, trial.verdict) for trial in tuning.trials]
-            + [_line(trial, trial.verdict or "chosen") for trial in tuning.checked],
-            left=2,
-        )
-    output.say(tuning.reason)
-
-
-def _line(trial: "Trial", remark: str) -> tuple[str, ...]:
-    setting = " ".join(f"{name}={value}" for name, value in trial.setting.items())
-    return (
-        trial.backend,
-        setting,
-        f"{trial.rows:,}",
-        f"{trial.recall:.4f}",
-        f"{1 / trial.seconds:,.0f}",
-        f"{1000 * trial.latency:.3f}",
-        size(trial.size_bytes),
-        remark,
-    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric
     from retrieval.pairs.prepare import PairTest
-    from retrieval.pairs.verification import Outcome, Procedure
+    from retrieval.pairs.verification import Outcome, Procedure, Verification
     from retrieval.workspace import Workspace
 
 PAIRS_DRAWN = 32  # on the sheet
@@ -179,7 +179,7 @@ def _save(output: Output, workspace: "Workspace", prepared: "PairTest", outcome:
 
 
 def _print(output: Output, prepared: "PairTest", outcome: "Outcome", own_validation: bool) -> None:
-    """Print the threshold, the accuracy of each group of classes, and that of each two classes.
+    """Print the threshold, and the accuracy of each group of classes and of each two classes.
 
     own_validation: the validation images are a set of their own.
     """
@@ -213,8 +213,12 @@ def _print(output: Output, prepared: "PairTest", outcome: "Outcome", own_validat
     else:
         for why, name in reasons.items():
             output.say(f"no pairs of classes {GROUP_TITLES[name]}: {why}")
+    _print_matrix(output, groups["joint"])
+
+
+def _print_matrix(output: Output, joint: "Verification") -> None:
+    """Print the accuracy over the pairs of each two classes."""
     output.say()
-    joint = groups["joint"]
     if len(joint.classes) > MAX_CLASSES_SHOWN:
         output.say(f"accuracy by class: --json has it for {len(joint.classes):,} classes")
         return

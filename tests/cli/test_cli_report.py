@@ -60,6 +60,9 @@ def test_report_includes_a_bench(retr: Retr, gallery: Gallery, queries: Path) ->
     text = (retr.cwd / "report.html").read_text()
     assert "12 queries against 60 vectors of 3 dimensions" in text
     assert '<th scope="col">recall@1</th>' in text and "<td>exact *</td>" in text
+    (retr.cwd / "bench" / "bench.md").unlink()  # the report reads bench.json alone
+    retr("report", *sides, "--bench", "bench", "--out", "again.html")
+    assert (retr.cwd / "again.html").read_text().count("<td>exact *</td>") == 1
 
 
 def test_bad_input_of_report_is_refused(retr: Retr, gallery: Gallery, queries: Path) -> None:
