@@ -1,7 +1,6 @@
 """`retr serve`: a web page and an API to search by image."""
 
 import os
-import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,8 @@ from cli.options import Device
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
+    import socket
+
     from retrieval.workspace import Workspace
 
 TOKEN_VARIABLE = "RETR_TOKEN"
@@ -107,8 +108,10 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int) -> "socket.socket":
     """Return a socket bound to the address. Raises BadInput if the address is taken."""
+    import socket
+
     from retrieval.errors import BadInput
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
