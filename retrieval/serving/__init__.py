@@ -1,5 +1,6 @@
 """A service to search by picture: `retr serve`.
 
-`collection` holds the indices that are served, `limits` keeps what comes in within bounds, `app`
-says what is asked for at which address, and `page/` is what a browser shows.
+`app` lists the addresses, `collection` and `served` hold the indices behind them, and `page/` is
+what a browser shows. A request passes the middlewares `measures`, `json_errors`, Starlette's host
+check, `access`, Starlette's body limit and `queue`, in this order.
 """

@@ -10,10 +10,15 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
+from retrieval.serving.access import Access, loopback_hosts
 from retrieval.serving.collection import Collection
-from retrieval.serving.limits import Limits, Measures, loopback_hosts
+from retrieval.serving.json_errors import JsonErrors
+from retrieval.serving.measures import Measured, Measures
+from retrieval.serving.queue import MAX_BODY_BYTES, Queue
 from retrieval.serving.served import SIZES, BadUpload, SearchAnswer, Served
 from retrieval.storage.names import escaped
 
@@ -73,8 +78,17 @@ def make_app(
     _add_searches(app, collection, measures)
     _add_items(app, collection, measures)
     _add_state(app, collection, measures)
-    hosts = loopback_hosts(bound, host)
-    app.add_middleware(cast(Any, Limits), measures=measures, hosts=hosts, token=token)
+    # The last is the outermost: what it refuses costs the others nothing.
+    app.add_middleware(cast(Any, Queue))
+    app.add_middleware(cast(Any, RequestBodyLimitMiddleware), max_body_size=MAX_BODY_BYTES)
+    app.add_middleware(cast(Any, Access), token=token)
+    app.add_middleware(
+        cast(Any, TrustedHostMiddleware),
+        allowed_hosts=loopback_hosts(bound, host),
+        www_redirect=False,
+    )
+    app.add_middleware(cast(Any, JsonErrors))
+    app.add_middleware(cast(Any, Measured), measures=measures)
     return app
 
 
@@ -116,7 +130,7 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
         """The images nearest to an image that is sent."""
         served = collection[index]
         answer = served.search(_file(image), k, where or None, effort or None)
-        return _measured(measures, served, answer)
+        return _observed(measures, served, answer)
 
     @app.post("/api/embed")
     def embed(
@@ -152,7 +166,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
         """The images nearest to one of the collection's own, itself left out."""
         served = collection[index]
         answer = served.neighbors(item, k, where or None, effort or None)
-        return _measured(measures, served, answer)
+        return _observed(measures, served, answer)
 
     @app.get("/api/items/{id:path}/image", response_class=Response)
     def image(
@@ -199,7 +213,7 @@ def _file(image: UploadFile) -> BinaryIO:
     return image.file
 
 
-def _measured(measures: Measures, served: Served, answer: SearchAnswer) -> dict[str, Any]:
+def _observed(measures: Measures, served: Served, answer: SearchAnswer) -> dict[str, Any]:
     measures.search_seconds.labels(served.name).observe(answer.search_ms / 1000)
     measures.encode_seconds.labels(served.name).observe(answer.encode_ms / 1000)
     return answer.to_json()

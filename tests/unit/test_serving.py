@@ -20,9 +20,10 @@ from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import open_source
 from retrieval.index.update import add_rows, delete_rows
-from retrieval.serving import limits
+from retrieval.serving import queue
 from retrieval.serving.app import make_app
-from retrieval.serving.collection import Collection, Efforts
+from retrieval.serving.collection import Collection
+from retrieval.serving.effort import Effort
 from retrieval.serving.folders import Folders
 
 HERE = "http://127.0.0.1:8000"
@@ -188,7 +189,7 @@ def test_a_value_of_its_own_stands_among_the_efforts(
 ) -> None:
     sets = [open_embeddings(tmp_path / "embeddings")]
     facts = build_index(sets, "hnsw", tmp_path / "hnsw", options={"ef": 65})
-    efforts = Efforts.of(facts)
+    efforts = Effort.of(facts)
     assert efforts is not None and efforts.current == 65
     assert list(efforts.values) == sorted({*efforts.values}) and 65 in efforts.values
 
@@ -264,7 +265,7 @@ def bomb() -> bytes:
         (png(), "image/png", {"where": "label"}, 400, "is not understood"),
         (png(), "image/png", {"effort": "3"}, 400, "exact has no option"),
         (png(), "image/png", {"index": "ivf", "effort": "5"}, 400, "n_probe is '5'; give one of 1"),
-        (bytes(limits.BODY_BYTES), "image/png", {}, 413, "larger than 20 MB"),
+        (bytes(queue.MAX_BODY_BYTES), "image/png", {}, 413, "larger than 20 MB"),
         (bytes(50_000_000), "image/png", {}, 413, "larger than 20 MB"),
     ],
 )  # fmt: skip
@@ -378,14 +379,14 @@ def test_labels_with_commas(tmp_path: Path, photos: Path) -> None:
 def test_a_body_that_does_not_come_is_given_up(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", -1.0)
+    monkeypatch.setattr(queue, "BODY_TIMEOUT_SECONDS", -1.0)
     assert searched(client, png()).status_code == 408
 
 
 def test_too_many_at_once_are_told_to_come_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_WAITING", 0)
+    monkeypatch.setattr(queue, "MAX_WAITING_REQUESTS", 0)
     answer = searched(client, png())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert client.get("/healthz").status_code == 200
