@@ -1,11 +1,10 @@
-"""The command `retr`: its sub-commands, and what becomes of an error.
+"""The command `retr`: its subcommands, and how errors are printed.
 
-What is imported at start is what every command waits for: here it is the one command that was
-asked for, and of that its face; what it needs is imported when it runs.
+Only the module of the given command is imported at start, and it imports what it needs when it
+runs: every command waits for these imports.
 """
 
 import sys
-import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
@@ -32,13 +31,13 @@ COMMANDS = {
     "verify": "verify",
     "demo": "demo",
 }
-"""Each command, and the name of its module and of the function there."""
+"""The module in `cli/commands/` of each command, which is also the name of its function."""
 
 
 def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The command line with these commands."""
+    """Return the command line with these commands."""
     app = typer.Typer(
-        help="Search images by picture: encode them, index them, and measure what you get.",
+        help="Search images by example: encode, index, search, and measure the quality.",
         epilog="First steps: retr demo",
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -47,7 +46,7 @@ def application(commands: Iterable[str] = COMMANDS) -> typer.Typer:
 
     @app.callback(invoke_without_command=True)
     def without_command(context: typer.Context) -> None:
-        """Search images by picture: encode them, index them, and measure what you get."""
+        """Search images by example: encode, index, search, and measure the quality."""
         if context.invoked_subcommand is None:
             print(context.get_help())
 
@@ -64,10 +63,10 @@ def main() -> None:
 
 
 def run() -> int:
-    """The exit code of the command line. One line on stderr says what went wrong."""
+    """Run the command line and return its exit code. An error is one line on stderr."""
     try:
-        asked_for = [name for name in sys.argv[1:2] if name in COMMANDS]
-        code = application(asked_for or COMMANDS)(prog_name="retr", standalone_mode=False)
+        given = [name for name in sys.argv[1:2] if name in COMMANDS]
+        code = application(given or COMMANDS)(prog_name="retr", standalone_mode=False)
         sys.stdout.flush()
     except RetrError as error:
         return _failed(error, str(error), error.exit_code)
@@ -82,11 +81,11 @@ def run() -> int:
     except CannotPrint as error:
         return _failed(error, str(error), 1)
     except PermissionError as error:
-        name = f" for {error.filename}" if error.filename else ""
-        return _failed(error, f"no permission{name}; change it, or name another place", 2)
+        name = f": {error.filename}" if error.filename else ""
+        return _failed(error, f"permission denied{name}; change its mode, or name another file", 2)
     except Exception as error:
-        detail = " ".join(str(error).split()) or "no more is known"
-        message = f"{type(error).__name__}: {detail}; run again with --debug to see where"
+        detail = " ".join(str(error).split()) or "no details"
+        message = f"{type(error).__name__}: {detail}; run again with --debug to see the traceback"
         return _failed(error, message, 1)
     return code if isinstance(code, int) else 0
 
@@ -97,6 +96,8 @@ def _failed(error: Exception, message: str, exit_code: int) -> int:
     except OutputLost:
         discard_stdout()
     if "--debug" in sys.argv:
+        import traceback
+
         traceback.print_exception(error)
     print(f"error: {one_line(message)}", file=sys.stderr)
     return exit_code

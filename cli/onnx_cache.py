@@ -1,4 +1,4 @@
-"""Leaves the network of an encoder that is open for the searches to come."""
+"""Keep the network of an open encoder for later searches."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def keep_for_searches(output: Output, encoder: "Encoder") -> None:
-    """Export the encoder into the user's cache, or warn that searches will take longer."""
+    """Write the encoder's network to the user's cache, or warn that searches will be slower."""
     from retrieval.embedding.onnx_cache import keep_export
     from retrieval.errors import RetrError
 
     try:
         keep_export(encoder)
     except (RetrError, OSError) as error:
-        output.warn(f"searches will load torch, which takes longer: {error}")
+        output.warn(f"searches will load torch and be slower: {error}")

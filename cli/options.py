@@ -1,8 +1,8 @@
-"""The options that several commands share, and how their values are read."""
+"""Options that several commands share, and parsers of their values."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,9 +13,9 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def limited(threads: int | None) -> int | None:
-    """Limit this process to so many threads, before what they belong to is loaded.
+    """Limit the threads of this process, before a library starts any.
 
-    Raises BadInput for less than one, and for more than there are cores.
+    Raises BadInput for less than one thread, and for more threads than cores.
     """
     from retrieval.errors import BadInput
     from retrieval.runtime.threads import available_cores, limit_threads
@@ -23,15 +23,15 @@ def limited(threads: int | None) -> int | None:
     if threads is not None:
         cores = available_cores()
         if not 1 <= threads <= cores:
-            raise BadInput(f"--threads {threads} on {cores} cores; give from 1 to {cores}")
+            raise BadInput(f"--threads {threads} on {cores} cores; give 1 to {cores}")
         limit_threads(threads)
     return threads
 
 
 def limited_megapixels(count: int | None) -> int | None:
-    """Limit the images that this process decodes, in megapixels.
+    """Set the maximum size of decoded images, in megapixels.
 
-    Raises BadInput below 1, and for a variable RETR_MAX_MEGAPIXELS that is no such number.
+    Raises BadInput below 1, and if the variable RETR_MAX_MEGAPIXELS is not a number.
     """
     from retrieval.errors import BadInput
     from retrieval.images.megapixels import limit_megapixels, max_megapixels
@@ -39,7 +39,7 @@ def limited_megapixels(count: int | None) -> int | None:
     if count is None:
         max_megapixels()
     elif count < 1:
-        raise BadInput(f"--max-megapixels {count} is not understood; give 1 or more")
+        raise BadInput(f"--max-megapixels {count} is below 1; give 1 or more")
     else:
         limit_megapixels(count)
     return count
@@ -52,46 +52,42 @@ WorkspaceFolder = Annotated[
     Path | None,
     typer.Option(
         "--workspace",
-        help="The folder of results that are given no other place.  [default: .retr, or "
-        "RETR_WORKSPACE]",
-        show_default=False,
+        help="Folder for results without a folder of their own.  [default: RETR_WORKSPACE, else "
+        ".retr]",
     ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="The folder that holds data sets, each in a folder by its name.  [default: "
-        "RETR_DATA_DIR, else the cache]",
-        show_default=False,
+        help="Folder of data sets, each in a folder of its own name.  [default: RETR_DATA_DIR, "
+        "else the user's cache]",
     ),
 ]
 EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="siamese, siamese-quick, autoencoder, autoencoder-10, pretrained:MODEL or "
-        "pretrained:MODEL@LAYER+LAYER (any timm model), toy, a plug-in's name, or a folder that "
-        "'retr train' made.",
+        help="Encoder: siamese, siamese-quick, autoencoder, autoencoder-10, toy, "
+        "pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), the name of a "
+        "plug-in, or a folder made by 'retr train'.",
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="The head of the Ray cluster; auto: the cluster that runs here.  [default: "
-        "RAY_ADDRESS, else a Ray that is started for this run]",
-        show_default=False,
+        help="Ray cluster to use; auto for the one that runs on this machine.  [default: "
+        "RAY_ADDRESS, else start Ray for this run]",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where the encoder runs: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Device of the encoder: auto, cpu or cuda.")]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
         callback=limited,
-        help="How many threads to use.  [default: as many as there are cores]",
-        show_default=False,
+        help="Maximum number of threads.  [default: the number of cores]",
     ),
 ]
 MaxMegapixels = Annotated[
@@ -99,9 +95,8 @@ MaxMegapixels = Annotated[
     typer.Option(
         "--max-megapixels",
         callback=limited_megapixels,
-        help="Maximum size of a decoded image, in megapixels; a JPEG counts at the reduced size at "
-        "which it is decoded.  [default: RETR_MAX_MEGAPIXELS, else 100]",
-        show_default=False,
+        help="Maximum size of a decoded image, in megapixels. JPEGs are measured after decoding "
+        "at a reduced size.  [default: RETR_MAX_MEGAPIXELS, else 100]",
     ),
 ]
 Options = Annotated[
@@ -109,16 +104,14 @@ Options = Annotated[
     typer.Option(
         "--set",
         metavar="OPTION=VALUE",
-        help="An option of the backend, such as m=32 or ef=200; may be repeated.",
-        show_default=False,
+        help="Option of the backend, such as m=32 or ef=200. Repeatable.",
     ),
 ]
 MetricName = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
-        show_default=False,
+        help="Distance: cosine, euclidean, inner_product or manhattan.  [default: the encoder's]",
     ),
 ]
 ImageColumn = Annotated[
@@ -126,9 +119,8 @@ ImageColumn = Annotated[
     typer.Option(
         "--image-column",
         metavar="NAME",
-        help="The column of images in Parquet or Arrow, or the member in tar archives.  [default: "
+        help="Column of images in Parquet or Arrow; member name in tar archives.  [default: "
         "img, image, jpg, png, pixel_values or the like]",
-        show_default=False,
     ),
 ]
 LabelColumn = Annotated[
@@ -136,66 +128,67 @@ LabelColumn = Annotated[
     typer.Option(
         "--label-column",
         metavar="NAME",
-        help="The column of labels in Parquet or Arrow, or the member or JSON key in tar archives; "
-        "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
-        show_default=False,
+        help="Column of labels in Parquet or Arrow; member name or JSON key in tar archives; '' "
+        "for no labels.  [default: label, labels, fine_label or coarse_label; cls in tar "
+        "archives]",
     ),
 ]
-Ks = Annotated[str, typer.Option("-k", help="Ranks to count at, separated by commas.")]
+Queries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Embeddings folder of the queries.  [default: the last test split]",
+    ),
+]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Embeddings folder to search.  [default: the last one encoded]",
+    ),
+]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Embeddings, index or encoder folder.")]
+MAX_SEED = 2**32 - 1  # scikit-learn and umap take no larger seed
+
+
+def seed_option(text: str = "Random seed.") -> Any:
+    """Return the option --seed."""
+    return typer.Option("--seed", min=0, max=MAX_SEED, help=text)
+
+
+Seed = Annotated[int, seed_option()]
+Ks = Annotated[str, typer.Option("-k", help="Cutoff ranks k of the measures, separated by commas.")]
 
 
 def parsed_options(pairs: list[str] | None) -> dict[str, str]:
-    """The options of `--set OPTION=VALUE`. Raises BadInput for what is not such a pair."""
+    """Return the options of `--set OPTION=VALUE`. Raises BadInput for text of another form."""
     from retrieval.errors import BadInput
 
     options = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not (name and equals and value):
-            raise BadInput(f"--set {pair} is not understood; write --set OPTION=VALUE")
+            raise BadInput(f"--set {pair} has no option and value; write --set OPTION=VALUE")
         options[name.strip().replace("-", "_")] = value.strip()
     return options
 
 
-BYTES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-def parsed_quantity(option: str, text: str, units: dict[str, float]) -> float:
-    """The quantity of `2GB` or `1.5 ms`. Raises BadInput, with the units that there are."""
-    from retrieval.errors import BadInput
-
-    number = text.rstrip("BkKMGTiums ")
-    unit = text[len(number) :].strip()
-    try:
-        value = float(number) * units[unit]
-    except (ValueError, KeyError):
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise BadInput(
-            f"{option} {text} is not understood; write a number above 0 and its unit, one of "
-            f"{', '.join(units)}"
-        )
-    return value
-
-
 def parsed_metric(name: str | None) -> "Metric | None":
-    """The metric of this name, hyphens allowed. Raises UnknownName."""
+    """Return the metric of this name, hyphens allowed. Raises UnknownName."""
     from retrieval.contracts import Metric
 
     return None if name is None else parsed_choice("metric", name.replace("-", "_"), Metric)
 
 
 def parsed_choice(what: str, name: str, choices: type[Choice]) -> Choice:
-    """The choice of this name. Raises UnknownName, with what there is."""
+    """Return the choice of this name. Raises UnknownName, which lists the choices."""
     from retrieval.choices import choice
 
     return choice(choices, name, what)
 
 
 def parsed_names(text: str) -> list[str]:
-    """The names of `cat,dog` or `"a, b",c` in NFC. Raises BadInput where one is empty."""
+    """Return the names of `cat,dog` or `"a, b",c` in NFC. Raises BadInput for an empty name."""
     import csv
 
     from retrieval.errors import BadInput
@@ -207,12 +200,12 @@ def parsed_names(text: str) -> list[str]:
         names = text.split(",")
     names = [nfc(name.strip()) for name in names]
     if not all(names):
-        raise BadInput(f"'{text}' is not understood; write names with commas between: cat,dog")
+        raise BadInput(f"'{text}' has an empty name; write names separated by commas: cat,dog")
     return names
 
 
 def parsed_ks(text: str) -> list[int]:
-    """The ranks of `-k 1,5,10`, ascending. Raises BadInput unless all are whole and positive."""
+    """Return the ranks of `-k 1,5,10`, ascending. Raises BadInput unless all are positive."""
     from retrieval.errors import BadInput
 
     try:
@@ -220,29 +213,30 @@ def parsed_ks(text: str) -> list[int]:
     except ValueError:
         ks = [0]
     if ks[0] < 1:
-        raise BadInput(f"-k {text} is not understood; write positive numbers: -k 1,5,10")
+        raise BadInput(f"-k {text} is not a list of positive numbers; write -k 1,5,10")
     return ks
 
 
-class Engine(StrEnum):
-    """What does the work."""
+class EngineName(StrEnum):
+    """Engines that run the work."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
 def is_ray(engine: str, address: str | None) -> bool:
-    """Whether a Ray cluster is to do the work, which has been seen to be there.
+    """Return whether the engine is a Ray cluster, and check that the cluster answers.
 
-    Raises what `cluster.check` raises, and BadInput for an address without the engine.
+    Raises what `retrieval.runtime.ray.check` raises, and BadInput for an address
+    without this engine.
     """
     from retrieval.errors import BadInput
 
-    if parsed_choice("engine", engine, Engine) is Engine.RAY:
+    if parsed_choice("engine", engine, EngineName) is EngineName.RAY:
         from retrieval.runtime import ray as cluster
 
         cluster.check(address)
         return True
     if address is not None:
-        raise BadInput("--address is of a Ray cluster; give --engine ray too, or leave it out")
+        raise BadInput("--address needs --engine ray; add it, or leave --address out")
     return False

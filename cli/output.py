@@ -19,10 +19,14 @@ FLOAT32_DIGITS = 9  # significant digits, different for any two numbers of float
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Standard output in one of three moods: for people, `json`, or `quiet`."""
+    """Printer of a command's results: for people, as JSON, or not at all.
+
+    debug: show the tracebacks of errors and the output of libraries.
+    """
 
     json: bool = False
     quiet: bool = False
+    debug: bool = False
 
     @property
     def for_people(self) -> bool:
@@ -30,12 +34,12 @@ class Output:
         return not (self.json or self.quiet)
 
     def document(self, document: "Json") -> None:
-        """Print the JSON document, where JSON is wanted."""
+        """Print the JSON document if --json is given."""
         if self.json:
             print(_as_json(document), flush=True)
 
     def say(self, text: str = "") -> None:
-        """Print a sentence for people."""
+        """Print text for people."""
         if not self.for_people:
             return
         text = "\n".join(map(one_line, text.split("\n")))
@@ -43,7 +47,7 @@ class Output:
         if bars is None:
             print(text)
         else:
-            bars.tqdm.write(text)  # above a bar that is being drawn
+            bars.tqdm.write(text)  # above a progress bar
         sys.stdout.flush()
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
@@ -71,7 +75,7 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-        """A function that draws the progress (done, total) on stderr, if that is a terminal."""
+        """Yield a function that draws the progress (done, total) on stderr if it is a terminal."""
         from tqdm import tqdm
 
         hidden = True if not self.for_people else None  # None: hidden unless on a terminal
@@ -88,7 +92,7 @@ class Output:
 
     @contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
-        """A function that says on stderr, if that is a terminal, which step is under way."""
+        """Yield a function that shows the current step on stderr if it is a terminal."""
         from tqdm import tqdm
 
         hidden = True if not self.for_people else None
@@ -99,9 +103,9 @@ class Output:
             bar.close()
 
 
-_SURROGATES = range(0xD800, 0xE000)  # bytes of names that are not UTF-8, which cannot be printed
+_SURROGATES = range(0xD800, 0xE000)  # bytes of names that are not UTF-8
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *_SURROGATES)}
-_CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # the others, json escapes
+_CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 
 def _as_json(document: "Json") -> str:
@@ -123,9 +127,10 @@ def _encodable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""The text with control characters written out, `\n` or `\x1b`, and lone surrogates.
+    r"""Return the text with control characters and lone surrogates escaped: `\n`, `\x1b`.
 
-    Names of files and labels may have them, and a terminal would obey or cannot show them.
+    Names of files and labels may hold them. A terminal would obey the first and fail to show the
+    second.
     """
     return text.translate(_CONTROLS)
 
@@ -149,8 +154,10 @@ def distinguishable(distances: Sequence[float]) -> list[str]:
 
 
 def _number_formats(largest: float) -> Iterator[str]:
-    """Yield formats of ever more digits, the last for any number of float32; without exponents
-    where that is readable."""
+    """Yield number formats with more and more digits, first without exponents if that is readable.
+
+    The last one separates any two numbers of float32.
+    """
     if largest == 0 or MIN_FIXED <= largest < MAX_FIXED:
         digits = 0 if largest == 0 else 3 - floor(log10(largest))
         for decimals in range(max(MIN_DECIMALS, digits), MAX_DECIMALS + 1):
@@ -159,22 +166,6 @@ def _number_formats(largest: float) -> Iterator[str]:
         yield f"z.{digits}g"
 
 
-def duration(seconds: float) -> str:
-    """The time as people say it: 0.42 s, 12.3 s, 2 min 5 s."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-def size(n_bytes: float) -> str:
-    """The number of bytes as people say it: 512 B, 24.4 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
-
-
 def plural(n: int, noun: str) -> str:
-    """`1 image`, `2 images`, `2,000 images`."""
+    """Return the count with its noun: `1 image`, `2 images`, `2,000 images`."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")

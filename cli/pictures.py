@@ -1,16 +1,14 @@
-"""Draws sheets: the answer to a search, and pairs."""
+"""Draw sheets of search results and of pairs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cli.output import distinguishable
-from retrieval.contracts import Framing
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
-from retrieval.errors import BadImage, CannotWrite
-from retrieval.images import read_image
+from retrieval.drawing.galleries import open_picture
+from retrieval.errors import CannotWrite
 from retrieval.images.source import text
 from retrieval.index.searching import Hit
 from retrieval.pairs.comparing import Asked, Compared
@@ -18,11 +16,8 @@ from retrieval.pairs.duplicates import Duplicate, Duplicates
 from retrieval.pairs.verification import CalibrationTest
 from retrieval.quality.labelled import Labelled
 
-LARGEST = 512  # pixels of a picture that is kept for a sheet
-
-
 Rows = Sequence[tuple[Picture, Sequence[Picture]]]
-"""Queries with their neighbours."""
+"""Queries with their neighbors."""
 
 
 def pictured(
@@ -31,17 +26,17 @@ def pictured(
     labels: Sequence[str | None],
     answers: Sequence[Sequence[Hit]],
 ) -> Rows:
-    """Each query's picture, and those of its hits.
+    """Return the picture of each query, and those of its hits.
 
-    Hits are marked as right or wrong where the query's label and theirs are known. A picture
-    that cannot be read any more is None.
+    Hits are marked as right or wrong if both labels are known. The image is None if it cannot be
+    read.
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
-        query = Picture(opened(at), label or text(Path(name).name), "query")
+        query = Picture(open_picture(at), label or text(Path(name).name), "query")
         neighbors = [
             Picture(
-                opened(hit.path),
+                open_picture(hit.path),
                 f"{hit.rank}  {hit.label or Path(hit.id).name}",
                 distance,
                 None if label is None or hit.label is None else hit.label == label,
@@ -62,9 +57,9 @@ def draw_sheet(path: Path, rows: Rows, heading: str) -> None:
 def draw_pairs(
     path: Path, tested: Labelled, outcome: CalibrationTest, heading: str, most: int, seed: int
 ) -> None:
-    """Write a PNG of pairs drawn by seed, half of them alike, with labels, distance, probability.
+    """Write a PNG of random pairs with their labels, distance and probability.
 
-    Pairs are marked by whether the threshold puts them right.
+    Half of them show the same class. Pairs are marked by whether the threshold is right.
     """
     drawn, calibration = outcome.pairs, outcome.calibration
     generator = np.random.default_rng(seed)
@@ -79,7 +74,7 @@ def draw_pairs(
     distances = distinguishable(outcome.distances[rows].tolist())
     for row, written in zip(rows, distances, strict=True):
         first, second = (
-            Picture(opened(paths[i]), str(tested.labels[i]))
+            Picture(open_picture(paths[i]), str(tested.labels[i]))
             for i in (int(drawn.first[row]), int(drawn.second[row]))
         )
         same = float(outcome.distances[row]) <= calibration.threshold
@@ -96,8 +91,8 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
         if answer.same is not None:
             said = "same" if answer.same else "not"
             note = f"{said}: {note}, p {answer.probability_same:.2f}"
-        first = Picture(opened(pair.path_a), text(Path(pair.a).name))
-        second = Picture(opened(pair.path_b), text(Path(pair.b).name))
+        first = Picture(open_picture(pair.path_a), text(Path(pair.a).name))
+        second = Picture(open_picture(pair.path_b), text(Path(pair.b).name))
         pictures.append(PairPicture(first, second, note))
     _written(path, lambda: save_pairs(path, pictures, heading))
 
@@ -105,8 +100,10 @@ def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading
 def draw_duplicates(
     path: Path, found: Duplicates, drawn: Sequence[Duplicate], heading: str
 ) -> None:
-    """Write a PNG of the pairs drawn, with the correlation of their pixels, marked by whether their
-    labels are the same where both are known."""
+    """Write a PNG of the pairs with the correlation of their pixels.
+
+    Pairs are marked by whether their labels are the same, if both are known.
+    """
     pictures = []
     sets = found.first, found.second
     paths = [each.all_paths() for each in sets]
@@ -114,7 +111,7 @@ def draw_duplicates(
         rows = pair.first, pair.second
         labels = [each.labels[row] for each, row in zip(sets, rows, strict=True)]
         one, two = (
-            Picture(opened(of[row]), label or text(Path(of[row]).name))
+            Picture(open_picture(of[row]), label or text(Path(of[row]).name))
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
         note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"
@@ -128,15 +125,3 @@ def _written(path: Path, save: Callable[[], None]) -> None:
         save()
     except OSError as error:
         raise CannotWrite(path, error) from None
-
-
-def opened(path: str | None) -> Image.Image | None:
-    """The image, made small, or None where it cannot be read."""
-    try:
-        if path is None:
-            return None
-        image = read_image(path, Framing(LARGEST))
-        image.thumbnail((LARGEST, LARGEST))  # a sheet holds many, and photographs are large
-        return image
-    except BadImage:
-        return None  # moved or deleted since: the sheet says "no picture"

@@ -1,4 +1,4 @@
-"""Pictures in the terminal: by its graphics protocol where it has one, else as half blocks."""
+"""Draw pictures in the terminal, by its graphics protocol or as half blocks."""
 
 import logging
 import sys
@@ -14,9 +14,9 @@ from cli.output import one_line
 from cli.pictures import Rows
 from retrieval.drawing.figures import Picture
 
-CELLS = 16  # of a picture's width, and twice those of its height; half blocks show as many pixels
-PIXELS = 8  # of a cell's width, for terminals that show them all
-GAP = 1  # cells between pictures
+PICTURE_CELLS = 16  # width of a picture; its height is half as many
+CELL_PIXELS = 8  # width of a cell, for terminals with a graphics protocol
+GAP_CELLS = 1  # between pictures
 
 
 def shows_blocks() -> bool:
@@ -29,25 +29,25 @@ def shows_blocks() -> bool:
 
 
 def show(rows: Rows) -> None:
-    """Draw each query and its neighbours, as many side by side as fit, with a line of text each."""
-    # Where a terminal does not say how large its cells are, a usual size is taken.
+    """Draw each query and its neighbors side by side, each with a line of text below."""
+    # textual_image warns of terminals that do not report the size of their cells.
     logging.getLogger("textual_image").setLevel(logging.ERROR)
     console = Console(file=sys.stdout, highlight=False)
-    fit = max(1, (console.width + GAP) // (CELLS + GAP))
+    fit = max(1, (console.width + GAP_CELLS) // (PICTURE_CELLS + GAP_CELLS))
     for query, neighbors in rows:
         pictures = [query, *neighbors]
         for start in range(0, len(pictures), fit):
             line = pictures[start : start + fit]
             strip, width = _strip(line)
-            console.print(Drawn(strip, width=width, height=CELLS // 2))
+            console.print(Drawn(strip, width=width, height=PICTURE_CELLS // 2))
             console.print(_captions(line))
 
 
 def _strip(pictures: Sequence[Picture]) -> tuple[Image.Image, int]:
-    """The pictures side by side, and how many cells that is wide."""
-    side, step = CELLS * PIXELS, (CELLS + GAP) * PIXELS
-    width = len(pictures) * (CELLS + GAP) - GAP
-    strip = Image.new("RGB", (width * PIXELS, side))
+    """Return the pictures side by side in one image, and its width in cells."""
+    side, step = PICTURE_CELLS * CELL_PIXELS, (PICTURE_CELLS + GAP_CELLS) * CELL_PIXELS
+    width = len(pictures) * (PICTURE_CELLS + GAP_CELLS) - GAP_CELLS
+    strip = Image.new("RGB", (width * CELL_PIXELS, side))
     for number, picture in enumerate(pictures):
         if picture.image is None:
             continue
@@ -68,8 +68,10 @@ def _captions(pictures: Sequence[Picture]) -> Text:
     line = Text(no_wrap=True)
     for picture in pictures:
         note = picture.note if picture.image is not None else "no picture"
-        room = max(0, CELLS - cell_len(note) - 1)
+        room = max(0, PICTURE_CELLS - cell_len(note) - 1)
         title = one_line(picture.title)
         title = set_cell_size(title, min(cell_len(title), room))
-        line.append(set_cell_size(f"{title} {note}", CELLS + GAP), styles[picture.right])
+        line.append(
+            set_cell_size(f"{title} {note}", PICTURE_CELLS + GAP_CELLS), styles[picture.right]
+        )
     return line

@@ -1,7 +1,7 @@
-"""The standard streams: what happens where one is closed, full, or cannot show a character.
+"""Standard streams that can be closed, full, or unable to encode a character.
 
-A write to stdout that fails raises an error of its own, so that no other code takes it for a failed
-write of its own files. A write to stderr that fails is dropped: nobody is left to tell.
+A failed write to stdout raises an error type of its own, so that no other code confuses it with a
+failed write of a file. A failed write to stderr is ignored.
 """
 
 import codecs
@@ -12,7 +12,7 @@ import sys
 from typing import Any, TextIO
 
 READABLE = "retr-readable"
-"""The name of the codec error handler that writes characters which the encoding lacks in ASCII."""
+"""The codec error handler that writes characters outside the encoding in ASCII."""
 
 _IN_ASCII = {
     "─": "-", "–": "-", "−": "-", "·": "-", "├": "|", "└": "`", "…": "...", "×": "x", "±": "+-",
@@ -25,7 +25,7 @@ class OutputLost(Exception):
 
 
 class ReaderGone(OutputLost):
-    """The program that read our stdout has closed it, as `head` does."""
+    """The reader of stdout has closed it, as `head` does."""
 
 
 class CannotPrint(OutputLost):
@@ -41,8 +41,7 @@ class _Stdout(io.FileIO):
         except OSError as error:
             reason = "it is closed" if error.errno == errno.EBADF else error.strerror
             raise CannotPrint(
-                f"cannot write to the standard output ({reason}); redirect it to a place that can "
-                "be written"
+                f"cannot write to the standard output ({reason}); redirect it to a writable file"
             ) from None
 
 
@@ -55,10 +54,10 @@ class _Stderr(io.FileIO):
 
 
 def open_streams() -> None:
-    """Replace `sys.stdout` and `sys.stderr` by streams that behave as this module says.
+    """Replace `sys.stdout` and `sys.stderr` by the streams of this module.
 
-    Closed descriptors are opened first, so that no file of ours is given the number of one, and
-    written over by a library that prints. A closed stdout is opened for reading only: writes to it
+    Closed descriptors are opened first. Otherwise a file could get such a descriptor, and a library
+    that prints would overwrite it. A closed stdout is opened for reading only, so that writes to it
     still fail.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
@@ -75,7 +74,7 @@ def error_stream(descriptor: int) -> TextIO:
 
 
 def discard_stdout() -> None:
-    """Discard what was and will be written to stdout."""
+    """Discard all that was or will be written to stdout."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.close(sink)
@@ -101,7 +100,7 @@ def _text(raw: io.FileIO, before: TextIO | None, line_buffering: bool = False) -
 
 
 def _readable(error: UnicodeError) -> tuple[str, int]:
-    """Return the characters that cannot be encoded in ASCII, and where to go on."""
+    """Return the characters of the error in ASCII, and the position after them."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end

@@ -10,7 +10,10 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from benchmarks.suite.data import BenchData
 from benchmarks.suite.grid import named
+from benchmarks.suite.run import Report
+from benchmarks.suite.table import Table, report_table
 from retrieval.contracts import Json
 from retrieval.drawing.plots import Trade, draw_trade
 from retrieval.errors import BadData, BadInput, Mismatch
@@ -71,13 +74,17 @@ class Change:
         }
 
 
-def write(
-    folder: Path, document: Document, by_query: pa.Table, table: Sequence[Sequence[str]]
-) -> list[Path]:
+def document_of(report: Report, data: BenchData) -> dict[str, Json]:
+    """Return the document of `bench.json` and of `retr bench --json`."""
+    content = report.to_json()
+    facts = {**report.data, **data.to_json()}
+    return {"format": FORMAT, "version": VERSION, **content, "data": facts}
+
+
+def write(folder: Path, document: Document, by_query: pa.Table) -> list[Path]:
     """Write all forms of a report into the folder, and return the files.
 
-    table: a header and a line for each row, for people. The interactive plot needs plotly: where
-    there is none, there is no `bench.html`.
+    The interactive plot `bench.html` needs plotly, and is left out without it.
     """
     made_folder(folder)
     paths = {kind: folder / f"{NAME}.{kind}" for kind in ("json", "csv", "md", "png", "html")}
@@ -85,7 +92,9 @@ def write(
     write_json(paths["json"], dict(document))
     write_table(folder / BY_QUERY, by_query)
     write_csv(paths["csv"], [_flat(row) for row in rows])
-    write_whole(paths["md"], lambda partial: partial.write_text(_markdown(table), "utf-8"))
+    write_whole(
+        paths["md"], lambda partial: partial.write_text(_markdown(report_table(rows)), "utf-8")
+    )
     _draw(paths["png"], rows)
     if find_spec("plotly") is None:
         paths.pop("html").unlink(missing_ok=True)  # one of other numbers
@@ -111,6 +120,14 @@ def read(path: Path) -> Document:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise BadData(f"{file} lacks or misstates {error}; measure anew") from None
     return cast(Document, document)
+
+
+def table_of(document: Document, file: Path) -> Table:
+    """Return the table of a report, for people. Raises BadData if it is not one of `retr bench`."""
+    try:
+        return report_table(document["rows"])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadData(f"{file} lacks or misstates {error}; measure again") from None
 
 
 def compare(old: Document, new: Document) -> list[Change]:

@@ -1,20 +1,15 @@
-"""`retr compare`: how similar two images are."""
+"""`retr compare`: the distance of two images, and whether they show the same class."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    Debug,
     Device,
     EncoderName,
-    Json,
-    MaxMegapixels,
     MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_metric,
 )
 from cli.output import Output, distinguishable, plural
@@ -23,21 +18,25 @@ if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.pairs.calibration import Calibration
     from retrieval.pairs.comparing import Asked, Compared
+    from retrieval.workspace import Workspace
 
 
-MOST_DRAWN = 100  # pairs on a sheet
+MAX_PAIRS_DRAWN = 100  # on a sheet
 
 
+@command(threads=True, max_megapixels=True)
 def compare(
+    output: Output,
+    workspace: "Workspace",
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[A B]", help="Two images.", show_default=False),
+        typer.Argument(metavar="[A B]", help="Two images to compare."),
     ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="A CSV file with two images a line, relative to its folder, in place of A and B.",
-            show_default=False,
+            help="CSV file with two images a line, instead of A and B. Paths are relative to "
+            "its folder.",
         ),
     ] = None,
     encoder: EncoderName = "siamese",
@@ -45,26 +44,19 @@ def compare(
     scorer: Annotated[
         str | None,
         typer.Option(
-            help="layers: the mean squared difference in each layer of a network too; or a folder "
-            "that 'retr train layers' made, for its probability.",
-            show_default=False,
+            help="layers, to print the mean squared difference in each layer of a network; or a "
+            "folder made by 'retr train layers', to use its probability.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the pairs with their scores into this PNG.", show_default=False),
+        typer.Option(help="Draw the pairs and their scores into this PNG file."),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Say how far two images are apart, and how likely they show the same class.
+    """Compare two images: print their distance, and the probability that they show the same class.
 
-    The probability comes from 'retr pairs --save', or with the encoder.
+    The probability was fitted by 'retr pairs --save', or comes with the encoder.
 
     Example: retr compare cat.png dog.png --sheet pair.png
     """
@@ -74,20 +66,17 @@ def compare(
     from retrieval.pairs.comparing import compare, knows_probability
     from retrieval.registry import open_encoder, open_scorer
     from retrieval.storage.manifest import EncoderFacts
-    from retrieval.workspace import Workspace
 
-    output = Output(json, quiet)
     asked = _asked(output, images or [], pairs)
     opened = open_encoder(encoder, device)
     chosen = parsed_metric(metric) or opened.metric
-    place = Workspace.at(workspace)
-    known = EncoderFacts.of(opened)
-    calibration = find_calibration(known, chosen, place.calibrations_folder(known))
+    facts = EncoderFacts.of(opened)
+    calibration = find_calibration(facts, chosen, workspace.calibrations_folder(facts))
     layers = of_layers = None
     if scorer is not None:
         layers = open_scorer(scorer, device)
-        scored_by = EncoderFacts.of(layers)
-        of_layers = find_calibration(scored_by, None, place.calibrations_folder(scored_by))
+        judge = EncoderFacts.of(layers)
+        of_layers = find_calibration(judge, None, workspace.calibrations_folder(judge))
         if knows_probability(layers):
             calibration = None
     answers, failed = compare(asked, opened, chosen, calibration, layers, of_layers)
@@ -107,7 +96,7 @@ def compare(
     ]
     output.document(documents if pairs is not None else documents[0])
     if sheet is not None:
-        drawn = answers[:MOST_DRAWN]
+        drawn = answers[:MAX_PAIRS_DRAWN]
         draw_compared(sheet, drawn, f"{opened.name}, {chosen} distance")
         output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
 
@@ -119,16 +108,16 @@ def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked
     if pairs is None:
         if len(images) != 2:
             raise BadInput(
-                f"two images make a pair, got {len(images)}; give two, or a CSV with --pairs"
+                f"{len(images)} images given, not 2; give two images, or a CSV with --pairs"
             )
         return [Asked.of(*images)]
     if images:
-        raise BadInput("images and --pairs were given; give one of them")
+        raise BadInput("images and --pairs exclude each other; give one of them")
     asked, problems = read_pairs(pairs)
     for problem in problems:
-        output.warn(f"skipped {pairs} {problem}; write two images, with a comma between")
+        output.warn(f"skipped {pairs} {problem}; write two images, separated by a comma")
     if not asked:
-        raise BadInput(f"{pairs} has no pair; write two images a line, with a comma between")
+        raise BadInput(f"{pairs} has no pair; write two images a line, separated by a comma")
     return asked
 
 
@@ -170,4 +159,4 @@ def _print(
         met = "" if calibration.ece is None else f", expected error {calibration.ece:.4f}"
         output.say(f"calibrated on {plural(of.pairs, 'pair')} of {of.source}{met}")
     if answers[0][1].probability_same is None:
-        output.say("no probability is known for this encoder: see 'retr pairs --save'")
+        output.say("no probability: this encoder is not calibrated; run 'retr pairs --save'")

@@ -1,12 +1,15 @@
-"""`retr demo`: the whole job on real images, with its tables and pictures."""
+"""`retr demo`: encode, index, search and measure real images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, EncoderName, Json, Quiet
-from cli.output import Output, duration, plural, size
+from cli.command import command
+from cli.options import Data, Device, EncoderName
+from cli.output import Output, plural
+from cli.tables import print_bench, print_evaluation
+from retrieval.units import duration, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
@@ -16,51 +19,37 @@ if TYPE_CHECKING:
 
 QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
-QUERIES_TIMED = 2000  # drawn by seed; `retr bench` asks all of them
+QUERIES_TIMED = 2000  # drawn at random; `retr bench` takes all of them
 BACKENDS = ("exact", "ivf", "hnsw")
-KS = (1, 5, 10, 100)
 
 
+@command()
 def demo(
+    output: Output,
     out: Annotated[
-        Path, typer.Option(help="The folder for embeddings, indices, tables and pictures.")
+        Path, typer.Option(help="Folder for embeddings, indices, tables and pictures.")
     ] = Path("retr-demo"),
     encoder: EncoderName = "siamese-quick",
     limit: Annotated[
         int | None,
-        typer.Option(help="Take the first N images of each split only.", show_default=False),
+        typer.Option(help="Use only the first N images of each split."),
     ] = None,
     device: Device = "auto",
     data: Data = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Encode, index, search and measure CIFAR-10: a few minutes on two cores.
+    """Encode, index, search and measure CIFAR-10, in a few minutes on two cores.
 
-    CIFAR-10 is downloaded unless it is found; without it, scikit-learn's digits take its place.
+    CIFAR-10 is downloaded if it is not found. If that fails, the digits of scikit-learn are used.
 
     Example: retr demo --out retr-demo
     """
     import time
 
-    import numpy as np
-
-    from benchmarks.suite.run import run
-    from cli.commands.bench import print_report
-    from cli.commands.evaluate import print_evaluation
-    from cli.pictures import draw_sheet, pictured
-    from retrieval.index.build import build_index
-    from retrieval.index.searching import Searcher
-    from retrieval.quality.evaluation import evaluate
-    from retrieval.quality.labelled import Labelled
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.registry import open_encoder
     from retrieval.storage.files import made_folder, write_json
-    from retrieval.storage.names import restored
 
     started = time.perf_counter()
-    output = Output(json, quiet)
     sources = _sources(output, data, limit)
     opened = open_encoder(encoder, device)
     made_folder(out)
@@ -68,61 +57,19 @@ def demo(
     output.say(f"1. Encode {sources['train'].name.split('/')[0]} with {opened.name}")
     database = _encoded(output, sources["train"], opened, out)
     queries = _encoded(output, sources["test"], opened, out)
-
     output.say("\n2. Build the indices")
-    for backend in BACKENDS:
-        before = time.perf_counter()
-        facts = build_index([database], backend, out / "indices" / backend)
-        n_bytes = sum((out / "indices" / backend / name).stat().st_size for name in facts.files)
-        seconds = time.perf_counter() - before
-        output.say(f"   {backend:<6} {duration(seconds):>8}  {size(n_bytes)}")
-
+    _build(output, database, out / "indices")
     output.say("\n3. Search some test images")
-    rows, vectors = queries.read()
-    shown = np.random.default_rng(0).choice(len(rows), min(QUERIES_SHOWN, len(rows)), replace=False)
-    searcher = Searcher.open(out / "indices" / "hnsw")
-    answers = searcher.search(vectors[shown], min(NEIGHBORS_SHOWN, len(searcher)))
-    asked = rows.take(shown).to_pydict()
-    output.table(
-        ("query", "label", "neighbors' labels, nearest first"),
-        [
-            (name, label, " ".join(hit.label or "–" for hit in hits))
-            for name, label, hits in zip(asked["id"], asked["label"], answers, strict=True)
-        ],
-        left=3,
-    )
     sheet = out / "neighbors.png"
-    draw_sheet(
-        sheet,
-        pictured(asked["id"], [*map(restored, asked["path"])], asked["label"], answers),
-        f"{sources['test'].name}: queries at the left, their nearest in {sources['train'].name}",
-    )
-
-    output.say("\n4. Measure retrieval: exact search, relevant is what has the query's label")
-    labelled = Labelled.of(queries), Labelled.of(database)
-    evaluation = evaluate(*labelled, database.facts.metric, KS)
-    print_evaluation(output, evaluation, list(KS))
-    unseen = evaluate(labelled[0], labelled[0], database.facts.metric, (10,))
-    output.say(
-        f"With the test images as their own database, each left out of its own ranking: "
-        f"mAP {unseen.map:.4f}, P@10 {unseen.precision_at[10]:.4f}"
-    )
-
-    output.say("\n5. Measure the indices")
-    with output.steps() as step:
-        few, _ = labelled[0].split_off(QUERIES_TIMED, seed=0)
-        report = run(few, labelled[1], database.facts.metric, BACKENDS, progress=step)
-    print_report(output, report)
-
+    _search(output, queries, out / "indices" / "hnsw", sheet)
+    document = _measure(output, queries, database)
     output.say("\nWhat the numbers mean")
     for definition in DEFINITIONS.values():
         output.say(f"- {definition}")
-    document: dict[str, JsonValue] = {
+
+    document |= {
         "data": {"queries": sources["test"].name, "database": sources["train"].name},
         "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
-        "official": evaluation.to_json(),
-        "unseen": unseen.to_json(),
-        "bench": report.to_json(),
         "sheet": str(sheet),
         "seconds": time.perf_counter() - started,
     }
@@ -135,8 +82,77 @@ def demo(
     output.document(document)
 
 
+def _build(output: Output, database: "Embeddings", folder: Path) -> None:
+    import time
+
+    from retrieval.index.build import build_index
+
+    for backend in BACKENDS:
+        before = time.perf_counter()
+        facts = build_index([database], backend, folder / backend)
+        seconds = time.perf_counter() - before
+        n_bytes = size(facts.size_in(folder / backend))
+        output.say(f"   {backend:<6} {duration(seconds):>8}  {n_bytes}")
+
+
+def _search(output: Output, queries: "Embeddings", index: Path, sheet: Path) -> None:
+    """Search some images, spread over all of them, and draw them with their neighbors."""
+    import numpy as np
+
+    from cli.pictures import draw_sheet, pictured
+    from retrieval.index.searching import Searcher
+    from retrieval.storage.names import restored
+
+    rows, vectors = queries.read()
+    shown = np.random.default_rng(0).choice(len(rows), min(QUERIES_SHOWN, len(rows)), replace=False)
+    searcher = Searcher.open(index)
+    answers = searcher.search(vectors[shown], min(NEIGHBORS_SHOWN, len(searcher)))
+    asked = rows.take(shown).to_pydict()
+    output.table(
+        ("query", "label", "neighbors' labels, nearest first"),
+        [
+            (name, label, " ".join(hit.label or "–" for hit in hits))
+            for name, label, hits in zip(asked["id"], asked["label"], answers, strict=True)
+        ],
+        left=3,
+    )
+    paths = [*map(restored, asked["path"])]
+    pictures = pictured(asked["id"], paths, asked["label"], answers)
+    draw_sheet(sheet, pictures, "queries at the left, their nearest neighbors beside them")
+
+
+def _measure(
+    output: Output, queries: "Embeddings", database: "Embeddings"
+) -> "dict[str, JsonValue]":
+    """Measure exact search, and then the indices; return the numbers."""
+    from benchmarks.suite.run import run
+    from retrieval.quality.evaluation import KS, evaluate
+    from retrieval.quality.labelled import Labelled
+
+    output.say("\n4. Measure retrieval by exact search; images with the query's label are relevant")
+    labelled = Labelled.of(queries), Labelled.of(database)
+    metric = database.facts.metric
+    official = evaluate(*labelled, metric, KS)
+    print_evaluation(output, official)
+    unseen = evaluate(labelled[0], labelled[0], metric, (10,))
+    output.say(
+        f"Test images as queries and database, each left out of its own ranking: "
+        f"mAP {unseen.map:.4f}, P@10 {unseen.precision_at[10]:.4f}"
+    )
+    output.say("\n5. Measure the indices")
+    with output.steps() as step:
+        few, _ = labelled[0].split_off(QUERIES_TIMED, seed=0)
+        report = run(few, labelled[1], metric, BACKENDS, progress=step)
+    print_bench(output, report)
+    return {
+        "official": official.to_json(),
+        "unseen": unseen.to_json(),
+        "bench": report.to_json(),
+    }
+
+
 def _sources(output: Output, data: Path | None, limit: int | None) -> "dict[str, Source]":
-    """CIFAR-10's splits or, where it is neither here nor to be had, those of the digits."""
+    """Return the splits of CIFAR-10, or of the digits if it cannot be downloaded."""
     from retrieval.errors import BadSource
     from retrieval.images import open_source
 
@@ -144,7 +160,7 @@ def _sources(output: Output, data: Path | None, limit: int | None) -> "dict[str,
     try:
         return {split: open_source("cifar10", split, data, limit) for split in splits}
     except BadSource as error:
-        output.warn(f"{error}; going on with scikit-learn's digits")
+        output.warn(f"{error}; using scikit-learn's digits instead")
         return {split: open_source("digits", split, data, limit) for split in splits}
 
 

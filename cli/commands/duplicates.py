@@ -1,111 +1,82 @@
-"""`retr duplicates`: near-identical images within a set, or between two."""
+"""`retr duplicates`: near-identical images in one set, or between two sets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    Debug,
-    Json,
-    MaxMegapixels,
     MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_metric,
 )
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.pairs.duplicates import Duplicates
+    from retrieval.quality.labelled import Labelled
+    from retrieval.storage.embeddings import Embeddings
+    from retrieval.workspace import Workspace
 
-SHOWN = 20  # pairs in the table
-MOST_DRAWN = 100  # pairs on a sheet
+MAX_PAIRS_SHOWN = 20  # in the table
+MAX_PAIRS_DRAWN = 100  # on a sheet
 
 
+@command(threads=True, max_megapixels=True)
 def duplicates(
+    output: Output,
+    workspace: "Workspace",
     embeddings: Annotated[
         str | None,
         typer.Argument(
             metavar="DIR",
-            help="The embeddings folder.  [default: the last that was encoded]",
-            show_default=False,
+            help="Embeddings folder.  [default: the last one encoded]",
         ),
     ] = None,
     between: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A B",
-            help="Two embeddings folders, such as of test and train, in place of one: pairs of an "
-            "image of A and one of B.",
-            show_default=False,
+            help="Two embeddings folders, such as a test split and a training split: find pairs "
+            "of an image of A and one of B.",
         ),
     ] = None,
     neighbors: Annotated[
         int,
-        typer.Option("-k", help="How many neighbors of each image to compare with it by pixels."),
+        typer.Option("-k", help="Number of neighbors of each image to compare by pixels."),
     ] = 10,
     correlation: Annotated[
         float,
         typer.Option(
-            help="Least correlation of the pixels of near-identical images; less than 0.95 also "
-            "lets single pixels differ by more, as those of crops do."
+            help="Minimum correlation of the pixels. Below 0.95, single pixels may differ by "
+            "more too, as in crops."
         ),
     ] = 0.95,
     metric: MetricName = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write all pairs into this CSV.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all pairs to this CSV file.")] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the pairs that are most alike into this PNG.", show_default=False),
+        typer.Option(help="Draw the most similar pairs into this PNG file."),
     ] = None,
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Find near-identical images: proposed by embeddings, confirmed by pixels.
+    """Find near-identical images: candidates by embeddings, checked by pixels.
 
-    Each image is compared with its nearest neighbors, as it is and mirrored. Copies in another
-    size, format or quality are found; images that differ in a part or in brightness are not.
+    Each image is compared with its nearest neighbors, as it is and mirrored. This finds copies in
+    another size, format or quality, but not images that differ in a part or in brightness.
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """
-    from retrieval.errors import BadInput
     from retrieval.pairs.duplicates import find_duplicates
-    from retrieval.quality.labelled import Labelled
-    from retrieval.storage.compatible import check_same_encoder
-    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import write_csv
-    from retrieval.workspace import Role, Workspace
 
-    output = Output(json, quiet)
-    if between is not None and embeddings is not None:
-        raise BadInput("an embeddings folder and --between were given; give one of them")
-    if between is None:
-        place = Workspace.at(workspace)
-        folders = [embeddings or place.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")]
-    else:
-        folders = [*between]
-    opened = [open_embeddings(folder) for folder in folders]
-    first = opened[0]
-    for other in opened[1:]:
-        where = str(first.folder), str(other.folder)
-        check_same_encoder(first.facts.encoder, other.facts.encoder, *where)
-    sets = []
-    for each in opened:
-        rows, vectors = each.read()
-        ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
-        sets.append(Labelled(vectors, ids, labels, rows["path"]))
+    opened = _open(workspace, embeddings, between)
+    first = opened[0].facts
+    sets = [_images(each) for each in opened]
     with output.progress("reading", "img") as show:
         found = find_duplicates(
             sets[0],
             None if between is None else sets[1],
-            parsed_metric(metric) or first.facts.metric,
+            parsed_metric(metric) or first.metric,
             neighbors=neighbors,
             least=correlation,
             progress=show,
@@ -119,8 +90,8 @@ def duplicates(
     if sheet is not None:
         from cli.pictures import draw_duplicates  # slow to import
 
-        drawn = found.duplicates[:MOST_DRAWN]
-        draw_duplicates(sheet, found, drawn, first.facts.encoder.title)
+        drawn = found.duplicates[:MAX_PAIRS_DRAWN]
+        draw_duplicates(sheet, found, drawn, first.encoder.title)
         output.say(f"drawn: {sheet}, {plural(len(drawn), 'pair')}")
     output.document(
         {
@@ -133,8 +104,36 @@ def duplicates(
     )
 
 
+def _open(
+    workspace: "Workspace", embeddings: str | None, between: tuple[Path, Path] | None
+) -> "list[Embeddings]":
+    """Return the embeddings of one folder, or of the two of --between."""
+    from retrieval.errors import BadInput
+    from retrieval.storage.compatible import common_facts
+    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.workspace import Role
+
+    if between is None:
+        folder = embeddings or workspace.needed(Role.EMBEDDINGS, "retr encode", "EMBEDDINGS")
+        return [open_embeddings(folder)]
+    if embeddings is not None:
+        raise BadInput("an embeddings folder and --between exclude each other; give one of them")
+    opened = [open_embeddings(folder) for folder in between]
+    common_facts(opened)  # raises Mismatch for two encoders
+    return opened
+
+
+def _images(embeddings: "Embeddings") -> "Labelled":
+    """Return the images under the ids of their folder, without its name."""
+    from retrieval.quality.labelled import Labelled
+
+    rows, vectors = embeddings.read()
+    ids, labels = rows["id"].to_pylist(), rows["label"].to_pylist()
+    return Labelled(vectors, ids, labels, rows["path"])
+
+
 def _print(output: Output, found: "Duplicates") -> None:
-    shown = found.duplicates[:SHOWN]
+    shown = found.duplicates[:MAX_PAIRS_SHOWN]
     distances = distinguishable([pair.distance for pair in shown])
     output.table(
         ("correlation", "distance", "", "a", "label", "b", "label"),
@@ -152,11 +151,13 @@ def _print(output: Output, found: "Duplicates") -> None:
         ],
         left=7,
     )
-    if len(found.duplicates) > SHOWN:
-        output.say(f"… and {len(found.duplicates) - SHOWN:,} more")
+    if len(found.duplicates) > MAX_PAIRS_SHOWN:
+        output.say(f"… and {len(found.duplicates) - MAX_PAIRS_SHOWN:,} more")
     output.say(
         f"{plural(len(found.duplicates), 'pair')} of near-identical images among "
-        f"{plural(found.compared, 'pair')} of neighbours whose pixels were compared"
+        f"{plural(found.compared, 'pair')} of neighbors that were compared by pixels"
     )
     if found.compared < found.proposed:
-        output.say(f"{found.proposed - found.compared:,} pairs further apart were not compared")
+        output.say(
+            f"{found.proposed - found.compared:,} pairs at larger distances were not compared"
+        )

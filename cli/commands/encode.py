@@ -1,87 +1,88 @@
 """`retr encode`: images to embeddings."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
     Address,
     Data,
-    Debug,
     Device,
     EncoderName,
     ImageColumn,
-    Json,
     LabelColumn,
-    MaxMegapixels,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     is_ray,
+    parsed_choice,
 )
-from cli.output import Output, duration, plural
+from cli.output import Output, plural
+from retrieval.units import duration
 
 if TYPE_CHECKING:
+    from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
+    from retrieval.embedding.ray_worker import Names
+    from retrieval.images import Source
     from retrieval.images.folders.listing import Listed
+    from retrieval.storage.manifest import Dtype, Manifest
+    from retrieval.storage.places import Place
+    from retrieval.workspace import Workspace
 
 
+@command(threads=True, max_megapixels=True)
 def encode(
+    output: Output,
+    workspace: "Workspace",
     source: Annotated[
         str,
         typer.Argument(
-            help="cifar10, mnist, fashion-mnist, digits, a folder of images (its sub-folders are "
-            "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, tar "
-            "archives of WebDataset; or a URL of images or Parquet in a store."
+            help="Images: cifar10, mnist, fashion-mnist, digits, a folder (its subfolders are "
+            "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, "
+            "tar archives of WebDataset, or a URL of images or Parquet."
         ),
     ] = "cifar10",
     encoder: EncoderName = "siamese",
     split: Annotated[
         str | None,
         typer.Option(
-            help="train or test, for sources that have them; also folders train/, val/, test/ "
-            "that hold a folder for each class.  [default: train]",
-            show_default=False,
+            help="Split of the source: train or test. A folder has splits if it holds train/, "
+            "val/ or test/, each with a folder for each class.  [default: train]",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Take the first N images only.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Encode only the first N images.")] = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     out: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="The embeddings folder.  [default: one in the workspace]",
-            show_default=False,
+            help="Embeddings folder to write.  [default: a folder in the workspace]",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, or float16 at half the size.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Number type of the embeddings: float32, or float16 (half the size)."),
+    ] = "float32",
     device: Device = "auto",
     engine: Annotated[
         str,
         typer.Option(
-            help="local, or ray: by the workers of a Ray cluster, on GPUs where it has any "
-            "(pip install 'retr[ray]'). --threads bounds the CPUs of each worker."
+            help="Where to encode: local, or ray for a Ray cluster, on its GPUs if it has any "
+            "(pip install 'retr[ray]'). With ray, --threads limits the CPUs of each worker."
         ),
     ] = "local",
     address: Address = None,
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
     data: Data = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Turn images into embeddings, a folder of Parquet shards.
+    """Encode images into embeddings: a folder of Parquet shards.
 
-    A run that was stopped goes on where it was when the same command is given again. Images
-    that cannot be read, and folders that cannot be listed, are listed in skipped.parquet.
+    Run the same command again to continue a run that was stopped. Images that cannot be read, and
+    folders that cannot be listed, are named in skipped.parquet.
 
-    A folder is listed once, at the start. Images that arrive during the run are not in the set.
+    A folder is listed once, at the start. Images that arrive later are not encoded.
 
     Example: retr encode photos/ --out photos-embeddings
 
@@ -91,111 +92,165 @@ def encode(
     """
     import time
 
-    from cli.hushing import hushed
     from cli.onnx_cache import keep_for_searches
     from retrieval.embedding.encode import encode_source
-    from retrieval.errors import UnknownName
     from retrieval.images import Columns, open_source
-    from retrieval.images.folders.listing import listed, said_of
+    from retrieval.images.folders.listing import listed
     from retrieval.registry import open_encoder
     from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    if dtype not in list(Dtype):
-        raise UnknownName("dtype", dtype, Dtype)
+    number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
     columns = Columns(image_column, label_column)
     images = open_source(source, split, data, limit, output.warn, columns)
-    found = listed(images)
-    # Of a cluster, the workers run the network.
+    # On a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
-    place = Workspace.at(workspace)
-    folder = place_of(out) if out else place.embeddings_folder(images, opened, Dtype(dtype))
+    folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
+    encode_images: Callable[..., Manifest] = encode_source
+    if on_ray:
+        from retrieval.embedding.ray_worker import Names
+
+        names = Names(source, encoder, split, data, limit, device, columns)
+        encode_images = partial(_encode_on_cluster, output, names, address)
     started = time.perf_counter()
-
-    with (
-        hushed(debug) if on_ray else nullcontext(),
-        output.progress(f"encode {images.name}", "image") as show,
-    ):
-        before = len(images)  # what earlier runs had done: all, unless progress says less
-
-        def progress(done: int, total: int) -> None:
-            nonlocal before
-            before = min(before, done)
-            show(done, total)
-
-        if on_ray:
-            from retrieval.embedding.on_ray import encode_on_cluster
-            from retrieval.embedding.ray_worker import Names
-
-            names = Names(source, encoder, split, data, limit, device, columns)
-            manifest = encode_on_cluster(
-                names, images, opened, folder, Dtype(dtype), progress=progress, address=address
-            )
-        else:
-            manifest = encode_source(images, opened, folder, Dtype(dtype), progress=progress)
-        fresh = len(images) - before
+    with output.progress(f"encode {images.name}", "image") as show:
+        new = _NewImages(len(images), show)
+        manifest = encode_images(images, opened, folder, number_type, progress=new.progress)
     seconds = time.perf_counter() - started
-    if out is None or place.folder.is_dir():
-        place.remember(Role.EMBEDDINGS, folder)
-        place.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
-
-    if manifest.skipped:
-        output.warn(
-            f"{plural(manifest.skipped, 'image')} could not be read; "
-            f"{folder / 'skipped.parquet'} says which and why"
-        )
-    if found is not None and fresh:
-        _warn_of_changes(output, found)
-    rate = fresh / seconds if fresh else 0.0
-    output.say(
-        f"{plural(manifest.rows, 'embedding')} of {opened.dim} dimensions by {opened.name} "
-        f"in {folder}"
-    )
-    passed_over: dict[str, JsonValue] = {} if found is None else {**found.left_out.passed_over}
-    if found is not None and passed_over:
-        output.say(said_of(found.left_out.passed_over))
-    if fresh:
-        output.say(f"{plural(fresh, 'image')} in {duration(seconds)}, {rate:,.0f} images/s")
-    else:
-        output.say("they were there already: nothing to do")
-    output.document(
-        {
-            "out": str(folder),
-            "rows": manifest.rows,
-            "dim": opened.dim,
-            "shards": len(manifest.shards),
-            "skipped": manifest.skipped,
-            "skipped_folders": manifest.skipped_folders,
-            "passed_over": passed_over,
-            "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
-            "seconds": seconds,
-            "images_per_second": rate,
-        }
-    )
+    if out is None or workspace.folder.is_dir():
+        workspace.remember(Role.EMBEDDINGS, folder)
+        workspace.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
+    run = EncodeRun(folder, manifest, opened, listed(images), new.count, seconds)
+    _print(output, run)
+    output.document(run.to_json())
     keep_for_searches(output, opened)
 
 
+@dataclass(slots=True)
+class _NewImages:
+    """Count the images that earlier runs did not encode, from the progress of this one.
+
+    total: of all images. before: of those that earlier runs encoded.
+    """
+
+    total: int
+    show: Callable[[int, int], None]
+    before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.total  # until the progress shows otherwise
+
+    def progress(self, done: int, total: int) -> None:
+        """Show the progress. The first call comes before the first new image."""
+        self.before = min(self.before, done)
+        self.show(done, total)
+
+    @property
+    def count(self) -> int:
+        """Return the number of images that are new."""
+        return self.total - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRun:
+    """Embeddings after a run, and what the run did.
+
+    listing: None for a source that is not a folder. new: images that the run encoded.
+    """
+
+    folder: "Place"
+    manifest: "Manifest"
+    encoder: "Encoder"
+    listing: "Listed | None"
+    new: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Return the speed; 0 without new images."""
+        return self.new / self.seconds if self.new else 0.0
+
+    def to_json(self) -> "dict[str, JsonValue]":
+        """Return the document of `retr encode --json`."""
+        manifest, listing = self.manifest, self.listing
+        return {
+            "out": str(self.folder),
+            "rows": manifest.rows,
+            "dim": self.encoder.dim,
+            "shards": len(manifest.shards),
+            "skipped": manifest.skipped,
+            "skipped_folders": manifest.skipped_folders,
+            "passed_over": {} if listing is None else {**listing.left_out.passed_over},
+            "encoder": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint},
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+def _encode_on_cluster(
+    output: Output,
+    names: "Names",
+    address: str | None,
+    source: "Source",
+    encoder: "Encoder",
+    folder: "Place",
+    dtype: "Dtype",
+    progress: Callable[[int, int], None],
+) -> "Manifest":
+    """Encode as `encode_source` does, by the workers of a Ray cluster."""
+    from cli.quiet import quiet_libraries
+    from retrieval.embedding.on_ray import encode_on_cluster
+
+    with quiet_libraries(output.debug):
+        return encode_on_cluster(
+            names, source, encoder, folder, dtype, progress=progress, address=address
+        )
+
+
+def _print(output: Output, run: EncodeRun) -> None:
+    from retrieval.images.folders.listing import said_of
+
+    manifest, listing = run.manifest, run.listing
+    if manifest.skipped:
+        output.warn(
+            f"{plural(manifest.skipped, 'image')} could not be read; "
+            f"{run.folder / 'skipped.parquet'} lists them with the reasons"
+        )
+    if listing is not None and run.new:
+        _warn_of_changes(output, listing)
+    output.say(
+        f"{plural(manifest.rows, 'embedding')} of {run.encoder.dim} dimensions by "
+        f"{run.encoder.name} in {run.folder}"
+    )
+    if listing is not None and listing.left_out.passed_over:
+        output.say(said_of(listing.left_out.passed_over))
+    if run.new:
+        speed = f"{run.images_per_second:,.0f} images/s"
+        output.say(f"{plural(run.new, 'image')} in {duration(run.seconds)}, {speed}")
+    else:
+        output.say("nothing to do: all images are encoded already")
+
+
 def _warn_of_changes(output: Output, source: "Listed") -> None:
-    """Say which files arrived or changed since the source was listed."""
+    """Warn of files that arrived or changed since the source was listed."""
     from retrieval.errors import BadInput
 
     try:
         changes = source.changes()
     except BadInput as error:
-        output.warn(f"not known whether files arrived during the run: {error}")
+        output.warn(f"cannot check for files that arrived during the run: {error}")
         return
-    remedy = "to have all as they are now, encode again with another --out"
+    remedy = "to encode the current files, run again with another --out"
     if changes.arrived:
         files = plural(changes.arrived, "file")
         verb = "is" if changes.arrived == 1 else "are"
-        output.warn(f"{files} arrived during the run and {verb} not in the set; {remedy}")
+        output.warn(f"{files} arrived during the run and {verb} not encoded; {remedy}")
     if changes.changed:
         files = plural(changes.changed, "file")
         verb = "is" if changes.changed == 1 else "are"
         output.warn(
-            f"{files} changed during the run and {verb} in the set as read, before or after; "
+            f"{files} changed during the run and {verb} encoded as before or after the change; "
             f"{remedy}"
         )

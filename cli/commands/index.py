@@ -1,146 +1,175 @@
 """`retr index`: embeddings to a searchable index."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.options import (
-    BYTES,
-    SECONDS,
     Address,
-    Debug,
-    Json,
     MetricName,
     Options,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     is_ray,
     parsed_metric,
     parsed_options,
-    parsed_quantity,
+    seed_option,
 )
-from cli.output import Output, duration, plural, size
+from cli.output import Output, plural
+from cli.tables import print_tuning
+from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.index.build_segments import SegmentBuilder
+    from retrieval.contracts import Metric
     from retrieval.index.folder import IndexFacts
-    from retrieval.index.trials import Trial, Tuning
+    from retrieval.index.trials import Target, Tuning
+    from retrieval.storage.embeddings import Embeddings
+    from retrieval.storage.places import Place
+    from retrieval.workspace import Workspace
 
 AUTO = "auto"
+DEFAULT_BACKEND = "hnsw"
 
 
+@dataclass(frozen=True, slots=True)
+class AutoTarget:
+    """The options of --backend auto."""
+
+    target_recall: Annotated[
+        float | None,
+        typer.Option(help="With --backend auto: minimum recall@k.  [default: 0.95]"),
+    ] = None
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="With --backend auto: maximum size of the index, such as 2GB or 500MB."),
+    ] = None
+    max_latency: Annotated[
+        str | None,
+        typer.Option(help="With --backend auto: maximum p95 latency, such as 1ms or 200us."),
+    ] = None
+    k: Annotated[
+        int | None,
+        typer.Option("-k", help="With --backend auto: number of neighbors, k.  [default: 10]"),
+    ] = None
+    batches: Annotated[
+        bool,
+        typer.Option(
+            "--batches",
+            help="With --backend auto: compare the time of one call with many queries, not of "
+            "single queries.",
+        ),
+    ] = False
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --backend auto: embeddings of the queries to measure with.  [default: a "
+            "sample of the rows]",
+        ),
+    ] = None
+    seed: Annotated[int | None, seed_option("Random seed (--backend auto only).  [default: 0]")] = (
+        None
+    )
+
+    def given(self) -> list[str]:
+        """Return the names of the options that are given."""
+        names = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        return ["-k" if name == "k" else f"--{name.replace('_', '-')}" for name in names]
+
+    def target(self) -> "Target":
+        """Return what the index must reach. Raises BadInput for a value out of range."""
+        from retrieval.index.trials import Target
+
+        given = {
+            "recall": self.target_recall,
+            "k": self.k,
+            "max_memory": _limit("--max-memory", self.max_memory, BYTES),
+            "max_latency": _limit("--max-latency", self.max_latency, SECONDS),
+        }
+        known = {name: value for name, value in given.items() if value is not None}
+        return Target(**known, batches=self.batches)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class PartsOptions:
+    """The options of an index in parts."""
+
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of parts to build side by side, each from some of the shards. A search "
+            "covers all parts.  [default: one index without parts]",
+        ),
+    ] = None
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Where to build the parts: local, or ray for a Ray cluster (pip install "
+            "'retr[ray]')."
+        ),
+    ] = "local"
+    address: Address = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexChange:
+    """An index after the command, and how it came about."""
+
+    folder: "Place"
+    facts: "IndexFacts"
+    verb: str
+    tuning: "Tuning | None" = None
+
+
+@command(threads=True)
 def index(
+    output: Output,
+    workspace: "Workspace",
     embeddings: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="DIR",
-            help="Embeddings folders, indexed as one.  [default: the last that was encoded]",
-            show_default=False,
+            help="Embeddings folders, indexed together.  [default: the last one encoded]",
         ),
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
-            help="exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, or a plug-in's name; "
-            "or auto: the fastest that reaches a recall, by measurement.  [default: hnsw]",
-            show_default=False,
+            help="Backend: exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, the name "
+            "of a plug-in, or auto (measure, and take the fastest that reaches --target-recall).  "
+            "[default: hnsw]",
         ),
     ] = None,
     metric: MetricName = None,
     options: Options = None,
-    target_recall: Annotated[
-        float | None,
-        typer.Option(
-            help="For auto: the recall of the nearest neighbours to reach.  [default: 0.95]",
-            show_default=False,
-        ),
-    ] = None,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(help="For auto: such as 2GB, or 500MB.", show_default=False),
-    ] = None,
-    max_latency: Annotated[
-        str | None,
-        typer.Option(
-            help="For auto, that 95 of 100 queries may take: such as 1ms, or 200us.",
-            show_default=False,
-        ),
-    ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option(
-            "-k", help="For auto: how many neighbours.  [default: 10]", show_default=False
-        ),
-    ] = None,
-    batches: Annotated[
-        bool,
-        typer.Option(
-            "--batches",
-            help="For auto: choose by the time of many queries in one call, not of single ones.",
-        ),
-    ] = False,
-    queries: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="For auto: embeddings to measure with.  [default: some of the rows]",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="For auto: of what is drawn.  [default: 0]", show_default=False),
-    ] = None,
-    parts: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Build it in so many parts, side by side, each of a group of the embeddings' "
-            "shards; they are searched as one.  [default: one index]",
-            show_default=False,
-        ),
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="What builds the parts: local, by processes of this machine; or ray, by a Ray "
-            "cluster (pip install 'retr[ray]')."
-        ),
-    ] = "local",
-    address: Address = None,
+    *,
+    auto: AutoTarget,
+    parts: PartsOptions,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Add the embeddings as further rows to the index that stands."),
+        typer.Option("--add", help="Add the embeddings to the existing index."),
     ] = False,
     delete: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Delete rows from the index that stands, such as 'label=cat' or 'id=a.png,b.png'.",
-            show_default=False,
+            help="Delete matching rows from the existing index, such as 'label=cat' or "
+            "'id=a.png,b.png'.",
         ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR",
-            help="The index folder.  [default: one in the workspace]",
-            show_default=False,
+            metavar="DIR", help="Index folder to write.  [default: a folder in the workspace]"
         ),
     ] = None,
-    threads: Threads = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Build an index over embeddings.
 
-    An index that stands in the folder already is replaced once the new one is whole.
+    An existing index in the folder is replaced when the new one is complete.
 
     Example: retr index --backend hnsw --set m=32 --set ef=200
 
@@ -153,184 +182,207 @@ def index(
     import time
 
     from retrieval.errors import BadInput
-    from retrieval.index.build import build_index
-    from retrieval.index.folder import IndexFacts
-    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    place = Workspace.at(workspace)
-    wanted = (target_recall, max_memory, max_latency, k, batches or None, queries, seed)
-    if backend != AUTO and any(value is not None for value in wanted):
-        raise BadInput(
-            f"what an index must reach is for --backend {AUTO}; {backend or 'hnsw'} is built as "
-            "--set says"
-        )
-    on_ray = is_ray(engine, address)
-    if on_ray and not parts:
-        raise BadInput("a cluster builds an index in parts; say in how many with --parts")
-    if backend == AUTO and parts:
-        raise BadInput(f"--backend {AUTO} builds one index; name the backend of the parts")
-    if backend == AUTO and options:
-        raise BadInput(f"--backend {AUTO} chooses the options; leave --set away")
+    on_ray = is_ray(parts.engine, parts.address)
+    _check_auto(backend, options, auto, parts)
+    if on_ray and not parts.parts:
+        raise BadInput("--engine ray builds an index in parts; give their number with --parts")
     if add or delete is not None:
-        if backend is not None or metric is not None or options or parts:
-            raise BadInput(
-                "an index that stands keeps its backend, metric and options; leave them away"
-            )
-        if delete is not None and (add or embeddings):
-            raise BadInput("--delete takes no embeddings; add rows by another command")
+        _check_change(backend, metric, options, parts, delete, add or bool(embeddings))
     started = time.perf_counter()
-    tuning: Tuning | None = None
-    changed = False
     if delete is not None:
-        from retrieval.index.update import delete_rows
-
-        folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
-        facts = delete_rows(folder, delete)
+        done = _delete(_standing(workspace, out), delete)
+    elif add:
+        done = _add(output, _standing(workspace, out), _open(workspace, embeddings))
     else:
-        sets = (
-            [open_embeddings(each) for each in embeddings]
-            if embeddings
-            else [open_embeddings(place.needed(Role.DATABASE, "retr encode", "EMBEDDINGS"))]
-        )
+        sets = _open(workspace, embeddings)
+        name = backend or DEFAULT_BACKEND
         measure = parsed_metric(metric) or sets[0].facts.metric
-        if add:
-            from retrieval.index.update import add_rows
-
-            folder = place_of(out) if out else place.needed(Role.INDEX, "retr index", "--out")
-            before = IndexFacts.read(folder)
-            facts = add_rows(folder, sets)
-            changed = facts != before
-            if not changed:
-                output.say("they are there already: nothing to do")
+        folder = place_of(out) if out else workspace.index_folder(sets[0].folder, name, measure)
+        if name == AUTO:
+            done = _build_best(output, sets, folder, measure, auto)
         else:
-            name = backend or "hnsw"
-            folder = place_of(out) if out else place.index_folder(sets[0].folder, name, measure)
-            if name == AUTO:
-                from retrieval.index.trials import Target
-                from retrieval.index.tuning import build_best
-
-                target = Target(
-                    0.95 if target_recall is None else target_recall,
-                    10 if k is None else k,
-                    _limit("--max-memory", max_memory, BYTES),
-                    _limit("--max-latency", max_latency, SECONDS),
-                    batches,
-                )
-                asked = None if queries is None else open_embeddings(queries)
-                with output.steps() as step:
-                    facts, tuning = build_best(
-                        sets,
-                        folder,
-                        target,
-                        metric=measure,
-                        queries=asked,
-                        seed=seed or 0,
-                        progress=step,
-                    )
-                _print(output, tuning)
-            elif parts is not None:
-                from cli.hushing import hushed
-                from retrieval.index.build_segments import build_segments
-
-                chosen = parsed_options(options)
-                with (
-                    hushed(debug) if on_ray else nullcontext(),
-                    output.progress("index", "part") as show,
-                    cluster_of_parts(address) if on_ray else nullcontext() as by,
-                ):
-                    facts = build_segments(
-                        sets, name, folder, parts, measure, chosen, by, progress=show
-                    )
-            else:
-                facts = build_index(sets, name, folder, measure, parsed_options(options))
+            done = _build(
+                output, sets, name, folder, measure, parsed_options(options), parts, on_ray
+            )
     seconds = time.perf_counter() - started
-    if out is None or place.folder.is_dir():
-        place.remember(Role.INDEX, folder)
+    if out is None or workspace.folder.is_dir():
+        workspace.remember(Role.INDEX, done.folder)
+    _print(output, done, seconds)
+    output.document(_document(done, seconds))
 
-    n_bytes = facts.size_in(folder)
-    settings = {**facts.options, **facts.details}
-    done = "changed" if delete or (add and changed) else "left as it was" if add else "built"
+
+def _check_auto(
+    backend: str | None, options: list[str] | None, auto: AutoTarget, parts: PartsOptions
+) -> None:
+    """Raise BadInput for options that --backend auto needs or does not take."""
+    from retrieval.errors import BadInput
+
+    given = auto.given()
+    if backend != AUTO:
+        if given:
+            raise BadInput(
+                f"{' and '.join(given)} without --backend {AUTO}; add --backend {AUTO}, or leave "
+                f"{'it' if len(given) == 1 else 'them'} out"
+            )
+        return
+    if parts.parts:
+        raise BadInput(
+            f"--backend {AUTO} builds one index; leave --parts out, or name another backend"
+        )
+    if options:
+        raise BadInput(f"--backend {AUTO} chooses the options itself; leave --set out")
+
+
+def _check_change(
+    backend: str | None,
+    metric: str | None,
+    options: list[str] | None,
+    parts: PartsOptions,
+    delete: str | None,
+    adds: bool,
+) -> None:
+    """Raise BadInput for options that a change of an index does not take."""
+    from retrieval.errors import BadInput
+
+    if backend is not None or metric is not None or options or parts.parts:
+        raise BadInput(
+            "--add and --delete keep the index's backend, metric and options; leave --backend, "
+            "--metric, --set and --parts out"
+        )
+    if delete is not None and adds:
+        raise BadInput("--delete takes no embeddings; add rows in a command of its own")
+
+
+def _standing(workspace: "Workspace", out: str | None) -> "Place":
+    """Return the folder of the index that is changed."""
+    from retrieval.storage.places import place_of
+    from retrieval.workspace import Role
+
+    return place_of(out) if out else workspace.needed(Role.INDEX, "retr index", "--out")
+
+
+def _open(workspace: "Workspace", folders: list[str] | None) -> "list[Embeddings]":
+    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.workspace import Role
+
+    if folders:
+        return [open_embeddings(folder) for folder in folders]
+    return [open_embeddings(workspace.needed(Role.DATABASE, "retr encode", "EMBEDDINGS"))]
+
+
+def _delete(folder: "Place", where: str) -> IndexChange:
+    from retrieval.index.update import delete_rows
+
+    return IndexChange(folder, delete_rows(folder, where), "changed")
+
+
+def _add(output: Output, folder: "Place", sets: "list[Embeddings]") -> IndexChange:
+    from retrieval.index.folder import IndexFacts
+    from retrieval.index.update import add_rows
+
+    before = IndexFacts.read(folder)
+    facts = add_rows(folder, sets)
+    if facts != before:
+        return IndexChange(folder, facts, "changed")
+    output.say("nothing to do: the rows are in the index already")
+    return IndexChange(folder, facts, "left as it was")
+
+
+def _build(
+    output: Output,
+    sets: "list[Embeddings]",
+    backend: str,
+    folder: "Place",
+    metric: "Metric",
+    options: dict[str, str],
+    parts: PartsOptions,
+    on_ray: bool,
+) -> IndexChange:
+    """Build an index, or its parts here or on a cluster."""
+    from cli.quiet import quiet_libraries
+    from retrieval.index.build import build_index
+    from retrieval.index.build_segments import build_segments
+
+    if parts.parts is None:
+        return IndexChange(folder, build_index(sets, backend, folder, metric, options), "built")
+    with ExitStack() as stack:
+        engine = None
+        if on_ray:
+            from retrieval.index.on_ray import segments_on_cluster
+
+            stack.enter_context(quiet_libraries(output.debug))
+            engine = stack.enter_context(segments_on_cluster(parts.address))
+        show = stack.enter_context(output.progress("index", "part"))
+        facts = build_segments(
+            sets, backend, folder, parts.parts, metric, options, engine, progress=show
+        )
+    return IndexChange(folder, facts, "built")
+
+
+def _build_best(
+    output: Output,
+    sets: "list[Embeddings]",
+    folder: "Place",
+    metric: "Metric",
+    auto: AutoTarget,
+) -> IndexChange:
+    """Build the fastest index that reaches the target, and print how it was chosen."""
+    from retrieval.index.tuning import build_best
+    from retrieval.storage.embeddings import open_embeddings
+
+    target = auto.target()
+    queries = None if auto.queries is None else open_embeddings(auto.queries)
+    seed = auto.seed or 0
+    with output.steps() as step:
+        facts, tuning = build_best(
+            sets, folder, target, metric=metric, queries=queries, seed=seed, progress=step
+        )
+    print_tuning(output, tuning)
+    return IndexChange(folder, facts, "built", tuning)
+
+
+def _print(output: Output, done: IndexChange, seconds: float) -> None:
+    facts = done.facts
     output.say(
-        f"{plural(facts.rows, 'row')} of {facts.dim} dimensions in {folder}\n"
-        f"{facts.backend}, {facts.metric}, {done} in {duration(seconds)}, {size(n_bytes)}"
+        f"{plural(facts.rows, 'row')} of {facts.dim} dimensions in {done.folder}\n"
+        f"{facts.backend}, {facts.metric}, {done.verb} in {duration(seconds)}, "
+        f"{size(facts.size_in(done.folder))}"
     )
+    settings = {**facts.options, **facts.details}
     if settings:
         output.say(", ".join(f"{name} {value}" for name, value in settings.items()))
-    _warn_of_poor_recall(output, facts, 1.0 if tuning is None else tuning.target.recall)
-    document: dict[str, JsonValue] = {} if tuning is None else {"tuning": tuning.to_json()}
-    output.document(
-        document
-        | {
-            "out": str(folder),
-            "backend": facts.backend,
-            "metric": str(facts.metric),
-            "rows": facts.rows,
-            "dim": facts.dim,
-            "options": dict(facts.options),
-            "details": dict(facts.details),
-            "seconds": seconds,
-            "size_bytes": n_bytes,
-        }
-    )
-
-
-@contextmanager
-def cluster_of_parts(address: str | None) -> "Iterator[SegmentBuilder]":
-    """An engine for parts on the cluster at the address, as `cluster.connected` has it."""
-    from retrieval.runtime.ray import connected, crew_here, run_tasks
-
-    with connected(address):
-        cpus = crew_here("cpu").cpus
-        yield lambda build, tasks: run_tasks(build, tasks, cpus)
-
-
-def _warn_of_poor_recall(output: Output, facts: "IndexFacts", wanted: float) -> None:
-    """Warn where the measured recall is poor, and lower than what is wanted."""
+    wanted = 1.0 if done.tuning is None else done.tuning.target.recall
     recall = facts.poor_recall
     if recall is None or recall >= wanted:
         return
-    raised = f"raise {' or '.join(facts.efforts)} with --set, here or at search" * bool(
-        facts.efforts
-    )
-    remedies = [each for each in (raised, f"build with --backend {AUTO}") if each]
+    remedies = [f"build with --backend {AUTO}"]
+    if facts.efforts:
+        remedies.insert(0, f"raise {' or '.join(facts.efforts)} with --set, here or at search")
     output.warn(
-        f"recall@10 is {recall:.3f} for some of the index's own rows; {', or '.join(remedies)}"
+        f"recall@10 is {recall:.3f} on a sample of the index's rows; {', or '.join(remedies)}"
     )
+
+
+def _document(done: IndexChange, seconds: float) -> "dict[str, JsonValue]":
+    facts = done.facts
+    tuning: dict[str, JsonValue] = {}
+    if done.tuning is not None:
+        tuning = {"tuning": done.tuning.to_json()}
+    return tuning | {
+        "out": str(done.folder),
+        "backend": facts.backend,
+        "metric": str(facts.metric),
+        "rows": facts.rows,
+        "dim": facts.dim,
+        "options": dict(facts.options),
+        "details": dict(facts.details),
+        "seconds": seconds,
+        "size_bytes": facts.size_in(done.folder),
+    }
 
 
 def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:
-    return None if text is None else parsed_quantity(option, text, units)
-
-
-def _print(output: Output, tuning: "Tuning") -> None:
-    """What was tried, what stands now, and why."""
-    target = tuning.target
-    for problem in tuning.failed:
-        output.warn(f"not measured: {problem}")
-    if tuning.trials:
-        whose = "rows held out of the samples" if tuning.held_out else "the given embeddings"
-        output.say(f"{tuning.queries:,} queries: {whose}")
-        output.table(
-            ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95 ms", "size", ""),
-            [_line(trial, trial.verdict) for trial in tuning.trials]
-            + [_line(trial, trial.verdict or "chosen") for trial in tuning.checked],
-            left=2,
-        )
-    output.say(tuning.reason)
-
-
-def _line(trial: "Trial", remark: str) -> tuple[str, ...]:
-    setting = " ".join(f"{name}={value}" for name, value in trial.setting.items())
-    return (
-        trial.backend,
-        setting,
-        f"{trial.rows:,}",
-        f"{trial.recall:.4f}",
-        f"{1 / trial.seconds:,.0f}",
-        f"{1000 * trial.latency:.3f}",
-        size(trial.size_bytes),
-        remark,
-    )
+    return None if text is None else parse_quantity(option, text, units)

@@ -1,31 +1,27 @@
-"""`retr info`: what a folder is."""
+"""`retr info`: describe a folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from cli.options import Debug, Json, Quiet
-from cli.output import Output, duration, plural, size
+from cli.command import command
+from cli.options import Folder
+from cli.output import Output, plural
+from retrieval.units import duration, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.storage.places import Place
 
-Folder = Annotated[
-    str, typer.Argument(metavar="DIR", help="An embeddings, an index or an encoder folder.")
-]
 
-
-def info(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Say what an embeddings, index or encoder folder holds, and what made it.
+@command()
+def info(output: Output, folder: Folder) -> None:
+    """Describe an embeddings, index or encoder folder: its contents, and how it was made.
 
     Example: retr info .retr/indices/*
     """
     from retrieval.inspection import Kind, kind_of
     from retrieval.storage.places import place_of
 
-    output = Output(json, quiet)
     place = place_of(folder)
     match kind_of(place):
         case Kind.EMBEDDINGS:
@@ -52,7 +48,9 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     output.say(f"  skipped   {plural(manifest.skipped, 'image')}{folders}")
     if manifest.passed_over:
         output.say(f"  {said_of(manifest.passed_over)}")
-    output.say(f"  complete  {'yes' if manifest.complete else 'no: run the same encode again'}")
+    output.say(
+        f"  complete  {'yes' if manifest.complete else 'no: run the same retr encode again'}"
+    )
     return {
         "kind": "embeddings",
         **facts.to_json(),

@@ -1,275 +1,200 @@
-"""`retr pairs`: same class or not, and how well distances tell."""
+"""`retr pairs`: how well distances separate pairs of the same class from others."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cli.options import (
-    Debug,
-    Device,
-    Json,
-    MaxMegapixels,
-    MetricName,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
-    parsed_choice,
-    parsed_metric,
-    parsed_names,
-)
+from cli.command import command
+from cli.options import Device, MetricName, Seed, parsed_choice, parsed_metric, parsed_names
 from cli.output import Output, plural
-from cli.provenance import known_provenance
+from cli.tables import GROUP_TITLES
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.pairs.verification import CalibrationTest
-    from retrieval.quality.labelled import Labelled
-    from retrieval.quality.provenance import Provenance
-    from retrieval.storage.embeddings import Embeddings
+    from retrieval.contracts import Metric
+    from retrieval.pairs.prepare import PairTest
+    from retrieval.pairs.verification import CalibrationTest, Procedure, Verification
+    from retrieval.workspace import Workspace
 
-SHOWN = 32  # pairs on the sheet
-MOST_SCORED = 500  # images that a scorer keeps the maps of, 2 MB each
-MOST_CLASSES = 30  # in a table or a picture
-GROUPS = {"joint": "all", "trained": "trained on", "held_out": "held out"}
+PAIRS_DRAWN = 32  # on the sheet
+MAX_CLASSES_SHOWN = 30  # in a table or a picture
 
 
+@dataclass(frozen=True, slots=True)
+class DrawingOptions:
+    """The options of how pairs are drawn and judged."""
+
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of pairs for each group of classes; half of them show the same class.  "
+            "[default: 10000, or all pairs with --scheme consecutive]",
+        ),
+    ] = None
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="How pairs are drawn: random, or consecutive (each image with the next one of "
+            "its class, and with the image at the same position in another class)."
+        ),
+    ] = "random"
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Further distance to measure the accuracy at. Repeatable.",
+        ),
+    ] = None
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit of the probabilities: logistic or isotonic.  [default: isotonic; none "
+            "with a scorer]",
+        ),
+    ] = None
+
+    def procedure(self, metric: "Metric", seed: int, has_scorer: bool) -> "Procedure":
+        """Return the procedure. Raises UnknownName for a name that is not a choice."""
+        from retrieval.pairs.calibration import Method
+        from retrieval.pairs.draw import Scheme
+        from retrieval.pairs.verification import Procedure
+
+        method = None if has_scorer else Method.ISOTONIC
+        if self.calibration:
+            method = parsed_choice("calibration", self.calibration, Method)
+        scheme = parsed_choice("scheme", self.scheme, Scheme)
+        return Procedure(metric, self.count, scheme, seed, method, tuple(self.threshold or ()))
+
+
+@command(threads=True, max_megapixels=True)
 def pairs(
+    output: Output,
+    workspace: "Workspace",
     embeddings: Annotated[
         str | None,
         typer.Argument(
             metavar="DIR",
-            help="The embeddings folder of the test images.  [default: the last test split]",
-            show_default=False,
+            help="Embeddings folder of the test images.  [default: the last test split]",
         ),
     ] = None,
     validation: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Embeddings of other images, which give threshold and probability; those that "
-            "the encoder was trained on are left out.  [default: a fifth of the test images]",
-            show_default=False,
+            help="Embeddings folder of other images, to fit threshold and probability. Images "
+            "that the encoder was trained on are left out.  [default: a fifth of the test "
+            "images]",
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
             help="Classes to draw pairs from, separated by commas.  [default: all]",
-            show_default=False,
         ),
     ] = None,
     held_out: Annotated[
         str | None,
         typer.Option(
             help="Classes that the encoder was not trained on, separated by commas.  [default: "
-            "as the encoder's card says]",
-            show_default=False,
+            "those not named by the encoder's card]",
         ),
     ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            help="Pairs of each group, half of them alike.  [default: 10000, or all that the "
-            "scheme consecutive has]",
-            show_default=False,
-        ),
-    ] = None,
-    scheme: Annotated[
-        str,
-        typer.Option(
-            help="random; or consecutive: each image with the next of its class, then with the "
-            "one at its own place in another class."
-        ),
-    ] = "random",
-    threshold: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="A distance at which accuracy is measured too; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            help="How probabilities are fitted: logistic or isotonic.  [default: isotonic; a "
-            "scorer's own probability as it is]",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    drawing: DrawingOptions,
     save: Annotated[
-        bool, typer.Option(help="Keep threshold and probability for 'retr compare'.")
+        bool, typer.Option(help="Save threshold and probabilities for 'retr compare'.")
     ] = False,
     scorer: Annotated[
         str | None,
         typer.Option(
-            help="A folder that 'retr train layers' made: judge by its probability, in place of "
-            "the embeddings' distance; of 500 images at most.",
-            show_default=False,
+            help="Folder made by 'retr train layers': use its probability instead of the "
+            "embeddings' distance, for at most 500 images.",
         ),
     ] = None,
     metric: MetricName = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A folder for plots, a sheet of random pairs, and all numbers as JSON.",
-            show_default=False,
+            help="Folder for plots, a sheet of random pairs, and all numbers as JSON.",
         ),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Measure how well distances tell pairs of the same class from others.
+    """Measure how well distances separate pairs of the same class from other pairs.
 
-    The threshold comes from pairs of validation images that the encoder was not trained on; the
-    test pairs are of other images. Classes that it was trained on, classes that it was not, and
-    all together are reported apart.
+    The threshold is fitted to pairs of validation images that the encoder was not trained on. The
+    test pairs are of other images. Results are given for all classes, for classes that the encoder
+    was trained on, and for classes that it was not trained on.
 
     Example: retr pairs test-embeddings --threshold 0.5 --out pairs
     """
-    from dataclasses import replace
-
     from retrieval.errors import BadInput
-    from retrieval.pairs.calibration import Method, place_to_keep
-    from retrieval.pairs.comparing import improbability
-    from retrieval.pairs.draw import Scheme
-    from retrieval.pairs.verification import TRAINED, Procedure, class_groups, verify
-    from retrieval.quality.labelled import Labelled
+    from retrieval.pairs.prepare import prepare_pair_test
     from retrieval.registry import open_scorer
     from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import made_folder
-    from retrieval.storage.manifest import EncoderFacts
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    place = Workspace.at(workspace)
     test = open_embeddings(
-        embeddings or place.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
+        embeddings or workspace.needed(Role.QUERIES, "retr encode --split test", "EMBEDDINGS")
     )
     others = None if validation is None else open_embeddings(validation)
     if scorer is not None and metric is not None:
-        raise BadInput("a scorer judges by no metric; leave --metric or --scorer away")
+        raise BadInput("--scorer uses no metric; leave --metric or --scorer out")
     judge = None if scorer is None else open_scorer(scorer, device)
-    facts = test.facts.encoder
-    method = None if judge else Method.ISOTONIC
-    if calibration:
-        method = parsed_choice("calibration", calibration, Method)
-    procedure = Procedure(
-        parsed_metric(metric) or test.facts.metric,
-        count,
-        parsed_choice("scheme", scheme, Scheme),
-        seed,
-        method,
-        tuple(threshold or ()),
+    prepared = prepare_pair_test(
+        test,
+        others,
+        drawing.procedure(parsed_metric(metric) or test.facts.metric, seed, judge is not None),
+        scorer=judge,
+        classes=None if classes is None else parsed_names(classes),
+        held_out=parsed_names(held_out) if held_out else None,
+        warn=output.warn,
     )
-    judged_by = facts if judge is None else EncoderFacts.of(judge)
-    trained = known_provenance(output, judged_by)
-
-    images = Labelled.of(test)
-    chosen = parsed_names(classes) if classes is not None else None
-    new = parsed_names(held_out) if held_out else None
-    images.check_classes([*(chosen or ()), *(new or ())])
-    tested, validating = _split(output, test, images, others, trained, seed)
-    if chosen is not None:
-        tested = tested.of_classes(chosen)
-    groups = class_groups({*images.classes(), *validating.classes()}, trained, new)
-    distances_of = None
-    if judge is not None:
-        tested, validating = (side.sample(MOST_SCORED, seed) for side in (tested, validating))
-        distances_of = improbability(judge)
-    rows = tested.rows_of_classes()
-    for name in chosen or images.classes():
-        if rows[name] < 2:
-            some = "a single image" if rows[name] else "no image"
-            output.warn(f"class '{name}' has {some} to test, and so no pair that is alike")
     if out is not None:
         made_folder(out)  # before the work
-    outcome = verify(
-        tested,
-        validating,
-        procedure,
-        judged_by.fingerprint,
-        groups,
-        distances_of,
-        (others or test).facts.source.name,
-    )
-
-    calibration_pairs = outcome.calibration.fitted_to
-    known = groups.get(TRAINED, {*calibration_pairs.classes})
-    if not known.issuperset(calibration_pairs.classes):
-        output.warn(
-            "among the validation images are no two classes that the encoder was trained on: the "
-            "threshold comes from pairs of held-out classes, which flatters the accuracy over them"
-        )
-    measured = f"{procedure.metric} distance" if judge is None else f"1 - p of {judge.name}"
-    output.say(
-        f"same class up to {measured} {outcome.calibration.threshold:.4g}, by "
-        f"{plural(calibration_pairs.pairs, 'pair')} of "
-        f"{plural(calibration_pairs.images, 'image')} that "
-        + ("are not tested" if others is None else f"{judged_by.name} was not trained on")
-    )
-    _print(output, outcome)
-    output.document(_document(outcome, measured))
+    outcome = prepared.run(output.warn)
+    _print(output, prepared, outcome, own_validation=others is not None)
+    output.document(_document(prepared, outcome))
     if save:
-        kept = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
-        path = place_to_keep(judged_by, kept.metric, place.calibrations_folder(judged_by))
-        instead = ", in place of one before" if path.exists() else ""
-        kept.write(path)
-        output.say(f"kept for 'retr compare'{instead}: {path}")
+        _save(output, workspace, prepared, outcome)
     if out is not None:
-        _report(out, tested, outcome, measured, seed)
-        output.say(f"drawn into {out}")
+        _report(out, prepared, outcome, seed)
+        output.say(f"written into {out}")
 
 
-def _split(
-    output: Output,
-    test: "Embeddings",
-    images: "Labelled",
-    others: "Embeddings | None",
-    trained: "Provenance | None",
-    seed: int,
-) -> "tuple[Labelled, Labelled]":
-    """The images to test, and others for validation that the encoder was not trained on."""
-    import numpy as np
+def _save(
+    output: Output, workspace: "Workspace", prepared: "PairTest", outcome: "CalibrationTest"
+) -> None:
+    """Keep the calibration where `retr compare` finds it."""
+    from dataclasses import replace
 
-    from retrieval.errors import Mismatch
-    from retrieval.pairs.verification import check_apart, split
-    from retrieval.quality.labelled import Labelled
-    from retrieval.quality.provenance import seen
-    from retrieval.storage.compatible import check_same_encoder
+    from retrieval.pairs.calibration import place_to_keep
 
-    known = seen(images, test.facts.source, trained)
-    if known.any():
-        output.warn(
-            f"the encoder was trained on {plural(int(known.sum()), 'image')} of {test.folder}, "
-            "which flatters what follows; give images that it has not seen"
-        )
-    if others is not None:
-        check_same_encoder(
-            test.facts.encoder, others.facts.encoder, str(test.folder), str(others.folder)
-        )
-        given = Labelled.of(others)
-        validating = given.take(np.flatnonzero(~seen(given, others.facts.source, trained)))
-        check_apart(images, validating, test.facts.source, others.facts.source)
-        where = others.folder
-    else:
-        images, validating = split(images, known, seed)
-        where = test.folder
-    if not len(validating):
-        raise Mismatch(
-            f"the encoder was trained on all images of {where}, or there are fewer than 4 of each "
-            "class, so that none is left for validation; give others with --validation"
-        )
-    return images, validating
+    calibration = replace(outcome.calibration, ece=outcome.groups["joint"].ece)
+    path = place_to_keep(
+        prepared.judge, calibration.metric, workspace.calibrations_folder(prepared.judge)
+    )
+    instead = ", replacing an older calibration" if path.exists() else ""
+    calibration.write(path)
+    output.say(f"saved for 'retr compare'{instead}: {path}")
 
 
-def _print(output: Output, outcome: "CalibrationTest") -> None:
+def _print(
+    output: Output, prepared: "PairTest", outcome: "CalibrationTest", own_validation: bool
+) -> None:
+    """Print the threshold, and the accuracy of each group of classes and of each two classes.
+
+    own_validation: the validation images are a set of their own.
+    """
+    fitted_to = outcome.calibration.fitted_to
+    output.say(
+        f"same class up to {prepared.measured} {outcome.calibration.threshold:.4g}, by "
+        f"{plural(fitted_to.pairs, 'pair')} of {plural(fitted_to.images, 'image')} that "
+        + (f"{prepared.judge.name} was not trained on" if own_validation else "are not tested")
+    )
     output.say()
     groups = outcome.groups
     asked = [*groups["joint"].accuracy_at]
@@ -277,7 +202,7 @@ def _print(output: Output, outcome: "CalibrationTest") -> None:
         ("classes", "pairs", "accuracy", *(f"at {t:g}" for t in asked), "AUC", "EER", "ECE"),
         [
             (
-                f"{GROUPS[name]} ({len(of.classes)})",
+                f"{GROUP_TITLES[name]} ({len(of.classes)})",
                 f"{of.pairs:,}",
                 f"{of.accuracy:.4f} ± {of.margin:.4f}",
                 *(f"{of.accuracy_at[t]:.4f}" for t in asked),
@@ -293,10 +218,14 @@ def _print(output: Output, outcome: "CalibrationTest") -> None:
         output.say(f"no groups of classes: {next(iter(reasons))}")
     else:
         for why, name in reasons.items():
-            output.say(f"no pairs of classes {GROUPS[name]}: {why}")
+            output.say(f"no pairs of classes {GROUP_TITLES[name]}: {why}")
+    _print_matrix(output, groups["joint"])
+
+
+def _print_matrix(output: Output, joint: "Verification") -> None:
+    """Print the accuracy over the pairs of each two classes."""
     output.say()
-    joint = groups["joint"]
-    if len(joint.classes) > MOST_CLASSES:
+    if len(joint.classes) > MAX_CLASSES_SHOWN:
         output.say(f"accuracy by class: --json has it for {len(joint.classes):,} classes")
         return
     output.table(
@@ -308,10 +237,10 @@ def _print(output: Output, outcome: "CalibrationTest") -> None:
     )
 
 
-def _document(outcome: "CalibrationTest", measured: str) -> "dict[str, JsonValue]":
+def _document(prepared: "PairTest", outcome: "CalibrationTest") -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
-    groups: dict[str, JsonValue] = dict.fromkeys(GROUPS)
+    groups: dict[str, JsonValue] = dict.fromkeys(GROUP_TITLES)
     groups |= {name: of.to_json() for name, of in outcome.groups.items()}
     joint = outcome.groups["joint"].to_json()
     del joint["per_class"]
@@ -319,17 +248,15 @@ def _document(outcome: "CalibrationTest", measured: str) -> "dict[str, JsonValue
     return {
         **joint,
         "threshold": calibration.threshold,
-        "measured": measured,
+        "measured": prepared.measured,
         "validation": asdict(calibration.fitted_to),
         "groups": groups,
         "left_out": dict(outcome.left_out),
     }
 
 
-def _report(
-    folder: Path, tested: "Labelled", outcome: "CalibrationTest", measured: str, seed: int
-) -> None:
-    """Plots, a sheet of random pairs, and all numbers with the points of the ROC."""
+def _report(folder: Path, prepared: "PairTest", outcome: "CalibrationTest", seed: int) -> None:
+    """Write plots, a sheet of random pairs, and all numbers with the points of the ROC."""
     from cli.pictures import draw_pairs
     from retrieval.drawing.plots import draw_distances, draw_matrix, draw_roc
     from retrieval.storage.files import made_folder, write_json
@@ -338,12 +265,14 @@ def _report(
     joint, calibration = outcome.groups["joint"], outcome.calibration
     roc = {name: of.roc_points() for name, of in outcome.groups.items()}
     write_json(
-        folder / "pairs.json", _document(outcome, measured) | {"roc": cast("JsonValue", roc)}
+        folder / "pairs.json", _document(prepared, outcome) | {"roc": cast("JsonValue", roc)}
     )
-    draw_roc(folder / "roc.png", {GROUPS[name]: points for name, points in roc.items()})
-    if len(joint.classes) <= MOST_CLASSES:
+    draw_roc(folder / "roc.png", {GROUP_TITLES[name]: points for name, points in roc.items()})
+    if len(joint.classes) <= MAX_CLASSES_SHOWN:
         draw_matrix(folder / "matrix.png", joint.classes, joint.matrix())
     alike = outcome.pairs.alike
-    draw_distances(folder / "distances.png", outcome.distances, alike, calibration, measured)
-    heading = f"same class up to {measured} {calibration.threshold:.4g}"
-    draw_pairs(folder / "pairs.png", tested, outcome, heading, SHOWN, seed)
+    draw_distances(
+        folder / "distances.png", outcome.distances, alike, calibration, prepared.measured
+    )
+    heading = f"same class up to {prepared.measured} {calibration.threshold:.4g}"
+    draw_pairs(folder / "pairs.png", prepared.tested, outcome, heading, PAIRS_DRAWN, seed)

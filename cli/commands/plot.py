@@ -1,57 +1,57 @@
-"""`retr plot`: pictures of embeddings, trainings and pair verification."""
+"""`retr plot`: plots of embeddings, of trainings and of pairs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cli.options import Debug, Json, Quiet, WorkspaceFolder
+from cli.command import command
+from cli.options import Seed
 from cli.output import Output
+from cli.tables import GROUP_TITLES
 
 if TYPE_CHECKING:
     from retrieval.storage.places import Place
+    from retrieval.workspace import Workspace
 
 SCATTER = "scatter"
-MOST_DIMS = 12
-MOST_SEED = 2**32 - 1  # that umap takes
-TEXTS = ("scored_on",)  # columns of a log that are no numbers
+MAX_DIMS = 12
+TEXT_COLUMNS = ("scored_on",)  # columns of a log that hold no numbers
 
 
+@command()
 def plot(
+    output: Output,
+    workspace: "Workspace",
     what: Annotated[
         str | None,
         typer.Argument(
             metavar="WHAT",
-            help="An embeddings folder, the folder of a trained encoder or its log.csv, or a "
+            help="Embeddings folder, folder of a trained encoder or its log.csv, or a "
             "pairs.json.  [default: the last embeddings]",
-            show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="The picture: its ending, .png or .svg, says which kind.")
-    ] = Path("plot.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write; .png or .svg.")] = Path("plot.png"),
     method: Annotated[
         str,
         typer.Option(
-            help="Of embeddings: pca; umap (needs 'retr[plots]'); or scatter, the first "
-            "dimensions against each other."
+            help="Plot of embeddings: pca, umap (needs 'retr[plots]'), or scatter (the first "
+            "dimensions against each other)."
         ),
     ] = "pca",
     dims: Annotated[
         int | None,
         typer.Option(
-            help="Of scatter: how many dimensions.  [default: 5, or all there are]",
-            show_default=False,
+            help="With --method scatter: number of dimensions.  [default: 5, or all if there "
+            "are fewer]",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Embeddings drawn at most, by seed.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draw, and of umap.")] = 0,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    limit: Annotated[
+        int, typer.Option(help="Maximum number of embeddings, drawn at random.")
+    ] = 10_000,
+    seed: Seed = 0,
 ) -> None:
-    """Draw embeddings coloured by label, the curves of a training, or the ROC of pairs.
+    """Plot embeddings colored by label, the curves of a training, or the ROC of pairs.
 
     Example: retr plot test-embeddings --method umap --out map.svg
     """
@@ -59,19 +59,14 @@ def plot(
     from retrieval.errors import BadInput
     from retrieval.storage.cards import LOG, is_trained
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
     check_picture(out)
-    given = (
-        place_of(what)
-        if what
-        else Workspace.at(workspace).needed(Role.EMBEDDINGS, "retr encode", "WHAT")
-    )
+    given = place_of(what) if what else workspace.needed(Role.EMBEDDINGS, "retr encode", "WHAT")
     here = given if isinstance(given, Path) else None
     log = here / LOG if here and is_trained(here) else here
     if log and log != here and not log.is_file():
-        raise BadInput(f"{given} has no {LOG}, as it was not trained here; give a folder that was")
+        raise BadInput(f"{given} has no {LOG}; give a folder written by 'retr train'")
     if log and log.suffix == ".csv":
         _plot_log(log, out)
         kind = "curves"
@@ -83,7 +78,7 @@ def plot(
         _plot_embeddings(given, out, method, dims, limit, seed)
     else:
         raise BadInput(
-            f"{given} is nothing to draw; give an embeddings folder, log.csv, pairs.json"
+            f"{given} cannot be plotted; give an embeddings folder, a log.csv or a pairs.json"
         )
     output.say(f"drawn: {out}")
     output.document({"out": str(out), "kind": kind})
@@ -98,33 +93,35 @@ def _plot_log(file: Path, out: Path) -> None:
     try:
         with file.open(newline="", encoding="utf-8") as text:
             rows = [
-                {name: value if name in TEXTS else _number(value) for name, value in row.items()}
+                {
+                    name: value if name in TEXT_COLUMNS else _number(value)
+                    for name, value in row.items()
+                }
                 for row in csv.DictReader(text)
             ]
         draw_curves(out, rows)
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise BadData(
-            f"{file} is no log of a training ({error}); give one of 'retr train'"
+            f"{file} is not a training log ({error}); give one written by 'retr train'"
         ) from None
 
 
 def _number(text: str) -> float:
-    """A cell of the log; nothing is a measure that is not known."""
+    """Return the number in a cell of the log; NaN for an empty cell."""
     return float(text) if text else float("nan")
 
 
 def _plot_pairs(file: Path, out: Path) -> None:
-    from cli.commands.pairs import GROUPS
     from retrieval.drawing.plots import draw_roc
     from retrieval.errors import BadData
     from retrieval.storage.files import read_json
 
     try:
         curves = cast(dict[str, Any], read_json(file)["roc"])
-        draw_roc(out, {GROUPS.get(name, name): points for name, points in curves.items()})
+        draw_roc(out, {GROUP_TITLES.get(name, name): points for name, points in curves.items()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadData(
-            f"{file} has no ROC ({error}); give the pairs.json of 'retr pairs --out'"
+            f"{file} has no ROC ({error}); give a pairs.json written by 'retr pairs --out'"
         ) from None
 
 
@@ -140,18 +137,18 @@ def _plot_embeddings(
     if method not in (SCATTER, *Layout):
         raise UnknownName("method", method, (SCATTER, *Layout))
     if limit < 1:
-        raise BadInput(f"--limit {limit} leaves nothing to draw; give 1 or more")
+        raise BadInput(f"--limit {limit} is below 1; give 1 or more")
     opened = open_embeddings(folder)
     images = Labelled.of(opened).sample(limit, seed)
     facts = opened.facts
     title = f"{len(images):,} of {facts.source.name} by {facts.encoder.title}"
     if method == SCATTER:
-        most = min(MOST_DIMS, facts.dim)
+        most = min(MAX_DIMS, facts.dim)
         if most < 2:
-            raise BadInput(f"{folder} has one dimension, and 2 make a plane; draw others")
+            raise BadInput(f"{folder} has one dimension, and a plot needs 2; give other embeddings")
         dims = min(5, most) if dims is None else dims
         if not 2 <= dims <= most:
-            raise BadInput(f"--dims {dims} cannot be drawn; give 2 to {most}")
+            raise BadInput(f"--dims {dims} is out of range; give 2 to {most}")
         vectors = images.vectors[:, :dims]
         draw_scatter_matrix(out, vectors, images.labels, f"dimensions 1 to {dims}, {title}")
     else:

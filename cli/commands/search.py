@@ -6,31 +6,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.onnx_cache import keep_for_searches
 from cli.options import (
-    Debug,
     Device,
     ImageColumn,
-    Json,
     LabelColumn,
-    MaxMegapixels,
     Options,
-    Quiet,
-    Threads,
-    WorkspaceFolder,
     parsed_options,
 )
 from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.index.searching import ImageHits
+    from retrieval.workspace import Workspace
 
 
+@command(threads=True, max_megapixels=True)
 def search(
+    output: Output,
+    workspace: "Workspace",
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...", help="Image files, folders of them, globs, or FILE#ROW paths."
+            metavar="IMAGE...",
+            help="Image files, folders, globs, or FILE#ROW for a row of a table.",
         ),
     ],
     k: Annotated[
@@ -38,64 +38,53 @@ def search(
         typer.Option(
             "-k",
             help="Number of neighbors.  [default: 10, or all rows if there are fewer]",
-            show_default=False,
         ),
     ] = None,
     index: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="The index folder.  [default: the last that was built]",
-            show_default=False,
+            help="Index folder to search.  [default: the last one built]",
         ),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Search among the rows that match only, such as 'label=cat' or 'label=cat,dog'; "
-            "a value with a comma stands in quotes: 'label=\"a, b\",c'.",
-            show_default=False,
+            help="Search only rows that match, such as 'label=cat' or 'label=cat,dog'. Quote a "
+            "value that has a comma: 'label=\"a, b\",c'.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw queries and neighbours into this PNG.", show_default=False),
+        typer.Option(help="Draw the queries and their neighbors into this PNG file."),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="The encoder of the query images; must be the index's.  [default: the index's]",
-            show_default=False,
+            help="Encoder of the query images; it must be the encoder of the index.  [default: "
+            "the index's]",
         ),
     ] = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Draw the neighbours in the terminal.")
+        bool, typer.Option("--preview", help="Draw the neighbors in the terminal.")
     ] = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     options: Options = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Find the images nearest to the given ones.
+    """Find the nearest images of each query image.
 
-    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbours.png
+    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbors.png
     """
     from retrieval.images.tables.choice import Columns
     from retrieval.index.searching import Searcher
     from retrieval.registry import open_encoder
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    latest = Workspace.at(workspace)
-    folder = place_of(index) if index else latest.needed(Role.INDEX, "retr index", "--index")
+    folder = place_of(index) if index else workspace.needed(Role.INDEX, "retr index", "--index")
     opened = None if encoder is None else open_encoder(encoder, device)
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     answers, skipped = searcher.search_files(
@@ -107,28 +96,36 @@ def search(
         _print_hits(output, answer)
     if skipped:
         output.say(f"{plural(len(skipped), 'image')} could not be read")
-    preview = preview and output.for_people and sys.stdout.isatty()
-    if preview or sheet is not None:
-        from cli.pictures import draw_sheet, pictured  # slow to import
-
-        pictures = pictured(
-            [answer.name for answer in answers],
-            [answer.path for answer in answers],
-            [answer.label for answer in answers],
-            [answer.hits for answer in answers],
-        )
-        if preview:
-            from cli.preview import show, shows_blocks
-
-            if shows_blocks():
-                show(pictures)
-            else:
-                output.warn("--preview needs a terminal in UTF-8; draw the pictures with --sheet")
-        if sheet is not None:
-            draw_sheet(sheet, pictures, str(folder))
-            output.say(f"drawn: {sheet}")
+    _draw(output, answers, str(folder), sheet, preview)
     output.document([answer.to_json() for answer in answers])
     keep_for_searches(output, searcher.encoder)
+
+
+def _draw(
+    output: Output, answers: "list[ImageHits]", heading: str, sheet: Path | None, preview: bool
+) -> None:
+    """Draw queries and neighbors in the terminal, into a file, or both."""
+    preview = preview and output.for_people and sys.stdout.isatty()
+    if not preview and sheet is None:
+        return
+    from cli.pictures import draw_sheet, pictured  # slow to import
+
+    pictures = pictured(
+        [answer.name for answer in answers],
+        [answer.path for answer in answers],
+        [answer.label for answer in answers],
+        [answer.hits for answer in answers],
+    )
+    if preview:
+        from cli.preview import show, shows_blocks
+
+        if shows_blocks():
+            show(pictures)
+        else:
+            output.warn("--preview needs a terminal in UTF-8; use --sheet to draw into a file")
+    if sheet is not None:
+        draw_sheet(sheet, pictures, heading)
+        output.say(f"drawn: {sheet}")
 
 
 def _print_hits(output: Output, answer: "ImageHits") -> None:

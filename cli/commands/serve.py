@@ -1,66 +1,66 @@
-"""`retr serve`: a page to search by picture, and the same as a service."""
+"""`retr serve`: a web page and an API to search by image."""
 
 import os
-import socket
 import threading
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.command import command
 from cli.onnx_cache import keep_for_searches
-from cli.options import Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
+from cli.options import Device
 from cli.output import Output, plural
 
-TOKEN = "RETR_TOKEN"
-BACKLOG = 2048  # connections that wait to be taken up
+if TYPE_CHECKING:
+    import socket
+
+    from retrieval.workspace import Workspace
+
+TOKEN_VARIABLE = "RETR_TOKEN"
+MAX_WAITING_CONNECTIONS = 2048  # connections not accepted yet
 
 
+@command(threads=True, max_megapixels=True)
 def serve(
+    output: Output,
+    workspace: "Workspace",
     index: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="An index folder; may be repeated.  [default: the last that was built]",
-            show_default=False,
+            help="Index folder to serve. Repeatable.  [default: the last one built]",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines."),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port; 0 for one that is free.")
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
     ] = 8000,
     embeddings: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Embeddings that an index was built from, for the map; may be repeated.  "
+            help="Embeddings folder that an index was built from, for the map. Repeatable.  "
             "[default: those in the workspace]",
-            show_default=False,
         ),
     ] = None,
     images: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="A folder whose images may be shown, wherever links in it lead; may be repeated.  "
-            "[default: the one that an index's images share, without what links lead out of it]",
-            show_default=False,
+            help="Folder whose images may be shown, including images that its links lead to. "
+            "Repeatable.  [default: the common folder of the index's images, without links that "
+            "leave it]",
         ),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Serve indices: a page to search by picture, and an API with its description at /docs.
+    """Serve indices: a web page to search by image, and an API that is described at /docs.
 
-    Where the environment has RETR_TOKEN, callers must send it: as a bearer token, or as the
-    password that a browser asks for.
+    If RETR_TOKEN is set, clients must send it as a bearer token, or as the password in a browser.
 
     Example: retr serve --index photos-index --port 8000
     """
@@ -69,14 +69,12 @@ def serve(
     from retrieval.serving.app import make_app
     from retrieval.serving.collection import Collection
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
-    output = Output(json, quiet)
-    place = Workspace.at(workspace)
-    folders = (
-        [*map(place_of, index)] if index else [place.needed(Role.INDEX, "retr index", "--index")]
-    )
-    known = sorted(path for path in (place.folder / "embeddings").glob("*") if path.is_dir())
+    folders = [place_of(folder) for folder in index or ()]
+    if not folders:
+        folders = [workspace.needed(Role.INDEX, "retr index", "--index")]
+    known = sorted(path for path in (workspace.folder / "embeddings").glob("*") if path.is_dir())
     _allow_many_connections()
     listening = _listening(host, port)
     with listening:
@@ -86,7 +84,7 @@ def serve(
         port = int(listening.getsockname()[1])
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         count = sum(len(served.rows) for served in collection.served.values())
-        token = os.environ.get(TOKEN, "")
+        token = os.environ.get(TOKEN_VARIABLE, "")
         app = make_app(collection, listening.getsockname()[0], host, token)
         settings = uvicorn.Config(app, log_level="warning", access_log=False)
 
@@ -97,21 +95,23 @@ def serve(
         threading.Thread(target=open_encoders, daemon=True).start()
         output.say(f"{plural(count, 'image')} at {address}   (Ctrl+C stops)")
         output.document({"url": address, "indices": [*collection.served]})
-        with suppress(KeyboardInterrupt):  # which uvicorn may raise again when it has stopped
+        with suppress(KeyboardInterrupt):  # uvicorn may raise it again after it stopped
             uvicorn.Server(settings).run(sockets=[listening])
 
 
 def _allow_many_connections() -> None:
-    """Let this process have as many open at once as the system allows it."""
-    with suppress(ImportError, OSError, ValueError):  # where there is no such limit
+    """Raise the limit of open files to the maximum that the system allows."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
         import resource
 
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, so that one that is taken is refused before work is done."""
+def _listening(host: str, port: int) -> "socket.socket":
+    """Return a socket bound to the address. Raises BadInput if the address is taken."""
+    import socket
+
     from retrieval.errors import BadInput
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -119,7 +119,7 @@ def _listening(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-        bound.listen(BACKLOG)  # who comes early waits
+        bound.listen(MAX_WAITING_CONNECTIONS)  # early clients wait
     except (OSError, OverflowError) as error:
         bound.close()
         reason = getattr(error, "strerror", None) or error

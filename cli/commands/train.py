@@ -1,24 +1,31 @@
-"""`retr train`: an encoder from a recipe."""
+"""`retr train`: train an encoder by a recipe."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Data, Debug, Device, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
-from cli.output import Output, duration
+from cli.command import command
+from cli.options import Data, Device
+from cli.output import Output
+from retrieval.units import duration
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.storage.cards import Card
+    from retrieval.workspace import Workspace
 
 
+@command(threads=True, max_megapixels=True)
 def train(
+    output: Output,
+    workspace: "Workspace",
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="One of retr's recipes, or a TOML file.  [default: list retr's own]",
-            show_default=False,
+            help="Name of a recipe, or a TOML file.  [default: list the recipes of retr]",
         ),
     ] = None,
     changes: Annotated[
@@ -26,70 +33,76 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2; "
-            "may be repeated.",
-            show_default=False,
+            help="Setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2. "
+            "Repeatable.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The encoder's folder.  [default: one in the workspace]", show_default=False
-        ),
+        typer.Option(help="Encoder folder to write.  [default: a folder in the workspace]"),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
-    max_megapixels: MaxMegapixels = None,
     data: Data = None,
-    workspace: WorkspaceFolder = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Train an encoder; the result is a folder that --encoder takes.
+    """Train an encoder. The result is a folder for --encoder.
 
-    The folder holds weights, a card that says where they come from, and the log and curves of
-    the training. A run that was stopped goes on where it was when the same command is given
-    again.
+    The folder holds the weights, a card that describes them, and the log and curves of the
+    training. Run the same command again to continue a run that was stopped.
 
     Example: retr train siamese-quick --set epochs=3 --out my-encoder
     """
     from retrieval.registry import open_encoder, open_trainer
-    from retrieval.workspace import Workspace
 
-    output = Output(json, quiet)
     trainer = open_trainer()
     if recipe is None:
         recipes = trainer.recipes()
         output.table(("recipe", "what for"), [*recipes.items()], left=2)
         output.document({"recipes": dict(recipes)})
         return
-    for doubt in trainer.doubts(recipe, changes or []):
+    settings = changes or []
+    for doubt in trainer.doubts(recipe, settings):
         output.warn(doubt)
-    folder = out or Workspace.at(workspace).encoder_folder(recipe)
+    folder = out or workspace.encoder_folder(recipe)
     with output.progress(f"train {Path(recipe).stem}", "image") as show:
-        first = True
-
-        def on_epoch(row: "Mapping[str, JsonValue]") -> None:
-            nonlocal first
-            if first:
-                output.say(f"{'epoch':>5}  {'loss':>8}  {'mAP':>6}  {'P@10':>6}  {'images/s':>8}")
-                first = False
-            output.say(
-                f"{row['epoch']:>5}  {row['loss']:>8.4f}  {_share(row['map']):>6}  "
-                f"{_share(row['precision_at_10']):>6}  {row['images_per_second']:>8,.0f}"
-            )
-
+        epochs = _EpochTable(output)
         card = trainer.train(
-            recipe,
-            changes or [],
-            folder,
-            data=data,
-            device=device,
-            on_step=show,
-            on_epoch=on_epoch,
+            recipe, settings, folder, data=data, device=device, on_step=show, on_epoch=epochs.add
         )
     encoder = open_encoder(str(folder.resolve()), device)
+    _print(output, card, folder)
+    output.document(
+        {
+            "out": str(folder),
+            "recipe": recipe,
+            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+            "dim": card.dim,
+            "metric": str(card.metric),
+            "minutes": card.training.minutes,
+            "metrics": dict(card.training.metrics),
+        }
+    )
+
+
+@dataclass(slots=True)
+class _EpochTable:
+    """A table that is printed line by line, with a header above the first."""
+
+    output: Output
+    has_header: bool = False
+
+    def add(self, row: "Mapping[str, JsonValue]") -> None:
+        """Print the line of an epoch."""
+        if not self.has_header:
+            names = f"{'epoch':>5}  {'loss':>8}  {'mAP':>6}  {'P@10':>6}  {'images/s':>8}"
+            self.output.say(names)
+            self.has_header = True
+        self.output.say(
+            f"{row['epoch']:>5}  {row['loss']:>8.4f}  {_share(row['map']):>6}  "
+            f"{_share(row['precision_at_10']):>6}  {row['images_per_second']:>8,.0f}"
+        )
+
+
+def _print(output: Output, card: "Card", folder: Path) -> None:
     facts = card.training
     unreadable = facts.data.get("unreadable")
     for why in unreadable if isinstance(unreadable, list) else []:
@@ -104,17 +117,6 @@ def train(
     # A bare name would be that of a registered encoder.
     named = folder if len(folder.parts) > 1 else f"./{folder}"
     output.say(f"use it: retr encode --encoder {named}")
-    output.document(
-        {
-            "out": str(folder),
-            "recipe": recipe,
-            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-            "dim": card.dim,
-            "metric": str(card.metric),
-            "minutes": facts.minutes,
-            "metrics": dict(facts.metrics),
-        }
-    )
 
 
 def _share(value: "JsonValue") -> str:

@@ -1,14 +1,15 @@
-"""`retr verify`: whether a folder is whole."""
+"""`retr verify`: check a folder for damage."""
 
-from cli.commands.info import Folder
-from cli.options import Debug, Json, Quiet
+from cli.command import command
+from cli.options import Folder
 from cli.output import Output, one_line, plural
 
 
-def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Check the hashes, columns, counts and numbers of an embeddings, index or encoder folder.
+@command()
+def verify(output: Output, folder: Folder) -> None:
+    """Check the checksums, columns, counts and numbers of an embeddings, index or encoder folder.
 
-    Leaves with exit code 2 if anything is wrong, and says what.
+    Print each problem, and exit with code 2 if there is any.
 
     Example: retr verify .retr/embeddings/cifar10-train-siamese-1a2b3c4d
     """
@@ -17,13 +18,12 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debu
     from retrieval.inspection import verify
     from retrieval.storage.places import place_of
 
-    output = Output(json, quiet)
     report = verify(place_of(folder))
     for problem in report.problems:
-        output.say(f"wrong: {problem}")
+        output.say(f"problem: {problem}")
     if not report.problems:
         output.say(
-            f"all is well with {folder} ({report.kind}): "
+            f"{folder} ({report.kind}) is intact: "
             + (f"{plural(report.rows, 'row')}, " if report.rows else "")
             + plural(report.files, "file")
         )
@@ -37,13 +37,13 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False, debug: Debu
         }
     )
     if report.problems:
-        if not output.for_people and not json:
+        if not output.for_people and not output.json:
             print_problem(report.problems[0])
         raise typer.Exit(2)
 
 
 def print_problem(problem: str) -> None:
-    """Say it on stderr, which --quiet leaves open for errors."""
+    """Print an error to stderr, as --quiet allows."""
     import sys
 
     print(f"error: {one_line(problem)}", file=sys.stderr)

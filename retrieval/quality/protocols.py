@@ -3,6 +3,7 @@
 Published figures on CIFAR-10 follow one of these; docs/metrics.md says which needs what.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,9 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Mask
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.quality.labelled import Labelled
+from retrieval.quality.provenance import known_provenance, seen
 from retrieval.quality.ranking import Rows
+from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import made_folder, read_sealed, write_sealed
 
 DRAW = "retr-draw"
@@ -46,20 +49,31 @@ class Protocol(StrEnum):
 class Sides:
     """Who asks whom, and how that was drawn.
 
-    left_out: the ids of images on neither side, for the record.
+    protocol: None for all queries and the whole database. left_out: the ids of images on neither
+    side, for the record.
     """
 
     queries: Labelled
     database: Labelled
-    protocol: Protocol
+    protocol: Protocol | None
     seed: int
     left_out: list[str]
 
     def __post_init__(self) -> None:
         resolve_choices(self)
 
+    @property
+    def name(self) -> str | None:
+        """Return the name of the protocol; None without one."""
+        return None if self.protocol is None else self.protocol.value
+
     def write_draw(self, path: Path) -> None:
-        """Write the ids of the queries, and of what is on neither side, as JSON."""
+        """Write the ids of the queries, and of what is on neither side, as JSON.
+
+        Raises BadInput without a protocol.
+        """
+        if self.protocol is None:
+            raise BadInput("all queries and the whole database are no draw; name a protocol")
         made_folder(path.parent)
         content = {
             "protocol": self.protocol.value,
@@ -85,6 +99,35 @@ def read_draw(path: Path, protocol: Protocol | str, test: Labelled, train: Label
         raise BadData(f"{path} lacks queries, left_out or seed; delete it, and draw anew")
     asked, others = _rows(path, test, queries), _rows(path, train, left_out)
     return _split(protocol, test, train, asked, others, seed)
+
+
+def sides_of_folders(
+    queries: Embeddings,
+    database: Embeddings,
+    protocol: Protocol | str | None = None,
+    seed: int = 0,
+    draw: Path | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Sides:
+    """Return the sides of the protocol, from folders of embeddings.
+
+    protocol: None for all queries and the whole database. draw: a file to read the draw from, or to
+    write it to if it does not exist. warn: is told where the encoder's training is not known.
+
+    Raises what `read_draw` and `sides_of` raise.
+    """
+    test, train = Labelled.of(queries), Labelled.of(database)
+    if protocol is None:
+        return Sides(test, train, None, seed, [])
+    protocol = choice(Protocol, protocol)
+    if draw is not None and draw.exists():
+        return read_draw(draw, protocol, test, train)
+    facts = database.facts
+    trained = known_provenance(facts.encoder, warn) if protocol.needs_training else None
+    sides = sides_of(protocol, test, train, seen(train, facts.source, trained), seed)
+    if draw is not None:
+        sides.write_draw(draw)
+    return sides
 
 
 def sides_of(

@@ -1,6 +1,6 @@
 """What an encoder was trained on, as the folder of its weights says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -64,6 +64,17 @@ def provenance_of(encoder: EncoderFacts) -> Provenance | None:
     except BadData:
         return None
     return Provenance(folder, card) if card.weights_sha256 == encoder.config[WEIGHTS] else None
+
+
+def known_provenance(encoder: EncoderFacts, warn: Callable[[str], None]) -> Provenance | None:
+    """Return the provenance of the encoder, and warn where its folder is lost."""
+    found = provenance_of(encoder)
+    if found is None and has_card(encoder):
+        warn(
+            f"the folder of encoder {encoder.name} is gone, or holds other weights by now: which "
+            "images and classes it was trained on is not known"
+        )
+    return found
 
 
 def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> Mask:

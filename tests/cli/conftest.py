@@ -1,4 +1,4 @@
-"""The command, and a gallery that is encoded and indexed once for all tests that only read it."""
+"""Fixtures: the command, and a gallery that is encoded and indexed once."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ BACKENDS = ("exact", "hnsw", "ivf")
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures of three labels, their embeddings by the toy encoder, an index of each backend."""
+    """Pictures of three labels, their toy embeddings, and an index of each backend."""
 
     folder: Path
 
@@ -54,7 +54,7 @@ class Gallery:
 
 @pytest.fixture(scope="session")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
-    """The gallery, which no command may change."""
+    """Return the gallery, and fail if a command changed it."""
     made = Gallery(tmp_path_factory.mktemp("gallery"))
     for group, label in enumerate(LABELS):
         for number in range(PER_LABEL):
@@ -69,18 +69,18 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
 
 @pytest.fixture
 def launched() -> None:
-    """What a file uses whose runs want a process of their own, as a user starts it."""
+    """Start each run as a new process, as a user does."""
 
 
 @pytest.fixture
 def retr(tmp_path: Path, request: pytest.FixtureRequest) -> Retr:
-    """The command, run in the test's own folder."""
+    """Return the command, run in the folder of the test."""
     return Retr(tmp_path, start=launch if "launched" in request.fixturenames else fork)
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Callable[[Path], Path]:
-    """Copies a folder into the test's own, where it may be damaged."""
+    """Return a function that copies a folder, so that the copy can be damaged."""
 
     def copy(folder: Path) -> Path:
         return Path(shutil.copytree(folder, tmp_path / f"copied-{folder.name}"))

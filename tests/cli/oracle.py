@@ -1,4 +1,4 @@
-"""The true neighbours, by numpy alone and in double precision."""
+"""True neighbors, by numpy alone and in double precision."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def distances(query: ArrayLike, vectors: ArrayLike, metric: str) -> NDArray[np.float64]:
-    """The distance (n,) of the query (dim,) from each of the vectors (n, dim)."""
+    """Return the distances (n,) of the query (dim,) to the vectors (n, dim)."""
     q, x = np.asarray(query, np.float64), np.asarray(vectors, np.float64)
     match metric:
         case "euclidean":
@@ -30,7 +30,7 @@ def check_nearest(
     k: int,
     metric: str = "euclidean",
 ) -> None:
-    """Fail unless the hits are the k nearest rows, nearest first, with what is known of them.
+    """Fail unless the hits are the k nearest rows, nearest first, with their id, label and path.
 
     rows: id, label and path of each of the vectors, as the embeddings folder has them.
     """

@@ -1,4 +1,4 @@
-"""Pictures made by the tests: good ones whose mean colour is known, and bad ones of each kind."""
+"""Pictures for tests: good ones with a known mean color, and bad ones of each kind."""
 
 import io
 import struct
@@ -12,31 +12,31 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE = 8  # what the toy encoder wants, so that nothing is resampled
+SIDE = 8  # the toy encoder's input size, so that nothing is resampled
 
 
 def picture(seed: int) -> NDArray[np.uint8]:
-    """Pixels (8, 8, 3) around a colour drawn by the seed."""
+    """Return pixels (8, 8, 3) around a color drawn by the seed."""
     rng = np.random.default_rng(seed)
     colour = rng.integers(40, 216, 3)
     return (colour + rng.integers(-40, 40, (SIDE, SIDE, 3))).astype(np.uint8)
 
 
 def mean_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The mean of red, green and blue from 0 to 1, (3,): the toy's embedding, by another way."""
+    """Return the mean of red, green and blue from 0 to 1, (3,): an oracle of the toy encoder."""
     channels = [float(pixels[:, :, channel].astype(np.int64).sum()) for channel in range(3)]
     return np.array(channels) / (255 * SIDE * SIDE)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """The picture as the bytes of a PNG."""
+    """Return the picture as the bytes of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def save(path: Path, seed: int) -> NDArray[np.uint8]:
-    """Save the picture of this seed as a PNG, and give its pixels."""
+    """Save the picture of this seed as a PNG, and return its pixels."""
     pixels = picture(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(pixels))
@@ -52,7 +52,7 @@ def save_parquet(path: Path, contents: Sequence[bytes], labels: Sequence[str | N
 
 
 def vast_png() -> bytes:
-    """The PNG of a 30,000 × 30,000 image of one bit, all black."""
+    """Return the PNG of a black image of 30,000 × 30,000 pixels of one bit."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -76,7 +76,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "header-only.png": (lambda: png(picture(0))[:8], "truncated"),
     "vast.png": (vast_png, "900,000,000 pixels"),
 }
-"""Images that cannot be read: their content, and what must be said of them."""
+"""Images that cannot be read: their content, and words of the error."""
 
 
 def save_bad(folder: Path) -> None:

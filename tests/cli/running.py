@@ -1,4 +1,4 @@
-"""Runs the command, and says what to expect of every run."""
+"""Run the command, and check what holds for every run."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from typing import Any
 from forking import forking
 
 CONSOLE_SCRIPT = Path(sys.executable).parent / "retr"
-TIME_LIMIT = 120  # seconds; far more than any command here takes
+TIME_LIMIT = 120  # seconds; far more than any command takes
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run of the command left behind: its exit code, and what it printed."""
+    """The exit code of a run, and its output."""
 
     code: int
     out: str
@@ -31,11 +31,11 @@ class Outcome:
 
 
 Launch = Callable[[Sequence[str], Path, Mapping[str, str]], Outcome]
-"""Runs `retr` with these arguments, in this folder, with this on top of the environment."""
+"""Run `retr` with these arguments, in this folder, with these variables added."""
 
 
 def launch(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outcome:
-    """The outcome of the console script, as a user runs it."""
+    """Run the console script, as a user does."""
     finished = subprocess.run(
         [CONSOLE_SCRIPT, *arguments],
         cwd=cwd,
@@ -49,9 +49,9 @@ def launch(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outco
 
 
 def fork(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outcome:
-    """The outcome in a process that is forked from one in which all imports are done.
+    """Run the command in a process forked from one that has done all imports.
 
-    It takes a tenth of the time, so that hundreds of runs can be afforded.
+    This takes a tenth of the time of a new process.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
@@ -82,33 +82,33 @@ def _forked(
 
 @dataclass(frozen=True, slots=True)
 class Retr:
-    """The command, run in `cwd` with `env` on top of the test's own environment."""
+    """The command, run in `cwd` with the variables `env` added."""
 
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
     start: Launch = fork
 
     def run(self, *arguments: str | Path) -> Outcome:
-        """The outcome of `retr ARGUMENTS`, whatever it is, but without a traceback or warning."""
+        """Run `retr ARGUMENTS`. Fail on a traceback or a Python warning."""
         outcome = self.start([str(argument) for argument in arguments], self.cwd, self.env)
         assert "Traceback" not in outcome.err, outcome.err
         assert "Warning" not in outcome.err, outcome.err
         return outcome
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> Outcome:
-        """The outcome of a run that must succeed."""
+        """Run the command. Fail unless it exits with `code`."""
         outcome = self.run(*arguments)
         assert outcome.code == code, outcome
         return outcome
 
     def json(self, *arguments: str | Path) -> Any:
-        """The document of a run with --json, which must succeed and have nothing to warn of."""
+        """Run with --json and return the document. Fail on an error or a warning."""
         outcome = self(*arguments, "--json")
         assert outcome.err == "", outcome
         return outcome.document
 
     def refused(self, *arguments: str | Path, leaves: bool = False) -> str:
-        """The message of a run that must be refused as bad input.
+        """Return the error of a run. Fail unless it is refused as bad input.
 
         That is exit code 2, nothing on stdout, one line on stderr that says what is wrong and
         what to do, and every file below `cwd` as it was. `leaves`: there may be new files.
@@ -132,7 +132,7 @@ class Retr:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """Every file below the folder with its content, and every folder with None."""
+    """Return every file below the folder with its content, and every folder with None."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Encodes FILE into OUT in shards of 50 images, slowly: the run that gets killed.
+"""Encode FILE into OUT in shards of 50 images, slowly, so that the run can be killed.
 
 python slow_encode.py FILE OUT SECONDS_PER_BATCH
 """
@@ -16,14 +16,14 @@ SHARD_IMAGES = 50
 
 
 class Slow(Toy):
-    """The toy encoder, to which every batch takes this many seconds."""
+    """The toy encoder, which sleeps for this many seconds in each batch."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
 
     def encode(self, images: Images) -> Vectors:
-        """The mean colours, late."""
+        """Return the mean colors, late."""
         time.sleep(self.seconds)
         return super().encode(images)
 

@@ -1,4 +1,4 @@
-"""Images and sources that cannot be read: one clear line, and nothing is lost."""
+"""Images and sources that cannot be read: a one-line error, and no data loss."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ REASONS = {name: reason for name, (_, reason) in BAD.items()} | {"missing.png": 
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_search_says_what_is_wrong_with_an_image(retr: Retr, gallery: Gallery, name: str) -> None:
+def test_search_names_the_problem_of_a_bad_image(retr: Retr, gallery: Gallery, name: str) -> None:
     save_bad(retr.cwd)
     message = retr.refused("search", name, "--index", gallery.index())
     assert name in message
@@ -37,7 +37,7 @@ def test_search_says_what_is_wrong_with_an_image(retr: Retr, gallery: Gallery, n
         ("", "empty name"),
     ],
 )
-def test_search_says_what_is_wrong_with_a_source(
+def test_search_names_the_problem_of_a_bad_source(
     retr: Retr, gallery: Gallery, given: str, said: str
 ) -> None:
     make_sources(retr.cwd)
@@ -58,7 +58,7 @@ def test_search_says_what_is_wrong_with_a_source(
         ("", "is no data set and no path"),
     ],
 )
-def test_encode_says_what_is_wrong_with_a_source(retr: Retr, given: str, said: str) -> None:
+def test_encode_names_the_problem_of_a_bad_source(retr: Retr, given: str, said: str) -> None:
     make_sources(retr.cwd)
     message = retr.refused("encode", given, "--encoder", "toy", "--out", "made")
     assert said in message
@@ -77,25 +77,25 @@ def make_sources(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_encode_of_one_bad_image_says_why(retr: Retr, name: str) -> None:
+def test_encode_of_one_bad_image_names_the_problem(retr: Retr, name: str) -> None:
     save_bad(retr.cwd)
     message = retr.refused("encode", name, "--encoder", "toy", "--out", "made", leaves=True)
     assert name in message
     assert REASONS[name] in message
 
 
-def test_encode_of_bad_images_alone_is_refused(retr: Retr) -> None:
+def test_encode_of_only_bad_images_is_refused(retr: Retr) -> None:
     save_bad(retr.cwd / "bad")
     message = retr.refused("encode", "bad", "--encoder", "toy", "--out", "made", leaves=True)
     assert f"none of the {len(BAD)} images" in message
     assert "skipped.parquet" in message
     skipped = pq.read_table(retr.cwd / "made" / "skipped.parquet").to_pylist()
     assert sorted(Path(row["path"]).name for row in skipped) == sorted(BAD)
-    # Nothing that could be taken for embeddings is left.
+    # No unfinished embeddings remain.
     assert "not complete" in retr.refused("index", "made", "--out", "index")
 
 
-def test_bad_images_do_not_spoil_an_earlier_result(retr: Retr, photos: Path) -> None:
+def test_bad_images_leave_an_earlier_result_unchanged(retr: Retr, photos: Path) -> None:
     retr.json("encode", photos, "--encoder", "toy", "--out", "made")
     before = snapshot(retr.cwd / "made")
     save_bad(photos)
@@ -118,7 +118,7 @@ def test_parquet_rows_without_an_image_are_skipped(retr: Retr) -> None:
     ]
 
 
-def test_a_damaged_row_group_stops_an_encode_in_one_line(retr: Retr) -> None:
+def test_damaged_row_group_is_a_one_line_error(retr: Retr) -> None:
     contents = [png(picture(seed)) for seed in range(50)]
     save_parquet(retr.cwd / "images.parquet", contents, ["a"] * 50)
     content = bytearray((retr.cwd / "images.parquet").read_bytes())
@@ -130,13 +130,13 @@ def test_a_damaged_row_group_stops_an_encode_in_one_line(retr: Retr) -> None:
     assert "images.parquet" in message
 
 
-def test_a_good_image_with_an_ending_of_another_kind_is_read(retr: Retr, gallery: Gallery) -> None:
+def test_image_with_the_wrong_suffix_is_read(retr: Retr, gallery: Gallery) -> None:
     save(retr.cwd / "really-png.jpg", seed=1)
     assert retr.json("search", "really-png.jpg", "--index", gallery.index())
 
 
-def test_larger_images_are_read_if_the_limit_allows(retr: Retr) -> None:
-    """PNG counts by its own size, JPEG by that at which it is decoded."""
+def test_max_megapixels_limits_the_size_of_images(retr: Retr) -> None:
+    """A PNG counts by its own size, a JPEG by the size at which it is decoded."""
     folder = retr.cwd / "large"
     folder.mkdir()
     image = Image.fromarray(picture(1)).resize((1600, 1200))
@@ -159,12 +159,12 @@ def test_larger_images_are_read_if_the_limit_allows(retr: Retr) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-3"])
-def test_a_limit_is_at_least_one_megapixel(retr: Retr, value: str) -> None:
+def test_max_megapixels_below_one_is_refused(retr: Retr, value: str) -> None:
     message = retr.refused("encode", "digits", "--encoder", "toy", "--max-megapixels", value)
-    assert f"--max-megapixels {value} is not understood; give 1 or more" in message
+    assert f"--max-megapixels {value} is below 1; give 1 or more" in message
 
 
-def test_the_limit_may_come_from_the_environment(retr: Retr) -> None:
+def test_max_megapixels_is_read_from_the_environment(retr: Retr) -> None:
     limited = replace(retr, env={"RETR_MAX_MEGAPIXELS": "many"})
     Image.fromarray(picture(1)).save(retr.cwd / "a.png")
     message = limited.refused("encode", "*.png", "--encoder", "toy", "--out", "out")

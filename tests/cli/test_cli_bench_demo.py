@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from running import Retr
 
-# Whoever wants to download something talks to a port where nothing listens.
+# Downloads go to a port where nothing listens.
 PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 NO_NETWORK = {
     **dict.fromkeys(PROXIES, "http://127.0.0.1:9"),
@@ -28,7 +28,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Retr:
     return retr
 
 
-def test_bench_holds_queries_out_where_there_is_no_test_split(digits: Retr) -> None:
+def test_bench_without_a_test_split_holds_queries_out(digits: Retr) -> None:
     document = digits.json("bench", "--backend", "exact", "--backend", "hnsw", "--out", "report")
     assert document["data"]["counts"] == {"queries": 287, "database": 1150}
     assert document["data"]["queries"].startswith("287 rows held out of ")
@@ -77,7 +77,7 @@ def test_bench_takes_the_test_split_and_prints_a_table(digits: Retr, tmp_path: P
     assert "recall@k of an index" in shown
 
 
-def test_bench_writes_and_reads_files_of_ann_benchmarks(digits: Retr) -> None:
+def test_bench_writes_and_reads_ann_benchmarks_files(digits: Retr) -> None:
     digits("encode", "digits", "--encoder", "toy", "--split", "test")
     written = digits.json("bench", "--export-hdf5", "data.hdf5")
     assert written == {"out": "data.hdf5", "metric": "euclidean"}
@@ -94,7 +94,7 @@ def test_bench_writes_and_reads_files_of_ann_benchmarks(digits: Retr) -> None:
     assert by_cosine["data"]["metric"] == "cosine"
 
 
-def test_bench_says_what_changed(digits: Retr, tmp_path: Path) -> None:
+def test_bench_compare_lists_changes(digits: Retr, tmp_path: Path) -> None:
     digits("bench", "--backend", "exact", "--out", tmp_path / "old")
     report = json.loads((tmp_path / "old" / "bench.json").read_text())
     row = report["rows"][0]
@@ -102,7 +102,7 @@ def test_bench_says_what_changed(digits: Retr, tmp_path: Path) -> None:
     report["machine"]["cpu"] = "another"
     (tmp_path / "bench.json").write_text(json.dumps(report))
     told = digits("bench", "--compare", tmp_path / "old", tmp_path / "bench.json")
-    assert "the machines differ (cpu: " in told.err
+    assert "the reports are of two machines (cpu: " in told.err
     assert "2 of 9 measures changed beyond noise" in told.out
     lines = [line.split() for line in told.out.splitlines() if line.startswith("exact")]
     assert [line[-2:] for line in lines] == [["-0.1000", "worse"], ["0.50", "better"]]
@@ -111,31 +111,31 @@ def test_bench_says_what_changed(digits: Retr, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--compare", "a", "b", "--backend", "exact"], "--compare measures nothing; leave the"),
+        (["--compare", "a", "b", "--backend", "exact"], "--compare takes no other options; leave"),
         (["--hdf5", "gone.hdf5"], "gone.hdf5 is not there"),
-        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 has queries and database"),
+        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 brings queries and database"),
         (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),
         (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
         (["--threads", "0"], "0 threads on"),
         (["--threads", "some"], "--threads cannot be 'some'"),
-        (["--full", "--grid", "x.toml"], "--full is a grid of its own"),
+        (["--full", "--grid", "x.toml"], "--full and --grid exclude each other"),
         (["--compare", "gone", "gone"], "gone is not there"),
         (["--grid", "gone.toml"], "gone.toml"),
         (["--metric", "near"], "unknown metric 'near'"),
         (["--database", "gone"], "gone"),
     ],
 )
-def test_bench_refuses(digits: Retr, arguments: list[str], message: str) -> None:
+def test_bench_refuses_bad_options(digits: Retr, arguments: list[str], message: str) -> None:
     assert message in digits.refused("bench", *arguments)
 
 
-def test_demo_runs_on_digits_without_data_and_network(tmp_path: Path) -> None:
+def test_demo_runs_on_digits_without_network(tmp_path: Path) -> None:
     retr = Retr(tmp_path, NO_NETWORK)
     outcome = retr("demo", "--encoder", "toy", "--limit", "300", "--out", "demo")
     warning = outcome.err.splitlines()
     assert len(warning) == 1
     assert warning[0].startswith("warning: no data set 'cifar10'")
-    assert warning[0].endswith("going on with scikit-learn's digits")
+    assert warning[0].endswith("using scikit-learn's digits instead")
     for part in ("P@k", "mAP ", "exact", "ivf", "hnsw", "What the numbers mean", "pictures: "):
         assert part in outcome.out
     document = json.loads((tmp_path / "demo" / "demo.json").read_text())
@@ -153,10 +153,10 @@ def test_demo_runs_on_digits_without_data_and_network(tmp_path: Path) -> None:
 def test_demo_finds_cifar10(tmp_path: Path) -> None:
     document = Retr(tmp_path).json("demo", "--encoder", "toy", "--limit", "400", "--out", "demo")
     assert document["data"] == {"queries": "cifar10/test", "database": "cifar10/train"}
-    assert document["official"]["map"] > 0.1  # ten classes: by chance, a tenth
+    assert document["official"]["map"] > 0.1  # ten classes: 0.1 by chance
 
 
-def test_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
+def test_demo_does_not_overwrite_a_folder_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "demo" / "embeddings" / "digits-train").mkdir(parents=True)
     (tmp_path / "demo" / "embeddings" / "digits-train" / "letter.txt").write_text("dear")
     outcome = Retr(tmp_path, NO_NETWORK).run(

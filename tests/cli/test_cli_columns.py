@@ -1,4 +1,4 @@
-"""Columns of images and labels in tables, chosen and found, as commands take them."""
+"""Columns of images and labels in tables, given by options or found by name."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from running import Retr
 
 @pytest.fixture
 def table(gallery: Gallery, tmp_path: Path) -> Path:
-    """Parquet of the gallery with its images in the column `thumb`, and black ones in `image`."""
+    """Write the gallery as Parquet, with its images in `thumb` and black images in `image`."""
     black = tmp_path / "black.png"
     Image.new("RGB", (4, 4)).save(black)
     images = sorted(gallery.images.rglob("*.png"))
@@ -34,9 +34,7 @@ def table(gallery: Gallery, tmp_path: Path) -> Path:
     return folder
 
 
-def test_chosen_columns_are_encoded_searched_and_shown(
-    retr: Retr, gallery: Gallery, table: Path
-) -> None:
+def test_chosen_columns_are_encoded_and_searched(retr: Retr, gallery: Gallery, table: Path) -> None:
     columns = ("--image-column", "thumb", "--label-column", "kind")
     made = retr.json("encode", table, "--encoder", "toy", *columns)
     assert (made["rows"], made["skipped"]) == (60, 0)
@@ -58,7 +56,7 @@ def test_chosen_columns_are_encoded_searched_and_shown(
     }
 
 
-def test_a_wrong_column_is_one_line(retr: Retr, table: Path) -> None:
+def test_wrong_column_is_a_one_line_error(retr: Retr, table: Path) -> None:
     for option, name in (("--image-column", "thumbs"), ("--label-column", "kinds")):
         message = retr.refused("encode", table, "--encoder", "toy", option, name)
         assert f"unknown column of {table}/1.parquet '{name}'; did you mean" in message
@@ -66,7 +64,7 @@ def test_a_wrong_column_is_one_line(retr: Retr, table: Path) -> None:
     assert "has no columns to choose from" in message
 
 
-def test_parquet_beside_images_is_said_on_one_line(
+def test_parquet_beside_images_is_a_one_line_warning(
     retr: Retr, gallery: Gallery, table: Path
 ) -> None:
     (table / "a.png").write_bytes(gallery.image.read_bytes())

@@ -1,4 +1,4 @@
-"""The commands as typed in a workspace, one after the other, and what they print."""
+"""Commands in a workspace, one after the other, and their output."""
 
 import json
 import subprocess
@@ -20,12 +20,12 @@ from running import Retr, snapshot
 from retrieval import open_embeddings
 
 DIGITS_TRAIN, DIGITS_TEST = 1437, 360
-KINDS = ["encode", "index", "search", "eval", "info", "verify"]
+QUIET_COMMANDS = ["encode", "index", "search", "eval", "info", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A folder in which digits were encoded: what was printed, and the command to go on with."""
+    """A folder with encoded digits, the output of `retr encode`, and the command."""
 
     retr: Retr
     train: Any
@@ -34,7 +34,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """`retr encode digits` and its test split, with .retr in the current folder."""
+    """Run `retr encode digits` for both splits, with .retr in the current folder."""
     folder = tmp_path_factory.mktemp("typed")
     retr = Retr(folder, {"RETR_WORKSPACE": ""})
     train = retr.json("encode", "digits", "--encoder", "toy")
@@ -55,7 +55,7 @@ def check_encoded(document: Any, rows: int) -> None:
     assert document["images_per_second"] == pytest.approx(rows / document["seconds"])
 
 
-def test_encode_writes_into_the_workspace_and_says_so(session: Session) -> None:
+def test_encode_writes_into_the_workspace_and_prints_the_folder(session: Session) -> None:
     for document, rows in ((session.train, DIGITS_TRAIN), (session.test, DIGITS_TEST)):
         check_encoded(document, rows)
         out = session.retr.cwd / document["out"]
@@ -64,7 +64,7 @@ def test_encode_writes_into_the_workspace_and_says_so(session: Session) -> None:
     assert session.train["out"] != session.test["out"]
 
 
-def test_encoding_again_finds_all_there(session: Session) -> None:
+def test_second_encode_has_nothing_to_do(session: Session) -> None:
     before = snapshot(session.retr.cwd)
     again = session.retr.json("encode", "digits", "--encoder", "toy", "--split", "train")
     assert (again["out"], again["rows"]) == (session.train["out"], DIGITS_TRAIN)
@@ -75,7 +75,7 @@ def test_encoding_again_finds_all_there(session: Session) -> None:
 
 
 @pytest.mark.parametrize("backend", ["hnsw", "exact", "ivf"])
-def test_index_and_search_take_up_what_was_encoded_last(session: Session, backend: str) -> None:
+def test_index_and_search_use_the_last_embeddings(session: Session, backend: str) -> None:
     index = session.retr.json("index", "--backend", backend)
     assert index.keys() == {
         "out", "backend", "metric", "rows", "dim", "options", "details", "seconds", "size_bytes",
@@ -93,12 +93,12 @@ def test_index_and_search_take_up_what_was_encoded_last(session: Session, backen
     far = distances(mean_colour(pixels_of(session, "img.png")), vectors, "euclidean")
     found = [rows["id"].to_pylist().index(hit["id"]) for hit in answer["hits"]]
     assert len(set(found)) == 10
-    # Digits are grey and often equally far away: the distances tell, not the rows.
+    # Digits are gray and often at equal distances: compare the distances, not the rows.
     np.testing.assert_allclose([hit["distance"] for hit in answer["hits"]], far[found], atol=1e-3)
     np.testing.assert_allclose(far[found], np.sort(far)[:10], rtol=1e-3)
 
 
-def test_auto_says_how_it_chose(session: Session) -> None:
+def test_auto_prints_its_trials_and_choice(session: Session) -> None:
     index = session.retr.json("index", "--backend", "auto", "--target-recall", "0.9")
     assert (index["backend"], index["rows"]) == ("exact", DIGITS_TRAIN)
     tuning = index["tuning"]
@@ -115,7 +115,7 @@ def pixels_of(session: Session, name: str) -> Any:
         return np.asarray(image)
 
 
-def test_eval_takes_the_test_split_for_queries(session: Session) -> None:
+def test_eval_uses_the_last_test_split_as_queries(session: Session) -> None:
     document = session.retr.json("eval", "-k", "1,5,10")
     assert document.keys() == {
         "queries", "database", "encoder", "metric", "protocol", "map", "map_at", "precision_at",
@@ -144,13 +144,13 @@ def test_eval_takes_the_test_split_for_queries(session: Session) -> None:
         precision.append(relevant[:10].mean())
         ranks = np.flatnonzero(relevant) + 1
         average.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-    # Float32 and double precision break a few of the ties otherwise.
+    # Float32 and double precision break some ties differently.
     assert document["precision_at"]["1"] == pytest.approx(np.mean(first), abs=0.02)
     assert document["precision_at"]["10"] == pytest.approx(np.mean(precision), abs=0.01)
     assert document["map"] == pytest.approx(np.mean(average), abs=0.002)
 
 
-def test_info_says_what_folders_are(retr: Retr, gallery: Gallery) -> None:
+def test_info_describes_each_kind_of_folder(retr: Retr, gallery: Gallery) -> None:
     embeddings = retr.json("info", gallery.embeddings)
     assert embeddings.keys() == {
         "kind", "format", "version", "encoder", "dim", "dtype", "metric", "source",
@@ -170,9 +170,7 @@ def test_info_says_what_folders_are(retr: Retr, gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize(("kind", "files"), [("embeddings", 1), ("exact", 2), ("hnsw", 2)])
-def test_verify_finds_whole_folders_well(
-    retr: Retr, gallery: Gallery, kind: str, files: int
-) -> None:
+def test_verify_accepts_intact_folders(retr: Retr, gallery: Gallery, kind: str, files: int) -> None:
     report = retr.json("verify", gallery.folder / kind)
     assert report == {
         "kind": "embeddings" if kind == "embeddings" else "index",
@@ -195,7 +193,7 @@ def arguments_of(command: str, gallery: Gallery) -> list[str]:
     return [command, *made[command]]
 
 
-@pytest.mark.parametrize("command", KINDS)
+@pytest.mark.parametrize("command", QUIET_COMMANDS)
 def test_quiet_prints_nothing(retr: Retr, gallery: Gallery, command: str) -> None:
     outcome = retr(*arguments_of(command, gallery), "--quiet")
     assert (outcome.out, outcome.err) == ("", "")
@@ -212,20 +210,22 @@ def test_quiet_prints_nothing(retr: Retr, gallery: Gallery, command: str) -> Non
         ("verify", ["(embeddings): 60 rows, 1 file"]),
     ],
 )
-def test_people_get_sentences(retr: Retr, gallery: Gallery, command: str, said: list[str]) -> None:
+def test_output_for_people_is_text(
+    retr: Retr, gallery: Gallery, command: str, said: list[str]
+) -> None:
     outcome = retr(*arguments_of(command, gallery))
     assert outcome.err == ""
     for words in said:
         assert words in outcome.out
 
 
-def test_the_module_runs_as_the_console_script_does(retr: Retr, gallery: Gallery) -> None:
+def test_module_behaves_like_the_console_script(retr: Retr, gallery: Gallery) -> None:
     command = [sys.executable, "-m", "cli.main", "info", str(gallery.embeddings), "--json"]
     done = subprocess.run(command, cwd=retr.cwd, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == retr.json("info", gallery.embeddings)
 
 
-def test_workspaces_do_not_mix(tmp_path: Path, gallery: Gallery) -> None:
+def test_workspaces_are_separate(tmp_path: Path, gallery: Gallery) -> None:
     retr = Retr(tmp_path, {"RETR_WORKSPACE": str(tmp_path / "of-the-environment")})
     made = retr.json("encode", gallery.images, "--encoder", "toy", "--workspace", "named")
     assert Path(made["out"]).parent == Path("named/embeddings")
@@ -244,14 +244,14 @@ def test_workspaces_do_not_mix(tmp_path: Path, gallery: Gallery) -> None:
         (["eval"], "retr encode --split test"),
     ],
 )
-def test_an_empty_workspace_says_which_command_comes_first(
+def test_empty_workspace_names_the_command_to_run_first(
     retr: Retr, gallery: Gallery, arguments: list[str], remedy: str
 ) -> None:
     filled = [argument.format(image=gallery.image) for argument in arguments]
     assert f"run '{remedy}' first" in retr.refused(*filled)
 
 
-def test_float16_is_the_float32_set_rounded(retr: Retr, gallery: Gallery) -> None:
+def test_float16_embeddings_are_rounded_float32_embeddings(retr: Retr, gallery: Gallery) -> None:
     made = retr.json(
         "encode", gallery.images, "--encoder", "toy", "--dtype", "float16", "--out", "half"
     )
@@ -310,7 +310,7 @@ def test_bad_images_are_skipped_counted_and_listed(
     assert retr.json("info", "made")["skipped"] == count
 
 
-def test_two_sets_make_one_index(retr: Retr, gallery: Gallery) -> None:
+def test_index_of_two_sets_holds_the_rows_of_both(retr: Retr, gallery: Gallery) -> None:
     pixels = [save(retr.cwd / "more" / "grey" / f"more-{i}.png", seed=900 + i) for i in range(5)]
     retr.json("encode", "more", "--encoder", "toy", "--out", "embeddings")
     made = retr.json(
@@ -325,7 +325,7 @@ def test_two_sets_make_one_index(retr: Retr, gallery: Gallery) -> None:
     check_nearest(answer["hits"], mean_colour(pixels[3]), both, rows + more.to_pylist(), 65)
 
 
-def test_rows_are_added_to_an_index_and_deleted_from_it(retr: Retr, gallery: Gallery) -> None:
+def test_index_adds_and_deletes_rows(retr: Retr, gallery: Gallery) -> None:
     for number in range(5):
         save(retr.cwd / "more" / "grey" / f"more-{number}.png", seed=900 + number)
     retr.json("encode", "more", "--encoder", "toy", "--out", "embeddings")
@@ -355,9 +355,9 @@ def test_an_index_is_replaced_in_place(retr: Retr, gallery: Gallery) -> None:
     assert files - {".lock"} == {"index.faiss", "rows.parquet", "index.json"}
 
 
-def test_building_an_index_deletes_nothing_beside_it(retr: Retr, gallery: Gallery) -> None:
+def test_building_an_index_keeps_other_files_of_the_folder(retr: Retr, gallery: Gallery) -> None:
     retr.json("index", gallery.embeddings, "--backend", "exact", "--out", "index")
-    # What people call the copy that they keep, or a download under way.
+    # Names that people give to backups and downloads.
     for name in ("index.old", "index.partial"):
         (retr.cwd / name).mkdir()
         (retr.cwd / name / "precious.txt").write_text("mine")
@@ -366,7 +366,7 @@ def test_building_an_index_deletes_nothing_beside_it(retr: Retr, gallery: Galler
         assert (retr.cwd / name / "precious.txt").read_text() == "mine"
 
 
-def test_an_index_behind_a_link_is_replaced(retr: Retr, gallery: Gallery) -> None:
+def test_index_in_a_linked_folder_is_replaced(retr: Retr, gallery: Gallery) -> None:
     (retr.cwd / "disk").mkdir()
     (retr.cwd / "index").symlink_to("disk")
     for _ in range(2):
@@ -384,8 +384,8 @@ def test_an_index_is_built_in_the_current_folder(tmp_path: Path, gallery: Galler
     assert retr.json("verify", folder)["ok"]
 
 
-def test_eval_counts_as_far_as_asked(retr: Retr, gallery: Gallery) -> None:
-    # A ranking of as many rows for each query would not fit into memory.
+def test_eval_measures_at_the_given_ks(retr: Retr, gallery: Gallery) -> None:
+    # Rankings of this length for each query would not fit into memory.
     arguments = [*arguments_of("eval", gallery), "-k", "10,1000000000"]
     exact = retr.json(*arguments)
     assert exact["precision_at"]["1000000000"] == pytest.approx(19e-9)

@@ -1,4 +1,4 @@
-"""`retr duplicates`: what it takes for near-identical, and what it says of others."""
+"""`retr duplicates`: which images count as near-identical."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.cli.running import Retr
 
 
 def scene(seed: int) -> Image.Image:
-    """A picture of soft blots, unlike that of any other seed."""
+    """Return a picture of soft blots, different for each seed."""
     coarse = np.random.default_rng(seed).integers(256, size=(6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC)
 
@@ -60,7 +60,7 @@ def test_copies_are_found_between_two_sets(retr: Retr, sets: tuple[Path, Path]) 
     assert found["unreadable"] == []
 
 
-def test_copies_within_a_set_come_once(retr: Retr, sets: tuple[Path, Path]) -> None:
+def test_copies_within_a_set_are_listed_once(retr: Retr, sets: tuple[Path, Path]) -> None:
     a, _ = sets
     images = retr.cwd / "a" / "some"
     scene(4).save(images / "again.png")
@@ -76,7 +76,7 @@ def test_copies_within_a_set_come_once(retr: Retr, sets: tuple[Path, Path]) -> N
     assert "0 pairs of near-identical images among 45 pairs" in retr("duplicates", a).out
 
 
-def test_the_table_the_file_and_the_sheet(retr: Retr, sets: tuple[Path, Path]) -> None:
+def test_table_csv_and_sheet_list_the_pairs(retr: Retr, sets: tuple[Path, Path]) -> None:
     outcome = retr("duplicates", "--between", *sets, "--out", "all.csv", "--sheet", "sheet.png")
     assert "mirrored" in outcome.out
     assert "3 pairs of near-identical images among 80 pairs of neighbours" in outcome.out
@@ -88,23 +88,21 @@ def test_the_table_the_file_and_the_sheet(retr: Retr, sets: tuple[Path, Path]) -
         assert drawn.width > drawn.height > 100
 
 
-def test_neighbours_and_the_correlation_bound_what_is_found(
-    retr: Retr, sets: tuple[Path, Path]
-) -> None:
+def test_k_and_correlation_limit_the_pairs(retr: Retr, sets: tuple[Path, Path]) -> None:
     found = retr.json("duplicates", "--between", *sets, "--correlation", "0.9999")
     assert len(found["duplicates"]) < 3
     found = retr.json("duplicates", "--between", *sets, "-k", "1")
     assert found["compared"] == 10
 
 
-def test_an_image_that_is_gone_is_named(retr: Retr, sets: tuple[Path, Path]) -> None:
+def test_missing_image_is_named(retr: Retr, sets: tuple[Path, Path]) -> None:
     (retr.cwd / "b" / "some" / "half of 5.png").unlink()
     outcome = retr("duplicates", "--between", *sets)
     assert "half of 5.png: no such file" in outcome.err
     assert "2 pairs of near-identical images" in outcome.out
 
 
-def test_what_cannot_be_compared_is_refused(
+def test_bad_input_of_duplicates_is_refused(
     retr: Retr, sets: tuple[Path, Path], gallery: Gallery
 ) -> None:
     a, b = sets
@@ -117,8 +115,8 @@ def test_what_cannot_be_compared_is_refused(
     assert "is no embeddings folder" in retr.refused("duplicates", gallery.index())
 
 
-def test_only_whole_frames_that_are_alike_are_duplicates(retr: Retr) -> None:
-    """A shared middle, another brightness, other icons or another color make no duplicate."""
+def test_similar_parts_of_images_are_not_duplicates(retr: Retr) -> None:
+    """Images with the same center, another brightness, other icons or another color differ."""
     folder = retr.cwd / "alike"
     folder.mkdir()
     for number in range(3):

@@ -1,4 +1,4 @@
-"""`retr eval`: protocols, comparisons and exports, by the command."""
+"""`retr eval`: protocols, comparisons and exports."""
 
 import json
 
@@ -11,7 +11,7 @@ from running import Retr
 EVAL = ("eval", "--queries", "{e}", "--database", "{e}")
 
 
-def test_the_unseen_protocol_asks_the_queries_of_each_other(retr: Retr, gallery: Gallery) -> None:
+def test_unseen_protocol_searches_the_queries_themselves(retr: Retr, gallery: Gallery) -> None:
     plain = retr.json("eval", "--queries", gallery.embeddings, "--database", gallery.embeddings)
     unseen = retr.json(
         "eval", "--queries", gallery.embeddings, "--database", gallery.embeddings,
@@ -22,7 +22,7 @@ def test_the_unseen_protocol_asks_the_queries_of_each_other(retr: Retr, gallery:
     assert "seed" not in unseen
 
 
-def test_digits_are_drawn_and_the_draw_is_kept(retr: Retr) -> None:
+def test_draw_of_a_protocol_is_saved_and_read_again(retr: Retr) -> None:
     for split in ("train", "test"):
         retr.json("encode", "digits", "--encoder", "toy", "--split", split, "--out", split)
     arguments = ("eval", "--queries", "train", "--database", "test", "--protocol", "hashing-59k")
@@ -51,7 +51,7 @@ def test_two_evaluations_are_compared(retr: Retr, gallery: Gallery) -> None:
     assert "p: how likely" in said
 
 
-def test_runs_and_judgments_are_written(retr: Retr, gallery: Gallery) -> None:
+def test_run_and_qrels_are_written(retr: Retr, gallery: Gallery) -> None:
     there = [part.format(e=gallery.embeddings) for part in EVAL]
     found = retr.json(
         *there, "-k", "1,5", "--export-run", "run.txt", "--export-qrels", "qrels.txt",
@@ -72,11 +72,11 @@ def test_runs_and_judgments_are_written(retr: Retr, gallery: Gallery) -> None:
     ("arguments", "said"),
     [
         (["--protocol", "offical"], ["unknown protocol 'offical'", "did you mean 'official'?"]),
-        (["--draw", "d.json"], ["--draw is for a protocol that draws"]),
-        (["--protocol", "unseen", "--draw", "d.json"], ["--draw is for a protocol that draws"]),
+        (["--draw", "d.json"], ["--draw needs a hashing protocol"]),
+        (["--protocol", "unseen", "--draw", "d.json"], ["--draw needs a hashing protocol"]),
         (
             ["--protocol", "unseen", "--index", "{i}"],
-            ["unseen searches other images", "leave out --index or --protocol"],
+            ["--protocol unseen does not", "leave one of them out"],
         ),
         (
             ["--protocol", "hashing-54k"],
@@ -85,7 +85,7 @@ def test_runs_and_judgments_are_written(retr: Retr, gallery: Gallery) -> None:
         (["--against", "none.parquet"], ["none.parquet is not there", "retr eval --save"]),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(
+def test_bad_input_of_eval_is_refused(
     retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]
 ) -> None:
     there = [part.format(e=gallery.embeddings) for part in EVAL]

@@ -1,4 +1,4 @@
-"""The network that a command leaves for the searches to come, which then need no torch."""
+"""The cached network of an encoder, with which searches need no torch."""
 
 import subprocess
 import sys
@@ -14,11 +14,11 @@ from retrieval.embedding.onnx_cache import NETWORK, export_folder
 pytestmark = pytest.mark.usefixtures("launched")
 
 IMAGES = 24
-ROUNDING = 0.03  # of cosines between embeddings of noise in bfloat16 and float32
-# What is slow to import; all but ONNX Runtime is for other commands. pandas is none of retr's
-# dependencies, but pyarrow imports it where it is installed.
+ROUNDING = 0.03  # largest difference of cosines in bfloat16 and float32, for images of noise
+# Modules that are slow to import. A search needs only ONNX Runtime. pandas is not a dependency, but
+# pyarrow imports it if it is installed.
 SLOW = ("torch", "onnxruntime", "pyarrow.compute", "pyarrow.dataset", "pandas")
-# Runs the command of its arguments, then says on stderr which of these were imported.
+# Run the command, then print the imported ones of these modules to stderr.
 TELLING = f"""
 import sys
 from cli.main import main
@@ -32,7 +32,7 @@ finally:
 
 @pytest.fixture
 def indexed(retr: Retr) -> Path:
-    """photos/0.png to 23.png, embedded by siamese-quick, and their index, the workspace's last."""
+    """Write photos/0.png to 23.png, their siamese-quick embeddings, and an index."""
     for number in range(IMAGES):
         save(retr.cwd / "photos" / f"{number}.png", seed=number)
     forked = Retr(retr.cwd, start=fork)
@@ -48,7 +48,7 @@ def fingerprint_of(retr: Retr) -> str:
 
 
 def told(retr: Retr, *arguments: str) -> tuple[Outcome, list[str]]:
-    """The outcome of a run in a process of its own, and which of SLOW it imported."""
+    """Return the outcome of a new process, and which slow modules it imported."""
     finished = subprocess.run(
         [sys.executable, "-c", TELLING, *arguments],
         cwd=retr.cwd,
@@ -61,9 +61,9 @@ def told(retr: Retr, *arguments: str) -> tuple[Outcome, list[str]]:
 
 
 def check_alike(one: Outcome, other: Outcome) -> None:
-    """The same nearest image, at nearly the same distance, however each was embedded.
+    """Check that both find the same nearest image, at nearly the same distance.
 
-    Behind it the pictures, which are noise, lie at distances that differ by less than rounding.
+    The other pictures are noise, at distances that differ by less than rounding.
     """
     for answer, again in zip(one.document, other.document, strict=True):
         hits, expected = answer["hits"], again["hits"]
@@ -104,7 +104,7 @@ def index_folder(retr: Retr) -> Path:
     return folder
 
 
-def test_the_first_search_leaves_the_network_for_the_next(retr: Retr, indexed: Path) -> None:
+def test_first_search_caches_the_network(retr: Retr, indexed: Path) -> None:
     folder = export_folder(fingerprint_of(retr))
     (folder / NETWORK).write_bytes(b"damaged")
     image = str(indexed / "0.png")
@@ -115,7 +115,7 @@ def test_the_first_search_leaves_the_network_for_the_next(retr: Retr, indexed: P
     check_alike(first, second)
 
 
-def test_for_many_images_torch_is_faster(retr: Retr, indexed: Path) -> None:
+def test_torch_runs_searches_of_many_images(retr: Retr, indexed: Path) -> None:
     image = str(indexed / "0.png")
     outcome, imported = told(retr, "search", *[image] * (MAX_ONNX_IMAGES + 1), "-k", "1", "--json")
     assert "torch" in imported

@@ -1,4 +1,4 @@
-"""`retr --help` and that of every command: quick, and with an example."""
+"""`retr --help` and `--help` of every command: fast, and with an example."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ print("loaded:", sorted(set({HEAVY}) & set(sys.modules)))
 """
 
 
-def test_help_imports_nothing_that_takes_time(retr: Retr) -> None:
+def test_help_imports_no_slow_library(retr: Retr) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED], cwd=retr.cwd, capture_output=True, text=True, check=True
     )
@@ -40,19 +40,19 @@ def test_every_command_has_an_example_and_the_common_options(retr: Retr, command
     assert f"Example: retr {command} " in text
     for option in ("--json", "--quiet", "--debug", "--help"):
         assert option in text
-    # Each option says what it is for: two of them never stand side by side.
+    # Each option has a help text next to its name.
     assert "--json Print" in text
     assert "--quiet Print" in text
 
 
-def test_the_list_of_commands_names_each(retr: Retr) -> None:
+def test_help_lists_every_command(retr: Retr) -> None:
     text = retr("--help").out
     for command in COMMANDS:
         assert f"\n  {command} " in text
     assert retr("-h").out == text
 
 
-def test_without_a_command_it_says_what_there_is(retr: Retr) -> None:
+def test_retr_without_a_command_prints_the_help(retr: Retr) -> None:
     outcome = retr.run()
     assert outcome.code in (0, 2)
     shown = outcome.out + outcome.err

@@ -1,4 +1,4 @@
-"""The backend Milvus on the command line. Needs Milvus Lite."""
+"""The backend Milvus on the command line. The tests need Milvus Lite."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_an_index_in_milvus_lite_does_what_others_do(retr: Retr, gallery: Gallery) -> None:
+def test_milvus_lite_index_supports_all_commands(retr: Retr, gallery: Gallery) -> None:
     index = retr.cwd / "index"
     built = retr.json("index", gallery.embeddings, "--backend", "milvus", "--out", index)
     assert (built["backend"], built["rows"]) == ("milvus", 60)
@@ -48,7 +48,7 @@ def test_an_index_in_milvus_lite_does_what_others_do(retr: Retr, gallery: Galler
     assert "milvus takes no more rows" in refused
 
 
-def test_damage_is_told_by_verify(retr: Retr, gallery: Gallery) -> None:
+def test_verify_finds_damage_of_milvus(retr: Retr, gallery: Gallery) -> None:
     index = retr.cwd / "index"
     retr("index", gallery.embeddings, "--backend", "milvus", "--out", index)
     graph = next(index.glob("*.idx"))
@@ -56,20 +56,20 @@ def test_damage_is_told_by_verify(retr: Retr, gallery: Gallery) -> None:
     assert "its sha256 is not that of index.json" in retr("verify", index, code=2).out
 
 
-def test_a_server_that_is_not_there_is_told_of_soon(retr: Retr, gallery: Gallery) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+def test_missing_milvus_server_is_reported_soon(retr: Retr, gallery: Gallery) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         asking = replace(retr, env={"MILVUS_URI": uri, "MILVUS_TOKEN": "me:secret"})
         began = time.monotonic()
         message = asking.refused(
             "index", gallery.embeddings, "--backend", "milvus", "--out", retr.cwd / "index"
         )
-        assert time.monotonic() - began < 60  # 5 of them waiting, and what a busy machine takes
+        assert time.monotonic() - began < 60  # 5 s of waiting, and time for a busy machine
     assert re.search(rf"Milvus at {uri} does not answer; start it", message)
     assert "secret" not in message
 
 
-def test_options_that_are_wrong(retr: Retr, gallery: Gallery) -> None:
+def test_wrong_milvus_options_are_refused(retr: Retr, gallery: Gallery) -> None:
     build = ("index", gallery.embeddings, "--backend", "milvus", "--set")
     assert "there are: AUTOINDEX" in retr.refused(*build, "index_type=hnsw")
     assert "is no address of Milvus" in retr.refused(*build, "uri=milvus.db")

@@ -1,4 +1,4 @@
-"""`retr search --preview`: pictures in a terminal, and nothing of them in a pipe."""
+"""`retr search --preview`: pictures in a terminal, and none in a pipe."""
 
 import os
 import pty
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("launched")
 
 
 def in_a_terminal(arguments: list[str], columns: int) -> str:
-    """What the command writes to a terminal of so many columns."""
+    """Return the output of the command in a terminal with this many columns."""
     child, terminal = pty.fork()
     if child == 0:  # pragma: no cover
         os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", COLUMNS=str(columns))
@@ -26,7 +26,7 @@ def in_a_terminal(arguments: list[str], columns: int) -> str:
     while True:
         try:
             part = os.read(terminal, 65536)
-        except OSError:  # as Linux says that the other end is closed
+        except OSError:  # Linux reports the closed other end like this
             break
         if not part:
             break
@@ -35,13 +35,13 @@ def in_a_terminal(arguments: list[str], columns: int) -> str:
     return written.decode()
 
 
-def test_neighbours_are_drawn_in_a_terminal(retr: Retr, gallery: Gallery) -> None:
+def test_neighbors_are_drawn_in_a_terminal(retr: Retr, gallery: Gallery) -> None:
     save(retr.cwd / "query.png", seed=1)
     asked = ["search", str(retr.cwd / "query.png"), "-k", "5", "--index", str(gallery.index())]
     written = in_a_terminal([*asked, "--preview"], columns=80)
     assert "Traceback" not in written and "Failed" not in written
     blocks = [line for line in written.splitlines() if "▀" in line or "▄" in line]
-    # Four pictures of 16 cells fit; a picture is 8 lines high; the query and 5 neighbours.
+    # Four pictures of 16 cells fit in a row of 8 lines; there are a query and 5 neighbors.
     assert len(blocks) == 2 * 8
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
     below = plain[plain.index("query.png query") :].splitlines()

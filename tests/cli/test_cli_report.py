@@ -1,4 +1,4 @@
-"""`retr report`: one file that needs no other, and says what `retr eval` says."""
+"""`retr report`: one self-contained file, with the numbers of `retr eval`."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from retrieval.images import open_source
 
 @pytest.fixture
 def queries(retr: Retr, gallery: Gallery) -> Path:
-    """Embeddings of other pictures of the gallery's labels."""
+    """Write embeddings of other pictures with the gallery's labels."""
     for group, label in enumerate(("blue", "green", "red")):
         for number in range(4):
             place = retr.cwd / "asked" / label / f"{number}.png"
@@ -25,7 +25,7 @@ def queries(retr: Retr, gallery: Gallery) -> Path:
     return retr.cwd / "queries"
 
 
-def test_a_report_needs_no_other_file(retr: Retr, gallery: Gallery, queries: Path) -> None:
+def test_report_is_one_self_contained_file(retr: Retr, gallery: Gallery, queries: Path) -> None:
     sides = ("--queries", queries, "--database", gallery.embeddings)
     assert retr.json("report", *sides)["out"] == "report.html"
     text = (retr.cwd / "report.html").read_text()
@@ -41,7 +41,7 @@ def test_a_report_needs_no_other_file(retr: Retr, gallery: Gallery, queries: Pat
     assert "retr encode" in text and "--encoder toy" in text
 
 
-def test_what_is_shown_is_escaped(retr: Retr, gallery: Gallery) -> None:
+def test_labels_are_escaped_in_the_report(retr: Retr, gallery: Gallery) -> None:
     for label in ("<b>bold", "plain"):
         for number in range(4):
             place = retr.cwd / "odd" / label / f"{number}.png"
@@ -53,16 +53,19 @@ def test_what_is_shown_is_escaped(retr: Retr, gallery: Gallery) -> None:
     assert "&lt;b&gt;bold" in text and "<b>bold" not in text
 
 
-def test_a_bench_stands_in_the_report(retr: Retr, gallery: Gallery, queries: Path) -> None:
+def test_report_includes_a_bench(retr: Retr, gallery: Gallery, queries: Path) -> None:
     sides = ("--queries", queries, "--database", gallery.embeddings)
     retr("bench", *sides, "--backend", "exact", "--out", "bench")
     retr("report", *sides, "--bench", "bench")
     text = (retr.cwd / "report.html").read_text()
     assert "12 queries against 60 vectors of 3 dimensions" in text
     assert '<th scope="col">recall@1</th>' in text and "<td>exact *</td>" in text
+    (retr.cwd / "bench" / "bench.md").unlink()  # the report reads bench.json alone
+    retr("report", *sides, "--bench", "bench", "--out", "again.html")
+    assert (retr.cwd / "again.html").read_text().count("<td>exact *</td>") == 1
 
 
-def test_what_cannot_be_reported(retr: Retr, gallery: Gallery, queries: Path) -> None:
+def test_bad_input_of_report_is_refused(retr: Retr, gallery: Gallery, queries: Path) -> None:
     sides = ("--queries", queries, "--database", gallery.embeddings)
     assert "unknown method 'tsne'" in retr.refused("report", *sides, "--method", "tsne")
     assert "retr bench --out" in retr.refused("report", *sides, "--bench", ".")

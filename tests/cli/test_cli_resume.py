@@ -1,4 +1,4 @@
-"""Runs that were killed: the same command again ends with the files of a run that was not."""
+"""Killed runs: the same command again gives the files of an uninterrupted run."""
 
 import json
 import shutil
@@ -26,13 +26,13 @@ from retrieval.storage.files import locked, sealed
 pytestmark = pytest.mark.usefixtures("launched")
 
 IMAGES = 620
-SHARDS = 13  # of 50 images, the last of 20
-PATIENCE = 60  # seconds to wait for what should happen at once
+SHARDS = 13  # 12 shards of 50 images and one of 20
+PATIENCE = 60  # seconds to wait for something that should happen immediately
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Parquet file of 620 images, of which 21 here and there are bad."""
+    """Write a Parquet file of 620 images, 21 of them bad."""
     contents = [png(picture(seed)) for seed in range(IMAGES)]
     bad = [content() for name, (content, _) in BAD.items() if name != "vast.png"]
     for number, row in enumerate(range(7, IMAGES, 30)):
@@ -44,7 +44,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embeddings of a run that nothing happened to."""
+    """Write the embeddings of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "made"
     slow_encode.encode(file, folder)
     made = open_embeddings(folder).manifest
@@ -53,7 +53,7 @@ def uninterrupted(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes | None]:
-    """All files with their bytes, but the lock."""
+    """Return all files with their bytes, without the lock."""
     return {name: content for name, content in snapshot(folder).items() if name != ".lock"}
 
 
@@ -66,7 +66,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 @contextmanager
 def slow_run(file: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """An encode under way in another process, which is killed at the end at the latest."""
+    """Yield an encode in another process, which is killed at the end."""
     script = str(Path(slow_encode.__file__))
     with subprocess.Popen([sys.executable, script, file, folder, "0.05"]) as process:
         try:
@@ -76,9 +76,7 @@ def slow_run(file: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("shards", [1, 3, 8])
-def test_a_killed_run_goes_on_where_it_was(
-    retr: Retr, file: Path, uninterrupted: Path, shards: int
-) -> None:
+def test_killed_run_is_resumed(retr: Retr, file: Path, uninterrupted: Path, shards: int) -> None:
     folder = retr.cwd / "made"
     with slow_run(file, folder) as process:
         wait_until((folder / f"part-{shards - 1:05}.parquet").exists)
@@ -92,19 +90,19 @@ def test_a_killed_run_goes_on_where_it_was(
         assert "retr encode" in message
         assert not (retr.cwd / "index").exists()
     stood = {name: (folder / name).stat().st_ino for name in left if name.startswith("part-")}
-    # The manifest of a first shard may not have come to be.
+    # The run may have been killed before the first manifest.
     manifest = json.loads(left.get("manifest.json") or b'{"shards": []}')
     listed = [shard["file"] for shard in manifest["shards"]]
     assert len(listed) >= shards - 1
     slow_encode.encode(file, folder)
     assert files_of(folder) == files_of(uninterrupted)
-    # What was done is kept, not made again.
+    # Finished shards are kept, not encoded again.
     for name in listed:
         assert (folder / name).stat().st_ino == stood[name]
 
 
 @pytest.mark.parametrize("shards", [0, 1, 5, SHARDS])
-def test_a_run_killed_between_two_files_goes_on(
+def test_run_killed_between_two_files_is_resumed(
     tmp_path: Path, file: Path, uninterrupted: Path, shards: int
 ) -> None:
     """A shard is on disk and in skipped.parquet, but not in the manifest yet."""
@@ -128,14 +126,14 @@ def test_a_run_killed_between_two_files_goes_on(
         (folder / f"{name}.partial").write_bytes(b"half of it")
     slow_encode.encode(file, folder)
     left = files_of(folder)
-    # A run that has nothing more to write has nothing to write over what is left, either.
+    # A run without new shards has no reason to write these files.
     for name in [name for name in left if name.endswith(".partial")]:
         del left[name]
     assert left == files_of(uninterrupted)
 
 
 @pytest.mark.parametrize("number", [0, 6, SHARDS - 1])
-def test_a_damaged_shard_of_a_whole_set_is_made_again(
+def test_damaged_shard_of_a_complete_set_is_encoded_again(
     tmp_path: Path, file: Path, uninterrupted: Path, number: int
 ) -> None:
     folder = tmp_path / "made"
@@ -146,13 +144,13 @@ def test_a_damaged_shard_of_a_whole_set_is_made_again(
     assert files_of(folder) == files_of(uninterrupted)
 
 
-def test_a_second_writer_is_turned_away_and_the_first_goes_on(
+def test_second_writer_is_refused_and_the_first_continues(
     retr: Retr, file: Path, uninterrupted: Path
 ) -> None:
     folder = retr.cwd / "made"
     with slow_run(file, folder) as process:
         wait_until((folder / "part-00000.parquet").exists)
-        process.send_signal(signal.SIGSTOP)  # so that it does not end before the others begin
+        process.send_signal(signal.SIGSTOP)  # it must not end before the others begin
         with pytest.raises(Busy, match="another process is writing into"):
             slow_encode.encode(file, folder)
         outcome = retr.run("encode", file, "--encoder", "toy", "--out", folder)
@@ -163,7 +161,7 @@ def test_a_second_writer_is_turned_away_and_the_first_goes_on(
     assert files_of(folder) == files_of(uninterrupted)
 
 
-def test_a_killed_writer_lets_go_of_the_folder(tmp_path: Path, file: Path) -> None:
+def test_killed_writer_releases_the_lock(tmp_path: Path, file: Path) -> None:
     folder = tmp_path / "made"
     with slow_run(file, folder) as process:
         wait_until((folder / "part-00000.parquet").exists)
@@ -173,10 +171,10 @@ def test_a_killed_writer_lets_go_of_the_folder(tmp_path: Path, file: Path) -> No
         pass
 
 
-def test_interrupted_from_the_keyboard_it_ends_without_a_word(retr: Retr, file: Path) -> None:
+def test_keyboard_interrupt_ends_silently(retr: Retr, file: Path) -> None:
     source = retr.cwd / "images"
     source.mkdir()
-    content = png(np.zeros((400, 400, 3), np.uint8))  # slow to decode: some 3 s in all
+    content = png(np.zeros((400, 400, 3), np.uint8))  # slow to decode: about 3 s for all images
     for number in range(2000):
         (source / f"{number}.png").write_bytes(content)
     command = ["encode", "images", "--encoder", "toy", "--out", "made"]
@@ -185,7 +183,7 @@ def test_interrupted_from_the_keyboard_it_ends_without_a_word(retr: Retr, file: 
         cwd=retr.cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # What a shell starts in the background, these tests perhaps, ignores the keyboard.
+        # Processes that a shell starts in the background ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_until((retr.cwd / "made" / ".lock").exists)
@@ -197,7 +195,7 @@ def test_interrupted_from_the_keyboard_it_ends_without_a_word(retr: Retr, file: 
 
 
 class Vanishing:
-    """A source that loses its last images after they were counted."""
+    """A source whose last images vanish after they were counted."""
 
     name = "vanishing"
     fingerprint = "0" * 64
@@ -227,7 +225,7 @@ class _Ending:
         raise StopIteration
 
 
-def test_images_that_vanish_meanwhile_end_the_run(tmp_path: Path) -> None:
+def test_source_that_shrinks_during_the_run_ends_it(tmp_path: Path) -> None:
     with pytest.raises(BadSource, match="12 of 30"):
         encode_source(Vanishing(), open_encoder("toy"), tmp_path / "made", shard_images=10)
     with suppress(BadInput):

@@ -1,4 +1,4 @@
-"""`retr search`: what may be asked for, and that the answer is the true one."""
+"""`retr search`: forms of queries, and correct answers."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from retrieval.contracts import Metric
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_image_finds_its_nearest(retr: Retr, gallery: Gallery, backend: str) -> None:
+def test_search_of_one_image_finds_the_nearest(retr: Retr, gallery: Gallery, backend: str) -> None:
     pixels = save(retr.cwd / "query.png", seed=1)
     (answer,) = retr.json("search", "query.png", "-k", "7", "--index", gallery.index(backend))
     rows, vectors = gallery.read()
@@ -46,7 +46,7 @@ def test_several_images_are_answered_in_order(retr: Retr, gallery: Gallery) -> N
         check_nearest(answer["hits"], query, vectors, rows, 3)
 
 
-def test_without_k_an_index_of_few_rows_gives_them_all(retr: Retr) -> None:
+def test_default_k_is_at_most_the_number_of_rows(retr: Retr) -> None:
     for number in range(6):
         save(retr.cwd / "six" / f"{number}.png", seed=number)
     retr("encode", "six", "--encoder", "toy", "--out", "embeddings")
@@ -58,8 +58,8 @@ def test_without_k_an_index_of_few_rows_gives_them_all(retr: Retr) -> None:
     assert "k is 7; give 1 to 6" in retr.refused(*search, "-k", "7")
 
 
-def test_distances_that_differ_look_different(retr: Retr) -> None:
-    for number in range(12):  # whose mean red differs by 1 / 64 / 255
+def test_different_distances_are_printed_differently(retr: Retr) -> None:
+    for number in range(12):  # their mean red differs by 1 / 64 / 255
         pixels = np.full((8, 8, 3), 100, np.uint8)
         pixels.reshape(64, 3)[:number, 0] += 1
         path = retr.cwd / "gray" / f"{number}.png"
@@ -83,7 +83,7 @@ def test_distances_that_differ_look_different(retr: Retr) -> None:
         ("queries/**/1*.png", ["queries/a/10.png", "queries/b/1.png"]),
     ],
 )
-def test_a_folder_or_glob_stands_for_its_images(
+def test_folders_and_globs_are_searched_image_by_image(
     retr: Retr, gallery: Gallery, given: str, found: list[str]
 ) -> None:
     wanted = {
@@ -100,7 +100,7 @@ def test_a_folder_or_glob_stands_for_its_images(
         check_nearest(answer["hits"], query, vectors, rows, 2)
 
 
-def test_a_row_of_a_parquet_file_is_a_query(retr: Retr, gallery: Gallery) -> None:
+def test_row_of_a_parquet_file_is_a_query(retr: Retr, gallery: Gallery) -> None:
     contents = [png(picture(seed)) for seed in range(6)]
     save_parquet(retr.cwd / "images.parquet", contents, [None] * 6)
     answers = retr.json(
@@ -112,7 +112,7 @@ def test_a_row_of_a_parquet_file_is_a_query(retr: Retr, gallery: Gallery) -> Non
         check_nearest(answer["hits"], mean_colour(picture(seed)), vectors, rows, 4)
 
 
-def test_hits_can_be_searched_for_by_their_paths(retr: Retr, gallery: Gallery) -> None:
+def test_path_of_a_hit_is_a_query(retr: Retr, gallery: Gallery) -> None:
     contents = [png(picture(seed)) for seed in range(8)]
     labels = ["even" if seed % 2 == 0 else "odd" for seed in range(8)]
     save_parquet(retr.cwd / "images.parquet", contents, labels)
@@ -130,7 +130,7 @@ def test_hits_can_be_searched_for_by_their_paths(retr: Retr, gallery: Gallery) -
 @pytest.mark.parametrize(
     ("where", "labels"), [("label=red", {"red"}), ("label=red,blue", {"red", "blue"})]
 )
-def test_a_filter_gives_the_nearest_that_match(
+def test_filter_gives_the_nearest_matching_rows(
     retr: Retr, gallery: Gallery, backend: str, where: str, labels: set[str]
 ) -> None:
     pixels = save(retr.cwd / "query.png", seed=4)
@@ -142,12 +142,12 @@ def test_a_filter_gives_the_nearest_that_match(
     matching = [rows[i] for i in among]
     query = mean_colour(pixels)
     check_nearest(answer["hits"], query, vectors[among], matching, 15)
-    # The filter makes a difference: without it the nearest are others.
+    # Without the filter, the nearest rows are others.
     nearest = np.argsort(distances(query, vectors, "euclidean"))[:15]
     assert {rows[i]["label"] for i in nearest} - labels
 
 
-def test_fewer_matches_than_k_are_all_given(retr: Retr, gallery: Gallery) -> None:
+def test_filter_with_few_matches_gives_all_of_them(retr: Retr, gallery: Gallery) -> None:
     pixels = save(retr.cwd / "query.png", seed=4)
     (answer,) = retr.json(
         "search", "query.png", "-k", "50", "--where", "label=green", "--index", gallery.index()
@@ -188,7 +188,7 @@ def test_the_sheet_shows_queries_and_hits(retr: Retr, gallery: Gallery) -> None:
             assert sheet.format == "PNG"
             sheet.load()
             sizes[name] = sheet.size
-            # More than paper: the pictures' own colours are on it.
+            # Not only the background: the colors of the pictures are there.
             assert len(sheet.convert("RGB").getcolors(2**24) or []) > 100
     tile = (sizes["eight.png"][0] - sizes["four.png"][0]) / 4
     assert 64 <= tile <= 512
@@ -196,9 +196,7 @@ def test_the_sheet_shows_queries_and_hits(retr: Retr, gallery: Gallery) -> None:
     assert sizes["four.png"][1] == sizes["eight.png"][1] >= 2 * tile
 
 
-def test_the_sheet_does_without_a_picture_that_is_gone(
-    retr: Retr, gallery: Gallery, photos: Path
-) -> None:
+def test_sheet_is_drawn_without_a_missing_image(retr: Retr, gallery: Gallery, photos: Path) -> None:
     retr.json("encode", photos, "--encoder", "toy", "--out", "embeddings")
     retr.json("index", "embeddings", "--backend", "exact", "--out", "index")
     save(retr.cwd / "a.png", seed=1)
@@ -245,7 +243,7 @@ def test_a_bad_image_among_good_ones_is_skipped(retr: Retr, gallery: Gallery) ->
         assert reason in line
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(retr: Retr, gallery: Gallery) -> None:
+def test_closed_pipe_ends_a_search_silently(retr: Retr, gallery: Gallery) -> None:
     images = [str(gallery.images)] * 30
     command = [str(CONSOLE_SCRIPT), "search", *images, "--index", str(gallery.index())]
     with subprocess.Popen(
@@ -258,7 +256,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(retr: Retr, gallery: Gallery)
         assert process.stderr.read() == b""
 
 
-def test_names_that_are_no_utf_8_are_searched_for(retr: Retr, gallery: Gallery) -> None:
+def test_file_name_that_is_not_utf8_is_searched(retr: Retr, gallery: Gallery) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     pixels = save(retr.cwd / "queries" / name, seed=1)
     rows, vectors = gallery.read()

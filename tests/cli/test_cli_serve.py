@@ -1,4 +1,4 @@
-"""`retr serve`: a process that answers, stays up under a crowd, and leaves when it is told to."""
+"""`retr serve`: a process that answers, survives many clients, and stops on a signal."""
 
 import asyncio
 import json
@@ -46,12 +46,12 @@ def service(gallery: Gallery, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
 
 
 def resident(process: subprocess.Popen[str]) -> int:
-    """Bytes of the process in memory."""
+    """Return the resident memory of the process in bytes."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_crowd_is_served_or_told_to_come_again(
+def test_many_clients_are_served_or_told_to_retry(
     service: tuple[subprocess.Popen[str], str], gallery: Gallery
 ) -> None:
     process, url = service
@@ -80,7 +80,7 @@ def test_a_crowd_is_served_or_told_to_come_again(
     assert again.status_code == 200, "the places are free again"
 
 
-def test_it_leaves_quietly_when_interrupted(service: tuple[subprocess.Popen[str], str]) -> None:
+def test_serve_ends_silently_when_interrupted(service: tuple[subprocess.Popen[str], str]) -> None:
     process, url = service
     with urllib.request.urlopen(url, timeout=60) as page:
         assert "<title>retr: search by picture</title>" in page.read().decode()
@@ -90,13 +90,13 @@ def test_it_leaves_quietly_when_interrupted(service: tuple[subprocess.Popen[str]
     assert process.stderr.read() == ""
 
 
-def test_a_port_that_is_taken_is_said(retr: Retr, gallery: Gallery) -> None:
+def test_port_in_use_is_refused(retr: Retr, gallery: Gallery) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error = retr.refused("serve", "--index", gallery.index(), "--port", str(port))
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in error
 
 
-def test_nothing_to_serve_is_said(retr: Retr) -> None:
+def test_serve_without_an_index_is_refused(retr: Retr) -> None:
     assert "run 'retr index' first" in retr.refused("serve", "--port", "0")
     assert "is no index" in retr.refused("serve", "--index", ".", "--port", "0")

@@ -1,4 +1,4 @@
-"""`retr encode` on folders as people have them: what is taken, and what is said of the rest."""
+"""`retr encode` of ordinary folders: which files are taken, and warnings of the others."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ ENCODE = ("encode", "photos", "--encoder", "toy", "--out", "e")
 
 @pytest.fixture
 def photos(retr: Retr) -> Path:
-    """Three pictures of two labels."""
+    """Save three pictures of two labels."""
     for number, name in enumerate(("a/1.png", "a/2.png", "b/3.png")):
         save(retr.cwd / "photos" / name, seed=number)
     return retr.cwd / "photos"
@@ -30,7 +30,7 @@ def photos(retr: Retr) -> Path:
 def encoded_here(
     cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Outcome:
-    """The outcome of a run in this process, where a test may replace functions."""
+    """Run the command in this process, where a test can replace functions."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["retr", *ENCODE, "--json"])
     code = cli.main.run()
@@ -38,9 +38,7 @@ def encoded_here(
     return Outcome(code, printed.out, printed.err)
 
 
-def test_what_was_passed_over_is_in_the_table_the_json_and_the_manifest(
-    retr: Retr, photos: Path
-) -> None:
+def test_passed_over_files_are_in_output_json_and_manifest(retr: Retr, photos: Path) -> None:
     for name in ("a/4.heic", "b/5.HEIC", "6.dng"):
         (photos / name).write_bytes(b"some bytes")
     said = retr(*ENCODE).out
@@ -55,7 +53,7 @@ def test_what_was_passed_over_is_in_the_table_the_json_and_the_manifest(
     assert searched.err == "warning: passed over: 3 files, .heic 2, .dng 1\n"
 
 
-def test_a_sub_folder_that_may_not_be_read_is_named(
+def test_unreadable_subfolder_is_named(
     retr: Retr,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -78,7 +76,7 @@ def test_a_sub_folder_that_may_not_be_read_is_named(
     retr("verify", "e")
 
 
-def test_files_that_arrive_during_the_run_are_said(
+def test_files_that_arrive_during_the_run_are_reported(
     retr: Retr,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -97,13 +95,13 @@ def test_files_that_arrive_during_the_run_are_said(
     outcome = encoded_here(retr.cwd, monkeypatch, capsys)
     assert (outcome.document["rows"], outcome.document["skipped"]) == (2, 1)
     assert outcome.err.splitlines() == [
-        "warning: 1 image could not be read; e/skipped.parquet says which and why",
-        "warning: 1 file arrived during the run and is not in the set; to have all as they are "
-        "now, encode again with another --out",
+        "warning: 1 image could not be read; e/skipped.parquet lists them with the reasons",
+        "warning: 1 file arrived during the run and is not encoded; to encode the current "
+        "files, run again with another --out",
     ]
 
 
-def test_a_data_set_of_the_name_of_a_folder_is_said(retr: Retr) -> None:
+def test_data_set_with_the_name_of_a_folder_is_a_warning(retr: Retr) -> None:
     save(retr.cwd / "digits" / "1.png", seed=1)
     outcome = retr("encode", "digits", "--encoder", "toy", "--limit", "3", "--out", "e")
     assert outcome.err == (
@@ -113,7 +111,7 @@ def test_a_data_set_of_the_name_of_a_folder_is_said(retr: Retr) -> None:
     assert retr.json("encode", "./digits", "--encoder", "toy", "--out", "f")["rows"] == 1
 
 
-def test_the_folders_of_splits_are_said(retr: Retr) -> None:
+def test_folders_of_splits_are_reported(retr: Retr) -> None:
     for name in ("train/cat/1.png", "train/dog/2.png", "test/cat/3.png"):
         save(retr.cwd / "photos" / name, seed=1)
     outcome = retr(*ENCODE, "--json")
@@ -125,10 +123,10 @@ def test_the_folders_of_splits_are_said(retr: Retr) -> None:
     assert labels == ["cat"]
 
 
-def test_a_name_that_is_not_utf8_goes_all_the_way(retr: Retr, photos: Path) -> None:
+def test_file_name_that_is_not_utf8_works_in_every_command(retr: Retr, photos: Path) -> None:
     odd = os.fsencode(photos) + b"/a/caf\xe9.png"
     (photos / "a" / "2.png").rename(os.fsdecode(odd))
-    save(photos / "a" / "2.png", seed=1)  # of the same pixels
+    save(photos / "a" / "2.png", seed=1)  # the same pixels
     retr(*ENCODE)
     retr("index", "e", "--backend", "exact", "--out", "i")
     (answer,) = retr.json("search", os.fsdecode(odd), "--index", "i", "-k", "2", "--sheet", "s.png")
@@ -143,9 +141,7 @@ def test_a_name_that_is_not_utf8_goes_all_the_way(retr: Retr, photos: Path) -> N
     ]
 
 
-def test_a_label_that_is_not_utf8_is_filtered_by_as_typed_and_as_shown(
-    retr: Retr, photos: Path
-) -> None:
+def test_label_that_is_not_utf8_is_filtered_raw_and_escaped(retr: Retr, photos: Path) -> None:
     (photos / "a").rename(photos / os.fsdecode(b"caf\xe9"))
     retr(*ENCODE)
     retr("index", "e", "--backend", "exact", "--out", "i")
@@ -157,7 +153,7 @@ def test_a_label_that_is_not_utf8_is_filtered_by_as_typed_and_as_shown(
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "milvus"])
-def test_folders_whose_names_are_not_utf8_hold_all_that_is_written(
+def test_output_folders_can_have_names_that_are_not_utf8(
     retr: Retr, photos: Path, backend: str
 ) -> None:
     odd = os.fsdecode(b"w\xe9rk")
@@ -182,9 +178,7 @@ def test_an_arrow_file_whose_name_is_not_utf8_is_read(retr: Retr) -> None:
     assert retr.json("encode", file.name, "--encoder", "toy", "--out", "e")["rows"] == 2
 
 
-def test_a_folder_of_queries_with_the_name_of_a_data_set_is_the_folder(
-    retr: Retr, photos: Path
-) -> None:
+def test_query_folder_wins_over_a_data_set_of_its_name(retr: Retr, photos: Path) -> None:
     retr(*ENCODE)
     retr("index", "e", "--backend", "exact", "--out", "i")
     save(retr.cwd / "digits" / "1.png", seed=1)
@@ -192,7 +186,7 @@ def test_a_folder_of_queries_with_the_name_of_a_data_set_is_the_folder(
     assert answer["query"] == str(retr.cwd / "digits" / "1.png")
 
 
-def test_a_place_without_permission_is_said_in_one_line(
+def test_missing_permission_is_a_one_line_error(
     retr: Retr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(path: Path) -> bool:
@@ -201,9 +195,9 @@ def test_a_place_without_permission_is_said_in_one_line(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     is_dir = Path.is_dir
-    monkeypatch.setattr(Path, "is_dir", refused)  # root may look everywhere
+    monkeypatch.setattr(Path, "is_dir", refused)  # as root, every folder can be read
     outcome = encoded_here(retr.cwd, monkeypatch, capsys)
     assert (outcome.code, outcome.err) == (
         2,
-        "error: no permission for photos; change it, or name another place\n",
+        "error: permission denied: photos; change its mode, or name another file\n",
     )

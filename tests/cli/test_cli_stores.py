@@ -1,4 +1,4 @@
-"""Commands over a store and over indices in parts, as they are typed."""
+"""Commands on a store, and on indices in parts."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ from stores import KEYS, s3_server
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server of S3 with the bucket `bucket`."""
+    """Yield a server of S3 with the bucket `bucket`."""
     import s3fs
 
     with s3_server() as url:
@@ -25,7 +25,7 @@ def stored(retr: Retr, address: str) -> Retr:
     return replace(retr, env={**KEYS, "AWS_ENDPOINT_URL": address})
 
 
-def test_the_whole_way_in_a_store(stored: Retr, gallery: Gallery) -> None:
+def test_encode_index_and_search_work_in_a_store(stored: Retr, gallery: Gallery) -> None:
     made = stored.json(
         "encode", gallery.images, "--encoder", "toy", "--out", "s3://bucket/embeddings"
     )
@@ -44,7 +44,7 @@ def test_the_whole_way_in_a_store(stored: Retr, gallery: Gallery) -> None:
     assert measured == stored.json("eval", *here)["map_at"]
 
 
-def test_what_is_not_there(stored: Retr, gallery: Gallery) -> None:
+def test_missing_urls_are_refused(stored: Retr, gallery: Gallery) -> None:
     for arguments, words in (
         (["encode", "s3://other/photos", "--encoder", "toy"], "in no bucket that there is"),
         (["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"], "in no bucket"),
@@ -58,12 +58,12 @@ def test_what_is_not_there(stored: Retr, gallery: Gallery) -> None:
 
 
 def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None:
-    # Shards have 10,000 images, so that more sets make more parts.
+    # A shard has 10,000 images, so several sets are needed for several parts.
     retr("encode", gallery.images / "red", "--encoder", "toy", "--out", "red")
     made = retr.json("index", gallery.embeddings, "--parts", 4, "--out", "one-part")
     assert made["details"]["parts"] == 1
     again = retr("index", "--add", gallery.embeddings, "--out", "one-part")
-    assert "they are there already" in again.out
+    assert "the rows are in the index already" in again.out
     assert "stands twice" not in again.err
     message = retr.refused("index", gallery.embeddings, "--parts", 0, "--out", "none")
     assert "--parts" in message
@@ -72,6 +72,6 @@ def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None
         (["--engine", "ray"], "--parts"),
         (["--engine", "rey", "--parts", "2"], "did you mean 'ray'"),
         (["--address", "127.0.0.1:1", "--parts", "2"], "--engine ray"),
-        (["--add", "--parts", "2"], "keeps its backend"),
+        (["--add", "--parts", "2"], "keep the index's backend"),
     ):
         assert words in retr.refused("index", gallery.embeddings, *arguments, "--out", "none")

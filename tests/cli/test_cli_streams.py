@@ -1,4 +1,4 @@
-"""The standard streams closed, full, gone, or without the characters of a name."""
+"""Standard streams that are closed, full, or unable to encode a name."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def commands(gallery: Gallery) -> dict[str, list[str]]:
     ("redirection", "reason"),
     [(">&-", "it is closed"), (">/dev/full", "No space left on device")],
 )
-def test_a_stdout_that_cannot_be_written_is_said(
+def test_unwritable_stdout_is_reported(
     retr: Retr, gallery: Gallery, name: str, redirection: str, reason: str
 ) -> None:
     outcome = shell(commands(gallery)[name], redirection, retr.cwd)
@@ -61,13 +61,13 @@ def test_quiet_needs_no_stdout(retr: Retr, gallery: Gallery) -> None:
     assert outcome == Outcome(0, "", "")
 
 
-def test_a_mistake_is_told_as_such_where_stdout_is_closed(retr: Retr) -> None:
+def test_bad_input_is_reported_although_stdout_is_closed(retr: Retr) -> None:
     outcome = shell(["info", "nothing"], ">&-", retr.cwd)
     assert outcome.code == 2 and outcome.err.startswith("error: nothing is not there; ")
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- 2>&-"])
-def test_nothing_depends_on_stderr(retr: Retr, gallery: Gallery, redirection: str) -> None:
+def test_closed_stderr_changes_nothing(retr: Retr, gallery: Gallery, redirection: str) -> None:
     arguments = ["info", str(gallery.index()), "--json"]
     outcome = shell(arguments, redirection, retr.cwd)
     assert outcome.code == 0 and outcome.document["rows"] == 60
@@ -75,7 +75,7 @@ def test_nothing_depends_on_stderr(retr: Retr, gallery: Gallery, redirection: st
     assert (outcome.code, outcome.out) == (2, ""), "an error is never put on stdout"
 
 
-def test_without_any_stream_the_files_are_whole(retr: Retr, gallery: Gallery) -> None:
+def test_files_are_complete_without_any_stream(retr: Retr, gallery: Gallery) -> None:
     encode = ["encode", str(gallery.images), "--encoder", "toy", "--out", "made"]
     assert shell([*encode, "--quiet"], "<&- >&- 2>&-", retr.cwd).code == 0
     assert not verify(retr.cwd / "made").problems
@@ -85,7 +85,7 @@ def test_without_any_stream_the_files_are_whole(retr: Retr, gallery: Gallery) ->
 
 @pytest.fixture
 def gone() -> Iterator[int]:
-    """A pipe that nobody reads any more."""
+    """Yield a pipe whose reader is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     yield writer
@@ -93,7 +93,7 @@ def gone() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", ["help", "nothing", "search", "json"])
-def test_a_reader_that_has_gone_ends_the_command_silently(
+def test_closed_pipe_ends_the_command_silently(
     retr: Retr, gallery: Gallery, name: str, gone: int
 ) -> None:
     command = [CONSOLE_SCRIPT, *commands(gallery)[name]]
@@ -101,7 +101,7 @@ def test_a_reader_that_has_gone_ends_the_command_silently(
     assert (finished.returncode, finished.stderr) == (1, b"")
 
 
-def test_nothing_depends_on_who_reads_stderr(retr: Retr, gallery: Gallery, gone: int) -> None:
+def test_closed_pipe_of_stderr_changes_nothing(retr: Retr, gallery: Gallery, gone: int) -> None:
     for arguments, code in ((commands(gallery)["info"], 0), (["info", "nothing"], 2)):
         command = [CONSOLE_SCRIPT, *arguments]
         finished = subprocess.run(command, cwd=retr.cwd, stdout=subprocess.PIPE, stderr=gone)
@@ -110,7 +110,7 @@ def test_nothing_depends_on_who_reads_stderr(retr: Retr, gallery: Gallery, gone:
 
 @pytest.fixture
 def named(retr: Retr) -> list[str]:
-    """A search among pictures whose names are not in Latin-1, or not in ASCII."""
+    """Return a search of pictures with names outside Latin-1 or ASCII."""
     for number, name in enumerate(["日本/é.png", "日本/ü.png", "cat/a.png"]):
         save(retr.cwd / "images" / name, seed=number)
     retr("encode", "images", "--encoder", "toy", "--out", "embeddings")
@@ -127,7 +127,7 @@ def named(retr: Retr) -> list[str]:
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""},
     ],
 )
-def test_characters_that_a_terminal_lacks_are_written_out(
+def test_characters_outside_the_encoding_are_escaped(
     retr: Retr, named: list[str], env: dict[str, str]
 ) -> None:
     images = ["search", "images/cat/a.png", *named[2:]]
@@ -147,7 +147,7 @@ def test_characters_that_a_terminal_lacks_are_written_out(
     assert sum(f"{latin}.png" in row for row in rows) == 1
 
 
-def test_an_error_about_a_name_that_a_terminal_lacks(retr: Retr) -> None:
+def test_error_escapes_characters_outside_the_encoding(retr: Retr) -> None:
     outcome = shell(["info", "日本…"], "", retr.cwd, PYTHONIOENCODING="ascii")
     assert outcome.code == 2 and outcome.out == ""
     assert outcome.err.startswith(r"error: \u65e5\u672c... is not there; ")

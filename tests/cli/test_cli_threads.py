@@ -1,4 +1,4 @@
-"""`--threads`: what it limits, and that results do not depend on it."""
+"""`--threads`: it limits all libraries, and results do not depend on it."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.cli.running import Retr
 
 pytestmark = pytest.mark.usefixtures("launched")
 
-MOST_THREADS = 16  # some libraries are built for no more than 64, however many cores there are
+MOST_THREADS = 16  # some libraries are built for at most 64 threads
 
 POOLS = """
 import json, sys
@@ -31,7 +31,7 @@ print(json.dumps([usable_cores(), torch.get_num_threads(), faiss.omp_get_max_thr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", sorted({1, min(available_cores(), MOST_THREADS)}))
-def test_every_library_takes_as_many_threads(tmp_path: Path, threads: int) -> None:
+def test_threads_limits_every_library(tmp_path: Path, threads: int) -> None:
     command = ["encode", "digits", "--limit", "3", "--encoder", "siamese-quick", "--quiet"]
     options = ["--threads", str(threads), "--out", str(tmp_path / "out")]
     finished = subprocess.run(
@@ -46,7 +46,7 @@ def test_every_library_takes_as_many_threads(tmp_path: Path, threads: int) -> No
 
 
 @pytest.mark.slow
-def test_embeddings_and_neighbors_are_those_of_one_thread(
+def test_results_do_not_depend_on_the_number_of_threads(
     tmp_path: Path, retr: Retr, gallery: Gallery
 ) -> None:
     for threads in ("1", str(available_cores())):
@@ -62,7 +62,7 @@ def test_embeddings_and_neighbors_are_those_of_one_thread(
             )
     one, all_cores = (tmp_path / threads for threads in ("1", str(available_cores())))
     vectors = [open_embeddings(place / "embeddings").vectors() for place in (one, all_cores)]
-    # In which order torch adds up float32 may depend on the threads, by the processor.
+    # On some processors, torch's order of summation depends on the number of threads.
     np.testing.assert_allclose(*vectors, rtol=0, atol=2e-6)
     for backend in ("exact", "ivf"):
         index = f"{backend}/index.faiss"
@@ -86,7 +86,7 @@ def test_more_threads_than_cores_are_refused(retr: Retr, gallery: Gallery) -> No
     ("value", "expected"),
     [("1", 1), ("1,1", 1), ("", None), ("0", None), ("many", None), ("4096", None)],
 )
-def test_the_usual_variable_limits_cores_too(
+def test_omp_num_threads_limits_cores_too(
     monkeypatch: pytest.MonkeyPatch, value: str, expected: int | None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)

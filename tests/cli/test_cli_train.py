@@ -1,4 +1,4 @@
-"""`retr train` through the real command, and what other commands make of its folder."""
+"""`retr train`, and other commands on the folder of its encoder."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ other_lr = 0.02
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe and the encoder that the command trained from it."""
+    """Return a folder with a recipe and the encoder trained by it."""
     place = tmp_path_factory.mktemp("train")
     (place / "tiny.toml").write_text(RECIPE)
     retr = Retr(place)
@@ -50,9 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_document_says_what_was_trained(folder: Path) -> None:
+def test_document_describes_the_training(folder: Path) -> None:
     retr = Retr(folder)
-    document = retr.json("train", "tiny.toml", "--out", "mine")  # which is done already
+    document = retr.json("train", "tiny.toml", "--out", "mine")  # it is trained already
     assert document["out"] == "mine"
     assert document["dim"] == 16
     assert document["encoder"]["name"] == f"siamese:{folder / 'mine'}"
@@ -60,7 +60,7 @@ def test_the_document_says_what_was_trained(folder: Path) -> None:
     assert json.loads((folder / "mine" / "card.json").read_text())["dim"] == 16
 
 
-def test_mirroring_what_was_never_seen_mirrored_is_doubted(folder: Path) -> None:
+def test_mirroring_of_unmirrored_data_is_a_warning(folder: Path) -> None:
     retr = Retr(folder)
     doubted = ("train", "tiny.toml", "--set", "epochs=1", "--set", "network.mirror=true")
     assert "network.mirror to false" in retr(*doubted, "--out", "doubted").err
@@ -68,7 +68,7 @@ def test_mirroring_what_was_never_seen_mirrored_is_doubted(folder: Path) -> None
     assert "warning" not in flipped.err
 
 
-def test_the_folder_is_an_encoder_everywhere(folder: Path) -> None:
+def test_trained_folder_is_an_encoder_of_every_command(folder: Path) -> None:
     retr = Retr(folder, {"RETR_WORKSPACE": str(folder / "workspace")})
     encoded = retr.json("encode", "digits", "--encoder", "mine", "--limit", "50")
     assert encoded["encoder"]["name"] == f"siamese:{folder / 'mine'}"
@@ -80,7 +80,7 @@ def test_the_folder_is_an_encoder_everywhere(folder: Path) -> None:
     assert f"built with encoder siamese:{folder / 'mine'}" in message
 
 
-def test_info_and_verify_know_it(folder: Path) -> None:
+def test_info_and_verify_read_a_trained_folder(folder: Path) -> None:
     retr = Retr(folder)
     document = retr.json("info", "mine")
     assert (document["kind"], document["dim"]) == ("encoder", 16)
@@ -88,7 +88,7 @@ def test_info_and_verify_know_it(folder: Path) -> None:
     assert "encoder: siamese of 16 dimensions" in said
     assert "trained   on 160 images of digits/train" in said
     assert retr.json("verify", "mine")["ok"]
-    assert "all is well with mine (encoder): 2 files" in retr("verify", "mine").out
+    assert "mine (encoder) is intact: 2 files" in retr("verify", "mine").out
     weights = folder / "mine" / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -100,7 +100,7 @@ def test_info_and_verify_know_it(folder: Path) -> None:
         weights.write_bytes(whole)
 
 
-def test_without_a_recipe_it_lists_them(folder: Path) -> None:
+def test_train_without_a_recipe_lists_recipes(folder: Path) -> None:
     retr = Retr(folder)
     assert "siamese-quick" in retr("train").out
     assert "siamese-quick" in retr.json("train")["recipes"]
@@ -120,7 +120,7 @@ def test_without_a_recipe_it_lists_them(folder: Path) -> None:
         (["tiny.toml", "--device", "tpu"], ["device cannot be 'tpu'"]),
     ],
 )
-def test_bad_input_is_refused_and_leaves_nothing(
+def test_bad_input_of_train_is_refused_and_writes_nothing(
     folder: Path, arguments: list[str], said: list[str]
 ) -> None:
     message = Retr(folder).refused("train", *arguments, "--out", "bad")
@@ -128,6 +128,6 @@ def test_bad_input_is_refused_and_leaves_nothing(
         assert words in message
 
 
-def test_another_recipe_does_not_overwrite(folder: Path) -> None:
+def test_another_recipe_does_not_overwrite_an_encoder(folder: Path) -> None:
     message = Retr(folder).refused("train", "tiny.toml", "--set", "seed=1", "--out", "mine")
     assert "is of another recipe (its seed is 0, not 1); name another folder" in message

@@ -15,7 +15,6 @@ from PIL import Image
 from benchmarks.suite import report
 from retrieval.errors import BadData, BadInput, Mismatch
 
-TABLE = [["backend", "setting"], ["hnsw *", "ef=100|m=8"]]
 BY_QUERY = pa.table({"row": [0], "query": [0]})
 
 
@@ -34,7 +33,12 @@ def row(
         "qps": qps,
         "qps_runs": [0.99 * qps, 1.0 * qps, 1.01 * qps],
         "qps_single": qps / 2,
-        "latency_ms": {"p50": 1000 / qps, "p95": 2000 / qps},
+        "latency_ms": {
+            "p50": 1000 / qps,
+            "p95": 2000 / qps,
+            "p99": 3000 / qps,
+            "p99.9": 4000 / qps,
+        },
         "latency_runs_ms": [1000 / qps, 1001 / qps],
         "build_seconds": 1.0,
         "size_bytes": 1000,
@@ -62,7 +66,7 @@ def document() -> dict[str, Any]:
 
 
 def test_the_files_of_a_report(document: dict[str, Any], tmp_path: Path) -> None:
-    written = report.write(tmp_path / "new", document, BY_QUERY, TABLE)
+    written = report.write(tmp_path / "new", document, BY_QUERY)
     assert {path.name for path in written} == {
         "bench.json", "bench.csv", "bench.md", "bench.png", "bench.html", "queries.parquet",
     }  # fmt: skip
@@ -76,11 +80,13 @@ def test_the_files_of_a_report(document: dict[str, Any], tmp_path: Path) -> None
     assert (
         float(lines[1]["recall_at_10"]) == 0.8 and float(lines[1]["latency_ms_p50"]) == 1000 / 900
     )
-    assert (folder / "bench.md").read_text().splitlines() == [
-        "| backend | setting |",
-        "| --- | --- |",
-        r"| hnsw * | ef=100\|m=8 |",
-    ]
+    header, dashes, *lines = (folder / "bench.md").read_text().splitlines()
+    assert header.startswith("| backend | setting | threads | recall@1 | @10 | @100 | mAP@100 |")
+    assert dashes.count("| ---") == header.count("| ")
+    assert lines[1] == (
+        "| hnsw * | ef=10 | 1 | 0.8000 | 0.8000 | 0.8000 | 0.5000 | +0.0100 | 900 | 450 | 1.111 "
+        "| 2.222 | 3.333 | 4.444 | 1 s | 1 kB | – |"
+    )
     with Image.open(folder / "bench.png") as picture:
         assert min(picture.size) > 400
     page = (folder / "bench.html").read_text()
@@ -90,12 +96,22 @@ def test_the_files_of_a_report(document: dict[str, Any], tmp_path: Path) -> None
     assert "one &lt;b&gt;&amp; only" in page or "one \\u0026lt;b" in page
 
 
+def test_the_table_escapes_bars_and_names_damage(document: dict[str, Any], tmp_path: Path) -> None:
+    document["rows"] = [row("faiss", 1.0, 50) | {"setting": {"factory": "PQ8|Flat"}}]
+    report.write(tmp_path, document, BY_QUERY)
+    assert r"| faiss * | factory=PQ8\|Flat | 1 |" in (tmp_path / "bench.md").read_text()
+    assert report.table_of(document, tmp_path)[1][1] == "factory=PQ8|Flat"
+    del document["rows"][0]["pareto"]
+    with pytest.raises(BadData, match="'pareto'; measure again"):
+        report.table_of(document, tmp_path)
+
+
 def test_without_plotly_there_is_no_page(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report.write(tmp_path, document, BY_QUERY, TABLE)
+    report.write(tmp_path, document, BY_QUERY)
     monkeypatch.setattr(report, "find_spec", lambda name: None)
-    written = report.write(tmp_path, document, BY_QUERY, TABLE)
+    written = report.write(tmp_path, document, BY_QUERY)
     # Nor one of other numbers.
     assert "bench.html" not in {path.name for path in [*written, *tmp_path.iterdir()]}
 

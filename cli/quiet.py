@@ -1,4 +1,4 @@
-"""Keeps what libraries print out of the way of what commands print."""
+"""Keep the output of libraries apart from the output of commands."""
 
 import os
 import sys
@@ -10,11 +10,12 @@ from cli.streams import error_stream
 
 
 @contextmanager
-def hushed(debug: bool = False) -> Iterator[None]:
-    """Meanwhile what goes to stdout is lost, and what libraries in C write to stderr.
+def quiet_libraries(debug: bool = False) -> Iterator[None]:
+    """Discard stdout, and what C code writes to stderr.
 
-    Python's `sys.stderr` still leads where it did, for progress and warnings. `debug`: nothing is
-    lost, but all of it goes to stderr.
+    Python's `sys.stderr` still works, for progress and warnings.
+
+    debug: discard nothing, and send all of it to stderr.
     """
     sys.stdout.flush()
     sys.stderr.flush()

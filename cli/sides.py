@@ -1,0 +1,60 @@
+"""Open the queries and the database of an evaluation, for `retr eval` and `retr report`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.options import parsed_choice
+from cli.output import Output
+
+if TYPE_CHECKING:
+    from retrieval.quality.protocols import Sides
+    from retrieval.storage.embeddings import Embeddings
+    from retrieval.workspace import Workspace
+
+
+def open_folders(
+    workspace: "Workspace", queries: str | None, database: str | None
+) -> "tuple[Embeddings, Embeddings]":
+    """Return the embeddings of both sides. Raises Mismatch unless one encoder made them."""
+    from retrieval.storage.compatible import check_same_encoder
+    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.workspace import Role
+
+    asked = open_embeddings(
+        queries or workspace.needed(Role.QUERIES, "retr encode --split test", "--queries")
+    )
+    searched = open_embeddings(
+        database or workspace.needed(Role.DATABASE, "retr encode", "--database")
+    )
+    check_same_encoder(
+        asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
+    )
+    return asked, searched
+
+
+def open_sides(
+    output: Output,
+    folders: "tuple[Embeddings, Embeddings]",
+    protocol: str | None,
+    seed: int,
+    draw: Path | None = None,
+    through_index: bool = False,
+) -> "Sides":
+    """Return the sides of the protocol; without one, all queries and the whole database.
+
+    through_index: an index is searched, which holds the whole database.
+
+    Raises BadInput for a draw or an index that the protocol does not take.
+    """
+    from retrieval.errors import BadInput
+    from retrieval.quality.protocols import Protocol, sides_of_folders
+
+    chosen = None if protocol is None else parsed_choice("protocol", protocol, Protocol)
+    if draw is not None and (chosen is None or not chosen.draws):
+        raise BadInput("--draw needs a hashing protocol; add --protocol hashing-54k or hashing-59k")
+    if through_index and chosen not in (None, Protocol.OFFICIAL):
+        raise BadInput(
+            f"--index searches the whole database, and --protocol {chosen} does not; leave one of "
+            "them out"
+        )
+    return sides_of_folders(*folders, chosen, seed, draw, output.warn)
