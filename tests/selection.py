@@ -33,7 +33,11 @@ def selected(module: Path) -> list[Path]:
     found = nearest(module) or of_folder(module)
     order = sorted(
         found,
-        key=lambda test: (not is_named_after(test, module.with_suffix("")), len(tests()[test]), test),
+        key=lambda test: (
+            not is_named_after(test, module.with_suffix("")),
+            len(tests()[test]),
+            test,
+        ),
     )
     return order[:MAX_FILES]
 
@@ -60,7 +64,9 @@ def of_folder(module: Path) -> set[Path]:
     Those that hold the name of the module, or of its command, in double quotes are enough.
     """
     named = {test for test in tests() if is_named_after(test, module.parent)}
-    found = named or importers(tests(), (path for path in modules() if module.parent in path.parents))
+    found = named or importers(
+        tests(), (path for path in modules() if module.parent in path.parents)
+    )
     name = COMMANDS.get(module.stem, module.stem)
     quoting = {test for test in found if f'"{name}"' in (ROOT / test).read_text(encoding="utf-8")}
     return quoting or found

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, and what its clients want in their environment."""
+"""An S3 server on this machine, and the environment that its clients need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ KEYS = {
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of a server, for as long as it is needed."""
+    """Run a server and yield its address."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
