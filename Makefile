@@ -8,6 +8,8 @@ READY_DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 DEMO := retr-demo
 FUZZ_SECONDS ?= 400
+# Many processes import torch. Where the environment forbids bytecode, each would compile it for seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo install-dev test test-fast test-all faults fuzz test-web bench audit lint clean
