@@ -1,8 +1,7 @@
-"""Processes that are forked from one in which all imports are done.
+"""Processes forked from a server that has imported all modules.
 
-There is one such server in each process of pytest, and what it imports is settled by the first who
-starts it: so it is the same for all tests. It saves the tests most of their time, and a kill at a
-random moment meets the work and not the imports.
+Each process of pytest has one such server. Its first user decides what it imports, so all tests use
+`PRELOADED`. A test saves the time of the imports, and a kill at a random moment hits the work.
 """
 
 import multiprocessing
@@ -37,7 +36,7 @@ PRELOADED = (
 
 @cache
 def forking() -> ForkServerContext:
-    """What starts such processes, with all imports done."""
+    """Return the context that starts such processes; the first call starts the server."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
     first = context.Process(target=int)

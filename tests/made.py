@@ -1,4 +1,4 @@
-"""What tests make: images, and embeddings folders as if an encoder had been there."""
+"""Images and folders of embeddings, made from random numbers."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,10 @@ def embeddings(
     labels: list[str | None] | None = None,
     shard_rows: int | None = None,
 ) -> Embeddings:
-    """The vectors in a new folder; rows are named after it, their labels even and odd in turn.
+    """Write vectors (n, dim) into a new folder of embeddings, and open it.
 
-    shard_rows: of each shard; None for one shard.
+    Ids are the folder's name and a number. labels: "even" and "odd" in turn if None. shard_rows:
+    rows of each shard; one shard if None.
     """
     shard_rows = shard_rows or len(vectors)
     facts = Facts(
@@ -47,7 +48,7 @@ def embeddings(
 
 
 def unpublish(folder: Path) -> None:
-    """Put an index folder into the state before the first move of its publication."""
+    """Put an index folder into the state before the first rename of its publication."""
     files = [path for path in folder.iterdir() if path.is_file()]
     (folder / READY).mkdir()
     for path in files:
@@ -56,7 +57,7 @@ def unpublish(folder: Path) -> None:
 
 
 def photographs(count: int, side: int) -> Images:
-    """Smooth images with noise, as photographs are."""
+    """Return images (count, side, side, 3), smooth with noise, as photographs are."""
     rng = np.random.default_rng(1)
     across = np.linspace(0, 1, side)
     waves = rng.uniform(1, 9, (count, 3, 2)), rng.uniform(0, 6, (count, 1, 1, 3))

@@ -1,4 +1,4 @@
-"""Stores for tests: a real S3 server on loopback, its clients' environment, and files to put."""
+"""Stores for tests: an S3 server on this machine, its clients' environment, and files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ KEYS = {
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of a server, for as long as it is needed."""
+    """Run a server and yield its address."""
     from moto.server import ThreadedMotoServer  # slow to import
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

@@ -10,7 +10,7 @@ from damage import PART, Copied, cut, edit_json, flip_a_bit
 from running import Retr
 
 INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
-    "cut": (lambda folder: cut(native(folder)), ["damaged", "index anew"]),
+    "cut": (lambda folder: cut(native(folder)), ["damaged", "index again"]),
     "one bit": (lambda folder: flip_a_bit(native(folder)), ["damaged", "sha256"]),
     "missing": (lambda folder: native(folder).unlink(), ["missing"]),
     "rows cut": (lambda folder: cut(folder / "rows.parquet"), ["rows.parquet", "damaged"]),

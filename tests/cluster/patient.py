@@ -1,7 +1,7 @@
-"""A plug-in as anyone may write one, which nodes find on their path: slow, or worse.
+"""An encoder plug-in, found by the nodes of a cluster on their path, that is slow or fails.
 
-patient:SECONDS takes so long for a batch; patient:nan, patient:failing, patient:deadly do what
-their names say.
+patient:SECONDS takes that long for each batch. patient:nan returns NaN, patient:failing raises an
+error, and patient:deadly kills its process.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ VERSION = "PATIENT_VERSION"
 
 
 class Patient(Toy):
-    """The toy encoder, with a temper."""
+    """The toy encoder, slow or failing."""
 
-    def __init__(self, temper: str, device: str = "auto") -> None:
+    def __init__(self, behavior: str, device: str = "auto") -> None:
         super().__init__(device)
-        self.name = f"patient:{temper}"
-        self.temper = temper
+        self.name = f"patient:{behavior}"
+        self.behavior = behavior
         version = os.environ.get(VERSION, "1")
         self.fingerprint = hashlib.sha256(f"patient {version}".encode()).hexdigest()
 
     def encode(self, images: Images) -> Vectors:
-        """The mean colours, if all goes well."""
-        match self.temper:
+        """Return the mean colors (n, 3), unless the encoder is one that fails."""
+        match self.behavior:
             case "nan":
                 return np.full((len(images), 3), np.nan, np.float32)
             case "failing":
                 raise ValueError("no\nluck")
             case "deadly":
                 os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(float(self.temper))
+        time.sleep(float(self.behavior))
         return super().encode(images)
 
 
@@ -50,11 +50,11 @@ def install(folder: Path) -> None:
     (folder / "patient.py").write_text(Path(__file__).read_text())
 
 
-# What the tests have nodes do as tasks.
+# Functions that nodes run as tasks.
 
 
 def half(number: int) -> float:
-    """Half of it; of odd numbers it has none."""
+    """Return half of an even number. Raises Mismatch for an odd one."""
     from retrieval.errors import Mismatch
 
     if number % 2:
@@ -63,7 +63,7 @@ def half(number: int) -> float:
 
 
 def die_once(marker: Path) -> str:
-    """Kill the process that it is called in, unless the marker is there already."""
+    """Kill the calling process, unless the marker exists already."""
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)

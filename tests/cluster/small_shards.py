@@ -1,4 +1,4 @@
-"""`retr` whose engine `ray` makes shards of 10 images."""
+"""Run `retr` with an engine `ray` that makes shards of 10 images."""
 
 from functools import partial
 

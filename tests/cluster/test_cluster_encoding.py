@@ -1,4 +1,4 @@
-"""Encoding on a real Ray cluster of three nodes, which lose workers and nodes on the way."""
+"""Encoding on a Ray cluster of three nodes that loses workers and nodes."""
 
 import json
 import os
@@ -37,14 +37,14 @@ pytestmark = pytest.mark.filterwarnings(
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 IMAGES = 120
 SHARD_IMAGES = 10
-PATIENCE = 60  # seconds to wait for what should happen soon
+TIMEOUT_SECONDS = 60
 
 Progress = Callable[[int, int], None]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cluster of three nodes that know the encoder `patient`; nothing of it is left behind."""
+    """Run a cluster of three nodes with the plug-in `patient`; check that all its processes end."""
     from ray.cluster_utils import Cluster
 
     plugins = tmp_path_factory.mktemp("plugins")
@@ -53,7 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("PYTHONPATH", str(plugins))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.syspath_prepend(str(plugins))
-        # That a node is dead is noticed after 2 s, not 15.
+        # The cluster notices a dead node after 2 s, not 15.
         health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
         health |= {"health_check_timeout_ms": 1000, "health_check_failure_threshold": 2}
         head = NODE | {"include_dashboard": False, "_system_config": health}
@@ -70,7 +70,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def processes(text: str) -> list[int]:
-    """The processes whose command line holds this text."""
+    """Return the ids of other processes whose command line holds the text."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -83,7 +83,7 @@ def processes(text: str) -> list[int]:
 
 
 def workers(cluster: Any) -> list[int]:
-    """The processes that make shards, of this cluster alone."""
+    """Return the ids of the processes of this cluster that make shards."""
     raylets = processes(cluster.head_node.get_session_dir_path())
     found = []
     for pid in processes("ray::MapWorker"):
@@ -96,7 +96,7 @@ def workers(cluster: Any) -> list[int]:
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -104,7 +104,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 120 pictures of 4 labels, of which two cannot be read."""
+    """Make a folder of 120 images of 4 labels, two of them damaged."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for number in range(IMAGES):
@@ -112,13 +112,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(file)
     (root / "label 0" / "8.png").write_bytes(b"")
-    (root / "label 3" / "111.png").write_bytes(b"no picture")
+    (root / "label 3" / "111.png").write_bytes(b"not an image")
     return root
 
 
 @pytest.fixture(scope="module")
 def expected(cluster: Any, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the local engine makes of the pictures."""
+    """Return the embeddings of the images by the local engine."""
     folder = tmp_path_factory.mktemp("local") / "made"
     encode_local("0.05", pictures, folder)
     made = open_embeddings(folder).manifest
@@ -126,14 +126,14 @@ def expected(cluster: Any, pictures: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def nothing(done: int, total: int) -> None:
-    """What progress that nobody follows does."""
+def ignore(done: int, total: int) -> None:
+    """Ignore the progress."""
 
 
-def encode_local(temper: str, pictures: Path, folder: Path, progress: Progress = nothing) -> None:
+def encode_local(behavior: str, pictures: Path, folder: Path, progress: Progress = ignore) -> None:
     encode_source(
         open_source(str(pictures)),
-        open_encoder(f"patient:{temper}"),
+        open_encoder(f"patient:{behavior}"),
         folder,
         shard_images=SHARD_IMAGES,
         progress=progress,
@@ -141,10 +141,10 @@ def encode_local(temper: str, pictures: Path, folder: Path, progress: Progress =
 
 
 def encode(
-    temper: str, pictures: Path, folder: Path, progress: Progress = nothing, attempts: int = 5
+    behavior: str, pictures: Path, folder: Path, progress: Progress = ignore, attempts: int = 5
 ) -> None:
-    """Encode on the cluster that we are connected to."""
-    names = Names(str(pictures), f"patient:{temper}")
+    """Encode on the connected cluster."""
+    names = Names(str(pictures), f"patient:{behavior}")
     encode_on_cluster(
         names,
         open_source(names.source),
@@ -157,12 +157,12 @@ def encode(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that is in the folder but the lock; a folder in it fails the test."""
+    """Return the bytes of all files in a folder but the lock. A subfolder is an error."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
 
 
 def once(images: int, act: Callable[[], object]) -> Progress:
-    """A progress that acts when so many images are done."""
+    """Return a progress that calls `act` once, when this many images are done."""
     acted = False
 
     def progress(done: int, total: int) -> None:
@@ -179,7 +179,7 @@ def interrupt() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_gives_the_same_numbers_on_a_worker(cluster: Any, tmp_path: Path) -> None:
+def test_a_network_gives_the_same_vectors_on_a_worker(cluster: Any, tmp_path: Path) -> None:
     names = Names("digits", "siamese-quick", split="test", limit=200)
     source = open_source(names.source, names.split, limit=names.limit)
     encoder = open_encoder(names.encoder, "cpu")
@@ -197,7 +197,7 @@ def test_a_network_gives_the_same_numbers_on_a_worker(cluster: Any, tmp_path: Pa
     assert seen == [(0, 200), (200, 200)]
 
 
-def test_a_worker_that_is_killed_costs_nothing(
+def test_a_killed_worker_loses_no_shard(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
     def kill() -> None:
@@ -209,7 +209,7 @@ def test_a_worker_that_is_killed_costs_nothing(
     assert contents(tmp_path / "made") == contents(expected)
 
 
-def test_a_node_that_is_lost_costs_nothing(
+def test_a_lost_node_loses_no_shard(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
     node = cluster.add_node(**NODE)
@@ -221,7 +221,7 @@ def test_a_node_that_is_lost_costs_nothing(
     assert contents(tmp_path / "made") == contents(expected)
 
 
-def test_what_was_left_by_either_engine_the_other_goes_on_with(
+def test_each_engine_resumes_the_run_of_the_other(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "made"
@@ -231,17 +231,17 @@ def test_what_was_left_by_either_engine_the_other_goes_on_with(
     assert kept
     with pytest.raises(KeyboardInterrupt):
         encode("0.05", pictures, folder, once(60, interrupt))
-    wait_until(lambda: not workers(cluster))  # whoever asked for more is gone
+    wait_until(lambda: not workers(cluster))  # the interrupted run has ended
     encode_local("0.05", pictures, folder)
     assert contents(folder) == contents(expected)
     for name, inode in kept.items():
         assert (folder / name).stat().st_ino == inode
 
 
-def test_shards_that_were_made_early_are_not_made_again(
+def test_shards_written_out_of_order_are_kept(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
-    """As a driver leaves them that is killed before their turn has come."""
+    """A driver that is killed leaves shards whose predecessors are missing."""
     folder = tmp_path / "made"
     shutil.copytree(expected, folder)
     manifest = open_embeddings(expected).manifest
@@ -272,7 +272,7 @@ def test_shards_that_were_made_early_are_not_made_again(
 
 
 @pytest.mark.parametrize(
-    ("temper", "kind", "message"),
+    ("behavior", "kind", "message"),
     [
         ("nan", BadInput, "the embedding of 0.png is not finite as float32; mend the encoder"),
         (
@@ -283,13 +283,13 @@ def test_shards_that_were_made_early_are_not_made_again(
         ),
     ],
 )
-def test_what_goes_wrong_on_a_worker_is_said_in_one_line(
-    cluster: Any, pictures: Path, tmp_path: Path, temper: str, kind: type[Exception], message: str
+def test_a_failure_on_a_worker_is_one_line(
+    cluster: Any, pictures: Path, tmp_path: Path, behavior: str, kind: type[Exception], message: str
 ) -> None:
     (tmp_path / "single").mkdir()
     shutil.copy(pictures / "label 0" / "0.png", tmp_path / "single")
     with pytest.raises(kind) as caught:
-        encode(temper, tmp_path / "single", tmp_path / "made", attempts=2)
+        encode(behavior, tmp_path / "single", tmp_path / "made", attempts=2)
     assert str(caught.value) == message.format(tmp_path / "single")
     assert not (tmp_path / "made" / "manifest.json").exists()
 
@@ -297,12 +297,12 @@ def test_what_goes_wrong_on_a_worker_is_said_in_one_line(
 def test_a_node_with_another_version_of_the_encoder_is_refused(
     cluster: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(patient.VERSION, "2")  # here, but not on the nodes
+    monkeypatch.setenv(patient.VERSION, "2")  # in this process, but not on the nodes
     with pytest.raises(Mismatch, match="the encoder patient:0 is another than where the run was"):
         encode("0", pictures, tmp_path / "made")
 
 
-def test_tasks_return_as_they_come_and_outlive_their_workers(cluster: Any, tmp_path: Path) -> None:
+def test_tasks_return_results_and_survive_killed_workers(cluster: Any, tmp_path: Path) -> None:
     assert sorted(run_tasks(patient.half, range(0, 20, 2))) == [(i, float(i)) for i in range(10)]
     with pytest.raises(Mismatch) as caught:
         list(run_tasks(patient.half, [2, 3]))
@@ -313,7 +313,7 @@ def test_tasks_return_as_they_come_and_outlive_their_workers(cluster: Any, tmp_p
 
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_goes_on(
+def test_a_killed_command_is_resumed(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "made"
@@ -325,7 +325,7 @@ def test_a_command_that_is_killed_goes_on(
         assert process.poll() is None, process.communicate()
         process.kill()
     finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
     assert finished.returncode == 0, finished
     assert finished.stderr.startswith("warning: 2 images could not be read; "), finished

@@ -1,4 +1,4 @@
-"""A disk that is full, one that cannot be read, and two writers at once."""
+"""Full disks, unreadable disks, and concurrent writers."""
 
 import errno
 import resource
@@ -17,53 +17,58 @@ from retrieval import build_index, open_embeddings, open_index
 from retrieval.errors import BadInput, Busy
 from retrieval.images import open_source
 
-# Bytes of the largest file that fits, as on a disk that is nearly full: some of what each writes.
-SIZES = (0, 100, 1000, 3000, 8000, 20_000)
+# The largest file, in bytes, that a process may write: a nearly full disk.
+FILE_LIMIT_BYTES = (0, 100, 1000, 3000, 8000, 20_000)
 
 
-def limited(victim: victims.Victim, folder: Path, limit: int, said: Any) -> None:
+def limited(victim: victims.Victim, folder: Path, limit: int, error_number: Any) -> None:
+    """Run the victim with files of at most `limit` bytes; note the error's number, 0 for none."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         victim(folder)
     except OSError as error:
-        said.value = error.errno or -1
+        error_number.value = error.errno or -1
     except Exception as error:
-        # What a library has made of it.
-        said.value = errno.EFBIG if "disk" in str(error) or "large" in str(error).lower() else -2
+        # Some libraries raise errors of their own.
+        full = "disk" in str(error) or "large" in str(error).lower()
+        error_number.value = errno.EFBIG if full else -2
 
 
 @pytest.mark.parametrize("name", ["encode", "index", "index-again", "parts", "add", "train"])
-def test_a_full_disk_leaves_what_stood_and_the_next_run_completes(
+def test_a_full_disk_keeps_the_earlier_result_and_the_next_run_completes(
     name: str, tmp_path: Path
 ) -> None:
     prepare, victim = CASES[name]
     prepare(tmp_path / "prepared")
     before = content(tmp_path / "prepared" / "out")
-    shutil.copytree(tmp_path / "prepared", tmp_path / "work")  # which paths in the files name
+    shutil.copytree(tmp_path / "prepared", tmp_path / "work")  # files hold paths in this folder
     victims.run(victim, tmp_path / "work")
     whole = content(tmp_path / "work" / "out")
     context = forking()
     failed = 0
-    sizes = (1000, 8000) if name == "train" and not victims.ALL else SIZES  # it takes its time
+    sizes = (
+        (1000, 8000) if name == "train" and not victims.ALL else FILE_LIMIT_BYTES
+    )  # a training is slow
     for limit in sizes:
         shutil.rmtree(tmp_path / "work", ignore_errors=True)
         shutil.copytree(tmp_path / "prepared", tmp_path / "work")
-        said = context.Value("i", 0)
-        process = context.Process(target=limited, args=(victim, tmp_path / "work", limit, said))
+        number = context.Value("i", 0)
+        arguments = (victim, tmp_path / "work", limit, number)
+        process = context.Process(target=limited, args=arguments)
         process.start()
-        process.join(victims.PATIENCE)
+        process.join(victims.TIMEOUT_SECONDS)
         assert process.exitcode == 0
-        assert said.value in (0, errno.EFBIG, errno.ENOSPC), f"{limit} bytes: {said.value}"
-        failed += said.value != 0
+        assert number.value in (0, errno.EFBIG, errno.ENOSPC), f"{limit} bytes: {number.value}"
+        failed += number.value != 0
         out = tmp_path / "work" / "out"
-        if said.value and before:
+        if number.value and before:
             assert content(out) == before
         victims.run(victim, tmp_path / "work")
         assert content(out) == whole
     assert failed >= len(sizes) // 2
 
 
-def test_a_disk_that_cannot_be_read(
+def test_a_read_error_is_reported_and_keeps_the_earlier_index(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from encoders.toy import Toy
@@ -87,7 +92,9 @@ def test_a_disk_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("name", ["encode", "index", "add"])
-def test_of_two_writers_one_is_refused_or_finds_all_done(name: str, tmp_path: Path) -> None:
+def test_concurrent_writers_are_refused_or_find_the_result_complete(
+    name: str, tmp_path: Path
+) -> None:
     prepare, victim = CASES[name]
     prepare(tmp_path / "prepared")
     shutil.copytree(tmp_path / "prepared", tmp_path / "work")
@@ -106,14 +113,14 @@ def test_of_two_writers_one_is_refused_or_finds_all_done(name: str, tmp_path: Pa
         process.start()
     start.set()
     for process in processes:
-        process.join(victims.PATIENCE)
+        process.join(victims.TIMEOUT_SECONDS)
     assert sorted({outcome.value for outcome in outcomes} | {1, 2}) == [1, 2]
     assert 1 in {outcome.value for outcome in outcomes}
     assert content(tmp_path / "work" / "out") == whole
 
 
 def racing(victim: Callable[[Path], None], folder: Path, start: Any, outcome: Any) -> None:
-    """1: done; 2: refused, as another writes."""
+    """Run the victim once `start` is set; the outcome is 1 for done, 2 for refused."""
     start.wait()
     try:
         victim(folder)
@@ -122,8 +129,8 @@ def racing(victim: Callable[[Path], None], folder: Path, start: Any, outcome: An
         outcome.value = 2
 
 
-def test_vectors_are_as_they_were(tmp_path: Path) -> None:
-    """What a run after a full disk must equal is itself as it should be."""
+def test_add_appends_the_rows_of_the_second_set(tmp_path: Path) -> None:
+    """The result that runs after a fault are compared with is right."""
     prepare, victim = CASES["add"]
     prepare(tmp_path)
     victim(tmp_path)

@@ -1,7 +1,7 @@
-"""Runs killed at any moment: the same run again ends as one that was not, and readers see no half.
+"""Runs killed at any moment: running again completes them, and readers never see half a result.
 
-`make faults` kills each at 100 random moments, and at every step that touches a file; a test run at
-some of both.
+`make faults` kills each run at 100 random moments and at every step that changes a file; `make
+test` at 3 moments and 6 steps.
 """
 
 import os
@@ -22,8 +22,8 @@ from retrieval.inspection import verify
 from retrieval.storage.cards import Card, is_trained
 
 MOMENTS = int(os.environ.get("RETR_FAULTS", "3"))
-STEPS = None if victims.ALL else 6  # at which a run is killed; None: at all there are
-MORE = 20  # steps at most that a run after a kill may have beyond the others
+STEPS = None if victims.ALL else 6  # steps at which a run is killed; None for all
+MAX_EXTRA_STEPS = 20  # steps of a run after a kill, beyond those of an undisturbed one
 
 Prepare = Callable[[Path], None]
 
@@ -32,9 +32,9 @@ def images(folder: Path) -> None:
     for number in range(45):
         place = folder / "images" / f"label{number % 3}" / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        colour = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-        Image.fromarray(colour).save(place)
-    (folder / "images" / "label0" / "3.png").write_bytes(b"no image")
+        color = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(color).save(place)
+    (folder / "images" / "label0" / "3.png").write_bytes(b"not an image")
 
 
 def vectors(rows: int, seed: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -46,7 +46,7 @@ def sets(folder: Path) -> None:
     embeddings(folder / "second", vectors(200, 2))
 
 
-def standing(folder: Path) -> None:
+def with_index(folder: Path) -> None:
     sets(folder)
     build_index([open_embeddings(folder / "first")], "exact", folder / "out")
 
@@ -58,17 +58,17 @@ def nothing(folder: Path) -> None:
 CASES = {
     "encode": (images, victims.encode),
     "index": (sets, victims.index),
-    "index-again": (standing, victims.index),
+    "index-again": (with_index, victims.index),
     "parts": (sets, victims.parts),
-    "parts-again": (standing, victims.parts),
-    "add": (standing, victims.add),
+    "parts-again": (with_index, victims.parts),
+    "add": (with_index, victims.add),
     "train": (nothing, victims.train),
 }
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files of the result with their bytes, but locks and what tells of times."""
-    timed = {"card.json", "log.csv", "curves.png"}  # minutes and seconds of a training
+    """Return the bytes of all files of a result but locks and files with times."""
+    timed = {"card.json", "log.csv", "curves.png"}  # they hold the duration of a training
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -77,7 +77,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 class Case:
-    """A run, what it begins with, and what it leaves when nothing happens to it."""
+    """A run, the folder that it starts with, and its result if it is not killed."""
 
     def __init__(self, prepare: Prepare, victim: victims.Victim, home: Path) -> None:
         self.victim = victim
@@ -86,7 +86,7 @@ class Case:
         prepare(self.prepared)
         self.before = self._out(self.prepared)
         self._fresh()
-        victims.run(victim, self.work)  # which also fills what the first run fills
+        victims.run(victim, self.work)  # fills caches, so that the next run is timed without them
         self._fresh()
         self.ended = victims.run(victim, self.work)
         self.whole = content(self.work / "out")
@@ -100,18 +100,21 @@ class Case:
         shutil.copytree(self.prepared, self.work)
 
     def kill(self, after: float | None = None, at: int | None = None) -> bool:
-        """Whether it was killed, and not too late. It is run again, and the outcome checked."""
+        """Kill a run, check readers, run it again, and check the result.
+
+        Return whether the run was killed before its end.
+        """
         self._fresh()
         ended = victims.run(self.victim, self.work, after, at)
         self._check_readers()
         again = victims.run(self.victim, self.work)
         assert not again.killed
-        assert again.steps <= self.ended.steps + MORE
+        assert again.steps <= self.ended.steps + MAX_EXTRA_STEPS
         assert content(self.work / "out") == self.whole
         return ended.killed
 
     def _check_readers(self) -> None:
-        """What a reader is given is whole: what stood before or what stands in the end."""
+        """Check that readers get the earlier result or the final one, whole."""
         out = self.work / "out"
         try:
             if (out / "manifest.json").exists():
@@ -129,7 +132,7 @@ class Case:
             message = str(error)
             unfinished = ("is not complete", "no index", "neither embeddings", "is missing")
             assert any(words in message for words in unfinished), message
-            assert self.before is None, f"what stood there is gone: {message}"
+            assert self.before is None, f"the earlier result is lost: {message}"
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -137,16 +140,16 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(*CASES[request.param], tmp_path_factory.mktemp(request.param))
 
 
-def test_killed_at_random_moments(case: Case) -> None:
+def test_runs_killed_at_random_moments(case: Case) -> None:
     draw = random.Random(0)
     for _ in range(MOMENTS):
         after = draw.uniform(0, case.ended.seconds)
-        while not case.kill(after):  # it was over sooner than when it was timed
+        while not case.kill(after):  # this run ended sooner than the timed one
             after /= 2
 
 
-def test_killed_at_steps_that_touch_files(case: Case) -> None:
+def test_runs_killed_at_steps_that_change_files(case: Case) -> None:
     steps = range(case.ended.steps)
     assert len(steps) > 6
     for step in steps if STEPS is None else random.Random(0).sample(steps, STEPS):
-        assert case.kill(at=step), f"step {step} never came"
+        assert case.kill(at=step), f"step {step} was not reached"

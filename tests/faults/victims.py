@@ -1,4 +1,4 @@
-"""What gets killed: runs that write, in a process of their own."""
+"""Runs that write, each in its own process, to be killed by tests."""
 
 import os
 import signal
@@ -11,18 +11,18 @@ from typing import Any
 
 from forking import forking
 
-# Of `sys.addaudithook`: what a process does to files, as Python sees it.
+# Audit events (`sys.addaudithook`) of the changes of files that count as steps.
 STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
-PATIENCE = 120  # seconds
+TIMEOUT_SECONDS = 120
 ALL = "RETR_FAULTS" in os.environ
-"""Whether all faults are tried, as `make faults` does, or some."""
+"""Whether to test all faults (`make faults`) or some (`make test`)."""
 
 Victim = Callable[[Path], None]
-"""Does its work in a folder. Run again there, it ends as if it had not been killed."""
+"""Function of a folder that it works in. Running it again completes a killed run."""
 
 
 def encode(folder: Path) -> None:
-    """The embeddings of the folder `images` in `out`, in shards of 10."""
+    """Encode the folder `images` into `out`, in shards of 10."""
     from encoders.toy import Toy
     from retrieval.embedding.encode import encode_source
     from retrieval.images import open_source
@@ -31,7 +31,7 @@ def encode(folder: Path) -> None:
 
 
 def index(folder: Path) -> None:
-    """An index of HNSW over `first`, where one of exact search may stand."""
+    """Build an HNSW index over `first` in `out`, which may hold an exact index."""
     from retrieval import build_index, open_embeddings
 
     options = {"build_threads": 1}
@@ -39,7 +39,7 @@ def index(folder: Path) -> None:
 
 
 def parts(folder: Path) -> None:
-    """An index in two parts over `first`."""
+    """Build an index over `first` in two segments."""
     from retrieval import open_embeddings
     from retrieval.index.build_segments import build_segments
 
@@ -53,7 +53,7 @@ def parts(folder: Path) -> None:
 
 
 def add(folder: Path) -> None:
-    """The rows of `second` added to the index that stands in `out`."""
+    """Add the rows of `second` to the index in `out`."""
     from retrieval import open_embeddings
     from retrieval.index.update import add_rows
 
@@ -61,7 +61,7 @@ def add(folder: Path) -> None:
 
 
 def train(folder: Path) -> None:
-    """A small encoder of digits."""
+    """Train a small encoder of digits."""
     import torch
 
     from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
@@ -83,7 +83,7 @@ def train(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a victim ended: by itself, or killed; after so many seconds, and steps with files."""
+    """End of a run: whether it was killed, its seconds, and its number of steps."""
 
     killed: bool
     seconds: float
@@ -91,19 +91,19 @@ class Ended:
 
 
 def run(victim: Victim, folder: Path, after: float | None = None, at: int | None = None) -> Ended:
-    """Run it in another process, to its end, or killed after so many seconds or at that step."""
+    """Run a victim in another process, and kill it after some seconds or at a step if given."""
     context = forking()
     counter = context.Value("i", 0)
     started = context.Event()
     arguments = (victim, folder, at, counter, started)
     process = context.Process(target=_run, args=arguments)
     process.start()
-    assert started.wait(PATIENCE), "the process did not start"
+    assert started.wait(TIMEOUT_SECONDS), "the process did not start"
     began = time.perf_counter()
-    process.join(PATIENCE if after is None else after)
+    process.join(TIMEOUT_SECONDS if after is None else after)
     if after is not None and process.is_alive():
         process.kill()
-        process.join(PATIENCE)
+        process.join(TIMEOUT_SECONDS)
     seconds = time.perf_counter() - began
     assert process.exitcode in (0, -signal.SIGKILL), f"exit code {process.exitcode}"
     return Ended(process.exitcode != 0, seconds, counter.value)

@@ -1,7 +1,7 @@
-"""Fuzzes one target with atheris: `python tests/fuzz/run.py TARGET SECONDS`.
+"""Fuzz one target with atheris: `python tests/fuzz/run.py TARGET SECONDS`.
 
-It begins with the seeds and what lies in corpus/TARGET, and keeps what it finds in a folder of its
-own: put what crashed into corpus/TARGET, where test_corpus.py has it for good.
+It starts from the seeds and the files of corpus/TARGET, and writes inputs to a temporary folder.
+Copy inputs that crash into corpus/TARGET: test_corpus.py runs them from then on.
 """
 
 import sys
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Fuzz; exit code 77 and a file `crash-…` for what was found."""
+    """Fuzz the target; a fault ends it with exit code 77 and a file `crash-…`."""
     name, seconds = sys.argv[1], sys.argv[2]
     found = Path(tempfile.mkdtemp(prefix=f"retr-fuzz-{name}-"))
     for number, seed in enumerate(targets.seeds(name)):

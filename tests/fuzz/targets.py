@@ -1,7 +1,7 @@
-"""What is given any bytes: each target returns, or raises what it found wrong with retr.
+"""Functions of any bytes, for fuzzing: each returns, or raises for a fault in retr.
 
-An error that retr raises on purpose is a right answer. Checksums are made to fit, so that what is
-behind them gets its bytes too.
+A typed error of retr is a right answer. Checksums are computed from the bytes, so that the code
+after their check reads the bytes too.
 """
 
 import io
@@ -39,24 +39,24 @@ CALIBRATION = "calibration.json"
 
 
 def image(data: bytes) -> None:
-    """A file that is taken for an image."""
+    """Decode the bytes as an image."""
     with suppress(RetrError):
         pixels = frame(decode(data, "fuzzed", FRAMING), FRAMING)
         assert pixels.shape == (16, 16, 3)
 
 
 def parquet(data: bytes) -> None:
-    """A file that is taken for Parquet with images."""
+    """Read the bytes as a Parquet file with images."""
     _rows("images.parquet", data)
 
 
 def arrow(data: bytes) -> None:
-    """A file that is taken for an Arrow stream or file with images."""
+    """Read the bytes as an Arrow stream or file with images."""
     _rows("images.arrow", data)
 
 
 def tar(data: bytes) -> None:
-    """A file that is taken for a WebDataset archive."""
+    """Read the bytes as a WebDataset archive."""
     _rows("images.tar", data)
 
 
@@ -72,7 +72,7 @@ def _rows(name: str, data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """A manifest beside the shards that it may be of."""
+    """Read the bytes as the manifest of a set of embeddings."""
     path = _set() / "manifest.json"
     whole = path.read_bytes()
     try:
@@ -85,7 +85,7 @@ def manifest(data: bytes) -> None:
 
 
 def card(data: bytes) -> None:
-    """A trained encoder's card and a calibration, as one or the other."""
+    """Read the bytes as the card of a trained encoder, and as a calibration."""
     home = _home()
     for name in (CARD, CALIBRATION):
         (home / name).write_bytes(_sealed(data))
@@ -97,7 +97,7 @@ def card(data: bytes) -> None:
 
 
 def index_json(data: bytes) -> None:
-    """An index.json beside the files that it may be of."""
+    """Read the bytes as index.json of an index."""
     path = _index("exact") / INDEX
     whole = path.read_bytes()
     try:
@@ -110,17 +110,17 @@ def index_json(data: bytes) -> None:
 
 
 def hnsw(data: bytes) -> None:
-    """A file of hnswlib, in an index whose hashes fit."""
+    """Read the bytes as a file of hnswlib, in an index with right hashes."""
     _native("hnsw", "index.hnsw", data)
 
 
 def faiss(data: bytes) -> None:
-    """A file of faiss, in an index whose hashes fit."""
+    """Read the bytes as a file of faiss, in an index with right hashes."""
     _native("ivf", "index.faiss", data)
 
 
 def recipe(data: bytes) -> None:
-    """A recipe of a training."""
+    """Read the bytes as the recipe of a training."""
     file = _home() / "recipe.toml"
     file.write_bytes(data)
     with suppress(RetrError):
@@ -128,7 +128,7 @@ def recipe(data: bytes) -> None:
 
 
 def http(data: bytes) -> None:
-    """A request: a first line of method and path, then the body, as an upload or as it is."""
+    """Send a request: the first line has method and path, the rest is the body or an upload."""
     line, _, body = data.partition(b"\n")
     method, _, path = line.decode("latin-1").partition(" ")
     known = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS")
@@ -140,7 +140,7 @@ def http(data: bytes) -> None:
     printable = "".join(c for c in path if c.isprintable() and c not in "#\x7f")
     try:
         answer = _client().request(method, "/" + printable.lstrip("/"), **given)
-    except (ValueError, UnicodeError):  # no URL that a client would send
+    except (ValueError, UnicodeError):  # no client sends such a URL
         return
     assert answer.status_code < 500, answer.text
 
@@ -164,7 +164,7 @@ TARGETS: dict[str, Target] = {
 
 
 def seeds(name: str) -> list[bytes]:
-    """Inputs to begin with, which the target understands."""
+    """Return valid inputs of a target."""
     match name:
         case "image":
             return [_picture(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")]
@@ -249,7 +249,7 @@ def _native(backend: str, name: str, data: bytes) -> None:
 
 
 def _sealed(data: bytes) -> bytes:
-    """The same, with a checksum that fits where it is a JSON object."""
+    """Return the bytes, with the right checksum if they are a JSON object."""
     try:
         document = json.loads(data)
         return json.dumps(sealed(document)).encode() if isinstance(document, dict) else data

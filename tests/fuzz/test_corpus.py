@@ -1,4 +1,4 @@
-"""Seeds, what fuzzing has found, and random changes of both: no crash, no hang, no flood."""
+"""Seeds, inputs that fuzzing has found, and random changes: no crash, no hang, bounded memory."""
 
 import random
 import resource
@@ -9,13 +9,13 @@ import pytest
 import targets
 
 CORPUS = Path(__file__).parent / "corpus"
-CHANGED = 60  # inputs from each target's seeds
-SECONDS = 5  # that one input may take; most take a thousandth
-FLOOD = 1 << 30  # bytes that all inputs of a target together may add to the process
+CHANGED_INPUTS = 60  # for each target
+MAX_SECONDS = 5  # for one input; most take a millisecond
+MAX_GROWTH_BYTES = 1 << 30  # growth of the process by all inputs of a target
 
 
 def changed(data: bytes, draw: random.Random) -> bytes:
-    """The bytes with some of them flipped, cut out, doubled, or replaced by extreme numbers."""
+    """Return the bytes with some flipped, deleted, repeated, or replaced by extreme numbers."""
     after = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 5))):
         start = draw.randrange(len(after) + 1)
@@ -35,18 +35,18 @@ def changed(data: bytes, draw: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_any_bytes(name: str) -> None:
+def test_any_bytes_are_read_or_refused(name: str) -> None:
     draw = random.Random(name)
     seeds = targets.seeds(name)
     kept = sorted((CORPUS / name).glob("*")) if (CORPUS / name).is_dir() else []
     inputs = [b"", *seeds, *(path.read_bytes() for path in kept)]
-    inputs += [changed(draw.choice(seeds), draw) for _ in range(CHANGED)]
+    inputs += [changed(draw.choice(seeds), draw) for _ in range(CHANGED_INPUTS)]
     target = targets.TARGETS[name]
     target(seeds[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for data in inputs:
         began = time.perf_counter()
         target(data)
-        assert time.perf_counter() - began < SECONDS
+        assert time.perf_counter() - began < MAX_SECONDS
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < FLOOD, f"{grown:,} bytes for {len(inputs)} inputs"
+    assert grown < MAX_GROWTH_BYTES, f"{grown:,} bytes for {len(inputs)} inputs"

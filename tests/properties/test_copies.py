@@ -1,4 +1,4 @@
-"""Random vectors with random groups of copies: a graph finds what it finds without the copies."""
+"""Random vectors with random groups of copies: the copies cost no recall."""
 
 from functools import cache
 from typing import Any
@@ -12,9 +12,9 @@ from retrieval.contracts import Growing, Hits, Index, Mask, Metric, Vectors
 from retrieval.registry import make_indexer
 
 ROWS, DIM, QUERIES, K = 600, 24, 60, 10
-NOISES = (0.0, 1e-7, 1e-6)
+COPY_NOISES = (0.0, 1e-7, 1e-6)
 BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss")
-LOSS = 0.005
+MAX_RECALL_LOSS = 0.005
 
 
 @cache
@@ -26,7 +26,7 @@ def data() -> tuple[Vectors, Vectors]:
 
 @cache
 def indexer(name: str, metric: Metric) -> Any:
-    # One thread links in one order; and a thorough search finds nearly all, whatever the order.
+    # With one thread the order of links is fixed; a thorough search finds nearly all in any order.
     options = {
         "hnsw": {"build_threads": 1},
         "hnsw-pca": {"build_threads": 1},
@@ -38,7 +38,7 @@ def indexer(name: str, metric: Metric) -> Any:
 
 
 def true_distances(vectors: Vectors, metric: Metric) -> np.ndarray:
-    """(q, n), in double precision."""
+    """Return all distances (q, n), computed in float64."""
     queries, vectors = data()[1].astype(np.float64), vectors.astype(np.float64)
     if metric is Metric.EUCLIDEAN:
         return np.linalg.norm(queries[:, None] - vectors[None], axis=2)
@@ -50,7 +50,7 @@ def true_distances(vectors: Vectors, metric: Metric) -> np.ndarray:
 
 
 def recall(index: Index, vectors: Vectors, metric: Metric, mask: Mask | None = None) -> float:
-    """Recall@10 by distance; and check that rows are rows of the mask, each once."""
+    """Return recall@10 by distance; check that hits are rows of the mask, each once."""
     truth = true_distances(vectors, metric)
     if mask is not None:
         truth[:, ~mask] = np.inf
@@ -66,15 +66,19 @@ def recall(index: Index, vectors: Vectors, metric: Metric, mask: Mask | None = N
 
 @st.composite
 def groups(draw: st.DrawFn) -> tuple[list[int], float, int]:
-    """How many copies there are of the first vectors, how they differ, and a seed."""
+    """Draw sizes of groups of copies, the noise between copies, and a seed."""
     many = st.lists(st.integers(1, 5), min_size=50, max_size=300)
     few = st.lists(st.integers(1, 200), min_size=1, max_size=5)
     one = st.lists(st.integers(300, 1200), min_size=1, max_size=1)
-    return draw(st.one_of(many, few, one)), draw(st.sampled_from(NOISES)), draw(st.integers(0, 99))
+    return (
+        draw(st.one_of(many, few, one)),
+        draw(st.sampled_from(COPY_NOISES)),
+        draw(st.integers(0, 99)),
+    )
 
 
 def with_copies(sizes: list[int], noise: float, seed: int) -> tuple[Vectors, Vectors]:
-    """The vectors and their copies, in any order; and the first row of each vector alone."""
+    """Return vectors with their copies, shuffled, and the same vectors without copies."""
     draw = np.random.default_rng(seed)
     vectors, _ = data()
     copies = np.repeat(vectors[: len(sizes)], sizes, axis=0)
@@ -101,7 +105,7 @@ def test_copies_cost_no_recall(
     vectors, distinct = with_copies(*copies)
     index = indexer(name, metric).build(vectors)
     assert len(index) == len(vectors)
-    least = recall(indexer(name, metric).build(distinct), distinct, metric) - LOSS
+    least = recall(indexer(name, metric).build(distinct), distinct, metric) - MAX_RECALL_LOSS
     assert recall(index, vectors, metric) >= least
     mask = np.random.default_rng(copies[2]).random(len(vectors)) < share
     assert recall(index, vectors, metric, mask) >= least
@@ -115,7 +119,7 @@ def test_copies_cost_no_recall(
 
 
 @pytest.mark.parametrize("name", ["ivf", "ivfpq"])
-def test_options_that_a_build_chooses_serve_rows_without_copies(name: str) -> None:
+def test_chosen_options_suit_rows_without_copies(name: str) -> None:
     vectors, _ = with_copies([6000, 3000], 1e-6, 0)
     for metric in (Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT):
         index = make_indexer(name, {"metric": metric}).build(vectors)

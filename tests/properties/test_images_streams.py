@@ -1,4 +1,4 @@
-"""What holds of every kind of source, and of whatever bytes are taken for an image."""
+"""Properties of all kinds of source, and of any bytes read as an image."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage
 from retrieval.images import Item, decode, frame, open_source
 
-COUNTS = st.sampled_from([1, 2, 5, 255, 256, 257, 600])  # around one chunk, and three
+COUNTS = st.sampled_from([1, 2, 5, 255, 256, 257, 600])  # around one chunk of 256, and three chunks
 
 
 def png(shade: int) -> bytes:
@@ -109,7 +109,7 @@ def seen(item: Item) -> tuple[str, str | None, str, object]:
     start=st.integers(0, 620),
     limit=st.none() | st.integers(1, 620),
 )
-def test_items_from_a_start_are_the_rest_of_all_items(
+def test_start_and_limit_slice_the_items(
     make: Callable[[Path, int], str], count: int, start: int, limit: int | None
 ) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -129,8 +129,10 @@ NAME = st.text("ab1029.é ", min_size=1, max_size=5).filter(
 
 
 def key(path: str) -> list[tuple[list[tuple[int, object]], str]]:
-    """Natural order by another way: runs of digits and of others, digits before others; names
-    whose numbers are the same, such as 09 and 9, by their text."""
+    """Return a key of natural order: runs of digits as numbers, before runs of other characters.
+
+    Names with equal numbers, such as 09 and 9, are ordered by their text.
+    """
     keys = []
     for name in path.split("/"):
         runs: list[tuple[int, object]] = []
@@ -147,7 +149,7 @@ def key(path: str) -> list[tuple[list[tuple[int, object]], str]]:
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.lists(NAME, min_size=1, max_size=3).map(tuple), min_size=1, max_size=8))
 @example({("09", "1"), ("9", "0")})
-def test_the_walk_is_the_natural_order_of_all_paths(paths: set[tuple[str, ...]]) -> None:
+def test_a_folder_lists_all_paths_in_natural_order(paths: set[tuple[str, ...]]) -> None:
     with tempfile.TemporaryDirectory() as root:
         expected = set()
         for parts in paths:
@@ -187,7 +189,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(damaged() | st.binary(max_size=60))
-def test_any_bytes_are_an_rgb_image_or_a_bad_one(content: bytes) -> None:
+def test_any_bytes_are_an_rgb_image_or_raise_bad_image(content: bytes) -> None:
     try:
         image = decode(content, "some bytes", Framing(4))
     except BadImage as error:
@@ -206,7 +208,7 @@ def test_any_bytes_are_an_rgb_image_or_a_bad_one(content: bytes) -> None:
     crop=st.floats(0.3, 1.0),
     shade=st.tuples(*[st.integers(0, 255)] * 3),
 )
-def test_every_frame_is_a_square_and_plain_stays_plain(
+def test_frames_are_square_and_keep_a_plain_color(
     width: int, height: int, side: int, crop: float, shade: tuple[int, int, int]
 ) -> None:
     framed: Images = frame(Image.new("RGB", (width, height), shade), Framing(side, crop))

@@ -1,4 +1,4 @@
-"""Any vectors, any mask, any k: hits against brute force written out with loops."""
+"""Hits of any vectors, mask and k, compared with brute force in plain loops."""
 
 import math
 from functools import cache
@@ -52,12 +52,12 @@ def searches(draw: st.DrawFn) -> tuple[Vectors, Vectors, Any, int]:
     return database, asked, mask, draw(st.integers(1, rows + 2))
 
 
-# So few rows are one list, so that ivf is exact too. A walk of hnsw's may miss a row that lies
-# apart from many copies of another: what it found must be right for the rows that it names.
+# ivf has one list for this few rows, so it is exact too. hnsw may miss a row far from many
+# copies of another; the distances of the rows that it finds must be right.
 @pytest.mark.parametrize(("name", "metric"), CASES)
 @settings(max_examples=40, deadline=None)
 @given(search=searches())
-def test_hits_are_those_of_brute_force(
+def test_hits_equal_brute_force(
     name: str, metric: Metric, search: tuple[Vectors, Vectors, Any, int]
 ) -> None:
     database, queries, mask, k = search

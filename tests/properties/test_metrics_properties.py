@@ -1,4 +1,4 @@
-"""Evaluation against a slow oracle in exact fractions, on vectors with plenty of ties."""
+"""Evaluation compared with an oracle in exact fractions, on vectors with many ties."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Point = Sequence[int]
 
 
 def exact_distance(q: Point, x: Point, metric: Metric) -> Fraction:
-    """A number that orders the x by their distance from q, without rounding."""
+    """Return a number that orders vectors x by their distance from q, without rounding."""
     dot = sum(a * b for a, b in zip(q, x, strict=True))
     if metric is Metric.COSINE:
         square = sum(a * a for a in x)
@@ -35,7 +35,7 @@ def exact_distance(q: Point, x: Point, metric: Metric) -> Fraction:
 
 
 def oracle(queries: Labelled, database: Labelled, metric: Metric) -> dict[str, object] | None:
-    """The measures as docs/metrics.md writes them, item by item; None if no query counts."""
+    """Return the measures as docs/metrics.md defines them; None if no query has a relevant item."""
     rows: dict[str, list[float]] = {}
     for q, name, label in zip(queries.vectors, queries.ids, queries.labels, strict=True):
         items = [
@@ -88,7 +88,7 @@ def flat(result: Evaluation) -> dict[str, object]:
 
 @st.composite
 def labelled_pairs(draw: st.DrawFn) -> tuple[Labelled, Labelled]:
-    """Queries and a database of small integer vectors; some queries are in the database."""
+    """Draw queries and a database of small integer vectors; some queries are in the database."""
     dim = draw(st.integers(1, 3))
     vector = st.lists(st.integers(-3, 3), min_size=dim, max_size=dim)
     item = st.tuples(vector, st.sampled_from(["a", "b", "c", None]))
@@ -111,7 +111,7 @@ def labelled(items: Sequence[tuple[Point, str | None]], ids: list[str]) -> Label
 
 @settings(deadline=None)  # the machine may be busy
 @given(labelled_pairs(), st.sampled_from(Metric))
-def test_every_measure_is_the_oracles(pair: tuple[Labelled, Labelled], metric: Metric) -> None:
+def test_every_measure_equals_the_oracle(pair: tuple[Labelled, Labelled], metric: Metric) -> None:
     expected = oracle(*pair, metric)
     if expected is None:
         with pytest.raises(BadInput):
@@ -159,7 +159,7 @@ def test_scale_does_not_matter(pair: tuple[Labelled, Labelled], metric: Metric) 
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(1, 60), unique=True, min_size=1), st.integers(0, 20))
-def test_what_the_measures_have_to_do_with_each_other(found: list[int], missed: int) -> None:
+def test_relations_between_measures(found: list[int], missed: int) -> None:
     ranks = np.sort(np.array(found))
     relevant = len(ranks) + missed
     for k in KS:

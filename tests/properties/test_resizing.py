@@ -1,4 +1,4 @@
-"""Resizing, which must be Pillow's to the bit."""
+"""Resizing gives the same pixels as Pillow."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from retrieval.images.resizing import Order, coefficients
 
 
 def noise(width: int, height: int, seed: int) -> Images:
-    """Noise, whose extremes overshoot under a bicubic filter."""
+    """Return noise with extremes that overshoot under a bicubic filter."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     pixels[rng.random((height, width)) < 0.3] = 255
@@ -39,14 +39,14 @@ def test_the_same_pixels_as_pillow(
 
 
 @pytest.mark.parametrize("size", [(640, 480), (3000, 2000), (2500, 2600), (9000, 20)])
-def test_photographs(size: tuple[int, int]) -> None:
+def test_photographs_have_the_same_pixels(size: tuple[int, int]) -> None:
     for framing in (Framing(224, 0.875), Framing(32), Framing(256, 1.0, Resample.BILINEAR)):
         for seed in range(3):
             image = Image.fromarray(noise(*size, seed))
             np.testing.assert_array_equal(frame(image, framing, many=True), frame(image, framing))
 
 
-def test_pillow_does_one_of_the_two_orders() -> None:
+def test_pillow_uses_one_of_the_two_orders() -> None:
     for size in ((640, 480), (480, 640), (300, 300), (90, 200), (40, 30)):
         for seed in range(2):
             frame(Image.fromarray(noise(*size, seed)), Framing(64), many=True)

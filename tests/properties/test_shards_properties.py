@@ -1,4 +1,4 @@
-"""Whatever is written into shards is read from them."""
+"""Shards and indices return the rows that were written."""
 
 import tempfile
 from pathlib import Path
@@ -37,7 +37,7 @@ def sets(draw: st.DrawFn):  # type: ignore[no-untyped-def]
 
 @settings(max_examples=60, deadline=None)
 @given(sets())
-def test_round_trip(drawn) -> None:  # type: ignore[no-untyped-def]
+def test_rows_are_read_as_they_were_written(drawn) -> None:  # type: ignore[no-untyped-def]
     ids, labels, paths, vectors, dtype, metric, shard_images = drawn
     facts = Facts(
         EncoderFacts("some:one", "f" * 64, {"list": [1, None, "ü"]}),
@@ -50,7 +50,7 @@ def test_round_trip(drawn) -> None:  # type: ignore[no-untyped-def]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "set"
         for start in range(0, len(ids), shard_images):
-            writer = ShardWriter(folder, facts)  # made anew each time: a run that goes on
+            writer = ShardWriter(folder, facts)  # a new writer resumes the run
             assert writer.position == start
             at = slice(start, start + shard_images)
             writer.write(ids[at], labels[at], paths[at], vectors[at], [Skipped("x", "y")])
@@ -62,11 +62,11 @@ def test_round_trip(drawn) -> None:  # type: ignore[no-untyped-def]
         assert rows.to_pydict() == {"id": ids, "label": labels, "path": paths}
         assert read.dtype == np.float32
         assert read.flags.c_contiguous
-        np.testing.assert_array_equal(read, vectors)  # the numbers drawn are exact in float16
+        np.testing.assert_array_equal(read, vectors)  # the drawn numbers are exact in float16
         assert embeddings.manifest.skipped == len(embeddings.manifest.shards)
         assert verify(folder).problems == ()
 
-        # The index knows the rows without the embeddings.
+        # The index holds the rows without the embeddings.
         build_index([embeddings], "exact", Path(temporary) / "index")
         opened = open_index(Path(temporary) / "index")
         assert opened.rows.equals(rows)

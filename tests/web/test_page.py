@@ -1,4 +1,4 @@
-"""The page of `retr serve` in a real browser: asked, answered, clicked through, and failing."""
+"""The page of `retr serve` in a browser: searches, clicks, settings and errors."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ from retrieval.images import open_source
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-SECONDS = 20  # that anything on the page may take
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
+TIMEOUT_SECONDS = 20  # for any action on the page
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 
 pytestmark = [
     pytest.mark.web,
@@ -32,17 +32,17 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 photos of three colours, a purple one, and two indices."""
+    """Make 30 images of three colors, a query of a fourth, and two indices."""
     root = tmp_path_factory.mktemp("web")
     rng = np.random.default_rng(0)
-    for label, colour in COLOURS.items():
+    for label, color in COLORS.items():
         (root / "photos" / label).mkdir(parents=True)
         for number in range(10):
-            pixels = np.clip(np.array(colour) + rng.integers(-20, 21, (48, 64, 3)), 0, 255)
+            pixels = np.clip(np.array(color) + rng.integers(-20, 21, (48, 64, 3)), 0, 255)
             name = root / "photos" / label / f"{number}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(name)
     Image.new("RGB", (90, 90), (200, 60, 60)).save(root / "query.png")
-    (root / "bad.png").write_bytes(b"no image at all")
+    (root / "bad.png").write_bytes(b"not an image")
     encode_source(open_source(str(root / "photos")), open_encoder("toy"), root / "embeddings")
     sets = [open_embeddings(root / "embeddings")]
     build_index(sets, "ivf", root / "ivf", Metric.COSINE, {"n_lists": 4, "n_probe": 4})
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """Where the service listens."""
+    """Run the service and yield its address."""
     arguments = ["--index", "ivf", "--index", "exact", "--embeddings", "embeddings"]
     command = [str(Path(sys.executable).parent / "retr"), "serve", *arguments, "--port", "0"]
     with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, cwd=folder) as process:
@@ -84,7 +84,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Page:
-    """The page, by what stands on it."""
+    """The page in the browser, with its elements."""
 
     def __init__(self, browser: Any, address: str) -> None:
         self.browser = browser
@@ -94,12 +94,12 @@ class Page:
         self.wait(lambda: len(self.all("#items .card")) == 24)
 
     def wait(self, condition: Callable[[], Any]) -> None:
-        """Until the condition holds. Fails after a while."""
+        """Wait until the condition holds. Raises TimeoutException after `TIMEOUT_SECONDS`."""
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
         patient = WebDriverWait(
-            self.browser, SECONDS, ignored_exceptions=[StaleElementReferenceException]
+            self.browser, TIMEOUT_SECONDS, ignored_exceptions=[StaleElementReferenceException]
         )
         patient.until(lambda _: condition())
 
@@ -129,7 +129,7 @@ def page(browser: Any, address: str) -> Page:
     return Page(browser, address)
 
 
-def test_an_upload_shows_its_neighbours(page: Page, folder: Path) -> None:
+def test_an_upload_shows_its_neighbors(page: Page, folder: Path) -> None:
     page.upload(folder / "query.png")
     page.wait(
         lambda: page.labels() == ["red"] * 10 + page.labels()[10:] and len(page.labels()) == 12
@@ -140,17 +140,19 @@ def test_an_upload_shows_its_neighbours(page: Page, folder: Path) -> None:
         page.browser.execute_script("return arguments[0].naturalWidth", image) > 0
         for image in page.all("#hits img")
     ))  # fmt: skip
-    assert page.all("#hits .right") == page.all("#hits .wrong") == [], "its label is not known"
+    assert page.all("#hits .right") == page.all("#hits .wrong") == [], (
+        "the label of an upload is unknown"
+    )
 
 
-def test_distances_that_differ_look_different(page: Page) -> None:
+def test_different_distances_are_shown_with_enough_digits(page: Page) -> None:
     assert page.far(0.5, 0.25, 0.5) == ["0.5", "0.25", "0.5"]
     assert page.far(0.0001213, 0.0001251, 0.00012512) == ["0.0001213", "0.0001251", "0.00012512"]
     assert page.far(0, 5.96e-8, 0.3333333) == ["0", "5.96e-8", "0.333"]
     assert page.far() == []
 
 
-def test_clicking_goes_on_from_a_neighbour_and_back(page: Page, folder: Path) -> None:
+def test_a_click_searches_by_that_image_and_back_returns(page: Page, folder: Path) -> None:
     page.upload(folder / "query.png")
     page.wait(lambda: len(page.labels()) == 12)
     first = page.all("#hits .card")[0]
@@ -169,7 +171,7 @@ def test_clicking_goes_on_from_a_neighbour_and_back(page: Page, folder: Path) ->
     page.wait(lambda: page.one("#asked").text == "query.png")
 
 
-def test_filter_k_index_and_metric(page: Page, folder: Path) -> None:
+def test_label_k_and_metric_change_the_results(page: Page, folder: Path) -> None:
     page.upload(folder / "query.png")
     page.wait(lambda: len(page.labels()) == 12)
     page.choose("#label", "blue")
@@ -182,10 +184,10 @@ def test_filter_k_index_and_metric(page: Page, folder: Path) -> None:
     page.wait(lambda: len(page.labels()) == 3)
     page.choose("#metric", "euclidean")
     page.wait(lambda: page.one("#index").get_attribute("value") == "exact")
-    assert not page.one("#effort-field").is_displayed(), "exact search has nothing to trade"
+    assert not page.one("#effort-field").is_displayed(), "exact search has no setting of recall"
 
 
-def test_the_slider_trades_recall_for_time(page: Page, folder: Path) -> None:
+def test_the_slider_searches_again_with_its_value(page: Page, folder: Path) -> None:
     page.upload(folder / "query.png")
     page.wait(lambda: len(page.labels()) == 12)
     asked = (
@@ -193,15 +195,15 @@ def test_the_slider_trades_recall_for_time(page: Page, folder: Path) -> None:
         ".filter((each) => each.name.endsWith('/api/search')).length"
     )
     before = page.browser.execute_script(asked)
-    page.one("#effort").send_keys("\ue012")  # to the left
+    page.one("#effort").send_keys("\ue012")  # arrow left
     page.wait(lambda: page.one("#effort-value").text == "3")
     page.wait(lambda: page.browser.execute_script(asked) > before)
 
 
-def test_the_map_is_clicked_into(page: Page) -> None:
+def test_a_click_on_the_map_searches_by_that_image(page: Page) -> None:
     page.wait(lambda: "30 images by PCA" in page.one("#map-help").text)
-    assert {each.text for each in page.all("#legend li")} == set(COLOURS)
-    # The point that lies farthest from all others, as pixels are rounded.
+    assert {each.text for each in page.all("#legend li")} == set(COLORS)
+    # Click the point with the most distance to its nearest one, as pixels are rounded.
     at = page.browser.execute_script(
         "const at = places(), box = document.getElementById('map').getBoundingClientRect();"
         "const far = (i, j) => Math.hypot(at.x(i) - at.x(j), at.y(i) - at.y(j));"
@@ -222,7 +224,7 @@ def test_the_map_is_clicked_into(page: Page) -> None:
     assert page.one("#asked").text.split(" · ")[1] == at[2]
 
 
-def test_what_is_no_image_is_said_and_forgotten(page: Page, folder: Path) -> None:
+def test_an_error_is_shown_until_the_next_search(page: Page, folder: Path) -> None:
     page.upload(folder / "bad.png")
     page.wait(lambda: page.one("#error").is_displayed())
     assert "not an image" in page.one("#error").text
@@ -231,7 +233,7 @@ def test_what_is_no_image_is_said_and_forgotten(page: Page, folder: Path) -> Non
     assert not page.one("#error").is_displayed()
 
 
-def test_by_keyboard_alone(page: Page) -> None:
+def test_the_page_works_by_keyboard_alone(page: Page) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     keys = ActionChains(page.browser)
@@ -242,7 +244,7 @@ def test_by_keyboard_alone(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_cut_off(browser: Any, address: str, scheme: str) -> None:
+def test_the_page_fits_a_phone(browser: Any, address: str, scheme: str) -> None:
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -261,7 +263,7 @@ def test_on_a_phone_nothing_is_cut_off(browser: Any, address: str, scheme: str) 
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_no_other_host_is_asked_and_nothing_is_complained_of(page: Page, address: str) -> None:
+def test_the_page_asks_no_other_host_and_logs_no_error(page: Page, address: str) -> None:
     page.wait(lambda: "30 images" in page.one("#map-help").text)
     page.browser.get(f"{address}docs")
     page.wait(lambda: page.all(".opblock"))
@@ -275,5 +277,5 @@ def test_no_other_host_is_asked_and_nothing_is_complained_of(page: Page, address
     others = {url for url in asked if not url.startswith((address, "data:", "blob:"))}
     assert others <= {"about:blank"}
     severe = [each for each in page.browser.get_log("browser") if each["level"] == "SEVERE"]
-    # The picture that was no image is the one thing that was refused.
+    # The upload that is not an image is the only refused request.
     assert all("status of 400" in each["message"] for each in severe), severe
