@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ViewsAveraged, Whitening
+from encoders.blocks.heads import ViewsAveraged, Whitening
 from encoders.inference import fast_inference, floats
 from encoders.networks import Amount, Count, Network, Outputs, Settings, Share
 from encoders.siamese import SiameseNetwork, SiameseSettings

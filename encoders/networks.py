@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ClassShares
+from encoders.blocks.heads import ClassShares
 from retrieval.choices import choice
 from retrieval.contracts import Json, Metric
 

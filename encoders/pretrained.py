@@ -28,8 +28,8 @@ from timm.layers import Format
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.folding import fold
-from encoders.heads import Rotation, ViewsAveraged, Whitening
+from encoders.blocks.folding import fold
+from encoders.blocks.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.trained import TrainedEncoder

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.convolution import Conv3x3, TwoPartConv
-from encoders.heads import ViewsAveraged
+from encoders.blocks.convolution import Conv3x3, TwoPartConv
+from encoders.blocks.heads import ViewsAveraged
 from encoders.networks import Amount, Count, Network, Positive, Settings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Metric

@@ -18,7 +18,7 @@ PRELOADED = (
     "encoders.siamese",
     "encoders.toy",
     "encoders.training.checks",
-    "encoders.training.losses",
+    "encoders.training.optimization.losses",
     "encoders.training.reports",
     "encoders.training.trainer",
     "indexers.exact",

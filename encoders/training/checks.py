@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from encoders.networks import Network
-from encoders.training.data import NO_LABEL, TrainingSet
-from encoders.training.losses import RECONSTRUCTION, Term, check_loss, has_classes
+from encoders.training.batches.sampling import check_sampler
+from encoders.training.batches.training_set import NO_LABEL, TrainingSet
+from encoders.training.optimization.losses import RECONSTRUCTION, Term, check_loss, has_classes
 from encoders.training.recipe import Loss, Recipe
-from encoders.training.sampling import check_sampler
 from retrieval.errors import BadInput
 
 UNFIT = (RuntimeError, AssertionError, ValueError)  # what networks raise for a size of images

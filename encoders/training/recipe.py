@@ -81,7 +81,7 @@ class Miner(Settings):
 
 @dataclass(frozen=True)
 class Loss(Settings):
-    """One term of the loss, by its name in `encoders.training.losses`."""
+    """One term of the loss, by its name in `encoders.training.optimization.losses`."""
 
     name: str
     weight: NotNegative = 1.0

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from encoders.networks import Network
 from encoders.trained import TrainedEncoder
-from encoders.training.data import TrainingSet
+from encoders.training.batches.training_set import TrainingSet
 from encoders.training.earlier import open_earlier
-from encoders.training.losses import Term
+from encoders.training.optimization.losses import Term
 from retrieval.contracts import Json
 from retrieval.errors import BadInput
 from retrieval.registry import trained_folder

@@ -22,13 +22,14 @@ from torch.nn import functional
 
 from encoders.inference import autocast, floats, keep_freed_memory, torch_device
 from encoders.networks import Network
-from encoders.training.augmentation import Mixed, augmented, cut_mixed
+from encoders.training.batches.augmentation import Mixed, augmented, cut_mixed
+from encoders.training.batches.sampling import batches
+from encoders.training.batches.training_set import NO_LABEL, TrainingSet, read_training_set
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from encoders.training.checks import check_data, check_network, check_recipe, doubts
-from encoders.training.data import NO_LABEL, TrainingSet, read_training_set
-from encoders.training.depthwise import FastDepthwise
-from encoders.training.losses import RECONSTRUCTION, Term, pairs_of
-from encoders.training.optimizers import Optimizers
+from encoders.training.optimization.depthwise import FastDepthwise
+from encoders.training.optimization.losses import RECONSTRUCTION, Term, pairs_of
+from encoders.training.optimization.optimizers import Optimizers
 from encoders.training.recipe import Recipe, read_recipe, recipe_names, typed
 from encoders.training.reports import (
     RECONSTRUCTIONS,
@@ -39,7 +40,6 @@ from encoders.training.reports import (
     versions,
     write_reports,
 )
-from encoders.training.sampling import batches
 from encoders.training.start import Start, start_from
 from retrieval.contracts import Framing, Json
 from retrieval.errors import BadData, BadInput, CannotWrite, Mismatch, RetrError, UnknownName

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoders.training.depthwise import FastDepthwise
+from encoders.training.optimization.depthwise import FastDepthwise
 
 
 def gradients(layer: nn.Conv2d, images: Tensor, weights: Tensor) -> list[Tensor]:

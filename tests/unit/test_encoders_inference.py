@@ -7,7 +7,7 @@ from made import photographs
 from torch import nn
 from torch.nn import functional
 
-from encoders.convolution import TwoPartConv
+from encoders.blocks.convolution import TwoPartConv
 from encoders.inference import TorchEncoder, fingerprint_of, floats, load_weights, torch_device
 from encoders.pretrained import PretrainedNetwork
 from retrieval.contracts import Framing, Metric

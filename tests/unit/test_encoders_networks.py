@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from encoders.autoencoder import AutoencoderNetwork, AutoencoderSettings
-from encoders.convolution import Conv3x3, patches
-from encoders.heads import ClassShares, Rotation, ViewsAveraged, Whitening
+from encoders.blocks.convolution import Conv3x3, patches
+from encoders.blocks.heads import ClassShares, Rotation, ViewsAveraged, Whitening
 from encoders.siamese import SiameseNetwork, SiameseSettings, whitening_filters
 from retrieval.contracts import Metric
 

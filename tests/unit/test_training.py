@@ -24,10 +24,10 @@ from encoders.autoencoder import Autoencoder
 from encoders.siamese import SiameseNetwork, SiameseSettings
 from encoders.trained import TrainedEncoder
 from encoders.training import trainer
-from encoders.training.augmentation import Mixed
+from encoders.training.batches.augmentation import Mixed
+from encoders.training.batches.training_set import read_training_set
 from encoders.training.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
-from encoders.training.data import read_training_set
-from encoders.training.losses import Term
+from encoders.training.optimization.losses import Term
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.reports import CURVES, RECONSTRUCTIONS, draw_reconstructions
 from encoders.training.start import start_from

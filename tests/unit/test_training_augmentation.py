@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.training.augmentation import (
+from encoders.training.batches.augmentation import (
     alternating_flip,
     augmented,
     cropped,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.training.losses import LOSSES, MINERS, Term, check_loss, pairs_of
+from encoders.training.optimization.losses import LOSSES, MINERS, Term, check_loss, pairs_of
 from encoders.training.recipe import Loss, Miner
 from retrieval.errors import BadInput, UnknownName
 

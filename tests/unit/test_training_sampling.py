@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
+from encoders.training.batches.sampling import batches, check_sampler
 from encoders.training.recipe import Sampler
-from encoders.training.sampling import batches, check_sampler
 from retrieval.errors import BadInput
 
 LABELS = torch.tensor([0] * 50 + [1] * 30 + [2] * 23)

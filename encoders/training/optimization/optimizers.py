@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from encoders.networks import Network
 from encoders.training import recipe
-from encoders.training.muon import Muon
+from encoders.training.optimization.muon import Muon
 
 ADAM_BESIDE_MUON = (0.85, 0.95)
 """The betas of airbench, arXiv:2404.00498."""
