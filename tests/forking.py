@@ -20,6 +20,7 @@ PRELOADED = (
     "encoders.training.checks",
     "encoders.training.optimization.losses",
     "encoders.training.reports",
+    "encoders.training.run",
     "encoders.training.trainer",
     "indexers.exact",
     "indexers.hnsw",

@@ -64,8 +64,8 @@ def train(
         output.table(("recipe", "what for"), [*recipes.items()], left=2)
         output.document({"recipes": dict(recipes)})
         return
-    for doubt in trainer.doubts(recipe, changes or []):
-        output.warn(doubt)
+    for warning in trainer.recipe_warnings(recipe, changes or []):
+        output.warn(warning)
     folder = out or Workspace.at(workspace).encoder_folder(recipe)
     with output.progress(f"train {Path(recipe).stem}", "image") as show:
         first = True

@@ -1,4 +1,4 @@
-"""What can be refused before a run begins: parts of a recipe that do not go together."""
+"""Checks before a run begins: whether recipe, images and network go together."""
 
 from collections.abc import Sequence
 
@@ -33,8 +33,11 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
-def doubts(recipe: Recipe) -> list[str]:
-    """What the recipe may say and is seldom meant; its network's defaults are written out."""
+def recipe_warnings(recipe: Recipe) -> list[str]:
+    """Return warnings about settings that are valid but probably unintended.
+
+    The settings of the recipe's network include the defaults.
+    """
     mirrored = recipe.network.get("mirror") and recipe.augmentation.flip == "none"
     if not (recipe.epochs and mirrored):
         return []

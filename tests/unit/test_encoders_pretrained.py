@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 
 from encoders import pretrained
 from encoders.trained import TrainedEncoder
-from encoders.training import trainer
+from encoders.training import run as training_run
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.errors import BadInput, UnknownName
@@ -354,7 +354,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     """Dropout, norms that keep averages, CutMix, ITQ behind the training; stopped there too."""
     network = {**RECIPE.network, "dropout": 0.3, "class_sharpness": 10.0, "itq": True}
     recipe = replace(RECIPE, network=network, augmentation=Augmentation(cutmix=0.5))
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)
     train(recipe, tmp_path / "whole")
     steps = 0
 
@@ -367,7 +367,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "stopped", on_step=stop)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(trainer.Run, "publish", lambda run, trained: stop_now())
+        patched.setattr(training_run.Run, "publish", lambda run, trained: stop_now())
         train(recipe, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "card.json").exists()
     train(recipe, tmp_path / "stopped")
