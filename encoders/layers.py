@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from encoders.inference import TorchEncoder, fast_inference, floats
 from encoders.networks import Count, Network, Positive, Settings, Share
-from encoders.pretrained import OFFLINE_MODEL, LayerOutputs, check_known, load_published
+from encoders.timm.features import LayerOutputs
+from encoders.timm.published import OFFLINE_MODEL, check_known, load_published
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Framing, Images, Metric
 from retrieval.errors import BadInput

