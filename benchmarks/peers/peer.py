@@ -55,13 +55,13 @@ PEERS = {
     "voyager": "voyager:Voyager",
     "lancedb": "lancedb:LanceDb",
     "milvus-lite": "milvus:MilvusLite",
-    "retr-exact": "retr:Exact",
-    "retr-ivf": "retr:Ivf",
-    "retr-hnsw": "retr:Hnsw",
-    "retr-hnsw-pca": "retr:HnswPca",
-    "retr-ivfpq": "retr:IvfPq",
-    "retr-vamana": "retr:Vamana",
-    "retr-auto": "retr:Auto",
+    "retr-exact": "retr:RetrExact",
+    "retr-ivf": "retr:RetrIvf",
+    "retr-hnsw": "retr:RetrHnsw",
+    "retr-hnsw-pca": "retr:RetrHnswPca",
+    "retr-ivfpq": "retr:RetrIvfPq",
+    "retr-vamana": "retr:RetrVamana",
+    "retr-auto": "retr:RetrAuto",
 }
 """The file and the class of each."""
 

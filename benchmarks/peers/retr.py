@@ -44,31 +44,31 @@ class _Retr(Peer):
         return self.index.search(queries, k).rows
 
 
-class Exact(_Retr):
+class RetrExact(_Retr):
     backend = "exact"
 
 
-class Ivf(_Retr):
+class RetrIvf(_Retr):
     backend = "ivf"
 
 
-class Hnsw(_Retr):
+class RetrHnsw(_Retr):
     backend = "hnsw"
 
 
-class HnswPca(_Retr):
+class RetrHnswPca(_Retr):
     backend = "hnsw-pca"
 
 
-class IvfPq(_Retr):
+class RetrIvfPq(_Retr):
     backend = "ivfpq"
 
 
-class Vamana(_Retr):
+class RetrVamana(_Retr):
     backend = "vamana"
 
 
-class Auto(Peer):
+class RetrAuto(Peer):
     """What is chosen for each target, of single queries on one thread, and of batches on all."""
 
     ladders: ClassVar[Ladders] = tuple((target,) for target in TARGETS)

@@ -30,7 +30,7 @@ ROUNDING = 1e-5  # of distances of copies, which should be 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Data:
+class BenchmarkData:
     """Queries against a database, without labels.
 
     neighbors: (q, k), the rows of the true neighbours, nearest first; None where these are not
@@ -46,7 +46,7 @@ class Data:
         resolve_choices(self)
 
 
-def read(path: Path, metric: Metric | str | None = None) -> Data:
+def read(path: Path, metric: Metric | str | None = None) -> BenchmarkData:
     """The data in a file; with a metric in place of the file's own, its neighbours are left out.
 
     Raises BadInput where there is no such file, or it names no metric and none is given; BadData
@@ -62,7 +62,7 @@ def read(path: Path, metric: Metric | str | None = None) -> Data:
         raise BadData(f"{path} is no HDF5 file, or damaged ({error}); fetch it again") from None
 
 
-def _read(path: Path, file: Any, metric: Metric | None) -> Data:
+def _read(path: Path, file: Any, metric: Metric | None) -> BenchmarkData:
     own = _metric_of(path, file.attrs.get("distance"), metric)
     database, queries = (_vectors(path, file, name) for name in ("train", "test"))
     if database.shape[1] != queries.shape[1]:
@@ -77,7 +77,9 @@ def _read(path: Path, file: Any, metric: Metric | None) -> Data:
         _check_neighbors(path, queries, database, neighbors, stored, own)
     chosen = metric or own
     assert chosen is not None  # else refused above
-    return Data(_labelled("test", queries), _labelled("train", database), chosen, neighbors)
+    return BenchmarkData(
+        _labelled("test", queries), _labelled("train", database), chosen, neighbors
+    )
 
 
 def write(path: Path, queries: Vectors, database: Vectors, metric: Metric | str) -> None:

@@ -12,7 +12,7 @@ from cli.output import Output, duration, size
 
 if TYPE_CHECKING:
     from benchmarks.suite.report import Change
-    from benchmarks.suite.run import Report
+    from benchmarks.suite.run import SuiteReport
     from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric
     from retrieval.quality.labelled import Labelled
@@ -103,7 +103,7 @@ def bench(
     from benchmarks.suite import hdf5 as ann_benchmarks
     from benchmarks.suite import report as reports
     from benchmarks.suite.grid import FULL, QUICK, read_grid
-    from benchmarks.suite.run import run, usual_backends
+    from benchmarks.suite.run import default_backends, run
     from retrieval.errors import BadInput
     from retrieval.quality.metrics import DEFINITIONS
     from retrieval.storage.files import made_folder
@@ -137,7 +137,7 @@ def bench(
             data.queries,
             data.database,
             data.metric,
-            backends or usual_backends(data.metric),
+            backends or default_backends(data.metric),
             grid=read_grid(grid or (FULL if full else QUICK)),
             threads=n_threads,
             seed=seed,
@@ -165,7 +165,7 @@ def bench(
     output.document(document)
 
 
-def print_report(output: Output, report: "Report") -> None:
+def print_report(output: Output, report: "SuiteReport") -> None:
     """Print the table, and the conditions that its numbers hold under."""
     data = report.data
     output.say(
@@ -177,7 +177,7 @@ def print_report(output: Output, report: "Report") -> None:
     output.say("*: on the Pareto front of recall@10 and queries per second in batches")
 
 
-def table(report: "Report") -> list[list[str]]:
+def table(report: "SuiteReport") -> list[list[str]]:
     """A header, and a line for each row of the report."""
     from benchmarks.suite.grid import named
 

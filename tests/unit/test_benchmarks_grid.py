@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from benchmarks.suite.grid import FULL, QUICK, read_grid
-from benchmarks.suite.run import K
+from benchmarks.suite.judge import K
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.registry import indexer_names, make_indexer

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks.suite import machine
 from benchmarks.suite import run as suite
-from benchmarks.suite.job import Answer, Job, Timing, hits_file
-from benchmarks.suite.run import K, Report, Row, run, usual_backends, with_front
+from benchmarks.suite.job import Job, Timing, WorkerResult, hits_file
+from benchmarks.suite.judge import K
+from benchmarks.suite.run import Row, SuiteReport, default_backends, run, with_front
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.quality.evaluation import evaluate
@@ -49,7 +50,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def report(told: list[str]) -> Report:
+def report(told: list[str]) -> SuiteReport:
     return run(
         items(60, "q", 1),
         items(1500, "d", 2),
@@ -61,7 +62,7 @@ def report(told: list[str]) -> Report:
     )
 
 
-def test_rows_are_in_the_order_of_backends_and_settings(report: Report) -> None:
+def test_rows_are_in_the_order_of_backends_and_settings(report: SuiteReport) -> None:
     rows = [(row.backend, row.setting) for row in report.rows]
     # Of ivf, the first two share a build.
     assert rows == [
@@ -75,7 +76,7 @@ def test_rows_are_in_the_order_of_backends_and_settings(report: Report) -> None:
     assert first.build_seconds == second.build_seconds != third.build_seconds
 
 
-def test_progress_is_told_of_each_build(report: Report, told: list[str]) -> None:
+def test_progress_is_told_of_each_build(report: SuiteReport, told: list[str]) -> None:
     assert report.rows
     assert told == [
         "true neighbors of 60 queries among 1,500",
@@ -86,7 +87,7 @@ def test_progress_is_told_of_each_build(report: Report, told: list[str]) -> None
     ]
 
 
-def test_exact_search_loses_nothing_and_approximation_does(report: Report) -> None:
+def test_exact_search_loses_nothing_and_approximation_does(report: SuiteReport) -> None:
     exact, few, all_lists, *_ = report.rows
     queries, database = items(60, "q", 1), items(1500, "d", 2)
     map_at = evaluate(queries, database, Metric.EUCLIDEAN, (K,)).map_at
@@ -100,7 +101,7 @@ def test_exact_search_loses_nothing_and_approximation_does(report: Report) -> No
     assert few.map_loss != 0
 
 
-def test_times_fit_each_other(report: Report) -> None:
+def test_times_fit_each_other(report: SuiteReport) -> None:
     for row in report.rows:
         assert len(row.qps_runs) == 5
         assert row.qps == sorted(row.qps_runs)[2]
@@ -113,7 +114,7 @@ def test_times_fit_each_other(report: Report) -> None:
         assert row.threads == 1
 
 
-def test_each_query_is_kept(report: Report) -> None:
+def test_each_query_is_kept(report: SuiteReport) -> None:
     table = report.by_query
     assert table.num_rows == 60 * len(report.rows)
     for number, row in enumerate(report.rows):
@@ -131,7 +132,7 @@ def test_queries_that_were_not_asked_alone_have_no_latency(monkeypatch: pytest.M
     assert found.rows[0].latency_runs_ms == [found.rows[0].latency_ms["p50"]]
 
 
-def test_the_pareto_front(report: Report) -> None:
+def test_the_pareto_front(report: SuiteReport) -> None:
     def row(recall: float, qps: float, threads: int = 1) -> Row:
         return replace(report.rows[0], recall_at={10: recall}, qps=qps, threads=threads)
 
@@ -145,10 +146,10 @@ def test_each_number_of_threads_has_its_rows(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(machine, "cores", lambda: [0, 1])
     given: list[int] = []
 
-    def measured(job: Job, folder: Path) -> Answer:
+    def measured(job: Job, folder: Path) -> WorkerResult:
         given.append(job.threads)
         np.save(hits_file(folder, 0), np.zeros((2, K), np.int64))
-        return Answer(0.1, 1, None, {}, [Timing({}, [1.0], [[1.0, 2.0]])])
+        return WorkerResult(0.1, 1, None, {}, [Timing({}, [1.0], [[1.0, 2.0]])])
 
     monkeypatch.setattr(suite, "_measured", measured)
     backends = ["exact", "ivf"]
@@ -160,7 +161,7 @@ def test_each_number_of_threads_has_its_rows(monkeypatch: pytest.MonkeyPatch) ->
     assert given == [2, 1, 2, 1]
 
 
-def test_to_json_is_the_document_of_retr_bench(report: Report) -> None:
+def test_to_json_is_the_document_of_retr_bench(report: SuiteReport) -> None:
     document: Any = json.loads(json.dumps(report.to_json()))
     assert set(document) == {"machine", "data", "conditions", "rows", "definitions"}
     assert document["data"] == {
@@ -272,6 +273,6 @@ def test_a_worker_that_fails_has_its_last_words_in_the_error(
         run(items(2, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"])
 
 
-def test_the_usual_backends_are_those_that_have_the_metric() -> None:
-    assert usual_backends(Metric.MANHATTAN) == ["exact", "ivf"]
-    assert usual_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq"]
+def test_default_backends_are_those_that_have_the_metric() -> None:
+    assert default_backends(Metric.MANHATTAN) == ["exact", "ivf"]
+    assert default_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq"]
