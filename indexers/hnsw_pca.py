@@ -238,7 +238,7 @@ class HnswPcaIndex:
                 self.zero = start + int(zeros[0]) if len(zeros) else None
             block = turned[start : start + BLOCK] - centre
             lengths = np.linalg.norm(block, axis=1, keepdims=True) * self.scale
-            block *= self.scale * np.minimum(1, walk.LONGEST / np.maximum(lengths, 1))
+            block *= self.scale * np.minimum(1, walk.MAX_CODE_LENGTH / np.maximum(lengths, 1))
             self.codes[start : start + BLOCK, : graph.d] = np.rint(block)
         matrix = _matrix(self.index)
         self.turn = np.zeros((self.codes.shape[1], matrix.shape[1] + 1), np.float32)
@@ -368,9 +368,10 @@ def _matrix(index: faiss.IndexRefineFlat) -> NDArray[np.float32]:
 
 
 def _scale(turned: Vectors, centre: NDArray[np.float64]) -> float:
-    """What brings nearly all of the vectors (n, axes), less their centre, within `walk.LONGEST`.
+    """Return the factor that takes nearly all vectors (n, axes), less their center, to codes.
 
-    A few that are far longer are cut short, so that the others are told apart.
+    Codes are at most `walk.MAX_CODE_LENGTH` long. A few vectors that are far longer than the others
+    are shortened, so that the codes of the others stay precise.
     """
     lengths = np.concatenate(
         [
@@ -379,7 +380,7 @@ def _scale(turned: Vectors, centre: NDArray[np.float64]) -> float:
         ]
     )
     reach = min(float(lengths.max()), ROOM * float(np.quantile(lengths, USUAL)))
-    return walk.LONGEST / (reach or float(lengths.max()) or 1.0)
+    return walk.MAX_CODE_LENGTH / (reach or float(lengths.max()) or 1.0)
 
 
 def _raised(axes: int) -> int:
