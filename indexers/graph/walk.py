@@ -7,7 +7,7 @@ nearest neighbor search with the navigating spreading-out graph, VLDB 2019). In 
 the candidates' vectors themselves with the query.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
@@ -32,7 +32,7 @@ PREFETCHED_CANDIDATES = 3
 # The compiler may reorder sums, and so add eight numbers at a time. NaN stays NaN.
 ANY_ORDER = {"reassoc", "contract", "nsz"}
 
-INLINE = "always"  # parts of a walk that cost a tenth of its time as calls
+INLINE: Final = "always"  # parts of a walk that cost a tenth of its time as calls
 
 
 def _prefetching(context: Any, array: Any, index: Any) -> Any:
@@ -175,7 +175,7 @@ def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> Non
 
 
 @njit(inline=INLINE, boundscheck=False)
-def _inserted(candidate: int, pool: Any, size: int) -> int:
+def _inserted(candidate: Any, pool: Any, size: int) -> int:
     """Move larger candidates up to make place for this one, and return its place."""
     place = size - 1
     while place > 0 and pool[place - 1] > candidate:

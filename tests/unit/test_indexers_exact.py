@@ -36,7 +36,7 @@ def test_ties_at_rank_k_go_to_the_lowest_rows(metric: Metric, queries: int, shar
 
 
 def test_ties_are_settled_in_small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexers.exact.TIED_CELLS", 64)
+    monkeypatch.setattr("indexers.exact.MAX_TIED_DISTANCES", 64)
     database = np.ones((50, 3), np.float32)
     hits = Exact(Metric.EUCLIDEAN).build(database).search(database, 4)
     assert hits.rows.tolist() == [[0, 1, 2, 3]] * 50
