@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.faiss.bridge import COMPARED
+from indexers.file_sizes import check_file_sizes, file_sizes
 from indexers.options import EFFORTS, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
@@ -226,8 +227,11 @@ class VamanaIndex:
                 for file in place.iterdir():
                     kind = "toml" if file.name == SVS_SETTINGS else file.name
                     file.rename(folder / f"{place.name}.{kind}")
-        sizes: dict[str, Json] = {file.name: file.stat().st_size for file in _files(folder)}
-        facts: dict[str, Json] = {"scale": self.scale, "squares": self.squares, "bytes": sizes}
+        facts: dict[str, Json] = {
+            "scale": self.scale,
+            "squares": self.squares,
+            "bytes": file_sizes(_files(folder)),
+        }
         write_json(folder / FACTS, facts)
         self.copies.save(folder)
 
@@ -350,13 +354,7 @@ def _checked_facts(folder: Path) -> tuple[float, bool]:
         scale, squares, sizes = float(facts["scale"]), facts["squares"], dict(facts["bytes"])
     except (KeyError, TypeError, ValueError):
         raise BadData(f"{path} is not there or damaged; build the index again") from None
-    there = {file.name: file.stat().st_size for file in _files(folder)}
-    for name in sorted({*sizes, *there}):
-        if sizes.get(name) != there.get(name):
-            raise BadData(
-                f"{folder / name} has {there.get(name, 0):,} of {sizes.get(name, 0):,} bytes; "
-                "build the index again"
-            )
+    check_file_sizes(folder, _files(folder), sizes)
     return scale, bool(squares)
 
 

@@ -12,6 +12,7 @@ from encoders.training.earlier import open_earlier
 from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.images import MANY, load, open_source
+from retrieval.quality.draws import draw_of_each_class
 from retrieval.storage.names import nfc
 
 NO_LABEL = ""
@@ -162,16 +163,14 @@ def _drawn(
     per_class: int,
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The places of `per_class` images of each class, or of all where it is 0, ascending."""
+    """Return the places of `per_class` images of each class, ascending; of all images if it is 0."""
     if not per_class:
         return np.arange(len(labels))
-    parts = []
-    for number, name in enumerate(names):
-        places = np.flatnonzero(labels == number)
-        if len(places) < per_class:
-            raise BadInput(
-                f"class '{name}' has {len(places)} images, data.per_class wants {per_class}; "
-                "set it lower, or leave the class out with data.classes"
-            )
-        parts.append(generator.permutation(places)[:per_class])
-    return np.sort(np.concatenate(parts))
+    return draw_of_each_class(
+        np.array(names, dtype=object)[labels],
+        names,
+        per_class,
+        generator,
+        why=f"data.per_class wants {per_class}",
+        remedy="set it lower, or leave the class out with data.classes",
+    )
