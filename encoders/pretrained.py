@@ -25,47 +25,47 @@ from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadInput
 from retrieval.storage.cards import is_trained
 
-VERSION = 1  # of this file's arithmetic; part of the fingerprint
+VERSION = 1  # raise it when the arithmetic here changes; part of the fingerprint
 
 
 @dataclass(frozen=True)
 class PretrainedSettings(Settings):
-    """The settings of a network, as a recipe's `[network]` has them."""
+    """Settings of the network; a recipe's `[network]` fills them."""
 
     model: str = OFFLINE_MODEL  # timm's name
     layers: tuple[str, ...] = ()  # see `Features`
-    side: Amount = 0  # images are resized to side × side before the model; 0: left as they are
-    embed_sides: tuple[Count, ...] = ()  # the same for embedding, averaged; none: `side` alone
-    resample: Literal["bicubic", "bilinear"] = "bicubic"  # how; bilinearly JPEG noise stays softer
+    side: Amount = 0  # pixels; images are resized to side × side before the model; 0: not resized
+    embed_sides: tuple[Count, ...] = ()  # sides for embedding, averaged; none: `side`
+    resample: Literal["bicubic", "bilinear"] = "bicubic"  # bilinear suppresses JPEG noise
     head: Literal["linear", "hidden", "whitening"] = "linear"
-    dim: Count = 128  # numbers from the head
+    dim: Count = 128  # dimension of the head's output
     hidden: Count = 512  # units of the hidden layer
-    frozen: bool = False  # train the head alone
-    dropout: Share = 0.0  # of the features before the head
-    drop_path: Share = 0.0  # of the model's residual branches, where it has any
-    mirror: bool = False  # embed the mean of the image and its mirror image, at twice the time
-    shift: Amount = 0  # and of both moved by so many pixels two ways, at three times that
-    class_sharpness: Positive | None = None  # see `ClassShares`; None: the head's numbers alone
+    frozen: bool = False  # train the head only
+    dropout: Share = 0.0  # share of the features, before the head
+    drop_path: Share = 0.0  # share of the model's residual branches
+    mirror: bool = False  # also embed the mirror image, at twice the time
+    shift: Amount = 0  # pixels; also embed views moved two ways, at three times the time
+    class_sharpness: Positive | None = None  # see `ClassShares`; None: no shares
     class_weight: Positive = 2.0
-    metric: Literal["cosine", "inner_product"] = "cosine"  # that embeddings are made for
-    itq: bool = False  # turn the head's numbers so that their signs say most, see `Rotation`
+    metric: Literal["cosine", "inner_product"] = "cosine"  # intended for embeddings
+    itq: bool = False  # rotate embeddings for binary codes, see `Rotation`
 
 
 class PretrainedNetwork(Network):
-    """Images (n, 3, side, side) from 0 to 1, through a timm model, to embeddings (n, dim).
+    """A timm model with a head, from images (n, 3, side, side) to embeddings (n, dim).
 
-    `forward` gives the head's numbers, of unit length; what an embedding has, `PretrainedSettings`
-    say.
+    `forward` returns the head's output, of unit length. The settings decide how an embedding is
+    computed from it.
     """
 
     settings_type = PretrainedSettings
     settings: PretrainedSettings
     precise = frozenset({"head.mean", "head.axes", "rotation.axes"})
-    bfloat16_embeddings = False  # 0.984 for EfficientNet-Lite0
+    bfloat16_embeddings = False  # cosine to float32's: 0.984 for EfficientNet-Lite0
     at_once = 32
 
     def __init__(self, settings: PretrainedSettings, classes: int, side: int) -> None:
-        """The published weights are fetched by `prepare`, not here."""
+        """Build the network without weights; `prepare` loads the published ones."""
         super().__init__(settings, classes, side)
         self.settings = settings
         self.metric = Metric(settings.metric)
@@ -82,7 +82,7 @@ class PretrainedNetwork(Network):
 
     @classmethod
     def natural_side(cls, settings: PretrainedSettings) -> int:
-        """The largest of the sides at which the model is to see images."""
+        """Return the largest side at which the model sees images, in pixels."""
         check_known(settings.model)
         if largest := max((settings.side, *settings.embed_sides)):
             return largest
@@ -121,7 +121,7 @@ class PretrainedNetwork(Network):
         return self.settings.head == "whitening" or self.settings.itq
 
     def prepare(self, images: Tensor) -> None:
-        """Take the model's published weights."""
+        """Load the model's published weights."""
         model, _ = load_published(self.settings.model)
         self.body.network.load_state_dict(model.state_dict())
 
@@ -129,7 +129,7 @@ class PretrainedNetwork(Network):
         return [*self.head.parameters()]
 
     def train(self, mode: bool = True) -> "PretrainedNetwork":
-        """As in torch; a frozen model stays in evaluation mode."""
+        """Set the mode of the network; a frozen model stays in evaluation mode."""
         super().train(mode)
         if self.settings.frozen:
             self.body.eval()
@@ -139,11 +139,11 @@ class PretrainedNetwork(Network):
         return self.vectors(images, self.settings.side)
 
     def vectors(self, images: Tensor, side: int) -> Tensor:
-        """Unit vectors (n, dim) of images of any size, seen at side × side pixels."""
+        """Return unit vectors (n, dim) of images, resized to side × side pixels."""
         return functional.normalize(self.head(self.features_of(images, side)).float(), dim=1)
 
     def features_of(self, images: Tensor, side: int) -> Tensor:
-        """The model's features (n, features) of images of any size, seen at side × side pixels."""
+        """Return the model's features (n, features) of images, resized to side × side pixels."""
         if side and images.shape[-1] != side:
             images = functional.interpolate(
                 images, (side, side), mode=self.settings.resample, antialias=True
@@ -152,13 +152,13 @@ class PretrainedNetwork(Network):
         return features
 
     def features(self) -> nn.Module:
-        """What the head is fitted to; with a head that is trained, what is turned.
+        """Return the network for the features that the head or the rotation is fitted to.
 
-        The turn is fitted to one view of each image: fitted to all views of an embedding, at
-        their times the cost, codes rank no better.
+        The rotation is fitted to one view of each image. To fit it to all views of an embedding
+        takes several times as long, and its codes do not rank better.
         """
         if self.settings.head == "whitening":
-            return _AsEmbedded(self, self.features_of)
+            return _MeanOverSides(self, self.features_of)
         return self.folded()
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
@@ -170,11 +170,11 @@ class PretrainedNetwork(Network):
             self.rotation.fit(features)
 
     def embedder(self) -> nn.Module:
-        unturned = self.with_shares(self._views())
-        return nn.Sequential(unturned, self.rotation) if self.settings.itq else unturned
+        unrotated = self.with_shares(self._views())
+        return nn.Sequential(unrotated, self.rotation) if self.settings.itq else unrotated
 
     def folded(self) -> "PretrainedNetwork":
-        """The same function with norms folded into convolutions, for inference."""
+        """Return an equivalent network with norms folded into convolutions, for inference."""
         if self.settings.layers:
             return self
         network = copy.deepcopy(self).eval()
@@ -183,31 +183,32 @@ class PretrainedNetwork(Network):
 
     def _views(self) -> nn.Module:
         network, settings = self.folded(), self.settings
-        seen = _AsEmbedded(network, network.vectors)
+        seen = _MeanOverSides(network, network.vectors)
         return ViewsAveraged(seen, mirror=settings.mirror, shift=settings.shift)
 
 
 def _bare(settings: PretrainedSettings) -> Any:
-    """The model without its classifier and its weights. Raises BadInput where timm makes none."""
+    """Build the model without classifier and weights. Raises BadInput if timm cannot."""
     try:
         return timm.create_model(
             settings.model,
             pretrained=False,
             num_classes=0,
-            drop_path_rate=settings.drop_path or None,  # which not all models know
+            drop_path_rate=settings.drop_path or None,  # not all models have the option
         )
     except (TypeError, RuntimeError) as error:
         raise BadInput(
-            f"timm makes no {settings.model} with drop_path {settings.drop_path} ({error}); change "
-            "network.model or network.drop_path"
+            f"timm cannot build {settings.model} with drop_path {settings.drop_path} ({error}); "
+            "change network.model or network.drop_path"
         ) from None
 
 
-class _AsEmbedded(nn.Module):
-    """The mean of what a method of the network makes of images at each side for embedding.
+class _MeanOverSides(nn.Module):
+    """Mean output of a method of the network over the sides for embedding.
 
-    At a side that is larger than in training, objects look as large as they did in its random
-    crops: Touvron et al., Fixing the train-test resolution discrepancy, arXiv:1906.06423.
+    At a side that is larger than in training, objects look as large as in the random
+    crops of training: Touvron et al., Fixing the train-test resolution discrepancy,
+    arXiv:1906.06423.
     """
 
     def __init__(self, network: PretrainedNetwork, method: Callable[[Tensor, int], Tensor]) -> None:
@@ -221,11 +222,11 @@ class _AsEmbedded(nn.Module):
 
 
 class Pretrained(TrainedEncoder):
-    """`pretrained:MODEL@LAYER+LAYER`: features of a timm model, made for cosine.
+    """`pretrained:MODEL@LAYER+LAYER`: features of a timm model, for the cosine distance.
 
-    Without layers, the globally pooled features that its classifier would see. Images are framed
-    and normalised as the model's own configuration says. `pretrained:FOLDER` is one that
-    `retr train` made of such a model.
+    Without layers, embeddings are the globally pooled features before the classifier. Images are
+    framed and standardized as the model's configuration says. `pretrained:FOLDER` is a model that
+    `retr train` fine-tuned.
     """
 
     plugin: ClassVar[str] = "pretrained"
@@ -235,8 +236,8 @@ class Pretrained(TrainedEncoder):
         """Load a timm model by name, `resnet18` or with its tag `resnet18.a1_in1k`.
 
         device: auto, cpu or cuda. Raises UnknownName for a model that timm does not have or a
-        layer that the model does not have, BadInput for one without published weights or whose
-        input is not a square, RetrError where the hub cannot be reached.
+        layer that the model does not have, BadInput for a model without published weights or with
+        an input that is not a square, RetrError if the hub cannot be reached.
         """
         folder = Path(model).expanduser()
         if is_trained(folder):
@@ -251,7 +252,7 @@ class Pretrained(TrainedEncoder):
         settings = resolve_model_data_config(network)
         _, height, width = settings["input_size"]
         if height != width:
-            raise BadInput(f"{model} wants {width}x{height} pixels; choose one with square input")
+            raise BadInput(f"{model} takes {width}x{height} pixels; choose one with square input")
         known = set(Resample)
         resample = settings["interpolation"]
         body = Features(model, layers.split("+") if at else (), network)

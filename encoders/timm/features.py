@@ -15,13 +15,13 @@ from retrieval.errors import BadInput, UnknownName
 
 
 class LayerOutputs(nn.Module):
-    """A timm model on images from 0 to 1, and what its layers put out on the way."""
+    """A timm model for images from 0 to 1 that also returns the outputs of some layers."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
-        """network: the timm model without its classifier. Raises UnknownName for a layer."""
+        """Wrap the network, a timm model without classifier. Raises UnknownName for a layer."""
         super().__init__()
         settings = resolve_model_data_config(network)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1), False)
@@ -32,14 +32,14 @@ class LayerOutputs(nn.Module):
         inside = dict(network.named_modules())
         for layer in self.layers:
             if layer not in inside:
-                # A network has hundreds: those that stand no deeper than most people look.
+                # A network has hundreds of layers; list those near the top.
                 shown = (name for name in inside if name and name.count(".") < 2)
                 raise UnknownName(f"layer of {model}", layer, shown)
-            # A partial, whose dictionary is copied with the network, as a closure's is not.
+            # A partial's dictionary is copied with the network; a closure's would be shared.
             inside[layer].register_forward_hook(partial(_keep, self._seen, layer))
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the model makes of images (n, 3, h, w), and the outputs of the layers, in order."""
+        """Return the model's output for images (n, 3, h, w), and the layers' outputs, in order."""
         final: Tensor = self.network((images - self.mean) / self.std)
         return final, [self._seen.pop(layer).float() for layer in self.layers]
 
@@ -51,14 +51,14 @@ def _keep(
 
 
 class Features(LayerOutputs):
-    """Images (n, 3, h, w) from 0 to 1, to the features (n, dim) of a timm model.
+    """A timm model from images (n, 3, h, w), with values from 0 to 1, to features (n, dim).
 
-    Without layers, those that its classifier would see. With layers, each layer's outputs are
-    averaged over the image and brought to unit length, and put side by side.
+    Without layers, the features are the pooled ones before the classifier. With layers, each
+    layer's output is averaged over the image and scaled to unit length, and all are concatenated.
     """
 
     def __init__(self, model: str, layers: Sequence[str], network: Any) -> None:
-        """As `LayerOutputs`. Raises BadInput for a layer that has no output an image."""
+        """Wrap the network. Raises UnknownName and BadInput for layers that cannot be used."""
         super().__init__(model, layers, network)
         self.shape = tuple(resolve_model_data_config(network)["input_size"])
         self.channels_last = getattr(network, "output_fmt", None) == Format.NHWC
@@ -72,9 +72,9 @@ class Features(LayerOutputs):
         return torch.cat([functional.normalize(vectors, dim=1) for vectors in pooled], 1)
 
     def fold(self) -> None:
-        """Go over to evaluation, with norms folded into convolutions.
+        """Switch to evaluation mode, and fold norms into convolutions unless there are layers.
 
-        Not with layers, since these may be norms, or stand before them.
+        A layer may be a norm, or come before one.
         """
         self.eval()
         if not self.layers:
@@ -90,17 +90,17 @@ class Features(LayerOutputs):
         for layer, output in zip(self.layers, outputs, strict=True):
             if len(output) != 2:
                 raise BadInput(
-                    f"layer {layer} puts out {tuple(output.shape)} for two images, which are not "
-                    "told apart there; choose another layer"
+                    f"layer {layer} puts out {tuple(output.shape)} for two images, not one "
+                    "output per image; choose another layer"
                 )
         return sum(_pooled(output, self.channels_last).shape[1] for output in outputs)
 
 
 def _pooled(output: Tensor, channels_last: bool) -> Tensor:
-    """A layer's output averaged over places: maps, tokens (n, t, c) or (n, c) to (n, c).
+    """Return a layer's output, maps, tokens (n, t, c) or (n, c), averaged over places: (n, c).
 
-    Images are square, and so are maps: where only two sides of one are alike, these are the
-    places; else `channels_last` says whether a map is (n, h, w, c) or (n, c, h, w).
+    Images are square, and so are maps: if only two sides are equal, they are height and width.
+    Otherwise `channels_last` decides between (n, h, w, c) and (n, c, h, w).
     """
     if output.ndim < 4:
         return output.mean(1) if output.ndim == 3 else output

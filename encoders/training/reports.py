@@ -30,7 +30,7 @@ def write_reports(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
 def draw_reconstructions(
     path: Path, images: Images, drawn: NDArray[np.float32], columns: int = 10, scale: int = 3
 ) -> None:
-    """Write a PNG of images (n, side, side, 3), each above what was drawn of it, from 0 to 1."""
+    """Write a PNG of images (n, side, side, 3), each above its drawing, with values from 0 to 1."""
     redrawn = np.rint(drawn * 255).clip(0, 255).astype(np.uint8)
     side, columns = images.shape[1], min(columns, len(images))
     rows = [
@@ -38,7 +38,7 @@ def draw_reconstructions(
         for start in range(0, len(images) - columns + 1, columns)
         for kind in (images, redrawn)
     ]
-    # A white line between the pairs.
+    # A white line separates pairs of rows.
     gap = np.full((max(1, side // 8), columns * side, 3), 255, np.uint8)
     parts = [part for i, row in enumerate(rows) for part in ((gap, row) if i % 2 == 0 else (row,))]
     sheet = np.concatenate(parts[1:]).repeat(scale, axis=0).repeat(scale, axis=1)
@@ -46,7 +46,7 @@ def draw_reconstructions(
 
 
 def machine(device: torch.device) -> str:
-    """The machine, in words that name no host."""
+    """Return a description of the machine, without its host name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{available_cores()} cores, {_processor()}, {torch.get_num_threads()} threads"
@@ -62,5 +62,5 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, Json]:
-    """The versions of the libraries that decide the weights."""
+    """Return the versions of the libraries that affect the weights."""
     return {name: version(name) for name in LIBRARIES}

@@ -1,4 +1,4 @@
-"""A training run: epochs of steps with a checkpoint now and then, then the trained encoder.
+"""A training run: epochs of steps with regular checkpoints, then publication.
 
 Every random draw of a step follows from the recipe's seed, the epoch and the step. So a run that
 was killed and continues from its checkpoint ends with the same weights as an unbroken one.
@@ -262,7 +262,7 @@ class Run:
         self.keep_proxies()
         weights = rounded_weights(self.network)
         write_weights(self.folder, weights)
-        self.network.load_state_dict(weights)  # so that the score is of the weights written
+        self.network.load_state_dict(weights)  # score the weights that were written
         if self.rows:
             write_reports(self.folder, self.rows)
         if self.network.draws:

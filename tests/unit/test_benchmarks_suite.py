@@ -14,7 +14,7 @@ import pytest
 from benchmarks.suite import machine
 from benchmarks.suite import run as suite
 from benchmarks.suite.job import Job, Timing, WorkerResult, hits_file
-from benchmarks.suite.judge import K
+from benchmarks.suite.judge import Judge, K
 from benchmarks.suite.run import Row, SuiteReport, default_backends, run, with_front
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
@@ -125,8 +125,8 @@ def test_each_query_is_kept(report: SuiteReport) -> None:
         assert 0 < min(of_row["latency_ms"].to_pylist()) <= row.latency_ms["p95"]
 
 
-def test_queries_that_were_not_asked_alone_have_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "SINGLES", 3)
+def test_queries_beyond_the_timed_ones_have_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "MAX_SINGLE_QUERIES", 3)
     found = run(items(5, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"], repeats=1)
     assert found.by_query["latency_ms"].null_count == 2
     assert found.rows[0].latency_runs_ms == [found.rows[0].latency_ms["p50"]]
@@ -187,11 +187,11 @@ def test_hits_are_judged_by_distance() -> None:
     places = np.arange(1, 301, dtype=np.float32)[:, None]
     database = Labelled(places, [f"d{i}" for i in range(300)], ["a"] * 150 + ["b"] * 150)
     query = Labelled(np.zeros((1, 1), np.float32), ["q"], ["a"])
-    quality = suite._Quality.of(query, database, Metric.EUCLIDEAN)
-    assert (quality.hits, quality.exact_map) == (100, 1)
+    judge = Judge.of(query, database, Metric.EUCLIDEAN)
+    assert (judge.hits, judge.exact_map) == (100, 1)
 
     rows = np.concatenate([np.arange(1, 81), np.arange(280, 300)])[None]
-    judged = quality.of_hits(rows)
+    judged = judge.of_hits(rows)
     # The first is not found: of the ten first, 2 … 11, nine are near enough.
     assert {k: recall.tolist() for k, recall in judged.recall_at.items()} == {
         1: [0], 10: [9 / 10], 100: [80 / 100],
@@ -203,28 +203,28 @@ def test_hits_are_judged_by_distance() -> None:
 
 def test_a_query_in_the_database_does_not_count_for_its_own_precision() -> None:
     database = items(150, "d", 4)
-    quality = suite._Quality.of(database, database, Metric.COSINE)
-    assert quality.hits == K + 1
+    judge = Judge.of(database, database, Metric.COSINE)
+    assert judge.hits == K + 1
     exact = evaluate(database, database, Metric.COSINE, (K,))
-    assert quality.exact_map == pytest.approx(exact.map_at[K])
+    assert judge.exact_map == pytest.approx(exact.map_at[K])
 
 
 def test_without_labels_there_is_recall_but_no_precision() -> None:
     database = items(150, "d", 4, labels=False)
-    quality = suite._Quality.of(items(5, "q", 5), database, Metric.COSINE)
+    judge = Judge.of(items(5, "q", 5), database, Metric.COSINE)
     hits = nearest(items(5, "q", 5).vectors, database.vectors, Metric.COSINE, K)
-    judged = quality.of_hits(hits.rows)
+    judged = judge.of_hits(hits.rows)
     assert (judged.map_at, judged.map_loss) == (None, None)
     assert all((recall == 1).all() for recall in judged.recall_at.values())
 
 
-def test_float32_is_not_blamed_for_cosines_that_it_cannot_tell_apart() -> None:
+def test_cosines_equal_in_float32_count_as_equal() -> None:
     angles = np.linspace(0, 4e-4, 200)  # 1 - cos is at most 8e-8
     vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     database = Labelled(vectors, [f"d{i}" for i in range(200)], [None] * 200)
     query = Labelled(vectors[:1], ["q"], [None])
-    quality = suite._Quality.of(query, database, Metric.COSINE)
-    recall_at = quality.of_hits(np.arange(100, 200)[None]).recall_at
+    judge = Judge.of(query, database, Metric.COSINE)
+    recall_at = judge.of_hits(np.arange(100, 200)[None]).recall_at
     assert all((recall == 1).all() for recall in recall_at.values())
 
 

@@ -106,7 +106,7 @@ def test_what_the_backend_refuses_is_raised(job: Job, tmp_path: Path) -> None:
         measure_in(tmp_path, replace(job, build={"n_probe": 0}))
 
 
-def test_answers_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     result = WorkerResult(1.5, 10, None, {"lists": 3}, [Timing({"ef": 5}, [1.0, 2.0], [[0.1]])])
     result.write(tmp_path)
     assert WorkerResult.read(tmp_path) == result

@@ -290,7 +290,7 @@ def test_layers_that_keep_channels_last_are_averaged_over_places() -> None:
             [torch.nn.functional.normalize(out.mean((1, 2)), dim=1) for out in (first, second)], 1
         )
         torch.testing.assert_close(features(images), wanted)
-    with pytest.raises(BadInput, match="for two images, which are not told apart there"):
+    with pytest.raises(BadInput, match="for two images, not one output per image"):
         Features(model, ["layers.0.blocks.0.attn"], network)
 
 
@@ -299,7 +299,7 @@ def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_pa
     with pytest.raises(BadInput, match=r"features have no 2000 principal axes; change \[network\]"):
         train(replace(RECIPE, network=network, epochs=0, losses=()), tmp_path)
     recipe = replace(RECIPE, network={**network, "dim": 96}, epochs=0, losses=())
-    with pytest.raises(BadInput, match="whitening to 96 numbers wants more images than that, got"):
+    with pytest.raises(BadInput, match="whitening to 96 numbers needs more training images than that, got"):
         train(replace(recipe, data=replace(RECIPE.data, per_class=10)), tmp_path)
 
 
@@ -307,5 +307,5 @@ def test_models_that_know_no_drop_path_are_built_without() -> None:
     settings = pretrained.PretrainedSettings(model="densenet121", dim=4)
     assert pretrained.PretrainedNetwork(settings, 2, 32).dim == 4
     for wrong in (replace(settings, drop_path=0.1), replace(settings, model="resnet18.nonsense")):
-        with pytest.raises(BadInput, match=f"timm makes no {wrong.model} with drop_path"):
+        with pytest.raises(BadInput, match=f"timm cannot build {wrong.model} with drop_path"):
             pretrained.PretrainedNetwork(wrong, 2, 32)

@@ -12,7 +12,7 @@ from torch import nn
 
 from encoders.inference import TorchEncoder, floats
 from encoders.onnx_encoder import Exported
-from encoders.write_onnx import AGREEMENT, write_onnx
+from encoders.write_onnx import MAX_DEVIATION, write_onnx
 from retrieval.embedding.onnx_cache import (
     EXPORT,
     NETWORK,
@@ -58,7 +58,7 @@ def test_embeddings_are_those_of_torch(name: str) -> None:
             expected = encoder.network(floats(torch.from_numpy(images))).numpy()
         met = exported.encode(images)
         length = np.linalg.norm(expected, axis=1).max(initial=1)
-        np.testing.assert_allclose(met, expected, rtol=0, atol=AGREEMENT * length)
+        np.testing.assert_allclose(met, expected, rtol=0, atol=MAX_DEVIATION * length)
 
 
 def test_an_exported_encoder_keeps_the_contract(quick: Any) -> None:

@@ -11,8 +11,8 @@ from encoders.training.batches.augmentation import (
     cut_mixed,
     cut_out,
     flipped,
-    greyed,
-    recoloured,
+    grayed,
+    recolored,
     shifted,
 )
 from encoders.training.recipe import Augmentation
@@ -53,9 +53,9 @@ def test_shifted_moves_each_image_and_reflects_its_edges() -> None:
     assert len(met) > 12  # of 25 places, by 40 images
 
 
-def test_recoloured_keeps_patterns() -> None:
+def test_recolored_keeps_patterns() -> None:
     images = torch.rand(4, 3, 6, 6, generator=generator())
-    result = recoloured(images, 0.4, generator(1))
+    result = recolored(images, 0.4, generator(1))
     for before, after in zip(images.flatten(2), result.flatten(2), strict=True):
         for channel in range(3):
             assert np.corrcoef(before[channel], after[channel])[0, 1] == pytest.approx(1, abs=1e-4)
@@ -106,14 +106,14 @@ def test_cropped_turns_images_either_way_and_no_further_than_is_wanted() -> None
     assert 25 < degrees.max() <= 30
 
 
-def test_greyed_takes_the_colour_of_some() -> None:
+def test_grayed_takes_the_color_of_some() -> None:
     images = torch.rand(200, 3, 4, 4, generator=generator())
-    result = greyed(images, 0.3, generator(1))
-    grey = (result == result[:, :1]).flatten(1).all(1)
-    assert 40 < grey.sum() < 80
-    torch.testing.assert_close(result[~grey], images[~grey])
+    result = grayed(images, 0.3, generator(1))
+    gray = (result == result[:, :1]).flatten(1).all(1)
+    assert 40 < gray.sum() < 80
+    torch.testing.assert_close(result[~gray], images[~gray])
     luma = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
-    torch.testing.assert_close(result[grey][:, 0], luma[grey])
+    torch.testing.assert_close(result[gray][:, 0], luma[gray])
 
 
 def test_cut_out_greys_one_square_of_each_image() -> None:

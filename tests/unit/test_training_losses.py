@@ -171,7 +171,7 @@ def test_unknown_names_come_with_the_nearest(loss: Loss, said: str) -> None:
 
 def test_reconstruction_takes_a_weight_alone() -> None:
     check_loss(Loss("reconstruction", weight=2), in_pairs=True)
-    with pytest.raises(BadInput, match="takes a weight alone; remove labels"):
+    with pytest.raises(BadInput, match="takes a weight only; remove labels"):
         check_loss(Loss("reconstruction", labels="image"), in_pairs=False)
 
 

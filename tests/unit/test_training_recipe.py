@@ -105,9 +105,9 @@ def test_changes_reach_every_place(small: Path) -> None:
         ("optimizer.name=adam", "optimizer.name of {file} cannot be 'adam': "),
         ("augmentation.views=3", "augmentation.views of {file} cannot be 3"),
         ("losses.0.weight=-1", "losses.0.weight of {file} cannot be -1"),
-        ("losses.1.weight=1", "there is no '1'; number the 1 terms from 0 to 0"),
+        ("losses.1.weight=1", "no term '1'; the 1 terms are numbered from 0 to 0"),
         ("epochs.first=1", "epochs is a value"),
-        ("epochs", "--set epochs is not understood; write --set KEY=VALUE"),
+        ("epochs", "--set epochs has no key, = and value; write --set KEY=VALUE"),
     ],
 )
 def test_a_wrong_change_is_named(small: Path, change: str, said: str | None) -> None:
@@ -132,7 +132,7 @@ def test_settings_of_the_network_are_checked_too(small: Path) -> None:
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown recipe 'siamese-quik'; did you mean 'siamese-"):
         read_recipe("siamese-quik")
-    with pytest.raises(BadInput, match=r"none.toml is not there; give a TOML file"):
+    with pytest.raises(BadInput, match=r"none.toml not found; give a TOML file"):
         read_recipe(str(tmp_path / "none.toml"))
     for content in (b"epochs = ", b"\xff\xfe"):
         (tmp_path / "bad.toml").write_bytes(content)

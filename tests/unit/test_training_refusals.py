@@ -29,7 +29,7 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             replace(SMALL, data=Data("digits", per_class=500)),
             BadInput,
-            "images, data.per_class wants 500",
+            "images, and data.per_class wants 500",
         ),
         (
             replace(SMALL, data=Data("digits", per_class=20, validation=200)),
@@ -55,12 +55,12 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             CLUSTERED,
             BadInput,
-            "wants clusters, and there are none; set data.clusters and data.clustered_by",
+            "needs clusters, and there are none; set data.clusters and data.clustered_by",
         ),
         (
             replace(SMALL, data=replace(SMALL.data, clustered_by="siamese")),
             BadInput,
-            "no loss wants clusters; remove data.clusters",
+            "no loss uses clusters; remove data.clusters",
         ),
         (
             replace(CLUSTERED, data=replace(SMALL.data, clusters=5, clustered_by="siamees")),
@@ -73,7 +73,7 @@ from tests.training_runs import CLUSTERED, SMALL
                 data=replace(SMALL.data, side=16, clusters=5, clustered_by="siamese-quick"),
             ),
             BadInput,
-            "siamese-quick wants images of 32 pixels, and data.side is 16",
+            "siamese-quick takes images of 32 pixels, and data.side is 16",
         ),
         (
             replace(
@@ -82,11 +82,11 @@ from tests.training_runs import CLUSTERED, SMALL
             BadInput,
             "data.clusters 9,999 is more than there are images",
         ),
-        (replace(SMALL, keep_start=0.5), BadInput, "keep_start wants an encoder to start from"),
+        (replace(SMALL, keep_start=0.5), BadInput, "keep_start needs an encoder to start from"),
         (
             replace(SMALL, start="here/siamese-three"),
             BadInput,
-            "start: here/siamese-three is not there; 'retr train siamese-three --out "
+            "start: here/siamese-three not found; run 'retr train siamese-three --out "
             "here/siamese-three' makes it",
         ),
         (replace(SMALL, start="toy"), BadInput, "start: toy is no folder that 'retr train' made"),
@@ -99,14 +99,14 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             replace(SMALL, augmentation=Augmentation(crop_side=5)),
             BadInput,
-            "takes no crops of 5 × 5 pixels",
+            "cannot process crops of 5 × 5 pixels",
         ),
         (
             replace(SMALL, losses=(*SMALL.losses, Loss("reconstruction"))),
             BadInput,
             "siamese draws no images; remove it",
         ),
-        (replace(SMALL, data=replace(SMALL.data, side=5)), BadInput, "takes no images of 5 × 5"),
+        (replace(SMALL, data=replace(SMALL.data, side=5)), BadInput, "cannot process images of 5 × 5"),
         (
             replace(SMALL, network={**SMALL.network, "shift": 32}),
             BadInput,
@@ -120,7 +120,7 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             replace(SMALL, losses=(Loss("contrastive", distance="cosine"),)),
             BadInput,
-            "loss contrastive does not take {} (it wants a distance",
+            "loss contrastive does not take {} (contrastive needs a distance",
         ),
         (
             replace(
@@ -137,7 +137,7 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             replace(SMALL, losses=(Loss("nt-xent", labels="image"),)),
             BadInput,
-            "wants two views of each image; set augmentation.views to 2",
+            "needs two views of each image; set augmentation.views to 2",
         ),
         (
             replace(
@@ -146,7 +146,7 @@ from tests.training_runs import CLUSTERED, SMALL
                 augmentation=Augmentation(views=2),
             ),
             BadInput,
-            "has a proxy for each class, and images are too many",
+            "needs a proxy for each class, and there are too many images",
         ),
         (
             replace(
@@ -156,7 +156,7 @@ from tests.training_runs import CLUSTERED, SMALL
                 augmentation=Augmentation(views=2),
             ),
             BadInput,
-            "the sampler pairs wants one view of each image",
+            "the sampler pairs needs one view of each image",
         ),
         (
             replace(SMALL, augmentation=Augmentation(views=2, cutmix=0.5)),
@@ -180,7 +180,7 @@ from tests.training_runs import CLUSTERED, SMALL
                 sampler=Sampler("pairs", batch=40),
             ),
             BadInput,
-            'wants labels = "cluster"; take another sampler',
+            'has labels = "cluster"; take another sampler',
         ),
         (
             replace(SMALL, sampler=Sampler("pairs", batch=40)),
@@ -195,7 +195,7 @@ from tests.training_runs import CLUSTERED, SMALL
                 losses=(Loss("reconstruction"),),
             ),
             BadInput,
-            "whitening to 160 numbers wants more images than that, got 160",
+            "whitening to 160 numbers needs more training images than that, got 160",
         ),
         (
             replace(
@@ -205,7 +205,7 @@ from tests.training_runs import CLUSTERED, SMALL
                 losses=(Loss("supervised-contrastive"),),
             ),
             BadInput,
-            "nothing of this autoencoder network learns from the recipe's losses",
+            "no weight of this autoencoder network learns from the recipe's losses",
         ),
     ],
 )
