@@ -95,7 +95,7 @@ class ExactIndex(UncodedIndex):
         matching = len(self) if among is None else int(np.count_nonzero(among))
 
         def nearest(queries: Vectors, count: int) -> Found:
-            if self.gpu is not None and parameters is None and count <= gpu.LIMIT:
+            if self.gpu is not None and parameters is None and count <= gpu.MAX_K_OR_PROBES:
                 rows, scores = self.gpu.search(queries, count)
             else:
                 scores, rows = self.index.search(queries, count, params=parameters)
@@ -103,8 +103,8 @@ class ExactIndex(UncodedIndex):
 
         if count == matching:
             return nearest(queries, count)
-        # Of rows at equal distance at rank k, faiss keeps any. One more row shows where there are
-        # such ties. For these queries, more rows are fetched until all tied rows are known.
+        # faiss keeps any of the rows that tie at rank k. One more row shows where there are ties.
+        # For these queries, more rows are fetched until all tied rows are known.
         rows, distances = nearest(queries, count + 1)
         tied = np.flatnonzero(distances[:, count - 1] == distances[:, count])
         rows = np.ascontiguousarray(rows[:, :count])

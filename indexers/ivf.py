@@ -125,7 +125,7 @@ class Ivf:
     def _train(self, index: Any, sample: Vectors) -> None:
         """Train the centroids of an index of faiss, on its device."""
         index.cp.seed = self.seed
-        index.cp.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+        index.cp.min_points_per_centroid = 1  # no warning: the caller chose fewer than 39
         index.train(sample)
 
     def _trained_there(self, index: Any, sample: Vectors, rows: int) -> Any:
@@ -221,7 +221,7 @@ class IvfIndex(UncodedIndex):
             scores, rows = self.index.search(queries, count, params=parameters)
             return rows, scores
 
-        if self.gpu is not None and among is None and max(count, probes) <= gpu.LIMIT:
+        if self.gpu is not None and among is None and max(count, probes) <= gpu.MAX_K_OR_PROBES:
             rows, scores = self.gpu.search(queries, count, probes)
         else:
             rows, scores = on_cpu(queries, probes)

@@ -377,7 +377,7 @@ def search(
     # Codes of two vectors are each half a unit off along every axis, at most, and turning onto
     # axes makes no distance longer: the distance of two codes, less this, is a lower bound.
     slack = np.sqrt(axes) + 1
-    unit = scale * scale * (2 if kind == COSINE else 1)  # of the cosine's 1 - cos = d² / 2
+    unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0
     for number in range(queries.shape[0]):
         if not _scaled(queries[number], kind, query):

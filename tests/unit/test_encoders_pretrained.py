@@ -299,7 +299,9 @@ def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_pa
     with pytest.raises(BadInput, match=r"features have no 2000 principal axes; change \[network\]"):
         train(replace(RECIPE, network=network, epochs=0, losses=()), tmp_path)
     recipe = replace(RECIPE, network={**network, "dim": 96}, epochs=0, losses=())
-    with pytest.raises(BadInput, match="whitening to 96 numbers needs more training images than that, got"):
+    with pytest.raises(
+        BadInput, match="whitening to 96 numbers needs more training images than that, got"
+    ):
         train(replace(recipe, data=replace(RECIPE.data, per_class=10)), tmp_path)
 
 

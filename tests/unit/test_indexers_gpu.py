@@ -145,7 +145,7 @@ def test_rows_that_do_not_fit_are_refused_before_they_are_added(
 ) -> None:
     index = kind(Metric.EUCLIDEAN).build(vectors(500))
     monkeypatch.setattr(gpu, "free_bytes", lambda: 1000)
-    with pytest.raises(BadInput, match="100 further rows want 0 MB of the GPU"):
+    with pytest.raises(BadInput, match="100 additional rows need 0 MB of the GPU"):
         index.add(vectors(100))
     assert len(index) == 500 and index.details["device"] == "cuda"
 

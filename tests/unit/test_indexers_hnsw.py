@@ -115,11 +115,11 @@ def test_vectors_whose_squares_leave_float32_have_a_cosine() -> None:
     ("options", "message"),
     [
         ({"metric": Metric.MANHATTAN}, "no manhattan distance; use the backend exact or ivf"),
-        ({"m": 1}, "m is 1; give it from 2 to 1024"),
-        ({"ef": 0}, "ef is 0; give it from 1 to 2147483647"),
-        ({"ef_construction": 0}, "ef_construction is 0; give it from 1 to 2147483647"),
-        ({"seed": -1}, "seed is -1; give it from 0 to 2147483647"),
-        ({"build_threads": -1}, "build_threads is -1; give it from 0 to 1024"),
+        ({"m": 1}, "m is 1; give from 2 to 1024"),
+        ({"ef": 0}, "ef is 0; give from 1 to 2147483647"),
+        ({"ef_construction": 0}, "ef_construction is 0; give from 1 to 2147483647"),
+        ({"seed": -1}, "seed is -1; give from 0 to 2147483647"),
+        ({"build_threads": -1}, "build_threads is -1; give from 0 to 1024"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:

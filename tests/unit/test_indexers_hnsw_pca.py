@@ -136,7 +136,7 @@ def test_more_neighbors_than_candidates() -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.95])
 def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "COMPARED", 100)
+    monkeypatch.setattr(bridge, "MAX_COMPARED_ROWS", 100)
     database, queries = parted(4000, 30)
     mask = np.random.default_rng(0).random(4000) < share
     mask.flags.writeable = False
@@ -300,8 +300,8 @@ def test_load_refuses_another_kind(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"metric": Metric.MANHATTAN}, "no manhattan distance"),
-        ({"axes": 0}, "axes is 0; give it at least 1"),
-        ({"m": 1}, "m is 1; give it from 2 to 1024"),
+        ({"axes": 0}, "axes is 0; give at least 1"),
+        ({"m": 1}, "m is 1; give from 2 to 1024"),
         ({"ef": 0}, "ef is 0"),
         ({"ef_construction": 0}, "ef_construction is 0"),
         ({"build_threads": -1}, "build_threads is -1"),

@@ -95,9 +95,9 @@ def test_n_probe_is_the_loading_indexer_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_lists": 0}, "n_lists is 0; give it at least 1"),
-        ({"n_probe": 0}, "n_probe is 0; give it at least 1"),
-        ({"seed": -1}, "seed is -1; give it from 0 to 2147483647"),
+        ({"n_lists": 0}, "n_lists is 0; give at least 1"),
+        ({"n_probe": 0}, "n_probe is 0; give at least 1"),
+        ({"seed": -1}, "seed is -1; give from 0 to 2147483647"),
         ({"device": "tpu"}, "device is 'tpu'; give it one of auto, cpu, cuda"),
         ({"device": "cuda", "metric": Metric.MANHATTAN}, "manhattan.*set device=cpu"),
     ],

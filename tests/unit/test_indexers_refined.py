@@ -147,7 +147,7 @@ def test_distances_are_those_of_the_vectors() -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.95])
 def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "COMPARED", 100)
+    monkeypatch.setattr(faiss_index, "MAX_COMPARED_ROWS", 100)
     database, queries = vectors(4000), vectors(4030)[4000:]
     mask = np.random.default_rng(0).random(4000) < share
     hits = IvfPq(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
@@ -239,8 +239,8 @@ def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) 
             r"does not search 'HNSW32,Flat' with 'nprobe=3' \(could not set parameter nprobe\)",
         ),
         ({"search": "efSearch=many"}, "change factory or search"),
-        ({"factory": "HNSW1,Flat"}, "faiss makes no cosine index 'HNSW1,Flat'"),
-        ({"factory": "HNSW0,Flat"}, "faiss makes no cosine index 'HNSW0,Flat'"),
+        ({"factory": "HNSW1,Flat"}, "faiss cannot build the cosine index 'HNSW1,Flat'"),
+        ({"factory": "HNSW0,Flat"}, "faiss cannot build the cosine index 'HNSW0,Flat'"),
         ({"factory": "IVF8,Flat", "search": "nprobe=0"}, "with 'nprobe=0'"),
         (
             {"factory": "Flat,Refine(SQ8)", "metric": Metric.MANHATTAN},
@@ -274,7 +274,7 @@ def test_a_graph_that_does_not_grow_is_made_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hits, "BLOCK", 200)
     index = Faiss(factory="NSG16").build(vectors(500))
     assert len(index) == 500
-    with pytest.raises(BadInput, match=r"faiss's IndexNSGFlat takes no more rows"):
+    with pytest.raises(BadInput, match=r"faiss's IndexNSGFlat cannot add rows"):
         index.add(vectors(5))
 
 

@@ -106,7 +106,11 @@ from tests.training_runs import CLUSTERED, SMALL
             BadInput,
             "siamese draws no images; remove it",
         ),
-        (replace(SMALL, data=replace(SMALL.data, side=5)), BadInput, "cannot process images of 5 × 5"),
+        (
+            replace(SMALL, data=replace(SMALL.data, side=5)),
+            BadInput,
+            "cannot process images of 5 × 5",
+        ),
         (
             replace(SMALL, network={**SMALL.network, "shift": 32}),
             BadInput,
