@@ -105,7 +105,8 @@ class Faiss:
         except RuntimeError as problem:
             raise BadInput(
                 f"faiss cannot build the {self.metric} index '{self.factory}' of {len(vectors):,} "
-                f"vectors of {vectors.shape[1]} dimensions ({bridge.reason(problem)}); change factory"
+                f"vectors of {vectors.shape[1]} dimensions ({bridge.reason(problem)}); "
+                "change factory"
             ) from None
         return self._searched(index, copies)
 

@@ -30,8 +30,8 @@ from retrieval.quality.ranking import Rows
 from retrieval.registry import make_indexer
 from retrieval.runtime.threads import THREAD_VARIABLES
 
-MAX_SINGLE_QUERIES = 1000  # timed one at a time
-REPEATS = 5  # of the single queries, and of all queries in one call
+MAX_SINGLE_QUERIES = 1000  # queries that are timed one at a time
+REPEATS = 5  # repetitions of single queries, and of all queries in one call
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 
 DEFAULT_BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq")
@@ -129,7 +129,7 @@ def run(
     true ones if they are known. progress: called with the name of each measurement to come.
 
     Raises UnknownName for a backend or an option, BadInput for a value that it cannot take or
-    more threads than cores, RetrError where a measurement fails.
+    more threads than cores, RetrError if a measurement fails.
     """
     metric = choice(Metric, metric)
     _check_counts(threads, repeats)

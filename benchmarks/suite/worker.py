@@ -25,7 +25,7 @@ WARM_UP_QUERIES = 50
 
 
 def measure(folder: Path) -> WorkerResult:
-    """Run the job in the folder. Writes the rows found with each setting into the folder."""
+    """Run the job in the folder. Write the rows found with each setting into the folder."""
     job = Job.read(folder)
     queries = np.load(job.queries, allow_pickle=False)
     database = np.load(job.database, allow_pickle=False)

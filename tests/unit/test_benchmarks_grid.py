@@ -46,11 +46,11 @@ def test_our_grids_are_such_that_the_backends_take(path: Path, probes: int) -> N
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("ivf = 3", "ivf is no table"),
+        ("ivf = 3", "ivf is not a table"),
         ("[ivf", "no TOML"),
         ("[[ivf]]\nn_probe = 1", "no table"),
         ("[ivf]\nn_probe = []", "ivf has no value for n_probe"),
-        ("[ivf]\nmetric = 'cosine'", "ivf names a metric; give --metric"),
+        ("[ivf]\nmetric = 'cosine'", "ivf has a metric; use --metric"),
         ("[hsnw]", r"unknown backend in grid .*grid.toml 'hsnw'; did you mean 'hnsw'"),
     ],
 )

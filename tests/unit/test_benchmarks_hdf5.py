@@ -117,18 +117,18 @@ def test_damaged_files_are_refused(file: Path, change: Any, message: str) -> Non
 
 
 def test_what_is_no_file_of_ann_benchmarks(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"nothing\.hdf5 is not there"):
+    with pytest.raises(BadInput, match=r"nothing\.hdf5 not found"):
         hdf5.read(tmp_path / "nothing.hdf5")
     text = tmp_path / "text.hdf5"
     text.write_text("no HDF5 at all")
-    with pytest.raises(BadData, match="is no HDF5 file"):
+    with pytest.raises(BadData, match="is damaged or not an HDF5 file"):
         hdf5.read(text)
     for name, said in (("jaccard", "has the metric jaccard"), (None, "names no metric")):
         with h5py.File(file, "r+") as data:
             del data.attrs["distance"]
             if name is not None:
                 data.attrs["distance"] = name
-        with pytest.raises(BadInput, match=f"{said}, and retr reads euclidean and angular"):
+        with pytest.raises(BadInput, match=f"{said}, and retr supports euclidean and angular"):
             hdf5.read(file)
         assert hdf5.read(file, Metric.EUCLIDEAN).neighbors is None
         with h5py.File(file, "r+") as data:
@@ -148,7 +148,7 @@ def test_a_file_with_a_damaged_part(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[offset : offset + 200] = bytes(200)
     path.write_bytes(content)
-    with pytest.raises(BadData, match="is no HDF5 file, or damaged"):
+    with pytest.raises(BadData, match="is damaged or not an HDF5 file"):
         hdf5.read(path)
 
 

@@ -154,12 +154,12 @@ def test_settings_that_both_have_are_compared(document: dict[str, Any]) -> None:
     assert {(c.backend, c.setting, c.threads) for c in changes} == {("hnsw", "ef=10", 1)}
     assert report.median_speedup(changes) == 0.5
     assert changes[0].to_json()["verdict"] == "worse"
-    with pytest.raises(BadInput, match="no backend with the same setting"):
+    with pytest.raises(BadInput, match="no common backend and setting"):
         report.compare(document, document | {"rows": [row("ivf", 1, 1)]})
 
 
 def test_what_is_no_report(document: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"bench\.json is not there"):
+    with pytest.raises(BadInput, match=r"bench\.json not found"):
         report.read(tmp_path)
     file = tmp_path / "bench.json"
     file.write_text("{}")
@@ -183,5 +183,5 @@ def test_what_is_no_report(document: dict[str, Any], tmp_path: Path) -> None:
 )
 def test_other_data_cannot_be_compared(document: dict[str, Any], name: str, value: Any) -> None:
     new = document | {"data": document["data"] | {name: value}}
-    with pytest.raises(Mismatch, match=f"of other data: {name} .* measure both on the same"):
+    with pytest.raises(Mismatch, match=f"different data: {name} .* measure both on the same"):
         report.compare(document, new)

@@ -76,7 +76,7 @@ def test_growth_is_measured_once_a_size(
     exponents = json.loads(printed[printed.rindex('{\n  "exponents"') :])["exponents"]
     assert exponents["exact"]["size_bytes"] == pytest.approx(1, abs=0.01)
     (out / "scale.csv").write_text("n,backend\n1,exact\n")
-    with pytest.raises(RetrError, match="is no table of this script"):
+    with pytest.raises(RetrError, match="is not a table of this command"):
         scale.read(out / "scale.csv")
 
 

@@ -161,7 +161,7 @@ def test_sets_of_few_images_are_scored_as_published(folder: Path) -> None:
     assert 0.75 < found["balanced_accuracy"] <= 1  # type: ignore[operator]
     low, high = found["of_95_percent_of_sets"]  # type: ignore[misc]
     assert low <= found["accuracy"] <= high  # type: ignore[operator]
-    with pytest.raises(BadInput, match=r"class '0' has \d+ images; ask for fewer"):
+    with pytest.raises(BadInput, match=r"class '0' has \d+ images; give a smaller --images"):
         measure(folder, "test", images=1000, per_class=3, draws=1, seed=0)
 
 
