@@ -1,8 +1,8 @@
 """Score pairs of unseen images in small sets: `python -m benchmarks.studies.layers --help`.
 
 Such scorers are published with their accuracy over all 66 pairs of 12 images, four of each of three
-classes. 18 of these pairs show one class, so a scorer that never says so has an accuracy of
-48 / 66, or 0.727. Here many such sets are drawn from images that the scorer was not trained on.
+classes. 18 of these pairs show one class, so a scorer that always denies it has an accuracy
+of 48 / 66, or 0.727. Here many such sets are drawn from images that the scorer was not trained on.
 Its probabilities assume that half of the pairs show one class. With 18 such pairs to 48 others,
 the threshold is at odds of 48 to 18.
 """

@@ -69,7 +69,7 @@ class Stop(Exception):
 @pytest.mark.parametrize(
     "recipe", [SIAMESE, AUTOENCODER, PRETRAINED], ids=lambda recipe: recipe.encoder
 )
-def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
+def test_stopped_run_continues_and_devices_embed_equally(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)  # after every step

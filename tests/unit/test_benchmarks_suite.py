@@ -64,7 +64,7 @@ def report(told: list[str]) -> SuiteReport:
 
 def test_rows_are_in_the_order_of_backends_and_settings(report: SuiteReport) -> None:
     rows = [(row.backend, row.setting) for row in report.rows]
-    # Of ivf, the first two share a build.
+    # The first two settings of ivf share a build.
     assert rows == [
         ("exact", {}),
         *(("ivf", setting) for setting in GRID["ivf"]),
@@ -76,7 +76,7 @@ def test_rows_are_in_the_order_of_backends_and_settings(report: SuiteReport) -> 
     assert first.build_seconds == second.build_seconds != third.build_seconds
 
 
-def test_progress_is_told_of_each_build(report: SuiteReport, told: list[str]) -> None:
+def test_progress_names_each_build(report: SuiteReport, told: list[str]) -> None:
     assert report.rows
     assert told == [
         "true neighbors of 60 queries among 1,500",
@@ -101,7 +101,7 @@ def test_exact_search_loses_nothing_and_approximation_does(report: SuiteReport) 
     assert few.map_loss != 0
 
 
-def test_times_fit_each_other(report: SuiteReport) -> None:
+def test_times_are_consistent(report: SuiteReport) -> None:
     for row in report.rows:
         assert len(row.qps_runs) == 5
         assert row.qps == sorted(row.qps_runs)[2]
@@ -244,7 +244,7 @@ def test_the_worker_is_given_its_number_of_threads(monkeypatch: pytest.MonkeyPat
     assert machine.cores() == before
 
 
-def test_what_cannot_be_measured_is_refused_before_anything_runs(
+def test_invalid_runs_are_refused_before_the_first_build(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(suite, "_measured", None)
@@ -260,7 +260,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
             run(queries, database, Metric.COSINE, ["exact"], threads=[1, threads])
 
 
-def test_a_worker_that_fails_has_its_last_words_in_the_error(
+def test_worker_error_has_the_last_line_of_stderr(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = subprocess.run

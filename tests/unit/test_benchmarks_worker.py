@@ -87,7 +87,7 @@ def test_a_worker_returns_hits_for_each_setting(job: Job, tmp_path: Path) -> Non
     assert result.size_bytes > database.nbytes
 
 
-def test_the_build_is_charged_the_memory_of_the_index(job: Job, tmp_path: Path) -> None:
+def test_memory_of_the_index_counts_for_the_build(job: Job, tmp_path: Path) -> None:
     if machine.resident_bytes() is None:
         pytest.skip("this system has no /proc to read the memory from")
     large = np.random.default_rng(0).standard_normal((40_000, 256)).astype(np.float32)
@@ -101,7 +101,7 @@ def test_the_build_is_charged_the_memory_of_the_index(job: Job, tmp_path: Path) 
     assert 0.9 * large.nbytes < result.memory_bytes < 3 * large.nbytes
 
 
-def test_what_the_backend_refuses_is_raised(job: Job, tmp_path: Path) -> None:
+def test_errors_of_the_backend_are_raised(job: Job, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="n_probe"):
         measure_in(tmp_path, replace(job, build={"n_probe": 0}))
 

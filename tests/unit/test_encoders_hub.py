@@ -104,7 +104,7 @@ def test_weights_come_from_the_hub(hub: str, network: torch.nn.Module, tmp_path:
     assert json.loads(again.stdout)["fingerprint"] == met["fingerprint"]
 
 
-def test_a_hub_out_of_reach_is_one_clear_line(tmp_path: Path) -> None:
+def test_unreachable_hub_is_reported_in_one_line(tmp_path: Path) -> None:
     code = f"""
 import time
 import encoders.pretrained  # which imports torch and timm, on a busy machine in half a minute

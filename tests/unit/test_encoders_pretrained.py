@@ -36,7 +36,7 @@ def network() -> torch.nn.Module:
     return model.eval()
 
 
-def test_models_that_timm_does_not_have() -> None:
+def test_unknown_timm_models_are_refused() -> None:
     with pytest.raises(UnknownName, match=r"unknown timm model 'resnet81'; did you mean 'resnet"):
         open_encoder("pretrained:resnet81", "cpu")
 
@@ -78,7 +78,7 @@ def pixels(n: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
-def test_layers_are_averaged_scaled_and_put_side_by_side(published: torch.nn.Module) -> None:
+def test_layers_are_averaged_scaled_and_concatenated(published: torch.nn.Module) -> None:
     encoder = open_encoder(f"pretrained:{MODEL}@layer2+layer1.0.conv1", "cpu")
     assert encoder.name == f"pretrained:{MODEL}@layer2+layer1.0.conv1"
     assert encoder.config["layers"] == ["layer2", "layer1.0.conv1"]
@@ -104,7 +104,7 @@ def test_layers_are_averaged_scaled_and_put_side_by_side(published: torch.nn.Mod
     assert open_encoder(f"pretrained:{MODEL}", "cpu").fingerprint != encoder.fingerprint
 
 
-def test_a_layer_that_is_not_there(published: torch.nn.Module) -> None:
+def test_unknown_layer_is_refused(published: torch.nn.Module) -> None:
     with pytest.raises(UnknownName, match=rf"unknown layer of {MODEL} 'layer22'; did you mean 'l"):
         open_encoder(f"pretrained:{MODEL}@layer22", "cpu")
 
@@ -155,7 +155,7 @@ def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_pat
     kept = set((tmp_path / "training-images.txt").read_text().split())
     chosen = [i for i, item in enumerate(open_source("digits").items()) if item.id in kept]
     vectors = encoder.encode(images[chosen])
-    # Of unit length as they are, their directions are spread evenly: no axis leads.
+    # The vectors have unit length; their directions are spread evenly over the axes.
     spread = np.linalg.eigvalsh(np.cov(vectors.T))
     assert spread.max() < 2.5 * spread.min()
     plain = open_encoder(f"pretrained:{MODEL}", "cpu").encode(pixels(2, 160))
@@ -163,7 +163,7 @@ def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_pat
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_turned_embeddings_have_the_same_distances(
+def test_rotated_embeddings_have_the_same_distances(
     published: torch.nn.Module, tmp_path: Path, metric: str
 ) -> None:
     plain = {**RECIPE.network, "mirror": True, "class_sharpness": 10.0, "metric": metric}
@@ -243,7 +243,7 @@ def test_photographs_are_framed_for_the_model(
     assert open_encoder(str(tmp_path / "out"), "cpu").encode(pixels(2, 160)).shape == (2, 4)
 
 
-def test_a_stopped_run_ends_as_one_that_was_not(
+def test_stopped_fine_tuning_ends_with_the_same_weights(
     published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropout, norms that keep averages, CutMix, ITQ behind the training; stopped there too."""
@@ -305,7 +305,7 @@ def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_pa
         train(replace(recipe, data=replace(RECIPE.data, per_class=10)), tmp_path)
 
 
-def test_models_that_know_no_drop_path_are_built_without() -> None:
+def test_models_without_drop_path_are_built() -> None:
     settings = pretrained.PretrainedSettings(model="densenet121", dim=4)
     assert pretrained.PretrainedNetwork(settings, 2, 32).dim == 4
     for wrong in (replace(settings, drop_path=0.1), replace(settings, model="resnet18.nonsense")):

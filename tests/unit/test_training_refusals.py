@@ -222,7 +222,7 @@ def test_what_cannot_be_trained_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_path: Path) -> None:
+def test_unlabeled_images_need_losses_without_classes(photos: Path, tmp_path: Path) -> None:
     shutil.copy(photos / "red" / "0.png", photos / "stray.png")
     recipe = replace(SMALL, data=Data(str(photos)), sampler=Sampler(batch=10), epochs=1)
     with pytest.raises(BadInput, match=r"some images of .* have no label, which"):
@@ -234,7 +234,7 @@ def test_images_without_labels_are_for_losses_that_want_none(photos: Path, tmp_p
     )
     rows = []
     train(drawing, tmp_path / "drawing", on_epoch=rows.append)
-    assert 0 < rows.pop()["map"] <= 1  # of those that have one
+    assert 0 < rows.pop()["map"] <= 1  # labeled images count
     (tmp_path / "flat").mkdir()
     for number, path in enumerate(sorted(photos.glob("*/*.png"))):
         shutil.copy(path, tmp_path / "flat" / f"{number}.png")

@@ -104,7 +104,7 @@ def test_the_same_recipe_gives_the_same_weights(trained: Path, tmp_path: Path) -
     assert not same(trained, tmp_path / "other")
 
 
-def test_embeddings_that_are_no_numbers_stop_the_run(
+def test_non_finite_embeddings_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(torch.nn.Module):
@@ -126,7 +126,7 @@ def broken_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [1e6, math.nan])
-def test_what_grew_too_large_is_not_published(
+def test_weights_too_large_for_float16_are_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
 ) -> None:
     whole = training_run.Run.epoch
@@ -154,7 +154,7 @@ def test_what_grew_too_large_is_not_published(
         (broken_gradient, 3, "the length of its gradient is nan in epoch 2, step 4; "),  # the last
     ],
 )
-def test_what_is_no_number_stops_the_run(
+def test_non_finite_loss_or_gradient_stops_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     broken: Callable[[torch.Tensor], torch.Tensor],
@@ -183,7 +183,7 @@ def test_what_is_no_number_stops_the_run(
     assert all(tensor.isfinite().all() for tensor in state["network"].values())
 
 
-def test_a_class_that_is_named_twice_is_one(tmp_path: Path) -> None:
+def test_duplicate_class_names_count_once(tmp_path: Path) -> None:
     data = replace(SMALL.data, classes=("3", "4", "3"), validation=0)
     assert train(replace(SMALL, data=data, epochs=1), tmp_path).classes == ("3", "4")
 
@@ -209,13 +209,13 @@ def test_a_class_that_is_named_twice_is_one(tmp_path: Path) -> None:
     ],
     ids=["pairs", "balanced", "autoencoder", "clusters", "crops"],
 )  # fmt: skip
-def test_every_way_of_training_learns(tmp_path: Path, recipe: Recipe) -> None:
+def test_loss_falls_in_every_kind_of_training(tmp_path: Path, recipe: Recipe) -> None:
     rows = []
     train(replace(recipe, epochs=3), tmp_path, on_epoch=rows.append)
     assert rows[2]["loss"] < rows[0]["loss"]
 
 
-def test_an_autoencoder_leaves_a_picture_of_what_it_draws(tmp_path: Path) -> None:
+def test_autoencoder_writes_a_picture_of_reconstructions(tmp_path: Path) -> None:
     recipe = replace(
         SMALL,
         encoder="autoencoder",
@@ -263,7 +263,7 @@ def test_training_separates_classes(tmp_path: Path) -> None:
     assert metrics["precision_at_10"] > 0.85  # type: ignore[operator]
 
 
-def test_a_card_must_be_understood(trained: Path, tmp_path: Path) -> None:
+def test_damaged_or_unknown_cards_are_refused(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     document = json.loads((folder / CARD).read_text())

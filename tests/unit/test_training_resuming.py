@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_small(tmp_path_factory)
 
 
-def test_settings_that_are_new_had_their_defaults(
+def test_settings_missing_in_old_runs_count_as_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was begun before a setting was there goes on, and is known when it is done."""
@@ -51,7 +51,7 @@ def test_settings_that_are_new_had_their_defaults(
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 7])
-def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+def test_stopped_run_ends_with_the_same_weights(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)  # after every step
@@ -81,7 +81,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     ],
     ids=["adamw", "sgd", "autoencoder"],
 )  # fmt: skip
-def test_any_stopped_run_ends_with_the_weights_of_one_that_was_not(
+def test_stopped_run_of_any_recipe_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ) -> None:
     monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)
@@ -92,7 +92,7 @@ def test_any_stopped_run_ends_with_the_weights_of_one_that_was_not(
     assert same(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_a_killed_run_goes_on(trained: Path, tmp_path: Path) -> None:
+def test_killed_run_continues(trained: Path, tmp_path: Path) -> None:
     code = (
         "import time\n"
         "from pathlib import Path\n"
@@ -137,23 +137,23 @@ def test_another_recipe_is_refused_and_nothing_overwritten(
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
-def test_another_description_is_the_same_recipe(trained: Path) -> None:
+def test_description_does_not_change_the_recipe(trained: Path) -> None:
     train(replace(SMALL, about="small", network={**SMALL.network, "depth": 2}), trained)
 
 
-def test_a_checkpoint_of_another_version_is_named(tmp_path: Path) -> None:
+def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"version": 99})
     with pytest.raises(BadData, match="is of version 99, this retr writes 1; delete it"):
         train(SMALL, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(BadData, match=r"cannot read .*checkpoint.safetensors .* delete it"):
         train(SMALL, tmp_path)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(
+def test_full_disk_keeps_the_last_checkpoint(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert same(trained, tmp_path)
 
 
-def test_a_disk_that_is_full_for_the_curves_alone(
+def test_full_disk_while_curves_are_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path, rows: object) -> None:

@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_small(tmp_path_factory)
 
 
-def test_training_goes_on_from_an_encoder(trained: Path, tmp_path: Path) -> None:
+def test_training_starts_from_an_encoder(trained: Path, tmp_path: Path) -> None:
     before = open_encoder(str(trained))
     bare = {"widths": [8, 8, 8], "dim": 6}
     card = train(
@@ -56,7 +56,7 @@ def test_training_goes_on_from_an_encoder(trained: Path, tmp_path: Path) -> None
 def test_weights_are_averaged_with_those_at_the_start(
     trained: Path, tmp_path: Path, share: float
 ) -> None:
-    """Those of the network; proxies, which are directions, are turned by the share of the way."""
+    """Weights are averaged; proxies, which are directions, are turned by the share of the way."""
     recipe = replace(SMALL, start=str(trained), keep_start=share)
     train(replace(recipe, keep_start=0.0), tmp_path / "trained-on")
     train(recipe, tmp_path / "mean")
@@ -77,9 +77,7 @@ def test_weights_are_averaged_with_those_at_the_start(
     torch.testing.assert_close(proxies[2], wanted, atol=2e-3, rtol=2e-3)
 
 
-def test_class_proxies_go_on_from_those_of_the_start_class_by_class(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_class_proxies_start_from_the_encoder_s_proxies(trained: Path, tmp_path: Path) -> None:
     """A class that the start does not know, and losses without classes, start from chance."""
     kept = open_encoder(str(trained))
     assert isinstance(kept, TrainedEncoder)
@@ -134,8 +132,8 @@ def test_a_frozen_autoencoder_learns_to_draw_and_embeds_as_before(tmp_path: Path
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_what_the_start_has_seen_counts_as_seen(trained: Path, tmp_path: Path) -> None:
-    """Of the same source by the list of images, of others as a whole; twice removed too."""
+def test_images_seen_by_the_start_count_as_seen(trained: Path, tmp_path: Path) -> None:
+    """Images of the same source count by id, other sources as a whole, over all earlier starts."""
     other = Recipe(
         "siamese",
         network=SMALL.network,
