@@ -6,7 +6,7 @@ from cli.output import Output
 from retrieval.units import size
 
 if TYPE_CHECKING:
-    from benchmarks.suite.run import Report
+    from benchmarks.suite.run import SuiteReport
     from retrieval.index.trials import Trial, Tuning
     from retrieval.quality.evaluation import Evaluation
 
@@ -38,7 +38,7 @@ def print_evaluation(output: Output, result: "Evaluation", protocol: str | None 
         output.say()
 
 
-def print_bench(output: Output, report: "Report") -> None:
+def print_bench(output: Output, report: "SuiteReport") -> None:
     """Print the table, and the data and machine that its numbers hold for."""
     from benchmarks.suite.table import measured_on, report_table
 

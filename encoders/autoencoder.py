@@ -1,8 +1,9 @@
-"""The autoencoder: an image's latent under a convolutional autoencoder trained without labels.
+"""The autoencoder: latents of a convolutional autoencoder that is trained without labels.
 
-Convolutions and ELU squeeze a 32×32 image into `dim` numbers, transposed convolutions draw it
-again. A recipe's losses say what the latent should keep: what it takes to draw the image, and
-what two views of one image have in common. docs/results.md has the figures and their conditions.
+Convolutions with ELU reduce a 32×32 image to `dim` numbers, and transposed convolutions draw the
+image from them. A recipe's losses decide what a latent keeps: the information to draw the image,
+and what two views of one image have in common. docs/results.md has the figures and their
+conditions.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ViewsAveraged, Whitening
+from encoders.blocks.heads import ViewsAveraged, Whitening
 from encoders.inference import fast_inference, floats
 from encoders.networks import Amount, Count, Network, Outputs, Settings, Share
 from encoders.siamese import SiameseNetwork, SiameseSettings
@@ -26,16 +27,18 @@ from retrieval.images import check_framed
 
 @dataclass(frozen=True)
 class AutoencoderSettings(Settings):
-    """The settings of a network, as a recipe's `[network]` has them."""
+    """Settings of the network; a recipe's `[network]` fills them."""
 
     width: Count = 32  # channels at the largest scale; they double twice
     blocks: tuple[Count, Count, Count] | None = None  # widths of the siamese network's blocks,
-    # which then stand in place of strided convolutions
-    dim: Count = 64  # numbers of the latent
-    projection: Amount = 64  # numbers that losses of embeddings see; 0: the latent itself
+    # used in place of strided convolutions
+    dim: Count = 64  # dimension of the latent
+    projection: Amount = (
+        64  # dimension of the projection that losses of embeddings see; 0: the latent
+    )
     mirror: bool = True  # embed the mean of the image's latent and its mirror image's
-    whitening: Share = 0.0  # the power to which that is whitened, see `Whitening`
-    frozen: bool = False  # train what draws alone
+    whitening: Share = 0.0  # power of the whitening, see `Whitening`
+    frozen: bool = False  # train the decoder only
 
 
 class AutoencoderNetwork(Network):
@@ -56,7 +59,9 @@ class AutoencoderNetwork(Network):
         """Raises ValueError for images whose side is not a multiple of 8."""
         super().__init__(settings, classes, side)
         if side % 8:
-            raise ValueError(f"an autoencoder halves images three times, and {side} is odd by then")
+            raise ValueError(
+                f"an autoencoder halves images three times, which {side} pixels do not allow"
+            )
         self.settings = settings
         width, dim = settings.width, settings.dim
         inner = 4 * width * (side // 8) ** 2
@@ -102,16 +107,16 @@ class AutoencoderNetwork(Network):
         return self.settings.projection or self.settings.dim
 
     def train(self, mode: bool = True) -> "AutoencoderNetwork":
-        """As in torch; what is frozen stays in evaluation mode."""
+        """Set the mode of the network; frozen parts stay in evaluation mode."""
         super().train(mode and not self.settings.frozen)
         self.decoder.train(mode)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """The latents (n, dim) of the images."""
-        # The siamese network centres images itself.
-        centred = images - 0.5 if self.settings.blocks is None else images
-        latents: Tensor = self.encoder(centred)
+        """Return the latents (n, dim) of the images."""
+        # The siamese network centers images itself.
+        centered = images - 0.5 if self.settings.blocks is None else images
+        latents: Tensor = self.encoder(centered)
         return latents
 
     def prepare(self, images: Tensor) -> None:
@@ -119,7 +124,7 @@ class AutoencoderNetwork(Network):
             self.encoder.prepare(images)
 
     def fresh_parameters(self) -> Sequence[Tensor]:
-        """All that Muon is not made for: what has no norms behind it."""
+        """Return the parameters that no norm follows, which Muon is not made for."""
         projection = self.projection.parameters() if self.settings.projection else ()
         return [*self.decoder.parameters(), *projection]
 
@@ -129,7 +134,7 @@ class AutoencoderNetwork(Network):
         return Outputs(functional.normalize(seen.float(), dim=1), self.decode(latents))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The images (n, 3, side, side) that the latents (n, dim) stand for."""
+        """Draw images (n, 3, side, side) from latents (n, dim)."""
         drawn: Tensor = self.decoder(latents)
         return torch.sigmoid(drawn.float())
 
@@ -154,7 +159,7 @@ class AutoencoderNetwork(Network):
 
 
 def _strided(width: int, inner: int, dim: int) -> nn.Sequential:
-    """Convolutions with ELU, three of which halve the image, and a linear layer to (n, dim)."""
+    """Build convolutions with ELU, three of which halve the image, and a linear layer to `dim`."""
     return nn.Sequential(
         *_layer(nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False)),
         *_layer(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)),
@@ -171,16 +176,16 @@ def _layer(conv: nn.Conv2d) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 
 class Autoencoder(TrainedEncoder):
-    """`autoencoder`: the latent of an image framed to 32×32, made for cosine."""
+    """`autoencoder`: latents of images framed to 32×32, for the cosine distance."""
 
     plugin: ClassVar[str] = "autoencoder"
     network_type = AutoencoderNetwork
 
     @torch.inference_mode()
     def reconstruct(self, images: Images) -> NDArray[np.float32]:
-        """The images (n, side, side, 3), from 0 to 1, that the latents of these stand for.
+        """Draw images (n, side, side, 3), from 0 to 1, from the latents of these images.
 
-        images: as `encode` takes them. Each is drawn from its own latent, without its mirror's.
+        images: see `encode`. Each is drawn from its own latent, without the mirror image's.
         """
         check_framed(images, self.framing)
         drawn = np.empty(images.shape, np.float32)
@@ -194,6 +199,6 @@ class Autoencoder(TrainedEncoder):
 
 
 class Autoencoder10(Autoencoder):
-    """`autoencoder-10`: ten numbers from strided convolutions, drawn better than by PCA."""
+    """`autoencoder-10`: latents of ten numbers, which redraw images better than PCA does."""
 
     ships_as: ClassVar[str] = "autoencoder-10"

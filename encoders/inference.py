@@ -1,4 +1,4 @@
-"""What every torch encoder shares: device, batches, precision, weights, fingerprint."""
+"""The common part of torch encoders: device, batches, precision, weights, fingerprint."""
 
 import ctypes
 import hashlib
@@ -23,8 +23,8 @@ from retrieval.images import check_framed
 class TorchEncoder:
     """An encoder around a network that takes images (n, 3, side, side) from 0 to 1.
 
-    The network runs in evaluation mode, in batches, in float16 on a GPU and in bfloat16 on a CPU
-    that multiplies it; its output (n, dim) is returned as float32.
+    The network runs in evaluation mode and in batches: in float16 on a GPU, in bfloat16 on a CPU
+    with instructions for it. Its output (n, dim) is returned as float32.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class TorchEncoder:
         batch: int,
         bfloat16: bool = True,
     ) -> None:
-        """`config` holds all that the embeddings depend on besides `weights` and `framing`.
+        """Move the network to the device and compute the fingerprint.
 
-        device: auto, cpu or cuda; batch: how many images pass the network at once; bfloat16:
-        whether a CPU may round to it, see `Network`.
+        config: everything else that embeddings depend on, besides `weights` and `framing`. device:
+        auto, cpu or cuda. batch: images per forward pass. bfloat16: whether a CPU may round to it,
+        see `Network`.
         """
         keep_freed_memory()
         self.name = name
@@ -59,9 +60,11 @@ class TorchEncoder:
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def encode(self, images: Images) -> Vectors:
-        """The embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
+        """Return embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
         check_framed(images, self.framing)
-        images = np.require(images, requirements=("C", "W"))  # as torch wants its memory
+        images = np.require(
+            images, requirements=("C", "W")
+        )  # torch needs writable, contiguous memory
         vectors = np.empty((len(images), self.dim), np.float32)
         for start in range(0, len(images), self.batch):
             pixels = torch.from_numpy(images[start : start + self.batch])
@@ -75,16 +78,16 @@ class TorchEncoder:
 
     @torch.inference_mode()
     def forward(self, batch: Tensor) -> Tensor:
-        """The bare network's output (n, dim) for images (n, 3, side, side) from 0 to 1."""
+        """Return the network's output (n, dim) for images (n, 3, side, side) from 0 to 1."""
         with fast_inference(self.device, self.bfloat16):
             output: Tensor = self.network(batch)
         if self.device.type == "cuda" and not output.isfinite().all():
-            output = self.network(batch)  # a number on the way was beyond float16
+            output = self.network(batch)  # an intermediate number overflowed float16
         return output
 
 
 def torch_device(name: str) -> torch.device:
-    """The device; `auto` is a GPU where torch sees one. Raises BadInput if it is not there."""
+    """Return the device; `auto` is a GPU if torch sees one. Raises BadInput if it is missing."""
     if name not in ("auto", "cpu", "cuda"):
         raise BadInput(f"device cannot be '{name}'; give auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
@@ -94,12 +97,12 @@ def torch_device(name: str) -> torch.device:
 
 
 def floats(images: Tensor) -> Tensor:
-    """Images (n, h, w, 3) uint8 as floats from 0 to 1, (n, 3, h, w) in channels-last memory."""
+    """Convert images (n, h, w, 3) uint8 to floats (n, 3, h, w) from 0 to 1, channels last."""
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """For training: bfloat16 where the device multiplies it in hardware, float32 elsewhere."""
+    """Return the precision of training: bfloat16 on hardware that multiplies it, else float32."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -108,10 +111,10 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def fast_inference(device: torch.device, bfloat16: bool = True) -> torch.autocast:
-    """For embeddings: float16 on a GPU with units for it, on a CPU as for training, if it may.
+    """Return the precision of embedding: float16 on a GPU with units for it, else see `autocast`.
 
-    float16 is as fast there, and rounds to 11 bits where bfloat16 rounds to 8. docs/results.md
-    has what each does to the embeddings.
+    On such a GPU float16 is as fast as bfloat16, and rounds to 11 bits, not to 8. docs/results.md
+    shows the effect of each on embeddings. bfloat16: False for float32 on a CPU.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):
         return torch.autocast("cuda", torch.float16)
@@ -121,9 +124,9 @@ def fast_inference(device: torch.device, bfloat16: bool = True) -> torch.autocas
 def fingerprint_of(
     config: Mapping[str, Json], framing: Framing, weights: Mapping[str, Tensor]
 ) -> str:
-    """The sha256 of config, framing, and every weight's name, type, shape and bytes.
+    """Return the sha256 of config, framing, and the name, type, shape and bytes of each weight.
 
-    The encoder's name is no part of it: a folder that was moved still holds the same encoder.
+    The encoder's name does not count: a folder that was moved still holds the same encoder.
     """
     digest = hashlib.sha256()
     facts = {"config": dict(config), "framing": [*_fields(framing)]}
@@ -140,11 +143,11 @@ def _fields(framing: Framing) -> tuple[int, float, str]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, as float32. Raises BadData if it is none."""
+    """Return the tensors of a safetensors file, as float32. Raises BadData for other files."""
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadData(f"cannot read the weights {path} ({error}); install retr anew") from None
+        raise BadData(f"cannot read the weights {path} ({error}); reinstall retr") from None
     return {
         key: tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in weights.items()
@@ -152,11 +155,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep the memory that tensors free, rather than hand it to the kernel.
+    """Make glibc keep freed memory instead of returning it to the kernel.
 
-    A network's feature maps are so large that glibc maps, zeroes and unmaps each of them anew:
-    on two cores a third of the time of inference, and half of that of training.
-    No-op where the C library is another one.
+    Feature maps are so large that glibc would map, zero and unmap each one. On two cores that
+    takes a third of the time of inference, and half of the time of training. Does nothing with
+    another C library.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,10 +1,10 @@
-"""The layer scorer: same class or not, from how far two images are apart in each layer of a CNN.
+"""The layer scorer: whether two images show one class, from differences in each layer of a CNN.
 
 The network is an ImageNet CNN of timm's EfficientNet family. Its layers are the first
 convolution, the projection at the end of each of the last 16 blocks, and the last convolution. The
-mean squared differences of two images' feature maps, standardised, go into a small network, which
-`retr train layers` fits to all pairs of a small labelled set. An image's maps are computed once,
-in however many pairs it is.
+mean squared differences of two images' feature maps are standardized and go into a small network,
+which `retr train layers` fits to all pairs of a small labeled set. An image's maps are computed
+once for all its pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,32 +20,35 @@ from torch.nn import functional
 
 from encoders.inference import TorchEncoder, fast_inference, floats
 from encoders.networks import Count, Network, Positive, Settings, Share
-from encoders.pretrained import OFFLINE_MODEL, LayerOutputs, check_known, load_published
+from encoders.timm.features import LayerOutputs
+from encoders.timm.published import OFFLINE_MODEL, check_known, load_published
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Framing, Images, Metric
 from retrieval.errors import BadInput
 from retrieval.images import check_framed
 
-VERSION = 1  # of this file's arithmetic; part of the fingerprint
-BLOCKS = 16
-UNITS = (32, 64)  # of the scorer's two hidden layers
-PAIRS_AT_ONCE = 64
+VERSION = 1  # raise it when the arithmetic here changes; part of the fingerprint
+PROJECTION_BLOCKS = 16
+HIDDEN_UNITS = (32, 64)
+"""Units of the scorer's two hidden layers."""
+
+PAIRS_PER_CHUNK = 64
 
 
 @dataclass(frozen=True)
 class LayersSettings(Settings):
-    """The settings of a network, as a recipe's `[network]` has them."""
+    """Settings of the network; a recipe's `[network]` fills them."""
 
     model: str = OFFLINE_MODEL  # timm's name
     side: Count = 224  # images are resized to side × side before the model
-    dropout: Share = 0.3  # behind each hidden layer of the scorer
+    dropout: Share = 0.3  # after each hidden layer of the scorer
     scorer_epochs: Count = 100  # over all pairs
     scorer_batch: Count = 64  # pairs
-    scorer_lr: Positive = 0.001  # of Adam
+    scorer_lr: Positive = 0.001  # learning rate of Adam
 
 
 class LayersNetwork(Network):
-    """Images (n, 3, side, side) from 0 to 1, to the means (n, dim) of the last layer's map."""
+    """A CNN whose embeddings (n, dim) are the means of its last layer's map, and the scorer."""
 
     settings_type = LayersSettings
     settings: LayersSettings
@@ -53,12 +56,15 @@ class LayersNetwork(Network):
     at_once = 16
     most_images = 500  # their maps take 4 MB each, and their pairs grow with the square
     fits_labels = True
-    mean: Tensor  # of the differences of each layer
+    mean: Tensor  # (layers,), mean and deviation of the differences in each layer
     std: Tensor
 
     def __init__(self, settings: LayersSettings, classes: int, side: int) -> None:
-        """The published weights are fetched by `prepare`. Raises UnknownName for a model that
-        timm does not have, BadInput for one without such layers."""
+        """Build the network without weights; `prepare` loads the published ones.
+
+        Raises UnknownName for a model that timm does not have, BadInput for one without such
+        layers.
+        """
         super().__init__(settings, classes, side)
         self.settings = settings
         check_known(settings.model)
@@ -69,13 +75,13 @@ class LayersNetwork(Network):
         self.register_buffer("mean", torch.zeros(layers))
         self.register_buffer("std", torch.ones(layers))
         self.scorer = nn.Sequential(
-            nn.Linear(layers, UNITS[0]),
+            nn.Linear(layers, HIDDEN_UNITS[0]),
             nn.ReLU(),
             nn.Dropout(settings.dropout),
-            nn.Linear(*UNITS),
+            nn.Linear(*HIDDEN_UNITS),
             nn.ReLU(),
             nn.Dropout(settings.dropout),
-            nn.Linear(UNITS[1], 1),
+            nn.Linear(HIDDEN_UNITS[1], 1),
         )
 
     @classmethod
@@ -91,16 +97,16 @@ class LayersNetwork(Network):
         return True
 
     def prepare(self, images: Tensor) -> None:
-        """Take the model's published weights."""
+        """Load the model's published weights."""
         model, _ = load_published(self.settings.model)
         self.body.network.load_state_dict(model.state_dict())
 
     def forward(self, images: Tensor) -> Tensor:
-        """The means of the last layer's map, of unit length."""
+        """Return the means of the last layer's map, of unit length."""
         return functional.normalize(self.maps(images)[-1].mean((2, 3)), dim=1)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Each layer's map (n, channels, height, width)."""
+        """Return each layer's map (n, channels, height, width)."""
         if images.shape[-1] != self.settings.side:
             side = (self.settings.side, self.settings.side)
             images = functional.interpolate(images, side, mode="bilinear", antialias=True)
@@ -110,7 +116,10 @@ class LayersNetwork(Network):
         return _Flat(self)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Train the scorer on all pairs of images with these maps (n, numbers), side by side."""
+        """Train the scorer on all pairs of images.
+
+        features: (n, numbers), the maps of all layers, concatenated. labels: (n,), classes.
+        """
         maps = features.split(self._sizes(), dim=1)
         first, second = torch.triu_indices(len(labels), len(labels), 1)
         alike = (labels[first] == labels[second]).float()
@@ -121,7 +130,7 @@ class LayersNetwork(Network):
             )
         differences = _differences(maps, first, second).to(self.mean.device)
         alike = alike.to(self.mean.device)
-        # As if half of the pairs were alike, which is what probabilities mean elsewhere.
+        # Weighted as if half of the pairs showed one class: probabilities refer to such a set.
         weight = (1 - alike.mean()) / alike.mean()
         self.mean.copy_(differences.mean(0))
         self.std.copy_(differences.std(0).clamp_min(1e-12))
@@ -139,35 +148,35 @@ class LayersNetwork(Network):
         self.scorer.eval()
 
     def logits(self, differences: Tensor) -> Tensor:
-        """Log-odds (pairs,) that pairs of these differences (pairs, layers) are of one class."""
+        """Return the log-odds (pairs,) of one class, from differences (pairs, layers)."""
         logits: Tensor = self.scorer((differences - self.mean) / self.std)
         return logits.squeeze(1)
 
     def _sizes(self) -> list[int]:
-        """How many numbers each layer's map has."""
+        """Return the size of each layer's map."""
         with torch.inference_mode():
             side = self.settings.side
             return [m.numel() for m in self.maps(self.mean.new_zeros(1, 3, side, side))]
 
 
 def _layers(model: str, network: Any) -> tuple[str, ...]:
-    """The names of the layers: the last convolution of a block is its projection."""
+    """Return the names of the layers. The last convolution of a block is its projection."""
     inside = dict(network.named_modules())
     blocks: dict[str, str] = {}
     for name, module in inside.items():
         if name.startswith("blocks.") and isinstance(module, nn.Conv2d):
             blocks[".".join(name.split(".")[:3])] = name
-    found = ("conv_stem", *[*blocks.values()][-BLOCKS:], "conv_head")
-    if len(blocks) < BLOCKS or not all(name in inside for name in found):
+    found = ("conv_stem", *[*blocks.values()][-PROJECTION_BLOCKS:], "conv_head")
+    if len(blocks) < PROJECTION_BLOCKS or not all(name in inside for name in found):
         raise BadInput(
-            f"{model} lacks a first convolution, {BLOCKS} blocks and a last convolution; choose "
-            f"a model such as {OFFLINE_MODEL} or mobilenetv2_100"
+            f"{model} lacks a first and a last convolution or {PROJECTION_BLOCKS} blocks; "
+            f"choose a model such as {OFFLINE_MODEL} or mobilenetv2_100"
         )
     return found
 
 
 class _Flat(nn.Module):
-    """All maps of an image (n, numbers), side by side."""
+    """A network whose output (n, numbers) is all maps of an image, concatenated."""
 
     def __init__(self, network: LayersNetwork) -> None:
         super().__init__()
@@ -178,26 +187,28 @@ class _Flat(nn.Module):
 
 
 def _differences(maps: Sequence[Tensor], first: Tensor, second: Tensor) -> Tensor:
-    """(pairs, layers): mean squared differences between rows of each layer's maps (n, numbers)."""
+    """Return the mean squared difference (pairs, layers) of rows of each layer's maps."""
     parts = [
         torch.stack(
             [(layer[a].float() - layer[b].float()).square().mean(1) for layer in maps], dim=1
         )
-        for a, b in zip(first.split(PAIRS_AT_ONCE), second.split(PAIRS_AT_ONCE), strict=True)
+        for a, b in zip(first.split(PAIRS_PER_CHUNK), second.split(PAIRS_PER_CHUNK), strict=True)
     ]
     return torch.cat(parts)
 
 
 class Layers(TrainedEncoder):
-    """`layers`: the last layer's means, made for cosine; and the scorer of pairs."""
+    """`layers`: means of the last layer, for the cosine distance; and the scorer of pairs."""
 
     plugin: ClassVar[str] = "layers"
     network_type = LayersNetwork
     trained: LayersNetwork
 
     def __init__(self, folder: str | None = None, device: str = "auto") -> None:
-        """Open a folder that `retr train` made; without one, the published model, whose pairs
-        have differences but no probability."""
+        """Open a folder that `retr train` made, or the published model.
+
+        The published model gives differences of pairs, but no probabilities.
+        """
         self.fitted = folder is not None
         if folder is not None:
             super().__init__(folder, device)
@@ -226,7 +237,7 @@ class Layers(TrainedEncoder):
 
     @torch.inference_mode()
     def maps(self, images: Images) -> list[NDArray[np.float16]]:
-        """Each layer's maps (n, numbers) of images as `encode` takes them."""
+        """Return each layer's maps (n, numbers) of images; see `encode`."""
         check_framed(images, self.framing)
         batches = [*self._batches(images)]
         return [np.concatenate(layer) for layer in zip(*batches, strict=True)]
@@ -245,16 +256,16 @@ class Layers(TrainedEncoder):
         first: NDArray[np.int64],
         second: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """(pairs, layers): the mean squared difference of each layer between rows of the maps."""
+        """Return the mean squared difference (pairs, layers) of two rows of each layer's maps."""
         tensors = [torch.from_numpy(layer) for layer in maps]
         rows = torch.from_numpy(first), torch.from_numpy(second)
         return np.asarray(_differences(tensors, *rows).numpy())
 
     @torch.inference_mode()
     def probability(self, differences: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """(pairs,): that pairs of these differences (pairs, layers) show the same class.
+        """Return the probability (pairs,) of one class, from differences (pairs, layers).
 
-        None where the scorer has not been trained.
+        None if the scorer is untrained.
         """
         if not self.fitted:
             return None

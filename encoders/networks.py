@@ -1,4 +1,4 @@
-"""What a network must offer so that `retr train` can train it and an encoder can run it."""
+"""The contract of networks that `retr train` trains and an encoder runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.heads import ClassShares
+from encoders.blocks.heads import ClassShares
 from retrieval.choices import choice
 from retrieval.contracts import Json, Metric
 
@@ -22,12 +22,12 @@ NotNegative = Annotated[float, Ge(0)]
 
 
 class Settings:
-    """What the dataclasses that a recipe fills have in common: unknown keys are refused."""
+    """Base of the dataclasses that a recipe fills; unknown keys are refused."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def to_json(self) -> dict[str, Json]:
-        """All settings, defaults written out."""
+        """Return all settings, defaults included."""
         return cast(dict[str, Json], _jsonable(asdict(cast(Any, self))))
 
 
@@ -40,14 +40,14 @@ def _jsonable(value: object) -> object:
 
 
 class Outputs(NamedTuple):
-    """What the losses of a training step see."""
+    """Outputs of a network in a training step, for the losses."""
 
-    embeddings: Tensor  # (n, dim), for losses over classes, pairs and triplets
-    drawn: Tensor | None = None  # (n, 3, height, width), for the loss of reconstruction
+    embeddings: Tensor  # (n, dim), for losses of classes, pairs and triplets
+    drawn: Tensor | None = None  # (n, 3, height, width), for the reconstruction loss
 
 
 class Network(nn.Module, ABC):
-    """Images (n, 3, side, side) from 0 to 1, to embeddings (n, dim).
+    """A network from images (n, 3, side, side), with values from 0 to 1, to embeddings (n, dim).
 
     A subclass names the frozen dataclass of its settings, which a recipe's `[network]` fills.
     """
@@ -56,59 +56,59 @@ class Network(nn.Module, ABC):
     settings: Any
     proxies: Tensor | None
     metric: Metric = Metric.COSINE
-    draws: ClassVar[bool] = False  # whether its outputs have drawings
-    most_images: ClassVar[int | None] = None  # to train on; None: any number
-    fits_labels: ClassVar[bool] = False  # whether `fit` wants to know each image's class
-    precise: frozenset[str] = frozenset()  # weights that are not saved as float16
-    bfloat16_embeddings: ClassVar[bool] = True  # they keep a cosine of 0.999 to float32's
-    at_once: ClassVar[int] = 250  # images to embed; their feature maps fit the processor's cache
+    draws: ClassVar[bool] = False  # the outputs have drawings
+    most_images: ClassVar[int | None] = None  # maximum of training images; None: no maximum
+    fits_labels: ClassVar[bool] = False  # `fit` needs the class of each image
+    precise: frozenset[str] = frozenset()  # names of weights that are saved as float32
+    bfloat16_embeddings: ClassVar[bool] = True  # cosine to float32's embeddings above 0.999
+    at_once: ClassVar[int] = 250  # images per forward pass; maps fit the CPU cache
 
     @abstractmethod
     def __init__(self, settings: Any, classes: int, side: int) -> None:
-        """classes: how many the training data has; side: of its images, in pixels."""
+        """Build the network. classes: of the training data. side: of its images, in pixels."""
         super().__init__()
         self.register_buffer("proxies", None)
 
     @classmethod
     def natural_side(cls, settings: Any) -> int:
-        """The side in pixels of the images that it sees, unless a recipe says otherwise.
+        """Return the default side of training images, in pixels.
 
-        Raises UnknownName for settings that name a model which is not there.
+        Raises UnknownName for settings that name an unknown model.
         """
         return 32
 
     @property
     @abstractmethod
     def training_dim(self) -> int:
-        """How many numbers `Outputs.embeddings` has."""
+        """Dimension of `Outputs.embeddings`."""
 
     @property
     def dim(self) -> int:
-        """How many numbers an embedding has."""
+        """Dimension of an embedding."""
         return self.training_dim + (0 if self.proxies is None else len(self.proxies))
 
     def prepare(self, images: Tensor) -> None:
-        """Set what is computed from a sample of the training images, before the first step."""
+        """Compute initial weights from a sample of the training images, before the first step."""
 
     def outputs(self, images: Tensor) -> Outputs:
-        """What the losses see of a batch."""
+        """Return the outputs for a batch, for the losses."""
         return Outputs(self(images))
 
     def fresh_parameters(self) -> Sequence[Tensor]:
-        """Parameters that start from chance in a network that otherwise starts from weights."""
+        """Return the parameters that start at random while the others start from weights."""
         return ()
 
     def make_proxies(self, classes: int) -> None:
-        """Have a place for class proxies, whose shares will stand in the embedding."""
+        """Add class proxies, which extend an embedding by its shares in the classes."""
         self.register_buffer("proxies", torch.zeros(classes, self.training_dim))
 
     def keep_proxies(self, proxies: Tensor) -> None:
-        """Keep the proxies (classes, training_dim) that the loss has learned."""
+        """Set the proxies (classes, training_dim) to those that the loss has learned."""
         assert self.proxies is not None
         self.proxies.copy_(functional.normalize(proxies, dim=1))
 
     def with_shares(self, embedder: nn.Module) -> nn.Module:
-        """The embedder, with the classes' shares beside its numbers where there are proxies."""
+        """Return the embedder, extended by shares in the classes if there are proxies."""
         if self.proxies is None:
             return embedder
         settings = self.settings
@@ -122,24 +122,24 @@ class Network(nn.Module, ABC):
 
     @property
     def fitted_axes(self) -> int:
-        """How many principal axes of the features `fit` looks for; it wants more images."""
+        """Number of principal axes that `fit` computes; it needs more images than that."""
         return 0
 
     @property
     def needs_features(self) -> bool:
-        """Whether `fit` must be given features."""
+        """True if `fit` must be called after the training."""
         return False
 
     def features(self) -> nn.Module:
-        """What `fit` wants of each training image."""
+        """Return the network whose outputs for the training images `fit` is given."""
         raise NotImplementedError
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Fit what is not trained, after the training.
+        """Fit the parts that are not trained, after the training.
 
-        features: (n, numbers), those of all training images; labels: (n,), their classes.
+        features: (n, numbers), of all training images. labels: (n,), their classes.
         """
 
     def embedder(self) -> nn.Module:
-        """What an encoder runs: in evaluation mode, a function of these weights alone."""
+        """Return the network that an encoder runs in evaluation mode."""
         return self

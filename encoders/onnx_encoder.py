@@ -1,7 +1,7 @@
 """Encoders whose network was exported to ONNX: the same embeddings, without torch.
 
-ONNX Runtime is there in a fiftieth of the time that torch takes to import, which is what a search
-for one image waits for. For many images torch is faster where the processor multiplies bfloat16.
+ONNX Runtime is imported in a fiftieth of torch's time, which a search for one image waits for. For
+many images torch is faster on processors with bfloat16 instructions.
 """
 
 from pathlib import Path
@@ -15,18 +15,18 @@ from retrieval.errors import BadData, BadInput
 from retrieval.images import check_framed
 from retrieval.runtime.threads import usable_cores
 
-BATCH = 50  # images that pass the network at once
-SILENT = 4  # of ONNX Runtime's five levels of logging; what fails is raised
+IMAGES_PER_BATCH = 50
+LOG_FATAL = 4  # level of ONNX Runtime's log; errors are raised too
 
 
-disable_telemetry_events()  # nobody is to be told what is searched for
+disable_telemetry_events()  # searches are private
 
 
 class Exported:
-    """`exported:FOLDER`: the encoder that `Exportable.export` wrote, on the CPU, in float32."""
+    """`exported:FOLDER`: an encoder that `Exportable.export` wrote, on the CPU, in float32."""
 
     def __init__(self, folder: str, device: str = "auto") -> None:
-        """Raises BadData for a folder that is none, or damaged; BadInput for another device."""
+        """Open the folder. Raises BadData if it is damaged, BadInput for a GPU."""
         if device not in ("auto", "cpu"):
             raise BadInput(f"an exported encoder cannot run on '{device}'; give auto or cpu")
         place = Path(folder).expanduser()
@@ -39,18 +39,18 @@ class Exported:
         self.fingerprint = facts.encoder.fingerprint
         options = SessionOptions()
         options.intra_op_num_threads = usable_cores()
-        options.log_severity_level = SILENT
+        options.log_severity_level = LOG_FATAL
         try:
             self.session = InferenceSession(place / NETWORK, options)
-        except Exception as error:  # ONNX Runtime's errors have no type of their own in common
+        except Exception as error:  # ONNX Runtime's errors share no type
             reason = str(error).splitlines()[0]
-            raise BadData(f"cannot read {place / NETWORK} ({reason}); export anew") from None
+            raise BadData(f"cannot read {place / NETWORK} ({reason}); export it again") from None
 
     def encode(self, images: Images) -> Vectors:
-        """The embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
+        """Return embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
         check_framed(images, self.framing)
         vectors = np.empty((len(images), self.dim), np.float32)
-        for start in range(0, len(images), BATCH):
-            batch = np.ascontiguousarray(images[start : start + BATCH])
-            vectors[start : start + BATCH] = self.session.run(None, {"images": batch})[0]
+        for start in range(0, len(images), IMAGES_PER_BATCH):
+            batch = np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])
+            vectors[start : start + IMAGES_PER_BATCH] = self.session.run(None, {"images": batch})[0]
         return vectors

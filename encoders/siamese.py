@@ -1,10 +1,10 @@
 """The siamese encoder: a small convolutional network whose cosine says "same class".
 
 The network follows the shape of Jordan's airbench (arXiv:2404.00498): a frozen 2×2 whitening
-convolution, three blocks of 3×3 convolutions, and a linear neck to numbers of unit length. Two
-images are embedded by the same weights (the siamese branches) and compared by cosine. The
-weights that ship were trained from scratch on the training images of CIFAR-10, by the recipe on
-their card; docs/results.md has the figures and their conditions.
+convolution, three blocks of 3×3 convolutions, and a linear neck to vectors of unit length. Two
+images are embedded by the same weights (the siamese branches) and compared by cosine. The weights
+that ship were trained from scratch on the training images of CIFAR-10; their card holds the
+recipe. docs/results.md has the figures and their conditions.
 """
 
 import copy
@@ -16,36 +16,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.convolution import Conv3x3, TwoPartConv
-from encoders.heads import ViewsAveraged
+from encoders.blocks.convolution import Conv3x3, TwoPartConv
+from encoders.blocks.heads import ViewsAveraged
 from encoders.networks import Amount, Count, Network, Positive, Settings
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Metric
 
-ROUNDING = 1e-6  # of the largest variance of 2×2 patches
+MIN_VARIANCE_SHARE = 1e-6
+"""Share of the largest variance of 2×2 patches below which variance is rounding."""
+
 WHITENING_FILTERS = 24  # 2 signs × (2 × 2 pixels × 3 channels)
 
 
 @dataclass(frozen=True)
 class SiameseSettings(Settings):
-    """The settings of a network, as a recipe's `[network]` has them."""
+    """Settings of the network; a recipe's `[network]` fills them."""
 
     widths: tuple[Count, Count, Count] = (64, 256, 256)  # channels of each block
     depth: Count = 2  # convolutions of a block
-    dim: Count = 128  # numbers from the neck
-    unit_length: bool = True  # and made for cosine; else Euclidean
-    mirror: bool = True  # embed the mean of the image and its mirror image, at twice the time
-    shift: Amount = 0  # and of both moved by so many pixels two ways, at three times that
-    class_sharpness: Positive | None = None  # see `ClassShares`; None: the neck's numbers alone
+    dim: Count = 128  # dimension of the neck's output
+    unit_length: bool = True  # for the cosine distance; else Euclidean
+    mirror: bool = True  # also embed the mirror image, at twice the time
+    shift: Amount = 0  # pixels; also embed views moved two ways, at three times the time
+    class_sharpness: Positive | None = None  # see `ClassShares`; None: no shares
     class_weight: Positive = 2.0
 
 
 class SiameseNetwork(Network):
-    """Images (n, 3, side, side) with values from 0 to 1, to vectors (n, dim)."""
+    """A network from images (n, 3, side, side), with values from 0 to 1, to vectors (n, dim)."""
 
     settings_type = SiameseSettings
     settings: SiameseSettings
-    # Of grey images the filters are large where channels cancel out, to the last bits.
+    # On gray images, filters are large where channels cancel out to the last bits.
     precise = frozenset({"mean", "std", "whitening.weight", "whitening.bias"})
     mean: Tensor
     std: Tensor
@@ -84,7 +86,7 @@ class SiameseNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        # Its filters magnify differences of pixels that bfloat16 would round away.
+        # Its filters amplify differences of pixels that bfloat16 would round away.
         with torch.autocast(x.device.type, enabled=False):
             x = self.whitening(x.float())
         x = self.blocks(functional.gelu(x))
@@ -103,12 +105,11 @@ class SiameseNetwork(Network):
         return self.with_shares(views)
 
     def folded(self) -> "SiameseNetwork":
-        """The same function with normalisation folded into the convolutions, for inference.
+        """Return an equivalent network with norms folded into convolutions, for inference.
 
-        The first of them sees the whitened pixels, and its weights want more than 8 bits.
-
-        The norm behind the pooling moves in front of it, since its scale is positive and the
-        maximum of scaled values is the scaled maximum.
+        The first convolution sees whitened pixels, and its weights need more than 8 bits. The norm
+        after the pooling moves before it: its scale is positive, and the maximum of scaled values
+        is the scaled maximum.
         """
         network = copy.deepcopy(self).eval()
         with torch.no_grad():
@@ -134,9 +135,10 @@ class SiameseNetwork(Network):
 
 
 class Block(nn.Module):
-    """3×3 convolutions, each normalised and through GELU; the first halves the image.
+    """3×3 convolutions, each followed by a norm and GELU; the first halves the image.
 
-    The last of three or more takes a shortcut from behind the first, as in the largest airbench.
+    With three or more, a shortcut leads from the first one's output to the last one's, as in the
+    largest airbench network.
     """
 
     def __init__(self, channels_in: int, channels: int, depth: int) -> None:
@@ -162,7 +164,7 @@ class Block(nn.Module):
 
 
 class FixedScaleNorm(nn.BatchNorm2d):
-    """Batch norm that learns a shift and no scale: its scale stays positive (see `folded`)."""
+    """Batch norm that learns a shift but no scale: the scale stays positive (see `folded`)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-5, momentum=0.2)
@@ -171,29 +173,29 @@ class FixedScaleNorm(nn.BatchNorm2d):
 
 
 def whitening_filters(images: Tensor, eps: float = 5e-4) -> Tensor:
-    """The eigenvectors of 2×2 patches of `images`, scaled to unit variance, with both signs.
+    """Return the eigenvectors of 2×2 patches, scaled to unit variance, with both signs.
 
-    Those with the largest variance come first. Grey images have fewer directions, and these come
-    again in place of those that are mere rounding: a norm behind a channel without variance would
-    make gradients grow without bound.
+    Those with the largest variance come first. Gray images have fewer directions of variance; these
+    are repeated in place of directions that are only rounding. A norm after a channel without
+    variance would make gradients grow without bound.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1)  # (n, 3, rows, columns, 2, 2)
     patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (vectors / torch.sqrt(values + eps)).flip(1).T.reshape(12, 3, 2, 2).float()
-    alive = max(1, int((values > ROUNDING * values[-1]).sum()))
+    alive = max(1, int((values > MIN_VARIANCE_SHARE * values[-1]).sum()))
     filters = filters[torch.arange(len(filters)) % alive]
     return torch.cat((filters, -filters))
 
 
 class Siamese(TrainedEncoder):
-    """`siamese`: numbers of unit length for an image framed to 32×32, made for cosine."""
+    """`siamese`: vectors of unit length for images framed to 32×32, for the cosine distance."""
 
     plugin: ClassVar[str] = "siamese"
     network_type = SiameseNetwork
 
 
 class SiameseQuick(Siamese):
-    """`siamese-quick`: a smaller network, whose embeddings take two views in place of six."""
+    """`siamese-quick`: a smaller network, whose embeddings average two views instead of six."""
 
     ships_as: ClassVar[str] = "siamese-quick"

@@ -1,4 +1,4 @@
-"""The toy encoder: an image's mean colour. For tests and first steps, readable by eye."""
+"""The toy encoder: an image's mean color, readable by eye, for tests and first steps."""
 
 import hashlib
 from typing import ClassVar
@@ -10,7 +10,7 @@ from retrieval.errors import BadInput
 
 
 class Toy:
-    """`toy`: mean red, green and blue from 0 to 1, made for Euclidean distance."""
+    """`toy`: mean red, green and blue from 0 to 1, for the Euclidean distance."""
 
     name = "toy"
     dim = 3
@@ -20,10 +20,10 @@ class Toy:
     fingerprint = hashlib.sha256(b"toy 1: mean RGB of 8 x 8 pixels").hexdigest()
 
     def __init__(self, device: str = "auto") -> None:
-        """The device makes no difference: there is nothing to compute."""
+        """Create the encoder; the device is ignored."""
 
     def encode(self, images: Images) -> Vectors:
-        """The mean colours (n, 3) of images (n, 8, 8, 3)."""
+        """Return the mean colors (n, 3) of images (n, 8, 8, 3)."""
         side = self.framing.side
         if images.shape[1:] != (side, side, 3):
             raise BadInput(f"images must be (n, {side}, {side}, 3), got {images.shape}")

@@ -1,4 +1,4 @@
-"""Encoders that `retr train` made: a folder with weights and a card, run as it was trained."""
+"""Encoders that `retr train` made: a folder with weights and a card."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,15 +10,15 @@ from encoders.networks import Network
 from retrieval.errors import BadData
 from retrieval.storage.cards import Card
 
-VERSION = 3  # of the arithmetic of the networks; part of the fingerprint
+VERSION = 3  # raise it when a network's arithmetic changes; part of the fingerprint
 SHIPPED = Path(__file__).parent / "weights"
 
 
 class TrainedEncoder(TorchEncoder):
     """An encoder around a trained network; a subclass says which network that is.
 
-    plugin: the encoder that a card names; ships_as: the folder of the weights that ship with retr,
-    where it has another name.
+    plugin: the encoder's name in a card. ships_as: the folder of the weights that ship with retr,
+    if its name differs.
     """
 
     plugin: ClassVar[str]
@@ -27,13 +27,13 @@ class TrainedEncoder(TorchEncoder):
 
     @classmethod
     def shipped(cls) -> Path:
-        """The folder of the weights that ship with retr, for encoders that have such."""
+        """Return the folder of the weights that ship with retr."""
         return SHIPPED / (cls.ships_as or cls.plugin)
 
     def __init__(self, folder: str | None = None, device: str = "auto") -> None:
         """Load the weights of a trained encoder's folder, or those that ship with retr.
 
-        device: auto, cpu or cuda. Raises BadData for a folder that is none, or damaged.
+        device: auto, cpu or cuda. Raises BadData for another folder or a damaged one.
         """
         path = self.shipped() if folder is None else Path(folder).expanduser().resolve()
         card = Card.read(path)
@@ -61,7 +61,10 @@ class TrainedEncoder(TorchEncoder):
 def load_network(
     kind: type[Network], card: Card, folder: Path
 ) -> tuple[Network, dict[str, torch.Tensor]]:
-    """The trained network of the folder and its weights. Raises BadData if they do not fit."""
+    """Return the trained network of the folder and its weights.
+
+    Raises BadData if the weights and the card do not fit.
+    """
     weights = load_weights(card.check_weights(folder))
     try:
         settings: Any = kind.settings_type(**card.network)
@@ -69,5 +72,7 @@ def load_network(
         network.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise BadData(f"{folder} does not fit its card ({first}); train anew") from None
+        raise BadData(
+            f"{folder} does not fit its card ({first}); train the encoder again"
+        ) from None
     return network.eval(), weights

@@ -1,4 +1,4 @@
-"""A network written as ONNX, and held against what torch says."""
+"""Export a network to ONNX, and compare its output with torch's."""
 
 import copy
 import warnings
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from retrieval.errors import CannotExport
 
-AGREEMENT = 1e-4  # of the longest embedding: the most by which a number may differ
-TRIED = 3  # images on which they are compared; not the batch that was traced
+MAX_DEVIATION = 1e-4  # share of the longest embedding's length
+COMPARED_IMAGES = 3  # another batch size than the traced one
 
 
 class _FromBytes(nn.Module):
-    """The network on images as encoders get them, (n, side, side, 3) uint8."""
+    """The network with images (n, side, side, 3) uint8 as its input."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -29,17 +29,17 @@ class _FromBytes(nn.Module):
 def write_onnx(network: nn.Module, side: int, path: Path) -> None:
     """Write the network, for images (n, 3, side, side) from 0 to 1, to `path`.
 
-    Raises CannotExport if ONNX Runtime then gives embeddings that differ from torch's in float32
-    by more than rounding, or what the network does cannot be written.
+    Raises CannotExport if ONNX cannot express the network, or if ONNX Runtime's embeddings differ
+    from torch's in float32 by more than rounding.
     """
     whole = _FromBytes(copy.deepcopy(network).cpu()).eval()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (TRIED, side, side, 3), generator=generator).byte()
-    free = {0: "images"}  # how many there are
+    images = torch.randint(0, 256, (COMPARED_IMAGES, side, side, 3), generator=generator).byte()
+    free = {0: "images"}  # any number of images
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            # The newer exporter takes 5 s, ten times as long.
+            # The newer exporter takes ten times as long: 5 s.
             torch.onnx.export(
                 whole,
                 (images[:2],),
@@ -52,7 +52,7 @@ def write_onnx(network: nn.Module, side: int, path: Path) -> None:
         _check(whole, images, path)
     except CannotExport:
         raise
-    except Exception as error:  # of several libraries
+    except Exception as error:  # from several libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CannotExport(f"the network cannot be exported ({reason})") from None
 
@@ -65,5 +65,5 @@ def _check(network: nn.Module, images: Tensor, path: Path) -> None:
     expected = network(images).numpy()
     met = InferenceSession(path).run(None, {"images": images.numpy()})[0]
     apart = np.abs(met - expected).max() / np.linalg.norm(expected, axis=1).max()
-    if not apart <= AGREEMENT:
+    if not apart <= MAX_DEVIATION:
         raise CannotExport(f"the exported network is off by {apart:.1e} of an embedding's length")

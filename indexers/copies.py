@@ -29,13 +29,13 @@ TOLERANCE = 2e-6
 """Largest distance of two copies, for each √dim of the shorter of: the vector's length, and the
 distance between most vectors. Rounding by 1e-6 in each number stays within it."""
 
-DIRECTIONS = 16  # orthogonal projections that distances are estimated from
+DIRECTIONS = 16  # orthogonal projections to estimate distances
 HASHED_DIRECTIONS = 8
 GRIDS = 3  # shifted hash grids; copies that one of them separates meet in another
-CELL_WIDTH = 8.0  # of a grid, in tolerances
-MAX_ROUNDS = 32  # groups that are looked for within one cell of a grid
-PROJECTED_ROWS = 8192  # rows that are turned to float64 at once
-SAMPLED_ROWS = 1000  # pairs of rows that tell the distance between most vectors
+CELL_WIDTH = 8.0  # tolerances per cell of a grid
+MAX_ROUNDS = 32  # groups to find within one cell of a grid
+PROJECTED_ROWS = 8192  # rows per conversion to float64
+SAMPLED_ROWS = 1000  # pairs of rows to estimate a typical distance
 MOST_PAIRS = 0.9
 SEED = 0x1D5
 
@@ -71,8 +71,8 @@ class Copies:
     def joined(self, linked: Iterable[Vectors], added: Vectors) -> "Copies":
         """Return these rows followed by those of `added` (n, dim).
 
-        linked: the distinct vectors in blocks (…, dim). Both are as the graph holds them. Of the
-        vectors that are linked already none becomes a copy.
+        linked: the distinct vectors in blocks (…, dim). Both are as the graph holds them. No
+        vector that is already linked becomes a copy.
         """
         blocks = _counted([*linked, added])
         grown = self._numbered(_first_copies(_projected(blocks, added.shape[1]), self.vectors))
@@ -86,7 +86,7 @@ class Copies:
 
     @classmethod
     def _numbered(cls, first: Rows) -> "Copies":
-        """first: (rows,) the first row that has the vector of each row."""
+        """Return the copies. first: (rows,), the first row with the same vector as each row."""
         is_first = first == np.arange(len(first))
         vectors = int(np.count_nonzero(is_first))
         if vectors == len(first):
@@ -96,18 +96,18 @@ class Copies:
 
     @property
     def is_first(self) -> Mask:
-        """(rows,): true for the first row of each vector."""
+        """A mask (rows,) of the first row of each vector."""
         if self.vector_of is None:
             return np.ones(self.rows, np.bool_)
         return np.diff(np.maximum.accumulate(self.vector_of), prepend=-1) > 0
 
     @property
     def details(self) -> dict[str, Json]:
-        """Number of distinct vectors, where rows share some."""
+        """The number of distinct vectors, if rows share any."""
         return {} if self.vector_of is None else {"distinct": self.vectors}
 
     def distinct(self, blocks: Blocks) -> Blocks:
-        """Return the blocks less all rows but the first of each vector."""
+        """Return blocks with only the first row of each vector."""
         return blocks if self.vector_of is None else _Distinct(blocks, self)
 
     def fetched(self, dim: int, fetch: Callable[[Rows], Vectors]) -> Blocks:
@@ -120,9 +120,9 @@ class Copies:
         return Fetched(self.rows, dim, lambda rows: fetch(self._numbers[rows].astype(np.int64)))
 
     def expanded(self, nearest: Nearest) -> Nearest:
-        """Return a search for rows, made of a search for distinct vectors.
+        """Return a search for rows that uses a search for distinct vectors.
 
-        All copies are hits, at the distance of the vector that the graph holds for them.
+        All copies of a vector are hits, at the distance of the vector that the graph holds.
         """
         return nearest if self.vector_of is None else _RowSearch(nearest, self).search
 
@@ -137,7 +137,7 @@ class Copies:
         return self.vector_of
 
     def save(self, folder: Path) -> None:
-        """Write `FILE` into the folder; remove it where all rows differ."""
+        """Write `FILE` into the folder; remove it if all rows differ."""
         if self.vector_of is None:
             (folder / FILE).unlink(missing_ok=True)
             return
@@ -146,7 +146,7 @@ class Copies:
 
     @classmethod
     def load(cls, folder: Path, vectors: int) -> "Copies":
-        """Return what `save` wrote beside a graph of so many vectors. Raises BadData."""
+        """Load the file of `save`. Raises BadData unless it fits a graph of `vectors` vectors."""
         path = folder / FILE
         if not path.is_file():
             return cls.none(vectors)
@@ -155,9 +155,9 @@ class Copies:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise BadData(f"cannot read {path} ({error}); index again") from None
         if not table.schema.equals(SCHEMA) or table[COLUMN].null_count or not len(table):
-            raise BadData(f"{path} is no table of {COLUMN} numbers; index again")
+            raise BadData(f"{path} is not a table of {COLUMN} numbers; index again")
         vector_of: NDArray[np.int32] = table[COLUMN].to_numpy()
-        # The first rows of the vectors come in the order of the vectors' numbers.
+        # Vectors are numbered in the order of their first rows.
         steps = np.diff(np.maximum.accumulate(vector_of), prepend=-1)
         if vector_of.min() < 0 or steps.max() > 1:
             raise BadData(f"{path} is damaged (vectors out of order); index again")
@@ -175,7 +175,7 @@ def _counted(blocks: Iterable[Vectors]) -> Iterator[tuple[int, Vectors]]:
 
 
 class _Distinct:
-    """The blocks of an index's vectors, less all copies but the first."""
+    """Blocks of an index's vectors, without copies."""
 
     def __init__(self, blocks: Blocks, copies: Copies) -> None:
         self.blocks = blocks
@@ -191,7 +191,7 @@ class _Distinct:
 class _RowsByVector:
     """Some rows, ordered by vector, then by row.
 
-    starts, sizes: (vectors,) where the rows of each vector are among them.
+    starts, sizes: (vectors,), the range of each vector's rows.
     """
 
     rows: Rows
@@ -205,14 +205,14 @@ class _RowsByVector:
 
 
 class _RowSearch:
-    """Finds rows by a search that finds vectors."""
+    """A search for rows that uses a search for vectors."""
 
     def __init__(self, nearest: Nearest, copies: Copies) -> None:
         self.nearest = nearest
         self.copies = copies
 
     def search(self, queries: Vectors, count: int, among: Mask | None) -> Found:
-        """Return the `count` nearest rows, as `Nearest` says."""
+        """Return the `count` nearest rows; see `Nearest`."""
         rows = self.copies.rows_by_vector
         admitted = None
         matching = self.copies.vectors
@@ -231,7 +231,7 @@ def _rows_of(
     """Return the `count` nearest admitted rows of vectors (q, n) at these distances."""
     sizes = np.where(vectors >= 0, np.minimum(admitted.sizes[vectors], count), 0)
     first = admitted.rows[np.minimum(admitted.starts[vectors], len(admitted.rows) - 1)]
-    if sizes.shape[1] == count and (sizes <= 1).all():  # as most often: each vector has one row
+    if sizes.shape[1] == count and (sizes <= 1).all():  # the usual case: each vector has one row
         return np.where(sizes > 0, first, -1), distances
     query, place = np.nonzero(sizes)
     repeats = sizes[query, place]
@@ -252,7 +252,7 @@ def _rows_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Projections:
-    """Vectors along a few random directions, scaled so that distances are expected to stay.
+    """Vectors along a few random directions, scaled to keep expected distances.
 
     points: (n, directions) float32; lengths: (n,) of the vectors; dim: of the vectors.
     """
@@ -267,7 +267,7 @@ class _Projections:
         return np.asarray(np.vecdot(apart, apart))
 
     def tolerances(self) -> NDArray[np.float64]:
-        """Return (n,): how far from a row its copies may be."""
+        """Return the maximum distance (n,) of copies from each row."""
         draw = np.random.default_rng(SEED)
         rows, others = draw.integers(0, len(self.points), (2, SAMPLED_ROWS))
         apart = np.sqrt(self.squares(rows, others))
@@ -284,19 +284,19 @@ def _projected(blocks: Iterator[tuple[int, Vectors]], dim: int) -> _Projections:
     origin: NDArray[np.float64] | None = None
     for _, block in blocks:
         for start in range(0, len(block), PROJECTED_ROWS):
-            # In float64, so that copies have the same projection wherever they are in a block.
+            # In float64, the place in a block does not change a projection.
             vectors = block[start : start + PROJECTED_ROWS].astype(np.float64)
             lengths.append(np.sqrt(np.vecdot(vectors, vectors)))
             if origin is None:
-                origin = np.median(vectors, axis=0)  # where float32 is most exact
+                origin = np.median(vectors, axis=0)  # float32 is most precise near the origin
             points.append(((vectors - origin) @ basis).astype(np.float32))
     return _Projections(np.concatenate(points), np.concatenate(lengths), dim)
 
 
 def _first_copies(projections: _Projections, distinct: int) -> Rows:
-    """Return (n,): the first row that each row is a copy of; its own number where it is none.
+    """Return the first row (n,) with the same vector as each row, which may be the row itself.
 
-    distinct: number of rows at the start that copy nothing, whatever they look like.
+    distinct: number of rows at the start that count as different from each other.
     """
     tolerances = projections.tolerances()
     first = np.arange(len(tolerances))
@@ -305,7 +305,7 @@ def _first_copies(projections: _Projections, distinct: int) -> Rows:
         cells = _cells(projections.points[leaders], tolerances[leaders], grid)
         _join_cells(cells, leaders, projections, tolerances, first, distinct)
         leaders = leaders[first[leaders] == leaders]
-    for _ in range(GRIDS):  # a first row may itself have become a copy, once in each grid
+    for _ in range(GRIDS):  # a first row may become a copy later, once per grid
         first = first[first]
     return first
 
@@ -313,10 +313,10 @@ def _first_copies(projections: _Projections, distinct: int) -> Rows:
 def _cells(
     points: NDArray[np.float32], tolerances: NDArray[np.float64], grid: int
 ) -> NDArray[np.uint64]:
-    """Return (n,): a hash of the grid cell that each point is in; copies are likely to share it.
+    """Return a hash (n,) of the grid cell of each point; copies are likely to share it.
 
-    The cells' width is a power of two of about `CELL_WIDTH` tolerances. Each grid has another
-    origin, and other tolerances at which the width doubles.
+    The cells' width is a power of two of about `CELL_WIDTH` tolerances. Each grid has its
+    own origin, and its own tolerances at which the width doubles.
     """
     draw = np.random.default_rng((SEED, grid))
     hashed = min(HASHED_DIRECTIONS, points.shape[1])
@@ -324,7 +324,7 @@ def _cells(
     offsets = draw.random(hashed)
     with np.errstate(divide="ignore"):
         octaves = np.floor(np.log2(tolerances * CELL_WIDTH) + grid / GRIDS)
-    octaves[tolerances == 0] = 0  # zero vectors, whose points are the same
+    octaves[tolerances == 0] = 0  # zero vectors, which are equal
     widths = np.exp2(octaves)
     total: NDArray[np.uint64] = octaves.astype(np.int64).view(np.uint64) * multipliers[-1]
     for direction in range(hashed):
@@ -342,7 +342,7 @@ def _join_cells(
     first: Rows,
     distinct: int,
 ) -> None:
-    """Set `first` of the leaders, in their cells, that are within tolerance of one before them."""
+    """Set `first` of leaders that are within tolerance of an earlier one in their cell."""
     order = np.argsort(cells, kind="stable")
     cells, rows = cells[order], leaders[order]
     for _ in range(MAX_ROUNDS):

@@ -1,6 +1,5 @@
 """Exact search: every vector is compared with every query, by faiss."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,28 +8,26 @@ import faiss
 import numpy as np
 
 from indexers.faiss import bridge, gpu
+from indexers.faiss.uncoded import UncodedIndex
 from retrieval.choices import choice, resolve_choices
-from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
+from retrieval.contracts import Blocks, Index, Mask, Metric, Vectors
 from retrieval.hits import (
     Found,
     InMemory,
-    answer,
-    checked_additions,
     checked_blocks,
     prepared,
-    prepared_blocks,
     sort,
 )
 
-TIED_CELLS = 2**24  # distances that are held at once while ties are settled
+MAX_TIED_DISTANCES = 2**24  # in memory while ties are settled
 
 
 @dataclass(frozen=True)
 class Exact:
-    """`exact`: the true neighbors, at the price of one comparison per row and query.
+    """`exact`: compare a query with every row, and so find its true neighbors.
 
-    device: auto searches on a GPU where faiss sees one, and on the CPU otherwise. Manhattan
-    distance is the CPU's alone.
+    device: auto searches on a GPU if faiss sees one, and on the CPU otherwise. Manhattan distance
+    runs on the CPU only.
     """
 
     metric: Metric = Metric.COSINE
@@ -43,22 +40,22 @@ class Exact:
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Exact"]:
-        """There is one."""
+        """Return the only candidate."""
         return [cls(choice(Metric, metric))]
 
     def ladders(self) -> list[list["Exact"]]:
-        """There is nothing to choose."""
+        """Return one ladder of one rung: there are no search options to choose."""
         return [[self]]
 
     def apply(self, index: Index) -> None:
-        """Nothing: it always compares all."""
+        """Do nothing: there are no search options to set."""
 
     def build(self, vectors: Vectors) -> "ExactIndex":
-        """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
+        """Build an index of a copy of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> "ExactIndex":
-        """The same from blocks, as `Streaming` says."""
+        """Build an index from blocks of vectors; see `Streaming`."""
         index = faiss.IndexFlat(blocks.dim, bridge.METRICS[self.metric])
         bridge.reserve(index.codes, blocks.rows * index.code_size)
         for _, block in checked_blocks(blocks, self.metric):
@@ -66,9 +63,9 @@ class Exact:
         return self._searched(index)
 
     def load(self, folder: Path) -> "ExactIndex":
-        """The index saved in the folder.
+        """Load the index saved in the folder.
 
-        Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
+        Raises BadData if it is missing or damaged, BadInput for device=cuda without a GPU.
         """
         return self._searched(bridge.load(folder, faiss.IndexFlat, self.metric))
 
@@ -77,63 +74,18 @@ class Exact:
         return ExactIndex(index, self.metric, gpu.Gpu(index, index.ntotal) if there else None)
 
 
-class ExactIndex:
-    """faiss's flat index. Of rows equally far away, it finds the lowest."""
+class ExactIndex(UncodedIndex):
+    """faiss's flat index. Among rows at equal distance it finds the lowest.
 
-    def __init__(self, index: faiss.IndexFlat, metric: Metric | str, there: gpu.Gpu | None) -> None:
-        self.index = index
-        self.metric = choice(Metric, metric)
-        self.gpu = there
+    For many queries in float32 faiss computes |q|² + |x|² - 2qx. A Euclidean distance near 0 is
+    then wrong by up to a few thousandths of the vectors' length.
 
-    @property
-    def details(self) -> Mapping[str, Json]:
-        """The device that the index was made for, and the memory that it was planned to take."""
-        return gpu.details(self.gpu)
-
-    @property
-    def dim(self) -> int:
-        """How many numbers a vector has."""
-        return self.index.d
-
-    def __len__(self) -> int:
-        return self.index.ntotal
-
-    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows, as `Index` and `Hits` say.
-
-        With float32 and many queries faiss computes |q|² + |x|² - 2qx: a Euclidean distance is
-        then off by up to a few thousandths of the vectors' length where it is near 0.
-
-        With a GPU, searches with a mask, and for more than 2047 rows, run on the CPU.
-        """
-        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
-
-    def add(self, vectors: Vectors) -> None:
-        """Add rows, as `Growing` says."""
-        vectors = checked_additions(vectors, self.dim, self.metric)
-        if self.gpu is not None:
-            self.gpu.check_room(len(vectors))
-        for _, block in prepared_blocks(vectors, self.metric):
-            self.index.add(block)
-        self._to_gpu()
-
-    def delete(self, rows: Rows) -> None:
-        """Delete rows, as `Shrinking` says."""
-        self.index.remove_ids(rows)  # type: ignore[arg-type]
-        self._to_gpu()
+    With a GPU, searches with a mask, and for more than 2047 rows, run on the CPU.
+    """
 
     def stored(self) -> Blocks:
         """Return the vectors of all rows."""
         return InMemory(bridge.vectors_of(self.index))
-
-    def save(self, folder: Path) -> None:
-        """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
-        bridge.save(self.index, folder)
-
-    def _to_gpu(self) -> None:
-        if self.gpu is not None:
-            self.gpu = None  # the GPU need not have room for both
-            self.gpu = gpu.Gpu(self.index, len(self))
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
@@ -143,7 +95,7 @@ class ExactIndex:
         matching = len(self) if among is None else int(np.count_nonzero(among))
 
         def nearest(queries: Vectors, count: int) -> Found:
-            if self.gpu is not None and parameters is None and count <= gpu.LIMIT:
+            if self.gpu is not None and parameters is None and count <= gpu.MAX_K_OR_PROBES:
                 rows, scores = self.gpu.search(queries, count)
             else:
                 scores, rows = self.index.search(queries, count, params=parameters)
@@ -151,13 +103,13 @@ class ExactIndex:
 
         if count == matching:
             return nearest(queries, count)
-        # faiss keeps any of the rows that are equally far away at rank k. One more row shows
-        # where that happens; there, more are fetched until all the equals are at hand.
+        # faiss keeps any of the rows that tie at rank k. One more row shows where there are ties.
+        # For these queries, more rows are fetched until all tied rows are known.
         rows, distances = nearest(queries, count + 1)
         tied = np.flatnonzero(distances[:, count - 1] == distances[:, count])
         rows = np.ascontiguousarray(rows[:, :count])
         distances = np.ascontiguousarray(distances[:, :count])
-        at_once = max(1, TIED_CELLS // matching)
+        at_once = max(1, MAX_TIED_DISTANCES // matching)
         for start in range(0, len(tied), at_once):
             lines, wide = tied[start : start + at_once], count + 1
             while len(lines):

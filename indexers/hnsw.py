@@ -1,4 +1,4 @@
-"""A navigable graph of near neighbors in layers, walked greedily: hnswlib.
+"""A navigable graph of near neighbors in layers, with greedy search: hnswlib.
 
 Malkov & Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical
 Navigable Small World graphs (TPAMI 2020).
@@ -34,7 +34,7 @@ from retrieval.storage.files import native_path, write_whole
 FILE = "index.hnsw"
 
 SPACES = {
-    Metric.COSINE: "ip",  # of vectors of length 1, which retr makes itself, in double precision
+    Metric.COSINE: "ip",  # retr scales vectors to length 1 itself, in double precision
     Metric.EUCLIDEAN: "l2",
     Metric.INNER_PRODUCT: "ip",
 }
@@ -42,18 +42,18 @@ SPACES = {
 
 @dataclass(frozen=True)
 class Hnsw:
-    """`hnsw`: walks a graph in which every vector knows about `m` of its near neighbors.
+    """`hnsw`: walk a graph that links each vector to about `m` of its near neighbors.
 
     m: links per vector and layer; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks; more cost time and raise recall.
-    seed: draws the vectors' layers.
-    build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
-    only 1 builds the same graph every time.
+    seed: of the draw of the vectors' layers.
+    build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
+    their timing.
 
-    Inner products are kept as 1 - dot in float32: products far below 1 lose their digits.
+    Inner products are stored as 1 - dot in float32: products far below 1 lose precision.
 
-    Copies of a vector are linked once, and all of them are found: see `indexers.copies`.
+    Copies of a vector are linked once, and all copies are found; see `indexers.copies`.
     """
 
     metric: Metric = Metric.COSINE
@@ -75,12 +75,12 @@ class Hnsw:
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Hnsw"]:
-        """Graphs of usual and of many links."""
+        """Return graphs with the default number of links and with many."""
         metric = choice(Metric, metric)
         return [cls(metric, m=m, seed=seed) for m in (16, 32) if metric in SPACES]
 
     def ladders(self) -> list[list["Hnsw"]]:
-        """By `ef`."""
+        """Return one ladder, by ascending `ef`."""
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
@@ -89,11 +89,11 @@ class Hnsw:
         index.graph.set_ef(self.ef)
 
     def build(self, vectors: Vectors) -> "HnswIndex":
-        """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
+        """Build an index of a copy of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> "HnswIndex":
-        """The same from blocks, as `Streaming` says."""
+        """Build an index from blocks of vectors; see `Streaming`."""
         copies = Copies.find(blocks, self.metric)
         blocks = copies.distinct(blocks)
         graph = hnswlib.Index(SPACES[self.metric], blocks.dim)
@@ -108,9 +108,9 @@ class Hnsw:
         return HnswIndex(graph, self.metric, self.build_threads, copies)
 
     def load(self, folder: Path) -> "HnswIndex":
-        """The index saved in the folder, to be searched with this `ef`.
+        """Load the index saved in the folder, with this `ef`.
 
-        Raises BadData if it is not there or damaged.
+        Raises BadData if it is missing or damaged.
         """
         path = folder / FILE
         graph = hnswlib.Index(SPACES[self.metric], checked_dim(path))
@@ -138,28 +138,28 @@ class HnswIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """Number of distinct vectors, where rows share them."""
+        """The number of distinct vectors, if rows share any."""
         return self.copies.details
 
     @property
     def dim(self) -> int:
-        """How many numbers a vector has."""
+        """Dimension of the vectors."""
         return int(self.graph.dim)
 
     def __len__(self) -> int:
         return self.copies.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
+        """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
-        A mask that admits few rows is searched exactly: see `_walk_is_longer`. A larger one is
-        the walk's filter; it calls back into Python, on one thread.
+        With a mask that admits few rows, all of them are compared; see `_walk_is_longer`. A larger
+        mask filters the walk, with a call into Python for each row, on one thread.
         """
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
-        """Add rows, as `Growing` says: they are linked as in a build."""
+        """Add rows, linked as in a build; see `Growing`."""
         vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
         known = range(self.copies.vectors)
         linked = (self.graph.get_items(known[i : i + BLOCK]) for i in known[::BLOCK])
@@ -182,10 +182,10 @@ class HnswIndex:
     def _write(self, path: Path) -> None:
         with native_path(path) as name:
             self.graph.save_index(name)
-        # hnswlib does not look whether its bytes reached the disk.
+        # hnswlib does not check whether its bytes reached the disk.
         written, whole = path.stat().st_size, self.graph.index_file_size()
         if written != whole:
-            raise RetrError(f"{path} got {written} of {whole} bytes; make room on the disk")
+            raise RetrError(f"{path} has {written} of {whole} bytes (disk full?); free disk space")
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
@@ -204,10 +204,10 @@ class HnswIndex:
     def _walk(
         self, queries: Vectors, count: int, among: Mask | None = None
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]] | None:
-        """Labels and hnswlib's distances, or None where a query came by fewer than `count` rows.
+        """Return labels and hnswlib's distances, or None if a query finds fewer than `count` rows.
 
-        hnswlib keeps max(ef, count) candidates and walks on until it has as many, so a greater
-        ef finds no more: the missing rows cannot be reached from where the walk began.
+        hnswlib walks until it has max(ef, count) candidates. So a larger ef finds no more rows: the
+        missing ones are not reachable from the entry point.
         """
         try:
             if among is None:
@@ -217,14 +217,14 @@ class HnswIndex:
                 labels, distances = self.graph.knn_query(
                     queries, count, num_threads=1, filter=admits
                 )
-        except RuntimeError:  # what hnswlib raises then, and then only
+        except RuntimeError:  # raised by hnswlib in this case only
             return None
         return labels, distances
 
     def _compare(
         self, queries: Vectors, count: int, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Labels and hnswlib's distances of the true neighbors among these rows."""
+        """Return labels and hnswlib's distances of the nearest of these rows, all compared."""
         flat = hnswlib.BFIndex(SPACES[self.metric], self.dim)
         flat.init_index(len(rows))
         flat.set_num_threads(usable_cores())
@@ -235,10 +235,10 @@ class HnswIndex:
         return labels, distances
 
     def _walk_is_longer(self, matching: int, count: int) -> bool:
-        """Whether it is cheaper to compare a query with all matching rows than to walk.
+        """Return whether comparing all matching rows costs less than a walk.
 
-        Until the walk has seen `ef` matching rows it passes ef · rows / matching others, and
-        looks at about m links of each.
+        Until it has seen `ef` matching rows, a walk visits ef · rows / matching rows, and about m
+        links of each.
         """
         candidates = max(int(self.graph.ef), count)
         return matching * matching <= candidates * int(self.graph.M) * self.copies.vectors

@@ -1,8 +1,8 @@
-"""HNSW over principal axes, walked by retr's own code and refined by the vectors.
+"""HNSW over principal axes, searched by retr's own code and refined by the vectors.
 
-The graph is faiss's (Malkov & Yashunin, TPAMI 2020), built over the vectors' principal axes, where
-building is fast, too. `indexers.graph.walk` searches it, over codes of 16 bits and without a call
-from Python for each step. The vectors themselves rank what it finds.
+The graph is faiss's (Malkov & Yashunin, TPAMI 2020). It is built over the vectors' principal axes,
+which makes the build fast, too. `indexers.graph.walk` searches it over codes of 16 bits. The
+vectors themselves rank the candidates.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import walk
 from indexers.options import EFFORTS, check_graph, check_range
-from indexers.projection import MULTIPLE, SAMPLE, projection
+from indexers.projection import AXES_MULTIPLE, SAMPLE_ROWS, projection
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
@@ -35,13 +35,13 @@ from retrieval.hits import (
 )
 from retrieval.runtime.threads import usable_cores
 
-KINDS = {
+WALK_METRICS = {
     Metric.COSINE: walk.COSINE,
     Metric.EUCLIDEAN: walk.EUCLIDEAN,
     Metric.INNER_PRODUCT: walk.INNER_PRODUCT,
 }
-BUILT = {
-    Metric.COSINE: Metric.EUCLIDEAN,  # of vectors of length 1, on whose axes it says more
+GRAPH_METRICS = {
+    Metric.COSINE: Metric.EUCLIDEAN,  # more precise on the axes of vectors of length 1
     Metric.EUCLIDEAN: Metric.EUCLIDEAN,
     Metric.INNER_PRODUCT: Metric.INNER_PRODUCT,
 }
@@ -49,31 +49,30 @@ BUILT = {
 AXES = (16, 32, 64, 96, 128)
 """Numbers of axes that `auto` tries."""
 
-USUAL = 0.99  # share of the codes that are not to be cut short
-ROOM = 2.0  # times the length of these
-AT_LEAST = 64  # queries that a thread takes at once
-PARTS = 4  # that each thread gets, so that none waits long for another
-LOOKED_AT = 8  # vectors for each candidate that a walk keeps
-EVERYTHING = np.empty(0, np.bool_)
+CODE_RANGE_QUANTILE = 0.99  # quantile of the vectors' lengths
+CODE_RANGE_MARGIN = 2.0  # times that length; longer codes are shortened
+MIN_QUERIES_PER_CHUNK = 64
+CHUNKS_PER_THREAD = 4  # more chunks let threads finish at about the same time
+COMPARED_PER_CANDIDATE = 8  # matching rows for each candidate of a walk that all are compared
+NO_MASK = np.empty(0, np.bool_)
 
 
 @dataclass(frozen=True)
 class HnswPca:
-    """`hnsw-pca`: walks a graph of principal axes in retr's own code, and ranks by the vectors.
+    """`hnsw-pca`: walk a graph over principal axes in retr's own code, and rank by the vectors.
 
-    axes: principal axes that are kept, raised to a multiple of 16; None for the fewest along which
-    neighbors stay near, see `indexers.projection`; the vectors' own dimensions where these are no
-    more.
+    axes: number of principal axes, rounded up to a multiple of 16; None for the fewest along which
+    neighbors stay near, see `indexers.projection`. The vectors' own dimensions if they are fewer.
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
-    ef: candidates kept while a query walks, all of which are compared as they are; more cost time
-    and raise recall.
-    build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
-    only 1 builds the same graph every time.
+    ef: candidates kept while a query walks, whose vectors are then compared; more cost time and
+    raise recall.
+    build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
+    their timing.
 
-    Copies of a vector are linked once, and all of them are found: see `indexers.copies`.
+    Copies of a vector are linked once, and all copies are found; see `indexers.copies`.
 
-    The first use on a machine takes some seconds more, in which the walk is compiled for it.
+    The first use on a machine takes some seconds more, to compile the walk.
     """
 
     metric: Metric = Metric.COSINE
@@ -86,7 +85,7 @@ class HnswPca:
 
     def __post_init__(self) -> None:
         resolve_choices(self)
-        if self.metric not in KINDS:
+        if self.metric not in WALK_METRICS:
             raise BadInput(
                 f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf for it"
             )
@@ -96,9 +95,9 @@ class HnswPca:
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["HnswPca"]:
-        """Graphs over few axes and over more."""
+        """Return graphs over few axes and over more."""
         metric = choice(Metric, metric)
-        if metric not in KINDS:
+        if metric not in WALK_METRICS:
             return []
         fewer = [axes for axes in AXES if axes < dim]
         return [
@@ -106,7 +105,7 @@ class HnswPca:
         ]
 
     def ladders(self) -> list[list["HnswPca"]]:
-        """By `ef`."""
+        """Return one ladder, by ascending `ef`."""
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
@@ -115,20 +114,20 @@ class HnswPca:
         index.settings = replace(index.settings, ef=self.ef)
 
     def build(self, vectors: Vectors) -> "HnswPcaIndex":
-        """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
+        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> "HnswPcaIndex":
-        """The same from blocks, as `Streaming` says."""
+        """Build an index from blocks of vectors; see `Streaming`."""
         copies = Copies.find(blocks, self.metric)
         blocks = copies.distinct(blocks)
         rows, dim = blocks.rows, blocks.dim
-        metric = bridge.METRICS[BUILT[self.metric]]
-        every = ceil(rows / SAMPLE)
+        metric = bridge.METRICS[GRAPH_METRICS[self.metric]]
+        every = ceil(rows / SAMPLE_ROWS)
         sample = np.concatenate(
             [block[-start % every :: every] for start, block in checked_blocks(blocks, self.metric)]
         )
-        turn = projection(sample, BUILT[self.metric], self.axes)
+        turn = projection(sample, GRAPH_METRICS[self.metric], self.axes)
         del sample
         axes = dim if turn is None else turn.d_out
         graph = faiss.IndexHNSWFlat(axes, self.m, metric)
@@ -145,25 +144,25 @@ class HnswPca:
         return HnswPcaIndex(index, self, copies)
 
     def load(self, folder: Path) -> "HnswPcaIndex":
-        """The index saved in the folder, to be searched with this `ef`.
+        """Load the index saved in the folder, with this `ef`.
 
-        Raises BadData if it is not there or damaged.
+        Raises BadData if it is missing or damaged.
         """
-        index = bridge.load_refined(folder, faiss.IndexHNSWFlat, BUILT[self.metric])
+        index = bridge.load_refined(folder, faiss.IndexHNSWFlat, GRAPH_METRICS[self.metric])
         return HnswPcaIndex(index, self, Copies.load(folder, int(index.ntotal)))
 
 
 class HnswPcaIndex:
-    """faiss's index, whose graph and vectors are read where they lie, and the codes beside it.
+    """faiss's index, whose graph and vectors are used in place, and codes of the vectors.
 
-    They are of the distinct vectors; `copies` tells which rows these are.
+    It holds distinct vectors; `copies` has the rows of each.
     """
 
     def __init__(self, index: faiss.IndexRefineFlat, settings: HnswPca, copies: Copies) -> None:
         self.index: Any = index
         self.settings = settings
         self.copies = copies
-        self.kind = KINDS[settings.metric]
+        self.kind = WALK_METRICS[settings.metric]
         self.dim = int(index.d)
         self.tags: list[NDArray[np.uint8]] = []
         self._prepare()
@@ -173,24 +172,24 @@ class HnswPcaIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """Number of axes, and of distinct vectors where rows share some."""
+        """The number of axes, and of distinct vectors if rows share any."""
         return {"axes": int(bridge.inside(self.index).d), **self.copies.details}
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
+        """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
-        With a mask that admits many rows the walk keeps more candidates, so that enough of them are
-        among these; with others these are compared one by one.
+        With a mask that admits many rows, the walk keeps more candidates, so that enough of them
+        match. With a smaller mask, all matching rows are compared.
         """
-        if among is None and self._is_plain(queries, k):  # what is asked most is answered soonest
+        if among is None and self._is_plain(queries, k):  # a fast path for the most frequent case
             hits = Hits(np.empty((1, k), np.int64), np.empty((1, k), np.float32))
-            if not self._walk(queries, self.settings.ef, EVERYTHING, hits.rows, hits.distances):
+            if not self._walk(queries, self.settings.ef, NO_MASK, hits.rows, hits.distances):
                 return hits
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
-        """Add rows, as `Growing` says: they are linked as in a build, on the same axes."""
+        """Add rows, linked as in a build, on the same axes; see `Growing`."""
         metric = self.settings.metric
         vectors = prepared(checked_additions(vectors, self.dim, metric), metric)
         copies = self.copies.joined([self.vectors], vectors)
@@ -210,44 +209,44 @@ class HnswPcaIndex:
         self.copies.save(folder)
 
     def _prepare(self) -> None:
-        """Take from faiss's index what a walk wants."""
+        """Prepare the arrays for a walk from faiss's index."""
         graph: Any = bridge.inside(self.index)
         layers = graph.hnsw
         self.rows = int(self.index.ntotal)
         flat: Any = faiss.downcast_index(self.index.refine_index)
         storage: Any = faiss.downcast_index(graph.storage)
         self.vectors, turned = bridge.vectors_of(flat), bridge.vectors_of(storage)
-        self.upper = _where_it_lies(layers.neighbors)
-        self.offsets = _where_it_lies(layers.offsets)
+        self.upper = _view_of(layers.neighbors)
+        self.offsets = _view_of(layers.offsets)
         if not -1 <= self.upper.min() <= self.upper.max() < self.rows:
-            raise BadData("the graph has links to rows that are not there; build the index again")
+            raise BadData("graph has links out of range; build the index again")
         degree = layers.nb_neighbors(0)
         self.links = np.empty((self.rows, degree), np.int32)
         for column in range(degree):
             self.links[:, column] = self.upper[self.offsets[:-1] + np.uint64(column)]
         self.entry, self.levels = int(layers.entry_point), int(layers.max_level)
-        centre = np.zeros(graph.d)
+        center = np.zeros(graph.d)
         if self.kind != walk.INNER_PRODUCT:
-            centre = turned.mean(axis=0, dtype=np.float64)
-        self.scale = _scale(turned, centre)
-        self.codes = np.zeros((self.rows, _raised(graph.d)), np.int16)
+            center = turned.mean(axis=0, dtype=np.float64)
+        self.scale = _scale(turned, center)
+        self.codes = np.zeros((self.rows, _rounded_up(graph.d)), np.int16)
         self.zero: int | None = None
         for start in range(0, self.rows, BLOCK):
             if self.kind == walk.COSINE and self.zero is None:
                 zeros = np.flatnonzero(~self.vectors[start : start + BLOCK].any(axis=1))
                 self.zero = start + int(zeros[0]) if len(zeros) else None
-            block = turned[start : start + BLOCK] - centre
+            block = turned[start : start + BLOCK] - center
             lengths = np.linalg.norm(block, axis=1, keepdims=True) * self.scale
-            block *= self.scale * np.minimum(1, walk.LONGEST / np.maximum(lengths, 1))
+            block *= self.scale * np.minimum(1, walk.MAX_CODE_LENGTH / np.maximum(lengths, 1))
             self.codes[start : start + BLOCK, : graph.d] = np.rint(block)
         matrix = _matrix(self.index)
         self.turn = np.zeros((self.codes.shape[1], matrix.shape[1] + 1), np.float32)
         self.turn[: graph.d, :-1] = matrix
-        self.turn[: graph.d, -1] = -centre
+        self.turn[: graph.d, -1] = -center
         self.tags.clear()
 
     def _is_plain(self, queries: Vectors, k: int) -> bool:
-        """Whether it is one query, in the form that the walk takes, for rows that there are."""
+        """Return whether this is one query that the walk can take without checks and conversion."""
         return (
             self.copies.vector_of is None
             and self.zero is None
@@ -265,16 +264,16 @@ class HnswPcaIndex:
         if among is not None:
             matching = int(np.count_nonzero(among))
             ef = ceil(max(ef, 1.5 * count) * self.rows / matching)
-            if matching <= max(bridge.COMPARED, LOOKED_AT * ef):
+            if matching <= max(bridge.MAX_COMPARED_ROWS, COMPARED_PER_CANDIDATE * ef):
                 candidates = np.flatnonzero(among)
                 walk.compare(queries, self.vectors, candidates, self.kind, rows, distances)
                 return rows, distances
-        mask = EVERYTHING if among is None else np.require(among, requirements=("C", "W"))
+        mask = NO_MASK if among is None else np.require(among, requirements=("C", "W"))
 
-        def walked(part: slice) -> None:
-            self._walk(queries[part], ef, mask, rows[part], distances[part])
+        def walk_chunk(chunk: slice) -> None:
+            self._walk(queries[chunk], ef, mask, rows[chunk], distances[chunk])
 
-        _spread(walked, len(queries))
+        _spread(walk_chunk, len(queries))
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
             candidates = np.arange(self.rows) if among is None else np.flatnonzero(among)
@@ -283,7 +282,7 @@ class HnswPcaIndex:
             rows[short], distances[short] = some, some_distances
         if self.zero is not None and (among is None or among[self.zero]):
             missed = (distances[:, -1] > 1) & (rows != self.zero).all(axis=1)
-            rows[missed, -1], distances[missed, -1] = self.zero, 1  # at right angles to everything
+            rows[missed, -1], distances[missed, -1] = self.zero, 1  # orthogonal to everything
         return rows, distances
 
     def _walk(
@@ -294,10 +293,10 @@ class HnswPcaIndex:
         rows: NDArray[np.int64],
         distances: NDArray[np.float32],
     ) -> int:
-        """What `walk.search` returns and fills."""
+        """Run `walk.search`, which fills rows and distances; return its result."""
         try:
             tags = self.tags.pop()
-        except IndexError:  # as many calls are at it as never before
+        except IndexError:  # more concurrent calls than before
             tags = np.zeros(self.rows + 1, np.uint8)
         short: int = walk.search(
             queries,
@@ -324,8 +323,8 @@ class HnswPcaIndex:
 def _add(index: Any, vectors: Vectors, metric: Metric) -> None:
     """Add prepared vectors (n, dim) to faiss's index.
 
-    The graph of cosines places a zero vector on the first axis. In the center it would be nearer to
-    most vectors than they are to each other, and take all of their links.
+    For cosines, the graph has zero vectors on the first axis. At the center, a zero vector would be
+    nearer to most vectors than they are to each other, and take all of their links.
     """
     zeros = np.flatnonzero(~vectors.any(axis=1)) if metric is Metric.COSINE else ()
     if not len(zeros):
@@ -340,25 +339,25 @@ def _add(index: Any, vectors: Vectors, metric: Metric) -> None:
 
 
 def _spread(call: Callable[[slice], object], queries: int) -> None:
-    """Call with parts of so many queries, on all cores where they are many."""
+    """Call with slices of the queries, on all cores if there are many queries."""
     cores = usable_cores()
-    at_once = max(AT_LEAST, ceil(queries / (PARTS * cores)))
-    parts = [slice(first, first + at_once) for first in range(0, queries, at_once)]
-    threads = min(cores, len(parts))
+    chunk_size = max(MIN_QUERIES_PER_CHUNK, ceil(queries / (CHUNKS_PER_THREAD * cores)))
+    chunks = [slice(first, first + chunk_size) for first in range(0, queries, chunk_size)]
+    threads = min(cores, len(chunks))
     if threads <= 1:
         call(slice(0, queries))
         return
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(call, parts))  # raises what a call raised
+        list(pool.map(call, chunks))  # raises the error of a call
 
 
-def _where_it_lies(values: Any) -> NDArray[Any]:
-    """A vector of faiss's as an array, which lives as long as it."""
+def _view_of(values: Any) -> NDArray[Any]:
+    """Return a view of a vector of faiss, valid as long as the vector."""
     return np.asarray(faiss.rev_swig_ptr(values.data(), values.size()))
 
 
 def _matrix(index: faiss.IndexRefineFlat) -> NDArray[np.float32]:
-    """(axes, dim): what turns vectors onto the axes; (axes, 0) where there is none."""
+    """Return the matrix (axes, dim) onto the axes; (axes, 0) if vectors are not rotated."""
     base: Any = faiss.downcast_index(index.base_index)
     if not isinstance(base, faiss.IndexPreTransform):
         return np.empty((base.d, 0), np.float32)
@@ -367,20 +366,23 @@ def _matrix(index: faiss.IndexRefineFlat) -> NDArray[np.float32]:
     return np.asarray(faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in))
 
 
-def _scale(turned: Vectors, centre: NDArray[np.float64]) -> float:
-    """What brings nearly all of the vectors (n, axes), less their centre, within `walk.LONGEST`.
+def _scale(turned: Vectors, center: NDArray[np.float64]) -> float:
+    """Return the factor that takes nearly all vectors (n, axes), less their center, to codes.
 
-    A few that are far longer are cut short, so that the others are told apart.
+    Codes are at most `walk.MAX_CODE_LENGTH` long. A few vectors that are far longer than the others
+    are shortened, so that the codes of the others stay precise.
     """
     lengths = np.concatenate(
         [
-            np.linalg.norm(turned[start : start + BLOCK] - centre, axis=1)
+            np.linalg.norm(turned[start : start + BLOCK] - center, axis=1)
             for start in range(0, len(turned), BLOCK)
         ]
     )
-    reach = min(float(lengths.max()), ROOM * float(np.quantile(lengths, USUAL)))
-    return walk.LONGEST / (reach or float(lengths.max()) or 1.0)
+    reach = min(
+        float(lengths.max()), CODE_RANGE_MARGIN * float(np.quantile(lengths, CODE_RANGE_QUANTILE))
+    )
+    return walk.MAX_CODE_LENGTH / (reach or float(lengths.max()) or 1.0)
 
 
-def _raised(axes: int) -> int:
-    return -(-axes // MULTIPLE) * MULTIPLE
+def _rounded_up(axes: int) -> int:
+    return -(-axes // AXES_MULTIPLE) * AXES_MULTIPLE

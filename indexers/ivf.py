@@ -21,6 +21,7 @@ from indexers.faiss.lists import (
     probes_needed,
     training_rows,
 )
+from indexers.faiss.uncoded import UncodedIndex
 from indexers.options import PROBES, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
@@ -28,25 +29,22 @@ from retrieval.hits import (
     Fetched,
     Found,
     InMemory,
-    answer,
-    checked_additions,
     checked_blocks,
     prepared,
-    prepared_blocks,
     without_own,
 )
 
 
 @dataclass(frozen=True)
 class Ivf:
-    """`ivf`: compares a query with the vectors of the `n_probe` nearest of `n_lists` clusters.
+    """`ivf`: compare a query with the vectors of the `n_probe` nearest of `n_lists` clusters.
 
-    n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
+    n_lists: None for 4·√rows, or fewer so that a list has 39 rows on average; never more than rows.
     n_probe: lists searched per query; more cost time and raise recall. None for 32, or for more
-    where the build finds that the 10 nearest neighbors of its own rows lie in more.
-    seed: draws the training rows and the first centroids.
-    device: auto trains, adds and searches on a GPU where faiss sees one, and on the CPU
-    otherwise. A GPU's index is saved in CPU form. Manhattan distance is the CPU's alone.
+    if the 10 nearest neighbors of a sample of the rows lie in more lists.
+    seed: of the draw of training rows and first centroids.
+    device: auto trains and searches on a GPU if faiss sees one, and on the CPU otherwise. A GPU's
+    index is saved in CPU form. Manhattan distance runs on the CPU only.
     """
 
     metric: Metric = Metric.COSINE
@@ -67,33 +65,33 @@ class Ivf:
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Ivf"]:
-        """The usual number of lists."""
+        """Return one candidate, with the default number of lists."""
         return [cls(choice(Metric, metric), n_probe=PROBES[-1], seed=seed)]
 
     def ladders(self) -> list[list["Ivf"]]:
-        """By `n_probe`."""
+        """Return one ladder, by ascending `n_probe`."""
         return [[replace(self, n_probe=n_probe) for n_probe in PROBES]]
 
     def apply(self, index: Index) -> None:
-        """Set `n_probe`; None leaves it as it is."""
+        """Set `n_probe` of the index, unless it is None."""
         assert isinstance(index, IvfIndex)
         if self.n_probe is not None:
             index.n_probe = index.index.nprobe = min(self.n_probe, index.index.nlist)
 
     def settled(self, index: Index) -> "Ivf":
-        """These options with the index's `n_probe` where that was left to the build."""
+        """Return these options, with the `n_probe` that the build chose if it is None here."""
         assert isinstance(index, IvfIndex)
         return self if self.n_probe is not None else replace(self, n_probe=index.n_probe)
 
     def build(self, vectors: Vectors) -> "IvfIndex":
-        """An index of the vectors (n, dim), n ≥ 1, in a copy.
+        """Build an index of a copy of vectors (n, dim), n ≥ 1.
 
-        Raises BadInput for other vectors, and for device=cuda where there is no GPU.
+        Raises BadInput for other vectors, and for device=cuda without a GPU.
         """
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> "IvfIndex":
-        """The same from blocks, as `Streaming` says."""
+        """Build an index from blocks of vectors; see `Streaming`."""
         lists = list_count(blocks.rows, self.n_lists)
         metric = bridge.METRICS[self.metric]
         index = faiss.IndexIVFFlat(faiss.IndexFlat(blocks.dim, metric), blocks.dim, lists, metric)
@@ -116,22 +114,22 @@ class Ivf:
         return IvfIndex(index, self.metric, probes, there)
 
     def load(self, folder: Path) -> "IvfIndex":
-        """The index saved in the folder, to be searched with this `n_probe`, or with the saved one.
+        """Load the index saved in the folder, with this `n_probe`, or the saved one if it is None.
 
-        Raises BadData if it is not there or damaged, BadInput for device=cuda without a GPU.
+        Raises BadData if it is missing or damaged, BadInput for device=cuda without a GPU.
         """
         index = bridge.load(folder, faiss.IndexIVFFlat, self.metric)
         there = gpu.Gpu(index, index.ntotal) if gpu.on_gpu(self.device, self.metric) else None
         return IvfIndex(index, self.metric, self.n_probe or max(1, index.nprobe), there)
 
     def _train(self, index: Any, sample: Vectors) -> None:
-        """Find the centroids of the index of faiss's, on whichever device it is."""
+        """Train the centroids of an index of faiss, on its device."""
         index.cp.seed = self.seed
-        index.cp.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+        index.cp.min_points_per_centroid = 1  # no warning: the caller chose fewer than 39
         index.train(sample)
 
     def _trained_there(self, index: Any, sample: Vectors, rows: int) -> Any:
-        """The index, trained on a GPU that has room for so many rows."""
+        """Train a copy on a GPU with room for this number of rows, and return it in CPU memory."""
         there = gpu.Gpu(index, rows)
         with there.fitting():
             self._train(there.index, sample)
@@ -144,10 +142,10 @@ def _fill(
     metric: Metric,
     nearest_list: Callable[[Vectors], Rows],
 ) -> Rows:
-    """Add the vectors to lists that have room for them, and return the list (n,) of each.
+    """Reserve the lists' memory, add the vectors, and return the list (n,) of each.
 
-    Growing lists are moved again and again, and end with up to twice the room that they need, on
-    a GPU too: hence its lists are filled here, and copied there.
+    Lists that grow are moved many times and end with up to twice the memory that they need, also on
+    a GPU. So a GPU's lists are filled on the CPU and then copied.
     """
     nearest = np.empty(blocks.rows, np.int64)
     for start, block in checked_blocks(blocks, metric):
@@ -160,9 +158,9 @@ def _fill(
 
 
 def _probes(index: faiss.IndexIVFFlat, of_rows: Rows, rows: Rows, queries: Vectors) -> int:
-    """How many lists a search of the full index must probe by default.
+    """Return the default number of lists that a search of the full index probes.
 
-    of_rows: (n,), the list of each row. rows, queries: some rows and their vectors.
+    of_rows: (n,), the list of each row. rows, queries: a sample of rows and their vectors.
     """
     all_lists = faiss.SearchParametersIVF(nprobe=index.nlist)  # type: ignore[call-arg]
     count = min(NEIGHBORS + 1, index.ntotal)
@@ -172,59 +170,27 @@ def _probes(index: faiss.IndexIVFFlat, of_rows: Rows, rows: Rows, queries: Vecto
     return probes_needed(index.quantizer, queries, lists)
 
 
-class IvfIndex:
-    """faiss's inverted lists in CPU form and, where it is used, on a GPU as well."""
+class IvfIndex(UncodedIndex):
+    """faiss's inverted lists.
+
+    With a mask, a search probes more lists, so that it compares as many vectors as without. Queries
+    whose lists hold fewer than k rows that may be found are searched again in twice as many lists,
+    and so on: a line is padded only if no more rows may be found.
+
+    With a GPU, searches with a mask, with k or n_probe above 2048, and of further lists run on the
+    CPU, with the same lists.
+    """
 
     def __init__(
         self, index: faiss.IndexIVFFlat, metric: Metric | str, n_probe: int, there: gpu.Gpu | None
     ) -> None:
-        self.index = index
-        self.metric = choice(Metric, metric)
+        super().__init__(index, metric, there)
         self.n_probe = index.nprobe = min(n_probe, index.nlist)
-        self.gpu = there
-
-    @property
-    def dim(self) -> int:
-        """How many numbers a vector has."""
-        return self.index.d
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """The number of lists there are, the device that the index was made for, and the memory
-        that it was planned to take there."""
-        return {"lists": self.index.nlist, **gpu.details(self.gpu)}
-
-    def __len__(self) -> int:
-        return self.index.ntotal
-
-    def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows of the probed lists, as `Index` and `Hits` say.
-
-        With a mask, more lists are probed, so that as many vectors are compared as without.
-        Queries whose lists hold fewer than k rows that may be found are searched again in twice
-        as many lists, and so on: a line is padded only where no more rows may be found.
-
-        With a GPU, searches with a mask, with k or n_probe above 2048, and of further lists run
-        on the CPU, with the same lists.
-        """
-        return answer(self._nearest, queries, k, among, dim=self.dim, rows=len(self))
-
-    def add(self, vectors: Vectors) -> None:
-        """Add rows to the lists there are, as `Growing` says."""
-        vectors = checked_additions(vectors, self.dim, self.metric)
-        if self.gpu is not None:
-            self.gpu.check_room(len(vectors))
-        for _, block in prepared_blocks(vectors, self.metric):
-            self.index.add(block)
-        self._to_gpu()
-
-    def delete(self, rows: Rows) -> None:
-        """Delete rows, as `Shrinking` says."""
-        kept = np.ones(len(self), np.bool_)
-        kept[rows] = False
-        self.index.remove_ids(rows)  # type: ignore[arg-type]
-        bridge.renumber(self.index.invlists, np.cumsum(kept) - 1)
-        self._to_gpu()
+        """The number of lists, the device of the index, and the GPU memory planned for it."""
+        return {"lists": self.index.nlist, **super().details}
 
     def stored(self) -> Blocks:
         """Return the vectors of all rows."""
@@ -235,14 +201,11 @@ class IvfIndex:
 
         return Fetched(len(self), self.dim, fetch)
 
-    def save(self, folder: Path) -> None:
-        """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
-        bridge.save(self.index, folder)
-
-    def _to_gpu(self) -> None:
-        if self.gpu is not None:
-            self.gpu = None  # the GPU need not have room for both
-            self.gpu = gpu.Gpu(self.index, len(self))
+    def _remove(self, rows: Rows) -> None:
+        kept = np.ones(len(self), np.bool_)
+        kept[rows] = False
+        super()._remove(rows)
+        bridge.renumber(self.index.invlists, np.cumsum(kept) - 1)
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
@@ -252,13 +215,13 @@ class IvfIndex:
             probes = min(lists, ceil(probes * len(self) / np.count_nonzero(among)))
 
         def on_cpu(queries: Vectors, probes: int) -> Found:
-            parameters = None  # whose making would take longer than a small search
+            parameters = None  # making them would take longer than a small search
             if selector is not None or probes != self.n_probe:
                 parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)  # type: ignore[call-arg]
             scores, rows = self.index.search(queries, count, params=parameters)
             return rows, scores
 
-        if self.gpu is not None and among is None and max(count, probes) <= gpu.LIMIT:
+        if self.gpu is not None and among is None and max(count, probes) <= gpu.MAX_K_OR_PROBES:
             rows, scores = self.gpu.search(queries, count, probes)
         else:
             rows, scores = on_cpu(queries, probes)

@@ -1,4 +1,4 @@
-"""Inverted lists of 4-bit product codes that are scanned in registers, refined by the vectors.
+"""Inverted lists of 4-bit product codes, scanned in registers and refined by the vectors.
 
 Jégou, Douze, Schmid, Product Quantization for Nearest Neighbor Search (TPAMI 2011), and André,
 Kermarrec, Le Scouarnec, Cache locality is not enough: High-Performance Nearest Neighbor Search with
@@ -35,7 +35,7 @@ CODES = 16  # of 4 bits
 REFINE_DEFAULTS = (10, 20, 40, 80, 160, 320, 640)
 """Candidates for each neighbor that the default is chosen from."""
 
-RECALL_MARGIN = 0.005  # less than this is not worth more candidates
+RECALL_MARGIN = 0.005  # gain of recall that is worth more candidates
 REFINE_TRIED = (2, 4, 8, 16, 64)
 """Candidates for each neighbor that `auto` tries."""
 
@@ -45,20 +45,20 @@ TARGET_RECALL = 0.98
 
 @dataclass(frozen=True)
 class IvfPq:
-    """`ivfpq`: scans the codes of the `n_probe` nearest lists, and ranks the best by the vectors.
+    """`ivfpq`: scan the codes of the `n_probe` nearest lists, and rank the best by the vectors.
 
-    n_lists: None for 4·√rows, but no more than leave 39 rows per list; never more than rows.
+    n_lists: None for 4·√rows, or fewer so that a list has 39 rows on average; never more than rows.
     n_probe: lists scanned per query; more cost time and raise recall. None for 32, or for more
-    where the build finds that the 10 nearest neighbors of its own rows lie in more.
-    axes: principal axes that codes are made of, raised to a multiple of 16; None for the fewest
-    along which neighbors stay near, see `indexers.projection`; the vectors' own dimensions where
-    these are no more.
-    per_code: numbers that share a code of 4 bits; it should divide the axes, or else fewer share.
-    refine: candidates for each neighbor that is asked for, which are compared as they are; more
-    cost time and raise recall. None for 10, or for as many as the build finds its own rows to need.
-    seed: draws the training rows, the first centroids, and how the axes are mixed.
+    if the 10 nearest neighbors of a sample of the rows lie in more lists.
+    axes: number of principal axes for codes, rounded up to a multiple of 16; None for the fewest
+    along which neighbors stay near, see `indexers.projection`. The vectors' own dimensions if they
+    are fewer.
+    per_code: numbers that share a code of 4 bits; should divide the axes, or else fewer share one.
+    refine: candidates per requested neighbor, whose vectors are compared; more cost time and raise
+    recall. None for 10, or for more if a sample of the rows needs more.
+    seed: of the draw of training rows, first centroids, and rotation of the axes.
 
-    Copies of a vector have one code, and all of them are found: see `indexers.copies`.
+    Copies of a vector have one code, and all copies are found; see `indexers.copies`.
     """
 
     metric: Metric = Metric.COSINE
@@ -90,7 +90,7 @@ class IvfPq:
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["IvfPq"]:
-        """Codes of all axes and of fewer."""
+        """Return codes of all axes and of fewer."""
         metric = choice(Metric, metric)
         most = {"n_probe": PROBES[-1], "refine": REFINE_TRIED[-1]}
         return [
@@ -100,19 +100,19 @@ class IvfPq:
         ]
 
     def ladders(self) -> list[list["IvfPq"]]:
-        """By `n_probe`, for each of several `refine`."""
+        """Return ladders by ascending `n_probe`, one for each of several `refine`."""
         return [
             [replace(self, refine=refine, n_probe=n_probe) for n_probe in PROBES]
             for refine in REFINE_TRIED
         ]
 
     def apply(self, index: Index) -> None:
-        """Set `n_probe` and `refine`; None leaves them as they are."""
+        """Set `n_probe` and `refine` of the index, unless they are None."""
         assert isinstance(index, FaissIndex)
         self._set(index.index)
 
     def settled(self, index: Index) -> "IvfPq":
-        """These options with the index's own in place of those that are None."""
+        """Return these options, with the index's own in place of those that are None."""
         assert isinstance(index, FaissIndex)
         return replace(
             self,
@@ -121,17 +121,17 @@ class IvfPq:
         )
 
     def build(self, vectors: Vectors) -> FaissIndex:
-        """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
+        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> FaissIndex:
-        """The same from blocks, as `Streaming` says."""
+        """Build an index from blocks of vectors; see `Streaming`."""
         copies = Copies.find(blocks, self.metric)
         blocks = copies.distinct(blocks)
         rows, dim = blocks.rows, blocks.dim
         lists = list_count(rows, self.n_lists)
         metric = bridge.METRICS[self.metric]
-        # Codes want more training rows than few lists do.
+        # Codes need more training rows than few lists do.
         sample = training_rows(blocks, max(lists, CODES), self.seed, self.metric)
         turn = projection(sample, self.metric, self.axes, mixed=True, seed=self.seed)
         kept = dim if turn is None else turn.d_out
@@ -144,10 +144,10 @@ class IvfPq:
         base.by_residual = metric == faiss.METRIC_INNER_PRODUCT
         for training in (base.cp, base.pq.cp):
             training.seed = self.seed
-            training.min_points_per_centroid = 1  # below 39 by the caller's choice: no warning
+            training.min_points_per_centroid = 1  # no warning: the caller chose fewer than 39
         index = faiss.IndexRefineFlat(base if turn is None else faiss.IndexPreTransform(turn, base))
         if len(sample) < CODES:
-            sample = np.resize(sample, (CODES, dim))  # faiss wants a row for each code
+            sample = np.resize(sample, (CODES, dim))  # faiss needs a row for each code
         index.train(sample)
         del sample
         bridge.reserve_vectors(index, rows)
@@ -159,11 +159,11 @@ class IvfPq:
         return searched
 
     def load(self, folder: Path) -> FaissIndex:
-        """The index saved in the folder, to be searched with this `n_probe` and `refine`.
+        """Load the index saved in the folder, with this `n_probe` and `refine`.
 
-        For None, with the saved ones.
+        Saved values replace those that are None.
 
-        Raises BadData if it is not there or damaged.
+        Raises BadData if it is missing or damaged.
         """
         index = bridge.load_refined(folder, faiss.IndexIVFPQFastScan, self.metric)
         return self._searched(index, Copies.load(folder, int(index.ntotal)))
@@ -178,7 +178,7 @@ class IvfPq:
         return FaissIndex(index, self.metric, details, copies)
 
     def _set(self, index: Any) -> Any:
-        """The lists of faiss's index, with these search options."""
+        """Set search options of faiss's index, and return its lists."""
         lists = bridge.inside(index)
         if self.n_probe is not None:
             lists.nprobe = min(self.n_probe, lists.nlist)
@@ -187,7 +187,7 @@ class IvfPq:
         return lists
 
     def _settle(self, index: FaissIndex, rows: Rows, queries: Vectors) -> None:
-        """Set the search options that are None, by some of the index's vectors.
+        """Choose the search options that are None, by a sample of the index's vectors.
 
         rows: (q,) their numbers. queries: (q, dim).
         """
@@ -213,7 +213,7 @@ class IvfPq:
                 recalls[refine] = self._recall(found, neighbors)
                 if recalls[refine] >= TARGET_RECALL:
                     break
-            best = max(recalls.values())  # lower than wanted where too few lists are scanned
+            best = max(recalls.values())  # below the target if too few lists are scanned
             enough = min(TARGET_RECALL, best - RECALL_MARGIN)
             whole.k_factor = next(each for each in REFINE_DEFAULTS if recalls[each] >= enough)
 
@@ -223,7 +223,7 @@ class IvfPq:
 
 
 def _turned(base: Any, vectors: Vectors) -> Vectors:
-    """The vectors as the lists have them: on the axes, where there are fewer of these."""
+    """Return the vectors as the lists have them: on the axes, if they are rotated."""
     if not isinstance(base, faiss.IndexPreTransform):
         return vectors
     chain: Any = base.chain

@@ -1,12 +1,12 @@
-"""Numeric options: each has a range, and says so; and what `auto` tries."""
+"""Ranges of numeric options, and the values that `auto` tries."""
 
 from retrieval.errors import BadInput
 
 EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896)
-"""Candidates of a walk that `auto` tries, each about √2 times the one before."""
+"""Numbers of candidates of a walk that `auto` tries, each about √2 times the previous."""
 
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
-"""Lists that `auto` tries to look into."""
+"""Numbers of probed lists that `auto` tries."""
 
 
 def check_graph(m: int, ef_construction: int, ef: int, build_threads: int) -> None:
@@ -18,7 +18,7 @@ def check_graph(m: int, ef_construction: int, ef: int, build_threads: int) -> No
 
 
 def check_range(option: str, value: int, low: int, high: int | None = None) -> None:
-    """Raise BadInput unless low ≤ value, and value ≤ high where there is a highest."""
+    """Raise BadInput unless low ≤ value ≤ high; None: no maximum."""
     if value < low or (high is not None and value > high):
         allowed = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise BadInput(f"option {option} is {value}; give it {allowed}")
+        raise BadInput(f"option {option} is {value}; give {allowed}")

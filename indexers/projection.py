@@ -11,7 +11,7 @@ from retrieval.contracts import Metric, Vectors
 
 KEPT = 0.99
 """Of the nearest neighbors, on average: what is still among the nearest `AMONG` along as many axes
-as are taken where the caller names no number; in a set of `SOME` rows, or of fewer.
+as are taken where the caller names no number; in a set of `NEIGHBOR_ROWS` rows, or of fewer.
 
 Not a share of the variance, nearly all of which may lie between a few clusters, as it does in
 embeddings that were trained by class: along axes that keep 99% of it, all vectors of a cluster look
@@ -21,10 +21,10 @@ along those alone, the clusters lie on each other.
 
 NEIGHBORS = 10
 AMONG = 40
-MULTIPLE = 16  # of numbers that processors take at once
-SAMPLE = 50_000  # rows that the axes are found from
-SOME = 10_000  # of these, among which some have their neighbors looked for
-FEW = 300
+AXES_MULTIPLE = 16  # numbers in one vector register
+SAMPLE_ROWS = 50_000  # for the principal axes
+NEIGHBOR_ROWS = 10_000  # rows of the sample that are compared with each query
+QUERY_ROWS = 300  # rows of the sample that are queries
 
 
 def projection(
@@ -32,16 +32,16 @@ def projection(
     metric: Metric | str,
     axes: int | None,
     *,
-    multiple: int = MULTIPLE,
+    multiple: int = AXES_MULTIPLE,
     mixed: bool = False,
     seed: int = 0,
 ) -> faiss.LinearTransform | None:
-    """The turn of prepared vectors (n, dim) onto their principal axes.
+    """Return a linear map of prepared vectors (n, dim) onto their principal axes.
 
-    axes: how many, raised to a `multiple`; None for the fewest that keep neighbors near, as `KEPT`
-    says. The result is None where that is no fewer than dim.
-    mixed: turn the axes at random, so that each number has a like share of the variance, as codes
-    of a few numbers each want it. seed: draws the rows that are looked at, and the mixture.
+    axes: number of axes, rounded up to a `multiple`; None for the fewest that keep neighbors near,
+    see `KEPT`. Returns None if that is not fewer than dim.
+    mixed: rotate the axes at random, so that each number has a similar share of the variance, for
+    codes of a few numbers each. seed: of the sampled rows and of the rotation.
 
     For inner products and cosines, variance is taken about the origin, and the axes keep the
     products. Nothing is subtracted, so that products stay products and distances distances.
@@ -52,12 +52,14 @@ def projection(
         return None
     draw = np.random.default_rng(seed)
     sample = vectors
-    if rows > SAMPLE:
-        sample = vectors[np.sort(draw.choice(rows, SAMPLE, replace=False))]
+    if rows > SAMPLE_ROWS:
+        sample = vectors[np.sort(draw.choice(rows, SAMPLE_ROWS, replace=False))]
     spread = _spread(sample, about_mean=metric is Metric.EUCLIDEAN)
     directions = np.linalg.eigh(spread)[1][:, ::-1]
     if axes is None:
-        axes = _enough_axes(sample[draw.permutation(len(sample))[:SOME]], directions, multiple)
+        axes = _enough_axes(
+            sample[draw.permutation(len(sample))[:NEIGHBOR_ROWS]], directions, multiple
+        )
     axes = _raised(axes, multiple)
     if axes >= dim:
         return None
@@ -72,14 +74,14 @@ def projection(
 
 
 def fewer_axes(dim: int) -> list[int]:
-    """Numbers of axes worth trying: all, a half, and so on, down to an eighth and to `MULTIPLE`."""
-    return [dim, *(part for part in (dim // 2, dim // 4, dim // 8) if part >= MULTIPLE)]
+    """Return numbers of axes to try: all, a half, and so on, to an eighth or `AXES_MULTIPLE`."""
+    return [dim, *(part for part in (dim // 2, dim // 4, dim // 8) if part >= AXES_MULTIPLE)]
 
 
 def _enough_axes(vectors: Vectors, directions: NDArray[np.float64], multiple: int) -> int:
-    """The fewest axes, in multiples, along which neighbors stay near, as `KEPT` says."""
+    """Return the fewest axes, a multiple, along which neighbors stay near; see `KEPT`."""
     turned = (vectors / np.float32(np.abs(vectors).max() or 1) @ directions).astype(np.float32)
-    if len(turned) <= FEW:  # too few to tell, and more may be added
+    if len(turned) <= QUERY_ROWS:  # too few rows to decide, and more may be added
         return int(turned.shape[1])
     among = min(AMONG, max(NEIGHBORS, len(turned) // 25))
     near = _nearest(turned, NEIGHBORS)
@@ -93,11 +95,11 @@ def _enough_axes(vectors: Vectors, directions: NDArray[np.float64], multiple: in
 
 
 def _nearest(vectors: Vectors, k: int) -> NDArray[np.int64]:
-    """(FEW, k): the rows nearest to each of the first, itself among them."""
+    """Return the rows (QUERY_ROWS, k) nearest to each of the first rows, itself included."""
     vectors = np.ascontiguousarray(vectors)
     flat: Any = faiss.IndexFlatL2(vectors.shape[1])
     flat.add(vectors)
-    rows: NDArray[np.int64] = flat.search(vectors[:FEW], k)[1]
+    rows: NDArray[np.int64] = flat.search(vectors[:QUERY_ROWS], k)[1]
     return rows
 
 
@@ -106,9 +108,9 @@ def _raised(axes: int, multiple: int) -> int:
 
 
 def _spread(vectors: Vectors, about_mean: bool) -> NDArray[np.float64]:
-    """(dim, dim): the covariance of the vectors, or their second moments about the origin."""
+    """Return the covariance (dim, dim), or the second moments about the origin."""
     if about_mean:
         vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    largest = float(np.abs(vectors).max())  # whose square may leave the range of float32
+    largest = float(np.abs(vectors).max())  # its square may overflow float32
     scaled = vectors / np.float32(largest or 1)
     return np.asarray((scaled.T @ scaled / len(scaled)).astype(np.float64))

@@ -1,8 +1,8 @@
-"""A graph of one layer with long links, walked greedily: SVS.
+"""A graph of one layer with long links, with greedy search: SVS.
 
 Jayaram Subramanya et al., DiskANN (NeurIPS 2019), as in Intel's Scalable Vector Search: Aguerrebere
 et al., Similarity search in the blink of an eye with compressed indices (VLDB 2023). The vectors
-also lie in a flat index of faiss, for what a walk does not answer.
+are also in a flat index of faiss, for queries that a walk cannot answer.
 """
 
 import struct
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from indexers.copies import Copies
 from indexers.faiss import bridge
-from indexers.faiss.bridge import COMPARED
+from indexers.faiss.bridge import MAX_COMPARED_ROWS
+from indexers.file_sizes import check_file_sizes, file_sizes
 from indexers.options import EFFORTS, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
@@ -31,34 +32,33 @@ from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import native_path, read_json, write_json
 
 FACTS = "vamana.json"
-PARTS = ("parameters", "graph", "vectors")
-"""What SVS writes, each into a folder of its own; here files of these names."""
+SVS_FILES = ("parameters", "graph", "vectors")
+"""Names of SVS's output folders; an index has their files under these names."""
 
-SVS_HEADER = 1024  # bytes before the table of its binary files
-SVS_SHAPE = 24  # where in the header the shape is
+SVS_HEADER_BYTES = 1024  # before the table in a binary file
+SVS_SHAPE_OFFSET = 24  # bytes, in the header
 SVS_SETTINGS = "svs_config.toml"
-FEW = 256  # distances that numpy has before faiss's threads have begun
-MOST_EXTRA = 1000  # candidates of a walk, of which a mask leaves enough
-MOST_DOUBLINGS = 100  # of vectors so short that their squares are nothing in float32
-NONE = np.empty(0, np.int64)
+MAX_NUMPY_DISTANCES = 256  # numpy is faster than starting faiss's threads
+MAX_CANDIDATES = 1000  # a search with a mask that needs more compares all matching rows
+MAX_DOUBLINGS = 100  # scale of vectors whose squares underflow float32, as a power of two
+NO_LINES = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Vamana:
-    """`vamana`: walks a graph in which every vector knows about `degree` others, near and far.
+    """`vamana`: walk a graph that links each vector to up to `degree` others, near and far.
 
-    degree: the most links of a vector; more cost memory and raise recall.
+    degree: maximum links of a vector; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks; more cost time and raise recall.
-    halves: walk over numbers of half precision, which is faster, the more so for long vectors.
-    refine: with halves, candidates for each neighbor that is asked for, which are compared with the
-    query as they are; more raise recall where neighbors are closer to each other than half
-    precision tells. With 0 distances are those to the halves, right to about three digits.
+    halves: store vectors in half precision for the walk, which is faster, above all for long ones.
+    refine: with halves, candidates per requested neighbor whose full vectors are compared; more
+    raise recall if half precision cannot distinguish neighbors. With 0, distances are those in
+    half precision, with about three correct digits.
 
-    Copies of a vector are linked once, and all of them are found: see `indexers.copies`.
+    Copies of a vector are linked once, and all copies are found; see `indexers.copies`.
 
-    It wants the library SVS: `pip install 'retr[vamana]'`, for Linux on x86-64. Rows cannot be
-    added to it.
+    Needs the library SVS: `pip install 'retr[vamana]'`, for Linux on x86-64. Rows cannot be added.
     """
 
     metric: Metric = Metric.COSINE
@@ -82,14 +82,14 @@ class Vamana:
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Vamana"]:
-        """Graphs of few and of many links; none where SVS is not installed."""
+        """Return graphs with few and with many links; none if SVS is not installed."""
         metric = choice(Metric, metric)
         if metric is Metric.MANHATTAN or not _installed():
             return []
         return [cls(metric, degree=degree) for degree in (16, 32, 64)]
 
     def ladders(self) -> list[list["Vamana"]]:
-        """By `ef`; of halves with and without comparing vectors as they are."""
+        """Return ladders by ascending `ef`; with halves, one without refinement and one with it."""
         refines = (0, 1, 2) if self.halves else (1,)
         return [[replace(self, refine=refine, ef=ef) for ef in EFFORTS] for refine in refines]
 
@@ -100,7 +100,7 @@ class Vamana:
         index.refine = self.refine if self.halves else 0
 
     def build(self, vectors: Vectors) -> "VamanaIndex":
-        """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
+        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         svs = _svs()
         vectors = checked_vectors(vectors, self.metric)
         copies = Copies.find(InMemory(vectors), self.metric)
@@ -122,16 +122,16 @@ class Vamana:
         return self._searched(graph, flat, scale, squares, copies)
 
     def load(self, folder: Path) -> "VamanaIndex":
-        """The index saved in the folder, to be searched with this `ef` and `refine`.
+        """Load the index saved in the folder, with this `ef` and `refine`.
 
-        Raises BadData if it is not there or damaged.
+        Raises BadData if it is missing or damaged.
         """
         svs = _svs()
         flat = bridge.load(folder, faiss.IndexFlat, self.metric)
         scale, squares = _checked_facts(folder)
         _check_graph(folder, flat.ntotal)
         with TemporaryDirectory() as name:
-            at = {part: Path(name) / part for part in PARTS}
+            at = {part: Path(name) / part for part in SVS_FILES}
             for file in _files(folder):
                 part, _, kind = file.name.partition(".")
                 at[part].mkdir(exist_ok=True)
@@ -152,10 +152,10 @@ class Vamana:
         return self._searched(graph, flat, scale, squares, Copies.load(folder, flat.ntotal))
 
     def _walks_by_squares(self, vectors: Vectors) -> bool:
-        """Whether the graph is built and walked by squares of differences, not by products.
+        """Return whether the graph uses squared differences, not products.
 
-        Of vectors of length 1 both rank alike. Squares are more exact of halves; products are as
-        exact of float32, and right for zero vectors.
+        For vectors of length 1 both rank equally. Squares are more precise for halves. Products are
+        as precise for float32, and correct for zero vectors.
         """
         if self.metric is Metric.COSINE:
             return self.halves and bool(vectors.any(axis=1).all())
@@ -172,9 +172,8 @@ class Vamana:
 class VamanaIndex:
     """SVS's graph over the distinct vectors times `scale`, and these vectors in a flat index.
 
-    squares: whether SVS tells squares of differences, not products. refine: how many candidates
-    for each neighbor are compared as they are; 0 where what SVS tells is taken. copies: which rows
-    the vectors are.
+    squares: SVS returns squared differences, not products. refine: candidates per neighbor whose
+    vectors are compared; 0 to take SVS's distances. copies: the rows of each vector.
     """
 
     def __init__(
@@ -199,35 +198,38 @@ class VamanaIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """Number of distinct vectors, where rows share some."""
+        """The number of distinct vectors, if rows share any."""
         return self.copies.details
 
     def __len__(self) -> int:
         return self.copies.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows that the walk comes by, as `Index` and `Hits` say.
+        """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
-        With a mask that admits many rows the walk goes on until enough of what it found is among
-        them; with others these are compared one by one.
+        With a mask that admits many rows, the walk continues until it has found enough of them.
+        With a smaller mask, all matching rows are compared.
         """
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def save(self, folder: Path) -> None:
-        """Write index.faiss, and what `svs.Vamana.save` writes, under names of one folder."""
+        """Write index.faiss and the files of `svs.Vamana.save` into one folder."""
         bridge.save(self.flat, folder)
         for file in _files(folder):
             file.unlink()
         with TemporaryDirectory(dir=folder) as name:
             with native_path(Path(name)) as native:
-                self.graph.save(*(f"{native}/{part}" for part in PARTS))
-            for place in (Path(name) / part for part in PARTS):
+                self.graph.save(*(f"{native}/{part}" for part in SVS_FILES))
+            for place in (Path(name) / part for part in SVS_FILES):
                 for file in place.iterdir():
                     kind = "toml" if file.name == SVS_SETTINGS else file.name
                     file.rename(folder / f"{place.name}.{kind}")
-        sizes: dict[str, Json] = {file.name: file.stat().st_size for file in _files(folder)}
-        facts: dict[str, Json] = {"scale": self.scale, "squares": self.squares, "bytes": sizes}
+        facts: dict[str, Json] = {
+            "scale": self.scale,
+            "squares": self.squares,
+            "bytes": file_sizes(_files(folder)),
+        }
         write_json(folder / FACTS, facts)
         self.copies.save(folder)
 
@@ -237,14 +239,16 @@ class VamanaIndex:
         if among is not None:
             matching = int(np.count_nonzero(among))
             wanted = ceil(1.5 * wanted * self.copies.vectors / matching)
-            if matching <= COMPARED or wanted > MOST_EXTRA:
+            if matching <= MAX_COMPARED_ROWS or wanted > MAX_CANDIDATES:
                 return bridge.compared(self.flat, queries, count, among, self.metric)
         wanted = min(wanted, self.copies.vectors)
         scaled = queries if self.scale == 1 else queries * np.float32(self.scale)
         found, nearness = self.graph.search(scaled, wanted)
         rows = found.view(np.int64)
         short = _short(rows, nearness)
-        distances = self._distances(queries, rows) if self.refine else self._told(nearness, queries)
+        distances = (
+            self._distances(queries, rows) if self.refine else self._converted(nearness, queries)
+        )
         if among is not None:
             distances[~among[rows]] = np.inf
             short = np.union1d(short, np.flatnonzero(np.isfinite(distances).sum(1) < count))
@@ -258,19 +262,19 @@ class VamanaIndex:
             )
         return rows, distances
 
-    def _told(self, nearness: NDArray[np.float32], queries: Vectors) -> NDArray[np.float32]:
-        """What SVS told (q, n), turned in place into distances of prepared queries (q, dim)."""
+    def _converted(self, nearness: NDArray[np.float32], queries: Vectors) -> NDArray[np.float32]:
+        """Convert SVS's scores (q, n) in place to distances of prepared queries (q, dim)."""
         if self.scale != 1:
             nearness *= np.float32(self.scale**-2)
         if self.metric is Metric.COSINE and self.squares:
             nearness *= np.float32(0.5)
-            nearness[~queries.any(axis=1)] = 1  # zero vectors are at right angles to everything
+            nearness[~queries.any(axis=1)] = 1  # zero vectors are orthogonal to everything
             return nearness
         return bridge.to_distances(nearness, self.metric)
 
     def _distances(self, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(q, n): the distances of prepared queries (q, dim) to rows (q, n)."""
-        if rows.size > FEW:
+        """Return the distances (q, n) of prepared queries (q, dim) to rows (q, n)."""
+        if rows.size > MAX_NUMPY_DISTANCES:
             scores = np.empty(rows.shape, np.float32)
             swig, flat = faiss.swig_ptr, cast(Any, self.flat)
             flat.compute_distance_subset(
@@ -285,26 +289,25 @@ class VamanaIndex:
 
 
 def _short(rows: NDArray[np.int64], nearness: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The lines in which a walk may have found fewer rows than there is room for.
+    """Return the lines in which a walk may have found too few rows.
 
-    SVS fills up with row 0 at distance 0, and so does row 0 look where the query equals it and is
-    not alone in that.
+    SVS pads with row 0 at distance 0. A query that equals row 0 and another row looks the same.
     """
     if rows[:, 1:].all():
-        return NONE
+        return NO_LINES
     return np.flatnonzero(((rows[:, 1:] == 0) & (nearness[:, 1:] == 0)).any(1))
 
 
 def _scale(vectors: Vectors) -> float:
-    """1, or the power of two that brings the vectors to where halves are most exact."""
+    """Return 1, or the power of two that scales vectors to the most precise range of halves."""
     largest = max(abs(float(vectors.min())), abs(float(vectors.max())))
     if not largest or 0.1 < largest < 10_000:
         return 1.0
-    return 2.0 ** min(-frexp(largest)[1], MOST_DOUBLINGS)
+    return 2.0 ** min(-frexp(largest)[1], MAX_DOUBLINGS)
 
 
 def _check_graph(folder: Path, rows: int) -> None:
-    """Raise BadData where svs would walk out of its graph or vectors, as it trusts its files."""
+    """Raise BadData for links or shapes out of range: SVS trusts its files."""
     try:
         graph, vectors, parameters = (
             tomllib.loads((folder / f"{part}.toml").read_text())["object"]
@@ -318,10 +321,10 @@ def _check_graph(folder: Path, rows: int) -> None:
             and 0 <= parameters["entry_point"] < rows
             and _shape_of(file) == (rows, counts_and_links)
             and _shape_of(numbers) == (rows, vectors["dims"])
-            and file.stat().st_size == SVS_HEADER + 4 * rows * counts_and_links
+            and file.stat().st_size == SVS_HEADER_BYTES + 4 * rows * counts_and_links
         )
         if fits:
-            table = np.memmap(file, "<u4", "r", SVS_HEADER, (rows, counts_and_links))
+            table = np.memmap(file, "<u4", "r", SVS_HEADER_BYTES, (rows, counts_and_links))
             there = np.arange(counts_and_links - 1) < table[:, :1]
             fits = bool((table[:, 0] < counts_and_links).all()) and bool(
                 (table[:, 1:][there] < rows).all()
@@ -329,48 +332,42 @@ def _check_graph(folder: Path, rows: int) -> None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as problem:
         raise BadData(f"{folder} is damaged ({problem}); build the index again") from None
     if not fits:
-        raise BadData(f"{folder} is damaged (its graph leads astray); build the index again")
+        raise BadData(f"{folder} is damaged (graph has links out of range); build the index again")
 
 
 def _shape_of(file: Path) -> tuple[int, int]:
-    """The rows and columns in the header of a table of svs."""
+    """Return the rows and columns in the header of a table of SVS."""
     with file.open("rb") as stream:
-        rows, columns = struct.unpack_from("<2Q", stream.read(SVS_HEADER), SVS_SHAPE)
+        rows, columns = struct.unpack_from("<2Q", stream.read(SVS_HEADER_BYTES), SVS_SHAPE_OFFSET)
     return rows, columns
 
 
 def _checked_facts(folder: Path) -> tuple[float, bool]:
-    """The scale, and whether the graph is walked by squares.
+    """Return the scale, and whether the graph uses squared differences.
 
-    Raises BadData unless the files are as long as they were, which SVS trusts.
+    Raises BadData if a file's size has changed: SVS trusts its files.
     """
     path = folder / FACTS
     try:
         facts: Any = read_json(path)
         scale, squares, sizes = float(facts["scale"]), facts["squares"], dict(facts["bytes"])
     except (KeyError, TypeError, ValueError):
-        raise BadData(f"{path} is not there or damaged; build the index again") from None
-    there = {file.name: file.stat().st_size for file in _files(folder)}
-    for name in sorted({*sizes, *there}):
-        if sizes.get(name) != there.get(name):
-            raise BadData(
-                f"{folder / name} has {there.get(name, 0):,} of {sizes.get(name, 0):,} bytes; "
-                "build the index again"
-            )
+        raise BadData(f"{path} is missing or damaged; build the index again") from None
+    check_file_sizes(folder, _files(folder), sizes)
     return scale, bool(squares)
 
 
 def _files(folder: Path) -> list[Path]:
-    """What SVS wrote."""
-    return sorted(file for part in PARTS for file in folder.glob(f"{part}.*"))
+    """Return SVS's files in the folder."""
+    return sorted(file for part in SVS_FILES for file in folder.glob(f"{part}.*"))
 
 
 def _svs() -> Any:
-    """The library. Raises BadInput where it is not installed."""
+    """Import the library. Raises BadInput if it is not installed."""
     if not _installed():
         raise BadInput(
-            "the backend vamana wants the library SVS; pip install 'retr[vamana]', which Linux on "
-            "x86-64 has"
+            "the backend vamana needs the library SVS; pip install 'retr[vamana]' (Linux on x86-64 "
+            "only)"
         )
     import svs
 

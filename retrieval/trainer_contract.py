@@ -1,4 +1,4 @@
-"""What `retr train` asks of the plug-in that trains encoders."""
+"""The contract of the plug-in that trains encoders for `retr train`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,10 +13,10 @@ class Trainer(Protocol):
     """Runs recipes."""
 
     def recipes(self) -> Mapping[str, str]:
-        """The recipes that ship, and what each is for."""
+        """Return the name and the purpose of each recipe that ships."""
 
-    def doubts(self, recipe: str, changes: Sequence[str]) -> Sequence[str]:
-        """What can be trained as the recipe says, and is seldom meant."""
+    def recipe_warnings(self, recipe: str, changes: Sequence[str]) -> Sequence[str]:
+        """Return warnings about settings that are valid but probably unintended."""
 
     def train(
         self,
@@ -29,12 +29,13 @@ class Trainer(Protocol):
         on_step: Callable[[int, int], None],
         on_epoch: Callable[[Mapping[str, Json]], None],
     ) -> Card:
-        """Train what the recipe says into `folder`, or go on there; return its card.
+        """Train an encoder into `folder`, or continue a stopped run there, and return its card.
 
         recipe: a name or a TOML file; changes: `KEY=VALUE` each; data: where data sets lie;
-        device: auto, cpu or cuda. on_step is called with images done and to do, on_epoch with
-        each row of the log, those from before a stop too; neither where all is done already.
+        device: auto, cpu or cuda. on_step is called with the images done and the images in all,
+        on_epoch with each row of the log, those from before a stop too. Neither is called if the
+        folder already holds the trained encoder.
         """
 
     def forward_pass(self, device: str) -> AbstractContextManager[object]:
-        """What a step's forward pass runs in: its precision, and how its gradients will come."""
+        """Return the context that a training step's forward pass runs in (precision, kernels)."""

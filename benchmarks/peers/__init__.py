@@ -1,5 +1,5 @@
-"""retr beside other libraries for nearest neighbours: `python -m benchmarks.peers --help`.
+"""Compare retr with other libraries for nearest neighbors: `python -m benchmarks.peers --help`.
 
-One file for each library; `peer.py` is what they have in common, `worker.py` measures one of them
-in a process of its own, and `__main__.py` runs all of them on the same data and prints one table.
+One file for each library; `peer.py` has their common interface, `worker.py` measures one library
+in a process of its own, and `__main__.py` runs all on the same data and prints one table.
 """

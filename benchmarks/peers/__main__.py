@@ -1,10 +1,10 @@
-"""retr beside other libraries for nearest neighbours, as one table.
+"""Compare retr with other libraries for nearest neighbors, in one table.
 
-Every library builds an index over the same vectors in a process of its own, one after the other,
-and is asked the same queries with rising effort: one at a time on one thread, and all in one call
-on all of them. The table has the most queries per second at which recall@10 is at least the target,
-and their ratio to hnswlib's. hnswlib is measured first and last, and the faster one counts: its two
-rows say how much the machine's speed changed meanwhile. The others are the extra 'retr[peers]'.
+Each library builds an index over the same vectors in a process of its own, one after the other. It
+searches the same queries with increasing effort: one at a time on one thread, and all in one call
+on all threads. The table has the most queries per second with a recall@10 of at least the target,
+and the ratio to hnswlib's. hnswlib is measured first and last, and the faster run counts. Its two
+rows show how much the machine's speed changed. Install the libraries with 'retr[peers]'.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Found = list[dict[str, Any]]
 
 
 def pixels(data_set: str) -> tuple[Vectors, Vectors, Metric]:
-    """Test and training images as grey values from 0 to 255, as ann-benchmarks has them."""
+    """Return test and training images as gray values from 0 to 255, as in ann-benchmarks."""
     both = []
     for split in ("test", "train"):
         items = open_source(data_set, split).items()
@@ -45,18 +45,18 @@ def pixels(data_set: str) -> tuple[Vectors, Vectors, Metric]:
 
 
 def embedded(queries: Path, database: Path) -> tuple[Vectors, Vectors, Metric]:
-    """The vectors of two embeddings folders. Raises BadInput for a metric not all of them have."""
+    """Return the vectors of two embeddings folders. Raises BadInput for an unsupported metric."""
     asked, searched = open_embeddings(queries), open_embeddings(database)
     metric = searched.facts.metric
     if metric not in (Metric.COSINE, Metric.EUCLIDEAN):
-        raise BadInput(f"not all of the libraries know {metric}; give embeddings for cosines")
+        raise BadInput(f"not all libraries support the metric {metric}; give embeddings for cosine")
     return asked.read()[1], searched.read()[1], metric
 
 
 def run(
     queries: Vectors, database: Vectors, metric: Metric, names: Sequence[str]
 ) -> dict[str, Found | str]:
-    """The rows of each, or what went wrong; hnswlib's second measurement under `AGAIN`."""
+    """Return each peer's rows, or its error; hnswlib's second measurement has the key `AGAIN`."""
     results: dict[str, Found | str] = {}
     with TemporaryDirectory(prefix="retr-peers-") as temporary:
         folder = Path(temporary)
@@ -90,13 +90,13 @@ def run(
 
 
 def best(rows: Found, target: float, what: str) -> float | None:
-    """The most queries per second with at least this recall; None where it is not reached."""
+    """Return the most queries per second with at least this recall; None if it is not reached."""
     reached = [row[f"{what}_qps"] for row in rows if row["recall"] >= target]
     return max(reached, default=None)
 
 
 def table(results: dict[str, Found | str]) -> str:
-    """Queries per second, and their ratios to the faster of hnswlib's two, as Markdown."""
+    """Return queries per second, and ratios to the faster run of hnswlib, as Markdown."""
     header = [f"{what} {target:.2f}" for what in ("single", "batch") for target in TARGETS]
     lines = ["| | build s | " + " | ".join(header) + " |", "|---" * (len(header) + 2) + "|"]
     base = [
@@ -118,17 +118,17 @@ def table(results: dict[str, Found | str]) -> str:
 
 
 def main() -> None:
-    """Print the table, and keep all that was measured as JSON."""
+    """Print the table, and write all measurements as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--embeddings", type=Path, nargs=2, metavar=("QUERIES", "DATABASE"), help="folders"
     )
-    parser.add_argument("--pixels", default="fashion-mnist", help="a data set of grey images")
-    parser.add_argument("--peer", action="append", help="one of them; may be repeated")
-    parser.add_argument("--limit", type=int, help="so many vectors of the database alone")
-    parser.add_argument("--out", type=Path, help="a folder for peers.json and peers.md")
+    parser.add_argument("--pixels", default="fashion-mnist", help="data set of gray images")
+    parser.add_argument("--peer", action="append", help="peer to measure; may be repeated")
+    parser.add_argument("--limit", type=int, help="maximum number of database vectors")
+    parser.add_argument("--out", type=Path, help="folder for peers.json and peers.md")
     given = parser.parse_args()
     names = given.peer or list(PEERS)
     for name in names:

@@ -1,4 +1,4 @@
-"""lancedb: a table on disk with an IVF-PQ index, refined by the vectors; a query at a time."""
+"""lancedb: a table on disk with an IVF-PQ index, refined by the vectors, one query per call."""
 
 from pathlib import Path
 from typing import Any, ClassVar

@@ -10,7 +10,7 @@ from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, Ladders, M, Peer
 from retrieval.contracts import Metric, Rows, Vectors
 
 ROWS_AT_ONCE = 5000
-QUERIES_AT_ONCE = 1000  # whatever their number, a call goes through all rows in Python first
+QUERIES_PER_CALL = 1000  # each call first goes through all rows in Python
 
 
 class MilvusLite(Peer):
@@ -27,25 +27,27 @@ class MilvusLite(Peer):
             block = vectors[start : start + ROWS_AT_ONCE]
             rows = [{"row": start + i, "vector": vector} for i, vector in enumerate(block)]
             self.client.insert("vectors", rows)
-        self.client.flush("vectors")  # else it copies all rows for each search, without an index
+        self.client.flush("vectors")  # without it, each search copies all rows and uses no index
         index = self.client.prepare_index_params()
         index.add_index(
             "vector",
             index_type="HNSW",
             metric_type=self.metric,
-            # Milvus Lite ignores them where they are spread out.
+            # Milvus Lite ignores parameters that are not nested.
             params={"params": {"M": M, "efConstruction": EF_CONSTRUCTION}},
         )
         self.client.create_index("vectors", index)
-        self.client.load_collection("vectors")  # builds it; it built later would be built in search
+        self.client.load_collection(
+            "vectors"
+        )  # builds the index, which a search would do otherwise
 
     def set(self, effort: int, threads: int) -> None:
         self.parameters = {"metric_type": self.metric, "params": {"ef": effort}}
 
     def search(self, queries: Vectors, k: int) -> Rows:
         found = []
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            asked = list(queries[start : start + QUERIES_AT_ONCE])
+        for start in range(0, len(queries), QUERIES_PER_CALL):
+            asked = list(queries[start : start + QUERIES_PER_CALL])
             found += self.client.search(
                 "vectors", data=asked, limit=k, search_params=self.parameters
             )

@@ -1,4 +1,4 @@
-"""What every library offers to be measured."""
+"""The interface of libraries that are measured."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ class Peer(ABC):
 
     @abstractmethod
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
-        """Build the index over vectors (n, dim), whose rows are their places.
+        """Build the index over vectors (n, dim), which are found by their rows.
 
-        folder: an empty one, for a library that writes files.
+        folder: empty, for a library that writes files.
         """
 
     @abstractmethod
     def set(self, effort: Any, threads: int) -> None:
-        """Search with this effort from now on, on so many threads."""
+        """Set the effort and the number of threads of later searches."""
 
     @abstractmethod
     def search(self, queries: Vectors, k: int) -> Rows:
-        """(q, k): the rows nearest to the queries (q, dim), as the library gives them."""
+        """Return the rows (q, k) nearest to the queries (q, dim)."""
 
 
 PEERS = {
@@ -55,19 +55,19 @@ PEERS = {
     "voyager": "voyager:Voyager",
     "lancedb": "lancedb:LanceDb",
     "milvus-lite": "milvus:MilvusLite",
-    "retr-exact": "retr:Exact",
-    "retr-ivf": "retr:Ivf",
-    "retr-hnsw": "retr:Hnsw",
-    "retr-hnsw-pca": "retr:HnswPca",
-    "retr-ivfpq": "retr:IvfPq",
-    "retr-vamana": "retr:Vamana",
-    "retr-auto": "retr:Auto",
+    "retr-exact": "retr:RetrExact",
+    "retr-ivf": "retr:RetrIvf",
+    "retr-hnsw": "retr:RetrHnsw",
+    "retr-hnsw-pca": "retr:RetrHnswPca",
+    "retr-ivfpq": "retr:RetrIvfPq",
+    "retr-vamana": "retr:RetrVamana",
+    "retr-auto": "retr:RetrAuto",
 }
-"""The file and the class of each."""
+"""Module and class of each peer."""
 
 
 def open_peer(name: str) -> Peer:
-    """The peer of this name, its library imported. Raises UnknownName."""
+    """Import the library of the peer, and return the peer. Raises UnknownName."""
     if name not in PEERS:
         raise UnknownName("peer", name, PEERS)
     module, _, kind = PEERS[name].partition(":")

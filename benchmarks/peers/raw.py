@@ -42,7 +42,7 @@ class _Faiss(Peer):
             faiss.normalize_L2(vectors)
         rows, dim = vectors.shape
         kind = faiss.METRIC_INNER_PRODUCT if self.cosine else faiss.METRIC_L2
-        # Product codes of about four numbers each, a power of two of lists.
+        # Product codes of about four numbers each; the number of lists is a power of two.
         codes = max(n for n in range(1, dim // 2 + 1) if dim % n == 0 and n <= max(1, dim // 4))
         lists = 2 ** round(np.log2(2 * isqrt(rows)))
         factory = self.factory.format(m=M, lists=lists, codes=codes)

@@ -1,4 +1,4 @@
-"""retr's own backends, through `Index.search`, and what `--backend auto` chooses of them."""
+"""retr's backends, through `Index.search`, and the choice of `--backend auto`."""
 
 import os
 from pathlib import Path
@@ -13,19 +13,19 @@ from retrieval.index.trials import Target
 from retrieval.index.tuning import tried
 from retrieval.registry import make_indexer
 
-TARGETS = (0.95, 0.99)  # what reaches the first reaches 0.9, too
+RECALL_TARGETS = (0.95, 0.99)  # an index that reaches 0.95 also reaches 0.9
 CORES = cores()
 
 
 def _keep_to(threads: int) -> None:
-    """So many threads for faiss, and as many cores for libraries that count these."""
+    """Set the number of faiss's threads, and pin the process to as many cores."""
     faiss.omp_set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, CORES[:threads])
 
 
 class _Retr(Peer):
-    """A backend; an effort is a rung of its ladders."""
+    """A backend of retr; an effort is a rung of its ladders."""
 
     backend: ClassVar[str]
     options: ClassVar[dict[str, object]] = {}
@@ -45,39 +45,39 @@ class _Retr(Peer):
         return self.index.search(queries, k).rows
 
 
-class Exact(_Retr):
+class RetrExact(_Retr):
     backend = "exact"
 
 
-class Ivf(_Retr):
+class RetrIvf(_Retr):
     backend = "ivf"
 
 
-class Hnsw(_Retr):
+class RetrHnsw(_Retr):
     backend = "hnsw"
 
 
-class HnswPca(_Retr):
+class RetrHnswPca(_Retr):
     backend = "hnsw-pca"
 
 
-class IvfPq(_Retr):
+class RetrIvfPq(_Retr):
     backend = "ivfpq"
 
 
-class Vamana(_Retr):
+class RetrVamana(_Retr):
     backend = "vamana"
 
 
-class Auto(Peer):
-    """What is chosen for each target, of single queries on one thread, and of batches on all."""
+class RetrAuto(Peer):
+    """The choices of `auto` for each target: for single queries, and for batches."""
 
-    ladders: ClassVar[Ladders] = tuple((target,) for target in TARGETS)
+    ladders: ClassVar[Ladders] = tuple((target,) for target in RECALL_TARGETS)
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.made: dict[tuple[float, bool], tuple[Indexer, Path]] = {}
         faiss.omp_set_num_threads(threads)
-        wanted = [(target, batches) for target in TARGETS for batches in (False, True)]
+        wanted = [(target, batches) for target in RECALL_TARGETS for batches in (False, True)]
         found = tried(vectors, metric, [Target(t, batches=batches) for t, batches in wanted])
         for each, ((_, indexer), *_) in zip(wanted, found, strict=True):
             place = folder / "-".join(map(str, each))

@@ -1,4 +1,4 @@
-"""SVS, Intel's library, over the vectors as they are and over halves of them."""
+"""SVS, Intel's library, in float32 and in float16."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,14 +11,14 @@ from retrieval.contracts import Metric, Rows, Vectors
 
 
 class Svs(Peer):
-    """Of vectors of length 1 the Euclidean distance ranks as the cosine."""
+    """SVS with Euclidean distances, which rank vectors of length 1 like cosines."""
 
     ladders: ClassVar[Ladders] = (EFFORTS,)
     numbers: ClassVar[type[np.floating[Any]]] = np.float32
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.cosine = metric is Metric.COSINE
-        # A graph of one layer has as many links as the lowest one of HNSW.
+        # The graph's one layer has as many links as the lowest layer of HNSW.
         parameters = svs.VamanaBuildParameters(graph_max_degree=2 * M, window_size=EF_CONSTRUCTION)
         self.index: Any = svs.Vamana.build(
             parameters,

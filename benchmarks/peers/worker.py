@@ -1,4 +1,4 @@
-"""Measures one library in a process of its own: `python -m benchmarks.peers.worker NAME FOLDER`."""
+"""Measure one library in a process of its own: `python -m benchmarks.peers.worker NAME FOLDER`."""
 
 import json
 import sys
@@ -19,14 +19,14 @@ from retrieval.quality.metrics import RESOLUTION, index_recall_at
 from retrieval.quality.ranking import distances_of
 
 K = 10
-SINGLES = 1000
-SECONDS = 3.0  # that the queries of one repeat may take; the others are left out
+MAX_SINGLE_QUERIES = 1000
+REPEAT_SECONDS = 3.0  # time limit of one repeat; further queries are left out
 REPEATS = 3
-ENOUGH = 0.995  # recall at which a ladder ends
+MAX_RECALL = 0.995  # at which a ladder ends
 
 
 def measure(peer: Peer, folder: Path) -> Iterator[dict[str, Any]]:
-    """A row for each effort: recall, and queries per second one at a time and in batches."""
+    """Yield a row for each effort: recall, and queries per second one at a time and in batches."""
     queries, database, truth = (
         np.load(folder / f"{name}.npy", allow_pickle=False)
         for name in ("queries", "database", "truth")
@@ -57,17 +57,17 @@ def measure(peer: Peer, folder: Path) -> Iterator[dict[str, Any]]:
                 "single_runs": single,
                 "build_seconds": build_seconds,
             }
-            if recall >= ENOUGH:
+            if recall >= MAX_RECALL:
                 break
 
 
 def _in_blocks(peer: Peer, queries: Vectors, k: int) -> Rows:
-    """What is found for as many queries as there is time for, at least one block of them."""
+    """Return the rows found for queries, block by block, until the time limit."""
     found = []
     began = perf_counter()
     for start in range(0, len(queries), 1000):
         found.append(peer.search(queries[start : start + 1000], k))
-        if perf_counter() - began > SECONDS:
+        if perf_counter() - began > REPEAT_SECONDS:
             break
     return np.concatenate(found)
 
@@ -79,7 +79,7 @@ def _batch_qps(peer: Peer, queries: Vectors) -> float:
 
 
 def _single_qps(peer: Peer, queries: Vectors) -> float:
-    singles = [queries[i : i + 1] for i in range(min(SINGLES, len(queries)))]
+    singles = [queries[i : i + 1] for i in range(min(MAX_SINGLE_QUERIES, len(queries)))]
     for query in singles[:20]:
         peer.search(query, K)
     began = perf_counter()
@@ -87,7 +87,7 @@ def _single_qps(peer: Peer, queries: Vectors) -> float:
     for query in singles:
         peer.search(query, K)
         done += 1
-        if perf_counter() - began > SECONDS:
+        if perf_counter() - began > REPEAT_SECONDS:
             break
     return done / (perf_counter() - began)
 

@@ -1,10 +1,9 @@
 """Measure commands from a cold process: `python -m benchmarks.speed.cold --help`.
 
-The bare interpreter, the imports that no such command can do without, torch's for comparison,
-`retr --help`, a search through the encoder's exported network, and the same search through torch
-take turns, each in a process of its own, so that a machine that is slower for a while is so for
-all. A first search, which may export the network and has the disk read what later
-ones find in memory, is not counted.
+The measurements alternate, each in its own process, so that a slow phase of the machine affects
+all: the bare interpreter, the imports that such a command needs, torch's import for comparison,
+`retr --help`, a search through the encoder's exported network, and the same search through torch.
+A first search is not counted: it may export the network, and reads files that are cached later.
 """
 
 import argparse
@@ -24,9 +23,9 @@ RETR = (sys.executable, "-c", "from cli.main import main; main()")
 
 
 def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
-    """Seconds of each way in each repetition, and their median.
+    """Return the seconds of each measurement in each repetition, and their median.
 
-    Raises BadInput for what is no index, CalledProcessError where a command fails.
+    Raises BadInput if `folder` has no index, CalledProcessError if a command fails.
     """
     facts = IndexFacts.read(index)
     search = (*RETR, "search", str(image), "-k", str(k), "--index", str(index))
@@ -56,7 +55,7 @@ def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
 
 
 def seconds(command: tuple[str, ...]) -> float:
-    """How long the command takes. Raises CalledProcessError where it fails."""
+    """Return the seconds that the command takes. Raises CalledProcessError if it fails."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started

@@ -1,11 +1,11 @@
 """Compare `retr encode` with the bare network: `python -m benchmarks.speed.encode --help`.
 
-Three ways from images to embeddings take turns, so that a machine that is slower for a while is so
-for all: the bare network on tensors that lie ready in memory, in its own batch size; all of
-`retr encode`, from the source's files to shards on disk; and a loop that opens, transforms and
-encodes one image after the other, in float32, as img2vec does, over the first images. `decode` is
-the rate of `retr encode`'s decoder with nothing after it: as both need all cores, no program that
-decodes these files so is faster than 1 / (1 / bare + 1 / decode).
+Three ways from images to embeddings alternate, so that a slow phase of the machine affects all: the
+bare network on tensors in memory, in its own batch size; all of `retr encode`, from files to shards
+on disk; and a loop that opens, transforms and encodes one image after the other, in float32, as
+img2vec does, over the first images. `decode` is the rate of `retr encode`'s decoder alone. Decoding
+and encoding both need all cores, so a program with this decoder cannot be faster than
+1 / (1 / bare + 1 / decode).
 """
 
 import argparse
@@ -29,22 +29,22 @@ from retrieval.embedding.encode import BATCH, Decoder, encode_source
 from retrieval.images import MANY, Item, Source, load, open_source
 from retrieval.registry import open_encoder
 
-LOOPED = 200  # images that the loop over single images is timed over
-READY = 1000  # images in memory; the network's time does not depend on what they show
+LOOP_IMAGES = 200  # timed in the loop over single images
+MEMORY_IMAGES = 1000  # images of noise; the network's time does not depend on the content
 WAYS = ("bare", "encode", "loop", "decode")
-PATTERNS = 10  # photographs are moved copies of so many, as making one takes half a second
-STEEPNESS = 1.3  # of the fall of amplitude with frequency; files have 110 kB at it
+PATTERNS = 10  # photographs are shifted copies of these; each takes half a second to make
+AMPLITUDE_EXPONENT = 1.3  # fall of amplitude with frequency; gives files of 110 kB
 
 
 def measure(
     encoder_name: str, source: Source, repeats: int, ways: Sequence[str] = WAYS
 ) -> dict[str, Json]:
-    """Images per second of the ways in each repetition, and what `retr encode` is to the others.
+    """Return images per second of each way, and the ratios of `retr encode` to the others.
 
     Raises BadInput for an encoder without a torch network.
     """
     encoder = cast(Any, open_encoder(encoder_name))
-    items = [item for item, _ in zip(source.items(), range(READY), strict=False)]
+    items = [item for item, _ in zip(source.items(), range(MEMORY_IMAGES), strict=False)]
     pixels = np.stack([load(item, encoder.framing) for item in items])
     ready = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     batches = [batch.to(encoder.device) for batch in torch.split(ready, encoder.batch)]
@@ -64,10 +64,10 @@ def measure(
 
     @torch.inference_mode()
     def loop() -> int:
-        for item in items[:LOOPED]:
+        for item in items[:LOOP_IMAGES]:
             image = transform(_opened(item).convert("RGB"))
             encoder.network(image[None].to(encoder.device)).cpu().numpy()
-        return min(LOOPED, len(items))
+        return min(LOOP_IMAGES, len(items))
 
     def decode() -> int:
         with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
@@ -96,7 +96,7 @@ def measure(
 
 
 def as_torchvision(framing: Framing) -> Compose:
-    """The framing, as torchvision writes it, from a PIL image to a tensor from 0 to 1."""
+    """Return torchvision's transform for the framing, from a PIL image to a tensor from 0 to 1."""
     resize = Resize(round(framing.side / framing.crop), InterpolationMode(framing.resample))
     return Compose([resize, CenterCrop(framing.side), ToTensor()])
 
@@ -109,9 +109,9 @@ def _opened(item: Item) -> Image.Image:
 
 
 def write_photographs(folder: Path, count: int, seed: int = 0) -> None:
-    """JPEG files of 640 × 480 and quality 90, as large as photographs of that size.
+    """Write JPEG files of 640 × 480 and quality 90 with the file size of photographs.
 
-    Their spectrum falls with frequency as that of natural scenes does: Field, Relations between
+    Their spectrum falls with frequency like that of natural scenes: Field, Relations between
     the statistics of natural images and the response properties of cortical cells (1987).
     """
     rng = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def write_photographs(folder: Path, count: int, seed: int = 0) -> None:
 def _scene(rng: np.random.Generator, width: int, height: int) -> Images:
     frequency = np.hypot(np.fft.fftfreq(width) * width, np.fft.fftfreq(height)[:, None] * height)
     frequency[0, 0] = 1
-    spectrum = np.fft.fft2(rng.standard_normal((3, height, width))) / frequency**STEEPNESS
+    spectrum = np.fft.fft2(rng.standard_normal((3, height, width))) / frequency**AMPLITUDE_EXPONENT
     pixels = np.fft.ifft2(spectrum).real.transpose(1, 2, 0)
     scaled = 128 + 50 * (pixels - pixels.mean((0, 1))) / pixels.std((0, 1))
     return np.asarray(scaled.clip(0, 255), np.uint8)

@@ -1,7 +1,7 @@
 """Measure the full evaluation: `python -m benchmarks.speed.evaluation --help`.
 
-10,000 labelled queries against 50,000 vectors of 128 dimensions, every metric of `retr eval`, on
-vectors made by seed; and how much memory the process took at its peak.
+10,000 labeled queries against 50,000 random vectors of 128 dimensions, with all metrics of
+`retr eval`: seconds, and the peak memory of the process.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from retrieval.quality.labelled import Labelled
 
 
 def measure(queries: int, rows: int, dim: int, metric: Metric | str) -> dict[str, Json]:
-    """Seconds, and the peak of resident memory in MB, vectors included."""
+    """Return seconds, and the peak of resident memory in MB, vectors included."""
     metric = choice(Metric, metric)
     vectors = clustered(queries + rows, dim, seed=0)
     labels = [str(label) for label in np.random.default_rng(1).integers(10, size=len(vectors))]

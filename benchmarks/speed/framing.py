@@ -1,6 +1,6 @@
 """Compare framing by Pillow and by compiled code: `python -m benchmarks.speed.framing`.
 
-Images of noise of several sizes become the 224 × 224 of an encoder that crops to 0.875.
+Images of noise in several sizes are framed to 224 × 224, with a crop of 0.875.
 """
 
 import json
@@ -17,22 +17,22 @@ from retrieval.images import frame
 FRAMING = Framing(224, 0.875)
 SIZES = ((640, 480), (480, 640), (1008, 756), (2000, 1500))
 REPEATS = 15
-WARM = 3  # the first images of a size are resized by Pillow in any case
+WARM_UP_IMAGES = 3  # Pillow always resizes the first images of a size
 
 
 def main() -> None:
-    """Print milliseconds an image, and their ratio, as JSON."""
+    """Print milliseconds per image, and their ratio, as JSON."""
     rng = np.random.default_rng(0)
     found = {}
     for width, height in SIZES:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         times: dict[bool, list[float]] = {False: [], True: []}
-        for _ in range(WARM + REPEATS):
+        for _ in range(WARM_UP_IMAGES + REPEATS):
             for many, taken in times.items():
                 began = time.perf_counter()
                 frame(image, FRAMING, many)
                 taken.append(1000 * (time.perf_counter() - began))
-        pillow, compiled = (median(taken[WARM:]) for taken in times.values())
+        pillow, compiled = (median(taken[WARM_UP_IMAGES:]) for taken in times.values())
         found[f"{width} × {height}"] = {
             "pillow_ms": pillow,
             "compiled_ms": compiled,

@@ -1,8 +1,8 @@
-"""Measure what a GPU changes: `python -m benchmarks.speed.gpu --help`, on a machine that has one.
+"""Compare GPU and CPU: `python -m benchmarks.speed.gpu --help`, on a machine with a GPU.
 
-Runs the tests that want a GPU, where the repository is at hand, and then measures exact search,
-inverted lists and an encoder on the CPU and on the GPU: one table of both, their ratio, recall
-beside exact search on the CPU, and the GPU's memory as planned and as taken.
+Run the tests that need a GPU, if the repository is available. Then measure exact search, inverted
+lists and an encoder on the CPU and on the GPU: one table with both, their ratio, recall compared
+with exact search on the CPU, and the GPU memory as planned and as used.
 """
 
 import argparse
@@ -29,15 +29,17 @@ from retrieval.registry import make_indexer, open_encoder
 
 TESTS = Path("tests/gpu")
 DEVICES = ("cpu", "cuda")
-SINGLES = 200  # queries asked one at a time
+SINGLE_QUERIES = 200  # timed one at a time
 Distances = NDArray[np.floating[Any]]
 Row = tuple[str, float, float, str]
 """What, on the CPU, on the GPU, and how far the results agree."""
 
 
 def indices(database: Vectors, queries: Vectors, k: int, repeats: int) -> list[Row]:
-    """Of each backend that knows GPUs: seconds to build, queries per second in one call, and
-    milliseconds of a query alone. Lists are made on each device, so they differ by chance."""
+    """Yield build seconds, queries per second in one call and milliseconds of a single query.
+
+    For each backend with GPU support. Lists are trained on each device, so they differ.
+    """
     rows: list[Row] = []
     truth: Distances | None = None
     for backend, options in (("exact", {}), ("ivf", {"n_probe": 32})):
@@ -52,7 +54,7 @@ def indices(database: Vectors, queries: Vectors, k: int, repeats: int) -> list[R
             found.append(distances_of(queries, database, hits.rows, Metric.COSINE))
             taken = (free - _free_bytes()) / 1e6
             qps.append(len(queries) / _seconds(partial(index.search, queries, k), repeats))
-            single = [partial(index.search, query[None], k) for query in queries[:SINGLES]]
+            single = [partial(index.search, query[None], k) for query in queries[:SINGLE_QUERIES]]
             alone.append(1000 * median(_seconds(search, 1) for search in single))
         planned = cast(int, index.details["gpu_bytes"]) / 1e6
         truth = found[0] if truth is None else truth
@@ -67,7 +69,7 @@ def indices(database: Vectors, queries: Vectors, k: int, repeats: int) -> list[R
 
 
 def encoding(name: str, images: int, repeats: int) -> Row:
-    """Images per second of an encoder, on images of noise."""
+    """Return images per second of an encoder, on images of noise."""
     rates, found = [], []
     for device in DEVICES:
         encoder = open_encoder(name, device)
@@ -94,7 +96,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def tests() -> int:
-    """Run the tests that want a GPU; their exit code, 0 where they are not at hand."""
+    """Run the tests that need a GPU, and return their exit code; 0 without a repository."""
     if not TESTS.is_dir():
         print(f"no {TESTS} here: the tests are run in the repository")
         return 0
@@ -103,7 +105,7 @@ def tests() -> int:
 
 
 def main() -> None:
-    """Print the table. Exit code 2 without a GPU, 1 where a test fails."""
+    """Print the table. Exit code 2 without a GPU, 1 if a test fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,7 +116,7 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", help="default: siamese, siamese-quick")
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--no-tests", action="store_true", help="only measure")
+    parser.add_argument("--no-tests", action="store_true", help="skip the tests")
     given = parser.parse_args()
     vectors = clustered(given.rows + given.queries, given.dim, seed=0)
     try:

@@ -1,9 +1,9 @@
-"""Tell whether retr has become slower: `python -m benchmarks.speed.guard --help`.
+"""Check whether retr became slower: `python -m benchmarks.speed.guard --help`.
 
-Each measure is a ratio to what retr cannot be faster than, or to the bare library, both taken in
-turns in one run: a slower machine slows both. A measure is slower where the median of its ratios
-exceeds the saved one by more than both scatter; it is then taken again, since a neighbour's work
-on the same machine passes and a slower program does not.
+Each measure is a ratio to the bare library, or to a lower bound of retr's time. Both alternate in
+one run: a slower machine slows both. A measure counts as slower if the median of its ratios exceeds
+the saved one by more than the scatter of both runs. It is then repeated: other work on the machine
+ends, a slower program stays slow.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from retrieval.quality.labelled import Labelled
 from retrieval.registry import make_indexer
 
 BASELINE = Path(__file__).parent / "guard.json"
-TRIES = 3  # of a measure that seems slower
-LEAST = 0.10  # of a ratio: a change that matters
-SCATTER = 3.0  # interquartile ranges of either run
+MAX_TRIES = 3  # tries of a measure that seems slower
+MIN_CHANGE = 0.10  # share of a ratio that counts as slower
+MIN_SCATTERS = 3.0  # interquartile ranges, to count as slower
 
 Ratios = Mapping[str, Sequence[float]]
 
 
 def searches() -> Ratios:
-    """Time of a batch through `Index.search` to that of the library's own call."""
+    """Return the ratios of `Index.search` to the library's own call, for a batch."""
     found: Any = overhead.measure(
         rows=20_000, dim=128, batch=500, k=10, repeats=9, backends=("exact", "ivf", "hnsw")
     )
@@ -44,7 +44,7 @@ def searches() -> Ratios:
 
 
 def walking() -> Ratios:
-    """Time of a batch through `hnsw-pca` to that of hnswlib's own call over the same vectors."""
+    """Return the ratios of `hnsw-pca` to hnswlib's own call, for a batch over the same vectors."""
     vectors = overhead.clustered(20_500, 128, seed=0)
     queries, database = vectors[:500], vectors[500:]
     ours = make_indexer("hnsw-pca", {"ef": 64}).build(database)
@@ -60,21 +60,21 @@ def walking() -> Ratios:
 
 
 def encoding() -> Ratios:
-    """Time of `retr encode` on scikit-learn's digits to that of the bare network."""
+    """Return the ratios of `retr encode` on scikit-learn's digits to the bare network."""
     source = open_source("digits", limit=1000)
     found: Any = encode.measure("siamese-quick", source, repeats=5, ways=("bare", "encode"))
     return {"encode, siamese-quick": np.divide(found["bare"], found["encode"]).tolist()}
 
 
 def help_page() -> Ratios:
-    """Time of `retr --help` to that of importing the library that its commands are written with."""
+    """Return the ratios of `retr --help` to the import of its command-line library."""
     least, ours = (sys.executable, "-c", "import typer"), (*cold.RETR, "--help")
     ratios = [cold.seconds(ours) / cold.seconds(least) for _ in range(16)]
-    return {"retr --help": ratios[1:]}  # the first has the disk read what later ones have cached
+    return {"retr --help": ratios[1:]}  # the first reads files that are cached later
 
 
 def evaluation() -> Ratios:
-    """Time of the full evaluation to that of the one matrix product that it cannot do without."""
+    """Return the ratios of the full evaluation to the matrix product that it needs."""
     rng = np.random.default_rng(0)
     vectors = overhead.clustered(22_000, 128, seed=0)
     ids = [str(row) for row in range(len(vectors))]
@@ -95,26 +95,26 @@ MEASURES: Sequence[Callable[[], Ratios]] = (searches, walking, encoding, help_pa
 
 
 def middle(ratios: Sequence[float]) -> tuple[float, float]:
-    """The median, and the interquartile range as a share of it."""
+    """Return the median, and the interquartile range as a share of it."""
     low, median, high = np.percentile(ratios, (25, 50, 75))
     return float(median), float((high - low) / median)
 
 
 def slower(now: Sequence[float], before: Sequence[float]) -> bool:
-    """Whether the median rose by more than both runs scatter, and by more than a tenth."""
+    """Return whether the median rose by more than both runs' scatter, and by more than a tenth."""
     (median, scatter), (was, scattered) = middle(now), middle(before)
-    return median > was * (1 + max(LEAST, SCATTER * max(scatter, scattered)))
+    return median > was * (1 + max(MIN_CHANGE, MIN_SCATTERS * max(scatter, scattered)))
 
 
 def compare(baseline: Ratios, measures: Sequence[Callable[[], Ratios]] = MEASURES) -> list[str]:
-    """The names of what is slower than the baseline, each time that it was tried.
+    """Return the names of measures that are slower than the baseline in each try.
 
     Prints a line for each measure.
     """
     found: list[str] = []
     for measure in measures:
         suspects = set(baseline)
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             ratios = measure()
             suspects &= {n for n in ratios.keys() & suspects if slower(ratios[n], baseline[n])}
             if not suspects:
@@ -131,7 +131,7 @@ def compare(baseline: Ratios, measures: Sequence[Callable[[], Ratios]] = MEASURE
 
 
 def main() -> int:
-    """Exit code 1 where something is slower than the baseline."""
+    """Compare with the baseline. Exit code 1 if a measure is slower."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--baseline", type=Path, default=BASELINE)
     parser.add_argument("--save", action="store_true", help="make this run the baseline")

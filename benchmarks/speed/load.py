@@ -1,10 +1,10 @@
 """Load `retr serve`: `python -m benchmarks.speed.load INDEX [--clients 200] [--seconds 60]`.
 
-So many clients ask, each again as soon as it has its answer, for the neighbours of rows of the
-index, as the page does; in the same run, the same index is searched by itself, without a service.
-Some more clients send a body a byte at a time, and some connect and say nothing; they must not
-show. Prints errors, requests per second, latencies, their ratio to the bare search, and how the
-service's memory grew.
+Clients request the neighbors of rows of the index, as the page does, each again after its response.
+In the same run, the same index is searched without a service. Other clients send a body one byte at
+a time, and some connect without sending anything; they must not slow the service. Prints errors,
+requests per second, latencies, their ratio to the bare search, and the growth of the service's
+memory.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from retrieval.errors import BadInput
 from retrieval.index.searching import Searcher
 
 K = 10
-SLOW = 20  # clients that send a byte a second
-SILENT = 100  # connections on which nothing is said
+SLOW_CLIENTS = 20  # clients that send a byte per second
+SILENT_CONNECTIONS = 100  # connections that send nothing
 BARE_SECONDS = 5.0
 
 
 def bare(searcher: Searcher, vectors: Any) -> list[float]:
-    """Seconds of single searches with names, as the service makes them, one after the other."""
+    """Return the seconds of single searches with names, one after the other, as in the service."""
     times: list[float] = []
     end = time.perf_counter() + BARE_SECONDS
     while (began := time.perf_counter()) < end:
@@ -46,7 +46,7 @@ def bare(searcher: Searcher, vectors: Any) -> list[float]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of the process in memory."""
+    """Return the resident memory of the process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found is not None
@@ -90,17 +90,17 @@ async def slow(port: int, until: float) -> None:
                 await writer.drain()
                 await asyncio.sleep(1)
         except OSError:
-            pass  # it was given up
+            pass  # the client closed it
         finally:
             writer.close()
 
 
 async def load(port: int, paths: list[str], clients: int, seconds: float, pid: int) -> Any:
-    """What all clients were told, how long they waited, and the memory in use meanwhile."""
+    """Run all clients, and return their results, response times, and the service's memory."""
     seen: Counter[str] = Counter()
     times: list[float] = []
     memory: list[int] = []
-    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(SILENT)]
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(SILENT_CONNECTIONS)]
     warm_until = time.perf_counter() + 5
     await asyncio.gather(
         *(client(port, paths, warm_until, seed, Counter(), []) for seed in range(clients))
@@ -114,7 +114,7 @@ async def load(port: int, paths: list[str], clients: int, seconds: float, pid: i
 
     await asyncio.gather(
         watch(),
-        *(slow(port, until) for _ in range(SLOW)),
+        *(slow(port, until) for _ in range(SLOW_CLIENTS)),
         *(client(port, paths, until, seed, seen, times) for seed in range(clients)),
     )
     for connection in silent:
@@ -123,7 +123,7 @@ async def load(port: int, paths: list[str], clients: int, seconds: float, pid: i
 
 
 def main() -> None:
-    """Measure, and print what is worth knowing; exit code 1 where an answer was none."""
+    """Print the measurements. Exit code 1 if a request failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -149,7 +149,7 @@ def main() -> None:
         address = re.search(r":(\d+)/", service.stdout.readline())
         assert address is not None, "the service did not start"
         port = int(address[1])
-        time.sleep(3)  # the encoder opens meanwhile
+        time.sleep(3)  # time to open the encoder
         seen, times, memory = asyncio.run(
             load(port, paths, given.clients, given.seconds, service.pid)
         )
@@ -164,8 +164,8 @@ def main() -> None:
         f"{machine.describe()['cpu']}, {os.cpu_count()} cores\n"
         f"bare search: {alone_rate:,.0f}/s, p50 {1e3 * alone_p50:.2f} ms, p99 "
         f"{1e3 * alone_p99:.2f} ms\n"
-        f"{given.clients} clients for {given.seconds:.0f} s beside {SLOW} slow, {SILENT} silent "
-        f"ones: {dict(seen)}; exit code {ended}\n"
+        f"{given.clients} clients for {given.seconds:.0f} s with {SLOW_CLIENTS} slow and "
+        f"{SILENT_CONNECTIONS} silent ones: {dict(seen)}; exit code {ended}\n"
         f"{rate:,.0f} requests/s, {rate / alone_rate:.3f} of the bare search\n"
         f"p50 {1e3 * p50:.0f} ms, p99 {1e3 * p99:.0f} ms: {p99 / waiting:.1f} times the "
         f"{1e3 * waiting:.0f} ms that {given.clients} bare searches take\n"

@@ -1,9 +1,9 @@
 """Measure the peak memory of indexing and encoding: `python -m benchmarks.speed.memory --help`.
 
-Each measurement is a process of its own, and counts by how much its resident memory grew at most
-since its libraries were loaded. `index` builds each backend from embeddings on disk, beside the
-bytes of their vectors, and hnswlib itself, which is fed the same shards. `encode` encodes two
-numbers of small images: the peak must not grow with them.
+Each measurement runs in its own process, and is the largest growth of its resident memory after its
+libraries were loaded. `index` builds each backend from embeddings on disk, and hnswlib itself
+from the same shards, and compares with the bytes of the vectors. `encode` encodes small images in
+two numbers: the peak must not grow with them.
 """
 
 import argparse
@@ -30,23 +30,23 @@ from retrieval.storage.shard_writer import ShardWriter
 from retrieval.storage.shards import vectors_of
 
 BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnswlib", "hnsw-pca", "vamana")
-SHARD = 10_000  # rows of a shard
+SHARD_ROWS = 10_000
 ENCODED = (50_000, 500_000)
 
 
 def write_embeddings(folder: Path, rows: int, dim: int) -> None:
-    """An embeddings folder of so many vectors of unit length."""
+    """Write an embeddings folder with this number of vectors of unit length."""
     facts = Facts(
         encoder=EncoderFacts("none", "0" * 64, {}),
         dim=dim,
         dtype=Dtype.FLOAT32,
         metric=Metric.COSINE,
         source=SourceFacts("none", "0" * 64, rows),
-        shard_images=SHARD,
+        shard_images=SHARD_ROWS,
     )
     writer = ShardWriter(folder, facts)
-    for start in range(0, rows, SHARD):
-        count = min(SHARD, rows - start)
+    for start in range(0, rows, SHARD_ROWS):
+        count = min(SHARD_ROWS, rows - start)
         writer.write(
             ids=[f"{row:08d}.jpg" for row in range(start, start + count)],
             labels=[None] * count,
@@ -57,7 +57,7 @@ def write_embeddings(folder: Path, rows: int, dim: int) -> None:
 
 
 def write_images(path: Path, count: int) -> None:
-    """A Parquet file of so many images, of which a thousand are different."""
+    """Write a Parquet file with this number of images, a thousand of them distinct."""
     rng = np.random.default_rng(0)
     encoded = []
     with tempfile.TemporaryFile() as file:
@@ -74,9 +74,9 @@ def write_images(path: Path, count: int) -> None:
 
 
 def grown(work: Callable[[], object]) -> int:
-    """By how many bytes this process's resident memory grew at most while at work.
+    """Return the largest growth of this process's resident memory during `work`, in bytes.
 
-    Linux alone: it forgets the peak so far when `clear_refs` is told to.
+    Linux only: writing to `clear_refs` resets the peak.
     """
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
@@ -91,7 +91,7 @@ def _status(field: str) -> int:
 
 
 def index(backend: str, embeddings: Path) -> int:
-    """The growth while the backend, or hnswlib itself, builds an index."""
+    """Return the growth while the backend, or hnswlib itself, builds an index."""
     from retrieval.index.build import build_index
     from retrieval.registry import make_indexer
 
@@ -114,7 +114,7 @@ def _hnswlib(opened: Any) -> None:
 
 
 def encode(images: Path) -> int:
-    """The growth while the toy encoder encodes the file."""
+    """Return the growth while the toy encoder encodes the file."""
     from retrieval.embedding.encode import encode_source
     from retrieval.images import open_source
     from retrieval.registry import open_encoder
@@ -131,7 +131,7 @@ def _apart(*arguments: str) -> int:
 
 
 def measure_indices(rows: int, dim: int, backends: Sequence[str]) -> dict[str, Json]:
-    """For each backend, the growth in bytes, and as a ratio to the vectors' bytes."""
+    """Return the growth for each backend in bytes, and as a ratio to the vectors' bytes."""
     size = 4 * rows * dim
     found: dict[str, Json] = {"rows": rows, "dim": dim, "vectors_bytes": size}
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,7 @@ def measure_indices(rows: int, dim: int, backends: Sequence[str]) -> dict[str, J
 
 
 def measure_encoding(counts: Sequence[int]) -> dict[str, Json]:
-    """For each number of images, the growth in bytes."""
+    """Return the growth for each number of images in bytes."""
     found: dict[str, Json] = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
@@ -154,7 +154,7 @@ def measure_encoding(counts: Sequence[int]) -> dict[str, Json]:
 
 
 def main() -> None:
-    """Print the measurements as JSON; with --at, which is for its own use, one number."""
+    """Print the measurements as JSON; with the internal option --at, one number."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("index", "encode"))
     parser.add_argument("--rows", type=int, default=1_000_000)

@@ -1,7 +1,7 @@
 """Compare retr's searches with the library's: `python -m benchmarks.speed.overhead --help`.
 
-The same index is searched for the same batch of queries by the library's own call and by
-`Index.search`, in turns. A ratio of 1.05 is 5% of overhead.
+The library's own call and `Index.search` alternate on the same index and batch of queries. A ratio
+of 1.05 is an overhead of 5%.
 """
 
 import argparse
@@ -26,24 +26,26 @@ OPTIONS: dict[str, dict[str, object]] = {
     "ivfpq": {"n_probe": 32},
     "faiss": {},
     "hnsw": {"ef": 64},
-    "vamana": {"ef": 64, "refine": 0},  # to refine is work that the library is not asked for
+    "vamana": {"ef": 64, "refine": 0},  # refinement is not in the library's own call
 }
 """Of the backends that call a library; `hnsw-pca` searches by itself."""
 
 
 def clustered(n: int, dim: int, seed: int, clusters: int = 100) -> Vectors:
-    """Vectors (n, dim) of unit length around centres: easier than noise, harder than classes."""
+    """Return vectors (n, dim) of unit length in clusters: easier than noise, but not trivial."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((clusters, dim), dtype=np.float32)
-    vectors = centres[rng.integers(clusters, size=n)]
+    centers = rng.standard_normal((clusters, dim), dtype=np.float32)
+    vectors = centers[rng.integers(clusters, size=n)]
     vectors += 0.7 * rng.standard_normal((n, dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
 
 def raw(index: Any, queries: Vectors, k: int) -> Search:
-    """The library's own call on the object inside `index`: what both search lies in one place
-    in memory, which matters by some percent."""
+    """Return the library's own call on the object inside `index`.
+
+    Both search the same memory: another place in memory changes times by some percent.
+    """
     if not hasattr(index, "graph"):
         return partial(index.index.search, queries, k)
     if hasattr(index.graph, "knn_query"):
@@ -54,7 +56,7 @@ def raw(index: Any, queries: Vectors, k: int) -> Search:
 def measure(
     rows: int, dim: int, batch: int, k: int, repeats: int, backends: Sequence[str]
 ) -> dict[str, Json]:
-    """For each backend, the medians of both in milliseconds a batch, and their ratio."""
+    """Return the medians of both for each backend, in milliseconds per batch, and their ratio."""
     vectors = clustered(rows + batch, dim, seed=0)
     database, queries = vectors[batch:], np.ascontiguousarray(vectors[:batch])
     results: dict[str, Json] = {}
@@ -70,7 +72,7 @@ def measure(
             ("library", theirs),
             ("retr", partial(index.search, queries, k)),
         ]
-        for _ in range(repeats + 1):  # the first of each warms up
+        for _ in range(repeats + 1):  # the first repetition is a warm-up
             for name, way in ways:
                 times[name].append(_milliseconds(way))
             ways.reverse()

@@ -15,7 +15,7 @@ from retrieval.pairs.draw import Scheme, draw_pairs, pair_distances
 
 
 def measure(pairs: int, rows: int, dim: int, repeats: int) -> dict[str, Json]:
-    """Seconds for the distances of so many random pairs, by each metric, and their median."""
+    """Return the seconds for the distances of random pairs, by each metric, and their median."""
     vectors = clustered(rows, dim, seed=0)
     labels = np.random.default_rng(0).integers(10, size=rows)
     drawn = draw_pairs(labels, pairs, Scheme.RANDOM, seed=0)

@@ -1,9 +1,9 @@
 """Compare runtimes for a network: `python -m benchmarks.speed.runtimes --help`.
 
 The encoder's network runs eagerly in float32 and in bfloat16, compiled by torch, and exported to
-ONNX in ONNX Runtime and OpenVINO, in turns, so that a machine that is slower for a while is so for
-all. Beside the images per second stands how far each is from float32: the least cosine similarity
-of an image's two embeddings. What is not installed, or not able, is said.
+ONNX in ONNX Runtime and OpenVINO. The runtimes alternate, so that a slow phase of the machine
+affects all. The table has images per second, and the deviation from float32: the lowest cosine
+similarity of an image's two embeddings. A runtime that is missing or fails has its error instead.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from retrieval.images import Source, load, open_source
 from retrieval.registry import open_encoder
 from retrieval.runtime.threads import usable_cores
 
-FLOAT32 = "float32"  # what the others are held against
+FLOAT32 = "float32"  # the reference
 Run = Callable[[Images], Vectors]
 """Embeddings (n, dim) of a batch (n, side, side, 3) uint8."""
 
 
 def ways(encoder: Any, folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """The name of each way, and what makes it ready. That may raise anything."""
+    """Return the function that prepares each runtime, by name. It may raise any exception."""
 
     def torch_run(dtype: torch.dtype, network: Callable[[Tensor], Tensor]) -> Run:
         @torch.inference_mode()
@@ -82,9 +82,9 @@ def ways(encoder: Any, folder: Path) -> Iterator[tuple[str, Callable[[], Run]]]:
 def measure(
     encoder_name: str, source: Source, batch: int | None, repeats: int, only: Collection[str] = ()
 ) -> dict[str, Json]:
-    """For each way, images per second in each repetition, and the least cosine similarity.
+    """Return images per second in each repetition, and the lowest cosine, for each runtime.
 
-    only: the names of the ways to take beside float32's, all where there is none.
+    only: names of the runtimes to measure besides float32; empty: all.
     """
     encoder = cast(Any, open_encoder(encoder_name, "cpu"))
     size, side = batch or encoder.batch, encoder.framing.side
@@ -100,7 +100,7 @@ def measure(
             try:
                 ready[name] = make()
                 met = np.concatenate([ready[name](each) for each in batches])
-            except Exception as error:  # of many libraries
+            except Exception as error:  # from many libraries
                 ready.pop(name, None)
                 reason = str(error).splitlines()
                 found[name] = {"failed": f"{type(error).__name__}: {reason[0] if reason else ''}"}

@@ -1,9 +1,9 @@
 """Measure how backends grow with the number of vectors: `python -m benchmarks.speed.scale --help`.
 
-Each backend builds and searches sets of vectors of several sizes, drawn by seed from one
-distribution, with the settings of `grids/scale.toml`. What it needs is fitted by c · n^e: the
-exponent e is 1 where twice the vectors take twice as much. Sizes that are in the table already are
-not measured again, so that a run that was stopped goes on.
+Each backend builds and searches sets of random vectors of several sizes from one distribution, with
+the settings of `grids/scale.toml`. Times and bytes are fitted by c · n^e: with an exponent e of 1,
+twice the vectors take twice as much. Sizes that are already in the table are not measured again, so
+that a stopped run can continue.
 """
 
 import argparse
@@ -29,8 +29,8 @@ Row = dict[str, Any]
 GRID = Path(__file__).parents[1] / "suite" / "grids" / "scale.toml"
 DIM = 128
 QUERIES = 1000
-CENTRES = 1000  # clusters that the vectors lie in, at every size
-SPREAD = 16  # directions in which those of one cluster differ
+CLUSTERS = 1000  # at every size
+CLUSTER_DIRECTIONS = 16  # directions in which vectors of one cluster differ
 MEASURES = {
     "build_seconds": "build, s",
     "memory_bytes": "memory, bytes",
@@ -42,16 +42,18 @@ MEASURES = {
 
 
 def draw(n: int, seed: int) -> Vectors:
-    """Vectors (n, 128) of unit length in 1,000 clusters, which differ in 16 directions inside.
+    """Return vectors (n, 128) of unit length in 1,000 clusters with 16 directions of variation.
 
-    The queries' seed is another than the database's; clusters and directions are the same.
+    Queries and database have the same clusters and directions, and different seeds.
     """
     fixed = np.random.default_rng(0)
-    centres = fixed.standard_normal((CENTRES, DIM), dtype=np.float32)
-    directions = fixed.standard_normal((SPREAD, DIM), dtype=np.float32) / np.float32(SPREAD**0.5)
+    centres = fixed.standard_normal((CLUSTERS, DIM), dtype=np.float32)
+    directions = fixed.standard_normal((CLUSTER_DIRECTIONS, DIM), dtype=np.float32) / np.float32(
+        CLUSTER_DIRECTIONS**0.5
+    )
     rng = np.random.default_rng(seed)
-    vectors = centres[rng.integers(CENTRES, size=n)]
-    vectors += rng.standard_normal((n, SPREAD), dtype=np.float32) @ directions
+    vectors = centres[rng.integers(CLUSTERS, size=n)]
+    vectors += rng.standard_normal((n, CLUSTER_DIRECTIONS), dtype=np.float32) @ directions
     vectors += np.float32(0.1) * rng.standard_normal((n, DIM), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
@@ -60,7 +62,7 @@ def draw(n: int, seed: int) -> Vectors:
 def measure(
     sizes: Sequence[int], backends: Sequence[str], threads: int, grid: Grid, done: Sequence[Row]
 ) -> Iterator[Row]:
-    """A row for each size and backend that is not among those done, smaller sizes first."""
+    """Yield a row for each size and backend that is not done yet, smaller sizes first."""
     there = {(int(row["n"]), row["backend"]) for row in done}
     queries = _items(draw(QUERIES, seed=1), "q")
     for n in sorted(sizes):
@@ -97,9 +99,9 @@ def _items(vectors: Vectors, prefix: str) -> Labelled:
 
 
 def exponents(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """For each backend and measure, e of c · n^e by least squares of the logarithms.
+    """Return e of c · n^e for each backend and measure, by least squares of the logarithms.
 
-    Those of recall are left out, which is no power of n, and of what was not measured.
+    Recall is left out, which is not a power of n, and so are missing measures.
     """
     found: dict[str, dict[str, float]] = {}
     for backend in dict.fromkeys(row["backend"] for row in rows):
@@ -116,18 +118,18 @@ def exponents(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of an earlier run, none where there was none. Raises RetrError for others."""
+    """Return the rows of an earlier run, if there is one. Raises RetrError for another table."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows: list[Row] = [*csv.DictReader(file)]
     if any({"n", "backend", *MEASURES} - row.keys() for row in rows):
-        raise RetrError(f"{path} is no table of this script; name another folder")
+        raise RetrError(f"{path} is not a table of this command; name another folder")
     return rows
 
 
 def main() -> None:
-    """Print a row of JSON for each measurement, then the exponents; keep a table and a plot."""
+    """Print a row of JSON for each measurement, then the exponents; write a table and a plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, action="append", help="default: 10^4, 10^5, 10^6")
     parser.add_argument("--backend", action="append", help="default: all in grids/scale.toml")

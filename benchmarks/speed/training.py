@@ -1,9 +1,9 @@
 """Compare `retr train` with the bare network: `python -m benchmarks.speed.training --help`.
 
-Ways of training take turns, so that a machine that is slower for a while is so for all: the bare
-network, forward and backward, on a batch that lies ready in memory; the same without retr's own
-gradients of depthwise convolutions, where asked for; and the steps of a run: sampling,
-augmentation, forward, losses, backward, optimizers.
+Ways of training alternate, so that a slow phase of the machine affects all: the bare network,
+forward and backward, on a batch in memory; the same without retr's own gradients of depthwise
+convolutions, as an option; and the steps of a run: sampling, augmentation, forward, losses,
+backward, optimizers.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from retrieval.storage.cards import Card
 def measure(
     recipe: str, changes: list[str], repeats: int, per_class: int, pytorch: bool
 ) -> dict[str, Json]:
-    """Images per second of each way in each repetition, and the ratio of the medians.
+    """Return images per second of each way in each repetition, and the ratio of the medians.
 
-    pytorch: also the bare network without retr's own gradients of depthwise convolutions.
+    pytorch: also measure the bare network without retr's own gradients of depthwise convolutions.
     """
     rates: dict[str, list[float]] = {"bare": [], "train": []}
     short = [*changes, "epochs=1", f"data.per_class={per_class}"]
@@ -66,7 +66,7 @@ def _autocast() -> AbstractContextManager[object]:
 def _bare(
     card: Card, forward_pass: Callable[[], AbstractContextManager[object]], steps: int = 12
 ) -> float:
-    """Images per second of forward and backward, in the recipe's batches and views."""
+    """Return images per second of forward and backward, in the recipe's batches and views."""
     plugin = encoder_plugin(card.encoder).network_type
     recipe = cast(Any, card.training.recipe)
     network = plugin(plugin.settings_type(**card.network), len(card.classes), card.framing.side)
@@ -76,7 +76,7 @@ def _bare(
     images = torch.rand(batch * recipe["augmentation"]["views"], 3, side, side)
     images = images.contiguous(memory_format=torch.channels_last)
     for step in range(steps):
-        if step == 2:  # the first ones allocate
+        if step == 2:  # the first steps allocate
             started = time.perf_counter()
         with forward_pass():
             outputs = network.outputs(images)

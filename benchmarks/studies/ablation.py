@@ -1,9 +1,9 @@
 """Measure the parts of an embedding: `python -m benchmarks.studies.ablation --help`.
 
-A trained embedding is the network's numbers, averaged over views of an image (its mirror image;
-both of them shifted; all at several sides, where the encoder has such), with the shares of the
-classes beside them. The same weights are tried with one part after another, on images that they
-were not trained on, each left out of its own ranking.
+A trained embedding is the network's output, averaged over views of an image (its mirror image; both
+shifted; all at several sides, if the encoder has them), extended by the shares of the classes. The
+same weights are evaluated with one part more in each row, on images that they were not trained on,
+each left out of its own ranking.
 """
 
 import argparse
@@ -35,7 +35,7 @@ STEPS: dict[str, dict[str, Json]] = {
 
 
 def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
-    """A row for each step. Raises BadInput where the encoder has no proxies for shares."""
+    """Yield a row for each step. Raises BadInput for an encoder without class proxies."""
     card = Card.read(folder)
     if card.network.get("class_sharpness") is None:
         raise BadInput(f"{folder} has no class proxies; train with network.class_sharpness")
@@ -60,7 +60,7 @@ def measure(folder: Path, split: str, limit: int) -> Iterator[dict[str, Json]]:
 
 
 def steps(network: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
-    """The settings of each row: at the side of the training, and in the last at all sides."""
+    """Return the settings of each row: at the training side, and in the last at all sides."""
     if not network.get("embed_sides"):
         return STEPS
     at_one = {step: {**settings, "embed_sides": []} for step, settings in STEPS.items()}
@@ -69,11 +69,11 @@ def steps(network: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
 
 
 def _variant(card: Card, folder: Path, settings: dict[str, Json], place: Path) -> Encoder:
-    """The encoder with other settings, which is a folder of its own with the same weights."""
+    """Return the encoder with other settings, in a new folder with the same weights."""
     weights = load_file(card.check_weights(folder))
     if "class_sharpness" in settings:
         del weights["proxies"]
-    if card.network.get("itq"):  # turns all numbers, which changes no cosine
+    if card.network.get("itq"):  # a rotation changes no cosine
         settings = {**settings, "itq": False}
         del weights["rotation.axes"]
     save_file(weights, place / WEIGHTS)
@@ -83,11 +83,11 @@ def _variant(card: Card, folder: Path, settings: dict[str, Json], place: Path) -
 
 
 def main() -> None:
-    """Print the rows as JSON, one a line."""
+    """Print the rows as JSON, one per line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoder", type=Path, required=True, help="a folder of `retr train`")
-    parser.add_argument("--split", default="train", help="train: what was held out; or test")
-    parser.add_argument("--limit", type=int, default=10_000, help="images")
+    parser.add_argument("--encoder", type=Path, required=True, help="folder of `retr train`")
+    parser.add_argument("--split", default="train", help="train (held-out images) or test")
+    parser.add_argument("--limit", type=int, default=10_000, help="maximum number of images")
     given = parser.parse_args()
     for row in measure(given.encoder, given.split, given.limit):
         print(json.dumps(row), flush=True)

@@ -1,7 +1,7 @@
 """Measure raw pixels, and PCA of them: `python -m benchmarks.studies.baselines --help`.
 
-Pixels of 32×32 images from 0 to 1, less the mean image of the database. PCA is fitted on the
-database. Both by cosine, which is better here than Euclidean distance.
+Vectors are the pixels of 32×32 images from 0 to 1, less the mean image of the database. PCA is
+fitted on the database. The distance of both is the cosine, which is better here than Euclidean.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FRAMING = Framing(side=32)
 def pixels(
     source: Source, framing: Framing = FRAMING
 ) -> tuple[Vectors, list[str], list[str | None]]:
-    """The pixels (n, 3 · side²) of all images, their ids and labels."""
+    """Return the pixels (n, 3 · side²) of all images, their ids and labels."""
     vectors = np.empty((len(source), 3 * framing.side**2), np.float32)
     ids, labels = [], []
     for row, item in enumerate(source.items()):
@@ -31,15 +31,15 @@ def pixels(
     return vectors / np.float32(255), ids, labels
 
 
-def components(centred: Vectors, dim: int) -> Vectors:
-    """The first `dim` principal components (features, dim) of centred vectors (n, features)."""
-    covariance = (centred.T @ centred).astype(np.float64) / len(centred)
+def components(centered: Vectors, dim: int) -> Vectors:
+    """Return the first `dim` principal components (features, dim) of centered vectors."""
+    covariance = (centered.T @ centered).astype(np.float64) / len(centered)
     _, vectors = np.linalg.eigh(covariance)
     return cast(Vectors, vectors[:, -dim:].astype(np.float32))
 
 
 def measure(name: str, dims: list[int], limit: int | None) -> dict[str, Json]:
-    """mAP and precision@10 of raw pixels and of PCA to each of `dims`, official and unseen."""
+    """Return mAP and precision@10 of raw pixels and PCA to each of `dims`, by two protocols."""
     asked = pixels(open_source(name, "test", limit=limit))
     searched = pixels(open_source(name, "train", limit=limit))
     mean = searched[0].mean(axis=0)
@@ -68,7 +68,9 @@ def main() -> None:
     """Print the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", default="cifar10")
-    parser.add_argument("--dim", type=int, action="append", help="of PCA; may be repeated")
+    parser.add_argument(
+        "--dim", type=int, action="append", help="dimension of PCA; may be repeated"
+    )
     parser.add_argument("--limit", type=int, help="the first N images of each split only")
     given = parser.parse_args()
     print(json.dumps(measure(given.source, given.dim or [64], given.limit), indent=2))

@@ -1,10 +1,9 @@
 """Measure the contrastive loss of pairs: `python -m benchmarks.studies.contrastive --help`.
 
-Pairs are drawn by seed, half of them alike; what the loss of any two images is on average, a few of
-which are alike, follows from both kinds. The loss is ½ d² of pairs that are alike, and
-½ max(0, margin − d)² of others, at Euclidean distance d: Hadsell et al., Dimensionality Reduction
-by Learning an Invariant Mapping (CVPR 2006). Many implementations leave the ½ out, so that their
-losses are twice as large.
+Pairs are drawn at random, half of them of one class. The mean loss of any two images follows from
+both kinds of pairs. The loss is ½ d² for pairs of one class, and ½ max(0, margin − d)² for others,
+at Euclidean distance d: Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping
+(CVPR 2006). Many implementations omit the ½, so that their losses are twice as large.
 """
 
 import argparse
@@ -23,12 +22,12 @@ from retrieval.storage.embeddings import open_embeddings
 
 
 def contrastive(distances: Distances, alike: Alike, margin: float) -> Distances:
-    """(n,): the loss of pairs at these distances (n,) that are `alike` (n,) or not."""
+    """Return the loss (n,) of pairs at these distances (n,). alike: (n,), pairs of one class."""
     return np.asarray(np.where(alike, distances, np.maximum(0, margin - distances)) ** 2 / 2)
 
 
 def measure(images: Labelled, margin: float, count: int, seed: int) -> dict[str, Json]:
-    """The mean loss of so many pairs of images with labels, and its 95% interval."""
+    """Return the mean loss of random pairs of labeled images, and its 95% interval."""
     drawn = draw_pairs(images.numbers(images.classes()), count, Scheme.RANDOM, seed)
     distances = pair_distances(images.vectors, drawn, Metric.EUCLIDEAN)
     losses = contrastive(distances, drawn.alike, margin)

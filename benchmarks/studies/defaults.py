@@ -1,9 +1,8 @@
-"""Recall of each backend at its defaults: `python -m benchmarks.studies.defaults --help`.
+"""Measure the recall of default options: `python -m benchmarks.studies.defaults --help`.
 
-Sets of several kinds and sizes are indexed with no option set, and searched for the 10 nearest of
-queries that are not in them. Recall is counted by distance, as `retr bench` counts it. `filtered`
-is the recall among a tenth of the rows, drawn at random. Times are of one query, and of one in a
-batch.
+Sets of several kinds and sizes are indexed with default options, and searched for the 10 nearest of
+queries that are not in them. Recall is by distance, as in `retr bench`. `filtered` is the recall
+among a random tenth of the rows. Times are of a single query, and per query of a batch.
 """
 
 import argparse
@@ -30,35 +29,35 @@ from retrieval.storage.embeddings import open_embeddings
 K = 10
 DIM = 128
 QUERIES = 500
-SINGLE_QUERIES = 100  # that are timed one by one
+SINGLE_QUERIES = 100  # timed one by one
 SIZES = (100, 1000, 3000, 10_000, 50_000)
 
 
 def small_clusters(rows: int, seed: int = 0) -> Vectors:
-    """Vectors (rows, 128) in tight clusters of 10 to 50 rows."""
+    """Return vectors (rows, 128) in tight clusters of 10 to 50 rows."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(10, 51, size=rows // 30 + 1)
     return _around(rng, sizes / sizes.sum(), rows, spread=0.3)
 
 
 def large_clusters(rows: int, seed: int = 0) -> Vectors:
-    """Vectors (rows, 128) in 20 wide clusters of unlike sizes."""
+    """Return vectors (rows, 128) in 20 wide clusters of different sizes."""
     rng = np.random.default_rng(seed)
     return _around(rng, rng.dirichlet(np.ones(20)), rows, spread=0.7)
 
 
 def directions(rows: int, seed: int = 0) -> Vectors:
-    """Vectors (rows, 128) in 1,000 clusters, which differ in 16 directions inside."""
+    """Return vectors (rows, 128) in 1,000 clusters with 16 directions of variation."""
     return scale.draw(rows, seed)
 
 
 def noise(rows: int, seed: int = 0) -> Vectors:
-    """Vectors (rows, 128) without any structure: every approximation loses neighbors here."""
+    """Return vectors (rows, 128) of noise, for which every approximation loses neighbors."""
     return np.random.default_rng(seed).standard_normal((rows, DIM), dtype=np.float32)
 
 
 def pixels(rows: int, seed: int = 0) -> Vectors:
-    """The pixels (rows, 784) of images of Fashion-MNIST, from 0 to 1."""
+    """Return the pixels (rows, 784) of images of Fashion-MNIST, from 0 to 1."""
     source = open_source("fashion-mnist", "train")
     vectors, _, _ = baselines.pixels(source, Framing(side=28))
     gray = np.ascontiguousarray(vectors[:, ::3])
@@ -66,7 +65,7 @@ def pixels(rows: int, seed: int = 0) -> Vectors:
 
 
 def stored(folder: str, rows: int, seed: int = 0) -> Vectors:
-    """Vectors (rows, dim) of an embeddings folder."""
+    """Return vectors (rows, dim) of an embeddings folder."""
     _, vectors = open_embeddings(folder).read()
     return vectors[_drawn(rows, len(vectors), seed)]
 
@@ -83,7 +82,7 @@ KINDS: dict[str, Callable[[int], Vectors]] = {
 def _around(
     rng: np.random.Generator, shares: NDArray[np.float64], rows: int, spread: float
 ) -> Vectors:
-    """Vectors (rows, 128) around centers, of which each has about its share of the rows."""
+    """Return vectors (rows, 128) around centers, each with about its share of the rows."""
     centers = rng.standard_normal((len(shares), DIM), dtype=np.float32)
     vectors = centers[rng.choice(len(shares), rows, p=shares)]
     vectors += np.float32(spread) * rng.standard_normal((rows, DIM), dtype=np.float32)
@@ -92,7 +91,7 @@ def _around(
 
 def _drawn(wanted: int, rows: int, seed: int) -> NDArray[np.int64]:
     if wanted > rows:
-        raise BadInput(f"{wanted:,} rows are wanted and {rows:,} are there; take a smaller --size")
+        raise BadInput(f"{wanted:,} rows needed, {rows:,} available; give a smaller --size")
     return np.random.default_rng(seed).permutation(rows)[:wanted]
 
 
@@ -103,7 +102,7 @@ def measure(
     backends: Sequence[str],
     options: dict[str, object] | None = None,
 ) -> Iterator[dict[str, Json]]:
-    """For each backend that has the metric: recall and times over so many rows."""
+    """Yield recall and times over `rows` rows for each backend with the metric."""
     metric = choice(Metric, metric)
     queries_wanted = min(QUERIES, max(100, rows // 10))
     vectors = draw(rows + queries_wanted)
@@ -117,7 +116,7 @@ def measure(
         try:
             indexer = make_indexer(backend, {**(options or {}), "metric": metric})
         except BadInput:
-            continue  # it lacks the metric
+            continue  # the backend lacks the metric
         started = time.perf_counter()
         index = indexer.build(database)
         seconds = time.perf_counter() - started
@@ -142,7 +141,7 @@ def _filters(mask: Mask) -> list[tuple[str, Mask | None]]:
 
 
 def _recall(hits: Hits, true: Hits, queries: Vectors, database: Vectors, metric: Metric) -> float:
-    """The mean recall@10 of the hits, by distances that are computed from the vectors."""
+    """Return the mean recall@10 of the hits, by distances computed from the vectors."""
     found, wanted = (distances_of(queries, database, each.rows, metric) for each in (hits, true))
     there = np.isfinite(wanted).any(axis=1)
     of_queries = index_recall_at(found[there], wanted[there], K, RESOLUTION.get(metric, 0.0))
@@ -150,7 +149,7 @@ def _recall(hits: Hits, true: Hits, queries: Vectors, database: Vectors, metric:
 
 
 def _times(index: Index, queries: Vectors) -> dict[str, Json]:
-    """Milliseconds of a query by itself, the median, and of one in a batch, the least of three."""
+    """Return milliseconds of a single query (median), and per query of a batch (best of three)."""
     singles, batches = [], []
     for row in range(min(SINGLE_QUERIES, len(queries))):
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Compare distances: `python -m benchmarks.studies.distances --help`.
 
-Every image of the given embeddings, put together, looks for its class among all others.
+Each image of the given embeddings is a query for its class among all other images.
 """
 
 import argparse
@@ -20,7 +20,7 @@ METRICS = (Metric.MANHATTAN, Metric.EUCLIDEAN, Metric.COSINE)
 
 
 def measure(images: Labelled, metric: Metric | str, k: int) -> dict[str, Json]:
-    """mAP and precision@k of all images by one distance, with their 95% intervals."""
+    """Return mAP and precision@k of all images by one distance, with 95% intervals."""
     metric = choice(Metric, metric)
     result = evaluate(images, images, metric, (k,))
     names = ("map", f"precision_at_{k}")
@@ -33,7 +33,7 @@ def measure(images: Labelled, metric: Metric | str, k: int) -> dict[str, Json]:
 
 
 def together(embeddings: Sequence[Embeddings]) -> Labelled:
-    """The images of all folders. Raises Mismatch unless one encoder made them."""
+    """Return the images of all folders. Raises Mismatch unless one encoder made them."""
     first = embeddings[0]
     for other in embeddings[1:]:
         check_same_encoder(

@@ -1,9 +1,10 @@
-"""Score pairs on small sets of new images: `python -m benchmarks.studies.layers --help`.
+"""Score pairs of unseen images in small sets: `python -m benchmarks.studies.layers --help`.
 
 Such scorers are published with their accuracy over all 66 pairs of 12 images, four of each of three
-classes. 18 of these pairs are alike, so that who never says so is right in 48 of 66, or 0.727. Here
-as many such sets as are asked for are drawn among images that the scorer was not trained on. Its
-probabilities are for as many alike pairs as others: where 18 are to 48, odds of 48 to 18 are even.
+classes. 18 of these pairs show one class, so a scorer that always denies it has an accuracy
+of 48 / 66, or 0.727. Here many such sets are drawn from images that the scorer was not trained on.
+Its probabilities assume that half of the pairs show one class. With 18 such pairs to 48 others,
+the threshold is at odds of 48 to 18.
 """
 
 import argparse
@@ -22,9 +23,9 @@ from retrieval.storage.cards import Card
 def measure(
     folder: Path, split: str, images: int, per_class: int, draws: int, seed: int
 ) -> dict[str, Json]:
-    """The mean accuracy over sets of `per_class` images a class, and what 95% of sets have.
+    """Return the mean accuracy over sets of `per_class` images per class, and its 95% range.
 
-    images: of each class, that the sets are drawn from. Raises BadInput where there are fewer.
+    images: number per class to draw from. Raises BadInput for a class with fewer.
     """
     card = Card.read(folder)
     pixels, _, labels = unseen(card, folder, split, classes=card.classes)
@@ -34,7 +35,7 @@ def measure(
     for name in card.classes:
         rows = draw.permutation(np.flatnonzero(names == name))[:images]
         if len(rows) < max(images, per_class):
-            raise BadInput(f"class '{name}' has {len(rows)} images; ask for fewer")
+            raise BadInput(f"class '{name}' has {len(rows)} images; give a smaller --images")
         of_class.append(rows)
     chosen = np.concatenate(of_class)
     scorer = open_scorer(str(folder), "cpu")
@@ -76,9 +77,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scorer", type=Path, help="a folder that 'retr train layers' made")
+    parser.add_argument("scorer", type=Path, help="folder of 'retr train layers'")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--images", type=int, default=40, help="of each class, to draw from")
+    parser.add_argument("--images", type=int, default=40, help="images of each class to draw from")
     parser.add_argument("--per-class", type=int, default=4, help="images of each class in a set")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

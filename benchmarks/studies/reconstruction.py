@@ -1,7 +1,7 @@
 """Measure the reconstruction of images: `python -m benchmarks.studies.reconstruction --help`.
 
-The mean squared error per number of the pixels, from 0 to 1, of test images drawn from their
-latents, beside that of PCA of the same dimension, fitted on the training images.
+The result is the mean squared error of pixels, from 0 to 1, of test images drawn from their
+latents, and that of PCA with the same dimension, fitted on the training images.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from retrieval.registry import open_encoder
 
 
 def measure(name: str, source: str, limit: int | None) -> dict[str, Json]:
-    """Both errors, and their ratio. Raises BadInput for an encoder that draws nothing."""
+    """Return both errors, and their ratio. Raises BadInput for an encoder that cannot draw."""
     encoder = cast(Any, open_encoder(name))
     if not hasattr(encoder, "reconstruct"):
-        raise BadInput(f"{name} draws no images; name an autoencoder")
+        raise BadInput(f"{name} cannot draw images; name an autoencoder")
     test = open_source(source, "test", limit=limit)
     images: Images = np.stack([load(item, encoder.framing) for item in test.items()])
     drawn = encoder.reconstruct(images)

@@ -1,8 +1,8 @@
 """Measure an encoder in all protocols and storage forms: `python -m benchmarks.studies.storage -h`.
 
-Float embeddings are compared by their metric; binary ones, the signs of the numbers less the
-database's mean, by Hamming distance, whose many ties rank by row. int8 scales each vector by its
-largest number, which is stored too, in four bytes, unless embeddings are compared by cosine.
+Float embeddings are compared by their metric. Binary embeddings are the signs of the numbers less
+the database's mean, compared by Hamming distance; ties rank by row. int8 scales each vector by its
+largest number, which is stored in four bytes unless embeddings are compared by cosine.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def _int8(vectors: Vectors, mean: Vectors) -> Vectors:
 
 
 STORAGE: Mapping[str, tuple[float, Stored]] = {
-    # bytes for each number, and the way there and back
+    # bytes per number, and a function that rounds to the form
     "float32": (4, lambda vectors, mean: vectors),
     "float16": (2, lambda vectors, mean: vectors.astype(np.float16).astype(np.float32)),
     "int8": (1, _int8),
@@ -44,10 +44,10 @@ STORAGE: Mapping[str, tuple[float, Stored]] = {
 def measure(
     test: Labelled, train: Labelled, metric: Metric | str, trained_on: Mask, seed: int
 ) -> list[dict[str, Json]]:
-    """mAP, precision@10 and kNN accuracy in each protocol and form of storage.
+    """Yield mAP, precision@10 and kNN accuracy in each protocol and form of storage.
 
-    trained_on: (train,), which images the encoder has seen; hashing-54k takes part where these are
-    none, or the 500 of each class that it asks for.
+    trained_on: (train,), mask of the images that the encoder has seen. hashing-54k is included if
+    these are none, or 500 of each class.
     """
     metric = choice(Metric, metric)
     protocols = [Protocol.OFFICIAL, Protocol.UNSEEN, Protocol.HASHING_59K]
@@ -80,11 +80,13 @@ def measure(
 
 
 def main() -> None:
-    """Print the rows as JSON, one a line."""
+    """Print the rows as JSON, one per line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test", type=Path, required=True, help="embeddings of the test split")
-    parser.add_argument("--train", type=Path, required=True, help="embeddings of the other one")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of hashing queries")
+    parser.add_argument(
+        "--train", type=Path, required=True, help="embeddings of the training split"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the hashing protocols")
     given = parser.parse_args()
     test, train = (open_embeddings(folder) for folder in (given.test, given.train))
     of_test, of_train = Labelled.of(test), Labelled.of(train)

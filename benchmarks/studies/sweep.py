@@ -1,10 +1,10 @@
 """Train one recipe in several settings: `python -m benchmarks.studies.sweep --help`.
 
-Every combination of the settings is trained into a folder of its own, and its encoder tells pairs
-of test images of one class from others: of the classes that it was trained on, of those that it
-was not, and of all together. The threshold comes from pairs of the training split's other images
-of the classes that it was trained on. Combinations that are there already are not trained again. A
-table as CSV and a plot lie beside the folders.
+Each combination of the settings is trained into a folder of its own. Its accuracy is measured on
+pairs of test images, as same class or not: over classes that it was trained on, over other classes,
+and over all. The threshold comes from pairs of images of the training split that it was not trained
+on, of the classes that it was. Combinations that exist are not trained again. A table as CSV and a
+plot are written beside the folders.
 """
 
 import argparse
@@ -33,15 +33,17 @@ Row = dict[str, Any]
 
 
 def combinations(varied: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Each setting's value in each combination; varied: `KEY=VALUE|VALUE|...` each.
+    """Return each setting's value in each combination. varied: items `KEY=VALUE|VALUE|...`.
 
-    Raises BadInput for what is not of this form.
+    Raises BadInput for another form.
     """
     values: dict[str, list[str]] = {}
     for text in varied:
         key, equals, listed = text.partition("=")
         if not (key and equals and all(listed.split("|"))):
-            raise BadInput(f"--vary {text} is not understood; write --vary 'KEY=VALUE|VALUE'")
+            raise BadInput(
+                f"--vary {text} has no key, = and values; write --vary 'KEY=VALUE|VALUE'"
+            )
         values[key] = listed.split("|")
     for chosen in itertools.product(*values.values()):
         yield dict(zip(values, chosen, strict=True))
@@ -50,7 +52,7 @@ def combinations(varied: Sequence[str]) -> Iterator[dict[str, str]]:
 def measure(
     recipe: str, changes: Sequence[str], varied: Sequence[str], out: Path, seed: int = 0
 ) -> Iterator[Row]:
-    """A row for each combination: its settings, its training, and its accuracy over pairs."""
+    """Yield a row for each combination: settings, training, and accuracy over pairs."""
     for chosen in combinations(varied):
         settings = [f"{key}={value}" for key, value in chosen.items()]
         folder = out / (",".join(settings).replace("/", "_") or "as-it-is")
@@ -99,12 +101,12 @@ def _embedded(
 
 
 def _weights(folder: Path) -> int:
-    """How many numbers the encoder's weights are."""
+    """Return the number of the encoder's weights."""
     return sum(tensor.size for tensor in load_file(folder / WEIGHTS).values())
 
 
 def draw(path: Path, rows: Sequence[Row], varied: Sequence[str]) -> None:
-    """Plot accuracy over the first key that varies, with a line for each choice of the others."""
+    """Plot accuracy over the first varied key, with a line for each choice of the others."""
     first, *others = [text.partition("=")[0] for text in varied]
     panels = {}
     for group, name in GROUPS.items():
@@ -119,15 +121,17 @@ def draw(path: Path, rows: Sequence[Row], varied: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Print the rows as they come, as JSON, and keep all of them as CSV and as a plot."""
+    """Print each row as JSON, and write all rows as CSV and as a plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
         "--vary", action="append", required=True, metavar="KEY=VALUE|VALUE", help="the first: x"
     )
-    parser.add_argument("--out", type=Path, required=True, help="a folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for encoders, table and plot"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the pairs")
     given = parser.parse_args()
     rows: list[Row] = []
     made_folder(given.out)

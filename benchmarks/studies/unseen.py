@@ -1,4 +1,4 @@
-"""Images that a trained encoder has not been trained on."""
+"""Images that an encoder was not trained on."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,10 +20,10 @@ def unseen(
     limit: int | None = None,
     classes: Collection[str] | None = None,
 ) -> tuple[Images, list[str], list[str | None]]:
-    """The first images of the split that were not trained on, their ids and labels.
+    """Return the first images of the split that were not trained on, their ids and labels.
 
-    They are those of the data set that the recipe names; classes: of these alone. Raises BadInput
-    for none.
+    The data set is that of the recipe. classes: only images of these. Raises BadInput if there are
+    none.
     """
     source = open_source(_source_of(card), split)
     items = [item for item in source.items() if classes is None or item.label in classes]

@@ -1,4 +1,4 @@
-"""Grids: which options of which backend are measured."""
+"""Grids: the options of each backend that are measured."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ QUICK, FULL = (Path(__file__).parent / "grids" / f"{name}.toml" for name in ("qu
 
 
 def read_grid(path: Path = QUICK) -> Grid:
-    """The settings of each backend in the TOML file: all combinations of its lists' values.
+    """Return the settings of each backend in the TOML file: all combinations of its values.
 
-    Raises BadInput where the file is not there or not a grid, UnknownName for a backend that it
-    names. Options are checked where the indexers are made.
+    Raises BadInput for a file that is missing or not a grid, UnknownName for a backend. Options are
+    checked later, when the indexers are made.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise BadInput(f"cannot read grid {path} ({problem.strerror}); name another") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise BadInput(f"grid {path} is no TOML ({problem}); correct it") from None
+        raise BadInput(f"grid {path} is not TOML ({problem}); correct it") from None
     for backend in tables:
         if backend not in indexer_names():
             raise UnknownName(f"backend in grid {path}", backend, indexer_names())
@@ -38,9 +38,13 @@ def read_grid(path: Path = QUICK) -> Grid:
 
 def _settings(path: Path, backend: str, table: Any) -> list[Setting]:
     if not isinstance(table, dict):
-        raise BadInput(f"grid {path}: {backend} is no table; write [{backend}], then its options")
+        raise BadInput(
+            f"grid {path}: {backend} is not a table; write [{backend}], then its options"
+        )
     if "metric" in table:
-        raise BadInput(f"grid {path}: {backend} names a metric; give --metric, which all share")
+        raise BadInput(
+            f"grid {path}: {backend} has a metric; use --metric, which applies to all backends"
+        )
     values = {key: value if isinstance(value, list) else [value] for key, value in table.items()}
     for option, choices in values.items():
         if not choices:
@@ -49,5 +53,5 @@ def _settings(path: Path, backend: str, table: Any) -> list[Setting]:
 
 
 def named(setting: Mapping[str, object]) -> str:
-    """A setting for people: `n_lists=30 n_probe=1`."""
+    """Return a setting as text for people: `n_lists=30 n_probe=1`."""
     return " ".join(f"{name}={value}" for name, value in setting.items())

@@ -1,7 +1,7 @@
-"""Data as ann-benchmarks has it: an HDF5 file with vectors and their true neighbours.
+"""HDF5 files of ann-benchmarks: vectors and their true neighbors.
 
 `train` (n, dim) is the database, `test` (q, dim) the queries; `neighbors` (q, k) are rows of the
-database, nearest first, and `distances` (q, k) how far they are. The attribute `distance` names
+database, nearest first, and `distances` (q, k) are theirs. The attribute `distance` names
 the metric: `euclidean`, or `angular`, 1 minus the cosine. Aumüller, Bernhardsson and Faithfull,
 ANN-Benchmarks, arXiv:1807.05614.
 """
@@ -20,21 +20,20 @@ from retrieval.quality.ranking import Rows, distances_of, nearest
 from retrieval.storage.files import made_folder, write_whole
 
 NEIGHBORS = 100
-"""How many true neighbours of a query the files have."""
+"""True neighbors of each query in a file that is written."""
 
 METRICS = {"euclidean": Metric.EUCLIDEAN, "angular": Metric.COSINE}
-TOLERANCE = 1e-3
-"""By how much of its size a stored distance may differ from that of the vectors: theirs are of
-float32, and of squares that almost cancel."""
-ROUNDING = 1e-5  # of distances of copies, which should be 0
+RELATIVE_TOLERANCE = 1e-3
+"""Allowed error of a stored distance, as a share of it: files have distances in float32, from
+squares that almost cancel."""
+ABSOLUTE_TOLERANCE = 1e-5  # allowed distance of copies, which should be 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Data:
+class BenchmarkData:
     """Queries against a database, without labels.
 
-    neighbors: (q, k), the rows of the true neighbours, nearest first; None where these are not
-    known.
+    neighbors: (q, k), rows of the true neighbors, nearest first; None if they are not known.
     """
 
     queries: Labelled
@@ -46,29 +45,31 @@ class Data:
         resolve_choices(self)
 
 
-def read(path: Path, metric: Metric | str | None = None) -> Data:
-    """The data in a file; with a metric in place of the file's own, its neighbours are left out.
+def read(path: Path, metric: Metric | str | None = None) -> BenchmarkData:
+    """Return the data in a file; with another metric than the file's, neighbors are left out.
 
-    Raises BadInput where there is no such file, or it names no metric and none is given; BadData
-    where it is damaged, or its distances are not those of its vectors.
+    Raises BadInput for a missing file, or one without a metric if none is given; BadData for a
+    damaged file, or distances that do not fit its vectors.
     """
     metric = None if metric is None else choice(Metric, metric)
     if not path.is_file():
-        raise BadInput(f"{path} is not there; give an HDF5 file in the form of ann-benchmarks")
+        raise BadInput(f"{path} not found; give an HDF5 file in the form of ann-benchmarks")
     try:
         with _h5py().File(path, "r") as file:
             return _read(path, file, metric)
     except OSError as error:
-        raise BadData(f"{path} is no HDF5 file, or damaged ({error}); fetch it again") from None
+        raise BadData(
+            f"{path} is damaged or not an HDF5 file ({error}); download it again"
+        ) from None
 
 
-def _read(path: Path, file: Any, metric: Metric | None) -> Data:
+def _read(path: Path, file: Any, metric: Metric | None) -> BenchmarkData:
     own = _metric_of(path, file.attrs.get("distance"), metric)
     database, queries = (_vectors(path, file, name) for name in ("train", "test"))
     if database.shape[1] != queries.shape[1]:
         raise BadData(
-            f"{path}: train has dimension {database.shape[1]}, test {queries.shape[1]}; fetch it "
-            "again"
+            f"{path}: train has dimension {database.shape[1]}, test {queries.shape[1]}; "
+            "download it again"
         )
     neighbors = None
     if own is not None and metric is None and "neighbors" in file:
@@ -76,14 +77,16 @@ def _read(path: Path, file: Any, metric: Metric | None) -> Data:
         stored = np.asarray(file["distances"][()]) if "distances" in file else None
         _check_neighbors(path, queries, database, neighbors, stored, own)
     chosen = metric or own
-    assert chosen is not None  # else refused above
-    return Data(_labelled("test", queries), _labelled("train", database), chosen, neighbors)
+    assert chosen is not None  # otherwise an error above
+    return BenchmarkData(
+        _labelled("test", queries), _labelled("train", database), chosen, neighbors
+    )
 
 
 def write(path: Path, queries: Vectors, database: Vectors, metric: Metric | str) -> None:
-    """Write the vectors and their true neighbours, whole or not at all.
+    """Write the vectors and their true neighbors; the file is complete or absent.
 
-    Raises BadInput for a metric that ann-benchmarks has not, CannotWrite where there is no room.
+    Raises BadInput for a metric that ann-benchmarks lacks, CannotWrite if the disk is full.
     """
     metric = choice(Metric, metric)
     names = {metric: name for name, metric in METRICS.items()}
@@ -118,26 +121,26 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise BadInput("there is no h5py; pip install 'retr[hdf5]'") from None
+        raise BadInput("h5py is not installed; pip install 'retr[hdf5]'") from None
     return h5py
 
 
 def _metric_of(path: Path, name: object, given: Metric | None) -> Metric | None:
-    """The metric that the file names. Raises BadInput where none is known or given."""
+    """Return the metric that the file names. Raises BadInput if none is known or given."""
     own = METRICS.get(name.decode() if isinstance(name, bytes) else str(name))
     if own is None and given is None:
         said = "names no metric" if name is None else f"has the metric {name}"
-        raise BadInput(f"{path} {said}, and retr reads {' and '.join(METRICS)}; give --metric")
+        raise BadInput(f"{path} {said}, and retr supports {' and '.join(METRICS)}; give --metric")
     return own
 
 
 def _vectors(path: Path, file: Any, name: str) -> Vectors:
-    """A table of vectors (n, dim) as float32. Raises BadData where there is none."""
+    """Return a table of vectors (n, dim) as float32. Raises BadData if it is missing."""
     table = file.get(name)
     shape = getattr(table, "shape", None)
     if shape is None or len(shape) != 2 or 0 in shape or table.dtype.kind not in "fiu":
         raise BadData(
-            f"{path} has no vectors {name} (n, dim) of numbers; give a file in the form of "
+            f"{path} has no numeric table {name} (n, dim); give a file in the form of "
             "ann-benchmarks"
         )
     return np.asarray(table[()], np.float32)
@@ -155,16 +158,18 @@ def _check_neighbors(
     if neighbors.ndim != 2 or len(neighbors) != len(queries):
         raise BadData(f"{path}: neighbors are {neighbors.shape}, not a row for each test vector")
     if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < len(database):
-        raise BadData(f"{path}: neighbors are not all rows of train; fetch it again")
+        raise BadData(f"{path}: neighbors are not all rows of train; download it again")
     if stored is None:
         return
     distances = distances_of(queries, database, neighbors, metric)
-    # A thousandth of a query's farthest neighbour, as what is near zero is mostly rounding.
-    allowed = TOLERANCE * distances.max(axis=1, keepdims=True, initial=0.0) + ROUNDING
+    # A share of the farthest neighbor's distance: distances near zero are mostly rounding.
+    allowed = (
+        RELATIVE_TOLERANCE * distances.max(axis=1, keepdims=True, initial=0.0) + ABSOLUTE_TOLERANCE
+    )
     if stored.shape != distances.shape or not (np.abs(stored - distances) <= allowed).all():
         raise BadData(
-            f"{path}: its distances are not those of its vectors by metric {metric}; fetch it "
-            "again, or give --metric to have its neighbours worked out anew"
+            f"{path}: its distances are not those of its vectors by metric {metric}; download it "
+            "again, or give --metric to compute the neighbors again"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the suite asks of a worker, and what the worker answers: JSON and .npy in one folder."""
+"""Job and result of a worker of the suite: JSON and .npy files in one folder."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,18 +8,18 @@ from typing import Any
 from retrieval.contracts import Json
 
 JOB = "job.json"
-ANSWER = "answer.json"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One index to build, and the settings to search it with.
 
-    build: the options of the index; settings: search options, each to be measured in turn.
-    queries, database: .npy files of vectors. k: the neighbors that timed searches ask for.
-    hits: how many the search asks for whose rows are kept for the quality; ≥ k.
-    singles: how many queries are timed one at a time. repeats: how often these are, and all at
-    once.
+    build: options of the index. settings: search options, measured in turn.
+    queries, database: .npy files of vectors. k: neighbors in timed searches.
+    hits: neighbors in the search whose rows are kept to measure the quality; ≥ k.
+    singles: number of queries that are timed one at a time. repeats: repetitions of the single
+    queries, and of all queries in one call.
     """
 
     backend: str
@@ -35,21 +35,21 @@ class Job:
     repeats: int
 
     def write(self, folder: Path) -> None:
-        """Into the folder that the worker is given."""
+        """Write the job into the worker's folder."""
         (folder / JOB).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """The job in the folder."""
+        """Return the job in the folder."""
         return cls(**json.loads((folder / JOB).read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How fast an index answered with one setting.
+    """Search times of an index with one setting.
 
-    batch_qps: queries per second, of each repetition of all queries in one call.
-    latencies_ms: (repeats, singles), of each query that was asked alone.
+    batch_qps: queries per second in each repetition of all queries in one call.
+    latencies_ms: (repeats, singles), milliseconds of each single query.
     """
 
     options: dict[str, Json]
@@ -58,10 +58,10 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the worker measured; `timings` in the order of the job's settings.
+class WorkerResult:
+    """Measurements of a worker; `timings` are in the order of the job's settings.
 
-    memory_bytes: by how much resident memory grew in the build; None where it is not known.
+    memory_bytes: growth of resident memory in the build; None where it is not known.
     """
 
     build_seconds: float
@@ -71,17 +71,17 @@ class Answer:
     timings: list[Timing]
 
     def write(self, folder: Path) -> None:
-        """Beside the job."""
-        (folder / ANSWER).write_text(json.dumps(asdict(self)), encoding="utf-8")
+        """Write the result into the job's folder."""
+        (folder / RESULT).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Answer":
-        """The answer in the folder."""
-        fields = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+    def read(cls, folder: Path) -> "WorkerResult":
+        """Return the result in the folder."""
+        fields = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         timings = [Timing(**timing) for timing in fields.pop("timings")]
         return cls(timings=timings, **fields)
 
 
 def hits_file(folder: Path, setting: int) -> Path:
-    """Where the worker leaves the rows (q, hits) that it found with a setting."""
+    """Return the file for the rows (q, hits) that the worker finds with a setting."""
     return folder / f"hits-{setting}.npy"

@@ -1,4 +1,4 @@
-"""What the numbers were taken on."""
+"""The machine of a measurement."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ LIBRARIES = ("retr", "numpy", "faiss-gpu", "faiss-cpu", "hnswlib", "scalable-vs"
 
 
 def describe() -> dict[str, Json]:
-    """Processor, cores that this process may use, memory in bytes, platform and versions."""
+    """Return processor, cores that this process may use, memory in bytes, platform and versions."""
     return {
         "cpu": _cpu(),
         "cores": len(cores()),
@@ -23,14 +23,14 @@ def describe() -> dict[str, Json]:
 
 
 def cores() -> list[int]:
-    """The cores that this process may use, by number."""
+    """Return the numbers of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def resident_bytes() -> int | None:
-    """The memory of this process that is in RAM; None where the system has no /proc."""
+    """Return the memory of this process in RAM; None if the system has no /proc."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return None
@@ -52,5 +52,5 @@ def _versions() -> list[tuple[str, str]]:
         try:
             found.append((name, version(name)))
         except PackageNotFoundError:
-            continue  # faiss comes as either of two
+            continue  # faiss is one of two packages
     return found

@@ -1,4 +1,4 @@
-"""What is left of a run of the suite: tables, plots, and what changed since another."""
+"""Files of a run of the suite: tables and plots; and the changes between two runs."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from benchmarks.suite.data import BenchData
 from benchmarks.suite.grid import named
-from benchmarks.suite.run import Report
+from benchmarks.suite.run import SuiteReport
 from benchmarks.suite.table import Table, report_table
 from retrieval.contracts import Json
 from retrieval.drawing.plots import Trade, draw_trade
@@ -33,16 +33,16 @@ BY_QUERY = "queries.parquet"
 FORMAT = "retr-bench"
 VERSION = 1
 
-NOISE = 1.1
-"""By what factor speeds must differ at least to count as changed, besides that no run of the one
-is as fast as any of the other: two runs of the same code, one after another, differ by as much."""
+MIN_SPEED_FACTOR = 1.1
+"""Minimum ratio of median speeds that counts as a change, if all runs of one are faster than all of
+the other. Two consecutive runs of the same code differ by less."""
 
-ONCE = 1.5
-"""The same for what was measured once: build time and memory."""
+MIN_FACTOR_OF_SINGLE_MEASUREMENT = 1.5
+"""Minimum ratio of build times, and of memory, that counts as a change."""
 
-ALIKE = 1e-3
-"""Shares that differ by no more count as alike, and sizes by this part of them: graphs that several
-threads build differ from time to time."""
+QUALITY_TOLERANCE = 1e-3
+"""Difference of shares, and relative difference of sizes, that counts as equal: graphs that several
+threads build differ."""
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a measure was and is. better: None where the difference may be noise."""
+    """A measure before and after. better: None if the difference may be noise."""
 
     backend: str
     setting: str
@@ -61,7 +61,7 @@ class Change:
     better: bool | None
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr bench --compare --json`."""
+        """Return an entry of `retr bench --compare --json`."""
         verdict = {None: "same", True: "better", False: "worse"}[self.better]
         return {
             "backend": self.backend,
@@ -74,7 +74,7 @@ class Change:
         }
 
 
-def document_of(report: Report, data: BenchData) -> dict[str, Json]:
+def document_of(report: SuiteReport, data: BenchData) -> dict[str, Json]:
     """Return the document of `bench.json` and of `retr bench --json`."""
     content = report.to_json()
     facts = {**report.data, **data.to_json()}
@@ -97,20 +97,20 @@ def write(folder: Path, document: Document, by_query: pa.Table) -> list[Path]:
     )
     _draw(paths["png"], rows)
     if find_spec("plotly") is None:
-        paths.pop("html").unlink(missing_ok=True)  # one of other numbers
+        paths.pop("html").unlink(missing_ok=True)  # from an earlier report
     else:
         _write_html(paths["html"], document)
     return [*paths.values(), folder / BY_QUERY]
 
 
 def read(path: Path) -> Document:
-    """The document in a `bench.json`, or in a folder that has one.
+    """Return the document in a `bench.json`, or in a folder that has one.
 
-    Raises BadInput where there is none, BadData where it is not one of `retr bench`.
+    Raises BadInput if there is none, BadData if it is not from `retr bench`.
     """
     file = path / f"{NAME}.json" if path.is_dir() else path
     if not file.is_file():
-        raise BadInput(f"{file} is not there; give a folder that 'retr bench --out' wrote")
+        raise BadInput(f"{file} not found; give a folder that 'retr bench --out' wrote")
     document: Any = read_json(file)
     check_format(document, FORMAT, VERSION, file)
     try:
@@ -131,31 +131,34 @@ def table_of(document: Document, file: Path) -> Table:
 
 
 def compare(old: Document, new: Document) -> list[Change]:
-    """What changed in each setting that both measured.
+    """Return the changes of each setting that both runs measured.
 
-    Raises Mismatch where the data are not the same, BadInput where no setting is.
+    Raises Mismatch for different data, BadInput if no setting is in both.
     """
     for (name, met), (_, given) in zip(_data(old), _data(new), strict=True):
         if met != given:
             raise Mismatch(
-                f"the reports are of other data: {name} {met} and {given}; measure both on the same"
+                f"the reports have different data: {name} {met} and {given}; measure both on "
+                "the same data"
             )
     before = {_key(row): row for row in old["rows"]}
     both = [(before[_key(row)], row) for row in new["rows"] if _key(row) in before]
     if not both:
-        raise BadInput("the two reports have no backend with the same setting; measure one again")
+        raise BadInput("the reports have no common backend and setting; measure one again")
     return [change for was, now in both for change in _changes(was, now)]
 
 
 def median_speedup(changes: Iterable[Change]) -> float:
-    """By what factor batches are faster in the median of all settings: how alike the machines
-    were, where the code is the same."""
+    """Return the median ratio of batch speeds over all settings.
+
+    For the same code, it shows how similar the machines were.
+    """
     ratios = [c.after / c.before for c in changes if c.measure == BATCHES]
     return statistics.median(ratios)
 
 
 def _data(document: Document) -> list[tuple[str, Any]]:
-    """What the data are, as far as it decides speed and recall."""
+    """Return the facts about the data that affect speed and recall."""
     data = document["data"]
     return [(name, data[name]) for name in ("counts", "dim", "metric", "encoder")]
 
@@ -172,11 +175,11 @@ def _changes(was: Row, now: Row) -> Iterator[Change]:
         return Change(*_key(now), measure, float(before), float(after), better)
 
     def exact(measure: str, before: float, after: float, more_is_better: bool) -> Change:
-        same = abs(after - before) <= ALIKE * max(abs(before), abs(after), 1)
+        same = abs(after - before) <= QUALITY_TOLERANCE * max(abs(before), abs(after), 1)
         return change(measure, before, after, None if same else (after > before) == more_is_better)
 
     def once(measure: str, before: float, after: float) -> Change:
-        same = max(before, after) <= ONCE * min(before, after)
+        same = max(before, after) <= MIN_FACTOR_OF_SINGLE_MEASUREMENT * min(before, after)
         return change(measure, before, after, None if same else after < before)
 
     yield change(BATCHES, was["qps"], now["qps"], _faster(was["qps_runs"], now["qps_runs"]))
@@ -194,19 +197,19 @@ def _changes(was: Row, now: Row) -> Iterator[Change]:
 
 
 def _faster(before: Sequence[float], after: Sequence[float]) -> bool | None:
-    """Whether the speeds rose beyond noise; None where they may not have changed."""
+    """Return whether speeds rose (True) or fell (False) beyond noise, or neither (None)."""
     for better, slow, fast in ((True, before, after), (False, after, before)):
         apart = min(fast) > max(slow)
-        if apart and statistics.median(fast) > NOISE * statistics.median(slow):
+        if apart and statistics.median(fast) > MIN_SPEED_FACTOR * statistics.median(slow):
             return better
     return None
 
 
 def _flat(row: Row) -> dict[str, object]:
-    """A row of the CSV: one number a column, `recall_at_10` or `latency_ms_p50`."""
+    """Return a row of the CSV with one number per column, such as `recall_at_10`."""
     flat: dict[str, object] = {"backend": row["backend"], "setting": named(row["setting"])}
     for name, value in row.items():
-        if name == "map_at":  # none without labels
+        if name == "map_at":  # None without labels
             flat["map_at_100"] = None if value is None else value["100"]
         elif isinstance(value, Mapping):
             if name not in ("setting", "options", "details"):
@@ -227,7 +230,7 @@ TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999)
 
 
 def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each backend and number of threads, by recall."""
+    """Return the rows of each backend and number of threads, by recall."""
     several = len({row["threads"] for row in rows}) > 1
     lines: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["backend"], row["threads"], _recall(row))):
@@ -237,8 +240,7 @@ def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _front(line: Sequence[Row], speed: str) -> list[Row]:
-    """The rows of a line, by recall, than which none of it has more of either and as much of the
-    other."""
+    """Return the Pareto front of the rows, by recall: no row is better in recall and in speed."""
     best, found = 0.0, []
     for row in sorted(line, key=lambda row: (_recall(row), row[speed]), reverse=True):
         if row[speed] > best:
@@ -253,9 +255,9 @@ def _recall(row: Row) -> float:
 
 @dataclass(frozen=True, slots=True)
 class MissedAxis:
-    """Where recalls stand on a logarithmic axis of what they miss: .9, .99, .999 equally far apart.
+    """A logarithmic axis of 1 - recall, on which .9, .99 and .999 are equally far apart.
 
-    none: where a recall of 1 stands, which misses nothing. ticks: places by their texts.
+    none: place of a recall of 1. ticks: places of the ticks, by their texts.
     """
 
     none: float
@@ -263,14 +265,14 @@ class MissedAxis:
 
     @classmethod
     def of(cls, recalls: Sequence[float]) -> "MissedAxis":
-        """One that has room for these."""
+        """Return an axis for these recalls."""
         missed = [1 - recall for recall in recalls if recall < 1] or [0.01]
         none = min(missed) / 3
         shown = (tick for tick in TICKS if 2 * none < 1 - tick <= 1.2 * max(missed))
         return cls(none, {**{f"{tick:g}": 1 - tick for tick in shown}, "1": none})
 
     def place(self, recall: float) -> float:
-        """Where the recall stands."""
+        """Return the place of a recall on the axis."""
         return max(1 - recall, self.none)
 
 
@@ -295,7 +297,7 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _write_html(path: Path, document: Document) -> None:
-    """The same plot with all numbers of a point under the mouse; one file, without network."""
+    """Write the plot as one interactive file, with all numbers of a point under the mouse."""
     from plotly.colors import qualitative  # slow to import
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
@@ -305,7 +307,7 @@ def _write_html(path: Path, document: Document) -> None:
     figure = make_subplots(1, len(PANELS), subplot_titles=[*PANELS])
     for column, speed in enumerate(PANELS.values(), 1):
         for number, (name, line) in enumerate(_lines(document["rows"]).items()):
-            colour = qualitative.D3[number % len(qualitative.D3)]
+            color = qualitative.D3[number % len(qualitative.D3)]
             front = _front(line, speed)
             starred = [row["pareto"] and speed == "qps" for row in line]
             lines = Scatter(
@@ -313,7 +315,7 @@ def _write_html(path: Path, document: Document) -> None:
                 y=[row[speed] for row in front],
                 mode="lines",
                 hoverinfo="skip",
-                line={"color": colour},
+                line={"color": color},
                 legendgroup=name,
                 showlegend=False,
             )
@@ -324,7 +326,7 @@ def _write_html(path: Path, document: Document) -> None:
                 hovertemplate="%{text}<extra></extra>",
                 mode="markers",
                 marker={
-                    "color": colour,
+                    "color": color,
                     "size": [12 if star else 7 for star in starred],
                     "symbol": ["star" if star else "circle" for star in starred],
                 },

@@ -16,28 +16,25 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from benchmarks.suite import machine
 from benchmarks.suite.grid import Grid, Setting, named, read_grid
-from benchmarks.suite.job import Answer, Job, Timing, hits_file
+from benchmarks.suite.job import Job, Timing, WorkerResult, hits_file
+from benchmarks.suite.judge import HitQuality, Judge, K
 from retrieval.choices import choice
-from retrieval.contracts import Hits, Indexer, Json, Metric
+from retrieval.contracts import Indexer, Json, Metric
 from retrieval.errors import BadInput, RetrError
-from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.metrics import DEFINITIONS, RESOLUTION, index_recall_at
-from retrieval.quality.ranking import Distances, Rows, distances_of, nearest
+from retrieval.quality.metrics import DEFINITIONS
+from retrieval.quality.ranking import Rows
 from retrieval.registry import make_indexer
 from retrieval.runtime.threads import THREAD_VARIABLES
 
-KS = (1, 10, 100)
-K = max(KS)
-SINGLES = 1000  # queries that are asked one at a time
-REPEATS = 5  # of these, and of all queries at once
+MAX_SINGLE_QUERIES = 1000  # queries that are timed one at a time
+REPEATS = 5  # repetitions of single queries, and of all queries in one call
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 
-BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq")
+DEFAULT_BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq")
 
 Progress = Callable[[str], None]
 
@@ -46,14 +43,14 @@ Progress = Callable[[str], None]
 class Row:
     """One backend with one setting.
 
-    setting: the options that the grid names; options: all of them.
-    recall_at: of the index, by distance. map_at, map_loss: None where there are no labels.
-    qps: queries per second, all in one call, the median of `qps_runs`; qps_single: one at a
-    time, where latency_ms are percentiles, and latency_runs_ms the median of each time that they
-    were asked. The times are of searches for the 100 nearest.
-    size_bytes: on disk. memory_bytes: by how much resident memory grew in the build.
-    pareto: no other row with as many threads is better in one of recall@10 and queries per second
-        and as good in the other. In batches.
+    setting: the options that the grid names; options: all options.
+    recall_at: recall of the index, by distance. map_at, map_loss: None without labels.
+    qps: queries per second with all queries in one call, the median of `qps_runs`. qps_single:
+    queries per second one at a time. latency_ms: percentiles of single queries; latency_runs_ms:
+    the median of each repetition. All searches are for the 100 nearest.
+    size_bytes: on disk. memory_bytes: growth of resident memory in the build.
+    pareto: whether the row is on the Pareto front of recall@10 and `qps` among the rows with the
+    same number of threads.
     """
 
     backend: str
@@ -75,7 +72,7 @@ class Row:
     pareto: bool = False
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr bench --json`."""
+        """Return the document of `retr bench --json`."""
         return asdict(self) | {
             "recall_at": _by_k(self.recall_at),
             "map_at": None if self.map_at is None else _by_k(self.map_at),
@@ -83,11 +80,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All rows, and the conditions that they were taken under.
+class SuiteReport:
+    """All rows, and the conditions of the measurement.
 
-    by_query: a table of each query of each row: `row`, counted from 0; `query`; `latency_ms`, the
-    median, of those that were asked alone; and `recall_at_1`, `_10` and `_100`.
+    by_query: a table with a line for each query of each row: `row` and `query`, counted from 0;
+    `latency_ms`, the median, null for queries that were not timed alone; `recall_at_1`, `_10` and
+    `_100`.
     """
 
     machine: dict[str, Json]
@@ -97,7 +95,7 @@ class Report:
     by_query: pa.Table
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr bench --json`."""
+        """Return the document of `retr bench --json`."""
         return {
             "machine": self.machine,
             "data": self.data,
@@ -123,58 +121,39 @@ def run(
     repeats: int = REPEATS,
     neighbors: Rows | None = None,
     progress: Progress = lambda _: None,
-) -> Report:
-    """The measurements of all backends with the settings of the grid, in the order given.
+) -> SuiteReport:
+    """Measure each backend with each setting of the grid, in this order.
 
-    grid: None for `grids/quick.toml`. threads: that a search may use, and a build, each of these
-    numbers in turn. seed: for
-    backends with that option, unless the grid sets it. neighbors: (q, k), the true ones where these
-    are known. progress: is told what comes next.
+    grid: None for `grids/quick.toml`. threads: numbers of threads for build and search, measured
+    in turn. seed: for backends with that option, unless the grid sets it. neighbors: (q, k), the
+    true ones if they are known. progress: called with the name of each measurement to come.
 
     Raises UnknownName for a backend or an option, BadInput for a value that it cannot take or
-    more threads than cores, RetrError where a measurement fails.
+    more threads than cores, RetrError if a measurement fails.
     """
     metric = choice(Metric, metric)
-    available = len(machine.cores())
-    for number in threads:
-        if not 1 <= number <= available:
-            raise BadInput(f"{number} threads on {available} cores; give from 1 to {available}")
-    if repeats < 1:
-        raise BadInput(f"repeats is {repeats}; give at least 1")
+    _check_counts(threads, repeats)
     plans = _plans(backends, read_grid() if grid is None else grid, metric, seed)
 
     progress(f"true neighbors of {len(queries):,} queries among {len(database):,}")
-    quality = _Quality.of(queries, database, metric, neighbors)
+    judge = Judge.of(queries, database, metric, neighbors)
     rows: list[Row] = []
     by_query: list[pa.Table] = []
     with TemporaryDirectory(prefix="retr-bench-") as temporary:
         folder = Path(temporary)
         for name, items in (("queries", queries), ("database", database)):
-            np.save(folder / f"{name}.npy", np.ascontiguousarray(items.vectors, np.float32))
+            np.save(_vectors_file(folder, name), np.ascontiguousarray(items.vectors, np.float32))
         for number, (plan, n_threads) in enumerate(product(plans, threads)):
             progress(plan.title(n_threads))
             work = folder / str(number)
             work.mkdir()
-            job = Job(
-                backend=plan.backend,
-                metric=metric.value,
-                build=plan.build,
-                settings=plan.settings,
-                queries=str(folder / "queries.npy"),
-                database=str(folder / "database.npy"),
-                threads=n_threads,
-                k=K,
-                hits=quality.hits,
-                singles=SINGLES,
-                repeats=repeats,
-            )
-            answer = _measured(job, work)
-            for i, timing in enumerate(answer.timings):
+            result = _measured(_job(plan, metric, folder, n_threads, judge.hits, repeats), work)
+            for i, timing in enumerate(result.timings):
                 found: Rows = np.load(hits_file(work, i), allow_pickle=False)
-                judged = quality.of_hits(found)
+                judged = judge.of_hits(found)
                 by_query.append(_by_query(len(rows), timing, judged))
-                rows.append(_row(plan, i, answer, timing, n_threads, judged))
-    return Report(
+                rows.append(_row(plan, i, result, timing, n_threads, judged))
+    return SuiteReport(
         machine=machine.describe(),
         data={
             "queries": len(queries),
@@ -182,22 +161,37 @@ def run(
             "dim": int(database.vectors.shape[1]),
             "metric": metric.value,
         },
-        conditions={
-            "k": K,
-            "threads": list(threads),
-            "pinned": hasattr(os, "sched_setaffinity"),
-            "seed": seed,
-            "repeats": repeats,
-            "single_queries": min(SINGLES, len(queries)),
-            f"map_at_{K}_exact": quality.exact_map,
-        },
+        conditions=_conditions(len(queries), threads, seed, repeats, judge.exact_map),
         rows=with_front(rows),
         by_query=pa.concat_tables(by_query),
     )
 
 
-def usual_backends(metric: Metric | str) -> list[str]:
-    """Those of `BACKENDS` that have the metric."""
+def _check_counts(threads: Sequence[int], repeats: int) -> None:
+    available = len(machine.cores())
+    for number in threads:
+        if not 1 <= number <= available:
+            raise BadInput(f"{number} threads on {available} cores; give from 1 to {available}")
+    if repeats < 1:
+        raise BadInput(f"repeats is {repeats}; give at least 1")
+
+
+def _conditions(
+    queries: int, threads: Sequence[int], seed: int, repeats: int, exact_map: float | None
+) -> dict[str, Json]:
+    return {
+        "k": K,
+        "threads": list(threads),
+        "pinned": hasattr(os, "sched_setaffinity"),
+        "seed": seed,
+        "repeats": repeats,
+        "single_queries": min(MAX_SINGLE_QUERIES, queries),
+        f"map_at_{K}_exact": exact_map,
+    }
+
+
+def default_backends(metric: Metric | str) -> list[str]:
+    """Return those of `DEFAULT_BACKENDS` that have the metric."""
     metric = choice(Metric, metric)
 
     def has_it(backend: str) -> bool:
@@ -207,11 +201,11 @@ def usual_backends(metric: Metric | str) -> list[str]:
             return False
         return True
 
-    return [backend for backend in BACKENDS if has_it(backend)]
+    return [backend for backend in DEFAULT_BACKENDS if has_it(backend)]
 
 
 def with_front(rows: Sequence[Row]) -> list[Row]:
-    """The rows, those on the Pareto front of recall@10 and queries per second marked."""
+    """Return the rows with `pareto` set, by recall@10 and queries per second."""
 
     def beaten(row: Row) -> bool:
         mine = (row.recall_at[10], row.qps)
@@ -223,7 +217,7 @@ def with_front(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One build, and the search options to measure it with; `named` are the grid's settings."""
+    """One build, and the search options to measure it with. named: the settings in the grid."""
 
     backend: str
     build: dict[str, Any]
@@ -238,9 +232,9 @@ class _Plan:
 
 
 def _plans(backends: Sequence[str], grid: Grid, metric: Metric, seed: int) -> list[_Plan]:
-    """Settings that differ in search options alone share a build.
+    """Return the builds. Settings that differ only in search options share one.
 
-    Every indexer is made here once, so that a wrong option is refused before anything is run.
+    Every indexer is made here once, so that a wrong option is refused before the first build.
     """
     plans: list[_Plan] = []
     for backend in backends:
@@ -265,14 +259,34 @@ def _plans(backends: Sequence[str], grid: Grid, metric: Metric, seed: int) -> li
 def _parted(
     indexer: Indexer, options: Mapping[str, object]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the options that may change at search, and the others, as the indexer has them."""
+    """Return the options that may change at search, and the options of the build."""
     typed = {name: asdict(cast(Any, indexer))[name] for name in options}
     search = {name: value for name, value in typed.items() if name in indexer.search_options}
     return search, {name: value for name, value in typed.items() if name not in search}
 
 
-def _measured(job: Job, folder: Path) -> Answer:
-    """The worker's answer. Raises RetrError with its last words where it fails."""
+def _vectors_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _job(plan: _Plan, metric: Metric, folder: Path, threads: int, hits: int, repeats: int) -> Job:
+    return Job(
+        backend=plan.backend,
+        metric=metric.value,
+        build=plan.build,
+        settings=plan.settings,
+        queries=str(_vectors_file(folder, "queries")),
+        database=str(_vectors_file(folder, "database")),
+        threads=threads,
+        k=K,
+        hits=hits,
+        singles=MAX_SINGLE_QUERIES,
+        repeats=repeats,
+    )
+
+
+def _measured(job: Job, folder: Path) -> WorkerResult:
+    """Run the worker. Raises RetrError with the last line of its stderr if it fails."""
     job.write(folder)
     worker = subprocess.run(
         [sys.executable, "-m", "benchmarks.suite.worker", str(folder)],
@@ -286,18 +300,18 @@ def _measured(job: Job, folder: Path) -> Answer:
     if worker.returncode:
         words = worker.stderr.strip().splitlines() or [f"exit code {worker.returncode}"]
         raise RetrError(f"measuring backend {job.backend} failed: {words[-1]}")
-    return Answer.read(folder)
+    return WorkerResult.read(folder)
 
 
 def _row(
-    plan: _Plan, number: int, answer: Answer, timing: Timing, threads: int, judged: "_Judged"
+    plan: _Plan, number: int, result: WorkerResult, timing: Timing, threads: int, judged: HitQuality
 ) -> Row:
     latencies = np.array(timing.latencies_ms)  # (repeats, singles)
     return Row(
         backend=plan.backend,
         setting=cast(dict[str, Json], dict(plan.named[number])),
         options=timing.options,
-        details=answer.details,
+        details=result.details,
         threads=threads,
         recall_at={k: float(recall.mean()) for k, recall in judged.recall_at.items()},
         map_at=judged.map_at,
@@ -309,13 +323,13 @@ def _row(
             name: float(np.percentile(latencies, percent)) for name, percent in PERCENTILES.items()
         },
         latency_runs_ms=np.median(latencies, axis=1).tolist(),
-        build_seconds=answer.build_seconds,
-        size_bytes=answer.size_bytes,
-        memory_bytes=answer.memory_bytes,
+        build_seconds=result.build_seconds,
+        size_bytes=result.size_bytes,
+        memory_bytes=result.memory_bytes,
     )
 
 
-def _by_query(row: int, timing: Timing, judged: "_Judged") -> pa.Table:
+def _by_query(row: int, timing: Timing, judged: HitQuality) -> pa.Table:
     queries = len(judged.recall_at[K])
     latencies = np.median(timing.latencies_ms, axis=0).tolist()
     unknown = [None] * (queries - len(latencies))
@@ -329,61 +343,5 @@ def _by_query(row: int, timing: Timing, judged: "_Judged") -> pa.Table:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
-    """How good hits are: recall@k of each query (q,), for each k; mAP@K, and how much is lost."""
-
-    recall_at: dict[int, NDArray[np.float64]]
-    map_at: dict[int, float] | None = None
-    map_loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Quality:
-    """Judges hits by the true neighbors: (q, K) their distances, and what mAP@K they give.
-
-    hits: how many of them must be given; one more than K where a query may be its own hit.
-    """
-
-    queries: Labelled
-    database: Labelled
-    metric: Metric
-    true: Distances
-    hits: int
-    exact_map: float | None
-
-    @classmethod
-    def of(
-        cls, queries: Labelled, database: Labelled, metric: Metric, neighbors: Rows | None = None
-    ) -> "_Quality":
-        """neighbors: (q, k), the true ones where these are known; used where they are enough."""
-        hits = K if set(queries.ids).isdisjoint(database.ids) else K + 1
-        if neighbors is None or neighbors.shape[1] < hits:
-            found = nearest(queries.vectors, database.vectors, metric, hits)
-        else:
-            found = Hits(neighbors, np.empty(neighbors.shape, np.float32))
-        true = distances_of(queries.vectors, database.vectors, found.rows[:, :K], metric)
-        exact_map = None
-        if _any(queries.labels) and _any(database.labels):
-            exact_map = evaluate_hits(queries, database, found, metric, (K,)).map_at[K]
-        # In double precision, ties in float32 may be out of order.
-        return cls(queries, database, metric, np.sort(true, axis=1), hits, exact_map)
-
-    def of_hits(self, rows: Rows) -> _Judged:
-        """Against the true neighbors, and against what exact search would find."""
-        found = distances_of(self.queries.vectors, self.database.vectors, rows[:, :K], self.metric)
-        resolution = RESOLUTION.get(self.metric, 0.0)
-        recall_at = {k: index_recall_at(found, self.true, k, resolution) for k in KS}
-        if self.exact_map is None:
-            return _Judged(recall_at)
-        hits = Hits(rows, np.empty(rows.shape, np.float32))
-        map_at = evaluate_hits(self.queries, self.database, hits, self.metric, (K,)).map_at
-        return _Judged(recall_at, map_at, self.exact_map - map_at[K])
-
-
 def _by_k(values: dict[int, float]) -> dict[str, Json]:
     return {str(k): value for k, value in values.items()}
-
-
-def _any(labels: Sequence[str | None] | Any) -> bool:
-    return any(label is not None for label in labels)

@@ -1,8 +1,8 @@
-"""Measures one index in a process of its own: `python -m benchmarks.suite.worker FOLDER`.
+"""Measure one index in a process of its own: `python -m benchmarks.suite.worker FOLDER`.
 
-So no backend's threads, caches or memory are another's, and the number of threads is fixed
-before any library is imported: the suite sets it in the environment, and where the system can,
-this process also keeps to as many cores, for libraries that count these instead.
+So backends share no threads, caches or memory, and the number of threads is fixed before any
+library is imported. The suite sets it in the environment. This process is also pinned to as many
+cores, where the system can do that, for libraries that count cores instead.
 """
 
 import gc
@@ -15,17 +15,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.suite.job import Answer, Job, Timing, hits_file
+from benchmarks.suite.job import Job, Timing, WorkerResult, hits_file
 from benchmarks.suite.machine import cores, resident_bytes
 from retrieval.contracts import Index, Json, Vectors
 from retrieval.errors import RetrError
 from retrieval.registry import make_indexer
 
-WARM_UP = 50  # queries
+WARM_UP_QUERIES = 50
 
 
-def measure(folder: Path) -> Answer:
-    """What the job in the folder asks for. Leaves the hits of each setting beside it."""
+def measure(folder: Path) -> WorkerResult:
+    """Run the job in the folder. Write the rows found with each setting into the folder."""
     job = Job.read(folder)
     queries = np.load(job.queries, allow_pickle=False)
     database = np.load(job.database, allow_pickle=False)
@@ -54,7 +54,7 @@ def measure(folder: Path) -> Answer:
         timings.append(time_searches(index, queries, job, options))
         np.save(hits_file(folder, number), index.search(queries, job.hits).rows)
         del index
-    return Answer(
+    return WorkerResult(
         build_seconds=build_seconds,
         size_bytes=sum(path.stat().st_size for path in saved.rglob("*") if path.is_file()),
         memory_bytes=None if before is None or after is None else max(0, after - before),
@@ -64,9 +64,9 @@ def measure(folder: Path) -> Answer:
 
 
 def time_searches(index: Index, queries: Vectors, job: Job, options: dict[str, Json]) -> Timing:
-    """How fast the index answers queries one at a time, and all in one call; after a warm-up."""
+    """Time queries one at a time, and all in one call, after a warm-up."""
     singles = [queries[i : i + 1] for i in range(min(job.singles, len(queries)))]
-    for query in singles[:WARM_UP]:
+    for query in singles[:WARM_UP_QUERIES]:
         index.search(query, job.k)
     latencies = [[_seconds(index, query, job.k) for query in singles] for _ in range(job.repeats)]
     index.search(queries, job.k)
@@ -85,7 +85,7 @@ def _seconds(index: Index, queries: Vectors, k: int) -> float:
 
 
 def main() -> int:
-    """Exit code 0 and the answer in the folder; or that of the error, which goes to stderr."""
+    """Write the result and return 0, or print the error to stderr and return its exit code."""
     folder = Path(sys.argv[1])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores()[: Job.read(folder).threads])

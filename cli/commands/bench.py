@@ -13,7 +13,7 @@ from cli.tables import print_bench
 if TYPE_CHECKING:
     from benchmarks.suite.data import BenchData
     from benchmarks.suite.report import Change
-    from benchmarks.suite.run import Report
+    from benchmarks.suite.run import SuiteReport
     from retrieval.contracts import Metric
     from retrieval.workspace import Workspace
 
@@ -88,7 +88,7 @@ def bench(
     from benchmarks.suite import report as reports
     from benchmarks.suite.grid import FULL, QUICK, read_grid
     from benchmarks.suite.hdf5 import write
-    from benchmarks.suite.run import run, usual_backends
+    from benchmarks.suite.run import default_backends, run
     from retrieval.errors import BadInput
     from retrieval.storage.files import made_folder
 
@@ -111,7 +111,7 @@ def bench(
             data.queries,
             data.database,
             data.metric,
-            backends or usual_backends(data.metric),
+            backends or default_backends(data.metric),
             grid=read_grid(grid or (FULL if full else QUICK)),
             threads=n_threads,
             seed=seed,
@@ -161,7 +161,7 @@ def _threads(given: list[str]) -> list[int]:
     return [*dict.fromkeys(found)]
 
 
-def _print(output: Output, report: "Report", data: "BenchData") -> None:
+def _print(output: Output, report: "SuiteReport", data: "BenchData") -> None:
     from retrieval.quality.metrics import DEFINITIONS
 
     output.say(f"queries: {data.queries_name}\ndatabase: {data.database_name}")

@@ -60,8 +60,8 @@ def train(
         output.document({"recipes": dict(recipes)})
         return
     settings = changes or []
-    for doubt in trainer.doubts(recipe, settings):
-        output.warn(doubt)
+    for warning in trainer.recipe_warnings(recipe, settings):
+        output.warn(warning)
     folder = out or workspace.encoder_folder(recipe)
     with output.progress(f"train {Path(recipe).stem}", "image") as show:
         epochs = _EpochTable(output)

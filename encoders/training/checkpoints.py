@@ -1,7 +1,7 @@
 """The state of a run on disk: one safetensors file, written whole or not at all.
 
-Tensors keep their bits; all else of the state (numbers, texts, lists, dictionaries) goes as JSON
-into the file's metadata, with the places of the tensors marked.
+Tensors are stored bit for bit. The rest of the state (numbers, texts, lists, dictionaries) is JSON
+in the file's metadata, with placeholders for the tensors.
 """
 
 import json
@@ -21,14 +21,14 @@ TENSOR, ITEMS = "tensor", "items"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Replace the folder's checkpoint; a full disk leaves the one before whole."""
+    """Replace the folder's checkpoint. If the disk is full, the earlier one stays whole."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(state, tensors, ""))
     write_whole(folder / CHECKPOINT, lambda path: path.write_bytes(save(tensors, {STATE: text})))
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state in the folder's checkpoint, None without one. Raises BadData if it is damaged."""
+    """Return the state in the folder's checkpoint, or None. Raises BadData if it is damaged."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
@@ -46,7 +46,7 @@ def _packed(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
         name = place or "/"
         tensors[name] = value.detach().contiguous().clone()
         return {TENSOR: name}
-    if isinstance(value, dict):  # as pairs, since JSON would turn numbers as keys into texts
+    if isinstance(value, dict):  # pairs: JSON would turn number keys into texts
         return {ITEMS: [[k, _packed(v, tensors, f"{place}/{k}")] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         return [_packed(v, tensors, f"{place}/{i}") for i, v in enumerate(value)]

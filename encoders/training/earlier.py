@@ -1,4 +1,4 @@
-"""Encoders of earlier runs, that a recipe goes on from."""
+"""Encoders of earlier runs that a recipe refers to."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from retrieval.registry import open_encoder
 
 
 def open_earlier(key: str, spec: str, device: str = "auto") -> Encoder:
-    """The encoder that a recipe's key names, as `open_encoder` has it.
+    """Open the encoder that a recipe's key names; see `open_encoder`.
 
-    Raises what that raises, and BadInput with the command that makes the encoder where a recipe
-    that ships does.
+    Raises the errors of `open_encoder`; BadInput names the command if a recipe that ships makes the
+    encoder.
     """
     folder = Path(spec).expanduser()
     if "/" in spec and not folder.exists() and folder.name in recipe_names():
         raise BadInput(
-            f"{key}: {spec} is not there; 'retr train {folder.name} --out {spec}' makes it"
+            f"{key}: {spec} not found; run 'retr train {folder.name} --out {spec}' first"
         )
     return open_encoder(spec, device)

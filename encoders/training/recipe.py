@@ -1,7 +1,7 @@
-"""Recipes: every setting of a training run, as a TOML file.
+"""Recipes: all settings of a training run, as a TOML file.
 
-With the data, the machine and the versions, a recipe decides the weights. The project's own lie
-in `encoders/recipes/`; docs/recipes.md explains each key.
+Recipe, data, machine and library versions determine the weights. Recipes that ship are in
+`encoders/recipes/`; docs/recipes.md explains each key.
 """
 
 import tomllib
@@ -22,20 +22,20 @@ SUFFIX = ".toml"
 
 @dataclass(frozen=True)
 class Data(Settings):
-    """Which images are trained on."""
+    """Images to train on."""
 
-    source: str = "cifar10"  # what `retr encode` takes; its training split where it has one
-    side: Amount = 0  # images are framed to side × side, and kept in memory so; 0: see `Network`
-    classes: tuple[str, ...] = ()  # these alone; all where empty
-    per_class: Amount = 0  # images of each class, drawn by seed; 0: all
-    validation: Amount = 0  # images held out of the training and scored after each epoch
-    clusters: Amount = 0  # images are sorted into so many by an encoder, for losses that ask
-    clustered_by: str = ""  # which encoder that is
+    source: str = "cifar10"  # see `retr encode`; its training split if it has one
+    side: Amount = 0  # pixels; images are framed to side × side; 0: see `Network.natural_side`
+    classes: tuple[str, ...] = ()  # classes to train on; empty: all
+    per_class: Amount = 0  # images drawn of each class; 0: all
+    validation: Amount = 0  # images that are held out and scored after each epoch
+    clusters: Amount = 0  # number of clusters of images, for losses with labels = "cluster"
+    clustered_by: str = ""  # encoder whose embeddings are clustered
 
 
 @dataclass(frozen=True)
 class Sampler(Settings):
-    """Which images meet in a batch."""
+    """Composition of batches."""
 
     name: Literal["shuffled", "balanced", "pairs"] = "shuffled"
     batch: Count = 500  # images; with `pairs`, half as many pairs
@@ -44,36 +44,38 @@ class Sampler(Settings):
 
 @dataclass(frozen=True)
 class Augmentation(Settings):
-    """How an image is changed each time that it is seen."""
+    """Random changes to an image in each step."""
 
     flip: Literal["none", "random", "alternating"] = "none"
     translate: Amount = 0  # pixels, each way, edges reflected
-    cutout: Amount = 0  # the side in pixels of a square that is greyed
-    smallest_crop: Annotated[float, Gt(0), Le(1)] = 1.0  # share of the area, scaled up
-    crop_side: Amount = 0  # to so many pixels, for speed; 0: those of the image
-    rotate: Annotated[float, Ge(0), Le(180)] = 0.0  # the most degrees, either way
-    recolour: Share = 0.0  # the most by which contrast changes; half of it, a channel
-    greyscale: Share = 0.0  # the share of images that lose their colours
-    cutmix: Share = 0.0  # the share of batches whose images have a part of another's
-    views: Literal[1, 2] = 1  # how often each image stands in the batch, changed anew
+    cutout: Amount = 0  # side in pixels of a square in the mean color
+    smallest_crop: Annotated[float, Gt(0), Le(1)] = (
+        1.0  # smallest share of the area; the crop is scaled up
+    )
+    crop_side: Amount = 0  # side in pixels of scaled crops; 0: the image's
+    rotate: Annotated[float, Ge(0), Le(180)] = 0.0  # maximum degrees, either way
+    recolour: Share = 0.0  # maximum change of contrast; half of it for a channel's brightness
+    greyscale: Share = 0.0  # share of images that become gray
+    cutmix: Share = 0.0  # share of batches in which each image has a part of another
+    views: Literal[1, 2] = 1  # views of each image in a batch
 
 
 @dataclass(frozen=True)
 class Optimizer(Settings):
-    """How weights are moved."""
+    """Optimizer and learning rates."""
 
     name: Literal["muon", "adamw", "sgd"] = "adamw"
-    lr: Positive = 1e-3  # of all weights; of matrices and filters with `muon`
-    momentum: Share = 0.6  # of muon and sgd
-    other_lr: Positive | None = None  # of what muon leaves, and the losses' own; else `lr`
+    lr: Positive = 1e-3  # learning rate; with `muon`, for matrices and filters
+    momentum: Share = 0.6  # for muon and sgd
+    other_lr: Positive | None = None  # for other parameters and losses; None: `lr`
     weight_decay: NotNegative = 0.0
     schedule: Literal["linear", "cosine"] = "linear"  # down to zero
-    warmup: Share = 0.0  # the share of the run in which learning rates rise from zero
+    warmup: Share = 0.0  # share of the run in which learning rates rise from zero
 
 
 @dataclass(frozen=True)
 class Miner(Settings):
-    """Which pairs or triplets of a batch a loss looks at."""
+    """Selection of pairs or triplets of a batch for a loss."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -81,27 +83,29 @@ class Miner(Settings):
 
 @dataclass(frozen=True)
 class Loss(Settings):
-    """One term of the loss, by its name in `encoders.training.losses`."""
+    """One term of the loss, by its name in `encoders.training.optimization.losses`."""
 
     name: str
     weight: NotNegative = 1.0
-    labels: Literal["class", "image", "cluster"] = "class"  # what images that are alike share
-    distance: Literal["cosine", "euclidean", "unit-euclidean"] | None = None  # None: the loss's
+    labels: Literal["class", "image", "cluster"] = "class"  # label that similar images share
+    distance: Literal["cosine", "euclidean", "unit-euclidean"] | None = (
+        None  # None: the loss's default
+    )
     miner: Miner | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Every setting of a training run."""
+    """All settings of a training run."""
 
     encoder: str
-    network: dict[str, Any] = field(default_factory=dict)  # settings of the encoder's network
-    start: str = ""  # a trained encoder of such a network, whose weights are trained on
-    keep_start: Share = 0.0  # the share of its weights in the mean with those trained
+    network: dict[str, Any] = field(default_factory=dict)  # settings of the network
+    start: str = ""  # trained encoder to start from, with the same kind of network
+    keep_start: Share = 0.0  # weight of the start in the mean with the trained weights
     losses: tuple[Loss, ...] = ()
     epochs: Amount = 10
-    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # the range of k-means
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # the range of k-means' seeds
     about: str = ""
     data: Data = Data()
     sampler: Sampler = Sampler()
@@ -110,22 +114,23 @@ class Recipe(Settings):
 
 
 def recipe_names() -> list[str]:
-    """The recipes that ship, sorted."""
+    """Return the names of the recipes that ship, sorted."""
     folder = files("encoders") / "recipes"
     return sorted(f.name.removesuffix(SUFFIX) for f in folder.iterdir() if f.name.endswith(SUFFIX))
 
 
 def read_recipe(name: str, changes: Iterable[str] = ()) -> Recipe:
-    """The recipe of a file, or one that ships by its name, with `KEY=VALUE` changes applied.
+    """Return the recipe of a file, or a shipped one by its name, with `KEY=VALUE` changes applied.
 
-    A key is a path, `optimizer.lr` or `losses.0.weight`; a value is TOML, or else text. Raises
-    BadInput for a file that is not TOML, UnknownName for a recipe, key or loss that is not
-    there, with the nearest that is.
+    A key is a path, `optimizer.lr` or `losses.0.weight`. A value is TOML, or else text. Raises
+    BadInput for a file that is not TOML, UnknownName for an unknown recipe, key or loss.
     """
     path = Path(name)
     if path.suffix == SUFFIX:
         if not path.is_file():
-            raise BadInput(f"recipe {path} is not there; give a TOML file or one of retr's own")
+            raise BadInput(
+                f"recipe {path} not found; give a TOML file or the name of a recipe that ships"
+            )
         text, where = path.read_bytes(), str(path)
     elif name in recipe_names():
         text = (files("encoders") / "recipes" / (name + SUFFIX)).read_bytes()
@@ -134,8 +139,8 @@ def read_recipe(name: str, changes: Iterable[str] = ()) -> Recipe:
         raise UnknownName("recipe", name, recipe_names())
     try:
         table = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # also of what is not UTF-8, or nested too deep
-        raise BadInput(f"{where} is not TOML ({error}); mend it there") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, or nested too deep
+        raise BadInput(f"{where} is not TOML ({error}); correct it") from None
     for change in changes:
         _apply(table, change)
     _gather_options(table)
@@ -143,9 +148,9 @@ def read_recipe(name: str, changes: Iterable[str] = ()) -> Recipe:
 
 
 def typed(kind: type[Any], table: Mapping[str, object], where: str) -> Any:
-    """The settings dataclass `kind` with the values of a table, each checked against its type.
+    """Return the settings dataclass `kind` with the values of a table, each checked by its type.
 
-    Raises UnknownName for a key that it lacks and BadInput for a value of another type.
+    Raises UnknownName for an unknown key, BadInput for a value of a wrong type.
     """
     adapter = TypeAdapter(kind)
     try:
@@ -167,7 +172,7 @@ def typed(kind: type[Any], table: Mapping[str, object], where: str) -> Any:
 
 
 def _settings_at(kind: type[Any], place: list[str]) -> type[Any]:
-    """The dataclass that the path leads to, from `kind` through its fields and their tuples."""
+    """Return the dataclass at a path, from `kind` through its fields and their tuples."""
     for part in place:
         if part.isdigit():
             continue
@@ -178,11 +183,11 @@ def _settings_at(kind: type[Any], place: list[str]) -> type[Any]:
 
 
 def _apply(table: dict[str, Any], change: str) -> None:
-    """Put the value of `KEY=VALUE` where the path KEY leads, making tables on the way."""
+    """Set the value of `KEY=VALUE` at the path KEY, and create tables on the way."""
     key, equals, text = change.partition("=")
     key, text = key.strip(), text.strip()
     if not (key and equals and text):
-        raise BadInput(f"--set {change} is not understood; write --set KEY=VALUE")
+        raise BadInput(f"--set {change} has no key, = and value; write --set KEY=VALUE")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -206,12 +211,12 @@ def _item(place: Any, part: str, key: str) -> Any:
     except (ValueError, IndexError, TypeError):
         n = len(place) if isinstance(place, list) else 0
         raise BadInput(
-            f"--set {key}: there is no '{part}'; number the {n} terms from 0 to {n - 1}"
+            f"--set {key}: no term '{part}'; the {n} terms are numbered from 0 to {n - 1}"
         ) from None
 
 
 def _gather_options(table: dict[str, Any]) -> None:
-    """Move what a loss or a miner has beside retr's own keys into its `options`."""
+    """Move keys of a loss or a miner that are not retr's own into its `options`."""
     losses = table.get("losses")
     terms = losses if isinstance(losses, list) else []
     for loss in (term for term in terms if isinstance(term, dict)):

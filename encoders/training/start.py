@@ -1,4 +1,4 @@
-"""Training from the weights of an encoder that was trained before."""
+"""Start a training from the weights of a trained encoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from encoders.networks import Network
 from encoders.trained import TrainedEncoder
-from encoders.training.data import TrainingSet
+from encoders.training.batches.training_set import TrainingSet
 from encoders.training.earlier import open_earlier
-from encoders.training.losses import Term
+from encoders.training.optimization.losses import Term
 from retrieval.contracts import Json
 from retrieval.errors import BadInput
 from retrieval.registry import trained_folder
@@ -23,17 +23,19 @@ from retrieval.storage.cards import IMAGES, Card
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a run starts from: chance, or an encoder by its fingerprint and what that has seen."""
+    """Start of a run: an encoder and the images that it has seen; empty for random weights."""
 
     fingerprint: str = ""
     ids: frozenset[str] = frozenset()  # images of the run's own source
-    sources: tuple[str, ...] = ()  # others as a whole, each by its name and by its sha256
+    sources: tuple[str, ...] = ()  # other sources as a whole, by name and by sha256
     classes: tuple[str, ...] = ()  # sorted
-    minutes: float = 0.0  # that its own training took, and that of what it started from
-    proxies: Mapping[str, Tensor] = field(default_factory=dict)  # (dim,) of each class, if kept
+    minutes: float = 0.0  # training time, earlier starts included
+    proxies: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # (dim,) of each class, if there are any
 
     def facts(self) -> dict[str, Json]:
-        """What a card says of it, beside the data."""
+        """Return the facts about the start for a card."""
         if not self.fingerprint:
             return {}
         return {
@@ -46,10 +48,9 @@ class Start:
     def hand_over(
         self, terms: Iterable[object], classes: Sequence[str], share: float = 1.0
     ) -> None:
-        """Turn class proxies of losses by `share` of the way to the encoder's, class by class.
+        """Turn the losses' class proxies by `share` of the way to the encoder's proxies.
 
-        They keep their lengths: where losses see directions alone, the length says how fast a step
-        may turn them.
+        Proxies keep their lengths: losses that use directions only turn short ones faster.
         """
         for term in terms:
             proxies = term.proxies() if isinstance(term, Term) else None
@@ -63,24 +64,24 @@ class Start:
                     proxies[place] = turned * proxies[place].norm()
 
     def has_seen(self, data: TrainingSet, rows: NDArray[np.int64]) -> int:
-        """How many of these rows of the data the encoder was trained on, as far as is known."""
+        """Return the number of these rows that the encoder was trained on, as far as is known."""
         if {data.source, data.fingerprint} & {*self.sources}:
             return len(rows)
         return len(self.ids.intersection(data.ids[row] for row in rows.tolist()))
 
 
 def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
-    """Give the network the weights of the trained encoder that `spec` names.
+    """Load the weights of the trained encoder that `spec` names into the network.
 
-    What is fitted after the training, such as whitening, is taken where it fits; it is fitted
-    anew. Raises UnknownName for no encoder, BadInput for one that has no folder or runs another
-    network, or that was trained on images that are held out now.
+    Weights that are fitted after the training, such as whitening, are loaded if they have the same
+    shape; they are fitted again. Raises UnknownName for an unknown encoder, BadInput for one
+    without a folder, with another network, or trained on images that are held out now.
     """
     encoder, folder = open_earlier("start", spec, "cpu"), trained_folder(spec)
     if not isinstance(encoder, TrainedEncoder) or folder is None:
         raise BadInput(
-            f"start: {spec} is no folder that 'retr train' made, nor an encoder that ships with "
-            "its weights; give one of these"
+            f"start: {spec} is neither a folder that 'retr train' made nor an encoder that ships "
+            "with weights; give one of these"
         )
     there = encoder.trained.state_dict()
     _check_weights(spec, encoder.trained, network, there)

@@ -1,4 +1,4 @@
-"""Between the contract and faiss: metrics, masks, distances, files."""
+"""Conversion between the contract and faiss: metrics, masks, distances, files."""
 
 import re
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from retrieval.hits import Found
 from retrieval.storage.files import native_path, write_whole
 
 FILE = "index.faiss"
-TABLES = 1 << 28  # bytes that it may make of a small file
-COMPARED = 10_000  # rows that a mask may admit to be compared one by one
+MAX_TABLE_BYTES = 1 << 28  # tables that faiss may build from a small file
+MAX_COMPARED_ROWS = 10_000  # matching rows of a mask that are compared one by one
 
 METRICS = {
-    Metric.COSINE: faiss.METRIC_INNER_PRODUCT,  # of vectors of length 1
+    Metric.COSINE: faiss.METRIC_INNER_PRODUCT,  # vectors have length 1
     Metric.EUCLIDEAN: faiss.METRIC_L2,
     Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT,
     Metric.MANHATTAN: faiss.METRIC_L1,
@@ -31,7 +31,7 @@ AnyIndex = TypeVar("AnyIndex", bound=faiss.Index)
 
 
 def selector(among: Mask | None) -> faiss.IDSelectorBitmap | None:
-    """What lets faiss find the rows of the mask alone: one bit per row, lowest bit first."""
+    """Return faiss's selector of the mask's rows: one bit per row, lowest bit first."""
     if among is None:
         return None
     bits = np.packbits(among, bitorder="little")
@@ -39,12 +39,12 @@ def selector(among: Mask | None) -> faiss.IDSelectorBitmap | None:
 
 
 def to_distances(scores: NDArray[np.float32], metric: Metric | str) -> NDArray[np.float32]:
-    """What faiss measured, turned in place into the distances that `Metric` defines."""
+    """Convert faiss's scores in place to the distances that `Metric` defines."""
     metric = choice(Metric, metric)
     match metric:
         case Metric.COSINE:
             np.subtract(1, scores, out=scores)
-            np.maximum(scores, 0, out=scores)  # rounding may take a cosine above 1
+            np.maximum(scores, 0, out=scores)  # a cosine may exceed 1 by rounding
         case Metric.EUCLIDEAN:
             np.maximum(scores, 0, out=scores)
             np.sqrt(scores, out=scores)
@@ -60,7 +60,7 @@ def to_distances(scores: NDArray[np.float32], metric: Metric | str) -> NDArray[n
 def compared(
     flat: faiss.IndexFlat, queries: Vectors, count: int, among: Mask | None, metric: Metric | str
 ) -> Found:
-    """The true neighbors of prepared queries (q, dim) among the rows of the mask."""
+    """Return the true neighbors of prepared queries (q, dim) among the rows of the mask."""
     metric = choice(Metric, metric)
     parameters = None
     if among is not None:
@@ -71,12 +71,12 @@ def compared(
 
 
 def vectors_of(flat: faiss.IndexFlat) -> Vectors:
-    """The vectors (n, dim) of a flat index, where they lie: they live as long as it."""
+    """Return a view of the vectors (n, dim) of a flat index, valid as long as the index."""
     return np.asarray(faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d))
 
 
 def inside(index: Any) -> Any:
-    """The index within those that refine it, or turn its vectors, as the class that it is."""
+    """Return the innermost index, below refinement and rotation, with its own class."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
         return inside(index.base_index)
@@ -86,25 +86,25 @@ def inside(index: Any) -> Any:
 
 
 def set_parameters(index: Any, text: str) -> None:
-    """Set faiss's parameters of search, as `nprobe=16,k_factor_rf=4`. Raises RuntimeError."""
+    """Set faiss's search parameters, such as `nprobe=16,k_factor_rf=4`. Raises RuntimeError."""
     space: Any = faiss.ParameterSpace()
     space.set_index_parameters(index, text)
 
 
 def reserve(codes: Any, size: int) -> None:
-    """Make room for so many bytes of codes, which are none yet."""
+    """Reserve memory for this number of bytes in an empty vector of codes."""
     codes.resize(size)
-    codes.resize(0)  # keeps the room
+    codes.resize(0)  # keeps the memory
 
 
 def reserve_vectors(index: faiss.IndexRefineFlat, rows: int) -> None:
-    """Make room for so many vectors beside the codes that they refine."""
+    """Reserve memory for this number of vectors that refine codes."""
     flat: Any = faiss.downcast_index(index.refine_index)
     reserve(flat.codes, rows * flat.code_size)
 
 
 def reserve_lists(lists: Any, sizes: NDArray[np.int64]) -> None:
-    """Make room for so many vectors in each of the inverted lists, which are empty."""
+    """Reserve memory in each inverted list, all empty, for its number of vectors."""
     for number, size in enumerate(sizes.tolist()):
         lists.resize(number, size)
         lists.resize(number, 0)
@@ -121,7 +121,7 @@ def renumber(lists: Any, numbers: NDArray[np.int64]) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads for what faiss does meanwhile; 0 for as many as it takes by itself."""
+    """Set the number of faiss's threads in the body; 0 leaves faiss's own number."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count or before)
     try:
@@ -141,17 +141,17 @@ def save(index: faiss.Index, folder: Path) -> None:
 
 
 def reason(problem: Exception) -> str:
-    """What faiss says went wrong, without the place in its code."""
+    """Return faiss's error message, without its place in the code."""
     said = re.sub(r"^Error in .* at \S+:\d+: (Error: )?", "", str(problem)).split("\n")[0]
     return re.sub(r"^\w+::\w+: ?", "", said)
 
 
 def load(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> AnyIndex:
-    """The index of this kind in `FILE`. Raises BadData if it is not there, damaged or another."""
+    """Load the index in `FILE`. Raises BadData if it is missing, damaged or of another kind."""
     metric = choice(Metric, metric)
     path = folder / FILE
     if not path.is_file():
-        raise BadData(f"{path} is not there; build the index again")
+        raise BadData(f"{path} not found; build the index again")
     try:
         with _bounded(path.stat().st_size), native_path(path) as name:
             index = faiss.read_index(name)
@@ -162,20 +162,20 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> AnyIndex:
             f"{path} holds {type(index).__name__} with faiss's metric {index.metric_type}, wanted"
             f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
         )
-    if not (index.is_trained and _agrees_with_what_is_inside(index) and _rows_fit(index)):
-        raise BadData(f"{path} is damaged (it is not what is searched); build the index again")
+    if not (index.is_trained and _agrees_with_inner(index) and _rows_fit(index)):
+        raise BadData(f"{path} is damaged (its parts disagree); build the index again")
     return index
 
 
 @contextmanager
 def _bounded(size: int) -> Iterator[None]:
-    """What faiss reads meanwhile asks for no more memory, at any place, than its file may want.
+    """Limit the memory that faiss allocates for any part of a file to the file's size.
 
-    That is as many bytes as it has; faiss counts tables in that it makes of what it has read.
+    Tables that faiss computes from the file count too.
     """
     bytes_before = faiss.get_deserialization_vector_byte_limit()
     loops_before = faiss.get_deserialization_loop_limit()
-    faiss.set_deserialization_vector_byte_limit(max(4 * size, TABLES))
+    faiss.set_deserialization_vector_byte_limit(max(4 * size, MAX_TABLE_BYTES))
     faiss.set_deserialization_loop_limit(size)
     try:
         yield
@@ -184,8 +184,8 @@ def _bounded(size: int) -> Iterator[None]:
         faiss.set_deserialization_loop_limit(loops_before)
 
 
-def _agrees_with_what_is_inside(index: Any) -> bool:
-    """Whether an index and those within it say the same of their rows."""
+def _agrees_with_inner(index: Any) -> bool:
+    """Return whether an index and the indices within it agree on their rows."""
     parts = []
     if isinstance(index, faiss.IndexRefine):
         parts = [index.base_index, index.refine_index]
@@ -193,13 +193,13 @@ def _agrees_with_what_is_inside(index: Any) -> bool:
         parts = [index.index]
     inner = [faiss.downcast_index(part) for part in parts]
     return all(
-        part.ntotal == index.ntotal and part.is_trained and _agrees_with_what_is_inside(part)
+        part.ntotal == index.ntotal and part.is_trained and _agrees_with_inner(part)
         for part in inner
     )
 
 
 def _rows_fit(index: Any) -> bool:
-    """Whether inverted lists, if there are such, hold each row once."""
+    """Return whether inverted lists, if there are any, hold each row once."""
     base = inside(index)
     if not isinstance(base, faiss.IndexIVF):
         return True
@@ -218,12 +218,12 @@ def _rows_fit(index: Any) -> bool:
 
 
 def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> faiss.IndexRefineFlat:
-    """The index in `FILE` that refines one of this kind. Raises BadData as `load` does."""
+    """Load an index in `FILE` that refines one of this kind. Raises BadData; see `load`."""
     index = load(folder, faiss.IndexRefineFlat, metric)
     base = inside(index)
     if not isinstance(base, kind):
         raise BadData(
-            f"{folder / FILE} holds {type(base).__name__}, wanted {kind.__name__}; build the index "
+            f"{folder / FILE} holds {type(base).__name__}, not {kind.__name__}; build the index "
             "again"
         )
     return index

@@ -1,4 +1,4 @@
-"""Any CPU index of faiss behind the contract: full answers, masks, distances, files."""
+"""Adapter of any CPU index of faiss to the contract: k rows, masks, distances, files."""
 
 from collections.abc import Iterator, Mapping
 from math import ceil
@@ -10,7 +10,7 @@ import numpy as np
 
 from indexers.copies import Copies
 from indexers.faiss import bridge
-from indexers.faiss.bridge import COMPARED
+from indexers.faiss.bridge import MAX_COMPARED_ROWS
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
@@ -18,12 +18,12 @@ from retrieval.hits import BLOCK, Found, answer, checked_additions, prepared
 
 
 class FaissIndex:
-    """An index of faiss, with the vectors themselves where it keeps them.
+    """An index of faiss, with the vectors themselves if it keeps them.
 
-    Where it does, in an `IndexFlat` of its own or to refine by, small masks are searched exactly,
-    and so are queries to which the library finds fewer rows than it might.
+    If it does, in an `IndexFlat` or to refine by, small masks are searched exactly, and so are
+    queries for which faiss finds too few rows.
 
-    The library holds each vector once; `copies` tells which rows have it.
+    faiss holds each vector once; `copies` has the rows of each.
     """
 
     def __init__(
@@ -37,27 +37,27 @@ class FaissIndex:
 
     @property
     def dim(self) -> int:
-        """How many numbers a vector has."""
+        """Dimension of the vectors."""
         return int(self.index.d)
 
     def __len__(self) -> int:
         return self.copies.rows
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k nearest rows that the library finds, as `Index` and `Hits` say.
+        """Return the k nearest rows that faiss finds; see `Index` and `Hits`.
 
-        With a mask, more lists or candidates are looked at, so that as many rows that may be found
-        are compared as without. Raises BadInput for a mask that this kind of index cannot take.
+        With a mask, it searches more lists or keeps more candidates, so that as many matching rows
+        are compared as without. Raises BadInput if this kind of index cannot take a mask.
         """
         nearest = self.copies.expanded(self.nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
 
     def add(self, vectors: Vectors) -> None:
-        """Add rows, as `Growing` says: what was trained stays as it is.
+        """Add rows; see `Growing`. Trained parameters stay as they are.
 
-        Where the library keeps codes alone, copies of what it holds are added once more.
+        If faiss keeps only codes, copies of its vectors are added again.
 
-        Raises BadInput for a kind of index that takes no more.
+        Raises BadInput for a kind of index that cannot grow.
         """
         vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
         copies = self.copies.joined(self._linked(), vectors)
@@ -67,14 +67,14 @@ class FaissIndex:
                 self.index.add(fresh[start : start + BLOCK])
         except RuntimeError as problem:
             raise BadInput(
-                f"faiss's {type(bridge.inside(self.index)).__name__} takes no more rows "
+                f"faiss's {type(bridge.inside(self.index)).__name__} cannot add rows "
                 f"({bridge.reason(problem)}); build the index again from all embeddings"
             ) from None
         self.copies = copies
         self.details = {**self.details, **copies.details}
 
     def stored(self) -> Blocks | None:
-        """Return the vectors of all rows; None where there are codes alone."""
+        """Return the vectors of all rows; None if there are only codes."""
         if self.vectors is None:
             return None
         return self.copies.fetched(self.dim, bridge.vectors_of(self.vectors).__getitem__)
@@ -87,13 +87,13 @@ class FaissIndex:
     def nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         """Return the `count` nearest vectors, by their numbers in the library's index.
 
-        queries, count, among: as `retrieval.hits.Nearest` has them, of vectors in place of rows.
+        queries, count, among: see `retrieval.hits.Nearest`, for vectors instead of rows.
         """
         queries = prepared(queries, self.metric)
         parameters = None
         if among is not None:
             matching = int(np.count_nonzero(among))
-            if self.vectors is not None and matching <= COMPARED:
+            if self.vectors is not None and matching <= MAX_COMPARED_ROWS:
                 return self._compared(queries, count, among)
             selector = bridge.selector(among)
             parameters = _filtered(self.index, selector, self.index.ntotal / matching, count)
@@ -116,7 +116,7 @@ class FaissIndex:
         return rows, distances
 
     def _linked(self) -> Iterator[Vectors]:
-        """Yield the library's vectors in blocks, or what their codes say of them."""
+        """Yield faiss's vectors in blocks, or their reconstructions from codes."""
         if self.vectors is not None:
             yield bridge.vectors_of(self.vectors)
             return
@@ -124,13 +124,13 @@ class FaissIndex:
             yield self.index.reconstruct_n(start, min(BLOCK, self.copies.vectors - start))
 
     def _compared(self, queries: Vectors, count: int, among: Mask | None) -> Found:
-        """The true neighbors of prepared queries."""
+        """Return the true neighbors of prepared queries."""
         assert self.vectors is not None
         return bridge.compared(self.vectors, queries, count, among, self.metric)
 
 
 def _vectors_of(index: Any) -> faiss.IndexFlat | None:
-    """The part of the index that holds the vectors as they are, where there is one."""
+    """Return the part of the index that holds the vectors, if there is one."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
         index = faiss.downcast_index(index.refine_index)
@@ -140,14 +140,14 @@ def _vectors_of(index: Any) -> faiss.IndexFlat | None:
 
 
 def _filtered(index: Any, selector: Any, more: float, count: int) -> Any:
-    """faiss's parameters for a search among some rows, with `more` times the usual effort.
+    """Return faiss's parameters for a search among some rows, with `more` times the effort.
 
     selector: None for all rows.
     """
     index = faiss.downcast_index(index)
     library: Any = faiss
     if isinstance(index, faiss.IndexRefine):
-        # More candidates than rows would be room for nothing.
+        # More candidates than rows would waste memory.
         factor = min(index.k_factor, max(1.0, index.ntotal / count))
         base = _filtered(index.base_index, selector, more, count)
         return library.IndexRefineSearchParameters(k_factor=factor, base_index_params=base)

@@ -1,4 +1,4 @@
-"""Inverted lists: how many there are, which rows train them, and how many a search must probe."""
+"""Inverted lists: their number, training rows, and number of lists that a search probes."""
 
 from math import isqrt
 from typing import Any
@@ -10,34 +10,33 @@ from retrieval.choices import choice
 from retrieval.contracts import Blocks, Metric, Rows, Vectors
 from retrieval.hits import InMemory, checked_blocks
 
-# faiss's k-means wants from 39 to 256 training points per cluster: it warns below the first and
-# leaves out what exceeds the second.
-FEWEST_POINTS = 39
-MOST_POINTS = 256
+# faiss's k-means warns below 39 training points per cluster, and ignores points above 256.
+MIN_POINTS_PER_CLUSTER = 39
+MAX_POINTS_PER_CLUSTER = 256
 
 NEIGHBORS = 10
 QUERIES = 300
-DRAWN_ROWS = 1200  # of which the queries are the first that are no copies
-LEAST_PROBES = 32  # lists that a search probes by default, also where fewer would do
+DRAWN_ROWS = 1200  # the first that are not copies are the queries
+MIN_DEFAULT_PROBES = 32  # lists that a search probes by default, even if fewer suffice
 NEIGHBORS_PROBED = 0.99
 """Share of the nearest neighbors that lie in the lists that a search probes by default.
 
-It is measured with rows of the index as queries. It exceeds the recall that is wanted of other
-queries, .95, by what a few hundred queries may err, and by what codes may lose.
+It is measured with rows of the index as queries. It is higher than the recall of 0.95 intended for
+other queries: a few hundred queries give an uncertain estimate, and codes lose some recall.
 """
 
 
 def list_count(rows: int, wanted: int | None) -> int:
-    """`wanted`, or for None 4·√rows, but no more than leave 39 rows per list; at most `rows`."""
+    """Return `wanted`, at most `rows`; for None 4·√rows, or fewer so that a list has 39 rows."""
     if wanted is not None:
         return min(wanted, rows)
-    return max(1, min(isqrt(16 * rows), rows // FEWEST_POINTS))
+    return max(1, min(isqrt(16 * rows), rows // MIN_POINTS_PER_CLUSTER))
 
 
 def drawn_rows(blocks: Blocks, seed: int, metric: Metric | str) -> tuple[Rows, Vectors]:
-    """Return some rows, drawn by seed, and their prepared vectors (q, dim), to measure with.
+    """Return a random sample of rows and their prepared vectors (q, dim), to measure recall.
 
-    No two of them are copies: the neighbors of a vector with many copies are easily found.
+    No two are copies: the neighbors of a vector with many copies are easily found.
     """
     metric = choice(Metric, metric)
     rows = np.random.default_rng(seed).permutation(blocks.rows)[:DRAWN_ROWS]
@@ -47,12 +46,12 @@ def drawn_rows(blocks: Blocks, seed: int, metric: Metric | str) -> tuple[Rows, V
 
 
 def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric | str) -> Vectors:
-    """As many of the vectors as k-means makes use of for so many clusters, drawn by seed.
+    """Return a random sample of prepared vectors, as many as k-means uses for these clusters.
 
-    They come prepared. Raises what `checked_blocks` raises.
+    Raises the errors of `checked_blocks`.
     """
     metric = choice(Metric, metric)
-    enough = clusters * MOST_POINTS
+    enough = clusters * MAX_POINTS_PER_CLUSTER
     drawn = np.arange(blocks.rows)
     if blocks.rows > enough:
         drawn = np.sort(np.random.default_rng(seed).choice(blocks.rows, enough, replace=False))
@@ -60,7 +59,7 @@ def training_rows(blocks: Blocks, clusters: int, seed: int, metric: Metric | str
 
 
 def _picked(blocks: Blocks, rows: Rows, metric: Metric) -> Vectors:
-    """Return the prepared vectors of these rows. Raises what `checked_blocks` raises."""
+    """Return the prepared vectors of these rows. Raises the errors of `checked_blocks`."""
     vectors = np.empty((len(rows), blocks.dim), np.float32)
     for start, block in checked_blocks(blocks, metric):
         inside = (rows >= start) & (rows < start + len(block))
@@ -71,15 +70,14 @@ def _picked(blocks: Blocks, rows: Rows, metric: Metric) -> Vectors:
 def probes_needed(quantizer: Any, queries: Vectors, lists: Rows) -> int:
     """Return the least number of lists that hold the share `NEIGHBORS_PROBED` of the neighbors.
 
-    It is at least `LEAST_PROBES`, or all lists where these are fewer. quantizer: faiss's index of
-    the centroids. queries: (q, dim). lists: (q, k), the lists of each query's neighbors, -1 where
-    it has none.
+    At least `MIN_DEFAULT_PROBES`, or all lists if they are fewer. quantizer: faiss's index of the
+    centroids. queries: (q, dim). lists: (q, k), the lists of each query's neighbors, or -1.
     """
     there = lists >= 0
     if not there.any():
-        return min(LEAST_PROBES, int(quantizer.ntotal))
+        return min(MIN_DEFAULT_PROBES, int(quantizer.ntotal))
     order = quantizer.search(queries, quantizer.ntotal)[1]
     ranks = np.argsort(order, axis=1)
     of_neighbors = np.take_along_axis(ranks, np.where(there, lists, 0), axis=1)[there]
     needed = int(np.quantile(of_neighbors, NEIGHBORS_PROBED, method="inverted_cdf")) + 1
-    return min(max(needed, LEAST_PROBES), int(quantizer.ntotal))
+    return min(max(needed, MIN_DEFAULT_PROBES), int(quantizer.ntotal))

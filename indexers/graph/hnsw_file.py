@@ -1,8 +1,8 @@
-"""What hnswlib's file says, checked before hnswlib reads it: it trusts every number in it.
+"""Check hnswlib's file before hnswlib reads it, which trusts every number in it.
 
 The file is a header, then for each row an element of level 0 (a count of links and a mark, the
 links, the vector, the label), then for each row the size of its links on higher levels and, for
-each of these levels, their count and they themselves.
+each of these levels, their count and the links.
 """
 
 import struct
@@ -16,33 +16,33 @@ from numpy.typing import NDArray
 
 from retrieval.errors import BadData
 
-# As its saveIndex writes it: offset of the level 0, room, rows, bytes per element, offset of an
+# In the order of saveIndex: offset of level 0, capacity, rows, bytes per element, offset of an
 # element's label, offset of its vector, highest level, entry point, M above level 0, M at level 0,
 # M, 1 / ln M, ef_construction.
 HEADER = struct.Struct("<6QiI3QdQ")
 LABEL_BYTES = 8
-WORD = 4  # bytes of a link, and of a count of links
-COUNT = 0xFFFF  # the part of a count's word that counts; above it is the mark of a deletion
-BLOCK = 1 << 18  # elements that are checked at once
+WORD_BYTES = 4  # size of a link and of a count of links
+COUNT_MASK = 0xFFFF  # bits of the count; higher bits mark a deletion
+BLOCK_ELEMENTS = 1 << 18  # checked at once
 
 Words = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The numbers of the header that the others follow from."""
+    """Numbers of the header from which the others follow."""
 
     rows: int
     element: int  # bytes
     dim: int
     top: int  # the highest level
-    entry: int  # the row that a walk begins at
+    entry: int  # the row where a walk begins
     links: int  # at most, on each level above 0
     links_0: int  # at most, on level 0
 
     @classmethod
     def of(cls, content: bytes) -> Self | None:
-        """What the first bytes of a file say; None where they contradict each other."""
+        """Parse the first bytes of a file; return None if they contradict each other."""
         if len(content) < HEADER.size:
             return None
         level0, room, rows, element, label, vector, top, entry, m, m0, _, _, _ = HEADER.unpack(
@@ -53,9 +53,9 @@ class Header:
             level0 == 0
             and dim >= 1
             and rest == 0
-            and vector == WORD * (m0 + 1)
+            and vector == WORD_BYTES * (m0 + 1)
             and element == label + LABEL_BYTES
-            and entry < rows == room  # as much memory as the file has bytes
+            and entry < rows == room  # no more memory than the file has bytes
             and 1 <= m <= m0
             and top >= 0
         )
@@ -63,17 +63,17 @@ class Header:
 
 
 def checked_dim(path: Path) -> int:
-    """The dimension of the vectors in the file, which `load_index` must be told.
+    """Return the dimension of the vectors in the file, which `load_index` needs.
 
-    Raises BadData where the file is missing, cut off, or says what would lead a walk out of it.
+    Raises BadData if the file is missing, truncated, or has links out of range.
     """
     if not path.is_file():
-        raise BadData(f"{path} is not there; build the index again")
+        raise BadData(f"{path} not found; build the index again")
     with path.open("rb") as file:
         header = Header.of(file.read(HEADER.size))
     if header is None:
         raise _damaged(path, "header")
-    if path.stat().st_size < HEADER.size + header.rows * (header.element + WORD):
+    if path.stat().st_size < HEADER.size + header.rows * (header.element + WORD_BYTES):
         raise _damaged(path, "size")
     content = np.memmap(path, np.uint8, "r")
     levels = _levels(content[HEADER.size + header.rows * header.element :], header)
@@ -85,10 +85,10 @@ def checked_dim(path: Path) -> int:
 
 
 def _elements_fit(content: NDArray[np.uint8], header: Header) -> bool:
-    """Whether the links of level 0 lead to rows, and each row is a label once."""
+    """Return whether the links of level 0 are in range, and each row is one label."""
     named = np.zeros(header.rows, np.bool_)
-    for start in range(0, header.rows, BLOCK):
-        rows = min(BLOCK, header.rows - start)
+    for start in range(0, header.rows, BLOCK_ELEMENTS):
+        rows = min(BLOCK_ELEMENTS, header.rows - start)
         place = start * header.element
         words = _words(content, place, rows, 1 + header.links_0, header.element)
         labels: NDArray[np.uint64] = np.ndarray(
@@ -107,24 +107,24 @@ def _elements_fit(content: NDArray[np.uint8], header: Header) -> bool:
 
 
 def _links_fit(counts: Words, links: Words, most: int, rows: int) -> bool:
-    if int((counts & COUNT).max(initial=0)) > most:
+    if int((counts & COUNT_MASK).max(initial=0)) > most:
         return False
     if links.max(initial=0) < rows:
         return True
     there = (
-        np.arange(links.shape[1]) < (counts & COUNT)[:, None]
-    )  # what is behind them is not looked at
+        np.arange(links.shape[1]) < (counts & COUNT_MASK)[:, None]
+    )  # entries after the count are not used
     return bool((links[there] < rows).all())
 
 
 def _levels(content: NDArray[np.uint8], header: Header) -> NDArray[np.int64] | None:
-    """The highest level of each row; None where its links there lead nowhere, or are cut off."""
-    if len(content) % WORD:
+    """Return the highest level of each row; None if links are out of range or truncated."""
+    if len(content) % WORD_BYTES:
         return None
     words: Words = content.view("<u4")
     per_level = 1 + header.links  # words
     nonzero = np.flatnonzero(words)
-    filled, values = nonzero.tolist(), words[nonzero].tolist()  # quicker one by one than arrays
+    filled, values = nonzero.tolist(), words[nonzero].tolist()  # faster one by one than as arrays
     levels = np.zeros(header.rows, np.int64)
     row, place, following = 0, 0, 0
     blocks = []
@@ -134,8 +134,8 @@ def _levels(content: NDArray[np.uint8], header: Header) -> NDArray[np.int64] | N
             row += len(words) - place
             break
         size_at = filled[following]
-        row += size_at - place  # rows of level 0 alone, a zero each
-        level, rest = divmod(values[following], WORD * per_level)
+        row += size_at - place  # a zero for each row that is only on level 0
+        level, rest = divmod(values[following], WORD_BYTES * per_level)
         place = size_at + 1 + level * per_level
         if rest or row >= header.rows or level > header.top or place > len(words):
             return None
@@ -149,18 +149,18 @@ def _levels(content: NDArray[np.uint8], header: Header) -> NDArray[np.int64] | N
         if not here:
             return None
         found = words[np.array(here)[:, None] + np.arange(per_level)]
-        counts = found[:, 0] & COUNT
+        counts = found[:, 0] & COUNT_MASK
         if counts.max() > header.links:
             return None
         links = found[:, 1:][np.arange(header.links) < counts[:, None]]
-        # hnswlib reads a linked row's own links on this level, which must be there.
+        # hnswlib reads the links of a linked row on this level, which must exist.
         if links.size and (links.max() >= header.rows or (levels[links] < level).any()):
             return None
     return levels
 
 
 def _words(content: Any, place: int, rows: int, columns: int, stride: int) -> Words:
-    return np.ndarray((rows, columns), "<u4", content[place:].data, 0, (stride, WORD))
+    return np.ndarray((rows, columns), "<u4", content[place:].data, 0, (stride, WORD_BYTES))
 
 
 def _damaged(path: Path, what: str) -> BadData:

@@ -1,13 +1,13 @@
-"""How `hnsw-pca` searches, compiled by numba for the processor at hand and kept in its cache.
+"""Search of `hnsw-pca`, compiled by numba for this machine's processor and cached.
 
-A walk spends its time on waiting for memory. So it compares codes of 16 bits along the principal
-axes, which are a few lines of the cache each; asks for all of a vertex's neighbors before it looks
-at the first; and keeps its candidates in one sorted array, as Fu et al. do (Fast approximate
-nearest neighbor search with the navigating spreading-out graph, VLDB 2019). What it found is
-compared with the query as it is.
+A walk spends most of its time waiting for memory. So it compares codes of 16 bits along the
+principal axes, which take a few cache lines each; prefetches all neighbors of a vertex before it
+compares the first; and keeps its candidates in one sorted array, as Fu et al. do (Fast approximate
+nearest neighbor search with the navigating spreading-out graph, VLDB 2019). In the end it compares
+the candidates' vectors themselves with the query.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
@@ -19,21 +19,24 @@ from retrieval.runtime.numba import compiled
 
 COSINE, EUCLIDEAN, INNER_PRODUCT = 0, 1, 2
 
-LONGEST = 23_170
-"""The length of the longest codes: squares of differences, and products, stay below 2^31."""
+MAX_CODE_LENGTH = 23_170
+"""Maximum length of a code: squared differences and products stay below 2^31."""
 
-BAD = -1
-"""What `search` returns for a query that is not finite."""
+NOT_FINITE = -1
+"""Result of `search` for a query that is not finite."""
 
-LINE = 64  # bytes
-AHEAD = 3  # candidates whose vectors are asked for before they are needed
+CACHE_LINE_BYTES = 64
+PREFETCHED_CANDIDATES = 3
+"""Candidates whose vectors are fetched into the cache before they are compared."""
 
-# Sums may be taken in any order, so that they are taken eight numbers at a time; nan stays nan.
+# The compiler may reorder sums, and so add eight numbers at a time. NaN stays NaN.
 ANY_ORDER = {"reassoc", "contract", "nsz"}
+
+INLINE: Final = "always"  # parts of a walk that cost a tenth of its time as calls
 
 
 def _prefetching(context: Any, array: Any, index: Any) -> Any:
-    """Code that asks for the line of the cache in which a number of the flat array lies."""
+    """Generate code that fetches the cache line of a number of the flat array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -54,7 +57,7 @@ _prefetch: Any = intrinsic(_prefetching)
 @njit(boundscheck=False)
 def _prefetch_row(values: Any, row: int) -> None:
     width = values.shape[1]
-    for column in range(0, width, LINE // values.itemsize):
+    for column in range(0, width, CACHE_LINE_BYTES // values.itemsize):
         _prefetch(values, row * width + column)
 
 
@@ -81,7 +84,7 @@ def _minus_product(point: Any, codes: Any, row: int) -> Any:
 
 @njit(boundscheck=False, fastmath=ANY_ORDER)
 def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
-    """The distance, float32; the Euclidean one squared."""
+    """Return the distance, float32; Euclidean distances are squared."""
     total = np.float32(0)
     if kind == EUCLIDEAN:
         for i in range(query.shape[0]):
@@ -97,7 +100,7 @@ def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
 
 @njit(boundscheck=False)
 def _kept(found: int, row: int, distance: Any, rows: Any, distances: Any) -> int:
-    """How many there are with this row at its place among them, nearest first, equals by row."""
+    """Insert a row at its place, nearest first, equals by row; return the number of rows then."""
     k = rows.shape[0]
     if found == k:
         last = distances[k - 1]
@@ -126,7 +129,7 @@ def _finished(found: int, kind: int, rows: Any, distances: Any) -> None:
 
 @njit(boundscheck=False)
 def _scaled(source: Any, kind: int, query: Any) -> bool:
-    """The query (dim,), of length 1 for cosines; whether it is finite."""
+    """Write the query (dim,), of length 1 for cosines; return whether it is finite."""
     squares = 0.0
     for i in range(source.shape[0]):
         squares += np.float64(source[i]) * np.float64(source[i])
@@ -142,16 +145,16 @@ def _scaled(source: Any, kind: int, query: Any) -> bool:
 
 @njit(boundscheck=False, fastmath=ANY_ORDER)
 def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> None:
-    """The query's code (axes,), no longer than `LONGEST`; `turned` is room for as many numbers.
+    """Write the query's code (axes,), no longer than `MAX_CODE_LENGTH`, into `point`.
 
-    turn: as `search` has it.
+    turned: (axes,), for intermediate results. turn: see `search`.
     """
     dim = turn.shape[1] - 1
     if dim == 0:
         for j in range(turned.shape[0]):
             turned[j] = turn[j, 0] + (query[j] if j < query.shape[0] else 0)
     else:
-        for j in range(0, turned.shape[0], 4):  # four at once: the query is read once for them
+        for j in range(0, turned.shape[0], 4):  # four axes at once read the query once
             a, b = turn[j, dim], turn[j + 1, dim]
             c, d = turn[j + 2, dim], turn[j + 3, dim]
             for i in range(dim):
@@ -165,35 +168,31 @@ def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> Non
     for j in range(turned.shape[0]):
         squares += np.float64(turned[j]) * np.float64(turned[j])
     length = np.sqrt(squares) * scale
-    if not length <= LONGEST:
-        scale = scale * LONGEST / length if length < np.inf else 0.0
+    if not length <= MAX_CODE_LENGTH:
+        scale = scale * MAX_CODE_LENGTH / length if length < np.inf else 0.0
     for j in range(turned.shape[0]):
         point[j] = np.int16(np.rint(turned[j] * scale)) if scale > 0 else 0
 
 
-def _walker(between: Any) -> Any:
-    """A walk by this distance of codes, of its own: to ask in each step which would take half of
-    the time."""
+@njit(inline=INLINE, boundscheck=False)
+def _inserted(candidate: Any, pool: Any, size: int) -> int:
+    """Move larger candidates up to make place for this one, and return its place."""
+    place = size - 1
+    while place > 0 and pool[place - 1] > candidate:
+        pool[place] = pool[place - 1]
+        place -= 1
+    pool[place] = candidate
+    return place
+
+
+def _descent(between: Any) -> Any:
+    """Build the descent by this distance of codes; see `_walk`."""
 
     @njit(boundscheck=False)
-    def walked(
-        point: Any,
-        codes: Any,
-        links: Any,
-        upper: Any,
-        offsets: Any,
-        entry: int,
-        levels: int,
-        tags: Any,
-        pool: Any,
-        fresh: Any,
-    ) -> int:
-        """How many candidates the pool has room for and the walk came by, nearest first.
-
-        A candidate is its distance, 31 bits of its row, and whether its neighbors are in the pool.
-        """
-        ef, degree = pool.shape[0], links.shape[1]
-        # From layer to layer to the vertex that is nearest there.
+    def descended(
+        point: Any, codes: Any, upper: Any, offsets: Any, degree: int, entry: int, levels: int
+    ) -> Any:
+        """Return the row that is nearest in the upper layers, where the lowest is entered."""
         nearest = between(point, codes, entry)
         for level in range(levels, 0, -1):
             moved = True
@@ -209,14 +208,66 @@ def _walker(between: Any) -> Any:
                     distance = between(point, codes, row)
                     if distance < nearest:
                         nearest, entry, moved = distance, row, True
-        # In the lowest one, to the neighbors of the nearest candidate that is not done.
-        tag = np.uint8(tags[-1] + 1)
-        if tag == 0:
-            tags[:] = 0
-            tag = np.uint8(1)
-        tags[-1] = tag
+        return entry
+
+    return descended
+
+
+@njit(boundscheck=False)
+def _next_tag(tags: Any) -> Any:
+    """Return the tag of the rows that this walk sees; clear the tags when the numbers run out."""
+    tag = np.uint8(tags[-1] + 1)
+    if tag == 0:
+        tags[:] = 0
+        tag = np.uint8(1)
+    tags[-1] = tag
+    return tag
+
+
+@njit(inline=INLINE, boundscheck=False)
+def _unseen_neighbors(row: int, codes: Any, links: Any, tags: Any, tag: Any, unseen: Any) -> int:
+    """Fill `unseen` with the neighbors that this walk meets first, and return their number."""
+    count = 0
+    for j in range(links.shape[1]):
+        neighbor = links[row, j]
+        if neighbor < 0:
+            break
+        if tags[neighbor] != tag:
+            tags[neighbor] = tag
+            unseen[count] = neighbor
+            count += 1
+            _prefetch_row(codes, neighbor)
+    return count
+
+
+def _walk(between: Any) -> Any:
+    """Build the walk by this distance of codes.
+
+    Each distance has a compiled walk of its own: a test in each step would double the time.
+    """
+    descended = _descent(between)
+
+    @njit(boundscheck=False)
+    def walked(
+        point: Any,
+        codes: Any,
+        links: Any,
+        upper: Any,
+        offsets: Any,
+        entry: int,
+        levels: int,
+        tags: Any,
+        pool: Any,
+        unseen: Any,
+    ) -> int:
+        """Fill the pool with the nearest candidates, nearest first, and return their number.
+
+        A candidate is its distance, 31 bits of its row, and whether its neighbors are in the pool.
+        """
+        entry = descended(point, codes, upper, offsets, links.shape[1], entry, levels)
+        tag = _next_tag(tags)
         tags[entry] = tag
-        pool[0] = (np.int64(nearest) << 32) | (np.int64(entry) << 1)
+        pool[0] = (np.int64(between(point, codes, entry)) << 32) | (np.int64(entry) << 1)
         size, here = 1, 0
         while here < size:
             if pool[here] & 1:
@@ -224,30 +275,16 @@ def _walker(between: Any) -> Any:
                 continue
             row = (pool[here] & 0xFFFFFFFF) >> 1
             pool[here] |= 1
-            count = 0
-            for j in range(degree):
-                neighbor = links[row, j]
-                if neighbor < 0:
-                    break
-                if tags[neighbor] != tag:
-                    tags[neighbor] = tag
-                    fresh[count] = neighbor
-                    count += 1
-                    _prefetch_row(codes, neighbor)
             back = size
-            for j in range(count):
-                neighbor = fresh[j]
+            for j in range(_unseen_neighbors(row, codes, links, tags, tag, unseen)):
+                neighbor = unseen[j]
                 distance = between(point, codes, neighbor)
                 candidate = (np.int64(distance) << 32) | (np.int64(neighbor) << 1)
-                if size < ef:
+                if size < pool.shape[0]:
                     size += 1
                 elif candidate >= pool[size - 1]:
                     continue
-                place = size - 1
-                while place > 0 and pool[place - 1] > candidate:
-                    pool[place] = pool[place - 1]
-                    place -= 1
-                pool[place] = candidate
+                place = _inserted(candidate, pool, size)
                 back = min(back, place)
                 if place <= here + 1:  # it is next
                     _prefetch_row(links, neighbor)
@@ -257,8 +294,43 @@ def _walker(between: Any) -> Any:
     return walked
 
 
-_walked_by_differences = _walker(_squared_difference)
-_walked_by_products = _walker(_minus_product)
+_walked_by_differences = _walk(_squared_difference)
+_walked_by_products = _walk(_minus_product)
+
+
+@njit(inline=INLINE, boundscheck=False, fastmath=ANY_ORDER)
+def _ranked(
+    query: Any,
+    vectors: Any,
+    among: Any,
+    pool: Any,
+    kind: int,
+    unit: float,
+    slack: float,
+    rows: Any,
+    distances: Any,
+) -> int:
+    """Fill rows and distances (k,) with the nearest vectors of the pool, and return their number.
+
+    unit: the squared distance of codes for a distance of 1; inf for inner products, which have no
+    lower bound. slack: the most by which rounding lengthens a distance of codes.
+    """
+    size, k, found = pool.shape[0], rows.shape[0], 0
+    for place in range(min(PREFETCHED_CANDIDATES, size)):
+        _prefetch_row(vectors, (pool[place] & 0xFFFFFFFF) >> 1)
+    for place in range(size):
+        if place + PREFETCHED_CANDIDATES < size:
+            _prefetch_row(vectors, (pool[place + PREFETCHED_CANDIDATES] & 0xFFFFFFFF) >> 1)
+        if found == k and kind != INNER_PRODUCT:
+            bound = max(np.sqrt(np.float64(pool[place] >> 32)) - slack, 0.0)
+            if bound * bound > distances[k - 1] * unit:
+                break
+        row = (pool[place] & 0xFFFFFFFF) >> 1
+        if among.shape[0] > 0 and not among[row]:
+            continue
+        distance = _between_vectors(query, vectors, row, kind)
+        found = _kept(found, row, distance, rows, distances)
+    return found
 
 
 @compiled(
@@ -285,57 +357,44 @@ def search(
     rows: Any,
     distances: Any,
 ) -> int:
-    """How many of the queries (q, dim) found fewer than k rows, or BAD where one is not finite.
+    """Fill rows and distances (q, k) with the nearest rows of each query (q, dim).
 
-    turn: (axes, dim + 1), axes being a multiple of 4: what turns queries into codes over `scale`,
-    the last of each line being added; (axes, 1) where the axes are those of the queries.
-    codes: (n, axes). links: (n, degree), each vertex's neighbors in the lowest layer, then -1.
-    upper, offsets: those of all layers, as faiss has them. vectors: (n, dim), of length 1 for
-    cosines. among: (n,) for rows that may be found, or (0,) for all. tags: (n + 1,), zeros, for
-    one call at a time. kind: one of the metrics above. ef: how many candidates a walk keeps.
-    entry: where it begins; levels: how many layers there are above the lowest.
-    rows, distances: (q, k), filled with what was found, nearest first, equals by row, then -1 and
-    inf. Euclidean distances are not squared.
+    Rows come nearest first, equals by row, then -1 and inf. Euclidean distances are not squared.
+    Returns the number of queries with fewer than k rows, or NOT_FINITE for a query that is not.
+
+    turn: (axes, dim + 1), axes a multiple of 4: a matrix onto the axes, and an offset in the last
+    column, both to be multiplied by `scale`; (axes, 1) if the axes are those of the queries.
+    codes: (n, axes). links: (n, degree), neighbors in the lowest layer, then -1. upper, offsets:
+    neighbors in all layers, as faiss stores them. vectors: (n, dim), of length 1 for cosines.
+    among: (n,) bool of rows that may be found, or (0,) for all. tags: (n + 1,), zeros at first,
+    for one call at a time. kind: a metric above. ef: candidates that a walk keeps. entry: first
+    row of a walk. levels: number of layers above the lowest.
     """
     dim, axes, k = queries.shape[1], turn.shape[0], rows.shape[1]
     query, turned = np.empty(dim, np.float32), np.empty(axes, np.float32)
     point = np.empty(axes, np.int16)
-    pool, fresh = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
-    product = kind == INNER_PRODUCT
+    pool, unseen = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
     # Codes of two vectors are each half a unit off along every axis, at most, and turning onto
-    # axes makes no distance longer: what a pair of codes says, less this, is a lower bound.
+    # axes makes no distance longer: the distance of two codes, less this, is a lower bound.
     slack = np.sqrt(axes) + 1
-    unit = scale * scale * (2 if kind == COSINE else 1)  # of the cosine's 1 - cos = d² / 2
+    unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0
     for number in range(queries.shape[0]):
         if not _scaled(queries[number], kind, query):
-            return BAD
+            return NOT_FINITE
         _turned(query, turn, scale, turned, point)
-        if product:
+        if kind == INNER_PRODUCT:
             size = _walked_by_products(
-                point, codes, links, upper, offsets, entry, levels, tags, pool, fresh
+                point, codes, links, upper, offsets, entry, levels, tags, pool, unseen
             )
         else:
             size = _walked_by_differences(
-                point, codes, links, upper, offsets, entry, levels, tags, pool, fresh
+                point, codes, links, upper, offsets, entry, levels, tags, pool, unseen
             )
-        found = 0
-        for place in range(min(AHEAD, size)):
-            _prefetch_row(vectors, (pool[place] & 0xFFFFFFFF) >> 1)
-        for place in range(size):
-            if place + AHEAD < size:
-                _prefetch_row(vectors, (pool[place + AHEAD] & 0xFFFFFFFF) >> 1)
-            if found == k and not product:
-                bound = max(np.sqrt(np.float64(pool[place] >> 32)) - slack, 0.0)
-                if bound * bound > distances[number, k - 1] * unit:
-                    break
-            row = (pool[place] & 0xFFFFFFFF) >> 1
-            if among.shape[0] > 0 and not among[row]:
-                continue
-            distance = _between_vectors(query, vectors, row, kind)
-            found = _kept(found, row, distance, rows[number], distances[number])
+        line, lengths = rows[number], distances[number]
+        found = _ranked(query, vectors, among, pool[:size], kind, unit, slack, line, lengths)
         short += found < k
-        _finished(found, kind, rows[number], distances[number])
+        _finished(found, kind, line, lengths)
     return short
 
 
@@ -346,7 +405,7 @@ def search(
 def compare(
     queries: Any, vectors: Any, candidates: Any, kind: int, rows: Any, distances: Any
 ) -> None:
-    """Fill rows and distances as `search` does, with the true neighbors among the candidates."""
+    """Fill rows and distances as `search` does, with the nearest of all candidates."""
     query = np.empty(queries.shape[1], np.float32)
     for number in range(queries.shape[0]):
         _scaled(queries[number], kind, query)

@@ -13,6 +13,7 @@ import numpy as np
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Mask
 from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.quality.draws import draw_of_each_class
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.provenance import known_provenance, seen
 from retrieval.quality.ranking import Rows
@@ -185,15 +186,12 @@ def _rows(path: Path, images: Labelled, ids: list[Json]) -> Rows:
 
 
 def _drawn(images: Labelled, count: int, what: str, generator: np.random.Generator) -> Rows:
-    """`count` rows of each class, ascending."""
-    labels = np.array(images.labels, dtype=object)
-    parts = []
-    for name in images.classes():
-        rows = np.flatnonzero(labels == name)
-        if len(rows) < count:
-            raise BadInput(
-                f"class '{name}' has {len(rows)} images, and the protocol draws {count} {what} of "
-                "each class; take official or unseen"
-            )
-        parts.append(generator.permutation(rows)[:count])
-    return np.sort(np.concatenate(parts))
+    """Return `count` random rows of each class, ascending."""
+    return draw_of_each_class(
+        np.array(images.labels, dtype=object),
+        images.classes(),
+        count,
+        generator,
+        why=f"the protocol draws {count} {what} of each class",
+        remedy="take official or unseen",
+    )

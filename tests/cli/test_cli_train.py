@@ -110,7 +110,7 @@ def test_train_without_a_recipe_lists_recipes(folder: Path) -> None:
     ("arguments", "said"),
     [
         (["siamese-quik"], ["unknown recipe 'siamese-quik'", "did you mean 'siamese-quick'?"]),
-        (["none.toml"], ["recipe none.toml is not there"]),
+        (["none.toml"], ["recipe none.toml not found"]),
         (["tiny.toml", "--set", "epoch=3"], ["'epoch'", "did you mean 'epochs'?"]),
         (["tiny.toml", "--set", "epochs"], ["write --set KEY=VALUE"]),
         (["tiny.toml", "--set", "losses.0.name=arcfase"], ["did you mean 'arcface'?"]),

@@ -59,7 +59,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
-def test_the_suite_notices(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suite_detects_violations(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder: Any = open_encoder("toy")
     monkeypatch.setattr(encoder, "encode", partial(broken, fault, encoder.encode))
     with pytest.raises(AssertionError):

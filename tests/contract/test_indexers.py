@@ -172,7 +172,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_suite_notices(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suite_detects_violations(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     indexer = make_indexer("exact", {})
     build = type(indexer).build
     faulty: Any = lambda self, vectors: Wrong(build(self, vectors), fault)  # noqa: E731

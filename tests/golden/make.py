@@ -14,7 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.suite.report import FORMAT, VERSION
-from benchmarks.suite.run import Report, Row, with_front
+from benchmarks.suite.run import Row, SuiteReport, with_front
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Json, Metric
@@ -176,7 +176,7 @@ def report() -> dict[str, Json]:
     data: dict[str, Json] = {"dim": 4, "metric": "cosine", "encoder": None}
     counts: dict[str, Json] = {"queries": 20, "database": 100}
     names: dict[str, Json] = {"queries": "asked", "database": "searched"}
-    document = Report({"cpu": "golden", "cores": 2}, data, {}, with_front(rows), pa.table({}))
+    document = SuiteReport({"cpu": "golden", "cores": 2}, data, {}, with_front(rows), pa.table({}))
     return {
         "format": FORMAT,
         "version": VERSION,

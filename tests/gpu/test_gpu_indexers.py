@@ -58,7 +58,7 @@ def test_gpu_and_cpu_find_the_same(metric: Metric, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_lists_of_the_gpu_are_as_good(metric: Metric) -> None:
+def test_recall_of_gpu_lists_equals_cpu_lists(metric: Metric) -> None:
     database, queries = data()
     truth = Exact(metric, device="cpu").build(database).search(queries, 10)
     recall = [
@@ -78,7 +78,7 @@ def test_lists_of_the_gpu_are_as_good(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("k", [2048, 2049, 20_000])
-def test_the_greatest_k(k: int) -> None:
+def test_largest_k(k: int) -> None:
     database, queries = data()
     hits = Ivf(Metric.EUCLIDEAN, n_probe=10**6, device="cuda").build(database).search(queries, k)
     truth = Exact(Metric.EUCLIDEAN, device="cpu").build(database).search(queries, k)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from encoders.inference import TorchEncoder
-from encoders.training import trainer
+from encoders.training import run as training_run
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Framing, Metric
@@ -69,10 +69,10 @@ class Stop(Exception):
 @pytest.mark.parametrize(
     "recipe", [SIAMESE, AUTOENCODER, PRETRAINED], ids=lambda recipe: recipe.encoder
 )
-def test_a_stopped_run_goes_on_and_both_devices_embed_alike(
+def test_stopped_run_continues_and_devices_embed_equally(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)  # behind every step
+    monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)  # after every step
     steps: list[int] = []
 
     def stop(done: int, total: int) -> None:

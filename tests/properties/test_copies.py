@@ -66,7 +66,7 @@ def recall(index: Index, vectors: Vectors, metric: Metric, mask: Mask | None = N
 
 @st.composite
 def groups(draw: st.DrawFn) -> tuple[list[int], float, int]:
-    """Draw sizes of groups of copies, the noise between copies, and a seed."""
+    """Draw the numbers of copies of the first vectors, their differences, and a seed."""
     many = st.lists(st.integers(1, 5), min_size=50, max_size=300)
     few = st.lists(st.integers(1, 200), min_size=1, max_size=5)
     one = st.lists(st.integers(300, 1200), min_size=1, max_size=1)
@@ -119,7 +119,7 @@ def test_copies_cost_no_recall(
 
 
 @pytest.mark.parametrize("name", ["ivf", "ivfpq"])
-def test_chosen_options_suit_rows_without_copies(name: str) -> None:
+def test_options_chosen_by_a_build_suit_rows_without_copies(name: str) -> None:
     vectors, _ = with_copies([6000, 3000], 1e-6, 0)
     for metric in (Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT):
         index = make_indexer(name, {"metric": metric}).build(vectors)

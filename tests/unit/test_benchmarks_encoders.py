@@ -67,7 +67,7 @@ def test_distances_side_by_side() -> None:
     assert low < high
 
 
-def test_storage_keeps_what_it_can() -> None:
+def test_storage_forms_round_as_specified() -> None:
     vectors = labelled("test", 20, 4, 0.3, 0).vectors
     mean = vectors.mean(axis=0)
     kept = {name: stored(vectors, mean) for name, (_, stored) in STORAGE.items()}
@@ -114,14 +114,14 @@ def test_each_part_of_an_embedding_has_a_row(tmp_path: Path) -> None:
     train(recipe, tmp_path)
     rows = [*ablation.measure(tmp_path, "train", 1_000)]
     assert [row["numbers"] for row in rows] == [3, 3, 13, 3, 13]
-    held_out = 1437 - 70  # what the test split leaves, less what was trained on
+    held_out = 1437 - 70  # the rest of the test split, without training images
     assert {row["images"] for row in rows} == {1_000}
     assert len({row["map"] for row in rows}) == len(rows)
     (few, *_) = ablation.measure(tmp_path, "train", 10_000)
     assert few["images"] == held_out
 
 
-def test_an_encoder_of_several_sides_has_a_row_more() -> None:
+def test_encoder_with_several_sides_has_one_more_row() -> None:
     assert [*ablation.steps({"shift": 1})] == [*ablation.STEPS]
     steps = ablation.steps({"embed_sides": [128, 160]})
     *at_one, at_all = steps.items()
@@ -177,6 +177,6 @@ def test_a_sweep_keeps_rows_of_unlike_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["epochs", "epochs=", "=1|2", "epochs=1||2"])
-def test_a_sweep_says_how_to_vary(text: str) -> None:
-    with pytest.raises(BadInput, match="is not understood; write --vary"):
+def test_wrong_vary_argument_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="has no key, = and values; write --vary"):
         [*sweep.combinations([text])]

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from benchmarks.suite.grid import FULL, QUICK, read_grid
-from benchmarks.suite.run import K
+from benchmarks.suite.judge import K
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.registry import indexer_names, make_indexer
@@ -32,7 +32,7 @@ def test_lists_are_combined_and_other_values_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "probes"), [(QUICK, 4), (FULL, 8)])
-def test_our_grids_are_such_that_the_backends_take(path: Path, probes: int) -> None:
+def test_shipped_grids_are_valid(path: Path, probes: int) -> None:
     grid = read_grid(path)
     assert set(grid) <= set(indexer_names())
     assert len({setting["n_probe"] for setting in grid["ivf"]}) == probes
@@ -46,19 +46,19 @@ def test_our_grids_are_such_that_the_backends_take(path: Path, probes: int) -> N
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("ivf = 3", "ivf is no table"),
+        ("ivf = 3", "ivf is not a table"),
         ("[ivf", "no TOML"),
         ("[[ivf]]\nn_probe = 1", "no table"),
         ("[ivf]\nn_probe = []", "ivf has no value for n_probe"),
-        ("[ivf]\nmetric = 'cosine'", "ivf names a metric; give --metric"),
+        ("[ivf]\nmetric = 'cosine'", "ivf has a metric; use --metric"),
         ("[hsnw]", r"unknown backend in grid .*grid.toml 'hsnw'; did you mean 'hnsw'"),
     ],
 )
-def test_what_is_no_grid_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+def test_invalid_grids_are_refused(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
         read_grid(grid_file(tmp_path, text))
 
 
-def test_a_grid_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"nowhere.toml \(No such file"):
         read_grid(tmp_path / "nowhere.toml")

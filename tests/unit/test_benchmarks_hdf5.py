@@ -53,7 +53,7 @@ def test_the_form_of_ann_benchmarks(tmp_path: Path, metric: Metric, name: str) -
     assert found.queries.ids[1] == "test/1" and found.database.labels[0] is None
 
 
-def test_known_neighbors_are_not_worked_out_again(file: Path) -> None:
+def test_known_neighbors_are_not_computed_again(file: Path) -> None:
     data = hdf5.read(file)
     assert data.neighbors is not None
 
@@ -65,7 +65,7 @@ def test_known_neighbors_are_not_worked_out_again(file: Path) -> None:
         return report.rows[0].recall_at[10]
 
     assert recall(data.neighbors) == recall(None) == 1
-    first = np.repeat(data.neighbors[:, :1], 100, axis=1)  # true neighbours all as near as one
+    first = np.repeat(data.neighbors[:, :1], 100, axis=1)  # all true neighbors equally near
     assert recall(first) == pytest.approx(0.1)
     assert recall(first[:, :50]) == 1  # too few to judge by
 
@@ -96,10 +96,10 @@ def replaced(name: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (replaced("train", None), "no vectors train"),
-        (replaced("test", np.zeros(8)), "no vectors test"),
-        (replaced("test", np.zeros((0, 8))), "no vectors test"),
-        (replaced("test", np.zeros((3, 8), "S4")), "no vectors test"),
+        (replaced("train", None), "no numeric table train"),
+        (replaced("test", np.zeros(8)), "no numeric table test"),
+        (replaced("test", np.zeros((0, 8))), "no numeric table test"),
+        (replaced("test", np.zeros((3, 8), "S4")), "no numeric table test"),
         (replaced("test", np.zeros((3, 7))), "train has dimension 8, test 7"),
         (replaced("neighbors", np.zeros((3, 100), int)), "not a row for each test vector"),
         (replaced("neighbors", np.full((20, 100), 300)), "not all rows of train"),
@@ -116,19 +116,19 @@ def test_damaged_files_are_refused(file: Path, change: Any, message: str) -> Non
         hdf5.read(file)
 
 
-def test_what_is_no_file_of_ann_benchmarks(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"nothing\.hdf5 is not there"):
+def test_other_files_are_refused(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"nothing\.hdf5 not found"):
         hdf5.read(tmp_path / "nothing.hdf5")
     text = tmp_path / "text.hdf5"
     text.write_text("no HDF5 at all")
-    with pytest.raises(BadData, match="is no HDF5 file"):
+    with pytest.raises(BadData, match="is damaged or not an HDF5 file"):
         hdf5.read(text)
     for name, said in (("jaccard", "has the metric jaccard"), (None, "names no metric")):
         with h5py.File(file, "r+") as data:
             del data.attrs["distance"]
             if name is not None:
                 data.attrs["distance"] = name
-        with pytest.raises(BadInput, match=f"{said}, and retr reads euclidean and angular"):
+        with pytest.raises(BadInput, match=f"{said}, and retr supports euclidean and angular"):
             hdf5.read(file)
         assert hdf5.read(file, Metric.EUCLIDEAN).neighbors is None
         with h5py.File(file, "r+") as data:
@@ -148,11 +148,11 @@ def test_a_file_with_a_damaged_part(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[offset : offset + 200] = bytes(200)
     path.write_bytes(content)
-    with pytest.raises(BadData, match="is no HDF5 file, or damaged"):
+    with pytest.raises(BadData, match="is damaged or not an HDF5 file"):
         hdf5.read(path)
 
 
-def test_copies_are_no_damage(tmp_path: Path) -> None:
+def test_copies_do_not_count_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "data.hdf5"
     copies = np.tile(1e3 * vectors(1, 0), (150, 1))
     hdf5.write(path, copies[:3], copies, Metric.COSINE)
@@ -161,7 +161,7 @@ def test_copies_are_no_damage(tmp_path: Path) -> None:
     assert hdf5.read(path).neighbors is not None
 
 
-def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="is a folder; name a file"):
         hdf5.write(tmp_path, vectors(2, 0), vectors(7, 1), Metric.EUCLIDEAN)
 

@@ -20,7 +20,7 @@ INSTALLED = [name for name, place in PEERS.items() if place.startswith(("raw:", 
 
 @pytest.fixture(autouse=True)
 def all_cores() -> Iterator[None]:
-    """retr's own are kept to as many cores as threads, and the tests behind them not."""
+    """retr's peers pin the process to as many cores as threads; later tests must not be pinned."""
     before = cores()
     yield
     if hasattr(os, "sched_setaffinity"):
@@ -33,9 +33,7 @@ def vectors(rows: int, seed: int) -> Vectors:
 
 @pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.COSINE])
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name != "retr-auto"])
-def test_the_most_thorough_effort_finds_the_neighbours(
-    name: str, metric: Metric, tmp_path: Path
-) -> None:
+def test_highest_effort_finds_the_neighbors(name: str, metric: Metric, tmp_path: Path) -> None:
     database, queries = vectors(1500, 1), vectors(40, 2)
     true = nearest(queries, database, metric, 10).rows
     peer = open_peer(name)
@@ -90,7 +88,7 @@ def test_the_table_has_ratios_to_hnswlib() -> None:
     assert again == "| hnswlib again | 1.2 | 80 (0.80) | – | – | 2,000 (1.00) | – | – |"
 
 
-def test_a_library_that_is_missing_says_how_to_get_it(
+def test_missing_library_error_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(PEERS, "gone", "raw_gone:Gone")

@@ -116,7 +116,7 @@ def test_without_plotly_there_is_no_page(
     assert "bench.html" not in {path.name for path in [*written, *tmp_path.iterdir()]}
 
 
-def test_recalls_stand_by_what_they_miss() -> None:
+def test_missed_axis_is_logarithmic() -> None:
     axis = report.MissedAxis.of([0.7, 0.97, 0.9985, 1.0])
     assert [*axis.ticks] == ["0.8", "0.9", "0.95", "0.99", "0.999", "1"]
     assert axis.place(0.97) == pytest.approx(0.03)
@@ -124,7 +124,7 @@ def test_recalls_stand_by_what_they_miss() -> None:
     assert [*report.MissedAxis.of([1.0, 1.0]).ticks] == ["0.99", "1"]
 
 
-def test_a_line_joins_its_own_front() -> None:
+def test_line_joins_the_front_of_its_backend() -> None:
     rows = [row("hnsw", 0.8, 900), row("hnsw", 0.9, 1000), row("hnsw", 0.95, 300)]
     assert [each["qps"] for each in report._front([*rows, row("hnsw", 0.95, 200)], "qps")] == [
         1000,
@@ -138,7 +138,7 @@ def verdicts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, bool | None]
     return {c.measure: c.better for c in report.compare(old, new) if c.setting == "ef=10"}
 
 
-def test_what_changed_is_beyond_noise(document: dict[str, Any]) -> None:
+def test_changes_beyond_noise_are_reported(document: dict[str, Any]) -> None:
     assert set(verdicts(document, document).values()) == {None}
     for factor, better in ((1.3, True), (0.7, False), (1.08, None), (0.95, None)):
         new = copy.deepcopy(document)
@@ -163,19 +163,19 @@ def test_what_changed_is_beyond_noise(document: dict[str, Any]) -> None:
     assert (found["memory bytes"], found["build s"]) == (False, True)
 
 
-def test_settings_that_both_have_are_compared(document: dict[str, Any]) -> None:
+def test_common_settings_are_compared(document: dict[str, Any]) -> None:
     new = copy.deepcopy(document)
     new["rows"] = [row("hnsw", 0.8, 450, ef=10), row("hnsw", 0.9, 800, threads=2, ef=20)]
     changes = report.compare(document, new)
     assert {(c.backend, c.setting, c.threads) for c in changes} == {("hnsw", "ef=10", 1)}
     assert report.median_speedup(changes) == 0.5
     assert changes[0].to_json()["verdict"] == "worse"
-    with pytest.raises(BadInput, match="no backend with the same setting"):
+    with pytest.raises(BadInput, match="no common backend and setting"):
         report.compare(document, document | {"rows": [row("ivf", 1, 1)]})
 
 
-def test_what_is_no_report(document: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"bench\.json is not there"):
+def test_other_files_are_not_reports(document: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"bench\.json not found"):
         report.read(tmp_path)
     file = tmp_path / "bench.json"
     file.write_text("{}")
@@ -199,5 +199,5 @@ def test_what_is_no_report(document: dict[str, Any], tmp_path: Path) -> None:
 )
 def test_other_data_cannot_be_compared(document: dict[str, Any], name: str, value: Any) -> None:
     new = document | {"data": document["data"] | {name: value}}
-    with pytest.raises(Mismatch, match=f"of other data: {name} .* measure both on the same"):
+    with pytest.raises(Mismatch, match=f"different data: {name} .* measure both on the same"):
         report.compare(document, new)

@@ -19,7 +19,7 @@ from retrieval.images import load, open_source
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.02]
 
 
-def test_slower_is_what_exceeds_a_tenth_and_the_scatter() -> None:
+def test_slower_means_beyond_a_tenth_and_the_scatter() -> None:
     assert not guard.slower([1.08] * 5, STEADY)
     assert guard.slower([1.2, 1.21, 1.19, 1.2, 1.2], STEADY)
     assert not guard.slower([0.5] * 5, STEADY)
@@ -28,7 +28,7 @@ def test_slower_is_what_exceeds_a_tenth_and_the_scatter() -> None:
     assert not guard.slower([1.4] * 5, noisy)
 
 
-def test_the_guard_takes_again_what_seems_slower(capsys: pytest.CaptureFixture[str]) -> None:
+def test_guard_repeats_measures_that_seem_slower(capsys: pytest.CaptureFixture[str]) -> None:
     runs: Iterator[float] = iter([3.0, 1.0])
     taken: list[str] = []
 
@@ -56,7 +56,7 @@ def test_the_baseline_has_every_measure() -> None:
     assert {*ratios} == {*backends, "encode, siamese-quick", "retr --help", "evaluation"}
 
 
-def test_growth_is_measured_once_a_size(
+def test_growth_is_measured_once_per_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "scale"
@@ -76,7 +76,7 @@ def test_growth_is_measured_once_a_size(
     exponents = json.loads(printed[printed.rindex('{\n  "exponents"') :])["exponents"]
     assert exponents["exact"]["size_bytes"] == pytest.approx(1, abs=0.01)
     (out / "scale.csv").write_text("n,backend\n1,exact\n")
-    with pytest.raises(RetrError, match="is no table of this script"):
+    with pytest.raises(RetrError, match="is not a table of this command"):
         scale.read(out / "scale.csv")
 
 
@@ -91,14 +91,14 @@ def test_exponents_are_those_of_powers() -> None:
     assert scale.exponents([row(10, 1.0)]) == {}
 
 
-def test_queries_lie_among_the_database_but_are_not_of_it() -> None:
+def test_queries_are_drawn_like_the_database_but_differ() -> None:
     database, queries = scale.draw(20_000, seed=2), scale.draw(50, seed=1)
     np.testing.assert_allclose(np.linalg.norm(database, axis=1), 1, rtol=1e-5)
     nearest = (queries @ database.T).max(axis=1)
     assert 0.5 < nearest.min() <= nearest.max() < 0.999
 
 
-def test_photographs_are_jpeg_files_that_the_loop_sees_as_encoding_does(tmp_path: Path) -> None:
+def test_photographs_are_decoded_equally_in_the_loop_and_in_encode(tmp_path: Path) -> None:
     encode.write_photographs(tmp_path, 12)
     paths = sorted(tmp_path.iterdir())
     assert len({path.read_bytes() for path in paths}) == 12
@@ -111,7 +111,7 @@ def test_photographs_are_jpeg_files_that_the_loop_sees_as_encoding_does(tmp_path
     np.testing.assert_allclose(seen * 255, load(item, framing), atol=0.01)
 
 
-def test_each_way_of_running_is_held_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_runtime_is_compared_with_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     every_way = runtimes.ways
 
     def some(encoder: Any, folder: Path) -> Iterator[tuple[str, Any]]:
@@ -132,7 +132,7 @@ def test_each_way_of_running_is_held_against_float32(monkeypatch: pytest.MonkeyP
     assert all(len(found[name]["repeats"]) == 2 for name in kept)
 
 
-def test_memory_is_counted_from_where_the_work_begins(tmp_path: Path) -> None:
+def test_memory_growth_starts_with_the_work(tmp_path: Path) -> None:
     size = 64 * 2**20
     with mmap.mmap(-1, size) as fresh:  # numpy may be given memory that is resident already
         grown = memory.grown(lambda: fresh.write(bytes(2**20) * 64))
@@ -146,7 +146,7 @@ def test_memory_is_counted_from_where_the_work_begins(tmp_path: Path) -> None:
     assert load(next(iter(source.items())), Framing(32)).shape == (32, 32, 3)
 
 
-def test_memory_of_indices_and_encoding_is_measured_apart() -> None:
+def test_memory_of_indexing_and_encoding_is_measured_separately() -> None:
     found: Any = memory.measure_indices(20_000, 32, ["exact"])
     assert found["vectors_bytes"] == 20_000 * 32 * 4
     assert 0.8 < found["exact"]["ratio"] < 20

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks.suite import machine
 from benchmarks.suite import run as suite
-from benchmarks.suite.job import Answer, Job, Timing, hits_file
-from benchmarks.suite.run import K, Report, Row, run, usual_backends, with_front
+from benchmarks.suite.job import Job, Timing, WorkerResult, hits_file
+from benchmarks.suite.judge import Judge, K
+from benchmarks.suite.run import Row, SuiteReport, default_backends, run, with_front
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.quality.evaluation import evaluate
@@ -49,7 +50,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def report(told: list[str]) -> Report:
+def report(told: list[str]) -> SuiteReport:
     return run(
         items(60, "q", 1),
         items(1500, "d", 2),
@@ -61,9 +62,9 @@ def report(told: list[str]) -> Report:
     )
 
 
-def test_rows_are_in_the_order_of_backends_and_settings(report: Report) -> None:
+def test_rows_are_in_the_order_of_backends_and_settings(report: SuiteReport) -> None:
     rows = [(row.backend, row.setting) for row in report.rows]
-    # Of ivf, the first two share a build.
+    # The first two settings of ivf share a build.
     assert rows == [
         ("exact", {}),
         *(("ivf", setting) for setting in GRID["ivf"]),
@@ -75,7 +76,7 @@ def test_rows_are_in_the_order_of_backends_and_settings(report: Report) -> None:
     assert first.build_seconds == second.build_seconds != third.build_seconds
 
 
-def test_progress_is_told_of_each_build(report: Report, told: list[str]) -> None:
+def test_progress_names_each_build(report: SuiteReport, told: list[str]) -> None:
     assert report.rows
     assert told == [
         "true neighbors of 60 queries among 1,500",
@@ -86,7 +87,7 @@ def test_progress_is_told_of_each_build(report: Report, told: list[str]) -> None
     ]
 
 
-def test_exact_search_loses_nothing_and_approximation_does(report: Report) -> None:
+def test_exact_search_loses_nothing_and_approximation_does(report: SuiteReport) -> None:
     exact, few, all_lists, *_ = report.rows
     queries, database = items(60, "q", 1), items(1500, "d", 2)
     map_at = evaluate(queries, database, Metric.EUCLIDEAN, (K,)).map_at
@@ -100,7 +101,7 @@ def test_exact_search_loses_nothing_and_approximation_does(report: Report) -> No
     assert few.map_loss != 0
 
 
-def test_times_fit_each_other(report: Report) -> None:
+def test_times_are_consistent(report: SuiteReport) -> None:
     for row in report.rows:
         assert len(row.qps_runs) == 5
         assert row.qps == sorted(row.qps_runs)[2]
@@ -113,7 +114,7 @@ def test_times_fit_each_other(report: Report) -> None:
         assert row.threads == 1
 
 
-def test_each_query_is_kept(report: Report) -> None:
+def test_each_query_is_kept(report: SuiteReport) -> None:
     table = report.by_query
     assert table.num_rows == 60 * len(report.rows)
     for number, row in enumerate(report.rows):
@@ -124,14 +125,14 @@ def test_each_query_is_kept(report: Report) -> None:
         assert 0 < min(of_row["latency_ms"].to_pylist()) <= row.latency_ms["p95"]
 
 
-def test_queries_that_were_not_asked_alone_have_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "SINGLES", 3)
+def test_queries_beyond_the_timed_ones_have_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "MAX_SINGLE_QUERIES", 3)
     found = run(items(5, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"], repeats=1)
     assert found.by_query["latency_ms"].null_count == 2
     assert found.rows[0].latency_runs_ms == [found.rows[0].latency_ms["p50"]]
 
 
-def test_the_pareto_front(report: Report) -> None:
+def test_the_pareto_front(report: SuiteReport) -> None:
     def row(recall: float, qps: float, threads: int = 1) -> Row:
         return replace(report.rows[0], recall_at={10: recall}, qps=qps, threads=threads)
 
@@ -145,10 +146,10 @@ def test_each_number_of_threads_has_its_rows(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(machine, "cores", lambda: [0, 1])
     given: list[int] = []
 
-    def measured(job: Job, folder: Path) -> Answer:
+    def measured(job: Job, folder: Path) -> WorkerResult:
         given.append(job.threads)
         np.save(hits_file(folder, 0), np.zeros((2, K), np.int64))
-        return Answer(0.1, 1, None, {}, [Timing({}, [1.0], [[1.0, 2.0]])])
+        return WorkerResult(0.1, 1, None, {}, [Timing({}, [1.0], [[1.0, 2.0]])])
 
     monkeypatch.setattr(suite, "_measured", measured)
     backends = ["exact", "ivf"]
@@ -160,7 +161,7 @@ def test_each_number_of_threads_has_its_rows(monkeypatch: pytest.MonkeyPatch) ->
     assert given == [2, 1, 2, 1]
 
 
-def test_to_json_is_the_document_of_retr_bench(report: Report) -> None:
+def test_to_json_is_the_document_of_retr_bench(report: SuiteReport) -> None:
     document: Any = json.loads(json.dumps(report.to_json()))
     assert set(document) == {"machine", "data", "conditions", "rows", "definitions"}
     assert document["data"] == {
@@ -186,11 +187,11 @@ def test_hits_are_judged_by_distance() -> None:
     places = np.arange(1, 301, dtype=np.float32)[:, None]
     database = Labelled(places, [f"d{i}" for i in range(300)], ["a"] * 150 + ["b"] * 150)
     query = Labelled(np.zeros((1, 1), np.float32), ["q"], ["a"])
-    quality = suite._Quality.of(query, database, Metric.EUCLIDEAN)
-    assert (quality.hits, quality.exact_map) == (100, 1)
+    judge = Judge.of(query, database, Metric.EUCLIDEAN)
+    assert (judge.hits, judge.exact_map) == (100, 1)
 
     rows = np.concatenate([np.arange(1, 81), np.arange(280, 300)])[None]
-    judged = quality.of_hits(rows)
+    judged = judge.of_hits(rows)
     # The first is not found: of the ten first, 2 … 11, nine are near enough.
     assert {k: recall.tolist() for k, recall in judged.recall_at.items()} == {
         1: [0], 10: [9 / 10], 100: [80 / 100],
@@ -202,28 +203,28 @@ def test_hits_are_judged_by_distance() -> None:
 
 def test_a_query_in_the_database_does_not_count_for_its_own_precision() -> None:
     database = items(150, "d", 4)
-    quality = suite._Quality.of(database, database, Metric.COSINE)
-    assert quality.hits == K + 1
+    judge = Judge.of(database, database, Metric.COSINE)
+    assert judge.hits == K + 1
     exact = evaluate(database, database, Metric.COSINE, (K,))
-    assert quality.exact_map == pytest.approx(exact.map_at[K])
+    assert judge.exact_map == pytest.approx(exact.map_at[K])
 
 
 def test_without_labels_there_is_recall_but_no_precision() -> None:
     database = items(150, "d", 4, labels=False)
-    quality = suite._Quality.of(items(5, "q", 5), database, Metric.COSINE)
+    judge = Judge.of(items(5, "q", 5), database, Metric.COSINE)
     hits = nearest(items(5, "q", 5).vectors, database.vectors, Metric.COSINE, K)
-    judged = quality.of_hits(hits.rows)
+    judged = judge.of_hits(hits.rows)
     assert (judged.map_at, judged.map_loss) == (None, None)
     assert all((recall == 1).all() for recall in judged.recall_at.values())
 
 
-def test_float32_is_not_blamed_for_cosines_that_it_cannot_tell_apart() -> None:
+def test_cosines_equal_in_float32_count_as_equal() -> None:
     angles = np.linspace(0, 4e-4, 200)  # 1 - cos is at most 8e-8
     vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     database = Labelled(vectors, [f"d{i}" for i in range(200)], [None] * 200)
     query = Labelled(vectors[:1], ["q"], [None])
-    quality = suite._Quality.of(query, database, Metric.COSINE)
-    recall_at = quality.of_hits(np.arange(100, 200)[None]).recall_at
+    judge = Judge.of(query, database, Metric.COSINE)
+    recall_at = judge.of_hits(np.arange(100, 200)[None]).recall_at
     assert all((recall == 1).all() for recall in recall_at.values())
 
 
@@ -243,7 +244,7 @@ def test_the_worker_is_given_its_number_of_threads(monkeypatch: pytest.MonkeyPat
     assert machine.cores() == before
 
 
-def test_what_cannot_be_measured_is_refused_before_anything_runs(
+def test_invalid_runs_are_refused_before_the_first_build(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(suite, "_measured", None)
@@ -259,7 +260,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
             run(queries, database, Metric.COSINE, ["exact"], threads=[1, threads])
 
 
-def test_a_worker_that_fails_has_its_last_words_in_the_error(
+def test_worker_error_has_the_last_line_of_stderr(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = subprocess.run
@@ -272,6 +273,6 @@ def test_a_worker_that_fails_has_its_last_words_in_the_error(
         run(items(2, "q", 1), items(120, "d", 2), Metric.COSINE, ["exact"])
 
 
-def test_the_usual_backends_are_those_that_have_the_metric() -> None:
-    assert usual_backends(Metric.MANHATTAN) == ["exact", "ivf"]
-    assert usual_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq"]
+def test_default_backends_are_those_that_have_the_metric() -> None:
+    assert default_backends(Metric.MANHATTAN) == ["exact", "ivf"]
+    assert default_backends(Metric.COSINE) == ["exact", "ivf", "hnsw", "hnsw-pca", "ivfpq"]

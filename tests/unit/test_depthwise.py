@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoders.training.depthwise import FastDepthwise
+from encoders.training.optimization.depthwise import FastDepthwise
 
 
 def gradients(layer: nn.Conv2d, images: Tensor, weights: Tensor) -> list[Tensor]:
-    """Of the images, the kernels and the bias, in float32."""
+    """Return the gradients of images, kernels and bias, in float32."""
     images = images.clone().requires_grad_()
     layer.zero_grad()
     output = layer(images)
@@ -48,7 +48,7 @@ def test_gradients_are_those_of_float32(kernel: int, padding: int, stride: int, 
     ],
     ids=lambda layer: layer.extra_repr(),
 )
-def test_other_convolutions_pass_as_they_are(layer: nn.Conv2d) -> None:
+def test_other_convolutions_are_unchanged(layer: nn.Conv2d) -> None:
     images = torch.randn(2, 16, 9, 9)
     with torch.autocast("cpu", torch.bfloat16):
         wanted = layer(images)

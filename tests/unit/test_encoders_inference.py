@@ -1,4 +1,4 @@
-"""What torch encoders share, and the encoders that ship."""
+"""The common part of torch encoders, and the encoders that ship."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from made import photographs
 from torch import nn
 from torch.nn import functional
 
-from encoders.convolution import TwoPartConv
+from encoders.blocks.convolution import TwoPartConv
 from encoders.inference import TorchEncoder, fingerprint_of, floats, load_weights, torch_device
 from encoders.pretrained import PretrainedNetwork
 from retrieval.contracts import Framing, Metric
@@ -42,14 +42,14 @@ def mean_encoder(batch: int = 2) -> TorchEncoder:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_batches_are_put_together_in_order(n: int) -> None:
+def test_batches_are_concatenated_in_order(n: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
     vectors = mean_encoder().encode(images)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, images.mean((1, 2)) / 255, atol=4e-3)  # bfloat16
 
 
-def test_views_and_read_only_arrays_are_taken() -> None:
+def test_views_and_read_only_arrays_are_accepted() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
     expected = mean_encoder().encode(np.ascontiguousarray(images[::-1]))
     images.flags.writeable = False
@@ -69,7 +69,7 @@ def test_other_arrays_are_refused(images: np.ndarray) -> None:
         mean_encoder().encode(images)
 
 
-def test_devices() -> None:
+def test_unknown_or_missing_devices_are_refused() -> None:
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(BadInput, match="device cannot be 'tpu'; give auto, cpu or cuda"):
         torch_device("tpu")
@@ -79,7 +79,7 @@ def test_devices() -> None:
             torch_device("cuda")
 
 
-def test_fingerprint_follows_all_that_decides_an_embedding() -> None:
+def test_fingerprint_depends_on_config_framing_and_weights() -> None:
     weights = {"w": torch.arange(6.0).reshape(2, 3)}
     first = fingerprint_of({"version": 1}, FRAMING, weights)
     assert first == fingerprint_of({"version": 1}, FRAMING, {"w": weights["w"].clone()})
@@ -94,7 +94,7 @@ def test_fingerprint_follows_all_that_decides_an_embedding() -> None:
     assert len({first, *others}) == 7
 
 
-def test_weights_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_weights_file_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     for name in ("bad.safetensors", "gone.safetensors"):
         with pytest.raises(BadData, match=name):
@@ -102,7 +102,7 @@ def test_weights_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def
 
 
 @pytest.mark.parametrize("name", ["siamese-quick", "autoencoder", "autoencoder-10"])
-def test_ours_see_an_image_and_its_mirror_image_alike(name: str) -> None:
+def test_shipped_encoders_embed_mirror_images_equally(name: str) -> None:
     encoder = open_encoder(name, "cpu")
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     a, b = encoder.encode(images), encoder.encode(images[:, :, ::-1])

@@ -69,7 +69,7 @@ def test_differences_are_mean_squares(scorer: Layers) -> None:
     assert (found[3] == 0).all()
 
 
-def test_the_trained_scorer_tells_new_pairs_apart(scorer: Layers, tmp_path: Path) -> None:
+def test_trained_scorer_separates_new_pairs(scorer: Layers, tmp_path: Path) -> None:
     items = [item for item in open_source("digits", "test").items() if item.label in ("0", "1")]
     images = np.stack([load(item, scorer.framing) for item in items])
     first, second = np.triu_indices(len(items), 1)
@@ -81,7 +81,7 @@ def test_the_trained_scorer_tells_new_pairs_apart(scorer: Layers, tmp_path: Path
     assert open_scorer("layers").probability(np.zeros((1, 18), np.float32)) is None
 
 
-def test_maps_are_computed_once_an_image(
+def test_maps_are_computed_once_per_image(
     scorer: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
@@ -126,7 +126,9 @@ def test_what_cannot_be_trained_is_refused(
         train(recipe, tmp_path / "out")
 
 
-def test_maps_want_room(scorer: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_of_too_many_images_are_refused(
+    scorer: Layers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(file: int, start: int, n_bytes: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -161,7 +163,7 @@ def test_sets_of_few_images_are_scored_as_published(folder: Path) -> None:
     assert 0.75 < found["balanced_accuracy"] <= 1  # type: ignore[operator]
     low, high = found["of_95_percent_of_sets"]  # type: ignore[misc]
     assert low <= found["accuracy"] <= high  # type: ignore[operator]
-    with pytest.raises(BadInput, match=r"class '0' has \d+ images; ask for fewer"):
+    with pytest.raises(BadInput, match=r"class '0' has \d+ images; give a smaller --images"):
         measure(folder, "test", images=1000, per_class=3, draws=1, seed=0)
 
 
@@ -170,7 +172,7 @@ def test_mobilenet_has_such_layers() -> None:
     layers = LayersNetwork(settings, 0, 32).body.layers
     assert len(layers) == 18
     assert (layers[0], layers[-1]) == ("conv_stem", "conv_head")
-    assert layers[1] == "blocks.1.0.conv_pwl"  # of 17 blocks, the last 16
+    assert layers[1] == "blocks.1.0.conv_pwl"  # the last 16 of 17 blocks
 
 
 def test_an_untrained_scorer_judges_no_pairs() -> None:

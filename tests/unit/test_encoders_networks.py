@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from encoders.autoencoder import AutoencoderNetwork, AutoencoderSettings
-from encoders.convolution import Conv3x3, patches
-from encoders.heads import ClassShares, Rotation, ViewsAveraged, Whitening
+from encoders.blocks.convolution import Conv3x3, patches
+from encoders.blocks.heads import ClassShares, Rotation, ViewsAveraged, Whitening
 from encoders.siamese import SiameseNetwork, SiameseSettings, whitening_filters
 from retrieval.contracts import Metric
 
@@ -45,7 +45,7 @@ def test_whitening_filters_whiten() -> None:
     assert torch.allclose(gram, torch.eye(12), atol=1e-3)
 
 
-def test_grey_images_have_fewer_filters_that_come_again() -> None:
+def test_gray_images_repeat_whitening_filters() -> None:
     grey = random(200, 1, 8, 8).expand(-1, 3, -1, -1)
     filters = whitening_filters(grey)
     assert torch.equal(filters[:4], filters[4:8])
@@ -77,7 +77,7 @@ def test_the_third_convolution_adds_to_the_first() -> None:
         torch.testing.assert_close(block(x), nn.functional.gelu(shortcut))
 
 
-def test_embeddings_see_an_image_and_its_mirror_image_alike() -> None:
+def test_mirror_images_have_equal_embeddings() -> None:
     batch = random(4, 3, 32, 32, seed=2)
     with torch.inference_mode():
         embedder = siamese().embedder()
@@ -110,7 +110,7 @@ def test_shifted_views_are_moved_two_ways() -> None:
         assert torch.equal(view.flip(-1), mirrored)
 
 
-def test_class_shares_are_a_softmax_beside_the_vector() -> None:
+def test_class_shares_are_a_softmax_appended_to_the_vector() -> None:
     vectors, proxies = unit(5, 4), unit(3, 4, seed=1)
     result = ClassShares(proxies, sharpness=7, weight=2)(vectors)
     shares = torch.exp(7 * vectors @ proxies.T)
@@ -206,7 +206,7 @@ def test_whitening_of_too_few_directions() -> None:
         torch.testing.assert_close(head(features).std(0), torch.tensor(spread), atol=0.02, rtol=0)
 
 
-def test_a_rotation_brings_vectors_near_to_their_signs() -> None:
+def test_rotation_brings_vectors_close_to_their_signs() -> None:
     # Codes of 16 bits, turned away from the axes and with some noise, are found again.
     torch.manual_seed(0)
     codes = (random(400, 16) - 0.5).sign()

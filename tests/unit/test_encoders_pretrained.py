@@ -1,14 +1,6 @@
-"""Pretrained CNNs: from the model hub, here one on loopback, and from the offline package."""
+"""Pretrained CNNs, as they are and trained further; weights of the offline package."""
 
-import json
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,11 +10,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from encoders import pretrained
+from encoders.timm.features import Features
 from encoders.trained import TrainedEncoder
-from encoders.training import trainer
+from encoders.training import run as training_run
 from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.errors import BadInput, UnknownName
@@ -43,105 +36,7 @@ def network() -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def hub(network: torch.nn.Module) -> Iterator[str]:
-    """The address of a hub that has the one model, whatever it is asked for."""
-    weights = save({k: v.contiguous() for k, v in network.state_dict().items()})
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(b"")
-
-        def do_GET(self) -> None:
-            self.answer(weights)
-
-        def answer(self, body: bytes) -> None:
-            found = self.path.endswith("/resolve/main/model.safetensors")
-            self.send_response(200 if found else 404)
-            self.send_header("ETag", f'"{sha256(weights).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "1" * 40)
-            self.send_header("Content-Length", str(len(weights) if found else 0))
-            self.end_headers()
-            self.wfile.write(body if found else b"")
-
-        def log_message(self, *message: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def run(code: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    """Run the code in a process of its own: the hub's address is read when it is imported."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-SHOW = f"""
-import json, numpy as np
-from retrieval.registry import open_encoder
-encoder = open_encoder("pretrained:{MODEL}", "cpu")
-images = np.arange(160 * 160 * 3, dtype=np.uint32).reshape(1, 160, 160, 3).astype(np.uint8)
-print(json.dumps({{
-    "name": encoder.name, "dim": encoder.dim, "side": encoder.framing.side,
-    "fingerprint": encoder.fingerprint, "weights": encoder.config["weights"],
-    "vector": encoder.encode(images)[0].tolist(),
-}}))
-"""
-
-
-def test_weights_come_from_the_hub(hub: str, network: torch.nn.Module, tmp_path: Path) -> None:
-    done = run(SHOW, hub, tmp_path)
-    assert done.returncode == 0, done.stderr
-    met = json.loads(done.stdout)
-    assert (met["name"], met["side"]) == (f"pretrained:{MODEL}", 160)
-    assert met["weights"].startswith("hub: timm/test_resnet")
-
-    images = torch.arange(160 * 160 * 3).reshape(1, 160, 160, 3).to(torch.uint8)
-    config = timm.data.resolve_model_data_config(network)
-    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    with torch.inference_mode():
-        features = network.forward_features((images.permute(0, 3, 1, 2) / 255 - mean) / std)
-        expected = network.forward_head(features, pre_logits=True)[0].numpy()  # type: ignore[operator]
-    vector = np.array(met["vector"])
-    assert len(vector) == met["dim"] == len(expected)
-    cosine = vector @ expected / np.linalg.norm(vector) / np.linalg.norm(expected)
-    assert cosine > 0.999
-
-    again = run(SHOW, "http://127.0.0.1:9", tmp_path)  # nothing listens there: from the cache
-    assert json.loads(again.stdout)["fingerprint"] == met["fingerprint"]
-
-
-def test_a_hub_out_of_reach_is_one_clear_line(tmp_path: Path) -> None:
-    code = f"""
-import time
-import encoders.pretrained  # which imports torch and timm, on a busy machine in half a minute
-from retrieval.errors import BadInput, RetrError
-from retrieval.registry import open_encoder
-began = time.monotonic()
-try:
-    open_encoder("pretrained:{MODEL}", "cpu")
-except RetrError as error:
-    print(not isinstance(error, BadInput), time.monotonic() - began < 30, error)
-"""
-    done = run(code, "http://127.0.0.1:9", tmp_path)
-    assert done.stdout.startswith(
-        f"True True cannot fetch the weights of {MODEL} from the model hub"
-    )
-    assert "connect to the network, or install 'retr[offline]'" in done.stdout
-    assert done.stdout.count("\n") == 1
-
-
-def test_models_that_timm_does_not_have() -> None:
+def test_unknown_timm_models_are_refused() -> None:
     with pytest.raises(UnknownName, match=r"unknown timm model 'resnet81'; did you mean 'resnet"):
         open_encoder("pretrained:resnet81", "cpu")
 
@@ -183,7 +78,7 @@ def pixels(n: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
-def test_layers_are_averaged_scaled_and_put_side_by_side(published: torch.nn.Module) -> None:
+def test_layers_are_averaged_scaled_and_concatenated(published: torch.nn.Module) -> None:
     encoder = open_encoder(f"pretrained:{MODEL}@layer2+layer1.0.conv1", "cpu")
     assert encoder.name == f"pretrained:{MODEL}@layer2+layer1.0.conv1"
     assert encoder.config["layers"] == ["layer2", "layer1.0.conv1"]
@@ -209,7 +104,7 @@ def test_layers_are_averaged_scaled_and_put_side_by_side(published: torch.nn.Mod
     assert open_encoder(f"pretrained:{MODEL}", "cpu").fingerprint != encoder.fingerprint
 
 
-def test_a_layer_that_is_not_there(published: torch.nn.Module) -> None:
+def test_unknown_layer_is_refused(published: torch.nn.Module) -> None:
     with pytest.raises(UnknownName, match=rf"unknown layer of {MODEL} 'layer22'; did you mean 'l"):
         open_encoder(f"pretrained:{MODEL}@layer22", "cpu")
 
@@ -260,7 +155,7 @@ def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_pat
     kept = set((tmp_path / "training-images.txt").read_text().split())
     chosen = [i for i, item in enumerate(open_source("digits").items()) if item.id in kept]
     vectors = encoder.encode(images[chosen])
-    # Of unit length as they are, their directions are spread evenly: no axis leads.
+    # The vectors have unit length; their directions are spread evenly over the axes.
     spread = np.linalg.eigvalsh(np.cov(vectors.T))
     assert spread.max() < 2.5 * spread.min()
     plain = open_encoder(f"pretrained:{MODEL}", "cpu").encode(pixels(2, 160))
@@ -268,7 +163,7 @@ def test_whitening_is_fitted_to_the_database(published: torch.nn.Module, tmp_pat
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_turned_embeddings_have_the_same_distances(
+def test_rotated_embeddings_have_the_same_distances(
     published: torch.nn.Module, tmp_path: Path, metric: str
 ) -> None:
     plain = {**RECIPE.network, "mirror": True, "class_sharpness": 10.0, "metric": metric}
@@ -348,13 +243,13 @@ def test_photographs_are_framed_for_the_model(
     assert open_encoder(str(tmp_path / "out"), "cpu").encode(pixels(2, 160)).shape == (2, 4)
 
 
-def test_a_stopped_run_ends_as_one_that_was_not(
+def test_stopped_fine_tuning_ends_with_the_same_weights(
     published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropout, norms that keep averages, CutMix, ITQ behind the training; stopped there too."""
     network = {**RECIPE.network, "dropout": 0.3, "class_sharpness": 10.0, "itq": True}
     recipe = replace(RECIPE, network=network, augmentation=Augmentation(cutmix=0.5))
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training_run, "CHECKPOINT_SECONDS", 0)
     train(recipe, tmp_path / "whole")
     steps = 0
 
@@ -367,7 +262,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "stopped", on_step=stop)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(trainer.Run, "publish", lambda run, trained: stop_now())
+        patched.setattr(training_run.Run, "publish", lambda run, trained: stop_now())
         train(recipe, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "card.json").exists()
     train(recipe, tmp_path / "stopped")
@@ -385,7 +280,7 @@ def test_layers_that_keep_channels_last_are_averaged_over_places() -> None:
     model = "swin_tiny_patch4_window7_224"
     network = timm.create_model(model, pretrained=False, num_classes=0, img_size=32, **small)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (3, 32, 32)}
-    features = pretrained.Features(model, ["layers.0", "layers.1"], network).eval()
+    features = Features(model, ["layers.0", "layers.1"], network).eval()
     assert features.dim == 12 + 24
     with torch.inference_mode():
         images = torch.rand(2, 3, 32, 32)
@@ -395,8 +290,8 @@ def test_layers_that_keep_channels_last_are_averaged_over_places() -> None:
             [torch.nn.functional.normalize(out.mean((1, 2)), dim=1) for out in (first, second)], 1
         )
         torch.testing.assert_close(features(images), wanted)
-    with pytest.raises(BadInput, match="for two images, which are not told apart there"):
-        pretrained.Features(model, ["layers.0.blocks.0.attn"], network)
+    with pytest.raises(BadInput, match="for two images, not one output per image"):
+        Features(model, ["layers.0.blocks.0.attn"], network)
 
 
 def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_path: Path) -> None:
@@ -404,13 +299,15 @@ def test_more_axes_than_directions_is_refused(published: torch.nn.Module, tmp_pa
     with pytest.raises(BadInput, match=r"features have no 2000 principal axes; change \[network\]"):
         train(replace(RECIPE, network=network, epochs=0, losses=()), tmp_path)
     recipe = replace(RECIPE, network={**network, "dim": 96}, epochs=0, losses=())
-    with pytest.raises(BadInput, match="whitening to 96 numbers wants more images than that, got"):
+    with pytest.raises(
+        BadInput, match="whitening to 96 numbers needs more training images than that, got"
+    ):
         train(replace(recipe, data=replace(RECIPE.data, per_class=10)), tmp_path)
 
 
-def test_models_that_know_no_drop_path_are_built_without() -> None:
+def test_models_without_drop_path_are_built() -> None:
     settings = pretrained.PretrainedSettings(model="densenet121", dim=4)
     assert pretrained.PretrainedNetwork(settings, 2, 32).dim == 4
     for wrong in (replace(settings, drop_path=0.1), replace(settings, model="resnet18.nonsense")):
-        with pytest.raises(BadInput, match=f"timm makes no {wrong.model} with drop_path"):
+        with pytest.raises(BadInput, match=f"timm cannot build {wrong.model} with drop_path"):
             pretrained.PretrainedNetwork(wrong, 2, 32)

@@ -12,7 +12,7 @@ from torch import nn
 
 from encoders.inference import TorchEncoder, floats
 from encoders.onnx_encoder import Exported
-from encoders.write_onnx import AGREEMENT, write_onnx
+from encoders.write_onnx import MAX_DEVIATION, write_onnx
 from retrieval.embedding.onnx_cache import (
     EXPORT,
     NETWORK,
@@ -58,7 +58,7 @@ def test_embeddings_are_those_of_torch(name: str) -> None:
             expected = encoder.network(floats(torch.from_numpy(images))).numpy()
         met = exported.encode(images)
         length = np.linalg.norm(expected, axis=1).max(initial=1)
-        np.testing.assert_allclose(met, expected, rtol=0, atol=AGREEMENT * length)
+        np.testing.assert_allclose(met, expected, rtol=0, atol=MAX_DEVIATION * length)
 
 
 def test_an_exported_encoder_keeps_the_contract(quick: Any) -> None:
@@ -68,7 +68,7 @@ def test_an_exported_encoder_keeps_the_contract(quick: Any) -> None:
     check_encoder(exported)
 
 
-def test_what_is_damaged_is_not_opened_and_written_anew(quick: Any) -> None:
+def test_damaged_exports_are_written_again(quick: Any) -> None:
     keep_export(quick)
     folder = export_folder(quick.fingerprint)
     whole = (folder / NETWORK).read_bytes()
@@ -84,7 +84,7 @@ def test_what_is_damaged_is_not_opened_and_written_anew(quick: Any) -> None:
     assert open_export(quick.fingerprint) is not None
 
 
-def test_a_file_that_is_no_network_is_said(quick: Any) -> None:
+def test_file_that_is_not_a_network_is_refused(quick: Any) -> None:
     keep_export(quick)
     folder = export_folder(quick.fingerprint)
     facts = ExportFacts.read(folder)
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_network_is_said(quick: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"format": "retr-export", "version": 1}'])
-def test_facts_that_say_too_little_are_bad_data(text: str, quick: Any) -> None:
+def test_incomplete_facts_are_refused(text: str, quick: Any) -> None:
     keep_export(quick)
     folder = export_folder(quick.fingerprint)
     (folder / EXPORT).write_text(text)
@@ -105,32 +105,32 @@ def test_facts_that_say_too_little_are_bad_data(text: str, quick: Any) -> None:
     assert open_export(quick.fingerprint) is None
 
 
-def test_another_encoder_is_not_opened(quick: Any) -> None:
+def test_export_of_another_encoder_is_refused(quick: Any) -> None:
     keep_export(quick)
     other = quick.fingerprint[:16] + "0" * 48
     assert open_export(other) is None
     assert open_export("f" * 64) is None
 
 
-def test_a_gpu_has_none(quick: Any) -> None:
+def test_gpu_encoders_have_no_export(quick: Any) -> None:
     keep_export(quick)
     assert open_export(quick.fingerprint, "cuda") is None
     with pytest.raises(BadInput, match="cannot run on 'cuda'"):
         Exported(str(export_folder(quick.fingerprint)), "cuda")
 
 
-def test_an_encoder_without_a_network_is_left_alone() -> None:
+def test_encoder_without_a_network_has_no_export() -> None:
     toy = open_encoder("toy")
     keep_export(toy)
     assert not export_folder(toy.fingerprint).exists()
 
 
-def test_two_at_once(quick: Any) -> None:
+def test_concurrent_exports(quick: Any) -> None:
     folder = export_folder(quick.fingerprint)
     folder.mkdir(parents=True)
     with locked(folder):
         keep_export(quick)
-    assert open_export(quick.fingerprint) is None  # which is the other's to write
+    assert open_export(quick.fingerprint) is None  # the other process writes it
     keep_export(quick)
     assert open_export(quick.fingerprint) is not None
 
@@ -158,7 +158,7 @@ class Fails(nn.Module):
     ("network", "why"),
     [(ByChance(), "is off by"), (Elsewhere(), "cannot be exported"), (Fails(), "no such thing")],
 )
-def test_a_network_that_would_say_something_else_is_refused(
+def test_network_with_a_different_output_is_refused(
     network: nn.Module, why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CannotExport, match=why):

@@ -9,7 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from encoders.folding import fold
+from encoders.blocks.folding import fold
 
 EXAMPLE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -32,7 +32,7 @@ def norms(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "test_resnet"])
-def test_a_network_without_its_norms_says_the_same(name: str) -> None:
+def test_folded_network_has_the_same_output(name: str) -> None:
     network = moved(timm.create_model(name, pretrained=False, num_classes=0))
     short = copy.deepcopy(network)
     weights = short.state_dict()
@@ -88,6 +88,6 @@ def test_norms_that_cannot_be_folded_stay(network: nn.Module) -> None:
         torch.testing.assert_close(short(EXAMPLE), network(EXAMPLE), rtol=0, atol=0)
 
 
-def test_a_network_without_norms_is_not_run() -> None:
+def test_network_without_norms_is_not_run() -> None:
     network = nn.Sequential(nn.Linear(3, 4))
-    fold(network, EXAMPLE)  # which it could not take
+    fold(network, EXAMPLE)  # the network could not take it

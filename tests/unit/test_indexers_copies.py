@@ -54,23 +54,23 @@ def test_copies_may_differ_by_rounding(metric: Metric, scale: float) -> None:
 
 
 @pytest.mark.parametrize("apart", [1e-3, 1e-4])
-def test_neighbors_that_differ_by_more_are_no_copies(apart: float) -> None:
+def test_rows_that_differ_by_more_are_not_copies(apart: float) -> None:
     array = vectors(2000)
     near = array + apart * vectors(2000, seed=1)
     assert found(np.concatenate([array, near]).astype(np.float32)).vector_of is None
 
 
-def test_one_far_vector_makes_no_copies_of_the_others() -> None:
+def test_one_far_vector_does_not_make_others_copies() -> None:
     array = vectors(500)
     array[7] *= 1e12
     assert found(array).vector_of is None
 
 
-def test_vectors_far_from_the_origin_are_told_from_each_other() -> None:
+def test_vectors_far_from_the_origin_stay_distinct() -> None:
     assert found(vectors(500) + 1000).vector_of is None
 
 
-def test_cosine_takes_multiples_of_a_vector_for_copies_and_euclidean_does_not() -> None:
+def test_multiples_of_a_vector_are_copies_for_cosine_only() -> None:
     array = vectors(50)
     both = np.concatenate([array, 2 * array])
     assert found(both, Metric.COSINE).vectors == 50
@@ -87,7 +87,7 @@ def test_equal_rows_are_one_vector() -> None:
     assert found(np.tile(vectors(1), (70_000, 1))).vectors == 1
 
 
-def test_added_rows_join_what_is_there() -> None:
+def test_added_rows_join_existing_copies() -> None:
     a, b, c, d = vectors(4)
     copies = found(np.stack([a, b, a])).joined([np.stack([a, b])], np.stack([c, b, c, a, d]))
     assert copies.vector_of is not None
@@ -97,7 +97,7 @@ def test_added_rows_join_what_is_there() -> None:
     assert (without.rows, without.vectors, without.vector_of) == (4, 4, None)
 
 
-def test_rows_of_an_older_index_stay_apart() -> None:
+def test_rows_of_an_older_index_stay_distinct() -> None:
     a, b = vectors(2)
     copies = Copies.none(3).joined([np.stack([a, a, b])], np.stack([a, b]))
     assert copies.vector_of is not None
@@ -153,7 +153,7 @@ def hnswlib_vectors(path: Path) -> Vectors:
 @pytest.mark.parametrize(
     "numbers", [[], [1, 0, 2], [0, 2, 1], [-1, 0, 1, 2], [0, 0, 0], [0, 1, 2, 3], [0, None, 1, 2]]
 )
-def test_numbers_that_are_not_those_of_the_graph_are_refused(
+def test_numbers_that_do_not_fit_the_graph_are_refused(
     numbers: list[int | None], tmp_path: Path
 ) -> None:
     pq.write_table(pa.table({"vector": pa.array(numbers, pa.int32())}), tmp_path / FILE)
@@ -162,13 +162,13 @@ def test_numbers_that_are_not_those_of_the_graph_are_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no table"])
-def test_a_file_that_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_file_that_is_not_a_table_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(BadData, match=r"copies\.parquet"):
         Copies.load(tmp_path, 3)
 
 
-def test_saving_an_index_without_copies_removes_those_of_the_one_before(tmp_path: Path) -> None:
+def test_saving_an_index_without_copies_removes_the_old_file(tmp_path: Path) -> None:
     array = vectors(30)
     indexer = make_indexer("hnsw", {})
     indexer.build(np.concatenate([array, array])).save(tmp_path)

@@ -1,4 +1,4 @@
-"""What the contract leaves open about exact search: ties across rank k, files."""
+"""Exact search beyond the contract: ties across rank k, files."""
 
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def test_ties_at_rank_k_go_to_the_lowest_rows(metric: Metric, queries: int, shar
             assert rows.tolist() == order[:k].tolist()
 
 
-def test_ties_are_settled_in_small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexers.exact.TIED_CELLS", 64)
+def test_ties_are_settled_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexers.exact.MAX_TIED_DISTANCES", 64)
     database = np.ones((50, 3), np.float32)
     hits = Exact(Metric.EUCLIDEAN).build(database).search(database, 4)
     assert hits.rows.tolist() == [[0, 1, 2, 3]] * 50
@@ -68,7 +68,7 @@ def test_load_refuses_another_kind_or_metric(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 3, 20, 200, -1])
-def test_load_refuses_a_cut_file(tmp_path: Path, kept: int) -> None:
+def test_load_refuses_a_truncated_file(tmp_path: Path, kept: int) -> None:
     Exact().build(np.ones((30, 3), np.float32)).save(tmp_path)
     file = tmp_path / "index.faiss"
     file.write_bytes(file.read_bytes()[:kept])

@@ -31,7 +31,7 @@ class FakeGpu(gpu.Gpu):
 
 
 class Resources:
-    """What faiss keeps of a GPU."""
+    """A stand-in for faiss's GPU resources."""
 
     def setTempMemory(self, size: int) -> None:  # noqa: N802
         assert size == gpu.TEMPORARY_BYTES
@@ -60,7 +60,7 @@ def test_cuda_without_a_gpu_is_refused(
 
 
 @pytest.mark.parametrize("kind", [Exact, Ivf])
-def test_devices_that_cannot_be(kind: Any) -> None:
+def test_invalid_devices_are_refused(kind: Any) -> None:
     with pytest.raises(BadInput, match="option device is 'tpu'; give it one of auto, cpu, cuda"):
         kind(device="tpu")
     with pytest.raises(BadInput, match="faiss has no manhattan distance on a GPU"):
@@ -68,7 +68,7 @@ def test_devices_that_cannot_be(kind: Any) -> None:
 
 
 @pytest.mark.usefixtures("one_gpu")
-def test_lists_that_the_gpu_cannot_search_are_searched_by_the_cpu() -> None:
+def test_cpu_searches_lists_that_the_gpu_cannot() -> None:
     database = vectors(5000)
     index = Ivf(Metric.EUCLIDEAN, n_lists=60, n_probe=2, device="auto").build(database)
     there = index.gpu
@@ -86,7 +86,7 @@ def test_lists_that_the_gpu_cannot_search_are_searched_by_the_cpu() -> None:
 
 
 @pytest.mark.usefixtures("one_gpu")
-def test_exact_search_that_the_gpu_cannot_do_is_done_by_the_cpu() -> None:
+def test_cpu_does_exact_searches_that_the_gpu_cannot() -> None:
     database = vectors(5000)
     index = Exact(Metric.EUCLIDEAN).build(database)
     there = index.gpu
@@ -104,7 +104,7 @@ def test_exact_search_that_the_gpu_cannot_do_is_done_by_the_cpu() -> None:
 
 @pytest.mark.usefixtures("one_gpu")
 @pytest.mark.parametrize("kind", [Exact, Ivf])
-def test_the_gpu_gets_what_is_added_and_deleted(kind: Any) -> None:
+def test_gpu_copy_follows_additions_and_deletions(kind: Any) -> None:
     index = kind(Metric.EUCLIDEAN).build(vectors(500))
     before = index.gpu
     index.add(vectors(600)[500:])
@@ -116,7 +116,7 @@ def test_the_gpu_gets_what_is_added_and_deleted(kind: Any) -> None:
 
 @pytest.mark.usefixtures("one_gpu")
 @pytest.mark.parametrize("kind", [Exact, Ivf])
-def test_what_does_not_fit_on_the_gpu_says_what_it_wants(
+def test_index_too_large_for_the_gpu_names_its_size(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*given: object) -> None:
@@ -145,7 +145,7 @@ def test_rows_that_do_not_fit_are_refused_before_they_are_added(
 ) -> None:
     index = kind(Metric.EUCLIDEAN).build(vectors(500))
     monkeypatch.setattr(gpu, "free_bytes", lambda: 1000)
-    with pytest.raises(BadInput, match="100 further rows want 0 MB of the GPU"):
+    with pytest.raises(BadInput, match="100 additional rows need 0 MB of the GPU"):
         index.add(vectors(100))
     assert len(index) == 500 and index.details["device"] == "cuda"
 
@@ -171,7 +171,7 @@ def test_device_cpu_and_manhattan_leave_the_gpu_alone(kind: Any) -> None:
 
 
 def test_the_wheel_has_the_gpu_s_interface() -> None:
-    # Where there is no GPU these names are all that can be checked.
+    # Without a GPU, only these names can be checked.
     assert Ivf().build(vectors(50)).index.__class__ is faiss.IndexIVFFlat
     assert callable(faiss.index_cpu_to_gpu) and callable(faiss.index_gpu_to_cpu)
     if hasattr(faiss, "GpuIndexIVFFlat"):
@@ -193,7 +193,7 @@ def test_the_table_of_both_devices() -> None:
     assert rows[0][3] == "268 MB planned, 0 taken"
 
 
-def test_the_script_wants_a_gpu(
+def test_gpu_benchmark_needs_a_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from benchmarks.speed import gpu as script

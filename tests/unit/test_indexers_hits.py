@@ -1,4 +1,4 @@
-"""What `retrieval.hits` checks, ranks and pads, by hand-worked tables."""
+"""Checks, ranking and padding of `retrieval.hits`, by hand-worked tables."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def never(queries: Vectors, count: int, among: Mask | None) -> Found:
     raise AssertionError("there is nothing to search")
 
 
-def test_answer_does_not_search_for_nothing() -> None:
+def test_answer_skips_empty_searches() -> None:
     queries = np.ones((2, 3), np.float32)
     hits = answer(never, queries, 2, np.zeros(4, np.bool_), dim=3, rows=4)
     assert hits.rows.tolist() == [[-1, -1], [-1, -1]]
@@ -83,7 +83,7 @@ def test_answer_does_not_search_for_nothing() -> None:
         (3, [True, True, True, True], 3, False),  # a mask that admits all is none
     ],
 )
-def test_answer_asks_for_what_may_be_found(
+def test_answer_requests_at_most_the_matching_rows(
     k: int, among: list[bool] | None, count: int, masked: bool
 ) -> None:
     asked = []
@@ -98,7 +98,7 @@ def test_answer_asks_for_what_may_be_found(
     assert hits.rows.shape == (1, k)
 
 
-def test_answer_hands_on_float32_in_c_order() -> None:
+def test_answer_passes_float32_in_c_order() -> None:
     given = []
 
     def nearest(queries: Vectors, count: int, among: Mask | None) -> Found:
@@ -132,7 +132,7 @@ def test_answer_refuses_k(k: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
-def test_values_beyond_float32_are_refused_by_row(bad: float) -> None:
+def test_values_beyond_float32_are_refused_with_their_row(bad: float) -> None:
     vectors = np.ones((70_000, 2))
     vectors[[66_000, 69_000], 1] = bad
     with pytest.raises(BadInput, match="row 66000 is not finite"):
@@ -142,7 +142,7 @@ def test_values_beyond_float32_are_refused_by_row(bad: float) -> None:
 
 
 @pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
-def test_vectors_too_long_for_distances_are_refused_but_by_cosine(metric: Metric) -> None:
+def test_vectors_too_long_for_distances_are_refused_except_for_cosine(metric: Metric) -> None:
     vectors = np.ones((70_000, 2), np.float32)
     vectors[[66_000, 69_000], 1] = 1e17, 2e18
     with pytest.raises(BadInput, match=r"row 69000 has the length 2\.0e\+18"):

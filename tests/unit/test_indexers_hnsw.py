@@ -1,4 +1,4 @@
-"""What the contract leaves open about the graph: unreachable rows, ef, files, reproducibility."""
+"""The hnsw graph beyond the contract: unreachable rows, ef, files, reproducibility."""
 
 import struct
 from pathlib import Path
@@ -18,7 +18,7 @@ def vectors(rows: int, dim: int = 8) -> Vectors:
     return np.random.default_rng(2).standard_normal((rows, dim), dtype=np.float32)
 
 
-def test_unreachable_rows_are_found_nevertheless() -> None:
+def test_unreachable_rows_are_found() -> None:
     # A thin graph in which hnswlib itself gives up: it cannot fill the result.
     database = vectors(3000, 16)
     index = Hnsw(Metric.EUCLIDEAN, m=2, ef_construction=5, build_threads=1).build(database)
@@ -60,13 +60,13 @@ def test_small_masks_are_compared_and_large_ones_filter_the_walk(
     assert compared == [400]
 
 
-def test_ef_is_the_loading_indexer_s(tmp_path: Path) -> None:
+def test_ef_of_the_loading_indexer_applies(tmp_path: Path) -> None:
     Hnsw(ef=33).build(vectors(50)).save(tmp_path)
     assert Hnsw(ef=33).load(tmp_path).graph.ef == 33
     assert Hnsw(ef=77).load(tmp_path).graph.ef == 77
 
 
-def test_ef_trades_recall(tmp_path: Path) -> None:
+def test_higher_ef_raises_recall(tmp_path: Path) -> None:
     database, queries = vectors(5000, 32), vectors(5100, 32)[5000:]
     truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 1)
     Hnsw(Metric.EUCLIDEAN, m=4, ef_construction=20).build(database).save(tmp_path)
@@ -102,7 +102,7 @@ def test_saved_for_hnswlib(tmp_path: Path, metric: Metric) -> None:
     )
 
 
-def test_vectors_whose_squares_leave_float32_have_a_cosine() -> None:
+def test_vectors_whose_squares_overflow_float32_have_a_cosine() -> None:
     directions = vectors(40)
     database = np.concatenate([directions * np.float32(1e-25), directions * np.float32(1e25)])
     hits = Hnsw(Metric.COSINE).build(database).search(directions, 2)
@@ -115,11 +115,11 @@ def test_vectors_whose_squares_leave_float32_have_a_cosine() -> None:
     ("options", "message"),
     [
         ({"metric": Metric.MANHATTAN}, "no manhattan distance; use the backend exact or ivf"),
-        ({"m": 1}, "m is 1; give it from 2 to 1024"),
-        ({"ef": 0}, "ef is 0; give it from 1 to 2147483647"),
-        ({"ef_construction": 0}, "ef_construction is 0; give it from 1 to 2147483647"),
-        ({"seed": -1}, "seed is -1; give it from 0 to 2147483647"),
-        ({"build_threads": -1}, "build_threads is -1; give it from 0 to 1024"),
+        ({"m": 1}, "m is 1; give from 2 to 1024"),
+        ({"ef": 0}, "ef is 0; give from 1 to 2147483647"),
+        ({"ef_construction": 0}, "ef_construction is 0; give from 1 to 2147483647"),
+        ({"seed": -1}, "seed is -1; give from 0 to 2147483647"),
+        ({"build_threads": -1}, "build_threads is -1; give from 0 to 1024"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
@@ -127,7 +127,7 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
         Hnsw(**options)
 
 
-def test_every_cut_file_is_refused(tmp_path: Path) -> None:
+def test_every_truncated_file_is_refused(tmp_path: Path) -> None:
     Hnsw(m=4).build(vectors(20, 2)).save(tmp_path)
     file = tmp_path / FILE
     whole = file.read_bytes()
@@ -156,9 +156,7 @@ def test_a_header_that_contradicts_itself_is_refused(
         Hnsw(m=4).load(tmp_path)
 
 
-def test_a_save_that_was_cut_short_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_truncated_save_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = Hnsw().build(vectors(20))
 
     class Full:

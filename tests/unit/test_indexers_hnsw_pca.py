@@ -1,4 +1,4 @@
-"""What the contract leaves open about `hnsw-pca`: its walk, its codes, its files."""
+"""`hnsw-pca` beyond the contract: its walk, its codes, its files."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def test_recall(metric: Metric, axes: int | None) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_one_query_is_answered_as_among_many(metric: Metric) -> None:
+def test_single_query_has_the_same_hits_as_in_a_batch(metric: Metric) -> None:
     database, queries = parted(2000, 700)  # more than tags of a byte tell apart
     index = HnswPca(metric).build(database)
     many = index.search(queries, 10)
@@ -61,7 +61,7 @@ def test_one_query_is_answered_as_among_many(metric: Metric) -> None:
         assert np.array_equal(one.distances[0], many.distances[number])
 
 
-def test_threads_at_once_answer_as_one_after_the_other() -> None:
+def test_concurrent_searches_have_the_same_hits() -> None:
     database, queries = parted(2000, 400)
     index = HnswPca(Metric.EUCLIDEAN).build(database)
     true = index.search(queries, 5).rows
@@ -77,7 +77,7 @@ def test_distances_are_those_of_the_vectors() -> None:
     np.testing.assert_allclose(hits.distances, true, rtol=1e-5)
 
 
-def test_a_vector_is_found_at_no_distance_from_itself() -> None:
+def test_distance_of_a_vector_to_itself_is_zero() -> None:
     database, _ = parted(2000, 1)
     for metric in (Metric.COSINE, Metric.EUCLIDEAN):
         hits = HnswPca(metric).build(database).search(database[:200], 1)
@@ -85,7 +85,7 @@ def test_a_vector_is_found_at_no_distance_from_itself() -> None:
         assert (hits.distances < 1e-6).all()
 
 
-def test_few_long_vectors_cost_the_others_nothing() -> None:
+def test_few_long_vectors_do_not_reduce_recall() -> None:
     database, queries = parted(3000, 100)
     database = database - 3
     database[::500] *= 1000
@@ -136,7 +136,7 @@ def test_more_neighbors_than_candidates() -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.95])
 def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "COMPARED", 100)
+    monkeypatch.setattr(bridge, "MAX_COMPARED_ROWS", 100)
     database, queries = parted(4000, 30)
     mask = np.random.default_rng(0).random(4000) < share
     mask.flags.writeable = False
@@ -146,7 +146,7 @@ def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> N
     assert mask[hits.rows[hits.rows >= 0]].all()
 
 
-def test_queries_whose_walk_ends_early_are_compared_with_all() -> None:
+def test_queries_with_too_few_rows_are_compared_with_all() -> None:
     # The walk ends among copies of one vector, which are linked with each other alone.
     database = np.concatenate([np.ones((300, 4), np.float32), vectors(50, 4)])
     index = HnswPca(Metric.EUCLIDEAN, m=2, ef_construction=1, ef=1).build(database)
@@ -195,7 +195,7 @@ for metric in ("cosine", "euclidean", "inner_product"):
 """
 
 
-def test_walk_answers_alike_on_the_oldest_processors(tmp_path: Path) -> None:
+def test_walk_has_the_same_hits_on_the_oldest_processors(tmp_path: Path) -> None:
     database, queries = parted(2000, 50)
     np.save(tmp_path / "queries.npy", queries)
     expected = {}
@@ -213,14 +213,14 @@ def test_walk_answers_alike_on_the_oldest_processors(tmp_path: Path) -> None:
         np.testing.assert_allclose(found["distances"], hits.distances, rtol=1e-5, atol=1e-6)
 
 
-def test_details_say_what_was_kept() -> None:
+def test_details_name_axes_and_copies() -> None:
     database = vectors(500)
     assert HnswPca(Metric.EUCLIDEAN).build(database).details == {"axes": 16}
     assert HnswPca(Metric.EUCLIDEAN, axes=17).build(database).details == {"axes": 32}
     assert HnswPca(Metric.EUCLIDEAN, axes=1000).build(database).details == {"axes": 40}
 
 
-def test_effort_is_the_loading_indexer_s(tmp_path: Path) -> None:
+def test_effort_of_the_loading_indexer_applies(tmp_path: Path) -> None:
     database, queries = parted(3000, 100)
     made = HnswPca(Metric.EUCLIDEAN, axes=16, m=4, ef_construction=20)
     made.build(database).save(tmp_path)
@@ -253,12 +253,12 @@ def test_saved_for_faiss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axes", [None, 16])
-def test_a_zero_vector_costs_the_others_no_recall(axes: int | None, tmp_path: Path) -> None:
+def test_zero_vector_does_not_reduce_recall(axes: int | None, tmp_path: Path) -> None:
     draw = np.random.default_rng(4)
     database, queries = (draw.standard_normal((n, 64), dtype=np.float32) for n in (3000, 100))
     if axes:
         for some in (database, queries):
-            some[:, axes:] *= 0.01  # or else few axes keep too little
+            some[:, axes:] *= 0.01  # with another spread, few axes would lose too much
     zero = np.zeros((1, 64), np.float32)
     indexer = HnswPca(Metric.COSINE, axes=axes)
     without = recall(indexer, database, queries)
@@ -300,8 +300,8 @@ def test_load_refuses_another_kind(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"metric": Metric.MANHATTAN}, "no manhattan distance"),
-        ({"axes": 0}, "axes is 0; give it at least 1"),
-        ({"m": 1}, "m is 1; give it from 2 to 1024"),
+        ({"axes": 0}, "axes is 0; give at least 1"),
+        ({"m": 1}, "m is 1; give from 2 to 1024"),
         ({"ef": 0}, "ef is 0"),
         ({"ef_construction": 0}, "ef_construction is 0"),
         ({"build_threads": -1}, "build_threads is -1"),
@@ -312,7 +312,7 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
         HnswPca(**options)
 
 
-def test_candidates_are_of_few_axes_and_more() -> None:
+def test_candidates_have_few_and_more_axes() -> None:
     def axes(dim: int) -> list[int | None]:
         return [made.axes for made in HnswPca.candidates(Metric.COSINE, 1000, dim, 0)]
 

@@ -1,4 +1,4 @@
-"""What the contract leaves open about inverted lists: how many, which are probed, which device."""
+"""Inverted lists beyond the contract: how many, which are probed, which device."""
 
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def test_same_seed_same_file(tmp_path: Path) -> None:
     assert files[0] == files[1] != files[2]
 
 
-def test_n_probe_is_the_loading_indexer_s(tmp_path: Path) -> None:
+def test_n_probe_of_the_loading_indexer_applies(tmp_path: Path) -> None:
     Ivf(n_lists=50, n_probe=1, device="cpu").build(clustered(2000)).save(tmp_path)
     assert Ivf(n_probe=20, device="cpu").load(tmp_path).n_probe == 20
     assert Ivf(n_probe=80, device="cpu").load(tmp_path).n_probe == 50
@@ -95,9 +95,9 @@ def test_n_probe_is_the_loading_indexer_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_lists": 0}, "n_lists is 0; give it at least 1"),
-        ({"n_probe": 0}, "n_probe is 0; give it at least 1"),
-        ({"seed": -1}, "seed is -1; give it from 0 to 2147483647"),
+        ({"n_lists": 0}, "n_lists is 0; give at least 1"),
+        ({"n_probe": 0}, "n_probe is 0; give at least 1"),
+        ({"seed": -1}, "seed is -1; give from 0 to 2147483647"),
         ({"device": "tpu"}, "device is 'tpu'; give it one of auto, cpu, cuda"),
         ({"device": "cuda", "metric": Metric.MANHATTAN}, "manhattan.*set device=cpu"),
     ],

@@ -1,4 +1,4 @@
-"""What the contract leaves open about faiss's compressed indices: axes, effort, refusals."""
+"""faiss's compressed indices beyond the contract: axes, effort, refusals."""
 
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_mixed_axes_keep_distances_and_share_the_variance() -> None:
     assert (turned(values, Metric.EUCLIDEAN, axes=16, mixed=True, seed=1) != short).any()
 
 
-def test_how_many_axes() -> None:
+def test_number_of_axes() -> None:
     values = vectors(500)
     assert turned(values, Metric.EUCLIDEAN, axes=None).shape[1] == 16
     assert turned(values, Metric.EUCLIDEAN, axes=3).shape[1] == 16
@@ -79,7 +79,7 @@ def test_how_many_axes() -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 1e17])
-def test_the_axes_tell_neighbors_apart_and_not_only_clusters(scale: float) -> None:
+def test_axes_separate_neighbors_within_clusters(scale: float) -> None:
     """Two clusters, between which nearly all variance lies: one axis would keep 99% of it."""
     generator = np.random.default_rng(0)
     values = generator.standard_normal((600, 24)) * np.linspace(1, 0.1, 24)
@@ -101,9 +101,7 @@ def nearest(values: Any, k: int) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "least"), [(partial(IvfPq, n_probe=256), 0.9), (HnswPca, 0.95)])
-def test_clusters_that_differ_in_the_same_directions_are_told_apart(
-    kind: Any, least: float
-) -> None:
+def test_clusters_with_the_same_directions_stay_separate(kind: Any, least: float) -> None:
     # Most of the distance between neighbors lies along 16 axes, where all clusters look alike.
     database, queries = draw(10_000, seed=2), draw(100, seed=1)
     index = kind(Metric.EUCLIDEAN).build(database)
@@ -121,16 +119,16 @@ def test_axes_of_vectors_far_from_the_origin() -> None:
     assert abs(far.astype(np.float64).var(axis=0).sum() / plain - 1) < 0.05
 
 
-def test_axes_of_vectors_whose_squares_leave_float32() -> None:
+def test_axes_of_vectors_whose_squares_overflow_float32() -> None:
     values = vectors(300)
     for scale in (1e30, 1e-30):
         short = turned((values * scale).astype(np.float32), Metric.EUCLIDEAN, axes=16)
         plain = turned(values, Metric.EUCLIDEAN, axes=16)
-        # Beyond those along which they vary, axes are as good as any others.
+        # Axes without variance are arbitrary.
         np.testing.assert_allclose(np.abs(short / scale)[:, :6], np.abs(plain)[:, :6], atol=1e-2)
 
 
-def test_details_say_what_was_kept() -> None:
+def test_details_name_axes_and_copies() -> None:
     pq = IvfPq(Metric.EUCLIDEAN, n_lists=7, axes=16, per_code=4).build(vectors(500))
     assert pq.details == {"lists": 7, "axes": 16, "bits": 16}
     odd = IvfPq(Metric.EUCLIDEAN, n_lists=7, per_code=2).build(vectors(500, dim=15))
@@ -147,7 +145,7 @@ def test_distances_are_those_of_the_vectors() -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.95])
 def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "COMPARED", 100)
+    monkeypatch.setattr(faiss_index, "MAX_COMPARED_ROWS", 100)
     database, queries = vectors(4000), vectors(4030)[4000:]
     mask = np.random.default_rng(0).random(4000) < share
     hits = IvfPq(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
@@ -171,7 +169,7 @@ def test_queries_that_find_too_few_rows_are_compared_with_all() -> None:
         (IvfPq(Metric.EUCLIDEAN, refine=40), "n_probe", (1, 100)),
     ],
 )
-def test_effort_is_the_loading_indexer_s(
+def test_effort_of_the_loading_indexer_applies(
     made: Any, option: str, values: tuple[int, int], tmp_path: Path
 ) -> None:
     database, queries = vectors(3000, axes=20), vectors(3100, axes=20)[3000:]
@@ -239,8 +237,8 @@ def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) 
             r"does not search 'HNSW32,Flat' with 'nprobe=3' \(could not set parameter nprobe\)",
         ),
         ({"search": "efSearch=many"}, "change factory or search"),
-        ({"factory": "HNSW1,Flat"}, "faiss makes no cosine index 'HNSW1,Flat'"),
-        ({"factory": "HNSW0,Flat"}, "faiss makes no cosine index 'HNSW0,Flat'"),
+        ({"factory": "HNSW1,Flat"}, "faiss cannot build the cosine index 'HNSW1,Flat'"),
+        ({"factory": "HNSW0,Flat"}, "faiss cannot build the cosine index 'HNSW0,Flat'"),
         ({"factory": "IVF8,Flat", "search": "nprobe=0"}, "with 'nprobe=0'"),
         (
             {"factory": "Flat,Refine(SQ8)", "metric": Metric.MANHATTAN},
@@ -248,12 +246,12 @@ def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) 
         ),
     ],
 )
-def test_what_faiss_does_not_make_is_refused(options: dict[str, Any], message: str) -> None:
+def test_factory_strings_that_faiss_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Faiss(**options).build(vectors(200))
 
 
-def test_parameters_of_search_are_the_loading_indexer_s(tmp_path: Path) -> None:
+def test_search_parameters_of_the_loading_indexer_apply(tmp_path: Path) -> None:
     database = vectors(2000)
     Faiss(factory="IVF50,Flat", search="nprobe=2").build(database).save(tmp_path)
     index = Faiss(factory="IVF50,Flat", search="nprobe=50").load(tmp_path)
@@ -263,22 +261,22 @@ def test_parameters_of_search_are_the_loading_indexer_s(tmp_path: Path) -> None:
     assert index.vectors is None, "inverted lists keep no vectors that could be compared at once"
 
 
-def test_a_kind_that_takes_no_mask_says_so() -> None:
+def test_index_without_masks_refuses_them() -> None:
     index = Faiss(factory="NSG16").build(vectors(500))
     mask = np.arange(500) % 2 == 0
     with pytest.raises(BadInput, match="IndexNSGFlat cannot search among some of its rows"):
         index.search(vectors(5), 3, mask)
 
 
-def test_a_graph_that_does_not_grow_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_that_cannot_grow_is_built_in_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hits, "BLOCK", 200)
     index = Faiss(factory="NSG16").build(vectors(500))
     assert len(index) == 500
-    with pytest.raises(BadInput, match=r"faiss's IndexNSGFlat takes no more rows"):
+    with pytest.raises(BadInput, match=r"faiss's IndexNSGFlat cannot add rows"):
         index.add(vectors(5))
 
 
-def test_few_rows_are_no_reason_for_faiss_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
+def test_faiss_does_not_warn_about_few_rows(capfd: pytest.CaptureFixture[str]) -> None:
     for indexer in (HnswPca(), IvfPq(), Faiss(factory="IVF16,PQ4np"), Faiss(factory="PQ8np")):
         for rows in (1, 10, 100):
             assert len(indexer.build(vectors(rows))) == rows

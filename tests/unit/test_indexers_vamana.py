@@ -1,4 +1,4 @@
-"""What the contract leaves open about SVS's graph: masks, copies, halves, files, its absence."""
+"""SVS's graph beyond the contract: masks, copies, halves, files, its absence."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ def vectors(rows: int, seed: int, dim: int = 16) -> Vectors:
 
 @pytest.mark.parametrize("halves", [True, False])
 @pytest.mark.parametrize("share", [0.2, 0.7])
-def test_a_walk_goes_on_until_enough_rows_are_of_the_mask(
+def test_walk_continues_until_enough_rows_match_the_mask(
     halves: bool, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vamana, "COMPARED", 0)
+    monkeypatch.setattr(vamana, "MAX_COMPARED_ROWS", 0)
     database, queries = vectors(3000, 1), vectors(50, 2)
     mask = np.random.default_rng(3).random(3000) < share
     index = Vamana(Metric.EUCLIDEAN, ef=100, halves=halves).build(database)
@@ -30,7 +30,7 @@ def test_a_walk_goes_on_until_enough_rows_are_of_the_mask(
     found = index.search(queries, 5, mask)
     assert mask[found.rows].all()
     assert (found.rows == true.rows).mean() > 0.97
-    # What the walk leaves short is compared: here it walks past almost nothing but other rows.
+    # Lines that a walk leaves short are compared. Here almost no row of the walk matches.
     few = np.zeros(3000, np.bool_)
     few[:40] = True
     true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 5, few)
@@ -59,8 +59,8 @@ def test_halves_hold_vectors_of_any_length() -> None:
             assert (found.rows == true.rows).mean() > 0.95, (size, metric)
 
 
-def test_more_candidates_make_good_what_halves_do_not_tell() -> None:
-    far = np.float32(30)  # neighbours differ in what halves round away
+def test_more_candidates_recover_recall_lost_by_halves() -> None:
+    far = np.float32(30)  # neighbors differ by less than half precision
     database, queries = vectors(2000, 5) / 100 + far, vectors(100, 6) / 100 + far
     true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 5)
     index = Vamana(Metric.EUCLIDEAN, ef=100).build(database)
@@ -69,7 +69,7 @@ def test_more_candidates_make_good_what_halves_do_not_tell() -> None:
     assert (index.search(queries, 5).rows == true.rows).mean() > few + 0.2
 
 
-def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     index = Vamana().build(vectors(500, 7))
     index.save(tmp_path)
     Vamana().load(tmp_path)
@@ -85,7 +85,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
             with pytest.raises(BadData, match=r"build the index again|write it anew"):
                 Vamana().load(tmp_path)
             file.write_bytes(whole)
-    # As long as it was, but of another kind.
+    # Same size, but another kind of file.
     settings = next(tmp_path.glob("parameters.toml"))
     settings.write_bytes(b"x" * settings.stat().st_size)
     with pytest.raises(BadData, match="is damaged"):
@@ -93,7 +93,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     assert FACTS in names
 
 
-def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vamana, "_installed", lambda: False)
     with pytest.raises(BadInput, match=r"pip install 'retr\[vamana\]'"):
         Vamana().build(vectors(10, 1))
@@ -102,7 +102,9 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
 @pytest.mark.parametrize("zeros", [0, 3])
-def test_what_halves_tell_is_nearly_right(metric: Metric, zeros: int, tmp_path: Path) -> None:
+def test_distances_in_half_precision_are_nearly_right(
+    metric: Metric, zeros: int, tmp_path: Path
+) -> None:
     database, queries = vectors(1500, 8) * 50, vectors(40, 9) * 50
     database[:zeros] = queries[:zeros] = 0
     Vamana(metric, ef=200).build(database).save(tmp_path)

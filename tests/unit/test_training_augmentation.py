@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.training.augmentation import (
+from encoders.training.batches.augmentation import (
     alternating_flip,
     augmented,
     cropped,
     cut_mixed,
     cut_out,
     flipped,
-    greyed,
-    recoloured,
+    grayed,
+    recolored,
     shifted,
 )
 from encoders.training.recipe import Augmentation
@@ -29,7 +29,7 @@ def test_alternating_flip_shows_both_views_in_two_epochs() -> None:
     assert 10 < first.sum() < 40
 
 
-def test_flipped_mirrors_what_the_mask_says() -> None:
+def test_flipped_mirrors_the_masked_images() -> None:
     images = torch.rand(2, 3, 4, 5, generator=generator())
     result = flipped(images, torch.tensor([True, False]))
     assert torch.equal(result[0], images[0].flip(2))
@@ -50,12 +50,12 @@ def test_shifted_moves_each_image_and_reflects_its_edges() -> None:
         ]
         assert len(places) == 1
         met.add(places[0])
-    assert len(met) > 12  # of 25 places, by 40 images
+    assert len(met) > 12  # 40 images, 25 places
 
 
-def test_recoloured_keeps_patterns() -> None:
+def test_recolored_keeps_patterns() -> None:
     images = torch.rand(4, 3, 6, 6, generator=generator())
-    result = recoloured(images, 0.4, generator(1))
+    result = recolored(images, 0.4, generator(1))
     for before, after in zip(images.flatten(2), result.flatten(2), strict=True):
         for channel in range(3):
             assert np.corrcoef(before[channel], after[channel])[0, 1] == pytest.approx(1, abs=1e-4)
@@ -78,7 +78,7 @@ def test_cropped_scales_up_a_square_of_each_image() -> None:
     assert result.max() <= 11
 
 
-def test_cropped_scales_to_the_side_that_is_wanted() -> None:
+def test_cropped_scales_to_the_requested_side() -> None:
     images = torch.rand(4, 3, 16, 16, generator=generator())
     whole = cropped(images, 1.0, 8, generator(1))
     # Between two pixels in each direction, bilinear is the mean of both.
@@ -94,7 +94,7 @@ def test_cropped_enlarges_bicubically() -> None:
     torch.testing.assert_close(whole[inside], wanted[inside])
 
 
-def test_cropped_turns_images_either_way_and_no_further_than_is_wanted() -> None:
+def test_cropped_rotates_both_ways_within_the_limit() -> None:
     # Values rise by 1 from left to right: how steeply they do along both sides says the angle.
     plane = torch.linspace(-1, 1, 17).expand(200, 3, 17, 17)
     result = cropped(plane, 1.0, 0, generator(), 30)
@@ -106,17 +106,17 @@ def test_cropped_turns_images_either_way_and_no_further_than_is_wanted() -> None
     assert 25 < degrees.max() <= 30
 
 
-def test_greyed_takes_the_colour_of_some() -> None:
+def test_grayed_removes_the_color_of_some_images() -> None:
     images = torch.rand(200, 3, 4, 4, generator=generator())
-    result = greyed(images, 0.3, generator(1))
-    grey = (result == result[:, :1]).flatten(1).all(1)
-    assert 40 < grey.sum() < 80
-    torch.testing.assert_close(result[~grey], images[~grey])
+    result = grayed(images, 0.3, generator(1))
+    gray = (result == result[:, :1]).flatten(1).all(1)
+    assert 40 < gray.sum() < 80
+    torch.testing.assert_close(result[~gray], images[~gray])
     luma = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
-    torch.testing.assert_close(result[grey][:, 0], luma[grey])
+    torch.testing.assert_close(result[gray][:, 0], luma[gray])
 
 
-def test_cut_out_greys_one_square_of_each_image() -> None:
+def test_cut_out_fills_one_square_of_each_image() -> None:
     images = torch.rand(300, 3, 12, 12, generator=generator())
     result = cut_out(images, 4, generator(1))
     changed = (result != images).any(1)
@@ -143,12 +143,12 @@ def test_no_augmentation_leaves_the_images() -> None:
     assert torch.equal(two, torch.cat((images, images)))
 
 
-EVERYTHING = Augmentation(
+ALL_AUGMENTATIONS = Augmentation(
     flip="random", translate=2, cutout=3, smallest_crop=0.5, recolour=0.4, greyscale=0.2, views=2
 )
 
 
-@pytest.mark.parametrize("settings", [EVERYTHING, Augmentation(flip="alternating")])
+@pytest.mark.parametrize("settings", [ALL_AUGMENTATIONS, Augmentation(flip="alternating")])
 def test_augmentation_follows_its_generator(settings: Augmentation) -> None:
     images = torch.rand(6, 3, 8, 8, generator=generator())
     coin = torch.tensor([True, False] * 3)
@@ -182,10 +182,10 @@ def test_cut_mixed_puts_a_box_of_each_image_into_another() -> None:
             assert mixed.kept == pytest.approx(1 - area.item() / 80)
         kept.append(mixed.kept)
     assert min(kept) < 0.3 and max(kept) > 0.9
-    assert 0.5 < np.mean(kept) < 0.75  # as boxes stick out, more than half
+    assert 0.5 < np.mean(kept) < 0.75  # more than half, since boxes reach beyond the edge
 
 
-def test_the_share_of_batches_that_are_mixed() -> None:
+def test_cut_mixed_mixes_the_given_share_of_batches() -> None:
     images = torch.rand(4, 3, 8, 8, generator=generator())
     mixed = [cut_mixed(images, 0.3, generator(seed)) for seed in range(200)]
     assert 40 < sum(each.images is not images for each in mixed) < 80

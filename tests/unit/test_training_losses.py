@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.training.losses import LOSSES, MINERS, Term, check_loss, pairs_of
+from encoders.training.optimization.losses import LOSSES, MINERS, Term, check_loss, pairs_of
 from encoders.training.recipe import Loss, Miner
 from retrieval.errors import BadInput, UnknownName
 
@@ -27,7 +27,7 @@ def value(loss: Loss, vectors: torch.Tensor, labels: list[int], pairs: bool = Fa
 
 
 @pytest.mark.parametrize(("labels", "published"), [([1, 1], 0.15251), ([0, 1], 0.10023)])
-def test_contrastive_is_the_published_one(labels: list[int], published: float) -> None:
+def test_contrastive_loss_is_the_published_formula(labels: list[int], published: float) -> None:
     distance = np.linalg.norm(np.subtract(X, Y))
     alike = labels[0] == labels[1]
     written_out = 0.5 * (distance**2 if alike else max(0, 1 - distance) ** 2)
@@ -36,7 +36,7 @@ def test_contrastive_is_the_published_one(labels: list[int], published: float) -
     assert met == pytest.approx(published, abs=5e-6)
 
 
-def test_contrastive_means_each_kind_over_all_its_pairs() -> None:
+def test_contrastive_loss_averages_each_kind_of_pairs() -> None:
     vectors = torch.tensor([[0.0, 0], [0, 0], [5, 0], [0.3, 0], [0.4, 0], [0, 0.2]])
     # Pairs (0, 3) alike at 0.3, (1, 4) other at 0.4, (2, 5) other and far beyond the margin.
     met = value(Loss("contrastive"), vectors, [0, 1, 2, 0, 0, 0], pairs=True)
@@ -74,7 +74,7 @@ def test_normalised_softmax_is_smoothed_cross_entropy_of_cosines(smoothing: floa
     assert term(vectors, torch.tensor(labels), None).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_image_labels_make_it_nt_xent() -> None:
+def test_supervised_contrastive_with_image_labels_equals_nt_xent() -> None:
     """Chen et al., arXiv:2002.05709, equation 1."""
     vectors = unit_vectors(8, 3)
     z = vectors.double().numpy()
@@ -87,7 +87,7 @@ def test_image_labels_make_it_nt_xent() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_can_be_descended(name: str) -> None:
+def test_gradient_descent_reduces_every_loss(name: str) -> None:
     torch.manual_seed(0)
     labels = torch.arange(24) % 3
     vectors = torch.nn.Parameter(torch.randn(24, 8))
@@ -137,7 +137,7 @@ def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative() -> No
     assert len(chosen) == 5
 
 
-def test_pairs_stand_half_a_batch_apart() -> None:
+def test_pairs_join_the_two_halves_of_a_batch() -> None:
     anchors, positives, others, negatives = pairs_of(torch.tensor([0, 1, 2, 0, 2, 2]))
     assert (anchors.tolist(), positives.tolist()) == ([0, 2], [3, 5])
     assert (others.tolist(), negatives.tolist()) == ([1], [4])
@@ -163,15 +163,15 @@ def test_pairs_stand_half_a_batch_apart() -> None:
         ),
     ],
 )
-def test_unknown_names_come_with_the_nearest(loss: Loss, said: str) -> None:
+def test_unknown_names_suggest_the_nearest(loss: Loss, said: str) -> None:
     with pytest.raises(UnknownName) as raised:
         check_loss(loss, in_pairs=False)
     assert str(raised.value).startswith(said)
 
 
-def test_reconstruction_takes_a_weight_alone() -> None:
+def test_reconstruction_takes_only_a_weight() -> None:
     check_loss(Loss("reconstruction", weight=2), in_pairs=True)
-    with pytest.raises(BadInput, match="takes a weight alone; remove labels"):
+    with pytest.raises(BadInput, match="takes a weight only; remove labels"):
         check_loss(Loss("reconstruction", labels="image"), in_pairs=False)
 
 

@@ -47,7 +47,7 @@ def test_recipes_that_ship_can_be_built(name: str) -> None:
     assert dim <= 128 or recipe.encoder == "layers"  # which judges pairs
 
 
-def test_a_recipe_is_read(small: Path) -> None:
+def test_recipe_file_is_parsed(small: Path) -> None:
     recipe = read_recipe(str(small))
     assert recipe.network == {"widths": [8, 12, 16]}
     (loss,) = recipe.losses
@@ -68,7 +68,7 @@ def test_a_recipe_is_read(small: Path) -> None:
     ]
 
 
-def test_changes_reach_every_place(small: Path) -> None:
+def test_changes_apply_at_every_path(small: Path) -> None:
     changes = [
         "epochs=5",
         "optimizer.name = adamw",
@@ -105,12 +105,12 @@ def test_changes_reach_every_place(small: Path) -> None:
         ("optimizer.name=adam", "optimizer.name of {file} cannot be 'adam': "),
         ("augmentation.views=3", "augmentation.views of {file} cannot be 3"),
         ("losses.0.weight=-1", "losses.0.weight of {file} cannot be -1"),
-        ("losses.1.weight=1", "there is no '1'; number the 1 terms from 0 to 0"),
+        ("losses.1.weight=1", "no term '1'; the 1 terms are numbered from 0 to 0"),
         ("epochs.first=1", "epochs is a value"),
-        ("epochs", "--set epochs is not understood; write --set KEY=VALUE"),
+        ("epochs", "--set epochs has no key, = and value; write --set KEY=VALUE"),
     ],
 )
-def test_a_wrong_change_is_named(small: Path, change: str, said: str | None) -> None:
+def test_wrong_change_is_refused(small: Path, change: str, said: str | None) -> None:
     if said is None:
         with pytest.raises(UnknownName, match="'wieght'; did you mean 'weight'"):
             check_recipe(read_recipe(str(small), [change]))
@@ -129,10 +129,10 @@ def test_settings_of_the_network_are_checked_too(small: Path) -> None:
         typed(settings, {"widths": [1, 0, 1]}, "network")
 
 
-def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
+def test_invalid_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown recipe 'siamese-quik'; did you mean 'siamese-"):
         read_recipe("siamese-quik")
-    with pytest.raises(BadInput, match=r"none.toml is not there; give a TOML file"):
+    with pytest.raises(BadInput, match=r"none.toml not found; give a TOML file"):
         read_recipe(str(tmp_path / "none.toml"))
     for content in (b"epochs = ", b"\xff\xfe"):
         (tmp_path / "bad.toml").write_bytes(content)
@@ -143,7 +143,7 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
         read_recipe(str(tmp_path / "empty.toml"))
 
 
-def test_a_recipe_is_json() -> None:
+def test_recipe_converts_to_json() -> None:
     import json
 
     recipe = Recipe("siamese")

@@ -1,12 +1,12 @@
-"""Which images meet in a batch."""
+"""Composition of batches."""
 
 from collections import Counter
 
 import pytest
 import torch
 
+from encoders.training.batches.sampling import batches, check_sampler
 from encoders.training.recipe import Sampler
-from encoders.training.sampling import batches, check_sampler
 from retrieval.errors import BadInput
 
 LABELS = torch.tensor([0] * 50 + [1] * 30 + [2] * 23)
@@ -27,7 +27,7 @@ def test_shuffled_shows_every_image_once_in_another_order() -> None:
     assert rows == torch.cat(drawn(Sampler(batch=25))).tolist()
 
 
-def test_balanced_batches_hold_as_many_of_each_class() -> None:
+def test_balanced_batches_have_equal_numbers_of_each_class() -> None:
     parts = drawn(Sampler("balanced", batch=12, per_class=4))
     assert len(parts) >= 5
     for part in parts:
@@ -43,7 +43,7 @@ def test_balanced_batches_of_some_classes_use_all_classes() -> None:
     assert all(len(set(LABELS[part].tolist())) == 2 for part in parts)
 
 
-def test_half_of_the_pairs_are_alike() -> None:
+def test_half_of_the_pairs_share_a_class() -> None:
     parts = drawn(Sampler("pairs", batch=20))
     assert len(parts) == 10
     first = torch.cat([part[:10] for part in parts])
@@ -75,11 +75,11 @@ def test_partners_are_drawn_evenly() -> None:
         (Sampler(batch=104), "a batch of 104 is more than the 103 images there are"),
         (Sampler("balanced", batch=96, per_class=24), "class 'frog' has 23 images, sampler balan"),
         (Sampler("balanced", batch=10, per_class=4), "cannot hold 4 images of each"),
-        (Sampler("balanced", batch=20, per_class=4), "wants 5 classes, there are 3"),
+        (Sampler("balanced", batch=20, per_class=4), "needs 5 classes, there are 3"),
         (Sampler("pairs", batch=18), "a batch that 4 divides"),
     ],
 )
-def test_what_the_data_cannot_fill_is_named(sampler: Sampler, said: str) -> None:
+def test_batches_that_the_data_cannot_fill_are_refused(sampler: Sampler, said: str) -> None:
     with pytest.raises(BadInput) as raised:
         check_sampler(sampler, LABELS, NAMES)
     assert said in str(raised.value)

@@ -1,4 +1,4 @@
-"""What may stand between a network and its embeddings."""
+"""Last steps from a network to embeddings: class shares, views, whitening, rotation."""
 
 import numpy as np
 import torch
@@ -7,16 +7,16 @@ from torch.nn import functional
 
 
 class ClassShares(nn.Module):
-    """Unit vectors (n, dim), and the shares that each class has in them, to (n, dim + classes).
+    """Extends unit vectors (n, dim) by each class's share, to (n, dim + classes).
 
     The shares are the softmax of `sharpness` times the cosines to the classes' proxies. They pull
-    images of one class together as a classifier would, while the vector keeps what tells images of
-    one class, or of no known class, apart.
+    images of one class together, as a classifier would. The vector still distinguishes images
+    within a class and images of unknown classes.
 
-    With `unit_length` they are scaled to the length `weight`, and the whole is of unit length
-    again, for cosines. Else they are scaled by `weight` as they are, for inner products: that of
-    two images' shares is the chance that both are of one class, which is less where either is in
-    doubt, and which cosines do not see.
+    With `unit_length`, for cosines, the shares are scaled to the length `weight`, and the result to
+    unit length. Without, for inner products, they are multiplied by `weight`. The inner product of
+    two images' shares is then the probability that both are of one class; it is lower if either is
+    uncertain, which cosines do not show.
     """
 
     proxies: Tensor
@@ -24,7 +24,7 @@ class ClassShares(nn.Module):
     def __init__(
         self, proxies: Tensor, sharpness: float, weight: float, *, unit_length: bool = True
     ) -> None:
-        """proxies: (classes, dim), of unit length."""
+        """Keep the proxies (classes, dim), of unit length."""
         super().__init__()
         self.register_buffer("proxies", proxies.clone())
         self.sharpness = sharpness
@@ -42,10 +42,10 @@ class ClassShares(nn.Module):
 
 
 class ViewsAveraged(nn.Module):
-    """The mean of the vectors of several views of an image, of unit length where they are.
+    """Mean vector over several views of an image, of unit length if the vectors are.
 
-    The views: the image; with `mirror`, its mirror image; with `shift`, both again, moved by so
-    many pixels up and left, and down and right, edges reflected.
+    The views are the image; with `mirror`, its mirror image; with `shift`, both moved by `shift`
+    pixels up and left, and down and right, edges reflected.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ViewsAveraged(nn.Module):
         return functional.normalize(total, dim=1) if self.unit_length else total / len(views)
 
     def views(self, images: Tensor) -> list[Tensor]:
-        """Each view of the batch (n, 3, side, side)."""
+        """Yield each view of the batch (n, 3, side, side)."""
         views = [images]
         if self.shift:
             far, side = 2 * self.shift, images.shape[-1]
@@ -73,18 +73,18 @@ class ViewsAveraged(nn.Module):
 
 
 class Whitening(nn.Module):
-    """Features (n, features) turned onto their `dim` principal axes, each of unit variance.
+    """Projection of features (n, features) onto `dim` principal axes, each of unit variance.
 
-    Jégou and Chum, Negative evidences and co-occurrences in image retrieval (ECCV 2012). With a
-    power below 1 axes are divided by their standard deviation to that power, so that weak ones,
-    which are mostly noise, stay weaker. Before the fit the features pass as they are.
+    Jégou and Chum, Negative evidences and co-occurrences in image retrieval (ECCV 2012). Axes are
+    divided by their standard deviation to the given power. With a power below 1, weak axes, which
+    are mostly noise, stay weaker. Before the fit, features pass unchanged.
     """
 
     mean: Tensor
     axes: Tensor
 
     def __init__(self, features: int, dim: int, power: float = 1.0) -> None:
-        """Raises ValueError for more axes than features."""
+        """Create the unfitted projection. Raises ValueError for more axes than features."""
         super().__init__()
         if dim > features:
             raise ValueError(f"{features} features have no {dim} principal axes")
@@ -95,15 +95,15 @@ class Whitening(nn.Module):
     def fit(self, features: Tensor) -> None:
         """Find the axes of the features (n, features) of a database, n above the number of axes.
 
-        Where the features vary in fewer directions, the axes behind these stay next to nothing.
+        If the features vary in fewer directions, the output along the other axes is close to zero.
         """
         from sklearn.decomposition import PCA  # slow to import
 
         dim = self.axes.shape[1]
-        with np.errstate(invalid="ignore"):  # the shares of no variance at all
+        with np.errstate(invalid="ignore"):  # shares of a total variance of 0
             found = PCA(dim, svd_solver="covariance_eigh").fit(features.numpy())
         variance = found.explained_variance_
-        # What is left below is rounding, and stays as small.
+        # Smaller deviations are rounding; they are not amplified.
         variance = np.maximum(variance, 1e-6 * variance[0] or 1.0)
         self.mean.copy_(torch.from_numpy(found.mean_))
         self.axes.copy_(torch.from_numpy(found.components_.T / variance ** (self.power / 2)))
@@ -114,12 +114,12 @@ class Whitening(nn.Module):
 
 
 class Rotation(nn.Module):
-    """The first numbers of vectors (n, ≥ dim) turned so that each is about as large as the others.
+    """Rotation of the first `dim` numbers of vectors (n, ≥ dim), for binary codes.
 
-    What stands behind them, lengths and cosines stay. The signs of the numbers, less the database's
-    mean, are then codes that lose little: iterative quantisation (ITQ), Gong and Lazebnik,
+    It keeps lengths, cosines and the other numbers. The signs of the rotated numbers, less the
+    database's mean, are codes that lose little: iterative quantization (ITQ), Gong and Lazebnik,
     Iterative Quantization: A Procrustean Approach to Learning Binary Codes (CVPR 2011). Before the
-    fit nothing is turned.
+    fit, vectors pass unchanged.
     """
 
     STEPS = 50  # as published
@@ -130,11 +130,11 @@ class Rotation(nn.Module):
         self.register_buffer("axes", torch.eye(dim))
 
     def fit(self, vectors: Tensor) -> None:
-        """Find the rotation for which signs are nearest to the vectors (n, dim), from chance."""
-        centred = (vectors - vectors.mean(0)).double()
+        """Find the rotation with signs nearest to the vectors (n, dim), from a random start."""
+        centered = (vectors - vectors.mean(0)).double()
         axes = torch.linalg.qr(torch.randn(len(self.axes), len(self.axes)).double())[0]
         for _ in range(self.STEPS):
-            left, _, right = torch.linalg.svd(centred.T @ (centred @ axes).sign())
+            left, _, right = torch.linalg.svd(centered.T @ (centered @ axes).sign())
             axes = left @ right
         self.axes.copy_(axes)
 

@@ -15,7 +15,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrix: Tensor, steps: int) -> Tensor:
-    """The (m, n) matrix with its singular values moved towards 1, in bfloat16."""
+    """Return the (m, n) matrix with singular values moved toward 1, in bfloat16."""
     a, b, c = NEWTON_SCHULZ
     x = matrix.bfloat16()
     x = x / (x.norm() + 1e-7)

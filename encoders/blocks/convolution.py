@@ -1,4 +1,4 @@
-"""3×3 convolutions in bfloat16: one whose training step is faster, one that rounds less."""
+"""3×3 convolutions in bfloat16: a faster one for training, and a more precise one."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LARGEST_MAP = 8
-"""The side of the feature maps up to which the weight gradient is a matrix product.
+"""Maximum side of feature maps for which a matrix product computes the weight gradient.
 
-On two cores of a Xeon with AMX and oneDNN 3.12, oneDNN's own is slower on 4×4 and 7×7 maps of
-256 channels, and faster on 16×16 ones."""
+On two cores of a Xeon with AMX and oneDNN 3.12, oneDNN's gradient is slower on 4×4 and 7×7 maps of
+256 channels, and faster on 16×16 maps."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -33,12 +33,11 @@ class Conv3x3(nn.Conv2d):
 
 
 class TwoPartConv(nn.Module):
-    """A 3×3 convolution whose weights and bias keep 16 bits in bfloat16, which has 8: as sums of
-    two numbers.
+    """A 3×3 convolution whose weights and bias keep 16 bits in bfloat16, which has 8.
 
-    For that, the channels stand there twice, and a channel of ones stands for the bias. This
-    doubles the work in bfloat16, of which a processor with AMX does more than four times as much
-    as of float32's.
+    Each weight is a sum of two numbers. So the input has its channels twice, and a channel of ones
+    for the bias. This doubles the work in bfloat16; a processor with AMX still does it in less than
+    half of the time of float32.
     """
 
     parts: Tensor
@@ -65,7 +64,7 @@ class TwoPartConv(nn.Module):
 
 
 class _Conv3x3(torch.autograd.Function):
-    """The convolution, with the weight's gradient from all 3×3 patches in one product."""
+    """The convolution, whose weight gradient is one product over all 3×3 patches."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ class _Conv3x3(torch.autograd.Function):
 
 
 def patches(x: Tensor) -> Tensor:
-    """The 3×3 surroundings of each pixel of (n, c, h, w), zeros outside: (n·h·w, 9·c)."""
+    """Return the 3×3 patch around each pixel of (n, c, h, w), zeros outside: (n·h·w, 9·c)."""
     n, c, h, w = x.shape
     padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     image, row, column, _ = padded.stride()

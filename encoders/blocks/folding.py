@@ -1,4 +1,4 @@
-"""Norms folded into the convolutions before them: the same function in fewer steps, to embed by."""
+"""Fold norms into the convolutions before them: the same function in fewer steps."""
 
 from collections import Counter
 from typing import Any
@@ -15,32 +15,29 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 def fold(network: nn.Module, example: Tensor) -> None:
     """Fold the batch norms of a network in evaluation mode into their convolutions.
 
-    Which convolution a norm stands behind is seen when the example (n, 3, h, w) runs through.
-    Where the network then says something else of it, since the output of a convolution is wanted
-    before its norm too, all stays as it was. The tensors that were the weights keep their values.
+    An example (n, 3, h, w) shows which norm follows which convolution. If the folded network's
+    output for it differs, because the output before a norm is also used, nothing is folded. The
+    tensors that were the weights keep their values.
     """
     if not any(type(module) in NORMS for module in network.modules()):
         return
-    found, wanted = _norms_behind(network, example)
+    found, wanted = _norms_after_convolutions(network, example)
     replaced = {name: network.get_submodule(name) for pair in found.items() for name in pair}
     for norm_name, conv_name in found.items():
         norm: Any = replaced[norm_name]
         conv: Any = replaced[conv_name]
         network.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        network.set_submodule(norm_name, _behind(norm))
+        network.set_submodule(norm_name, _other_steps(norm))
     met = network(example)
     if not torch.allclose(met, wanted, 1e-3, 1e-3 * float(wanted.abs().max())):
         for name, module in replaced.items():
             network.set_submodule(name, module)
 
 
-def _norms_behind(network: nn.Module, example: Tensor) -> tuple[dict[str, str], Tensor]:
-    """The names of norms, each with that of the convolution whose output it is given.
-
-    With them what the network says of the example.
-    """
+def _norms_after_convolutions(network: nn.Module, example: Tensor) -> tuple[dict[str, str], Tensor]:
+    """Return the convolution before each norm, by their names, and the output for the example."""
     found: dict[str, str] = {}
-    outputs: dict[int, tuple[str, Tensor]] = {}  # kept, so that no other tensor has their ids
+    outputs: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that ids stay unique
     runs: Counter[str] = Counter()
     hooks = []
     for name, module in network.named_modules():
@@ -66,6 +63,6 @@ def _norms_behind(network: nn.Module, example: Tensor) -> tuple[dict[str, str], 
     return once, output
 
 
-def _behind(norm: nn.Module) -> nn.Module:
-    """What a norm does besides."""
+def _other_steps(norm: nn.Module) -> nn.Module:
+    """Return the other steps of a norm layer: dropout and activation."""
     return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()

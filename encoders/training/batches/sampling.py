@@ -1,4 +1,4 @@
-"""Which images meet in a batch: an epoch as a list of rows."""
+"""Samplers: the batches of an epoch, as lists of rows."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,19 +9,19 @@ from encoders.training.recipe import Sampler
 from retrieval.errors import BadInput
 
 Batches = list[Tensor]
-"""Each (batch,) int64: rows of the training set."""
+"""List of (batch,) int64: rows of the training set."""
 
 
 def batches(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches:
-    """The batches of one epoch over images with these labels (n,); each has the same size.
+    """Return the batches of one epoch over images with these labels (n,); all have one size.
 
-    What does not fill a batch at the end of an epoch is left for another one.
+    Images that do not fill a batch at the end of an epoch are left out of it.
     """
     return _SAMPLERS[sampler.name](sampler, labels, generator)
 
 
 def check_sampler(sampler: Sampler, labels: Tensor, names: tuple[str, ...]) -> None:
-    """Raise BadInput where the data cannot fill a batch, naming a class that is too small."""
+    """Raise BadInput for data that cannot fill a batch, or with a class that is too small."""
     if sampler.batch > len(labels):
         raise BadInput(
             f"a batch of {sampler.batch} is more than the {len(labels):,} images there are; "
@@ -43,13 +43,13 @@ def check_sampler(sampler: Sampler, labels: Tensor, names: tuple[str, ...]) -> N
             )
         if sampler.batch // sampler.per_class > len(names):
             raise BadInput(
-                f"a batch of {sampler.batch} with {sampler.per_class} images a class wants "
+                f"a batch of {sampler.batch} with {sampler.per_class} images of a class needs "
                 f"{sampler.batch // sampler.per_class} classes, there are {len(names)}; "
                 "set sampler.per_class higher, or sampler.batch lower"
             )
     if sampler.name == "pairs" and (len(names) < 2 or sampler.batch % 4):
         raise BadInput(
-            f"pairs, half of them alike, want two classes and a batch that 4 divides; there are "
+            f"the sampler pairs needs two classes and a batch that is a multiple of 4; there are "
             f"{len(names)} and {sampler.batch}; change data.classes or sampler.batch"
         )
 
@@ -60,9 +60,9 @@ def _shuffled(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches
 
 
 def _balanced(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches:
-    """Each batch holds `per_class` images of each of batch / per_class classes.
+    """Return batches with `per_class` images of each of batch / per_class classes.
 
-    Every class is cut, shuffled, into groups of `per_class`; batches take groups of different
+    Each class is shuffled and cut into groups of `per_class`. Batches take groups of different
     classes until too few classes have groups left.
     """
     groups = [
@@ -73,7 +73,7 @@ def _balanced(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches
     classes = sampler.batch // sampler.per_class
     result: Batches = []
     while True:
-        # The classes with the most groups left go first, among equals by chance.
+        # Classes with the most groups left go first, in random order among equals.
         chance = torch.rand(len(groups), generator=generator).tolist()
         fullest = sorted(range(len(groups)), key=lambda i: (-len(groups[i]), chance[i]))[:classes]
         if not groups[fullest[-1]]:
@@ -82,9 +82,9 @@ def _balanced(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches
 
 
 def _pairs(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches:
-    """Each batch is [first images, second images]; half of the pairs are alike.
+    """Return batches of [first images, second images]; half of the pairs share a class.
 
-    Every image is the first of one pair an epoch.
+    Each image is the first of one pair in an epoch.
     """
     first = torch.randperm(len(labels), generator=generator)
     alike = torch.arange(len(labels)) % 2 == 0
@@ -92,13 +92,13 @@ def _pairs(sampler: Sampler, labels: Tensor, generator: Generator) -> Batches:
     counts = torch.bincount(labels)
     starts = counts.cumsum(0) - counts
     place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))  # where a row stands among the sorted
+    place[order] = torch.arange(len(order))  # position of a row in the sorted order
     own = labels[first]
     size, start = counts[own], starts[own]
     chance = torch.rand(len(first), dtype=torch.float64, generator=generator)
-    # An alike partner: another place within the class, by a shift of 1 to size - 1.
+    # A partner of the same class: another position in the class, by a shift of 1 to size - 1.
     within = (place[first] - start + 1 + (chance * (size - 1)).long()) % size
-    # One of another class: a place among all, with the class's own stretch jumped over.
+    # A partner of another class: a position among all, skipping the class's own range.
     outside = (chance * (len(labels) - size)).long()
     outside = outside + torch.where(outside >= start, size, 0)
     second = order[torch.where(alike, start + within, outside)]

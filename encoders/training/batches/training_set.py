@@ -1,4 +1,4 @@
-"""Labelled images in memory, as training wants them: once, as bytes."""
+"""Labeled images for training, in memory once, as bytes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,18 +12,19 @@ from encoders.training.earlier import open_earlier
 from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.images import MANY, load, open_source
+from retrieval.quality.draws import draw_of_each_class
 from retrieval.storage.names import nfc
 
 NO_LABEL = ""
-"""What stands for the class of images without one."""
+"""Class name of images without a label."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSet:
     """Images (n, side, side, 3), their labels (n,) as numbers, the labels' names, the images' ids.
 
-    clusters: (n,), of training images where `data.clusters` asks for them, else 0.
-    training, held_out: the rows that are trained on, and those that are only scored.
+    clusters: (n,), of training images if `data.clusters` is set, else 0.
+    training, held_out: rows to train on, and rows that are only scored.
     """
 
     images: Images
@@ -35,11 +36,11 @@ class TrainingSet:
     held_out: NDArray[np.int64]
     source: str
     fingerprint: str
-    clustered_by: str  # the fingerprint of the encoder that found the clusters; or empty
-    unreadable: tuple[str, ...] = ()  # why images were left out that the recipe wants
+    clustered_by: str  # fingerprint of the encoder that found the clusters, or empty
+    unreadable: tuple[str, ...] = ()  # errors of images that were left out
 
     def facts(self) -> dict[str, Json]:
-        """What a card says of the data."""
+        """Return the facts about the data for a card."""
         facts: dict[str, Json] = {
             "source": self.source,
             "sha256": self.fingerprint,
@@ -56,10 +57,10 @@ class TrainingSet:
 def read_training_set(
     settings: recipe.Data, framing: Framing, seed: int, folder: Path | None = None
 ) -> TrainingSet:
-    """The images that the recipe wants, framed; draws of images are by `seed`.
+    """Return the images that the recipe selects, framed. seed: of random draws.
 
-    Images that cannot be read are left out. folder: where data sets lie. Raises UnknownName for a
-    class that the source lacks, BadInput for one with too few images.
+    Images that cannot be read are left out. folder: of data sets. Raises UnknownName for a class
+    that the source lacks, BadInput for a class with too few images.
     """
     source = open_source(settings.source, data_dir=folder)
     given = [item.label or NO_LABEL for item in source.items()]
@@ -123,11 +124,11 @@ def _clustered(
     framing: Framing,
     seed: int,
 ) -> tuple[NDArray[np.int64], str]:
-    """The cluster (n,) of each training image, and the fingerprint of the encoder that finds them.
+    """Return the cluster (n,) of each training image, and the fingerprint of the encoder for it.
 
-    They are those of k-means of the embeddings, on the unit sphere where these are for cosine.
-    Clusters of a network's own features as classes are from Caron et al., Deep Clustering for
-    Unsupervised Learning of Visual Features, arXiv:1807.05520.
+    Clusters are those of k-means over the embeddings, on the unit sphere for cosines. Training on
+    clusters of a network's features is from Caron et al., Deep Clustering for Unsupervised
+    Learning of Visual Features, arXiv:1807.05520.
     """
     clusters = np.zeros(len(images), np.int64)
     if not settings.clusters:
@@ -138,19 +139,19 @@ def _clustered(
     encoder = open_earlier("data.clustered_by", settings.clustered_by)
     if encoder.framing != framing:
         raise BadInput(
-            f"data.clustered_by: {encoder.name} wants images of {encoder.framing.side} pixels, and "
+            f"data.clustered_by: {encoder.name} takes images of {encoder.framing.side} pixels, and "
             f"data.side is {framing.side}; set it to that, or name another encoder"
         )
     if settings.clusters > len(training):
         raise BadInput(
-            f"data.clusters {settings.clusters:,} is more than there are images to train on, "
+            f"data.clusters {settings.clusters:,} is more than the number of training images, "
             f"{len(training):,}; set it lower"
         )
     parts = np.split(training, range(1000, len(training), 1000))
     vectors = np.concatenate([encoder.encode(images[rows]) for rows in parts])
     if encoder.metric == Metric.COSINE:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    with threadpool_limits(1):  # sums of several threads come in any order
+    with threadpool_limits(1):  # threads would add in a random order
         found = KMeans(settings.clusters, n_init=1, random_state=seed).fit_predict(vectors)
     clusters[training] = found
     return clusters, encoder.fingerprint
@@ -162,16 +163,14 @@ def _drawn(
     per_class: int,
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The places of `per_class` images of each class, or of all where it is 0, ascending."""
+    """Return the places of `per_class` images of each class, or of all if it is 0, ascending."""
     if not per_class:
         return np.arange(len(labels))
-    parts = []
-    for number, name in enumerate(names):
-        places = np.flatnonzero(labels == number)
-        if len(places) < per_class:
-            raise BadInput(
-                f"class '{name}' has {len(places)} images, data.per_class wants {per_class}; "
-                "set it lower, or leave the class out with data.classes"
-            )
-        parts.append(generator.permutation(places)[:per_class])
-    return np.sort(np.concatenate(parts))
+    return draw_of_each_class(
+        np.array(names, dtype=object)[labels],
+        names,
+        per_class,
+        generator,
+        why=f"data.per_class wants {per_class}",
+        remedy="set it lower, or leave the class out with data.classes",
+    )

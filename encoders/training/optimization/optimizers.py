@@ -1,4 +1,4 @@
-"""The optimizers that a recipe may name, and how their learning rates run."""
+"""Optimizers that a recipe may name, and the schedule of their learning rates."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from encoders.networks import Network
 from encoders.training import recipe
-from encoders.training.muon import Muon
+from encoders.training.optimization.muon import Muon
 
 ADAM_BESIDE_MUON = (0.85, 0.95)
-"""The betas of airbench, arXiv:2404.00498."""
+"""Betas of Adam for the parameters that Muon leaves; from airbench, arXiv:2404.00498."""
 
 
 class Optimizers:
-    """The optimizers of a run, moved together: their rates follow the recipe's schedule."""
+    """The optimizers of a run, whose learning rates follow the recipe's schedule."""
 
     def __init__(self, settings: recipe.Optimizer, network: Network, losses: nn.Module) -> None:
-        """For the trainable parameters of the network and of the losses (class proxies)."""
+        """Create optimizers for the trainable parameters of network and losses (class proxies)."""
         self.settings = settings
         fresh = [*network.fresh_parameters(), *losses.parameters()]
         known = {id(parameter) for parameter in fresh}
@@ -28,13 +28,13 @@ class Optimizers:
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
     def length(self) -> float:
-        """The Euclidean length of all gradients together."""
+        """Return the Euclidean length of all gradients together."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         return float(nn.utils.get_total_norm(gradients))
 
     def step(self, done: float) -> None:
-        """Move the parameters by their gradients, and forget these. done: share of the run."""
+        """Update the parameters and clear the gradients. done: share of the run that is done."""
         factor = rate_at(done, self.settings)
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -43,22 +43,22 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """The state of each optimizer."""
+        """Return the state of each optimizer."""
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Take up the state of a run of the same recipe."""
+        """Load the state of a run of the same recipe."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
             for parameter, kept in optimizer.state.items():
                 for name, value in kept.items():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        # As the optimizer would lay it out itself.
+                        # The optimizer's own memory layout.
                         kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def rate_at(done: float, settings: recipe.Optimizer) -> float:
-    """The factor of all learning rates after the share `done` of the run."""
+    """Return the factor of all learning rates after the share `done` of the run."""
     if done < settings.warmup:
         return done / settings.warmup
     left = (1 - done) / (1 - settings.warmup) if settings.warmup < 1 else 1.0

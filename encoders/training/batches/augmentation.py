@@ -1,7 +1,7 @@
-"""Augmentation of whole batches in torch: one call a batch, not one an image.
+"""Augmentation of whole batches in torch: one call per batch, not per image.
 
-Batches are (n, 3, height, width) float tensors from 0 to 1; every random choice comes from the
-generator that is passed in, which lives where the batch does.
+Batches are (n, 3, height, width) float tensors from 0 to 1. All random numbers come from the
+generator argument, which is on the batch's device.
 """
 
 import math
@@ -17,10 +17,10 @@ from encoders.training.recipe import Augmentation
 def augmented(
     images: Tensor, settings: Augmentation, epoch: int, coin: Tensor, generator: Generator
 ) -> Tensor:
-    """The batch as the recipe wants it changed; twice as long where it wants two views.
+    """Return the batch with the recipe's random changes; with two views, 2n images.
 
-    epoch: from 0; coin: (n,) bool, each image's own, for the alternating flip. The two views of
-    image i are i and n + i.
+    epoch: from 0. coin: (n,) bool, fixed for each image, for the alternating flip. The two views
+    of image i are i and n + i.
     """
     return torch.cat(
         [_view(images, settings, epoch, coin, generator) for _ in range(settings.views)]
@@ -41,9 +41,9 @@ def _view(
             images, settings.smallest_crop, settings.crop_side, generator, settings.rotate
         )
     if settings.recolour:
-        images = recoloured(images, settings.recolour, generator)
+        images = recolored(images, settings.recolour, generator)
     if settings.greyscale:
-        images = greyed(images, settings.greyscale, generator)
+        images = grayed(images, settings.greyscale, generator)
     if settings.cutout:
         images = cut_out(images, settings.cutout, generator)
     return images
@@ -54,22 +54,22 @@ def _random(*shape: int, like: Tensor, by: Generator) -> Tensor:
 
 
 def flipped(images: Tensor, mask: Tensor) -> Tensor:
-    """The batch with the images under `mask` (n, bool) mirrored left to right."""
+    """Mirror the images selected by `mask` (n, bool) left to right."""
     return torch.where(mask.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def alternating_flip(epoch: int, coin: Tensor) -> Tensor:
-    """A mask (n, bool) that mirrors each image in every other epoch.
+    """Return a mask (n, bool) that mirrors each image in every other epoch.
 
-    An image is mirrored first or second by its own `coin` (n, bool), so that any two epochs in
-    a row show both of its views: less redundant than a fresh coin
+    The image's `coin` (n, bool) decides whether it is mirrored in even or odd epochs. So two
+    consecutive epochs show both views, with less repetition than independent draws
     (Jordan, 94% on CIFAR-10 in 3.29 seconds, arXiv:2404.00498).
     """
     return coin ^ bool(epoch % 2)
 
 
 def shifted(images: Tensor, most: int, generator: Generator) -> Tensor:
-    """The batch with each image moved by up to `most` pixels each way, edges reflected."""
+    """Move each image by up to `most` pixels each way, edges reflected."""
     n, _, height, width = images.shape
     padded = functional.pad(images, (most,) * 4, mode="reflect")
     device = images.device
@@ -77,17 +77,17 @@ def shifted(images: Tensor, most: int, generator: Generator) -> Tensor:
     rows = offsets[0].view(n, 1) + torch.arange(height, device=device)
     columns = offsets[1].view(n, 1) + torch.arange(width, device=device)
     which = torch.arange(n, device=device).view(n, 1, 1)
-    # Indexing over channels-last memory moves three values at a time.
+    # In channels-last memory, indexing copies three values at a time.
     return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2
     )
 
 
-def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
-    """The batch with each image's contrast, and each channel's brightness, changed at random.
+def recolored(images: Tensor, most: float, generator: Generator) -> Tensor:
+    """Change each image's contrast, and each channel's brightness, at random.
 
-    Contrast is multiplied by 1 ± most around the image's mean; half of `most` is the most that
-    is added to a channel. Values may leave the range from 0 to 1.
+    Contrast is multiplied by 1 ± most around the image's mean. A channel's brightness changes by
+    up to half of `most`. Values may leave the range from 0 to 1.
     """
     n = len(images)
     contrast = 1 + most * (2 * _random(n, 1, 1, 1, like=images, by=generator) - 1)
@@ -99,23 +99,22 @@ def recoloured(images: Tensor, most: float, generator: Generator) -> Tensor:
 def cropped(
     images: Tensor, smallest: float, side_out: int, generator: Generator, most_turned: float = 0
 ) -> Tensor:
-    """The batch with a random square of each image scaled to side_out × side_out.
+    """Scale a random square of each image to side_out × side_out.
 
-    The square's area is drawn between `smallest` and 1 of the image's; its place is drawn too, and
-    how far it is turned about its centre, by up to `most_turned` degrees either way. Corners that
-    this moves out of the image show it reflected. Scaling is bilinear, or bicubic where it
-    enlarges the images.
-    side_out: pixels; 0 for the images' own.
+    The square's area, from `smallest` to 1 of the image's, its place and its rotation, by up to
+    `most_turned` degrees either way, are drawn at random. Corners outside the image show its
+    reflection. Scaling is bilinear, or bicubic if it enlarges the images.
+    side_out: pixels; 0 for the images' side.
     """
     n = len(images)
     shape = [n, images.shape[1], side_out, side_out] if side_out else list(images.shape)
     kernel = "bicubic" if side_out > images.shape[-1] else "bilinear"
     side = (smallest + (1 - smallest) * _random(n, like=images, by=generator)).sqrt()
-    # The centre, in coordinates from -1 to 1, so that the square stays within the image.
-    centre = (1 - side)[:, None] * (2 * _random(n, 2, like=images, by=generator) - 1)
+    # The center, in coordinates from -1 to 1, keeps the square inside the image.
+    center = (1 - side)[:, None] * (2 * _random(n, 2, like=images, by=generator) - 1)
     theta = torch.zeros(n, 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = centre
+    theta[:, :, 2] = center
     if most_turned:
         turn = math.radians(most_turned) * (2 * _random(n, like=images, by=generator) - 1)
         theta[:, 0, 0] = theta[:, 1, 1] = side * turn.cos()
@@ -127,18 +126,18 @@ def cropped(
     )
 
 
-def greyed(images: Tensor, share: float, generator: Generator) -> Tensor:
-    """The batch with about `share` of its images turned grey, by the weights of ITU-R BT.601."""
+def grayed(images: Tensor, share: float, generator: Generator) -> Tensor:
+    """Turn about `share` of the images gray, by the weights of ITU-R BT.601."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-    grey = (images * weights).sum(1, keepdim=True)
+    gray = (images * weights).sum(1, keepdim=True)
     chosen = _random(len(images), 1, 1, 1, like=images, by=generator) < share
-    return torch.where(chosen, grey, images)
+    return torch.where(chosen, gray, images)
 
 
 def cut_out(images: Tensor, side: int, generator: Generator) -> Tensor:
-    """The batch with a square of each image, at a random place, in the batch's mean colour.
+    """Fill a square at a random place of each image with the batch's mean color.
 
-    The square's centre lies anywhere in the image, so that it may stick out
+    The square's center is anywhere in the image, so that the square may reach beyond the edge
     (DeVries and Taylor, Cutout, arXiv:1708.04552).
     """
     n, _, height, width = images.shape
@@ -153,9 +152,9 @@ def cut_out(images: Tensor, side: int, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixed:
-    """Images (n, …), in each of which a part may be another's of the batch.
+    """Images (n, …), each of which may contain a part of another image of the batch.
 
-    partners: (n,), whose; kept: the share of its area that each image has of its own.
+    partners: (n,), the other image. kept: share of the area that is the image's own.
     """
 
     images: Tensor
@@ -164,16 +163,16 @@ class Mixed:
 
 
 def cut_mixed(images: Tensor, share: float, generator: Generator) -> Mixed:
-    """The batch, by a chance of `share` with a box of each image taken from another image.
+    """Replace a box of each image by that of another image, with probability `share`.
 
-    The box is the same for all; its area is drawn evenly, its centre anywhere, so that it may stick
-    out (Yun et al., CutMix, arXiv:1905.04899).
+    The box is the same for all images. Its area is drawn uniformly, and its center anywhere, so
+    that the box may reach beyond the edge (Yun et al., CutMix, arXiv:1905.04899).
     """
     n, _, height, width = images.shape
     device = images.device
     unmixed = Mixed(images, torch.arange(n, device=device))
     if not share:
-        return unmixed  # without a wait for a GPU
+        return unmixed  # avoids waiting for a GPU
     chance, own, y, x = torch.rand(4, generator=generator, device=device).tolist()
     if chance >= share:
         return unmixed

@@ -1,8 +1,8 @@
-"""The losses and miners that a recipe may name.
+"""Losses and miners that a recipe may name.
 
-Those of pytorch-metric-learning (Musgrave et al., arXiv:2008.09164) under the names that their
-papers use; ours where it has none. Each takes embeddings (n, dim) and labels (n,), and where a
-miner or a sampler of pairs chose them, the indices of the pairs or triplets.
+Most are from pytorch-metric-learning (Musgrave et al., arXiv:2008.09164), under the names of their
+papers. Each takes embeddings (n, dim), labels (n,), and the indices of pairs or triplets if a miner
+or a sampler of pairs selected them.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from encoders.training.recipe import Loss, Miner
 from retrieval.errors import BadInput, UnknownName
 
 Indices = tuple[Tensor, ...]
-"""Four of pairs (anchors, positives, anchors, negatives), or three of triplets."""
+"""Indices of pairs (anchors, positives, anchors, negatives), or of triplets (3 tensors)."""
 
 
 class SquaredContrastive(losses.ContrastiveLoss):  # type: ignore[misc]
@@ -29,19 +29,21 @@ class SquaredContrastive(losses.ContrastiveLoss):  # type: ignore[misc]
 
     Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping (2006),
     equation 4: ½·d² for a positive pair, ½·max(0, margin - d)² for a negative one, d Euclidean.
-    The mean of each kind is taken over all its pairs, zeros too, and the two are added.
-    pytorch-metric-learning has the form without squares (here `linear-contrastive`).
+    The loss is the sum of the means over positive and over negative pairs, zeros included.
+    pytorch-metric-learning has the form without squares, here `linear-contrastive`.
     """
 
     def __init__(self, margin: float = 1.0, **kwargs: Any) -> None:
         super().__init__(pos_margin=0.0, neg_margin=margin, **kwargs)
         if self.distance.is_inverted:
-            raise ValueError("it wants a distance, and cosines are larger for what is nearer")
+            raise ValueError(
+                "contrastive needs a distance, and cosines are larger for nearer vectors"
+            )
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor, indices: Any, others: Any, other_labels: Any
     ) -> Any:
-        # Theirs gives up on a batch of one pair.
+        # The library's version fails on a batch of one pair.
         pairs = loss_and_miner_utils.convert_to_pairs(indices, labels, other_labels)
         return self.pair_based_loss(self.distance(embeddings, others), pairs)
 
@@ -59,7 +61,7 @@ class SquaredContrastive(losses.ContrastiveLoss):  # type: ignore[misc]
 
 
 class NormalisedSoftmax(losses.NormalizedSoftmaxLoss):  # type: ignore[misc]
-    """Cross-entropy over cosines / temperature to one proxy a class, labels smoothed.
+    """Cross-entropy over cosines / temperature to one proxy per class, with label smoothing.
 
     Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, arXiv:1811.12649.
     """
@@ -114,15 +116,17 @@ DISTANCES: Mapping[str, Callable[[], nn.Module]] = {
     "unit-euclidean": distances.LpDistance,
 }
 OURS_AND_THEIRS = ("encoders.", "pytorch_metric_learning.losses", "pytorch_metric_learning.miners")
-RECONSTRUCTION = "reconstruction"  # the mean squared error of drawings
+RECONSTRUCTION = "reconstruction"  # mean squared error of drawings
 
 
 class Term(nn.Module):
     """One term of a recipe's loss, with its weight and its miner."""
 
     def __init__(self, settings: Loss, classes: int, dim: int) -> None:
-        """Raises UnknownName for a loss, miner or option that is not there, BadInput for an
-        option that it does not take."""
+        """Build the loss and its miner.
+
+        Raises UnknownName for an unknown loss, miner or option, BadInput for a wrong value.
+        """
         super().__init__()
         self.settings = settings
         self.classes = classes
@@ -130,16 +134,16 @@ class Term(nn.Module):
         self.miner = None if settings.miner is None else _miner(settings)
 
     def forward(self, embeddings: Tensor, labels: Tensor, pairs: Indices | None) -> Tensor:
-        """The term of embeddings (n, dim) with labels (n,), weight included.
+        """Return the weighted loss of embeddings (n, dim) with labels (n,).
 
-        pairs: the sampler's, for losses that have no miner of their own.
+        pairs: those of the sampler, for losses without a miner.
         """
         chosen = pairs if self.miner is None else self.miner(embeddings, labels)
         value: Tensor = self.loss(embeddings, labels, chosen)
         return self.settings.weight * value
 
     def proxies(self) -> Tensor | None:
-        """The class proxies (classes, dim) of a loss that has one for each class, or None."""
+        """Return the class proxies (classes, dim), or None for a loss without one per class."""
         if self.settings.labels != "class":
             return None
         for name, transposed in (("W", True), ("proxies", False)):
@@ -152,9 +156,9 @@ class Term(nn.Module):
 
 
 def check_loss(settings: Loss, in_pairs: bool) -> None:
-    """Raise UnknownName or BadInput for a term that cannot be built, or fails on a small batch.
+    """Raise UnknownName or BadInput for a loss that cannot be built or fails on a small batch.
 
-    in_pairs: whether it sees pairs alone, and so learns nothing if it wants triplets.
+    in_pairs: batches hold pairs, from which a loss of triplets learns nothing.
     """
     if settings.name == RECONSTRUCTION:
         _check_reconstruction(settings)
@@ -180,8 +184,8 @@ def check_loss(settings: Loss, in_pairs: bool) -> None:
     (gradient,) = torch.autograd.grad(loss, embeddings, allow_unused=True)
     if gradient is None or not gradient.any():
         raise BadInput(
-            f"loss {settings.name} learns nothing from pairs, as it compares an image with one "
-            "that is alike and one that is not; give it a miner, or take another sampler"
+            f"loss {settings.name} learns nothing from pairs, since it compares an image with a "
+            "similar and a dissimilar one; give it a miner, or take another sampler"
         )
 
 
@@ -191,11 +195,11 @@ def _check_reconstruction(settings: Loss) -> None:
     plain = Loss(settings.name, settings.weight)
     for name in ("labels", "distance", "miner"):
         if getattr(settings, name) != getattr(plain, name):
-            raise BadInput(f"loss {RECONSTRUCTION} takes a weight alone; remove {name}")
+            raise BadInput(f"loss {RECONSTRUCTION} takes a weight only; remove {name}")
 
 
 def has_classes(name: str) -> bool:
-    """Whether the loss learns something for each class."""
+    """Return whether the loss has parameters for each class."""
     return {"num_classes", "embedding_size"} <= _parameters(LOSSES[name])
 
 
@@ -229,7 +233,7 @@ def _made(
     options: Mapping[str, Any],
     ours: set[str],
 ) -> nn.Module:
-    """ours: what else a recipe may say of it."""
+    """Build a loss or miner. ours: other keys that a recipe may have for it."""
     known = _parameters(make) - given.keys() - {"distance"}
     for option in options:
         if option not in known:
@@ -241,7 +245,7 @@ def _made(
 
 
 def _parameters(make: Callable[..., nn.Module]) -> set[str]:
-    """What the class can be made with, its ancestors' parameters too."""
+    """Return the names of the constructor's parameters, its ancestors' included."""
     family = [c for c in getattr(make, "__mro__", ()) if c.__module__.startswith(OURS_AND_THEIRS)]
     return {
         name
@@ -254,9 +258,9 @@ def _parameters(make: Callable[..., nn.Module]) -> set[str]:
 
 
 def pairs_of(labels: Tensor) -> Indices:
-    """The pairs of a batch in which image i of the first half stands beside i of the second.
+    """Return the pairs of a batch: image i of the first half with image i of the second.
 
-    Returns (anchors, positives, anchors, negatives), as the losses take them.
+    Returns (anchors, positives, anchors, negatives), for the losses.
     """
     half = len(labels) // 2
     first = torch.arange(half, device=labels.device)

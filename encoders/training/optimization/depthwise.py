@@ -1,9 +1,9 @@
-"""Depthwise convolutions in bfloat16 whose gradients come fast on a CPU.
+"""Depthwise convolutions in bfloat16 with fast gradients on a CPU.
 
-PyTorch leaves two gradients of a depthwise convolution in bfloat16 to slow reference code of
-oneDNN: that of the input where the stride is above 1, and that of a 5×5 kernel. They take two
-thirds of a training step of EfficientNet-Lite0 (torch 2.14.1, oneDNN 3.12). Here both are put
-into terms that are fast.
+PyTorch computes two gradients of a depthwise convolution in bfloat16 with slow reference code of
+oneDNN: that of the input with a stride above 1, and that of a 5×5 kernel. They take two thirds of a
+training step of EfficientNet-Lite0 (torch 2.14.1, oneDNN 3.12). Here both are expressed by fast
+operations.
 """
 
 from typing import Any
@@ -14,15 +14,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-MOST_PRODUCTS = 5_000
-"""Pairs of places, one of the input and one of the output, up to which all pairs' products are
-cheaper than a convolution in float32: measured on maps of 4×4 to 28×28."""
+MAX_PLACE_PAIRS = 5_000
+"""Pairs of an input and an output place up to which products of all pairs are faster.
+
+The alternative is a convolution in float32. Measured on maps of 4×4 to 28×28.
+"""
 
 
 class FastDepthwise(TorchFunctionMode):
-    """Within it, depthwise convolutions have the fast gradients where they are the slow ones.
+    """Context in which slow depthwise convolutions get fast gradients.
 
-    Those are on the CPU, under autocast to bfloat16, with square kernels, strides and padding.
+    They are slow on the CPU, under autocast to bfloat16. Kernels, strides and padding must be
+    square.
     """
 
     def __torch_function__(
@@ -60,7 +63,7 @@ def _is_slow(
 
 
 class _Depthwise(torch.autograd.Function):
-    """Images (n, c, h, w) and kernels (c, 1, k, k), to (n, c, height, width)."""
+    """Convolution of images (n, c, h, w) with kernels (c, 1, k, k), to (n, c, height, width)."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, kernels: Tensor, stride: int, padding: int) -> Tensor:
@@ -88,7 +91,7 @@ class _Depthwise(torch.autograd.Function):
 def _of_images(
     images: Tensor, kernels: Tensor, gradient: Tensor, stride: int, padding: int
 ) -> Tensor:
-    """The gradient of the images: of the convolution that moves on by 1, most outputs unused."""
+    """Return the gradient of the images, by a convolution of stride 1 with unused outputs."""
     if stride > 1:
         n, c, h, w = images.shape
         fewer = kernels.shape[-1] - 1 - 2 * padding
@@ -105,10 +108,10 @@ def _of_images(
 def _of_kernels(
     images: Tensor, kernels: Tensor, gradient: Tensor, stride: int, padding: int
 ) -> Tensor:
-    """The gradient of the kernels, in whichever way is fast."""
+    """Return the gradient of the kernels, in the fastest way."""
     if kernels.shape[-1] <= 3:
         return _gradients(images, kernels, gradient, stride, padding, (False, True))[1]
-    if images[0, 0].numel() * gradient[0, 0].numel() <= MOST_PRODUCTS:
+    if images[0, 0].numel() * gradient[0, 0].numel() <= MAX_PLACE_PAIRS:
         return _by_products(images, kernels, gradient, stride, padding)
     found = _gradients(
         images.float(), kernels.float(), gradient.float(), stride, padding, (False, True)
@@ -119,15 +122,15 @@ def _of_kernels(
 def _by_products(
     images: Tensor, kernels: Tensor, gradient: Tensor, stride: int, padding: int
 ) -> Tensor:
-    """The gradient of the kernels from all products of a place of the input and one of the output.
+    """Return the gradient of the kernels from the products of all input and output places.
 
-    A matrix product a channel makes them; a tap of the kernel sums those of the places that it
-    joins.
+    One matrix product per channel computes them. A tap of the kernel is the sum over the pairs of
+    places that it connects.
     """
     n, c, h, w = images.shape
     inputs = images.permute(1, 2, 3, 0).reshape(c, h * w, n)
     products = inputs @ gradient.permute(1, 0, 2, 3).reshape(c, n, -1)
-    # Row 0 stands for the padding; which row each tap sees at each place of the output.
+    # Row 0 is the padding. `rows` is the input row of each tap at each output place.
     places = torch.arange(1, h * w + 1, dtype=torch.float32).view(1, 1, h, w)
     rows = functional.unfold(places, kernels.shape[-1], padding=padding, stride=stride)[0].long()
     products = functional.pad(products, (0, 0, 1, 0))
@@ -143,7 +146,7 @@ def _gradients(
     padding: int,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
-    """Those of images and of kernels, by PyTorch; undefined where they are not wanted."""
+    """Return PyTorch's gradients of images and of kernels; undefined unless wanted."""
     of_images, of_kernels, _ = torch.ops.aten.convolution_backward(
         gradient,
         images,

