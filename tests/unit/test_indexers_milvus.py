@@ -24,10 +24,11 @@ import numpy as np
 import pytest
 from made import OTHER, embeddings
 
-from indexers import milvus, milvus_database
 from indexers.exact import Exact
-from indexers.milvus import FACTS, Milvus, MilvusIndex, expression_of, rows_expression
-from indexers.milvus_database import Lite, checked_uri, files_in
+from indexers.milvus import backend as milvus
+from indexers.milvus import database as milvus_database
+from indexers.milvus.backend import FACTS, Milvus, MilvusIndex, expression_of, rows_expression
+from indexers.milvus.database import Lite, checked_uri, files_in
 from retrieval.contracts import Filter, Filtering, Metric, Storing, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
 from retrieval.index.folder import INDEX, UNFINISHED, IndexFacts, build_index, open_index
@@ -171,7 +172,7 @@ def test_a_killed_build_is_taken_up_where_it_was(
     killed = f"""
 import os, signal, sys
 from pathlib import Path
-from indexers import milvus
+from indexers.milvus import backend as milvus
 from retrieval.index.folder import build_index
 from retrieval.storage.shards import open_embeddings
 milvus.BATCH_ROWS = 30

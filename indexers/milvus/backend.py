@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from indexers.faiss import bridge
 from indexers.faiss.lists import list_count
-from indexers.milvus_database import (
+from indexers.milvus.database import (
     URI,
     WORKING,
     Database,
