@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from indexers.faiss import bridge, gpu
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Found,
@@ -21,6 +21,7 @@ from retrieval.hits import (
     prepared_blocks,
     sort,
 )
+from retrieval.values import resolve_options
 
 TIED_CELLS = 2**24  # distances that are held at once while ties are settled
 
@@ -38,7 +39,7 @@ class Exact:
     search_options: ClassVar[frozenset[str]] = frozenset({"device"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         gpu.check_device(self.device, self.metric)
 
     @classmethod

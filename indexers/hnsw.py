@@ -17,7 +17,7 @@ from indexers.copies import Copies
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.graph.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
@@ -31,6 +31,7 @@ from retrieval.hits import (
 )
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import native_path, write_whole
+from retrieval.values import resolve_options
 
 FILE = "index.hnsw"
 
@@ -48,7 +49,7 @@ class Hnsw:
     m: links per vector and layer; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks; more cost time and raise recall. None for 128, or for
-    more where the build finds that its own rows need them; see `indexers.graph.effort`.
+    more where the build finds that queries need them; see `indexers.graph.effort`.
     seed: draws the vectors' layers.
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
@@ -67,7 +68,7 @@ class Hnsw:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric not in SPACES:
             raise BadInput(
                 f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"

@@ -23,7 +23,7 @@ from indexers.graph import walk
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
@@ -36,6 +36,7 @@ from retrieval.hits import (
     prepared,
 )
 from retrieval.runtime.threads import usable_cores
+from retrieval.values import resolve_options
 
 KINDS = {
     Metric.COSINE: walk.COSINE,
@@ -69,7 +70,7 @@ class HnswPca:
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks, all of which are compared as they are; more cost time
-    and raise recall. None for 128, or for more where the build finds that its own rows need them;
+    and raise recall. None for 128, or for more where the build finds that queries need them;
     see `indexers.graph.effort`.
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
@@ -88,7 +89,7 @@ class HnswPca:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric not in KINDS:
             raise BadInput(
                 f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf for it"

@@ -25,12 +25,13 @@ from indexers.faiss import bridge
 from indexers.faiss.bridge import COMPARED
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, InMemory, answer, checked_vectors, prepared, prepared_blocks
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import native_path, read_json, write_json
+from retrieval.values import resolve_options
 
 FACTS = "vamana.json"
 PARTS = ("parameters", "graph", "vectors")
@@ -52,7 +53,7 @@ class Vamana:
     degree: the most links of a vector; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks; more cost time and raise recall. None for 128, or for
-    more where the build finds that its own rows need them; see `indexers.graph.effort`.
+    more where the build finds that queries need them; see `indexers.graph.effort`.
     halves: walk over numbers of half precision, which is faster, the more so for long vectors.
     refine: with halves, candidates for each neighbor that is asked for, which are compared with the
     query as they are; more raise recall where neighbors are closer to each other than half
@@ -73,7 +74,7 @@ class Vamana:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric is Metric.MANHATTAN:
             raise BadInput(
                 f"SVS has no {self.metric} distance; use the backend exact or ivf for it"

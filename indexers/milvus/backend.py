@@ -25,10 +25,11 @@ from indexers.milvus.database import URI, WORKING, Database, Lite, Server, check
 from indexers.milvus.holding import Holding, read_facts
 from indexers.milvus.index import MilvusIndex
 from indexers.options import EFFORTS, PROBES, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Items, Json, Metric, Vectors
 from retrieval.errors import BadData, BadInput, UnknownName
 from retrieval.hits import InMemory
+from retrieval.values import resolve_options
 
 INDEX_TYPES = ("HNSW", "IVF_FLAT", "FLAT", "AUTOINDEX", "DISKANN")
 SERVERS_OWN = ("DISKANN",)
@@ -65,7 +66,7 @@ class Milvus:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "n_probe", "consistency", "uri"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric not in METRICS:
             raise BadInput(
                 f"Milvus has no {self.metric} distance; use the backend exact or ivf for it"

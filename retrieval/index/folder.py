@@ -61,11 +61,13 @@ from retrieval.storage.shards import (
     EncoderFacts,
     check_free,
     check_unique,
+    embeddings_list,
     read_table,
     vectors_of,
     with_nfc_labels,
     write_table,
 )
+from retrieval.values import named_options
 
 FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
@@ -218,9 +220,9 @@ def is_index(folder: Place) -> bool:
 
 
 def build_index(
-    sets: Sequence[Embeddings],
+    sets: Sequence[Embeddings] | Embeddings,
     backend: str,
-    folder: Place,
+    folder: Place | str,
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> IndexFacts:
@@ -234,6 +236,7 @@ def build_index(
     BadData for damaged shards or an id that stands twice, BadInput if the folder holds
     something else, Busy if another process builds there.
     """
+    sets, folder = embeddings_list(sets), place_of(folder)
     indexer = checked_indexer(sets, backend, metric, options)
     check_room(folder)
     build: Callable[[], Index]
@@ -265,9 +268,10 @@ def checked_indexer(
     raises for sets, backend and options, before any work."""
     metric = None if metric is None else choice(Metric, metric)
     common_facts(sets)
-    if "metric" in (options or {}):
+    options = named_options(options)
+    if "metric" in options:
         raise BadInput("the metric is no option of the backend; give it with --metric")
-    indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
+    indexer = make_indexer(backend, {**options, "metric": metric or sets[0].facts.metric})
     if not any(map(len, sets)):
         raise BadInput("there are no embeddings to index; encode some images first")
     return indexer

@@ -17,6 +17,7 @@ from retrieval.index.folder import OpenIndex, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place
+from retrieval.values import shown, whole_number
 
 _T = TypeVar("_T")
 
@@ -61,6 +62,8 @@ class Searcher:
         self, opened: OpenIndex, encoder: Encoder | None = None, device: str = "auto"
     ) -> None:
         """Raises Mismatch if the index was built with another encoder than the one given."""
+        if not isinstance(opened, OpenIndex):
+            raise BadInput(f"the index is {shown(opened)}; open a folder with Searcher.open")
         self.opened = opened
         self.device = device
         self._encoder = None if encoder is None else self._checked(encoder)
@@ -139,7 +142,7 @@ class Searcher:
 
     def among(self, k: int | None, where: str | None) -> Mask | None:
         """The rows that a search may find, None for all. Raises what `search` raises for it."""
-        if k is not None and not 1 <= k <= len(self):
+        if k is not None and not 1 <= whole_number(k, "k") <= len(self):
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
         return None if where is None else matching(self.opened.rows, where)
 
@@ -159,6 +162,8 @@ class Searcher:
         ]
 
     def _checked(self, encoder: Encoder) -> Encoder:
+        if not isinstance(encoder, Encoder):
+            raise BadInput(f"the encoder is {shown(encoder)}; open one with open_encoder")
         built_with = self.opened.facts.encoder
         if encoder.fingerprint != built_with.fingerprint:
             raise Mismatch(
@@ -198,6 +203,8 @@ def parsed(rows: pa.Table, where: str) -> Filter:
     """
     import pyarrow.compute as pc  # most searches filter nothing, and need not wait for it
 
+    if not isinstance(where, str):
+        raise BadInput(f"the filter is {shown(where)}; give text such as 'label=cat'")
     field, equals, written = where.partition("=")
     if not equals or not written:
         raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")

@@ -10,7 +10,7 @@ goes on behind its last whole shard and ends with the same files as one that was
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -38,6 +38,7 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
+from retrieval.values import shown
 
 FORMAT = "retr-embeddings"
 VERSION = 2  # 1 had no checksum
@@ -501,6 +502,19 @@ def open_embeddings(folder: Place | str) -> Embeddings:
             "are encoded; run the same 'retr encode' again, and it goes on from there"
         )
     return Embeddings(folder, manifest)
+
+
+def embeddings_list(sets: Any) -> list[Embeddings]:
+    """Return the sets as a list, one set as a list of one.
+
+    Raises BadInput for what is no set, such as the name of a folder that is not opened.
+    """
+    each = [sets] if isinstance(sets, Embeddings) else sets
+    if isinstance(each, Iterable) and not isinstance(each, str | bytes):
+        found = list(each)
+        if all(isinstance(one, Embeddings) for one in found):
+            return found
+    raise BadInput(f"the embeddings are {shown(sets)}; open them with open_embeddings")
 
 
 def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:

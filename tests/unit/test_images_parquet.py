@@ -384,7 +384,10 @@ def test_a_choice_among_columns_is_said(
     assert notes(str(tmp_path), chosen) == []  # the user's own choice
 
 
-@pytest.mark.parametrize("column", ["label", "labels", "fine_label", "coarse_label", "Label"])
+@pytest.mark.parametrize(
+    "column",
+    ["label", "labels", "fine_label", "coarse_label", "Label", "class", "category", "Class_Name"],
+)
 def test_labels_of_known_names(tmp_path: Path, column: str) -> None:
     facts = {"info": {"features": {column: {"names": ["cat", "dog"]}}}}
     table = pa.table({"image": [png(1)] * 3, column: [1, 0, None]})
