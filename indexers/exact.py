@@ -9,7 +9,7 @@ import numpy as np
 
 from indexers.faiss import bridge, gpu
 from indexers.faiss.uncoded import UncodedIndex
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Mask, Metric, Vectors
 from retrieval.hits import (
     Found,
@@ -18,6 +18,7 @@ from retrieval.hits import (
     prepared,
     sort,
 )
+from retrieval.values import resolve_options
 
 MAX_TIED_DISTANCES = 2**24  # in memory while ties are settled
 
@@ -35,7 +36,7 @@ class Exact:
     search_options: ClassVar[frozenset[str]] = frozenset({"device"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         gpu.check_device(self.device, self.metric)
 
     @classmethod

@@ -13,10 +13,11 @@ from indexers.faiss import bridge
 from indexers.faiss.index import FaissIndex
 from indexers.faiss.lists import MIN_DEFAULT_PROBES, list_count, training_rows
 from indexers.options import EFFORTS, PROBES, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Index, Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_vectors, prepared, prepared_blocks
+from retrieval.values import resolve_options
 
 MIN_TRAINING_CLUSTERS = 1024  # k-means' training rows for as many clusters suffice for codes
 MIN_LINKS = 2
@@ -47,7 +48,7 @@ class Faiss:
     search_options: ClassVar[frozenset[str]] = frozenset({"search"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         check_range("seed", self.seed, 0, 2**31 - 1)
 
     @classmethod

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.copies import Copies
+from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.graph.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
@@ -30,6 +31,7 @@ from retrieval.hits import (
 )
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import native_path, write_whole
+from retrieval.values import resolve_options
 
 FILE = "index.hnsw"
 
@@ -46,7 +48,8 @@ class Hnsw:
 
     m: links per vector and layer; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
-    ef: candidates kept while a query walks; more cost time and raise recall.
+    ef: candidates kept while a query walks; more cost time and raise recall. None for 128, or for
+    more if the build finds that queries need more; see `indexers.graph.effort`.
     seed: of the draw of the vectors' layers.
     build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
     their timing.
@@ -59,13 +62,13 @@ class Hnsw:
     metric: Metric = Metric.COSINE
     m: int = 16
     ef_construction: int = 200
-    ef: int = 128
+    ef: int | None = None
     seed: int = 0
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric not in SPACES:
             raise BadInput(
                 f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"
@@ -84,9 +87,15 @@ class Hnsw:
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
-        """Set `ef`."""
+        """Set `ef`; None leaves it as it is."""
         assert isinstance(index, HnswIndex)
-        index.graph.set_ef(self.ef)
+        if self.ef is not None:
+            index.graph.set_ef(self.ef)
+
+    def settled(self, index: Index) -> "Hnsw":
+        """Return these options with the index's own `ef` in place of None."""
+        assert isinstance(index, HnswIndex)
+        return replace(self, ef=int(index.graph.ef))
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """Build an index of a copy of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
@@ -95,20 +104,23 @@ class Hnsw:
     def build_from(self, blocks: Blocks) -> "HnswIndex":
         """Build an index from blocks of vectors; see `Streaming`."""
         copies = Copies.find(blocks, self.metric)
-        blocks = copies.distinct(blocks)
+        distinct = copies.distinct(blocks)
         graph = hnswlib.Index(SPACES[self.metric], blocks.dim)
         graph.init_index(
-            blocks.rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
+            distinct.rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
         )
-        for start, block in checked_blocks(blocks, self.metric):
+        for start, block in checked_blocks(distinct, self.metric):
             labels = np.arange(start, start + len(block))
             graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
         graph.set_num_threads(usable_cores())
-        graph.set_ef(self.ef)
-        return HnswIndex(graph, self.metric, self.build_threads, copies)
+        graph.set_ef(self.ef or DEFAULT_EF)
+        index = HnswIndex(graph, self.metric, self.build_threads, copies)
+        if self.ef is None:
+            settle_ef(graph.set_ef, index, blocks, self.metric)
+        return index
 
     def load(self, folder: Path) -> "HnswIndex":
-        """Load the index saved in the folder, with this `ef`.
+        """Load the index saved in the folder, with this `ef`; 128 for None.
 
         Raises BadData if it is missing or damaged.
         """
@@ -120,7 +132,7 @@ class Hnsw:
         except (RuntimeError, MemoryError) as problem:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
         graph.set_num_threads(usable_cores())
-        graph.set_ef(self.ef)  # hnswlib does not save it
+        graph.set_ef(self.ef or DEFAULT_EF)  # hnswlib does not save it
         copies = Copies.load(folder, int(graph.element_count))
         return HnswIndex(graph, self.metric, self.build_threads, copies)
 

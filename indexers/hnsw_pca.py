@@ -8,6 +8,7 @@ vectors themselves rank the candidates.
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import walk
+from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import AXES_MULTIPLE, SAMPLE_ROWS, projection
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
@@ -34,6 +36,7 @@ from retrieval.hits import (
     prepared,
 )
 from retrieval.runtime.threads import usable_cores
+from retrieval.values import resolve_options
 
 WALK_METRICS = {
     Metric.COSINE: walk.COSINE,
@@ -66,7 +69,8 @@ class HnswPca:
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks, whose vectors are then compared; more cost time and
-    raise recall.
+    raise recall. None for 128, or for more if the build finds that queries need more; see
+    `indexers.graph.effort`.
     build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
     their timing.
 
@@ -79,12 +83,12 @@ class HnswPca:
     axes: int | None = None
     m: int = 16
     ef_construction: int = 200
-    ef: int = 128
+    ef: int | None = None
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric not in WALK_METRICS:
             raise BadInput(
                 f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf for it"
@@ -109,9 +113,15 @@ class HnswPca:
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
-        """Set `ef`."""
+        """Set `ef`; None leaves it as it is."""
         assert isinstance(index, HnswPcaIndex)
-        index.settings = replace(index.settings, ef=self.ef)
+        if self.ef is not None:
+            index.ef = self.ef
+
+    def settled(self, index: Index) -> "HnswPca":
+        """Return these options with the index's own `ef` in place of None."""
+        assert isinstance(index, HnswPcaIndex)
+        return replace(self, ef=index.ef)
 
     def build(self, vectors: Vectors) -> "HnswPcaIndex":
         """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
@@ -120,12 +130,15 @@ class HnswPca:
     def build_from(self, blocks: Blocks) -> "HnswPcaIndex":
         """Build an index from blocks of vectors; see `Streaming`."""
         copies = Copies.find(blocks, self.metric)
-        blocks = copies.distinct(blocks)
-        rows, dim = blocks.rows, blocks.dim
+        distinct = copies.distinct(blocks)
+        rows, dim = distinct.rows, distinct.dim
         metric = bridge.METRICS[GRAPH_METRICS[self.metric]]
         every = ceil(rows / SAMPLE_ROWS)
         sample = np.concatenate(
-            [block[-start % every :: every] for start, block in checked_blocks(blocks, self.metric)]
+            [
+                block[-start % every :: every]
+                for start, block in checked_blocks(distinct, self.metric)
+            ]
         )
         turn = projection(sample, GRAPH_METRICS[self.metric], self.axes)
         del sample
@@ -139,12 +152,15 @@ class HnswPca:
         storage: Any = faiss.downcast_index(graph.storage)
         bridge.reserve(storage.codes, rows * storage.code_size)
         with bridge.threads(self.build_threads):
-            for _, block in checked_blocks(blocks, self.metric):
+            for _, block in checked_blocks(distinct, self.metric):
                 _add(index, block, self.metric)
-        return HnswPcaIndex(index, self, copies)
+        built = HnswPcaIndex(index, self, copies)
+        if self.ef is None:
+            settle_ef(partial(setattr, built, "ef"), built, blocks, self.metric)
+        return built
 
     def load(self, folder: Path) -> "HnswPcaIndex":
-        """Load the index saved in the folder, with this `ef`.
+        """Load the index saved in the folder, with this `ef`; 128 for None.
 
         Raises BadData if it is missing or damaged.
         """
@@ -161,6 +177,7 @@ class HnswPcaIndex:
     def __init__(self, index: faiss.IndexRefineFlat, settings: HnswPca, copies: Copies) -> None:
         self.index: Any = index
         self.settings = settings
+        self.ef = settings.ef or DEFAULT_EF
         self.copies = copies
         self.kind = WALK_METRICS[settings.metric]
         self.dim = int(index.d)
@@ -183,7 +200,7 @@ class HnswPcaIndex:
         """
         if among is None and self._is_plain(queries, k):  # a fast path for the most frequent case
             hits = Hits(np.empty((1, k), np.int64), np.empty((1, k), np.float32))
-            if not self._walk(queries, self.settings.ef, NO_MASK, hits.rows, hits.distances):
+            if not self._walk(queries, self.ef, NO_MASK, hits.rows, hits.distances):
                 return hits
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
@@ -260,7 +277,7 @@ class HnswPcaIndex:
         queries = np.require(queries, requirements=("C", "W"))
         rows = np.empty((len(queries), count), np.int64)
         distances = np.empty(rows.shape, np.float32)
-        ef = self.settings.ef
+        ef = self.ef
         if among is not None:
             matching = int(np.count_nonzero(among))
             ef = ceil(max(ef, 1.5 * count) * self.rows / matching)

@@ -23,7 +23,7 @@ from indexers.faiss.lists import (
 )
 from indexers.faiss.uncoded import UncodedIndex
 from indexers.options import PROBES, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.hits import (
     Fetched,
@@ -33,6 +33,7 @@ from retrieval.hits import (
     prepared,
     without_own,
 )
+from retrieval.values import resolve_options
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Ivf:
     search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "device"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.n_lists is not None:
             check_range("n_lists", self.n_lists, 1)
         if self.n_probe is not None:

@@ -24,11 +24,12 @@ from indexers.faiss.lists import (
 )
 from indexers.options import PROBES, check_range
 from indexers.projection import fewer_axes, projection
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Metric, Rows, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_blocks, without_own
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
+from retrieval.values import resolve_options
 
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 CODES = 16  # of 4 bits
@@ -71,7 +72,7 @@ class IvfPq:
     search_options: ClassVar[frozenset[str]] = frozenset({"n_probe", "refine"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric not in METRICS:
             raise BadInput(
                 f"faiss has no product codes for {self.metric} distance; use the backend exact or "
@@ -218,8 +219,7 @@ class IvfPq:
             whole.k_factor = next(each for each in REFINE_DEFAULTS if recalls[each] >= enough)
 
     def _recall(self, hits: Hits, true: Hits) -> float:
-        resolution = RESOLUTION.get(self.metric, 0.0)
-        return float(index_recall_at(hits.distances, true.distances, NEIGHBORS, resolution).mean())
+        return float(index_recall_at(hits.distances, true.distances, NEIGHBORS, self.metric).mean())
 
 
 def _turned(base: Any, vectors: Vectors) -> Vectors:

@@ -9,6 +9,7 @@ import struct
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from math import ceil, frexp
 from pathlib import Path
@@ -23,13 +24,15 @@ from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.faiss.bridge import MAX_COMPARED_ROWS
 from indexers.file_sizes import check_file_sizes, file_sizes
+from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_range
-from retrieval.choices import choice, resolve_choices
+from retrieval.choices import choice
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, InMemory, answer, checked_vectors, prepared, prepared_blocks
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import native_path, read_json, write_json
+from retrieval.values import resolve_options
 
 FACTS = "vamana.json"
 SVS_FILES = ("parameters", "graph", "vectors")
@@ -50,7 +53,8 @@ class Vamana:
 
     degree: maximum links of a vector; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
-    ef: candidates kept while a query walks; more cost time and raise recall.
+    ef: candidates kept while a query walks; more cost time and raise recall. None for 128, or for
+    more if the build finds that queries need more; see `indexers.graph.effort`.
     halves: store vectors in half precision for the walk, which is faster, above all for long ones.
     refine: with halves, candidates per requested neighbor whose full vectors are compared; more
     raise recall if half precision cannot distinguish neighbors. With 0, distances are those in
@@ -64,20 +68,21 @@ class Vamana:
     metric: Metric = Metric.COSINE
     degree: int = 32
     ef_construction: int = 200
-    ef: int = 128
+    ef: int | None = None
     halves: bool = True
     refine: int = 1
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})
 
     def __post_init__(self) -> None:
-        resolve_choices(self)
+        resolve_options(self)
         if self.metric is Metric.MANHATTAN:
             raise BadInput(
                 f"SVS has no {self.metric} distance; use the backend exact or ivf for it"
             )
         check_range("degree", self.degree, 4, 1024)
         check_range("ef_construction", self.ef_construction, 1, 100_000)
-        check_range("ef", self.ef, 1, 100_000)
+        if self.ef is not None:
+            check_range("ef", self.ef, 1, 100_000)
         check_range("refine", self.refine, 0, 1000)
 
     @classmethod
@@ -94,16 +99,23 @@ class Vamana:
         return [[replace(self, refine=refine, ef=ef) for ef in EFFORTS] for refine in refines]
 
     def apply(self, index: Index) -> None:
-        """Set `ef` and `refine`."""
+        """Set `ef` and `refine`; an `ef` of None leaves it as it is."""
         assert isinstance(index, VamanaIndex)
-        index.graph.search_window_size = self.ef
+        if self.ef is not None:
+            index.graph.search_window_size = self.ef
         index.refine = self.refine if self.halves else 0
+
+    def settled(self, index: Index) -> "Vamana":
+        """Return these options with the index's own `ef` in place of None."""
+        assert isinstance(index, VamanaIndex)
+        return replace(self, ef=int(index.graph.search_window_size))
 
     def build(self, vectors: Vectors) -> "VamanaIndex":
         """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         svs = _svs()
         vectors = checked_vectors(vectors, self.metric)
-        copies = Copies.find(InMemory(vectors), self.metric)
+        blocks = InMemory(vectors)
+        copies = Copies.find(blocks, self.metric)
         if copies.vector_of is not None:
             vectors = vectors[copies.is_first]
         flat = faiss.IndexFlat(vectors.shape[1], bridge.METRICS[self.metric])
@@ -119,10 +131,15 @@ class Vamana:
         graph = svs.Vamana.build(
             parameters, scaled, _svs_metric(svs, squares), num_threads=usable_cores()
         )
-        return self._searched(graph, flat, scale, squares, copies)
+        index = self._searched(graph, flat, scale, squares, copies)
+        if self.ef is None:
+            settle_ef(partial(setattr, graph, "search_window_size"), index, blocks, self.metric)
+        return index
 
     def load(self, folder: Path) -> "VamanaIndex":
         """Load the index saved in the folder, with this `ef` and `refine`.
+
+        An `ef` of None is 128.
 
         Raises BadData if it is missing or damaged.
         """
@@ -164,7 +181,7 @@ class Vamana:
     def _searched(
         self, graph: Any, flat: faiss.IndexFlat, scale: float, squares: bool, copies: Copies
     ) -> "VamanaIndex":
-        graph.search_window_size = self.ef
+        graph.search_window_size = self.ef or DEFAULT_EF
         refine = self.refine if self.halves else 0
         return VamanaIndex(graph, flat, scale, squares, self.metric, refine, copies)
 

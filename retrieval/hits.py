@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch
+from retrieval.values import shown, whole_number
 
 BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
 LONGEST = 1e18  # of vectors: the square of twice this is within float32, and sums of some such
@@ -37,6 +38,7 @@ def answer(
     queries that are not finite and for k < 1.
     """
     queries = _checked_queries(queries, dim)
+    k = whole_number(k, "k")
     if k < 1:
         raise BadInput(f"k is {k}; ask for 1 neighbor or more")
     matching = rows
@@ -262,6 +264,10 @@ def _checked_queries(queries: Vectors, dim: int) -> Vectors:
 
 def _count(among: Mask, rows: int) -> int:
     """How many of the rows the mask admits."""
+    if not isinstance(among, np.ndarray):
+        raise BadInput(
+            f"the mask is {shown(among)}; give an array of bool, true for rows that may be found"
+        )
     if among.dtype != np.bool_:
         raise BadInput(f"the mask is of {among.dtype}; give bool, true for rows that may be found")
     if among.shape != (rows,):

@@ -13,6 +13,7 @@ from dataclasses import fields
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -21,6 +22,7 @@ from retrieval.contracts import Encoder, Indexer, PairScorer
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.cards import CARD, Card, is_trained
 from retrieval.trainer_contract import Trainer
+from retrieval.values import named_options, shown
 
 ENCODERS = "retr.encoders"
 INDEXERS = "retr.indexers"
@@ -66,7 +68,7 @@ def open_trainer() -> Trainer:
     return cast(Trainer, _named(TRAINERS, "trainer", "recipes").load()())
 
 
-def open_encoder(spec: str, device: str = "auto") -> Encoder:
+def open_encoder(spec: str | PathLike[str], device: str = "auto") -> Encoder:
     """The encoder that `spec` names.
 
     spec: `NAME`; `NAME:ARGUMENT`, as in `pretrained:resnet18`; or the folder of a trained one
@@ -76,6 +78,9 @@ def open_encoder(spec: str, device: str = "auto") -> Encoder:
     Raises UnknownName, BadInput for an argument that the encoder does not take or a device that
     is not there, BadData for a folder that is damaged.
     """
+    if not isinstance(spec, str | PathLike):
+        raise BadInput(f"the encoder is {shown(spec)}; give its name, or its folder")
+    spec = fspath(spec)
     name, colon, argument = spec.partition(":")
     if name not in encoder_names():
         folder = Path(spec).expanduser()
@@ -128,7 +133,7 @@ def typed_options(
     hints = get_type_hints(plugin)
     known = {field.name for field in fields(plugin)}
     typed = {}
-    for option, value in options.items():
+    for option, value in named_options(options).items():
         if option not in known:
             raise UnknownName(f"option of backend {backend}", option, known)
         typed[option] = _typed(option, value, hints[option])

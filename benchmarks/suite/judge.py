@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from retrieval.contracts import Hits, Metric
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of, nearest
 
 KS = (1, 10, 100)
@@ -63,8 +63,7 @@ class Judge:
     def of_hits(self, rows: Rows) -> HitQuality:
         """Compare hits with the true neighbors, and their mAP with that of exact search."""
         found = distances_of(self.queries.vectors, self.database.vectors, rows[:, :K], self.metric)
-        resolution = RESOLUTION.get(self.metric, 0.0)
-        recall_at = {k: index_recall_at(found, self.true, k, resolution) for k in KS}
+        recall_at = {k: index_recall_at(found, self.true, k, self.metric) for k in KS}
         if self.exact_map is None:
             return HitQuality(recall_at)
         hits = Hits(rows, np.empty(rows.shape, np.float32))

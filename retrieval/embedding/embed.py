@@ -22,6 +22,7 @@ from retrieval.images import Given, Item, as_images, frame_given
 from retrieval.registry import open_encoder
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.manifest import EncoderFacts
+from retrieval.values import shown
 
 CHUNK_IMAGES = 256
 """Images that are decoded, then encoded, at a time: what bounds memory."""
@@ -154,6 +155,8 @@ class Embedder:
         return self._registered
 
     def _checked(self, encoder: Encoder) -> Encoder:
+        if not isinstance(encoder, Encoder):
+            raise BadInput(f"the encoder is {shown(encoder)}; open one with open_encoder")
         wanted = self._wanted
         if encoder.fingerprint != wanted.fingerprint:
             raise Mismatch(

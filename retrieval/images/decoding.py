@@ -30,7 +30,7 @@ from retrieval.images.framing import frame, shorter_side
 from retrieval.images.megapixels import max_pixels
 from retrieval.images.quiet_pillow import pillow_quiet
 from retrieval.images.source import Item
-from retrieval.images.transparency import on_ground
+from retrieval.images.transparency import apply_16_bit_key, has_color_key, on_ground
 from retrieval.storage.places import Place, RemotePath
 
 MANY = 500
@@ -160,6 +160,9 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
             else:
                 check_other_format(image, stream, path)
             image.load()
+            if has_color_key(image):
+                stream.seek(0)
+                apply_16_bit_key(image, _opened(stream))
             return _rgb(_upright(image), path)
     except Image.DecompressionBombError as error:
         # "Image size (900000000 pixels) exceeds limit of 178956970 pixels, …", which ours is below.

@@ -9,12 +9,36 @@ a gray between.
 """
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 GROUNDS = (255, 0, 128, 192, 64)  # gray levels, in order of preference
 SHOWN_CONTRAST = 0.25
 SHOWN_EDGES = 0.95  # of the edges that show on the best ground
 SIDE = 128  # pixels, of the longer side at which grounds are compared
+
+UPPER_BYTES, LOWER_BYTES = "RGB;16B", "RGB;16L"
+"""Pillow's names of two ways to read colors of 16 bits in a PNG."""
+
+
+def has_color_key(image: Image.Image) -> bool:
+    """Whether one color of an RGB image is transparent, as a PNG's tRNS chunk says."""
+    return image.mode == "RGB" and isinstance(image.info.get("transparency"), tuple)
+
+
+def apply_16_bit_key(image: Image.Image, again: ImageFile.ImageFile) -> None:
+    """Make the transparent color of a PNG of 16 bits the alpha of the image, in place.
+
+    Pillow keeps the upper bytes of the colors, and compares them with all 16 bits of the key. The
+    lower bytes come from `again`, the same file opened once more. An image of 8 bits stays as it
+    is: Pillow's own comparison is right.
+    """
+    if not again.tile or again.tile[0].args != UPPER_BYTES:
+        return
+    again.tile = [tile._replace(args=LOWER_BYTES) for tile in again.tile]
+    again.load()
+    colors = np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
+    opaque = (colors != np.array(image.info.pop("transparency"), np.uint16)).any(axis=2)
+    image.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
 
 
 def on_ground(image: Image.Image) -> Image.Image:

@@ -37,7 +37,7 @@ from retrieval.index.folder import (
 )
 from retrieval.registry import make_indexer
 from retrieval.storage.compatible import common_facts, joined_rows, read_all
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.embeddings import Embeddings, embeddings_list
 from retrieval.storage.files import (
     LOCK,
     PARTIAL,
@@ -48,10 +48,11 @@ from retrieval.storage.files import (
     sha256_of,
     user_cache,
 )
-from retrieval.storage.places import Place, RemotePath
+from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.publishing import finish, publish
 from retrieval.storage.shards import vectors_of
 from retrieval.storage.tables import write_table
+from retrieval.values import named_options
 
 UNFINISHED = ".unfinished" + PARTIAL  # files that an interrupted build leaves for the next one
 LIBRARIES = (
@@ -68,9 +69,9 @@ LIBRARIES = (
 
 
 def build_index(
-    sets: Sequence[Embeddings],
+    sets: Sequence[Embeddings] | Embeddings,
     backend: str,
-    folder: Place,
+    folder: Place | str,
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> IndexFacts:
@@ -84,6 +85,7 @@ def build_index(
     BadData for damaged shards or an id that stands twice, BadInput if the folder holds
     something else, Busy if another process builds there.
     """
+    sets, folder = embeddings_list(sets), place_of(folder)
     indexer = checked_indexer(sets, backend, metric, options)
     check_room(folder)
     build: Callable[[], Index]
@@ -115,9 +117,10 @@ def checked_indexer(
     raises for sets, backend and options, before any work."""
     metric = None if metric is None else choice(Metric, metric)
     common_facts(sets)
-    if "metric" in (options or {}):
+    options = named_options(options)
+    if "metric" in options:
         raise BadInput("the metric is no option of the backend; give it with --metric")
-    indexer = make_indexer(backend, {**(options or {}), "metric": metric or sets[0].facts.metric})
+    indexer = make_indexer(backend, {**options, "metric": metric or sets[0].facts.metric})
     if not any(map(len, sets)):
         raise BadInput("there are no embeddings to index; encode some images first")
     return indexer

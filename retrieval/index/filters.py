@@ -9,6 +9,7 @@ import pyarrow as pa
 from retrieval.contracts import Filter, Mask
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.names import storable
+from retrieval.values import shown
 
 FILTER_FIELDS = ("id", "label")
 """Columns that a filter can name."""
@@ -25,6 +26,8 @@ def parsed(rows: pa.Table, where: str) -> Filter:
     """
     import pyarrow.compute as pc  # most searches filter nothing, and need not wait for it
 
+    if not isinstance(where, str):
+        raise BadInput(f"the filter is {shown(where)}; give text such as 'label=cat'")
     field, equals, written = where.partition("=")
     if not equals or not written:
         raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")

@@ -21,6 +21,7 @@ from retrieval.index.text_column import TextColumn
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
+from retrieval.values import shown, whole_number
 
 Queries = Vectors | Sequence[Sequence[float]]
 
@@ -78,6 +79,8 @@ class Searcher:
 
     def __init__(self, opened: OpenIndex, embedder: Embedder | None = None) -> None:
         """Search an open index. embedder: of its encoder; None to make one."""
+        if not isinstance(opened, OpenIndex):
+            raise BadInput(f"the index is {shown(opened)}; open a folder with Searcher.open")
         self.opened = opened
         self.embedder = embedder or Embedder(opened.facts.encoder, owner=str(opened.folder))
 
@@ -201,7 +204,7 @@ class Searcher:
 
     def among(self, k: int | None, where: str | None) -> Mask | None:
         """The rows that a search may find, None for all. Raises what `search` raises for it."""
-        if k is not None and not 1 <= k <= len(self):
+        if k is not None and not 1 <= whole_number(k, "k") <= len(self):
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
         return None if where is None else matching(self.opened.rows, where)
 

@@ -5,7 +5,7 @@ by its id, is left out of its own ranking; see `Labelled.rows_in`. docs/metrics.
 measures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -23,6 +23,7 @@ from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap
 from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.embeddings import Embeddings
+from retrieval.values import shown, whole_number
 
 KS = (1, 5, 10, 100)
 
@@ -202,6 +203,9 @@ def evaluate(
     not known; Mismatch for vectors of unlike dimensions, and for folders of two encoders.
     """
     metric = None if metric is None else choice(Metric, metric)
+    _check_ks(ks)
+    if whole_number(depth, "depth") < 0:
+        raise BadInput(f"depth is {depth}; give 0 or more")
     queries, database, metric = _opened(queries, database, metric)
     task = RetrievalTask.of(queries, database, ks)
     kept = np.full((len(task.asked), depth), -1, dtype=np.int64)
@@ -229,7 +233,13 @@ def evaluate(
 def _opened(
     queries: Labelled | Embeddings, database: Labelled | Embeddings, metric: Metric | None
 ) -> tuple[Labelled, Labelled, Metric]:
-    """Both with their vectors at hand, and the metric."""
+    """Return both with their vectors, and the metric. Raises BadInput for other types."""
+    for given in (queries, database):
+        if not isinstance(given, Labelled | Embeddings):
+            raise BadInput(
+                f"{shown(given)} cannot be evaluated; give Labelled vectors, or a folder opened "
+                "with open_embeddings"
+            )
     if isinstance(queries, Embeddings) and isinstance(database, Embeddings):
         check_same_encoder(
             queries.facts.encoder, database.facts.encoder, str(queries.folder), str(database.folder)
@@ -389,5 +399,8 @@ class RetrievalTask:
 
 
 def _check_ks(ks: Sequence[int]) -> None:
+    if not isinstance(ks, Iterable) or isinstance(ks, str):
+        raise BadInput(f"ks are {shown(ks)}; give a list of whole numbers")
+    ks = [whole_number(k, "k") for k in ks]
     if not ks or min(ks) < 1:
         raise BadInput(f"k must be at least 1, got {list(ks)}; name one or more such k")

@@ -42,6 +42,8 @@ class Labelled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", as_vectors(self.vectors))
+        if self.vectors.ndim != 2:
+            raise BadInput(f"vectors have shape {self.vectors.shape}; give (n, dim)")
         object.__setattr__(self, "ids", as_ids(self.ids))
         object.__setattr__(self, "labels", as_labels(self.labels))
         if not len(self.vectors) == len(self.ids) == len(self.labels):

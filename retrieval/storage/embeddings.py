@@ -1,8 +1,8 @@
 """Open a complete embeddings folder for reading."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from retrieval.storage.manifest import MANIFEST, ROW_FIELDS, Facts, Manifest
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.shards import read_shard, vectors_of
 from retrieval.storage.tables import check_unique
+from retrieval.values import shown
 
 ROWS = tuple(field.name for field in ROW_FIELDS)
 
@@ -103,3 +104,16 @@ def open_embeddings(folder: Place | str) -> Embeddings:
             "are encoded; run the same 'retr encode' again, and it goes on from there"
         )
     return Embeddings(folder, manifest)
+
+
+def embeddings_list(sets: Any) -> list[Embeddings]:
+    """Return the sets as a list; one set becomes a list of one.
+
+    Raises BadInput for other objects, such as the name of a folder that is not opened.
+    """
+    each = [sets] if isinstance(sets, Embeddings) else sets
+    if isinstance(each, Iterable) and not isinstance(each, str | bytes):
+        found = list(each)
+        if all(isinstance(one, Embeddings) for one in found):
+            return found
+    raise BadInput(f"the embeddings are {shown(sets)}; open them with open_embeddings")

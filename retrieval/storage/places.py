@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any, TypeVar, cast
 
 from retrieval.errors import BadInput, Unreachable
+from retrieval.values import shown
 
 FIRST = 9.0  # seconds
 PAUSES = (0.3, 1.0, 2.0, 4.0, 8.0)  # seconds between one try and the next
@@ -225,9 +226,14 @@ Place = Path | RemotePath
 
 
 def place_of(spec: str | PathLike[str] | Place) -> Place:
-    """The place of this name: a path, or a URL of a store."""
+    """Return the place of this name: a path, or a URL of a store.
+
+    Raises BadInput for what is neither text nor a path.
+    """
     if isinstance(spec, RemotePath):
         return spec
+    if not isinstance(spec, str | PathLike):
+        raise BadInput(f"the folder is {shown(spec)}; give a path or a URL")
     text = str(spec)
     if "://" not in text:
         return Path(spec)

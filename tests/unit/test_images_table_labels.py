@@ -14,7 +14,10 @@ from retrieval.errors import BadSource
 from retrieval.images import Columns, open_source
 
 
-@pytest.mark.parametrize("column", ["label", "labels", "fine_label", "coarse_label", "Label"])
+@pytest.mark.parametrize(
+    "column",
+    ["label", "labels", "fine_label", "coarse_label", "Label", "class", "category", "Class_Name"],
+)
 def test_labels_of_known_names(tmp_path: Path, column: str) -> None:
     facts = {"info": {"features": {column: {"names": ["cat", "dog"]}}}}
     table = pa.table({"image": [png(1)] * 3, column: [1, 0, None]})

@@ -171,9 +171,31 @@ def test_white_in_a_palette_of_several_opacities() -> None:
         (8, 0, bytes([7, 255, 7]), struct.pack(">H", 7)),
         (16, 0, struct.pack(">HHH", 300, 65535, 300), struct.pack(">H", 300)),
         (16, 0, struct.pack(">HHH", 65534, 65535, 65534), struct.pack(">H", 65534)),
+        (
+            16,
+            2,
+            struct.pack(">9H", 300, 500, 65534, *[65535] * 3, 300, 500, 65534),
+            struct.pack(">3H", 300, 500, 65534),
+        ),
+        (
+            16,
+            2,
+            struct.pack(">9H", *[65534] * 3, *[65535] * 3, *[65534] * 3),
+            struct.pack(">3H", *[65534] * 3),
+        ),
+        (16, 2, struct.pack(">9H", 1, 2, 3, *[65535] * 3, 1, 2, 3), struct.pack(">3H", 1, 2, 3)),
     ],
 )
 def test_white_beside_a_transparent_color(
     bits: int, color: int, pixels: bytes, clear: bytes
 ) -> None:
     assert levels(png(3, 1, bits, color, b"\0" + pixels, b"tRNS" + clear)) == [[0, 255, 0]]
+
+
+def test_a_16_bit_color_that_differs_in_the_lower_byte_stays_opaque() -> None:
+    pixels = struct.pack(">9H", 256, 256, 256, 257, 256, 256, 256, 256, 256)
+    other = b"tRNS" + struct.pack(">3H", 256, 256, 255)
+    # Dark gray of level 1 throughout; laid on white, a transparent pixel would be 255.
+    assert levels(png(3, 1, 16, 2, b"\0" + pixels, other)) == [[1, 1, 1]]
+    one = b"tRNS" + struct.pack(">3H", 257, 256, 256)
+    assert levels(png(3, 1, 16, 2, b"\0" + pixels, one)) == [[1, 255, 1]]

@@ -1,7 +1,7 @@
 """Recall at the defaults of each backend, and the recall that each build measures of itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -317,3 +317,30 @@ def test_parts_choose_for_themselves_and_tell_the_worst_recall(tmp_path: Path) -
     assert grown.details[RECALL] == min(
         IndexFacts.read(tmp_path / "i" / part.folder).details[RECALL] for part in grown.parts
     )  # type: ignore[type-var]
+
+
+def unlike_lengths(rows: int) -> Vectors:
+    """Return clusters in 64 dimensions whose vectors differ in length by orders of magnitude."""
+    draw = np.random.default_rng(0)
+    centers = draw.standard_normal((20, 64)) * draw.lognormal(0, 1, (20, 1))
+    apart = 0.3 * draw.standard_normal((rows, 64)) * draw.lognormal(0, 1, (rows, 1))
+    return (centers[draw.integers(0, 20, rows)] + apart).astype(np.float32)
+
+
+@pytest.mark.parametrize("backend", ["hnsw", "hnsw-pca", "vamana"])
+def test_graphs_keep_more_candidates_where_queries_need_them(backend: str, tmp_path: Path) -> None:
+    vectors = unlike_lengths(3300)
+    database, queries = vectors[:3000], vectors[3000:]
+    indexer = make_indexer(backend, {"metric": Metric.INNER_PRODUCT})
+    index = indexer.build(database)
+    true = make_indexer("exact", {"metric": Metric.INNER_PRODUCT}).build(database)
+    farthest = true.search(queries, 10).distances[:, -1:]
+    found = index.search(queries, 10).distances
+    assert (found <= farthest + 1e-5 * np.abs(farthest)).mean() >= 0.95
+    if backend != "vamana":  # whose 128 are enough
+        assert settled(indexer, database).ef > 128
+    assert settled(indexer, small_clusters(1000)).ef == 128
+    assert settled(replace(indexer, ef=20), database).ef == 20  # type: ignore[type-var]
+    sets = [embeddings(tmp_path / "a", database)]
+    facts = build_index(sets, backend, tmp_path / "i", "inner_product")
+    assert facts.options["ef"] in (128, 256, 512, 1024)

@@ -45,6 +45,10 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 """Names of label columns, in the same way."""
 
 
+CLASS_COLUMNS = ("class", "category", "class_name", "category_name", "class_label", "label_name")
+"""Names of label columns where none of the above is there, and none is declared as classes."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundColumns:
     """The columns of one file.
@@ -163,16 +167,21 @@ def _image_candidates(schema: pa.Schema, features: Mapping[str, Any]) -> list[st
 def _label_candidates(schema: pa.Schema, features: Mapping[str, Any]) -> list[str]:
     """The columns that may hold labels, the best first.
 
-    Without one of a known name: the only one that is declared as classes.
+    Without one of a known name: the only one that is declared as classes, or where none is, one
+    that is named after classes.
     """
-    known = [name for name in schema.names if name.casefold() in LABEL_COLUMNS]
+    names: tuple[str, ...] = LABEL_COLUMNS
+    known = [name for name in schema.names if name.casefold() in names]
     if not known:
         declared = [name for name in schema.names if _feature_type(features, name) == "ClassLabel"]
-        return declared if len(declared) == 1 else []
+        if declared:
+            return declared if len(declared) == 1 else []
+        names = CLASS_COLUMNS
+        known = [name for name in schema.names if name.casefold() in names]
 
     def key(name: str) -> tuple[bool, bool, int, bool]:
         kind = schema.field(name).type
-        return (pa.types.is_nested(kind), pa.types.is_null(kind), *_place(name, LABEL_COLUMNS))
+        return (pa.types.is_nested(kind), pa.types.is_null(kind), *_place(name, names))
 
     return sorted(known, key=key)
 

@@ -1,0 +1,87 @@
+"""Choose how many candidates the walk of a graph keeps by default."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexers.faiss.lists import drawn_rows
+from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
+from retrieval.hits import BLOCK
+from retrieval.quality.metrics import index_recall_at
+
+DEFAULT_EF = 128
+EF_DEFAULTS = (DEFAULT_EF, 256, 512, 1024)
+"""Numbers of candidates that the default is chosen from."""
+
+TARGET_RECALL = 0.975
+"""Recall@10 of the default for queries made of rows. Other queries miss up to twice as many."""
+
+RECALL_MARGIN = 0.005  # less than this is not worth more candidates
+NEIGHBORS = 10
+
+
+def settle_ef(set_ef: Callable[[int], None], index: Index, blocks: Blocks, metric: Metric) -> None:
+    """Set the least number of candidates that finds the neighbors of new queries.
+
+    blocks: the vectors of the index's rows, which are read three times. Where no number reaches
+    `TARGET_RECALL`, the least that comes close to the best is set.
+    """
+    set_ef(DEFAULT_EF)
+    if blocks.rows <= DEFAULT_EF:
+        return
+    queries = _new_queries(blocks, metric)
+    true = _Nearest.of(queries, blocks, metric).distances
+    recalls: dict[int, float] = {}
+    for ef in EF_DEFAULTS:
+        set_ef(ef)
+        found = index.search(queries, NEIGHBORS).distances
+        recalls[ef] = float(index_recall_at(found, true, NEIGHBORS, metric).mean())
+        if recalls[ef] >= TARGET_RECALL:
+            return
+    enough = max(recalls.values()) - RECALL_MARGIN
+    set_ef(next(ef for ef in EF_DEFAULTS if recalls[ef] >= enough))
+
+
+def _new_queries(blocks: Blocks, metric: Metric) -> Vectors:
+    """Return vectors (q, dim) that lie among the rows as new rows would, and are none of them.
+
+    A graph links its rows to their neighbors, and finds these more easily than those of other
+    queries. Half the sum of three near vectors, less half of a fourth, has the mean and the
+    covariance of the place that all four come from.
+    """
+    _, queries = drawn_rows(blocks, 0, metric)
+    near = _Nearest.of(queries, blocks, metric).vectors[:, 1:]
+    draw = np.random.default_rng(0)
+    picks = draw.permuted(np.tile(np.arange(near.shape[1]), (len(queries), 1)), axis=1)[:, :3]
+    first, second, third = (near[np.arange(len(queries)), pick] for pick in picks.T)
+    return np.asarray((queries + first + second - third) / 2, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearest:
+    """The true neighbors of queries. distances: (q, k), ascending. vectors: (q, k, dim)."""
+
+    distances: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, queries: Vectors, blocks: Blocks, metric: Metric) -> "_Nearest":
+        """Compare the queries (q, dim) with all vectors of the blocks."""
+        from retrieval.registry import make_indexer  # exact's library is not the graph's
+
+        k = min(NEIGHBORS + 1, blocks.rows)
+        exact = make_indexer("exact", {"metric": metric, "device": "cpu"})
+        distances = np.full((len(queries), k), np.inf, np.float32)
+        vectors = np.zeros((*distances.shape, blocks.dim), np.float32)
+        for block in blocks:
+            for start in range(0, len(block), BLOCK):
+                part = block[start : start + BLOCK]
+                hits = exact.build(part).search(queries, min(k, len(part)))
+                all_distances = np.hstack([distances, hits.distances])
+                order: Rows = np.argsort(all_distances, axis=1, kind="stable")[:, :k]
+                distances = np.take_along_axis(all_distances, order, axis=1)
+                both = np.concatenate([vectors, part[hits.rows]], axis=1)
+                vectors = np.take_along_axis(both, order[..., None], axis=1)
+        return cls(distances, vectors)
