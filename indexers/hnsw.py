@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.copies import Copies
+from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.graph.hnsw_file import checked_dim
 from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.choices import choice, resolve_choices
@@ -46,7 +47,8 @@ class Hnsw:
 
     m: links per vector and layer; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
-    ef: candidates kept while a query walks; more cost time and raise recall.
+    ef: candidates kept while a query walks; more cost time and raise recall. None for 128, or for
+    more where the build finds that its own rows need them; see `indexers.graph.effort`.
     seed: draws the vectors' layers.
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
@@ -59,7 +61,7 @@ class Hnsw:
     metric: Metric = Metric.COSINE
     m: int = 16
     ef_construction: int = 200
-    ef: int = 128
+    ef: int | None = None
     seed: int = 0
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
@@ -84,9 +86,15 @@ class Hnsw:
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
-        """Set `ef`."""
+        """Set `ef`; None leaves it as it is."""
         assert isinstance(index, HnswIndex)
-        index.graph.set_ef(self.ef)
+        if self.ef is not None:
+            index.graph.set_ef(self.ef)
+
+    def settled(self, index: Index) -> "Hnsw":
+        """Return these options with the index's own `ef` in place of None."""
+        assert isinstance(index, HnswIndex)
+        return replace(self, ef=int(index.graph.ef))
 
     def build(self, vectors: Vectors) -> "HnswIndex":
         """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
@@ -95,20 +103,23 @@ class Hnsw:
     def build_from(self, blocks: Blocks) -> "HnswIndex":
         """The same from blocks, as `Streaming` says."""
         copies = Copies.find(blocks, self.metric)
-        blocks = copies.distinct(blocks)
+        distinct = copies.distinct(blocks)
         graph = hnswlib.Index(SPACES[self.metric], blocks.dim)
         graph.init_index(
-            blocks.rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
+            distinct.rows, M=self.m, ef_construction=self.ef_construction, random_seed=self.seed
         )
-        for start, block in checked_blocks(blocks, self.metric):
+        for start, block in checked_blocks(distinct, self.metric):
             labels = np.arange(start, start + len(block))
             graph.add_items(block, labels, num_threads=self.build_threads or usable_cores())
         graph.set_num_threads(usable_cores())
-        graph.set_ef(self.ef)
-        return HnswIndex(graph, self.metric, self.build_threads, copies)
+        graph.set_ef(self.ef or DEFAULT_EF)
+        index = HnswIndex(graph, self.metric, self.build_threads, copies)
+        if self.ef is None:
+            settle_ef(graph.set_ef, index, blocks, self.metric)
+        return index
 
     def load(self, folder: Path) -> "HnswIndex":
-        """The index saved in the folder, to be searched with this `ef`.
+        """The index saved in the folder, to be searched with this `ef`; 128 for None.
 
         Raises BadData if it is not there or damaged.
         """
@@ -120,7 +131,7 @@ class Hnsw:
         except (RuntimeError, MemoryError) as problem:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
         graph.set_num_threads(usable_cores())
-        graph.set_ef(self.ef)  # hnswlib does not save it
+        graph.set_ef(self.ef or DEFAULT_EF)  # hnswlib does not save it
         copies = Copies.load(folder, int(graph.element_count))
         return HnswIndex(graph, self.metric, self.build_threads, copies)
 

@@ -8,6 +8,7 @@ from Python for each step. The vectors themselves rank what it finds.
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import walk
+from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import MULTIPLE, SAMPLE, projection
 from retrieval.choices import choice, resolve_choices
@@ -67,7 +69,8 @@ class HnswPca:
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks, all of which are compared as they are; more cost time
-    and raise recall.
+    and raise recall. None for 128, or for more where the build finds that its own rows need them;
+    see `indexers.graph.effort`.
     build_threads: threads that link; 0 for all cores. How threads take turns shows in the graph:
     only 1 builds the same graph every time.
 
@@ -80,7 +83,7 @@ class HnswPca:
     axes: int | None = None
     m: int = 16
     ef_construction: int = 200
-    ef: int = 128
+    ef: int | None = None
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
 
@@ -110,9 +113,15 @@ class HnswPca:
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
-        """Set `ef`."""
+        """Set `ef`; None leaves it as it is."""
         assert isinstance(index, HnswPcaIndex)
-        index.settings = replace(index.settings, ef=self.ef)
+        if self.ef is not None:
+            index.ef = self.ef
+
+    def settled(self, index: Index) -> "HnswPca":
+        """Return these options with the index's own `ef` in place of None."""
+        assert isinstance(index, HnswPcaIndex)
+        return replace(self, ef=index.ef)
 
     def build(self, vectors: Vectors) -> "HnswPcaIndex":
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
@@ -121,12 +130,15 @@ class HnswPca:
     def build_from(self, blocks: Blocks) -> "HnswPcaIndex":
         """The same from blocks, as `Streaming` says."""
         copies = Copies.find(blocks, self.metric)
-        blocks = copies.distinct(blocks)
-        rows, dim = blocks.rows, blocks.dim
+        distinct = copies.distinct(blocks)
+        rows, dim = distinct.rows, distinct.dim
         metric = bridge.METRICS[BUILT[self.metric]]
         every = ceil(rows / SAMPLE)
         sample = np.concatenate(
-            [block[-start % every :: every] for start, block in checked_blocks(blocks, self.metric)]
+            [
+                block[-start % every :: every]
+                for start, block in checked_blocks(distinct, self.metric)
+            ]
         )
         turn = projection(sample, BUILT[self.metric], self.axes)
         del sample
@@ -140,12 +152,15 @@ class HnswPca:
         storage: Any = faiss.downcast_index(graph.storage)
         bridge.reserve(storage.codes, rows * storage.code_size)
         with bridge.threads(self.build_threads):
-            for _, block in checked_blocks(blocks, self.metric):
+            for _, block in checked_blocks(distinct, self.metric):
                 _add(index, block, self.metric)
-        return HnswPcaIndex(index, self, copies)
+        built = HnswPcaIndex(index, self, copies)
+        if self.ef is None:
+            settle_ef(partial(setattr, built, "ef"), built, blocks, self.metric)
+        return built
 
     def load(self, folder: Path) -> "HnswPcaIndex":
-        """The index saved in the folder, to be searched with this `ef`.
+        """The index saved in the folder, to be searched with this `ef`; 128 for None.
 
         Raises BadData if it is not there or damaged.
         """
@@ -162,6 +177,7 @@ class HnswPcaIndex:
     def __init__(self, index: faiss.IndexRefineFlat, settings: HnswPca, copies: Copies) -> None:
         self.index: Any = index
         self.settings = settings
+        self.ef = settings.ef or DEFAULT_EF
         self.copies = copies
         self.kind = KINDS[settings.metric]
         self.dim = int(index.d)
@@ -184,7 +200,7 @@ class HnswPcaIndex:
         """
         if among is None and self._is_plain(queries, k):  # what is asked most is answered soonest
             hits = Hits(np.empty((1, k), np.int64), np.empty((1, k), np.float32))
-            if not self._walk(queries, self.settings.ef, EVERYTHING, hits.rows, hits.distances):
+            if not self._walk(queries, self.ef, EVERYTHING, hits.rows, hits.distances):
                 return hits
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
@@ -261,7 +277,7 @@ class HnswPcaIndex:
         queries = np.require(queries, requirements=("C", "W"))
         rows = np.empty((len(queries), count), np.int64)
         distances = np.empty(rows.shape, np.float32)
-        ef = self.settings.ef
+        ef = self.ef
         if among is not None:
             matching = int(np.count_nonzero(among))
             ef = ceil(max(ef, 1.5 * count) * self.rows / matching)

@@ -28,7 +28,7 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Blocks, Hits, Index, Json, Metric, Rows, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import InMemory, checked_blocks, without_own
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 
 METRICS = frozenset({Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT})
 CODES = 16  # of 4 bits
@@ -218,8 +218,7 @@ class IvfPq:
             whole.k_factor = next(each for each in REFINE_DEFAULTS if recalls[each] >= enough)
 
     def _recall(self, hits: Hits, true: Hits) -> float:
-        resolution = RESOLUTION.get(self.metric, 0.0)
-        return float(index_recall_at(hits.distances, true.distances, NEIGHBORS, resolution).mean())
+        return float(index_recall_at(hits.distances, true.distances, NEIGHBORS, self.metric).mean())
 
 
 def _turned(base: Any, vectors: Vectors) -> Vectors:

@@ -9,11 +9,12 @@ PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024
 """Lists that `auto` tries to look into."""
 
 
-def check_graph(m: int, ef_construction: int, ef: int, build_threads: int) -> None:
+def check_graph(m: int, ef_construction: int, ef: int | None, build_threads: int) -> None:
     """Raise BadInput for options of a graph of HNSW that are out of their ranges."""
     check_range("m", m, 2, 1024)
     check_range("ef_construction", ef_construction, 1, 2**31 - 1)
-    check_range("ef", ef, 1, 2**31 - 1)
+    if ef is not None:
+        check_range("ef", ef, 1, 2**31 - 1)
     check_range("build_threads", build_threads, 0, 1024)
 
 

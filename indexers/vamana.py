@@ -9,6 +9,7 @@ import struct
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from math import ceil, frexp
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.faiss.bridge import COMPARED
+from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_range
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
@@ -49,7 +51,8 @@ class Vamana:
 
     degree: the most links of a vector; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
-    ef: candidates kept while a query walks; more cost time and raise recall.
+    ef: candidates kept while a query walks; more cost time and raise recall. None for 128, or for
+    more where the build finds that its own rows need them; see `indexers.graph.effort`.
     halves: walk over numbers of half precision, which is faster, the more so for long vectors.
     refine: with halves, candidates for each neighbor that is asked for, which are compared with the
     query as they are; more raise recall where neighbors are closer to each other than half
@@ -64,7 +67,7 @@ class Vamana:
     metric: Metric = Metric.COSINE
     degree: int = 32
     ef_construction: int = 200
-    ef: int = 128
+    ef: int | None = None
     halves: bool = True
     refine: int = 1
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "refine"})
@@ -77,7 +80,8 @@ class Vamana:
             )
         check_range("degree", self.degree, 4, 1024)
         check_range("ef_construction", self.ef_construction, 1, 100_000)
-        check_range("ef", self.ef, 1, 100_000)
+        if self.ef is not None:
+            check_range("ef", self.ef, 1, 100_000)
         check_range("refine", self.refine, 0, 1000)
 
     @classmethod
@@ -94,16 +98,23 @@ class Vamana:
         return [[replace(self, refine=refine, ef=ef) for ef in EFFORTS] for refine in refines]
 
     def apply(self, index: Index) -> None:
-        """Set `ef` and `refine`."""
+        """Set `ef` and `refine`; an `ef` of None leaves it as it is."""
         assert isinstance(index, VamanaIndex)
-        index.graph.search_window_size = self.ef
+        if self.ef is not None:
+            index.graph.search_window_size = self.ef
         index.refine = self.refine if self.halves else 0
+
+    def settled(self, index: Index) -> "Vamana":
+        """Return these options with the index's own `ef` in place of None."""
+        assert isinstance(index, VamanaIndex)
+        return replace(self, ef=int(index.graph.search_window_size))
 
     def build(self, vectors: Vectors) -> "VamanaIndex":
         """An index of the vectors (n, dim), n ≥ 1, in copies. Raises BadInput for others."""
         svs = _svs()
         vectors = checked_vectors(vectors, self.metric)
-        copies = Copies.find(InMemory(vectors), self.metric)
+        blocks = InMemory(vectors)
+        copies = Copies.find(blocks, self.metric)
         if copies.vector_of is not None:
             vectors = vectors[copies.is_first]
         flat = faiss.IndexFlat(vectors.shape[1], bridge.METRICS[self.metric])
@@ -119,10 +130,15 @@ class Vamana:
         graph = svs.Vamana.build(
             parameters, scaled, _svs_metric(svs, squares), num_threads=usable_cores()
         )
-        return self._searched(graph, flat, scale, squares, copies)
+        index = self._searched(graph, flat, scale, squares, copies)
+        if self.ef is None:
+            settle_ef(partial(setattr, graph, "search_window_size"), index, blocks, self.metric)
+        return index
 
     def load(self, folder: Path) -> "VamanaIndex":
         """The index saved in the folder, to be searched with this `ef` and `refine`.
+
+        An `ef` of None is 128.
 
         Raises BadData if it is not there or damaged.
         """
@@ -164,7 +180,7 @@ class Vamana:
     def _searched(
         self, graph: Any, flat: faiss.IndexFlat, scale: float, squares: bool, copies: Copies
     ) -> "VamanaIndex":
-        graph.search_window_size = self.ef
+        graph.search_window_size = self.ef or DEFAULT_EF
         refine = self.refine if self.halves else 0
         return VamanaIndex(graph, flat, scale, squares, self.metric, refine, copies)
 

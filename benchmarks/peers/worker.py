@@ -15,7 +15,7 @@ from benchmarks.peers.peer import Peer, open_peer
 from benchmarks.suite.machine import cores
 from retrieval.contracts import Metric, Rows, Vectors
 from retrieval.errors import BadInput
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 
 K = 10
@@ -43,8 +43,7 @@ def measure(peer: Peer, folder: Path) -> Iterator[dict[str, Any]]:
             peer.set(effort, threads)
             found = _in_blocks(peer, queries, K)
             distances = distances_of(queries[: len(found)], database, found, metric)
-            resolution = RESOLUTION.get(metric, 0.0)
-            recall = float(index_recall_at(distances, truth[: len(found)], K, resolution).mean())
+            recall = float(index_recall_at(distances, truth[: len(found)], K, metric).mean())
             batch = [_batch_qps(peer, queries[: len(found)]) for _ in range(REPEATS)]
             peer.set(effort, 1)
             single = [_single_qps(peer, queries) for _ in range(REPEATS)]

@@ -23,7 +23,7 @@ from benchmarks.speed.overhead import clustered
 from benchmarks.suite import machine
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import make_indexer, open_encoder
 
@@ -56,8 +56,7 @@ def indices(database: Vectors, queries: Vectors, k: int, repeats: int) -> list[R
             alone.append(1000 * median(_seconds(search, 1) for search in single))
         planned = cast(int, index.details["gpu_bytes"]) / 1e6
         truth = found[0] if truth is None else truth
-        resolution = RESOLUTION.get(Metric.COSINE, 0.0)
-        recall = [index_recall_at(distances, truth, k, resolution).mean() for distances in found]
+        recall = [index_recall_at(distances, truth, k, Metric.COSINE).mean() for distances in found]
         memory = f"{planned:,.0f} MB planned, {taken:,.0f} taken"
         same = f"recall@{k} {recall[0]:.4f} and {recall[1]:.4f}"
         rows.append((f"{backend}, build, s", built[0], built[1], memory))

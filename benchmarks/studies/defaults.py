@@ -22,7 +22,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Framing, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.images import open_source
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import indexer_names, make_indexer
 from retrieval.storage.shards import open_embeddings
@@ -145,7 +145,7 @@ def _recall(hits: Hits, true: Hits, queries: Vectors, database: Vectors, metric:
     """The mean recall@10 of the hits, by distances that are computed from the vectors."""
     found, wanted = (distances_of(queries, database, each.rows, metric) for each in (hits, true))
     there = np.isfinite(wanted).any(axis=1)
-    of_queries = index_recall_at(found[there], wanted[there], K, RESOLUTION.get(metric, 0.0))
+    of_queries = index_recall_at(found[there], wanted[there], K, metric)
     return round(float(of_queries.mean()), 4)
 
 

@@ -26,7 +26,7 @@ from retrieval.contracts import Hits, Indexer, Json, Metric
 from retrieval.errors import BadInput, RetrError
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.metrics import DEFINITIONS, RESOLUTION, index_recall_at
+from retrieval.quality.metrics import DEFINITIONS, index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of, nearest
 from retrieval.registry import make_indexer
 from retrieval.runtime.threads import THREAD_VARIABLES
@@ -372,8 +372,7 @@ class _Quality:
     def of_hits(self, rows: Rows) -> _Judged:
         """Against the true neighbors, and against what exact search would find."""
         found = distances_of(self.queries.vectors, self.database.vectors, rows[:, :K], self.metric)
-        resolution = RESOLUTION.get(self.metric, 0.0)
-        recall_at = {k: index_recall_at(found, self.true, k, resolution) for k in KS}
+        recall_at = {k: index_recall_at(found, self.true, k, self.metric) for k in KS}
         if self.exact_map is None:
             return _Judged(recall_at)
         hits = Hits(rows, np.empty(rows.shape, np.float32))

@@ -11,7 +11,7 @@ import numpy as np
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
 from retrieval.hits import BLOCK, without_own
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import make_indexer
 
@@ -47,7 +47,7 @@ def measured_recall(index: Index, blocks: Blocks, metric: Metric | str, seed: in
         hits = without_own(exact.build(block).search(queries, k + 1), own - start)
         near = distances_of(queries, block, hits.rows, metric)
         true = np.sort(np.hstack([true, near]), axis=1)[:, :k]
-    of_queries = index_recall_at(distances, true, k, RESOLUTION.get(metric, 0.0))
+    of_queries = index_recall_at(distances, true, k, metric)
     return float(of_queries.mean())
 
 

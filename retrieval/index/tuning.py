@@ -31,7 +31,7 @@ from retrieval.index.folder import (
     read_all,
     write_index,
 )
-from retrieval.quality.metrics import RESOLUTION, index_recall_at
+from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
 from retrieval.storage.places import Place
@@ -414,12 +414,11 @@ class _Stage:
     def _recall(self, index: Index, part: slice) -> float:
         found = self._found(index, part)
         distances = distances_of(self.queries[part], self.vectors, found, self.metric)
-        resolution = RESOLUTION.get(self.metric, 0.0)
         truth = self.truth[part]
         there = np.isfinite(truth).any(axis=1)  # a query that is the only row has no neighbor
         if not there.any():
             return 1.0
-        of_queries = index_recall_at(distances[there], truth[there], self.k, resolution)
+        of_queries = index_recall_at(distances[there], truth[there], self.k, self.metric)
         return float(of_queries.mean())
 
     def _found(self, index: Index, part: slice) -> Rows:

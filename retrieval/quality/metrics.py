@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric
 
 Ranks = NDArray[np.int64]
@@ -31,8 +32,12 @@ NEIGHBORS_THAT_VOTE = 10
 INDEX_RECALL_TOLERANCE = 1e-3
 """By how much of its size the k-th true distance may be exceeded, as in ann-benchmarks."""
 
-# Cosines that are closer than this, float32 cannot tell apart; see docs/metrics.md.
-RESOLUTION = {Metric.COSINE: 1e-6}
+PRODUCT_TOLERANCE = 1e-5
+"""The same of an inner product. Its size is no distance between neighbors: a thousandth of it may
+hold a whole cluster. This is what float32 may lose in a sum of a thousand products."""
+
+COSINE_RESOLUTION = 1e-6
+"""Cosine distances that are closer than this, float32 cannot tell apart; see docs/metrics.md."""
 
 DEFINITIONS = {
     "precision_at": (
@@ -76,8 +81,8 @@ DEFINITIONS = {
     ),
     "index_recall_at": (
         "recall@k of an index: the share of its first k hits that are no farther than the k-th "
-        "true neighbor, give or take a thousandth of that distance, so that duplicates don't "
-        "punish; it knows no labels."
+        "true neighbor, give or take a thousandth of that distance (of an inner product, a "
+        "hundred-thousandth), so that duplicates don't punish; it knows no labels."
     ),
     "map_loss": (
         "mAP lost: mAP@100 of exact search minus mAP@100 through the index, on the same queries."
@@ -157,24 +162,26 @@ def index_recall_at(
     found: NDArray[np.floating[Any]],
     true: NDArray[np.floating[Any]],
     k: int,
-    resolution: float = 0.0,
+    metric: Metric | str = Metric.EUCLIDEAN,
 ) -> NDArray[np.float64]:
-    """(q,): for each query, the share of the first k hits within reach of the k-th neighbor.
+    """Return (q,): the share of each query's first k hits within reach of the k-th neighbor.
 
     found: (q, ≥ k) distances of an index's hits, recomputed from the vectors: what an index
         reports may be an approximation too. +inf where there is no hit.
     true: (q, ≥ k) distances of the true neighbors, ascending; +inf beyond the end of a database
         that has fewer than k. The share is then one of those that it has.
-    resolution: distances that differ by no more than this are taken for equal.
 
-    A hit at distance d is within reach of the k-th neighbor's t if d ≤ t + max(|t| / 1000,
-    resolution). For positive distances that is ann-benchmarks' `epsilon_threshold`; a distance
-    may also be negative, as minus a dot product is, and the tolerance still widens the reach.
+    A hit at distance d is within reach of the k-th neighbor's t if d ≤ t + |t| / 1000, which is
+    ann-benchmarks' `epsilon_threshold`; by cosine at least if d ≤ t + 1e-6, and by inner product
+    if d ≤ t + |t| / 100,000. Such a distance may be negative, and the tolerance widens the reach.
     """
+    metric = choice(Metric, metric)
+    tolerance = PRODUCT_TOLERANCE if metric is Metric.INNER_PRODUCT else INDEX_RECALL_TOLERANCE
+    resolution = COSINE_RESOLUTION if metric is Metric.COSINE else 0.0
     neighbors = np.isfinite(true[:, :k])
     count = neighbors.sum(axis=1)
     farthest = np.max(true[:, :k], axis=1, where=neighbors, initial=-np.inf)
-    reach = farthest + np.maximum(INDEX_RECALL_TOLERANCE * np.abs(farthest), resolution)
+    reach = farthest + np.maximum(tolerance * np.abs(farthest), resolution)
     within = (found[:, :k] <= reach[:, None]).sum(axis=1)
     return np.asarray(within / count, dtype=np.float64)
 

@@ -100,7 +100,7 @@ def make_copies(folder: Path) -> None:
             skipped=[],
         )
         writer.finish()
-        for backend in ("hnsw", "hnsw-pca", "vamana"):
+        for backend in ("hnsw", "hnsw-pca", "vamana", "milvus"):
             build_index([open_embeddings(Path(name))], backend, folder / f"copies-{backend}")
 
 

@@ -13,7 +13,7 @@ from retrieval.registry import make_indexer
 
 ROWS, DIM, QUERIES, K = 600, 24, 60, 10
 NOISES = (0.0, 1e-7, 1e-6)
-BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss")
+BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss", "milvus")
 LOSS = 0.005
 
 
@@ -98,6 +98,8 @@ def with_copies(sizes: list[int], noise: float, seed: int) -> tuple[Vectors, Vec
 def test_copies_cost_no_recall(
     name: str, metric: Metric, copies: tuple[list[int], float, int], share: float
 ) -> None:
+    if name == "milvus":
+        pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
     vectors, distinct = with_copies(*copies)
     index = indexer(name, metric).build(vectors)
     assert len(index) == len(vectors)

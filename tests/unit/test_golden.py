@@ -75,8 +75,10 @@ def test_indices(index: str) -> None:
     assert verify(GOLDEN / index).problems == ()
 
 
-@pytest.mark.parametrize("backend", ["hnsw", "hnsw-pca", "vamana"])
+@pytest.mark.parametrize("backend", ["hnsw", "hnsw-pca", "vamana", "milvus"])
 def test_graphs_of_distinct_vectors(backend: str) -> None:
+    if backend == "milvus":
+        pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
     opened = open_index(GOLDEN / "v3" / f"copies-{backend}")
     assert opened.facts.details["distinct"] == 6
     hits = opened.index.search(EXPECTED[4:5], 4)

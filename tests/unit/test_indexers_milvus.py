@@ -24,10 +24,13 @@ import numpy as np
 import pytest
 from made import OTHER, embeddings
 
-from indexers import milvus, milvus_database
 from indexers.exact import Exact
-from indexers.milvus import FACTS, Milvus, MilvusIndex, expression_of, rows_expression
-from indexers.milvus_database import Lite, checked_uri, files_in
+from indexers.milvus import Milvus, collection, holding
+from indexers.milvus import database as milvus_database
+from indexers.milvus import index as milvus_index
+from indexers.milvus.database import Lite, checked_uri, files_in
+from indexers.milvus.holding import FACTS, Holding
+from indexers.milvus.index import MilvusIndex, expression_of, rows_expression
 from retrieval.contracts import Filter, Filtering, Metric, Storing, Vectors
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
 from retrieval.index.filters import parsed
@@ -139,8 +142,9 @@ def test_ids_labels_and_paths_are_stored_and_filtered_by(
 def test_expressions() -> None:
     assert expression_of(Filter("label", ('a"\\', "b\n"))) == 'label in ["a\\"\\\\", "b\\n"]'
     mask = np.array([True, False, False, True, True])
-    assert rows_expression(mask, 3) == "row not in [1, 2]"
-    assert rows_expression(~mask, 2) == "row in [1, 2]"
+    assert rows_expression(np.arange(5), mask) == "row not in [1, 2]"
+    assert rows_expression(np.arange(5), ~mask) == "row in [1, 2]"
+    assert rows_expression(np.arange(5, 10), ~mask) == "row in [6, 7]"
 
 
 @pytest.mark.parametrize("index_type", ["HNSW", "IVF_FLAT", "FLAT", "AUTOINDEX"])
@@ -172,16 +176,16 @@ def test_a_killed_build_is_taken_up_where_it_was(
     killed = f"""
 import os, signal, sys
 from pathlib import Path
-from indexers import milvus
+from indexers.milvus import collection, holding
 from retrieval.index.folder import build_index
 from retrieval.storage.shards import open_embeddings
-milvus.BATCH_ROWS = 30
-insert = milvus._insert
-def until(database, first, *others, **more):
-    if first >= 120:
+holding.BATCH_ROWS = 30
+insert = collection.insert
+def until(database, keys, *others, **more):
+    if keys[0] >= 120:
         os.kill(os.getpid(), signal.SIGKILL)
-    insert(database, first, *others, **more)
-milvus._insert = until
+    insert(database, keys, *others, **more)
+collection.insert = until
 sets, folder = [open_embeddings({str(some.folder)!r})], Path({str(folder)!r})
 build_index(sets, "milvus", folder, None, {options!r})
 """
@@ -206,7 +210,7 @@ def test_an_unfinished_build_of_other_rows_is_not_taken_up(
     tmp_path: Path, some: Embeddings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "index"
-    insert, batches = milvus._insert, []
+    insert, batches = collection.insert, []
 
     def fail(*given: Any, **named: Any) -> None:
         insert(*given, **named)
@@ -214,8 +218,8 @@ def test_an_unfinished_build_of_other_rows_is_not_taken_up(
         if len(batches) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(milvus, "BATCH_ROWS", 30)
-    monkeypatch.setattr(milvus, "_insert", fail)
+    monkeypatch.setattr(holding, "BATCH_ROWS", 30)
+    monkeypatch.setattr(collection, "insert", fail)
     with pytest.raises(KeyboardInterrupt):
         build_index([some], "milvus", folder)
     assert (folder / UNFINISHED).is_dir()
@@ -443,9 +447,9 @@ def test_a_server_that_a_stranger_names_gets_no_token(
     """Be it named in milvus.json, or among the options in index.json."""
     uri, seen = refusing
     named = uri if not option else closed_port()
-    holds = asdict(milvus.Holding("", [], 3, DIM, "cosine", "HNSW", {}))
+    holds = asdict(Holding("", [], 3, DIM, "cosine", "HNSW", {}))
     document = {"collection": "theirs", "uri": named, "bytes": {}, "holds": holds}
-    document |= {"format": milvus.FORMAT, "version": milvus.VERSION}
+    document |= {"format": holding.FORMAT, "version": holding.VERSION}
     (tmp_path / FACTS).write_text(json.dumps(document))
     settings = Milvus(uri=uri if option else None)
     monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
@@ -510,17 +514,17 @@ def test_the_limits_of_a_server(monkeypatch: pytest.MonkeyPatch, server: str) ->
     data = vectors(60)
     index = Milvus(Metric.EUCLIDEAN, uri=server).build(data)
     index.database.lite = False
-    monkeypatch.setattr(milvus, "MOST_HITS", 20)
-    monkeypatch.setattr(milvus, "FETCHED", 7)
+    monkeypatch.setattr(milvus_index, "MAX_SERVER_HITS", 20)
+    monkeypatch.setattr(milvus_index, "ROWS_PER_FETCH", 7)
     true = Exact(Metric.EUCLIDEAN, "cpu").build(data)
     mask = np.arange(60) % 2 == 0
     for k, among in ((60, None), (30, mask), (5, mask)):
         found = index.search(vectors(3, 2), k, among)
         assert np.array_equal(found.rows, true.search(vectors(3, 2), k, among).rows)
-    monkeypatch.setattr(milvus, "MOST_FETCHED", 0)
+    monkeypatch.setattr(milvus_index, "MAX_FETCHED_BYTES", 0)
     with pytest.raises(BadInput, match="k is 30, and Milvus gives 20; ask for fewer"):
         index.search(vectors(3, 2), 30)
-    milvus._drop(index.database)
+    collection.drop(index.database)
     index.database.close()
 
 
@@ -588,6 +592,6 @@ def test_an_index_of_another_version_is_refused(tmp_path: Path, some: Embeddings
     assert {*facts.files} == {*(file.name for file in files_in(folder)), FACTS, "rows.parquet"}
     assert IndexFacts.read(folder).versions["milvus-lite"]
     document = json.loads((folder / FACTS).read_text())
-    (folder / FACTS).write_text(json.dumps({**document, "version": 2}))
-    with pytest.raises(BadData, match="version 2 of retr-milvus"):
+    (folder / FACTS).write_text(json.dumps({**document, "version": 3}))
+    with pytest.raises(BadData, match="version 3 of retr-milvus"):
         Milvus().load(folder)

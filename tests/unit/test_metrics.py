@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, ndcg_score
 
+from retrieval.contracts import Metric
 from retrieval.quality import metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -166,14 +167,25 @@ def test_index_recall_does_not_punish_another_of_equal_items() -> None:
 
 def test_index_recall_with_negative_distances_reaches_farther_and_not_nearer() -> None:
     true = np.array([[-3000.0, -2000.0]])
-    assert metrics.index_recall_at(np.array([[-2000.0, -1998.5]]), true, 2).tolist() == [1]
-    assert metrics.index_recall_at(np.array([[-2000.0, -1997.5]]), true, 2).tolist() == [1 / 2]
+    for found, recall in (([-2000.0, -1999.985], 1), ([-2000.0, -1999.975], 1 / 2)):
+        of = metrics.index_recall_at(np.array([found]), true, 2, Metric.INNER_PRODUCT)
+        assert of.tolist() == [recall]
+
+
+def test_index_recall_tells_the_products_of_one_cluster_apart() -> None:
+    """All products of a far cluster lie within a thousandth of the greatest."""
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal(8) + 0.01 * draw.standard_normal((1000, 8))
+    products = np.sort(-rows @ rows[0])[None]
+    assert (products / products[0, 0] > 0.95).all()
+    found = products[:, 20:30]  # none of the ten neighbors
+    assert metrics.index_recall_at(found, products, 10, Metric.INNER_PRODUCT).tolist() == [0]
 
 
 def test_index_recall_takes_distances_within_the_resolution_for_equal() -> None:
     true, found = np.array([[0.0, 1e-9]]), np.array([[0.0, 5e-7]])
     assert metrics.index_recall_at(found, true, 2).tolist() == [1 / 2]
-    assert metrics.index_recall_at(found, true, 2, resolution=1e-6).tolist() == [1]
+    assert metrics.index_recall_at(found, true, 2, Metric.COSINE).tolist() == [1]
 
 
 def test_index_recall_where_the_database_has_fewer_than_k() -> None:

@@ -1,0 +1,131 @@
+"""What a Milvus collection holds: written in the collection itself and in milvus.json."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from indexers.milvus.database import Database, Server, files_in
+from retrieval.contracts import Json
+from retrieval.errors import BadData
+from retrieval.storage.files import check_format, read_json, write_json
+
+FACTS = "milvus.json"
+FORMAT, VERSION = "retr-milvus", 2  # version 1 has a row for each copy of a vector
+
+BATCH_BYTES = 2**22  # of vectors in one insert; servers take up to 64 MB
+BATCH_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The content of a collection: its source, its size and its Milvus index.
+
+    encoder, source: as `Items` has them; empty for bare vectors, which have no ids and labels.
+    rows: of the retr index.
+    build: parameters of Milvus's index.
+    distinct: rows of the collection, one for each vector; None where all rows differ, and in
+    version 1, whose collections have a row for each copy.
+    """
+
+    encoder: str
+    source: list[str]
+    rows: int
+    dim: int
+    metric: str
+    index_type: str
+    build: dict[str, Json]
+    distinct: int | None = None
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the format that says the same."""
+        return 1 if self.distinct is None else 2
+
+    @property
+    def stored(self) -> int:
+        """Number of rows of the collection."""
+        return self.rows if self.distinct is None else self.distinct
+
+    @property
+    def batch_rows(self) -> int:
+        """Number of rows in one insert."""
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * self.dim)))
+
+    def name(self) -> str:
+        """Return a name for the collection, the same for the same content."""
+        return f"retr_{sha256(self.text().encode()).hexdigest()[:16]}"
+
+    def text(self) -> str:
+        """Return the text that the collection carries."""
+        return f"{FORMAT} {self.version} {json.dumps(self.document(), sort_keys=True)}"
+
+    def document(self) -> dict[str, Json]:
+        """Return the fields as JSON."""
+        document: dict[str, Json] = asdict(self)
+        if self.distinct is None:
+            del document["distinct"]
+        return document
+
+    @classmethod
+    def of(cls, text: str) -> "Holding | None":
+        """Read the text of a collection; return None for a text that retr did not write."""
+        form, _, rest = text.partition(" ")
+        version, _, document = rest.partition(" ")
+        try:
+            if form != FORMAT or int(version) > VERSION:
+                return None
+            return cls.read(json.loads(document))
+        except (TypeError, ValueError):
+            return None
+
+    @classmethod
+    def read(cls, document: Any) -> "Holding":
+        """Read the fields from JSON. Raises TypeError or ValueError."""
+        holds = cls(**document)
+        kinds: dict[str, Any] = {"rows": int, "dim": int, "source": list, "build": dict}
+        kinds["distinct"] = int | None
+        for field in fields(cls):
+            value = getattr(holds, field.name)
+            if not isinstance(value, kinds.get(field.name, str)) or isinstance(value, bool):
+                raise ValueError(f"{field.name}: {value!r}")
+        if not 1 <= holds.stored <= holds.rows:
+            raise ValueError(f"distinct: {holds.distinct!r}")
+        return holds
+
+
+def write_facts(folder: Path, database: Database, holds: Holding) -> None:
+    """Write milvus.json; Milvus Lite's files are in the folder already."""
+    sizes: dict[str, Json] = {file.name: file.stat().st_size for file in files_in(folder)}
+    facts: dict[str, Json] = {
+        "format": FORMAT,
+        "version": holds.version,
+        "collection": database.collection,
+        "uri": database.uri if isinstance(database, Server) else None,
+        "holds": cast(Json, holds.document()),
+        "bytes": sizes,
+    }
+    write_json(folder / FACTS, facts)
+
+
+def read_facts(folder: Path) -> tuple[str, str | None, Holding]:
+    """Return the collection, the server's address or None, and the content. Raises BadData."""
+    path = folder / FACTS
+    document: Any = read_json(path)
+    check_format(document, FORMAT, VERSION, path)
+    try:
+        collection, uri, sizes = document["collection"], document["uri"], dict(document["bytes"])
+        holds = Holding.read(document["holds"])
+        if not isinstance(collection, str) or not isinstance(uri, str | None):
+            raise ValueError(f"collection {collection!r}, uri {uri!r}")
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BadData(f"{path} lacks or misstates {problem}; build the index again") from None
+    there = {file.name: file.stat().st_size for file in files_in(folder)}
+    for name in sorted({*sizes, *there}):
+        if sizes.get(name) != there.get(name):
+            raise BadData(
+                f"{folder / name} has {there.get(name, 0):,} of {sizes.get(name, 0):,} bytes; "
+                "build the index again"
+            )
+    return collection, uri, holds
