@@ -41,48 +41,48 @@ COSINE_RESOLUTION = 1e-6
 
 DEFINITIONS = {
     "precision_at": (
-        "precision@k: the relevant items among the first k, over k; an item is relevant to a "
-        "query if it has the same label, and a query that is in the database itself is left out "
-        "of its own ranking, by its id."
+        "precision@k: the number of relevant items among the first k, divided by k. An item is "
+        "relevant to a query if both have the same label. A query that is in the database, by "
+        "its id, is left out of its own ranking."
     ),
     "recall_at": (
-        "recall@k of retrieval: the relevant items among the first k, over R, the number of all "
-        "items relevant to the query."
+        "recall@k of retrieval: the number of relevant items among the first k, divided by R, the "
+        "number of all items relevant to the query."
     ),
     "map": (
-        "mAP: the mean over queries of AP, the sum of the precisions at the ranks of the relevant "
-        "items in the full ranking, over R; queries with R = 0 are left out and counted, and "
-        "items at equal distance rank by their row."
+        "mAP: the mean over queries of AP. AP is the sum of the precisions at the ranks of the "
+        "relevant items in the full ranking, divided by R. Queries with R = 0 are left out and "
+        "counted. Items at equal distance rank by their row."
     ),
     "map_at": (
-        "mAP@k: the mean over queries of AP@k, the sum of the precisions at the ranks of the "
-        "relevant items among the first k, over min(R, k)."
+        "mAP@k: the mean over queries of AP@k. AP@k is the sum of the precisions at the ranks of "
+        "the relevant items among the first k, divided by min(R, k)."
     ),
     "ndcg_at": (
-        "nDCG@k: the sum of 1 / log2(1 + rank) over the relevant items among the first k, over "
-        "what it is where the first min(R, k) are all relevant."
+        "nDCG@k: the sum of 1 / log2(1 + rank) over the relevant items among the first k, divided "
+        "by this sum for the best ranking, where the first min(R, k) items are all relevant."
     ),
     "r_precision": "R-precision: precision@R, with each query's own R.",
-    "mrr": "MRR: the mean over queries of 1 over the rank of the first relevant item.",
+    "mrr": "MRR: the mean over queries of 1 divided by the rank of the first relevant item.",
     "knn_accuracy": (
-        f"kNN accuracy: the share of queries that get their own label by a vote of the "
-        f"{NEIGHBORS_THAT_VOTE} nearest items, one vote each; of tied labels the one whose "
-        f"nearest item is nearest wins, and items without a label do not vote."
+        f"kNN accuracy: the share of queries whose own label wins a vote of the "
+        f"{NEIGHBORS_THAT_VOTE} nearest items. Each item has one vote; items without a label do "
+        f"not vote. Of tied labels, the one whose nearest item is nearest wins."
     ),
     "intervals": (
-        "±: half of the 95% confidence interval of a mean, by bootstrap over queries: what other "
-        "queries of the same kind might change, and not what another training or another "
-        "database would."
+        "±: half of the 95% confidence interval of a mean, by bootstrap over queries. It covers "
+        "what other queries of the same kind might change, but not what another training or "
+        "another database might change."
     ),
     "p": (
-        "p: how likely a mean difference as large is by chance, were both alike: the share of "
-        "random signs of the queries' differences that make it; of many measures, some are small "
-        "by chance."
+        "p: the probability of a mean difference at least this large by chance, if both were "
+        "equally good. It is the share of random signs of the queries' differences that produce "
+        "such a mean. Of many measures, some have a small p by chance."
     ),
     "index_recall_at": (
         "recall@k of an index: the share of its first k hits that are no farther than the k-th "
-        "true neighbor, give or take a thousandth of that distance (of an inner product, a "
-        "hundred-thousandth), so that duplicates don't punish; it knows no labels."
+        "true neighbor, with a tolerance of a thousandth of that distance (a hundred-thousandth "
+        "for inner product). Duplicates therefore do not lower it. It does not depend on labels."
     ),
     "map_loss": (
         "mAP lost: mAP@100 of exact search minus mAP@100 through the index, on the same queries."
