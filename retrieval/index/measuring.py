@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Indexer, Metric, Tunable, Vectors
 from retrieval.errors import BadInput
 from retrieval.index.folder import options_of
@@ -71,12 +72,15 @@ class Stage:
     k: int
     all_rows: int
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     @classmethod
     def of(
         cls,
         vectors: Vectors,
         asked: TuningQueries,
-        metric: Metric,
+        metric: Metric | str,
         k: int,
         rows: int,
         draw: np.random.Generator | None,
@@ -85,6 +89,7 @@ class Stage:
 
         draw: random generator; None for all rows, the queries included.
         """
+        metric = choice(Metric, metric)
         own = np.full(len(asked), -1)
         chosen = vectors
         if draw is not None:

@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Indexer, Metric, Tunable, Vectors
 from retrieval.errors import RetrError
 from retrieval.index.measuring import Stage, TuningQueries
@@ -104,7 +105,7 @@ class _Trials:
 def sample_results(
     vectors: Vectors,
     asked: TuningQueries,
-    metric: Metric,
+    metric: Metric | str,
     targets: Sequence[Target],
     seed: int,
     folder: Path,
@@ -114,6 +115,7 @@ def sample_results(
 
     targets: all of the same k. folder: for the files of trials. Returns the result for each target.
     """
+    metric = choice(Metric, metric)
     rows, dim = vectors.shape
     second = min(MAX_SAMPLE_ROWS, rows - (len(asked) if asked.held_out else 0))
     first = min(second, max(second // FIRST_SAMPLE_DIVISOR, MIN_FIRST_SAMPLE_ROWS))

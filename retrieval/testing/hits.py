@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import (
     Hits,
     Metric,
@@ -11,12 +12,13 @@ from retrieval.contracts import (
 
 
 def check_hits(
-    hits: Hits, truth: NDArray[np.float64], k: int, matching: int, metric: Metric
+    hits: Hits, truth: NDArray[np.float64], k: int, matching: int, metric: Metric | str
 ) -> None:
     """Check form, order and distances of hits, given all true distances (q, rows).
 
     A row that the mask excludes has a true distance of +inf.
     """
+    metric = choice(Metric, metric)
     shape = (len(truth), k)
     assert hits.rows.shape == shape, f"rows must have shape {shape}, have {hits.rows.shape}"
     assert hits.distances.shape == shape, f"distances must have shape {shape}"
@@ -76,8 +78,11 @@ def recall_of(hits: Hits, truth: NDArray[np.float64]) -> float:
     return float(good.sum() / there.sum())
 
 
-def true_distances(queries: Vectors, database: Vectors, metric: Metric) -> NDArray[np.float64]:
+def true_distances(
+    queries: Vectors, database: Vectors, metric: Metric | str
+) -> NDArray[np.float64]:
     """The distances (q, n) as `Metric` defines them, in double precision."""
+    metric = choice(Metric, metric)
     a, b = queries.astype(np.float64), database.astype(np.float64)
     match metric:
         case Metric.EUCLIDEAN:
