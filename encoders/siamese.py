@@ -79,8 +79,8 @@ class SiameseNetwork(Network):
         """Set mean, deviation and whitening from a sample of the training images."""
         self.mean.copy_(images.mean((0, 2, 3)))
         self.std.copy_(images.std((0, 2, 3)))
-        normalised = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
-        self.whitening.weight.data.copy_(whitening_filters(normalised))
+        standardized = (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        self.whitening.weight.data.copy_(whitening_filters(standardized))
         assert self.whitening.bias is not None
         nn.init.zeros_(self.whitening.bias)
 

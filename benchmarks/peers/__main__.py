@@ -123,7 +123,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--embeddings", type=Path, nargs=2, metavar=("QUERIES", "DATABASE"), help="folders"
+        "--embeddings",
+        type=Path,
+        nargs=2,
+        metavar=("QUERIES", "DATABASE"),
+        help="embeddings folders",
     )
     parser.add_argument("--pixels", default="fashion-mnist", help="data set of gray images")
     parser.add_argument("--peer", action="append", help="peer to measure; may be repeated")

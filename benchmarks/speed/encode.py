@@ -140,12 +140,12 @@ def main() -> None:
     """Print the rates and their ratios, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", default="cifar10")
-    parser.add_argument("--split", help="train or test, where the source has them")
+    parser.add_argument("--split", help="train or test, if the source has splits")
     parser.add_argument("--encoder", default="siamese")
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--photos", type=int, help="encode so many photographs, made by seed, in place of a source"
+        "--photos", type=int, help="number of generated photographs to encode instead of a source"
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

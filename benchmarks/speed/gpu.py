@@ -97,7 +97,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 def tests() -> int:
     """Run the tests that need a GPU, and return their exit code; 0 without a repository."""
     if not TESTS.is_dir():
-        print(f"no {TESTS} here: the tests are run in the repository")
+        print(f"no {TESTS} here: tests skipped; they need the repository")
         return 0
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(TESTS)]
     return subprocess.run(command, check=False).returncode

@@ -127,8 +127,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("index", type=Path, help="an index folder")
-    parser.add_argument("--embeddings", type=Path, help="what it was built from", required=True)
+    parser.add_argument("index", type=Path, help="index folder")
+    parser.add_argument("--embeddings", type=Path, help="embeddings of the index", required=True)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     given = parser.parse_args()

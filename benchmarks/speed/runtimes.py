@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", default="siamese")
     parser.add_argument("--source", default="cifar10")
-    parser.add_argument("--split", help="train or test, where the source has them")
+    parser.add_argument("--split", help="train or test, if the source has splits")
     parser.add_argument("--batch", type=int, help="default: the encoder's")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
@@ -143,8 +143,8 @@ def main() -> None:
         "--way",
         action="append",
         default=[],
-        help="one to take beside float32, as in the result; default: all. bfloat16 takes minutes "
-        "where the processor has none",
+        help="runtime to compare with float32, by its name in the result; default: all. "
+        "bfloat16 takes minutes on processors without it",
     )
     given = parser.parse_args()
     source = open_source(given.source, given.split, limit=given.images)

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, action="append", help="default: 10^4, 10^5, 10^6")
     parser.add_argument("--backend", action="append", help="default: all in grids/scale.toml")
     parser.add_argument("--threads", type=int, default=len(machine.cores()))
-    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder for table and plot")
     given = parser.parse_args()
     grid = read_grid(GRID)
     table = made_folder(given.out) / "scale.csv"

@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=600, help="images of each class")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--pytorch", action="store_true", help="also with PyTorch's gradients of all convolutions"
+        "--pytorch",
+        action="store_true",
+        help="also measure PyTorch's gradients of all convolutions",
     )
     given = parser.parse_args()
     result = measure(given.recipe, given.set, given.repeats, given.per_class, given.pytorch)

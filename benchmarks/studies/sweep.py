@@ -126,7 +126,11 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
-        "--vary", action="append", required=True, metavar="KEY=VALUE|VALUE", help="the first: x"
+        "--vary",
+        action="append",
+        required=True,
+        metavar="KEY=VALUE|VALUE",
+        help="setting and its values; the first is the x axis",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for encoders, table and plot"

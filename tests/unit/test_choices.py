@@ -85,7 +85,8 @@ def callables(module: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
         elif inspect.isclass(found) and not issubclass(found, StrEnum | Exception):
             if getattr(found, "_is_protocol", False):
                 continue  # nothing to call
-            yield name, found
+            if not inspect.isabstract(found):
+                yield name, found
             for method, value in vars(found).items():
                 if method.startswith("_"):
                     continue

@@ -111,7 +111,12 @@ def test_maps_are_computed_once_per_image(
 @pytest.mark.parametrize(
     ("network", "data", "error", "said"),
     [
-        ({"model": "resnet18"}, {}, BadInput, "resnet18 lacks a first convolution, 16 blocks"),
+        (
+            {"model": "resnet18"},
+            {},
+            BadInput,
+            "resnet18 lacks a first and a last convolution or 16 blocks",
+        ),
         ({}, {"classes": ("0",)}, BadInput, "of 66 pairs of images 66 show the same class"),
         ({"model": "mobilenet"}, {}, UnknownName, "unknown timm model 'mobilenet'"),
         ({}, {"per_class": 0, "classes": ()}, BadInput, "trained on at most 500 images, got 1,437"),

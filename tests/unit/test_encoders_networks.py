@@ -46,11 +46,11 @@ def test_whitening_filters_whiten() -> None:
 
 
 def test_gray_images_repeat_whitening_filters() -> None:
-    grey = random(200, 1, 8, 8).expand(-1, 3, -1, -1)
-    filters = whitening_filters(grey)
+    gray = random(200, 1, 8, 8).expand(-1, 3, -1, -1)
+    filters = whitening_filters(gray)
     assert torch.equal(filters[:4], filters[4:8])
     assert torch.equal(filters[:4], filters[8:12])
-    response = nn.functional.conv2d(grey - grey.mean(), filters)
+    response = nn.functional.conv2d(gray - gray.mean(), filters)
     assert response.std((0, 2, 3)).min() > 0.1  # none is dead
     black = whitening_filters(torch.zeros(20, 3, 8, 8))
     assert black.shape == (24, 3, 2, 2) and black.isfinite().all()

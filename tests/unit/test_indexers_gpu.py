@@ -123,7 +123,7 @@ def test_index_too_large_for_the_gpu_names_its_size(
         raise RuntimeError("Error in f at file.cpp:3: Error: 'err == cudaSuccess' failed: no room")
 
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", full)
-    with pytest.raises(BadInput, match=r"wants 26\d MB of the GPU \(.*no room\); set device=cpu"):
+    with pytest.raises(BadInput, match=r"needs 26\d MB of the GPU \(.*no room\); set device=cpu"):
         kind(Metric.EUCLIDEAN).build(vectors(5000))
 
 
@@ -134,7 +134,7 @@ def test_memory_is_planned_before_anything_goes_to_the_gpu(
 ) -> None:
     monkeypatch.setattr(gpu, "free_bytes", lambda: 200 * 10**6)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *given: pytest.fail("went there"))
-    with pytest.raises(BadInput, match=r"wants 26\d MB of the GPU \(200 MB are free\)"):
+    with pytest.raises(BadInput, match=r"needs 26\d MB of the GPU \(200 MB are free\)"):
         kind(Metric.EUCLIDEAN).build(vectors(5000))
 
 
@@ -157,7 +157,7 @@ def test_memory_without_a_gpu_is_unknown() -> None:
 
 @pytest.mark.usefixtures("one_gpu")
 def test_n_probe_beyond_the_gpu_s_limit_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "LIMIT", 30)
+    monkeypatch.setattr(gpu, "MAX_K_OR_PROBES", 30)
     index = Ivf(n_lists=50, n_probe=31).build(vectors(2000))
     index.search(vectors(3), 5)
     assert isinstance(index.gpu, FakeGpu) and index.gpu.searches == []

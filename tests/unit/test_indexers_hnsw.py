@@ -167,6 +167,6 @@ def test_truncated_save_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return int(index.graph.index_file_size())
 
     full = type(index)(Full(), index.metric, 0, index.copies)
-    with pytest.raises(RetrError, match="got 24 of"):
+    with pytest.raises(RetrError, match="has 24 of"):
         full.save(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -204,7 +204,7 @@ def test_saved_for_faiss(tmp_path: Path) -> None:
 
 def test_load_refuses_another_kind(tmp_path: Path) -> None:
     HnswPca(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
-    with pytest.raises(BadData, match="IndexHNSWFlat, wanted IndexIVFPQFastScan"):
+    with pytest.raises(BadData, match="IndexHNSWFlat, not IndexIVFPQFastScan"):
         IvfPq(Metric.EUCLIDEAN).load(tmp_path)
     Exact(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
     with pytest.raises(BadData, match="wanted IndexRefineFlat"):
@@ -231,7 +231,10 @@ def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) 
     [
         ({"factory": "HNSV32"}, "could not parse index string HNSV32.*change factory"),
         ({"factory": "PQ7"}, "'PQ7' of 200 vectors of 32 dimensions"),
-        ({"factory": "HNSW32_SQ8", "metric": Metric.MANHATTAN}, "no manhattan index 'HNSW32_SQ8'"),
+        (
+            {"factory": "HNSW32_SQ8", "metric": Metric.MANHATTAN},
+            "cannot build the manhattan index 'HNSW32_SQ8'",
+        ),
         (
             {"search": "nprobe=3"},
             r"does not search 'HNSW32,Flat' with 'nprobe=3' \(could not set parameter nprobe\)",
@@ -242,7 +245,7 @@ def test_options_out_of_range(kind: Any, options: dict[str, Any], message: str) 
         ({"factory": "IVF8,Flat", "search": "nprobe=0"}, "with 'nprobe=0'"),
         (
             {"factory": "Flat,Refine(SQ8)", "metric": Metric.MANHATTAN},
-            "IndexScalarQuantizer does not know the distance",
+            "IndexScalarQuantizer does not support the distance",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def test_supervised_contrastive_is_equation_2() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_normalised_softmax_is_smoothed_cross_entropy_of_cosines(smoothing: float) -> None:
+def test_normalized_softmax_is_smoothed_cross_entropy_of_cosines(smoothing: float) -> None:
     options = {"temperature": 0.125, "smoothing": smoothing}
     term = Term(Loss("normalised-softmax", weight=0.5, options=options), classes=4, dim=3)
     vectors, labels = unit_vectors(5, 3), [0, 3, 1, 2, 2]

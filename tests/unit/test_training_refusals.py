@@ -44,7 +44,7 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             replace(SMALL, losses=(Loss("supervised-contrastive"),)),
             BadInput,
-            "want class proxies, and no loss of the recipe has any; add the loss normalised-soft",
+            "need class proxies, and no loss of the recipe has any; add the loss normalised-soft",
         ),
         (replace(SMALL, losses=()), BadInput, "no loss to train by"),
         (
@@ -80,16 +80,20 @@ from tests.training_runs import CLUSTERED, SMALL
                 CLUSTERED, data=replace(SMALL.data, clusters=9999, clustered_by="siamese-quick")
             ),
             BadInput,
-            "data.clusters 9,999 is more than there are images",
+            "data.clusters 9,999 is more than the number of training images",
         ),
         (replace(SMALL, keep_start=0.5), BadInput, "keep_start needs an encoder to start from"),
         (
             replace(SMALL, start="here/siamese-three"),
             BadInput,
             "start: here/siamese-three not found; run 'retr train siamese-three --out "
-            "here/siamese-three' makes it",
+            "here/siamese-three' first",
         ),
-        (replace(SMALL, start="toy"), BadInput, "start: toy is no folder that 'retr train' made"),
+        (
+            replace(SMALL, start="toy"),
+            BadInput,
+            "start: toy is neither a folder that 'retr train' made",
+        ),
         (replace(SMALL, start="autoencoder"), BadInput, "runs another kind of network"),
         (
             replace(SMALL, start="siamese-quick"),

@@ -76,7 +76,7 @@ def test_partners_are_drawn_evenly() -> None:
         (Sampler("balanced", batch=96, per_class=24), "class 'frog' has 23 images, sampler balan"),
         (Sampler("balanced", batch=10, per_class=4), "cannot hold 4 images of each"),
         (Sampler("balanced", batch=20, per_class=4), "needs 5 classes, there are 3"),
-        (Sampler("pairs", batch=18), "a batch that 4 divides"),
+        (Sampler("pairs", batch=18), "a batch that is a multiple of 4"),
     ],
 )
 def test_batches_that_the_data_cannot_fill_are_refused(sampler: Sampler, said: str) -> None:

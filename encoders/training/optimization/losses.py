@@ -60,7 +60,7 @@ class SquaredContrastive(losses.ContrastiveLoss):  # type: ignore[misc]
         return reducers.MeanReducer()
 
 
-class NormalisedSoftmax(losses.NormalizedSoftmaxLoss):  # type: ignore[misc]
+class NormalizedSoftmax(losses.NormalizedSoftmaxLoss):  # type: ignore[misc]
     """Cross-entropy over cosines / temperature to one proxy per class, with label smoothing.
 
     Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, arXiv:1811.12649.
@@ -96,7 +96,7 @@ LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     "proxy-anchor": losses.ProxyAnchorLoss,
     "proxy-nca": losses.ProxyNCALoss,
     "soft-triple": losses.SoftTripleLoss,
-    "normalised-softmax": NormalisedSoftmax,
+    "normalised-softmax": NormalizedSoftmax,
     "cosface": losses.CosFaceLoss,
     "arcface": losses.ArcFaceLoss,
     "sub-center-arcface": losses.SubCenterArcFaceLoss,
