@@ -1,0 +1,43 @@
+"""The test files that `make test-fast` runs for a module."""
+
+from pathlib import Path
+
+import pytest
+import selection
+
+
+def test_each_module_has_a_few_test_files() -> None:
+    for module in selection.modules():
+        files = selection.selected(module)
+        assert 1 <= len(files) <= selection.MAX_FILES, module
+        assert all((selection.ROOT / file).is_file() for file in files)
+
+
+def test_no_module_selects_more_than_a_tenth_of_the_test_files() -> None:
+    assert len(selection.tests()) >= 10 * selection.MAX_FILES
+
+
+@pytest.mark.parametrize(
+    ("module", "test"),
+    [
+        ("retrieval/quality/significance.py", "tests/unit/test_significance.py"),
+        ("retrieval/images/decoding.py", "tests/unit/test_images_decoding.py"),
+        ("indexers/ivf.py", "tests/unit/test_indexers_ivf.py"),
+        ("encoders/training/losses.py", "tests/unit/test_training_losses.py"),
+        ("cli/commands/search.py", "tests/cli/test_cli_search.py"),
+        ("cli/commands/evaluate.py", "tests/cli/test_cli_eval.py"),
+    ],
+)
+def test_files_with_the_name_of_the_module_come_first(module: str, test: str) -> None:
+    assert str(selection.selected(Path(module))[0]) == test
+
+
+def test_a_path_without_module_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"retrieval/nothing\.py is not a module of retr"):
+        selection.selected(Path("retrieval/nothing.py"))
+
+
+def test_imported_submodules_count(tmp_path: Path) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text("import cli.main\ndef f():\n    from retrieval import errors\nimport numpy\n")
+    assert selection.imports(file) == {"cli.main", "retrieval", "retrieval.errors"}
