@@ -79,7 +79,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure recall, latency, size, memory and lost mAP of indices side by side.
+    """Compare indices: recall, latency, size, memory and lost mAP.
 
     Without embeddings of a test split, 1,000 random rows of the database are held out as queries.
 

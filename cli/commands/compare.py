@@ -54,9 +54,10 @@ def compare(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Compare two images: print their distance, and the probability that they show the same class.
+    """Print the distance between two images.
 
-    The probability was fitted by 'retr pairs --save', or comes with the encoder.
+    Also print the probability that they show the same class, if it is known: 'retr pairs --save'
+    fits it, and some encoders come with one.
 
     Example: retr compare cat.png dog.png --sheet pair.png
     """

@@ -37,7 +37,7 @@ def demo(
     device: Device = "auto",
     data: Data = None,
 ) -> None:
-    """Encode, index, search and measure CIFAR-10, in a few minutes on two cores.
+    """Encode, index, search and measure CIFAR-10, in minutes.
 
     CIFAR-10 is downloaded if it is not found. If that fails, the digits of scikit-learn are used.
 

@@ -59,10 +59,11 @@ def duplicates(
         typer.Option(help="Draw the most similar pairs into this PNG file."),
     ] = None,
 ) -> None:
-    """Find near-identical images: candidates by embeddings, checked by pixels.
+    """Find near-identical images.
 
-    Each image is compared with its nearest neighbors, as it is and mirrored. This finds copies in
-    another size, format or quality, but not images that differ in a part or in brightness.
+    Each image is compared with its nearest neighbors, pixel by pixel, as it is and mirrored. This
+    finds copies in another size, format or quality. It does not find images that differ in a part
+    or in brightness.
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """

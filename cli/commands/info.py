@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @command()
 def info(output: Output, folder: Folder) -> None:
-    """Describe an embeddings, index or encoder folder: its contents, and how it was made.
+    """Describe an embeddings, index or encoder folder.
 
     Example: retr info .retr/indices/*
     """

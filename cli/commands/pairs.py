@@ -122,7 +122,7 @@ def pairs(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure how well distances separate pairs of the same class from other pairs.
+    """Measure how well distances separate classes, in pairs.
 
     The threshold is fitted to pairs of validation images that the encoder was not trained on. The
     test pairs are of other images. Results are given for all classes, for classes that the encoder

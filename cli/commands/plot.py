@@ -51,7 +51,7 @@ def plot(
     ] = 10_000,
     seed: Seed = 0,
 ) -> None:
-    """Plot embeddings colored by label, the curves of a training, or the ROC of pairs.
+    """Plot embeddings, training curves, or the ROC of pairs.
 
     Example: retr plot test-embeddings --method umap --out map.svg
     """

@@ -47,7 +47,9 @@ def report(
     ] = 10_000,
     seed: Seed = 0,
 ) -> None:
-    """Write an HTML report: measures, classes, curves, best and worst queries, a map, indices.
+    """Write an HTML report of a retrieval evaluation.
+
+    It shows measures, classes, curves, the best and worst queries, a map, and indices.
 
     Example: retr report --queries test --database train --bench bench --out report.html
     """

@@ -58,7 +58,9 @@ def serve(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Serve indices: a web page to search by image, and an API that is described at /docs.
+    """Serve a web page and an API to search by image.
+
+    The API is described at /docs.
 
     If RETR_TOKEN is set, clients must send it as a bearer token, or as the password in a browser.
 

@@ -7,9 +7,10 @@ from cli.output import Output, one_line, plural
 
 @command()
 def verify(output: Output, folder: Folder) -> None:
-    """Check the checksums, columns, counts and numbers of an embeddings, index or encoder folder.
+    """Check that a folder is complete and undamaged.
 
-    Print each problem, and exit with code 2 if there is any.
+    The folder holds embeddings, an index or an encoder. Checksums, columns, counts and numbers are
+    checked. Each problem is printed, and the exit code is 2 if there is any.
 
     Example: retr verify .retr/embeddings/cifar10-train-siamese-1a2b3c4d
     """
