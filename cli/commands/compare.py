@@ -109,7 +109,7 @@ def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked
     if pairs is None:
         if len(images) != 2:
             raise BadInput(
-                f"{len(images)} images given, not 2; give two images, or a CSV with --pairs"
+                f"{plural(len(images), 'image')} given, not 2; give two, or a CSV with --pairs"
             )
         return [Asked.of(*images)]
     if images:

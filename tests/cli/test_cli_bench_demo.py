@@ -117,7 +117,7 @@ def test_bench_compare_lists_changes(digits: Retr, tmp_path: Path) -> None:
         (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),
         (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
         (["--threads", "0"], "0 threads on"),
-        (["--threads", "some"], "--threads cannot be 'some'"),
+        (["--threads", "some"], "--threads 'some' is not a number"),
         (["--full", "--grid", "x.toml"], "--full and --grid exclude each other"),
         (["--compare", "gone", "gone"], "gone not found"),
         (["--grid", "gone.toml"], "gone.toml"),

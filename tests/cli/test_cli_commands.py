@@ -207,7 +207,7 @@ def test_quiet_prints_nothing(retr: Retr, gallery: Gallery, command: str) -> Non
         ("search", ["(green)", "rank", "green/7.png", "0.0000"]),
         ("eval", ["60 queries against 60 images, euclidean", "P@k", "mAP", "green"]),
         ("info", ["embeddings: 60 rows of 3 × float32", "toy (", "complete  yes"]),
-        ("verify", ["(embeddings): 60 rows, 1 file"]),
+        ("verify", ["(embeddings) is intact: 60 rows, 1 file"]),
     ],
 )
 def test_output_for_people_is_text(

@@ -36,7 +36,8 @@ def test_saved_calibration_gives_a_probability(retr: Retr) -> None:
     text = retr(*asked).out
     assert "not the same class; probability that they are the same 0.0" in text
     assert f"calibrated on 10,000 pairs of {retr.cwd / 'photos'}, expected error 0.0" in text
-    assert "for 'retr compare', in place of one before: " in retr("pairs", "made", "--save").out
+    again = retr("pairs", "made", "--save").out
+    assert "for 'retr compare', replacing an older calibration: " in again
     same = retr.json("compare", one, one, "--encoder", "toy")
     assert same["distance"] == 0
     assert same["probability_same"] > 0.9

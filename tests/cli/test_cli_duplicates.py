@@ -79,7 +79,7 @@ def test_copies_within_a_set_are_listed_once(retr: Retr, sets: tuple[Path, Path]
 def test_table_csv_and_sheet_list_the_pairs(retr: Retr, sets: tuple[Path, Path]) -> None:
     outcome = retr("duplicates", "--between", *sets, "--out", "all.csv", "--sheet", "sheet.png")
     assert "mirrored" in outcome.out
-    assert "3 pairs of near-identical images among 80 pairs of neighbours" in outcome.out
+    assert "3 pairs of near-identical images among 80 pairs of neighbors" in outcome.out
     with (retr.cwd / "all.csv").open(newline="", encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
     assert [row["mirrored"] for row in rows].count("True") == 1

@@ -129,5 +129,5 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     monkeypatch.setenv("XDG_CACHE_HOME", str(retr.cwd / "file"))
     outcome = retr("search", indexed / "0.png", "--json")
     assert len(outcome.document) == 1
-    assert outcome.err.startswith("warning: searches will load torch, which takes longer: ")
+    assert outcome.err.startswith("warning: searches will load torch and be slower: ")
     assert "is a file" in outcome.err

@@ -33,7 +33,7 @@ def test_an_index_of_another_version_of_the_encoder_is_not_searched(
     edit_json(folder / "index.json", encoder=other)
     message = retr.refused("search", gallery.image, "--index", folder)
     assert "toy (ab12cd34)" in message
-    assert "encode and index anew" in message
+    assert "encode and index again" in message
 
 
 def test_missing_encoder_of_an_index_is_named(retr: Retr, gallery: Gallery, copied: Copied) -> None:

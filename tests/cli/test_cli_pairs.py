@@ -130,7 +130,7 @@ def test_the_sheet_shows_images_under_their_own_labels(
         (["pairs", "{e}", "--scorer", "s", "--metric", "cosine"], "leave --metric or --scorer"),
         (["pairs", "gone"], "gone"),
         (["pairs"], "there is no queries in the workspace"),
-        (["compare", "{i}"], "1 images given, not 2"),
+        (["compare", "{i}"], "1 image given, not 2"),
         (["compare", "{i}", "{i}", "--pairs", "p.csv"], "give one of them"),
         (["compare", "--pairs", "p.csv"], "cannot read p.csv"),
         (["compare", "{i}", "gone.png", "--encoder", "toy"], "cannot read image gone.png"),

@@ -74,7 +74,7 @@ def test_trained_images_are_left_out_of_validation(retr: Retr, learned: Learned)
     outcome = retr("pairs", learned.test, "--validation", learned.train)
     assert f"pairs of {known.total() - 50:,} images that siamese:" in outcome.out
     assert outcome.err == ""
-    # As test images they are tested with a warning, but not used for validation.
+    # Given as test images, they are tested with a warning, and not used for validation.
     outcome = retr("pairs", learned.train)
     assert "was trained on 50 images of" in outcome.err
     fifths = sum((count - 10) // 5 for count in known.values())

@@ -195,7 +195,7 @@ def test_missing_permission_is_a_one_line_error(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     is_dir = Path.is_dir
-    monkeypatch.setattr(Path, "is_dir", refused)  # as root, every folder can be read
+    monkeypatch.setattr(Path, "is_dir", refused)  # root could read every folder
     outcome = encoded_here(retr.cwd, monkeypatch, capsys)
     assert (outcome.code, outcome.err) == (
         2,

@@ -51,7 +51,7 @@ def test_unwritable_stdout_is_reported(
     retr: Retr, gallery: Gallery, name: str, redirection: str, reason: str
 ) -> None:
     outcome = shell(commands(gallery)[name], redirection, retr.cwd)
-    said = f"error: cannot write to the standard output ({reason}); redirect it to a place that"
+    said = f"error: cannot write to the standard output ({reason}); redirect it to a writable file"
     assert outcome.code == 1
     assert outcome.err.startswith(said) and outcome.err.count("\n") == 1
 

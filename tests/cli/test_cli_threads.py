@@ -79,7 +79,7 @@ def test_more_threads_than_cores_are_refused(retr: Retr, gallery: Gallery) -> No
     for wrong in (cores + 1, 0):
         threads = ("--threads", str(wrong))
         message = retr.refused("search", gallery.image, "--index", gallery.index(), *threads)
-        assert f"--threads {wrong} on {cores} cores; give from 1 to {cores}" in message
+        assert f"--threads {wrong} on {cores} cores; give 1 to {cores}" in message
 
 
 @pytest.mark.parametrize(
