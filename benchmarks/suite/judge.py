@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Hits, Metric
 from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.labelled import Labelled
@@ -39,6 +40,9 @@ class Judge:
     true: Distances
     hits: int
     exact_map: float | None
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     @classmethod
     def of(

@@ -10,11 +10,9 @@ the candidates' vectors themselves with the query.
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
+from indexers.graph.prefetch import prefetch_row
 from retrieval.runtime.numba import compiled
 
 COSINE, EUCLIDEAN, INNER_PRODUCT = 0, 1, 2
@@ -25,40 +23,13 @@ MAX_CODE_LENGTH = 23_170
 NOT_FINITE = -1
 """Result of `search` for a query that is not finite."""
 
-CACHE_LINE_BYTES = 64
 PREFETCHED_CANDIDATES = 3
 """Candidates whose vectors are fetched into the cache before they are compared."""
 
 # The compiler may reorder sums, and so add eight numbers at a time. NaN stays NaN.
 ANY_ORDER = {"reassoc", "contract", "nsz"}
 
-INLINE: Final = "always"  # parts of a walk that cost a tenth of its time as calls
-
-
-def _prefetching(context: Any, array: Any, index: Any) -> Any:
-    """Generate code that fetches the cache line of a number of the flat array."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.gep(values.data, [arguments[1]])
-        place = builder.bitcast(place, ir.IntType(8).as_pointer())
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(call, [place, word(0), word(3), word(1)])  # to read, and soon again, data
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
-_prefetch: Any = intrinsic(_prefetching)
-
-
-@njit(boundscheck=False)
-def _prefetch_row(values: Any, row: int) -> None:
-    width = values.shape[1]
-    for column in range(0, width, CACHE_LINE_BYTES // values.itemsize):
-        _prefetch(values, row * width + column)
+INLINE: Final = "always"  # for parts of a walk that would cost time as calls
 
 
 @njit(boundscheck=False)
@@ -201,7 +172,7 @@ def _descent(between: Any) -> Any:
                 first = offsets[entry] + degree + (level - 1) * (degree // 2)
                 last = first
                 while last < first + degree // 2 and upper[last] >= 0:
-                    _prefetch_row(codes, upper[last])
+                    prefetch_row(codes, upper[last])
                     last += 1
                 for place in range(first, last):
                     row = upper[place]
@@ -224,27 +195,8 @@ def _next_tag(tags: Any) -> Any:
     return tag
 
 
-@njit(inline=INLINE, boundscheck=False)
-def _unseen_neighbors(row: int, codes: Any, links: Any, tags: Any, tag: Any, unseen: Any) -> int:
-    """Fill `unseen` with the neighbors that this walk meets first, and return their number."""
-    count = 0
-    for j in range(links.shape[1]):
-        neighbor = links[row, j]
-        if neighbor < 0:
-            break
-        if tags[neighbor] != tag:
-            tags[neighbor] = tag
-            unseen[count] = neighbor
-            count += 1
-            _prefetch_row(codes, neighbor)
-    return count
-
-
 def _walk(between: Any) -> Any:
-    """Build the walk by this distance of codes.
-
-    Each distance has a compiled walk of its own: a test in each step would double the time.
-    """
+    """Build a walk for one distance of codes: a test in each step would double the time."""
     descended = _descent(between)
 
     @njit(boundscheck=False)
@@ -275,8 +227,18 @@ def _walk(between: Any) -> Any:
                 continue
             row = (pool[here] & 0xFFFFFFFF) >> 1
             pool[here] |= 1
+            count = 0  # in a function of its own, this loop would cost 5% of a search
+            for j in range(links.shape[1]):
+                neighbor = links[row, j]
+                if neighbor < 0:
+                    break
+                if tags[neighbor] != tag:
+                    tags[neighbor] = tag
+                    unseen[count] = neighbor
+                    count += 1
+                    prefetch_row(codes, neighbor)
             back = size
-            for j in range(_unseen_neighbors(row, codes, links, tags, tag, unseen)):
+            for j in range(count):
                 neighbor = unseen[j]
                 distance = between(point, codes, neighbor)
                 candidate = (np.int64(distance) << 32) | (np.int64(neighbor) << 1)
@@ -287,7 +249,7 @@ def _walk(between: Any) -> Any:
                 place = _inserted(candidate, pool, size)
                 back = min(back, place)
                 if place <= here + 1:  # it is next
-                    _prefetch_row(links, neighbor)
+                    prefetch_row(links, neighbor)
             here = min(here, back)
         return size
 
@@ -317,10 +279,10 @@ def _ranked(
     """
     size, k, found = pool.shape[0], rows.shape[0], 0
     for place in range(min(PREFETCHED_CANDIDATES, size)):
-        _prefetch_row(vectors, (pool[place] & 0xFFFFFFFF) >> 1)
+        prefetch_row(vectors, (pool[place] & 0xFFFFFFFF) >> 1)
     for place in range(size):
         if place + PREFETCHED_CANDIDATES < size:
-            _prefetch_row(vectors, (pool[place + PREFETCHED_CANDIDATES] & 0xFFFFFFFF) >> 1)
+            prefetch_row(vectors, (pool[place + PREFETCHED_CANDIDATES] & 0xFFFFFFFF) >> 1)
         if found == k and kind != INNER_PRODUCT:
             bound = max(np.sqrt(np.float64(pool[place] >> 32)) - slack, 0.0)
             if bound * bound > distances[k - 1] * unit:

@@ -47,8 +47,8 @@ def test_shipped_grids_are_valid(path: Path, probes: int) -> None:
     ("text", "problem"),
     [
         ("ivf = 3", "ivf is not a table"),
-        ("[ivf", "no TOML"),
-        ("[[ivf]]\nn_probe = 1", "no table"),
+        ("[ivf", "is not TOML"),
+        ("[[ivf]]\nn_probe = 1", "is not a table"),
         ("[ivf]\nn_probe = []", "ivf has no value for n_probe"),
         ("[ivf]\nmetric = 'cosine'", "ivf has a metric; use --metric"),
         ("[hsnw]", r"unknown backend in grid .*grid.toml 'hsnw'; did you mean 'hnsw'"),

@@ -42,7 +42,7 @@ def test_guard_repeats_measures_that_seem_slower(capsys: pytest.CaptureFixture[s
 
     before = {"passing": STEADY, "steady": STEADY, "lasting": STEADY}
     assert guard.compare(before, [for_a_while, for_good]) == ["lasting"]
-    assert taken == ["for a while"] * 2 + ["for good"] * guard.TRIES
+    assert taken == ["for a while"] * 2 + ["for good"] * guard.MAX_TRIES
     lines = {line[:24].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert [*lines] == ["passing", "steady", "lasting", "new"]
     assert lines["lasting"].endswith("slower")

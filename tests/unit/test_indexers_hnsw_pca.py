@@ -178,7 +178,7 @@ def test_walk_is_vectorized_and_prefetches() -> None:
         code = compiled_for(between, *codes)
         assert re.search(r"load <\d+ x i16>", code)
         assert re.search(r"mul [a-z ]*<\d+ x i32>", code)
-    assert "@llvm.prefetch" in compiled_for(walk._prefetch_row, *codes[1:])
+    assert "@llvm.prefetch" in compiled_for(walk.prefetch_row, *codes[1:])
 
 
 ANSWERS = """
