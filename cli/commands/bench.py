@@ -18,66 +18,83 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
+BackendsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        help="Backend to measure. Repeatable.  [default: exact, ivf, hnsw, hnsw-pca and "
+        "ivfpq, if they have the metric]",
+    ),
+]
+
+GridOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file of options to try for each backend.  [default: a quick grid]",
+    ),
+]
+
+Hdf5Option = Annotated[
+    Path | None,
+    typer.Option(
+        help="Measure on the vectors of an ann-benchmarks file instead of embeddings (needs "
+        "'retr[hdf5]').",
+    ),
+]
+
+ExportHdf5Option = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write queries, database and 100 true neighbors of each query as an "
+        "ann-benchmarks file, without measuring.",
+    ),
+]
+
+FullOption = Annotated[
+    bool, typer.Option("--full", help="Use a finer grid, with one thread and with all threads.")
+]
+
+ThreadsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Number of threads for builds and searches, or all. Repeatable.  [default: 1]",
+    ),
+]
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the report: bench.json, .csv, .md, .png, .html (needs "
+        "'retr[plots]'), and the measurements of each query.",
+    ),
+]
+
+ComparedOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="OLD NEW",
+        help="Compare two reports, without measuring.",
+    ),
+]
+
+
 @command()
 def bench(
     output: Output,
     workspace: "Workspace",
     queries: Queries = None,
     database: Database = None,
-    backends: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backend",
-            help="Backend to measure. Repeatable.  [default: exact, ivf, hnsw, hnsw-pca and "
-            "ivfpq, if they have the metric]",
-        ),
-    ] = None,
+    backends: BackendsOption = None,
     metric: MetricName = None,
-    grid: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of options to try for each backend.  [default: a quick grid]",
-        ),
-    ] = None,
-    hdf5: Annotated[
-        Path | None,
-        typer.Option(
-            help="Measure on the vectors of an ann-benchmarks file instead of embeddings (needs "
-            "'retr[hdf5]').",
-        ),
-    ] = None,
-    export_hdf5: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write queries, database and 100 true neighbors of each query as an "
-            "ann-benchmarks file, without measuring.",
-        ),
-    ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Use a finer grid, with one thread and with all threads.")
-    ] = False,
-    threads: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of threads for builds and searches, or all. Repeatable.  [default: 1]",
-        ),
-    ] = None,
+    grid: GridOption = None,
+    hdf5: Hdf5Option = None,
+    export_hdf5: ExportHdf5Option = None,
+    full: FullOption = False,
+    threads: ThreadsOption = None,
     seed: Seed = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the report: bench.json, .csv, .md, .png, .html (needs "
-            "'retr[plots]'), and the measurements of each query.",
-        ),
-    ] = None,
-    compared: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            "--compare",
-            metavar="OLD NEW",
-            help="Compare two reports, without measuring.",
-        ),
-    ] = None,
+    out: OutOption = None,
+    compared: ComparedOption = None,
 ) -> None:
     """Compare indices: recall, latency, size, memory and lost mAP.
 

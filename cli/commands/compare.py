@@ -24,34 +24,43 @@ if TYPE_CHECKING:
 MAX_PAIRS_DRAWN = 100  # on a sheet
 
 
+ImagesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[A B]", help="Two images to compare."),
+]
+
+PairsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with two images a line, instead of A and B. Paths are relative to "
+        "its folder.",
+    ),
+]
+
+ScorerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="layers, to print the mean squared difference in each layer of a network; or a "
+        "folder made by 'retr train layers', to use its probability.",
+    ),
+]
+
+SheetOption = Annotated[
+    Path | None,
+    typer.Option(help="Draw the pairs and their scores into this PNG file."),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def compare(
     output: Output,
     workspace: "Workspace",
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[A B]", help="Two images to compare."),
-    ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with two images a line, instead of A and B. Paths are relative to "
-            "its folder.",
-        ),
-    ] = None,
+    images: ImagesArgument = None,
+    pairs: PairsOption = None,
     encoder: EncoderName = "siamese",
     metric: MetricName = None,
-    scorer: Annotated[
-        str | None,
-        typer.Option(
-            help="layers, to print the mean squared difference in each layer of a network; or a "
-            "folder made by 'retr train layers', to use its probability.",
-        ),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="Draw the pairs and their scores into this PNG file."),
-    ] = None,
+    scorer: ScorerOption = None,
+    sheet: SheetOption = None,
     device: Device = "auto",
 ) -> None:
     """Print the distance between two images.

@@ -22,42 +22,53 @@ MAX_PAIRS_SHOWN = 20  # in the table
 MAX_PAIRS_DRAWN = 100  # on a sheet
 
 
+EmbeddingsArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DIR",
+        help="Embeddings folder.  [default: the last one encoded]",
+    ),
+]
+
+BetweenOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        metavar="A B",
+        help="Two embeddings folders, such as a test split and a training split: find pairs "
+        "of an image of A and one of B.",
+    ),
+]
+
+NeighborsOption = Annotated[
+    int,
+    typer.Option("-k", help="Number of neighbors of each image to compare by pixels."),
+]
+
+CorrelationOption = Annotated[
+    float,
+    typer.Option(
+        help="Minimum correlation of the pixels. Below 0.95, single pixels may differ by "
+        "more too, as in crops."
+    ),
+]
+
+SheetOption = Annotated[
+    Path | None,
+    typer.Option(help="Draw the most similar pairs into this PNG file."),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def duplicates(
     output: Output,
     workspace: "Workspace",
-    embeddings: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DIR",
-            help="Embeddings folder.  [default: the last one encoded]",
-        ),
-    ] = None,
-    between: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            metavar="A B",
-            help="Two embeddings folders, such as a test split and a training split: find pairs "
-            "of an image of A and one of B.",
-        ),
-    ] = None,
-    neighbors: Annotated[
-        int,
-        typer.Option("-k", help="Number of neighbors of each image to compare by pixels."),
-    ] = 10,
-    correlation: Annotated[
-        float,
-        typer.Option(
-            help="Minimum correlation of the pixels. Below 0.95, single pixels may differ by "
-            "more too, as in crops."
-        ),
-    ] = 0.95,
+    embeddings: EmbeddingsArgument = None,
+    between: BetweenOption = None,
+    neighbors: NeighborsOption = 10,
+    correlation: CorrelationOption = 0.95,
     metric: MetricName = None,
     out: Annotated[Path | None, typer.Option(help="Write all pairs to this CSV file.")] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="Draw the most similar pairs into this PNG file."),
-    ] = None,
+    sheet: SheetOption = None,
 ) -> None:
     """Find near-identical images.
 

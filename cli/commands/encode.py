@@ -32,57 +32,67 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Images: cifar10, mnist, fashion-mnist, digits, a folder (its subfolders are "
+        "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, "
+        "tar archives of WebDataset, or a URL of images or Parquet."
+    ),
+]
+
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Split of the source: train or test. A folder has splits if it holds train/, "
+        "val/ or test/, each with a folder for each class.  [default: train]",
+    ),
+]
+
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Embeddings folder to write.  [default: a folder in the workspace]",
+    ),
+]
+
+DtypeOption = Annotated[
+    str,
+    typer.Option(help="Number type of the embeddings: float32, or float16 (half the size)."),
+]
+
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        help="Where to encode: local, or ray for a Ray cluster, on its GPUs if it has any "
+        "(pip install 'retr[ray]'). With ray, --threads limits the CPUs of each worker."
+    ),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def encode(
     output: Output,
     workspace: "Workspace",
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Images: cifar10, mnist, fashion-mnist, digits, a folder (its subfolders are "
-            "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, "
-            "tar archives of WebDataset, or a URL of images or Parquet."
-        ),
-    ] = "cifar10",
+    source: SourceArgument = "cifar10",
     encoder: EncoderName = "siamese",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of the source: train or test. A folder has splits if it holds train/, "
-            "val/ or test/, each with a folder for each class.  [default: train]",
-        ),
-    ] = None,
+    split: SplitOption = None,
     limit: Annotated[int | None, typer.Option(help="Encode only the first N images.")] = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Embeddings folder to write.  [default: a folder in the workspace]",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str,
-        typer.Option(help="Number type of the embeddings: float32, or float16 (half the size)."),
-    ] = "float32",
+    out: OutOption = None,
+    dtype: DtypeOption = "float32",
     device: Device = "auto",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="Where to encode: local, or ray for a Ray cluster, on its GPUs if it has any "
-            "(pip install 'retr[ray]'). With ray, --threads limits the CPUs of each worker."
-        ),
-    ] = "local",
+    engine: EngineOption = "local",
     address: Address = None,
     data: Data = None,
 ) -> None:
     """Encode images into embeddings: a folder of Parquet shards.
 
     Run the same command again to continue a run that was stopped. Images that cannot be read, and
-    folders that cannot be listed, are named in skipped.parquet.
-
-    A folder is listed once, at the start. Images that arrive later are not encoded.
+    folders that cannot be listed, are named in skipped.parquet. A folder is listed once, at the
+    start. Images that arrive later are not encoded.
 
     Example: retr encode photos/ --out photos-embeddings
 
@@ -94,12 +104,12 @@ def encode(
 
     from cli.onnx_cache import keep_for_searches
     from retrieval.embedding.encode import encode_source
+    from retrieval.embedding.ray_worker import Names
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.listing import listed
     from retrieval.registry import open_encoder
     from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role
 
     number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
@@ -110,8 +120,6 @@ def encode(
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
     encode_images: Callable[..., Manifest] = encode_source
     if on_ray:
-        from retrieval.embedding.ray_worker import Names
-
         names = Names(source, encoder, split, data, limit, device, columns)
         encode_images = partial(_encode_on_cluster, output, names, address)
     started = time.perf_counter()
@@ -119,13 +127,24 @@ def encode(
         new = _NewImages(len(images), show)
         manifest = encode_images(images, opened, folder, number_type, progress=new.progress)
     seconds = time.perf_counter() - started
-    if out is None or workspace.folder.is_dir():
-        workspace.remember(Role.EMBEDDINGS, folder)
-        workspace.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
+    _remember(workspace, folder, split, is_given=out is not None)
     run = EncodeRun(folder, manifest, opened, listed(images), new.count, seconds)
     _print(output, run)
     output.document(run.to_json())
     keep_for_searches(output, opened)
+
+
+def _remember(workspace: "Workspace", folder: "Place", split: str | None, is_given: bool) -> None:
+    """Let later commands take the folder: a test split as queries, others as the database.
+
+    A folder that the user gave is remembered only in a workspace that exists.
+    """
+    from retrieval.workspace import Role
+
+    if is_given and not workspace.folder.is_dir():
+        return
+    workspace.remember(Role.EMBEDDINGS, folder)
+    workspace.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
 
 
 @dataclass(slots=True)

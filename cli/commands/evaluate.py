@@ -60,6 +60,31 @@ class EvaluationFiles:
     ] = None
 
 
+IndexOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Evaluate this index of the database instead of exact search.",
+    ),
+]
+
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Protocol: official, unseen, hashing-54k or hashing-59k. It needs a test split "
+        "as queries and its training split as database.  [default: all queries, the whole "
+        "database]"
+    ),
+]
+
+DrawOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of a hashing protocol's draw. It is read if it exists, and written if not."
+    ),
+]
+
+
 @command(threads=True)
 def evaluate(
     output: Output,
@@ -68,29 +93,11 @@ def evaluate(
     database: Database = None,
     metric: MetricName = None,
     k: Ks = "1,5,10,100",
-    index: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Evaluate this index of the database instead of exact search.",
-        ),
-    ] = None,
+    index: IndexOption = None,
     options: Options = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="Protocol: official, unseen, hashing-54k or hashing-59k. It needs a test split "
-            "as queries and its training split as database.  [default: all queries, the whole "
-            "database]"
-        ),
-    ] = None,
+    protocol: ProtocolOption = None,
     seed: Seed = 0,
-    draw: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of a hashing protocol's draw. It is read if it exists, and written if not."
-        ),
-    ] = None,
+    draw: DrawOption = None,
     *,
     files: EvaluationFiles,
 ) -> None:

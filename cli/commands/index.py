@@ -124,48 +124,59 @@ class IndexChange:
     tuning: "Tuning | None" = None
 
 
+EmbeddingsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DIR",
+        help="Embeddings folders, indexed together.  [default: the last one encoded]",
+    ),
+]
+
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Backend: exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, the name "
+        "of a plug-in, or auto (measure, and take the fastest that reaches --target-recall).  "
+        "[default: hnsw]",
+    ),
+]
+
+AddOption = Annotated[
+    bool,
+    typer.Option("--add", help="Add the embeddings to the existing index."),
+]
+
+DeleteOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD=VALUE",
+        help="Delete matching rows from the existing index, such as 'label=cat' or "
+        "'id=a.png,b.png'.",
+    ),
+]
+
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Index folder to write.  [default: a folder in the workspace]"
+    ),
+]
+
+
 @command(threads=True)
 def index(
     output: Output,
     workspace: "Workspace",
-    embeddings: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="DIR",
-            help="Embeddings folders, indexed together.  [default: the last one encoded]",
-        ),
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Backend: exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, the name "
-            "of a plug-in, or auto (measure, and take the fastest that reaches --target-recall).  "
-            "[default: hnsw]",
-        ),
-    ] = None,
+    embeddings: EmbeddingsArgument = None,
+    backend: BackendOption = None,
     metric: MetricName = None,
     options: Options = None,
     *,
     auto: AutoTarget,
     parts: PartsOptions,
-    add: Annotated[
-        bool,
-        typer.Option("--add", help="Add the embeddings to the existing index."),
-    ] = False,
-    delete: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIELD=VALUE",
-            help="Delete matching rows from the existing index, such as 'label=cat' or "
-            "'id=a.png,b.png'.",
-        ),
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Index folder to write.  [default: a folder in the workspace]"
-        ),
-    ] = None,
+    add: AddOption = False,
+    delete: DeleteOption = None,
+    out: OutOption = None,
 ) -> None:
     """Build an index over embeddings.
 

@@ -67,59 +67,74 @@ class DrawingOptions:
         return Procedure(metric, self.count, scheme, seed, method, tuple(self.threshold or ()))
 
 
+EmbeddingsArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DIR",
+        help="Embeddings folder of the test images.  [default: the last test split]",
+    ),
+]
+
+ValidationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Embeddings folder of other images, to fit threshold and probability. Images "
+        "that the encoder was trained on are left out.  [default: a fifth of the test "
+        "images]",
+    ),
+]
+
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Classes to draw pairs from, separated by commas.  [default: all]",
+    ),
+]
+
+HeldOutOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Classes that the encoder was not trained on, separated by commas.  [default: "
+        "those not named by the encoder's card]",
+    ),
+]
+
+SaveOption = Annotated[
+    bool, typer.Option(help="Save threshold and probabilities for 'retr compare'.")
+]
+
+ScorerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder made by 'retr train layers': use its probability instead of the "
+        "embeddings' distance, for at most 500 images.",
+    ),
+]
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for plots, a sheet of random pairs, and all numbers as JSON.",
+    ),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def pairs(
     output: Output,
     workspace: "Workspace",
-    embeddings: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DIR",
-            help="Embeddings folder of the test images.  [default: the last test split]",
-        ),
-    ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Embeddings folder of other images, to fit threshold and probability. Images "
-            "that the encoder was trained on are left out.  [default: a fifth of the test "
-            "images]",
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Classes to draw pairs from, separated by commas.  [default: all]",
-        ),
-    ] = None,
-    held_out: Annotated[
-        str | None,
-        typer.Option(
-            help="Classes that the encoder was not trained on, separated by commas.  [default: "
-            "those not named by the encoder's card]",
-        ),
-    ] = None,
+    embeddings: EmbeddingsArgument = None,
+    validation: ValidationOption = None,
+    classes: ClassesOption = None,
+    held_out: HeldOutOption = None,
     *,
     drawing: DrawingOptions,
-    save: Annotated[
-        bool, typer.Option(help="Save threshold and probabilities for 'retr compare'.")
-    ] = False,
-    scorer: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder made by 'retr train layers': use its probability instead of the "
-            "embeddings' distance, for at most 500 images.",
-        ),
-    ] = None,
+    save: SaveOption = False,
+    scorer: ScorerOption = None,
     metric: MetricName = None,
     seed: Seed = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for plots, a sheet of random pairs, and all numbers as JSON.",
-        ),
-    ] = None,
+    out: OutOption = None,
     device: Device = "auto",
 ) -> None:
     """Measure how well distances separate classes, in pairs.

@@ -19,36 +19,43 @@ MAX_DIMS = 12
 TEXT_COLUMNS = ("scored_on",)  # columns of a log that hold no numbers
 
 
+WhatArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="WHAT",
+        help="Embeddings folder, folder of a trained encoder or its log.csv, or a "
+        "pairs.json.  [default: the last embeddings]",
+    ),
+]
+
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        help="Plot of embeddings: pca, umap (needs 'retr[plots]'), or scatter (the first "
+        "dimensions against each other)."
+    ),
+]
+
+DimsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="With --method scatter: number of dimensions.  [default: 5, or all if there "
+        "are fewer]",
+    ),
+]
+
+LimitOption = Annotated[int, typer.Option(help="Maximum number of embeddings, drawn at random.")]
+
+
 @command()
 def plot(
     output: Output,
     workspace: "Workspace",
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="WHAT",
-            help="Embeddings folder, folder of a trained encoder or its log.csv, or a "
-            "pairs.json.  [default: the last embeddings]",
-        ),
-    ] = None,
+    what: WhatArgument = None,
     out: Annotated[Path, typer.Option(help="Picture to write; .png or .svg.")] = Path("plot.png"),
-    method: Annotated[
-        str,
-        typer.Option(
-            help="Plot of embeddings: pca, umap (needs 'retr[plots]'), or scatter (the first "
-            "dimensions against each other)."
-        ),
-    ] = "pca",
-    dims: Annotated[
-        int | None,
-        typer.Option(
-            help="With --method scatter: number of dimensions.  [default: 5, or all if there "
-            "are fewer]",
-        ),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(help="Maximum number of embeddings, drawn at random.")
-    ] = 10_000,
+    method: MethodOption = "pca",
+    dims: DimsOption = None,
+    limit: LimitOption = 10_000,
     seed: Seed = 0,
 ) -> None:
     """Plot embeddings, training curves, or the ROC of pairs.

@@ -22,53 +22,68 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Image files, folders, globs, or FILE#ROW for a row of a table.",
+    ),
+]
+
+KOption = Annotated[
+    int | None,
+    typer.Option(
+        "-k",
+        help="Number of neighbors.  [default: 10, or all rows if there are fewer]",
+    ),
+]
+
+IndexOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Index folder to search.  [default: the last one built]",
+    ),
+]
+
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD=VALUE",
+        help="Search only rows that match, such as 'label=cat' or 'label=cat,dog'. Quote a "
+        "value that has a comma: 'label=\"a, b\",c'.",
+    ),
+]
+
+SheetOption = Annotated[
+    Path | None,
+    typer.Option(help="Draw the queries and their neighbors into this PNG file."),
+]
+
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoder of the query images; it must be the encoder of the index.  [default: "
+        "the index's]",
+    ),
+]
+
+PreviewOption = Annotated[
+    bool, typer.Option("--preview", help="Draw the neighbors in the terminal.")
+]
+
+
 @command(threads=True, max_megapixels=True)
 def search(
     output: Output,
     workspace: "Workspace",
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...",
-            help="Image files, folders, globs, or FILE#ROW for a row of a table.",
-        ),
-    ],
-    k: Annotated[
-        int | None,
-        typer.Option(
-            "-k",
-            help="Number of neighbors.  [default: 10, or all rows if there are fewer]",
-        ),
-    ] = None,
-    index: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Index folder to search.  [default: the last one built]",
-        ),
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIELD=VALUE",
-            help="Search only rows that match, such as 'label=cat' or 'label=cat,dog'. Quote a "
-            "value that has a comma: 'label=\"a, b\",c'.",
-        ),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="Draw the queries and their neighbors into this PNG file."),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Encoder of the query images; it must be the encoder of the index.  [default: "
-            "the index's]",
-        ),
-    ] = None,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Draw the neighbors in the terminal.")
-    ] = False,
+    images: ImagesArgument,
+    k: KOption = None,
+    index: IndexOption = None,
+    where: WhereOption = None,
+    sheet: SheetOption = None,
+    encoder: EncoderOption = None,
+    preview: PreviewOption = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     options: Options = None,

@@ -21,41 +21,52 @@ TOKEN_VARIABLE = "RETR_TOKEN"
 MAX_WAITING_CONNECTIONS = 2048  # connections not accepted yet
 
 
+IndexOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR",
+        help="Index folder to serve. Repeatable.  [default: the last one built]",
+    ),
+]
+
+HostOption = Annotated[
+    str,
+    typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines."),
+]
+
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
+]
+
+EmbeddingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR",
+        help="Embeddings folder that an index was built from, for the map. Repeatable.  "
+        "[default: those in the workspace]",
+    ),
+]
+
+ImagesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder whose images may be shown, including images that its links lead to. "
+        "Repeatable.  [default: the common folder of the index's images, without links that "
+        "leave it]",
+    ),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def serve(
     output: Output,
     workspace: "Workspace",
-    index: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR",
-            help="Index folder to serve. Repeatable.  [default: the last one built]",
-        ),
-    ] = None,
-    host: Annotated[
-        str,
-        typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines."),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
-    ] = 8000,
-    embeddings: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR",
-            help="Embeddings folder that an index was built from, for the map. Repeatable.  "
-            "[default: those in the workspace]",
-        ),
-    ] = None,
-    images: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder whose images may be shown, including images that its links lead to. "
-            "Repeatable.  [default: the common folder of the index's images, without links that "
-            "leave it]",
-        ),
-    ] = None,
+    index: IndexOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    embeddings: EmbeddingsOption = None,
+    images: ImagesOption = None,
     device: Device = "auto",
 ) -> None:
     """Serve a web page and an API to search by image.

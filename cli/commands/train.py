@@ -18,29 +18,36 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Name of a recipe, or a TOML file.  [default: list the recipes of retr]",
+    ),
+]
+
+ChangesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2. "
+        "Repeatable.",
+    ),
+]
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(help="Encoder folder to write.  [default: a folder in the workspace]"),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def train(
     output: Output,
     workspace: "Workspace",
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="Name of a recipe, or a TOML file.  [default: list the recipes of retr]",
-        ),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Setting to change, such as epochs=3, optimizer.lr=0.1 or losses.0.weight=2. "
-            "Repeatable.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Encoder folder to write.  [default: a folder in the workspace]"),
-    ] = None,
+    recipe: RecipeArgument = None,
+    changes: ChangesOption = None,
+    out: OutOption = None,
     device: Device = "auto",
     data: Data = None,
 ) -> None:

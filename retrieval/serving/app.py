@@ -18,7 +18,7 @@ from retrieval.serving.access import Access, loopback_hosts
 from retrieval.serving.collection import Collection
 from retrieval.serving.json_errors import JsonErrors
 from retrieval.serving.measures import Measured, Measures
-from retrieval.serving.queue import MAX_BODY_BYTES, Queue
+from retrieval.serving.queue import MAX_BODY_BYTES, RequestQueue
 from retrieval.serving.served import SIZES, BadUpload, SearchAnswer, Served
 from retrieval.storage.names import escaped
 
@@ -79,7 +79,7 @@ def make_app(
     _add_items(app, collection, measures)
     _add_state(app, collection, measures)
     # The last is the outermost: what it refuses costs the others nothing.
-    app.add_middleware(cast(Any, Queue))
+    app.add_middleware(cast(Any, RequestQueue))
     app.add_middleware(cast(Any, RequestBodyLimitMiddleware), max_body_size=MAX_BODY_BYTES)
     app.add_middleware(cast(Any, Access), token=token)
     app.add_middleware(

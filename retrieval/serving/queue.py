@@ -34,7 +34,7 @@ UNQUEUED_PATHS = frozenset({HEALTH_PATH, "/metrics"})
 """Answered at once: a busy service must still tell that it lives."""
 
 
-class Queue:
+class RequestQueue:
     """ASGI middleware that bounds the requests that wait, and those that run."""
 
     def __init__(self, app: ASGIApp) -> None:
