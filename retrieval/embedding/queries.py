@@ -6,9 +6,8 @@ from glob import has_magic
 from pathlib import Path
 
 from retrieval.errors import BadInput
-from retrieval.images import Item, open_source
+from retrieval.images import Item
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folders.listing import listed, said_of
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.storage.places import place_of
@@ -68,6 +67,10 @@ def _images(given: str, note: Note, columns: Columns) -> Iterator[QueryImage]:
 
 def _images_in(given: str, note: Note, columns: Columns) -> Iterator[QueryImage]:
     """Yield the images of a folder or glob, named by their paths."""
+    # A search for single files does not read folders and tables, and does not wait for their code.
+    from retrieval.images import open_source
+    from retrieval.images.folders.listing import listed, said_of
+
     source = open_source(given, note=note, columns=columns)
     found = listed(source)
     if found is not None and found.left_out.passed_over:
