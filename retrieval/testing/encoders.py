@@ -9,6 +9,7 @@ from retrieval.contracts import (
     Framing,
     Images,
     Metric,
+    TextEncoder,
     Vectors,
 )
 from retrieval.errors import BadInput
@@ -53,10 +54,24 @@ def check_encoder(encoder: Encoder) -> None:
     assert again.fingerprint == encoder.fingerprint, "opened again, it has another fingerprint"
     _check_same(vectors, again.encode(images), "opened again")
 
+    if isinstance(encoder, TextEncoder):
+        _check_texts(encoder)
+
     side = encoder.framing.side
     for shape in ((2, side, side), (2, side + 1, side, 3), (2, 3, side, side), (2, side, side, 1)):
         wrong = np.zeros(shape, np.uint8)
         expect_error(BadInput, partial(encoder.encode, wrong), f"images of shape {shape}")
+
+
+def _check_texts(encoder: TextEncoder) -> None:
+    """Check `encode_text` as `encode` is checked."""
+    texts = ["a red car in the snow", "two dogs", "a map"]
+    vectors = encoder.encode_text(texts)
+    _check_vectors(vectors, 3, encoder)
+    _check_vectors(encoder.encode_text([]), 0, encoder)
+    assert _spread(vectors) > 0, "different texts must not all have the same embedding"
+    alone = np.concatenate([encoder.encode_text([text]) for text in texts])
+    _check_same(vectors, alone, "encoded one by one", "a text")
 
 
 def _images(count: int, side: int) -> Images:
@@ -75,13 +90,13 @@ def _check_vectors(vectors: Vectors, count: int, encoder: Encoder) -> None:
     assert np.isfinite(vectors).all(), "embeddings must be finite"
 
 
-def _check_same(vectors: Vectors, others: Vectors, how: str) -> None:
-    """Check that two embeddings of each image are the same, up to rounding."""
+def _check_same(vectors: Vectors, others: Vectors, how: str, what: str = "an image") -> None:
+    """Check that two embeddings of each image or text are the same, up to rounding."""
     lengths = np.linalg.norm(vectors, axis=1), np.linalg.norm(others, axis=1)
     cosines = (vectors * others).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30)
     both_zero = (lengths[0] == 0) & (lengths[1] == 0)
     least = float(np.where(both_zero, 1, cosines).min())
-    assert least > SAME, f"{how}, an image has another embedding: cosine {least:.5f}"
+    assert least > SAME, f"{how}, {what} has another embedding: cosine {least:.5f}"
     assert np.allclose(lengths[0], lengths[1], rtol=0.02), f"{how}, embeddings change in length"
 
 

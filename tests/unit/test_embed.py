@@ -23,6 +23,7 @@ from retrieval.images import Item, open_source
 from retrieval.index.build import build_index
 from retrieval.index.text_column import TextColumn
 from retrieval.storage.manifest import EncoderFacts
+from retrieval.testing import check_encoder
 
 COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
 
@@ -31,8 +32,9 @@ class WithWords(Toy):
     """The toy encoder, which also knows the names of three colors."""
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
-        """Return the colors (n, 3) of their names."""
-        return np.array([COLORS[text] for text in texts], np.float32).reshape(-1, 3)
+        """Return the colors (n, 3) of their names; of other texts, their shares of letters."""
+        colors = [COLORS.get(text) or [text.count(a) / len(text) for a in "abc"] for text in texts]
+        return np.array(colors, np.float32).reshape(-1, 3)
 
 
 class Counted(Toy):
@@ -150,6 +152,19 @@ def test_words_become_vectors_where_the_encoder_takes_them() -> None:
     assert embedder.embed_texts([]).shape == (0, 3)
     with pytest.raises(BadInput, match="encoder toy takes no words; search by image"):
         Embedder.of(Toy()).embed_texts("green")
+
+
+class Forgetful(WithWords):
+    """An encoder whose text vectors depend on the batch."""
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        return super().encode_text(texts) + np.float32(len(texts))
+
+
+def test_the_contract_includes_words() -> None:
+    check_encoder(WithWords())
+    with pytest.raises(AssertionError, match="encoded one by one, a text has another embedding"):
+        check_encoder(Forgetful())
 
 
 @pytest.fixture
