@@ -137,7 +137,8 @@ LabelColumn = Annotated[
         "--label-column",
         metavar="NAME",
         help="The column of labels in Parquet or Arrow, or the member or JSON key in tar archives; "
-        "'': no labels.  [default: label, labels, fine_label or coarse_label; cls in tar archives]",
+        "'': no labels.  [default: label, labels, fine_label, coarse_label, class or category; "
+        "cls in tar archives]",
         show_default=False,
     ),
 ]

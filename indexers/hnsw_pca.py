@@ -135,12 +135,8 @@ class HnswPca:
         rows, dim = distinct.rows, distinct.dim
         metric = bridge.METRICS[BUILT[self.metric]]
         every = ceil(rows / SAMPLE)
-        sample = np.concatenate(
-            [
-                block[-start % every :: every]
-                for start, block in checked_blocks(distinct, self.metric)
-            ]
-        )
+        prepared_rows = checked_blocks(distinct, self.metric)
+        sample = np.concatenate([block[-first % every :: every] for first, block in prepared_rows])
         turn = projection(sample, BUILT[self.metric], self.axes)
         del sample
         axes = dim if turn is None else turn.d_out

@@ -137,9 +137,7 @@ class Vamana:
         return index
 
     def load(self, folder: Path) -> "VamanaIndex":
-        """The index saved in the folder, to be searched with this `ef` and `refine`.
-
-        An `ef` of None is 128.
+        """The index saved in the folder, to be searched with this `refine` and `ef`; 128 for None.
 
         Raises BadData if it is not there or damaged.
         """
