@@ -129,8 +129,8 @@ LabelColumn = Annotated[
         "--label-column",
         metavar="NAME",
         help="Column of labels in Parquet or Arrow; member name or JSON key in tar archives; '' "
-        "for no labels.  [default: label, labels, fine_label or coarse_label; cls in tar "
-        "archives]",
+        "for no labels.  [default: label, labels, fine_label, coarse_label, class or category; "
+        "cls in tar archives]",
     ),
 ]
 Queries = Annotated[

@@ -134,12 +134,8 @@ class HnswPca:
         rows, dim = distinct.rows, distinct.dim
         metric = bridge.METRICS[GRAPH_METRICS[self.metric]]
         every = ceil(rows / SAMPLE_ROWS)
-        sample = np.concatenate(
-            [
-                block[-start % every :: every]
-                for start, block in checked_blocks(distinct, self.metric)
-            ]
-        )
+        prepared_rows = checked_blocks(distinct, self.metric)
+        sample = np.concatenate([block[-first % every :: every] for first, block in prepared_rows])
         turn = projection(sample, GRAPH_METRICS[self.metric], self.axes)
         del sample
         axes = dim if turn is None else turn.d_out

@@ -137,9 +137,7 @@ class Vamana:
         return index
 
     def load(self, folder: Path) -> "VamanaIndex":
-        """Load the index saved in the folder, with this `ef` and `refine`.
-
-        An `ef` of None is 128.
+        """Load the index saved in the folder, with this `refine` and `ef`; 128 for an `ef` of None.
 
         Raises BadData if it is missing or damaged.
         """

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.faiss.lists import drawn_rows
+from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
 from retrieval.hits import BLOCK
 from retrieval.quality.metrics import index_recall_at
@@ -22,12 +23,15 @@ RECALL_MARGIN = 0.005  # less than this is not worth more candidates
 NEIGHBORS = 10
 
 
-def settle_ef(set_ef: Callable[[int], None], index: Index, blocks: Blocks, metric: Metric) -> None:
+def settle_ef(
+    set_ef: Callable[[int], None], index: Index, blocks: Blocks, metric: Metric | str
+) -> None:
     """Set the least number of candidates that finds the neighbors of new queries.
 
     blocks: the vectors of the index's rows, which are read three times. Where no number reaches
     `TARGET_RECALL`, the least that comes close to the best is set.
     """
+    metric = choice(Metric, metric)
     set_ef(DEFAULT_EF)
     if blocks.rows <= DEFAULT_EF:
         return

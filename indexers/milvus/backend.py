@@ -66,15 +66,15 @@ class Milvus:
     search_options: ClassVar[frozenset[str]] = frozenset({"ef", "n_probe", "consistency", "uri"})
 
     def __post_init__(self) -> None:
+        if self.index_type not in INDEX_TYPES:
+            raise UnknownName("index_type of backend milvus", self.index_type, INDEX_TYPES)
+        if self.consistency not in CONSISTENCY:
+            raise UnknownName("consistency of backend milvus", self.consistency, CONSISTENCY)
         resolve_options(self)
         if self.metric not in METRICS:
             raise BadInput(
                 f"Milvus has no {self.metric} distance; use the backend exact or ivf for it"
             )
-        if self.index_type not in INDEX_TYPES:
-            raise UnknownName("index_type of backend milvus", self.index_type, INDEX_TYPES)
-        if self.consistency not in CONSISTENCY:
-            raise UnknownName("consistency of backend milvus", self.consistency, CONSISTENCY)
         check_range("m", self.m, 2, 2048)
         check_range("ef_construction", self.ef_construction, 1, 2**31 - 1)
         check_range("ef", self.ef, 1, 2**31 - 1)
