@@ -1,6 +1,7 @@
 """Fixtures and marks of all tests."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,20 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # umap would set it for torch, too
 
+STARTED = time.monotonic()
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --seconds, for `make test-fast`."""
+    parser.addoption("--seconds", type=float, help="skip tests that would start later than this")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the test if the seconds of --seconds are over."""
+    seconds = item.config.getoption("seconds")
+    if seconds is not None and time.monotonic() - STARTED > seconds:
+        pytest.skip(f"not run within {seconds:g} s; run make test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

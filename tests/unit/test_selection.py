@@ -1,5 +1,7 @@
-"""The test files that `make test-fast` runs for a module."""
+"""The test files that `make test-fast` runs for a module, and its limit of time."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,11 @@ def test_imported_submodules_count(tmp_path: Path) -> None:
     file = tmp_path / "test_it.py"
     file.write_text("import cli.main\ndef f():\n    from retrieval import errors\nimport numpy\n")
     assert selection.imports(file) == {"cli.main", "retrieval", "retrieval.errors"}
+
+
+def test_tests_after_the_given_seconds_are_skipped() -> None:
+    options = ["-n", "0", "-q", "-p", "no:cacheprovider", "--seconds"]
+    command = [sys.executable, "-m", "pytest", *options, "0", "tests/unit/test_names.py"]
+    done = subprocess.run(command, cwd=selection.ROOT, capture_output=True, text=True, check=True)
+    assert "not run within 0 s; run make test" in done.stdout
+    assert " passed" not in done.stdout
