@@ -12,13 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from benchmarks.speed import cold, encode, overhead
 from benchmarks.suite import machine
+from retrieval import Searcher, build_index, open_embeddings, open_encoder
 from retrieval.contracts import Metric
+from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
@@ -59,6 +62,30 @@ def walking() -> Ratios:
     return {"search, hnsw-pca to hnswlib": ratios[1:]}
 
 
+def naming() -> Ratios:
+    """Return the time of `Searcher.search` for one vector relative to `Index.search`."""
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        encode_source(open_source("digits"), open_encoder("siamese-quick"), place / "embeddings")
+        embeddings = open_embeddings(place / "embeddings")
+        build_index([embeddings], "hnsw", place / "index")
+        searcher = Searcher.open(place / "index")
+        queries = embeddings.read()[1][:500]
+    ratios = []
+    for _ in range(10):
+        named, bare = [], []
+        for row in range(len(queries)):
+            query = queries[row : row + 1]
+            started = time.perf_counter()
+            searcher.search(query, 10)
+            between = time.perf_counter()
+            searcher.opened.index.search(query, 10)
+            named.append(between - started)
+            bare.append(time.perf_counter() - between)
+        ratios.append(float(np.median(named) / np.median(bare)))
+    return {"search, Searcher to Index": ratios[1:]}
+
+
 def encoding() -> Ratios:
     """Return the ratios of `retr encode` on scikit-learn's digits to the bare network."""
     source = open_source("digits", limit=1000)
@@ -91,7 +118,14 @@ def evaluation() -> Ratios:
     return {"evaluation": found[1:]}
 
 
-MEASURES: Sequence[Callable[[], Ratios]] = (searches, walking, encoding, help_page, evaluation)
+MEASURES: Sequence[Callable[[], Ratios]] = (
+    searches,
+    walking,
+    naming,
+    encoding,
+    help_page,
+    evaluation,
+)
 
 
 def middle(ratios: Sequence[float]) -> tuple[float, float]:

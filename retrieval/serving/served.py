@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import BoundedSemaphore, Lock
 from typing import Any, BinaryIO, cast
@@ -148,7 +148,7 @@ class Served:
         vector, encode_ms = self._vector_of(row)
         hits, search_ms = self._nearest(vector, wanted, where, effort)
         others = [hit for hit in hits if hit.id != id_][:k]
-        ranked = [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
+        ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
         return SearchAnswer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
 
     def embedding(self, image: BinaryIO) -> Vectors:
