@@ -21,7 +21,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
-    BLOCK,
+    BLOCK_ROWS,
     Found,
     InMemory,
     answer,
@@ -174,7 +174,7 @@ class HnswIndex:
         """Add rows, linked as in a build; see `Growing`."""
         vectors = prepared(checked_additions(vectors, self.dim, self.metric), self.metric)
         known = range(self.copies.vectors)
-        linked = (self.graph.get_items(known[i : i + BLOCK]) for i in known[::BLOCK])
+        linked = (self.graph.get_items(known[i : i + BLOCK_ROWS]) for i in known[::BLOCK_ROWS])
         copies = self.copies.joined(linked, vectors)
         vectors = vectors[copies.is_first[len(self) :]]
         self.graph.resize_index(copies.vectors)
@@ -240,8 +240,8 @@ class HnswIndex:
         flat = hnswlib.BFIndex(SPACES[self.metric], self.dim)
         flat.init_index(len(rows))
         flat.set_num_threads(usable_cores())
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
             flat.add_items(self.graph.get_items(block), block)
         labels, distances = flat.knn_query(queries, count)
         return labels, distances

@@ -27,7 +27,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
-    BLOCK,
+    BLOCK_ROWS,
     Found,
     InMemory,
     answer,
@@ -244,14 +244,14 @@ class HnswPcaIndex:
         self.scale = _scale(turned, center)
         self.codes = np.zeros((self.rows, _rounded_up(graph.d)), np.int16)
         self.zero: int | None = None
-        for start in range(0, self.rows, BLOCK):
+        for start in range(0, self.rows, BLOCK_ROWS):
             if self.kind == walk.COSINE and self.zero is None:
-                zeros = np.flatnonzero(~self.vectors[start : start + BLOCK].any(axis=1))
+                zeros = np.flatnonzero(~self.vectors[start : start + BLOCK_ROWS].any(axis=1))
                 self.zero = start + int(zeros[0]) if len(zeros) else None
-            block = turned[start : start + BLOCK] - center
+            block = turned[start : start + BLOCK_ROWS] - center
             lengths = np.linalg.norm(block, axis=1, keepdims=True) * self.scale
             block *= self.scale * np.minimum(1, walk.MAX_CODE_LENGTH / np.maximum(lengths, 1))
-            self.codes[start : start + BLOCK, : graph.d] = np.rint(block)
+            self.codes[start : start + BLOCK_ROWS, : graph.d] = np.rint(block)
         matrix = _matrix(self.index)
         self.turn = np.zeros((self.codes.shape[1], matrix.shape[1] + 1), np.float32)
         self.turn[: graph.d, :-1] = matrix
@@ -387,8 +387,8 @@ def _scale(turned: Vectors, center: NDArray[np.float64]) -> float:
     """
     lengths = np.concatenate(
         [
-            np.linalg.norm(turned[start : start + BLOCK] - center, axis=1)
-            for start in range(0, len(turned), BLOCK)
+            np.linalg.norm(turned[start : start + BLOCK_ROWS] - center, axis=1)
+            for start in range(0, len(turned), BLOCK_ROWS)
         ]
     )
     reach = min(

@@ -1,8 +1,8 @@
-"""What the parts of retr promise each other: arrays, metrics, encoders, scorers, indexers, indices.
+"""Contracts between the parts of retr: arrays, metrics, encoders, scorers, indexers, indices.
 
-Settings build products: an `Indexer` is a frozen dataclass of options and builds or loads an
-`Index`, which is searchable from the moment it exists. Indices know rows; ids, labels and
-paths belong to `retrieval`, and to those backends that ask for them (`Storing`, `Filtering`).
+An `Indexer` is a frozen dataclass of options. It builds or loads an `Index`, which can be searched
+as soon as it exists. Indices know row numbers. Only `retrieval` knows ids, labels and paths, and
+backends that ask for them (`Storing`, `Filtering`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 class Metric(StrEnum):
-    """How far two vectors are from each other; smaller is nearer."""
+    """Distance between two vectors; smaller is nearer."""
 
     COSINE = "cosine"  # 1 - cos; 1 from and to the zero vector
     EUCLIDEAN = "euclidean"  # not squared
@@ -54,7 +54,7 @@ class Resample(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How an image of any size becomes the square that an encoder sees.
+    """Resizing and cropping of an image of any size to the square that an encoder sees.
 
     The image is resized so that its shorter side measures `side / crop` pixels, rounded, and
     the central `side` × `side` pixels are kept. An image that has this size already is
@@ -99,11 +99,11 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What `--encoder` takes, argument included: `siamese`, `pretrained:resnet18`."""
+        """The name that `--encoder` takes, with its argument: `siamese`, `pretrained:resnet18`."""
 
     @property
     def dim(self) -> int:
-        """How many numbers an embedding has."""
+        """Number of dimensions of an embedding."""
 
     @property
     def metric(self) -> Metric:
@@ -111,7 +111,7 @@ class Encoder(Protocol):
 
     @property
     def framing(self) -> Framing:
-        """How images must be framed before `encode` gets them."""
+        """Framing of the images that `encode` takes."""
 
     @property
     def config(self) -> Mapping[str, Json]:
@@ -122,7 +122,7 @@ class Encoder(Protocol):
         """The sha256, in hexadecimal, of weights, preprocessing and code version."""
 
     def encode(self, images: Images) -> Vectors:
-        """The embeddings (n, dim) of images (n, side, side, 3); n may be 0 or any number."""
+        """Return the embeddings (n, dim) of images (n, side, side, 3); n may be 0 or any number."""
 
 
 @runtime_checkable
@@ -154,13 +154,13 @@ class PairScorer(Encoder, Protocol):
         """The names of the layers."""
 
     def maps(self, images: Images) -> list[Maps]:
-        """Each layer's maps (n, numbers) of images (n, side, side, 3)."""
+        """Return each layer's maps (n, numbers) of images (n, side, side, 3)."""
 
     def differences(self, maps: Sequence[Maps], first: Rows, second: Rows) -> Vectors:
-        """(pairs, layers): the mean squared differences between rows of the maps."""
+        """Return (pairs, layers): the mean squared differences between rows of the maps."""
 
     def probability(self, differences: Vectors) -> NDArray[np.float64] | None:
-        """(pairs,): that these pairs show the same class; None where that is not known."""
+        """Return (pairs,): the probability that a pair shows one class; None if not known."""
 
 
 @runtime_checkable
@@ -169,17 +169,17 @@ class Index(Protocol):
 
     @property
     def dim(self) -> int:
-        """How many numbers a vector has."""
+        """Number of dimensions of the vectors."""
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """What the build decided, for people to read: number of lists, device, …"""
+        """Decisions of the build, for people to read: number of lists, device, …"""
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """The k ≥ 1 nearest rows of each of the queries (q, dim), among those of the mask.
+        """Return the k ≥ 1 nearest rows of each of the queries (q, dim), among those of the mask.
 
         k may exceed the number of rows: the rest is padded, as `Hits` says.
         """
@@ -190,7 +190,7 @@ class Index(Protocol):
 
 @runtime_checkable
 class Growing(Index, Protocol):
-    """An index that takes further vectors, as rows behind those it has."""
+    """An index that takes further vectors, as rows after those that it has."""
 
     def add(self, vectors: Vectors) -> None:
         """Add vectors (n, dim), n ≥ 1. Raises BadInput or Mismatch, and is then as it was."""
@@ -198,7 +198,7 @@ class Growing(Index, Protocol):
 
 @runtime_checkable
 class Shrinking(Index, Protocol):
-    """An index from which rows can be taken; those behind them move up."""
+    """An index from which rows can be deleted; later rows move up."""
 
     def delete(self, rows: Rows) -> None:
         """Delete these rows, all different, and fewer than there are."""
@@ -209,7 +209,7 @@ class Filtering(Index, Protocol):
     """An index that knows ids and labels, and filters by them where it searches."""
 
     def search_where(self, queries: Vectors, k: int, among: Mask, where: Filter) -> Hits:
-        """What `search` finds among the rows of the mask, which are those that `where` admits."""
+        """Search like `search`, with a mask of the rows that match `where`."""
 
 
 @runtime_checkable
@@ -218,7 +218,7 @@ class Indexer(Protocol):
 
     Every field has a default, so that `Backend()` is a sensible index. The class attribute
     `search_options` names the fields that may differ between build and load (`ef`, `n_probe`):
-    `load` applies those of the indexer at hand to the index that it reads.
+    `load` applies its own indexer's values of these fields to the index that it reads.
     """
 
     @property
@@ -230,18 +230,18 @@ class Indexer(Protocol):
         """The fields that trade recall for time at search, and may change after the build."""
 
     def build(self, vectors: Vectors) -> Index:
-        """An index of at least one vector. The vectors are left as they are."""
+        """Build an index of at least one vector. The vectors are not changed."""
 
     def load(self, folder: Path) -> Index:
-        """The index that `Index.save` wrote into `folder`."""
+        """Load the index that `Index.save` wrote into `folder`."""
 
 
 @runtime_checkable
 class Settling(Indexer, Protocol):
-    """A backend that decides options that are None while it builds, for the vectors at hand."""
+    """A backend that chooses options that are None from the vectors that it indexes."""
 
     def settled(self, index: Index) -> Self:
-        """These options, with what the index of this build has in place of None."""
+        """Return these options with the values of a built index in place of None."""
 
 
 class Blocks(Protocol):
@@ -249,23 +249,25 @@ class Blocks(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many vectors there are, at least 1."""
+        """Number of vectors, at least 1."""
 
     @property
     def dim(self) -> int:
-        """How many numbers a vector has."""
+        """Number of dimensions of the vectors."""
 
     def __iter__(self) -> Iterator[Vectors]:
-        """The blocks (n, dim), n ≥ 0."""
+        """Yield the blocks (n, dim), n ≥ 0."""
 
 
 @runtime_checkable
 class Readable(Index, Protocol):
-    """An index that gives the vectors back that it holds."""
+    """An index that can return its vectors."""
 
     def stored(self) -> Blocks | None:
-        """All vectors by their rows, perhaps scaled where the metric is cosine; None where the
-        index holds only codes of them."""
+        """Return all vectors by row, possibly scaled if the metric is cosine.
+
+        Return None if the index holds only codes of the vectors.
+        """
 
 
 @runtime_checkable
@@ -273,11 +275,11 @@ class Streaming(Indexer, Protocol):
     """A backend that builds without having all vectors in memory beside the index."""
 
     def build_from(self, blocks: Blocks) -> Index:
-        """The index that `build` makes of the same vectors."""
+        """Build the index that `build` builds of the same vectors."""
 
 
 class Items(Blocks, Protocol):
-    """Vectors in blocks, with what is known of their rows and of the build."""
+    """Vectors in blocks, with ids, labels and paths, and facts about the build."""
 
     @property
     def table(self) -> "pa.Table":
@@ -293,9 +295,9 @@ class Items(Blocks, Protocol):
 
     @property
     def unfinished(self) -> Path:
-        """A folder for work that a later build may go on with; it need not be there yet.
+        """A folder for work that a later build may continue; it may not exist yet.
 
-        It outlives a build that is killed or fails, and is gone after one that succeeds.
+        It is kept if a build is killed or fails, and deleted after one that succeeds.
         """
 
 
@@ -304,22 +306,22 @@ class Storing(Indexer, Protocol):
     """A backend that keeps id, label and path beside each vector, and resumes a killed build."""
 
     def store(self, items: Items) -> Index:
-        """The index that `build` makes of the same vectors, behind the rows that are there."""
+        """Build the index that `build` builds of the same vectors, continuing a killed build."""
 
 
 @runtime_checkable
 class Tunable(Indexer, Protocol):
-    """A backend that `retr index --backend auto` may choose, as it says what to try."""
+    """A backend that `retr index --backend auto` may choose."""
 
     @classmethod
     def candidates(cls, metric: Metric, rows: int, dim: int, seed: int) -> Sequence[Self]:
-        """Builds worth trying for so many vectors; none where it lacks the metric."""
+        """Return builds worth trying for this many vectors; none if the metric is not supported."""
 
     def ladders(self) -> Sequence[Sequence[Self]]:
-        """This build with other search options, in sequences from the fastest to the most thorough.
+        """Return this build with other search options, from the fastest to the most thorough.
 
         With each rung of a ladder, recall and time rise.
         """
 
     def apply(self, index: Index) -> None:
-        """Give an open index of this build these search options, for the searches to come."""
+        """Set these search options on an open index of this build, for later searches."""

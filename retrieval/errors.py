@@ -1,4 +1,4 @@
-"""Every error that retr raises on purpose.
+"""Errors that retr raises.
 
 RetrError                     a failure at run time: exit code 1
 ├── CannotExport              a network that cannot be written as ONNX
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-MOST_NAMES = 200  # that a message lists; comparing with thousands takes seconds
+MAX_LISTED_NAMES = 200  # in a message; comparing thousands of names takes seconds
 
 
 class RetrError(Exception):
@@ -30,7 +30,7 @@ class RetrError(Exception):
     exit_code = 1
 
     def __reduce__(self) -> tuple[object, ...]:
-        """What another process makes of it, whatever `__init__` takes."""
+        """Pickle the error by its attributes, whatever arguments `__init__` takes."""
         return _remade, (type(self), self.args, self.__dict__)
 
 
@@ -50,7 +50,7 @@ class WorkerFailed(RetrError):
 
 
 class BadInput(RetrError):
-    """What the caller gave cannot be used."""
+    """The input cannot be used."""
 
     exit_code = 2
 
@@ -61,11 +61,11 @@ class UnknownName(BadInput):
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
         shown = " ".join(str(name).split())
-        near = get_close_matches(shown, names[:MOST_NAMES], n=1, cutoff=0.5)
+        near = get_close_matches(shown, names[:MAX_LISTED_NAMES], n=1, cutoff=0.5)
         guess = f"did you mean '{near[0]}'? " if near else ""
-        there_are = ", ".join(names[:MOST_NAMES]) if names else "none"
-        if len(names) > MOST_NAMES:
-            there_are += f" and {len(names) - MOST_NAMES:,} more"
+        there_are = ", ".join(names[:MAX_LISTED_NAMES]) if names else "none"
+        if len(names) > MAX_LISTED_NAMES:
+            there_are += f" and {len(names) - MAX_LISTED_NAMES:,} more"
         super().__init__(f"unknown {kind} '{shown}'; {guess}there are: {there_are}")
 
 
@@ -99,7 +99,7 @@ class Mismatch(BadInput):
 
 
 class NoCluster(BadInput):
-    """A cluster that cannot be reached, or has not what the work needs."""
+    """The Ray cluster is unreachable, or lacks the resources for the work."""
 
 
 class Busy(BadInput):

@@ -17,8 +17,8 @@ from retrieval.contracts import Blocks, Hits, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.values import shown, whole_number
 
-BLOCK = 65_536  # rows that are prepared at once, so that no second copy of all of them exists
-LONGEST = 1e18  # of vectors: the square of twice this is within float32, and sums of some such
+BLOCK_ROWS = 65_536  # prepared at a time, so that no second copy of all rows exists
+MAX_LENGTH = 1e18  # of a vector: float32 holds the square of twice this, and sums of a few
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows and distances, both (q, count); -1 where a row is missing."""
@@ -98,7 +98,7 @@ def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:
         return vectors
     try:
         return np.asarray(vectors, np.float32)
-    except (TypeError, ValueError, RuntimeError):  # of torch, for what is on a GPU
+    except (TypeError, ValueError, RuntimeError):  # torch raises RuntimeError for a tensor on a GPU
         raise BadInput(
             f"{what} are not rows of numbers, all of one length; give an array (n, dim) or lists"
         ) from None
@@ -123,8 +123,8 @@ def checked_vectors(vectors: Vectors, metric: Metric | str) -> Vectors:
     vectors = as_vectors(vectors)
     _check_shape(vectors)
     vectors = _float32(vectors)
-    for start in range(0, len(vectors), BLOCK):
-        _check_block(vectors[start : start + BLOCK], start, metric)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        _check_block(vectors[start : start + BLOCK_ROWS], start, metric)
     return vectors
 
 
@@ -138,7 +138,7 @@ def _check_block(block: Vectors, first: int, metric: Metric) -> None:
     if not np.isfinite(largest):
         row = first + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
         raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
-    may_be_long = largest * np.sqrt(block.shape[1]) > LONGEST
+    may_be_long = largest * np.sqrt(block.shape[1]) > MAX_LENGTH
     if may_be_long and metric is not Metric.COSINE:  # which scales them
         _check_lengths(block, first)
 
@@ -146,7 +146,7 @@ def _check_block(block: Vectors, first: int, metric: Metric) -> None:
 def _check_lengths(vectors: Vectors, first: int) -> None:
     lengths = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
     longest = int(lengths.argmax())
-    if lengths[longest] > LONGEST:
+    if lengths[longest] > MAX_LENGTH:
         raise BadInput(
             f"the vector of row {first + longest} has the length {lengths[longest]:.1e}, and "
             "float32 does not hold the squares of such distances; divide all vectors by the same "
@@ -176,10 +176,10 @@ def prepared(vectors: Vectors, metric: Metric | str) -> Vectors:
 
 
 def prepared_blocks(vectors: Vectors, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:
-    """The first row of each block of `BLOCK` vectors, and the block, prepared."""
+    """The first row of each block of `BLOCK_ROWS` vectors, and the block, prepared."""
     metric = choice(Metric, metric)
-    for start in range(0, len(vectors), BLOCK):
-        yield start, prepared(vectors[start : start + BLOCK], metric)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        yield start, prepared(vectors[start : start + BLOCK_ROWS], metric)
 
 
 class InMemory:
@@ -207,20 +207,20 @@ class Fetched:
     fetch: Callable[[Rows], Vectors]
 
     def __iter__(self) -> Iterator[Vectors]:
-        for start in range(0, self.rows, BLOCK):
-            yield self.fetch(np.arange(start, min(start + BLOCK, self.rows)))
+        for start in range(0, self.rows, BLOCK_ROWS):
+            yield self.fetch(np.arange(start, min(start + BLOCK_ROWS, self.rows)))
 
 
 def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:
-    """The first row of each of blocks of at most `BLOCK` vectors, and the block, prepared.
+    """The first row of each of blocks of at most `BLOCK_ROWS` vectors, and the block, prepared.
 
     Raises what `checked_vectors` raises.
     """
     metric = choice(Metric, metric)
     first = 0
     for vectors in blocks:
-        for start in range(0, len(vectors), BLOCK):
-            block = _float32(vectors[start : start + BLOCK])
+        for start in range(0, len(vectors), BLOCK_ROWS):
+            block = _float32(vectors[start : start + BLOCK_ROWS])
             _check_block(block, first + start, metric)
             yield first + start, prepared(block, metric)
         first += len(vectors)
@@ -231,7 +231,7 @@ def unit_vectors(vectors: Vectors) -> Vectors:
 
     Lengths are taken in double precision: the square of a float32 may leave its range.
     """
-    if len(vectors) == 1:  # as is most asked for, and soonest waited for
+    if len(vectors) == 1:  # the most frequent case, and the one where latency counts
         (double,) = vectors.astype(np.float64)
         return np.asarray((double / (sqrt(double.dot(double)) or 1)).astype(np.float32)[None])
     lengths = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
@@ -254,7 +254,7 @@ def _checked_queries(queries: Vectors, dim: int) -> Vectors:
             " encode them with the encoder that the index was built with"
         )
     queries = _float32(queries)
-    if not isfinite(np.vdot(queries, queries)):  # or so great that their squares are not
+    if not isfinite(np.vdot(queries, queries)):  # or so large that their squares are infinite
         finite = np.isfinite(queries).all(axis=1)
         if not finite.all():
             bad = int(finite.argmin())
@@ -263,7 +263,7 @@ def _checked_queries(queries: Vectors, dim: int) -> Vectors:
 
 
 def _count(among: Mask, rows: int) -> int:
-    """How many of the rows the mask admits."""
+    """Return the number of rows that the mask admits."""
     if not isinstance(among, np.ndarray):
         raise BadInput(
             f"the mask is {shown(among)}; give an array of bool, true for rows that may be found"
@@ -278,6 +278,6 @@ def _count(among: Mask, rows: int) -> int:
 def _float32(vectors: Vectors) -> Vectors:
     if vectors.dtype == np.float32 and vectors.flags.c_contiguous:
         return vectors
-    # What is too great for float32 becomes infinite, and is refused as such.
+    # A number too large for float32 becomes infinite, and is refused as infinite.
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(vectors, dtype=np.float32)

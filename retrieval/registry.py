@@ -64,7 +64,7 @@ def trained_folder(spec: str) -> Path | None:
 
 
 def open_trainer() -> Trainer:
-    """What runs training recipes."""
+    """Return the plug-in that runs training recipes."""
     return cast(Trainer, _named(TRAINERS, "trainer", "recipes").load()())
 
 
@@ -179,5 +179,5 @@ def _registered(group: str) -> EntryPoints:
 
 @cache
 def _all_entry_points(path: tuple[str, ...]) -> Any:
-    """Those of what is installed on the path, read once: hundreds of files are opened for it."""
+    """Return the entry points of all packages on the path, read once: it opens many files."""
     return entry_points()

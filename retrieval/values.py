@@ -32,7 +32,7 @@ def whole_number(value: Any, what: str) -> int:
 
 
 def named_options(options: Any) -> Mapping[str, object]:
-    """Return options, none for None. Raises BadInput for what is no mapping."""
+    """Return the options; {} for None. Raises BadInput if they are not a mapping."""
     if options is None:
         return {}
     if not isinstance(options, Mapping):

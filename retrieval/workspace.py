@@ -1,4 +1,4 @@
-"""Where commands put their results, and find those of the command before, unless told.
+"""The workspace: the folder in which commands write results and find those of earlier commands.
 
 `.retr/` in the current folder (or `RETR_WORKSPACE`, or `--workspace`) holds `embeddings/`,
 `indices/` and `latest.json`, which names the newest folder in each role.
@@ -23,7 +23,7 @@ LATEST = "latest.json"
 
 
 class Role(StrEnum):
-    """What a folder is for: a test split is for queries, all else is a database."""
+    """Purpose of a folder: a test split holds queries, every other set is a database."""
 
     EMBEDDINGS = "embeddings"  # of either kind
     DATABASE = "database"
@@ -43,7 +43,7 @@ class Workspace:
         return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
 
     def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype | str) -> Path:
-        """Where embeddings of this source by this encoder belong: the same for the same run."""
+        """Return the folder for embeddings of this source by this encoder."""
         dtype = choice(Dtype, dtype)
         run = f"{source.fingerprint} {encoder.fingerprint} {dtype}"
         key = hashlib.sha256(run.encode()).hexdigest()[:8]
@@ -51,15 +51,15 @@ class Workspace:
         return self.folder / "embeddings" / name
 
     def index_folder(self, embeddings: Place, backend: str, metric: str) -> Path:
-        """Where the index of this backend over these embeddings belongs."""
+        """Return the folder for the index of this backend over these embeddings."""
         return self.folder / "indices" / f"{embeddings.resolve().name}-{backend}-{_slug(metric)}"
 
     def encoder_folder(self, recipe: str) -> Path:
-        """Where the encoder that this recipe trains belongs."""
+        """Return the folder for the encoder that this recipe trains."""
         return self.folder / "encoders" / _slug(Path(recipe).stem)
 
     def calibrations_folder(self, encoder: EncoderFacts) -> Path:
-        """Where what is known of this encoder's distances belongs."""
+        """Return the folder for calibrations of this encoder's distances."""
         return self.folder / "calibrations" / encoder.fingerprint[:16]
 
     def remember(self, role: Role | str, folder: Place) -> None:

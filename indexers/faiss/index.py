@@ -14,7 +14,7 @@ from indexers.faiss.bridge import MAX_COMPARED_ROWS
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Json, Mask, Metric, Vectors
 from retrieval.errors import BadInput
-from retrieval.hits import BLOCK, Found, answer, checked_additions, prepared
+from retrieval.hits import BLOCK_ROWS, Found, answer, checked_additions, prepared
 
 
 class FaissIndex:
@@ -63,8 +63,8 @@ class FaissIndex:
         copies = self.copies.joined(self._linked(), vectors)
         fresh = vectors[copies.is_first[len(self) :]]
         try:
-            for start in range(0, len(fresh), BLOCK):
-                self.index.add(fresh[start : start + BLOCK])
+            for start in range(0, len(fresh), BLOCK_ROWS):
+                self.index.add(fresh[start : start + BLOCK_ROWS])
         except RuntimeError as problem:
             raise BadInput(
                 f"faiss's {type(bridge.inside(self.index)).__name__} cannot add rows "
@@ -120,8 +120,8 @@ class FaissIndex:
         if self.vectors is not None:
             yield bridge.vectors_of(self.vectors)
             return
-        for start in range(0, self.copies.vectors, BLOCK):
-            yield self.index.reconstruct_n(start, min(BLOCK, self.copies.vectors - start))
+        for start in range(0, self.copies.vectors, BLOCK_ROWS):
+            yield self.index.reconstruct_n(start, min(BLOCK_ROWS, self.copies.vectors - start))
 
     def _compared(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         """Return the true neighbors of prepared queries."""

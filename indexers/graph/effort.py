@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from indexers.faiss.lists import drawn_rows
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
-from retrieval.hits import BLOCK
+from retrieval.hits import BLOCK_ROWS
 from retrieval.quality.metrics import index_recall_at
 
 DEFAULT_EF = 128
@@ -80,8 +80,8 @@ class _Nearest:
         distances = np.full((len(queries), k), np.inf, np.float32)
         vectors = np.zeros((*distances.shape, blocks.dim), np.float32)
         for block in blocks:
-            for start in range(0, len(block), BLOCK):
-                part = block[start : start + BLOCK]
+            for start in range(0, len(block), BLOCK_ROWS):
+                part = block[start : start + BLOCK_ROWS]
                 hits = exact.build(part).search(queries, min(k, len(part)))
                 all_distances = np.hstack([distances, hits.distances])
                 order: Rows = np.argsort(all_distances, axis=1, kind="stable")[:, :k]

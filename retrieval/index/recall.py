@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
-from retrieval.hits import BLOCK, without_own
+from retrieval.hits import BLOCK_ROWS, without_own
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import make_indexer
@@ -71,9 +71,9 @@ def _picked(blocks: Blocks, rows: Rows) -> Vectors:
 
 
 def _slices(blocks: Blocks) -> Iterator[tuple[int, Vectors]]:
-    """Yield blocks of at most `BLOCK` vectors, each with its first row."""
+    """Yield blocks of at most `BLOCK_ROWS` vectors, each with its first row."""
     first = 0
     for vectors in blocks:
-        for start in range(0, len(vectors), BLOCK):
-            yield first + start, vectors[start : start + BLOCK]
+        for start in range(0, len(vectors), BLOCK_ROWS):
+            yield first + start, vectors[start : start + BLOCK_ROWS]
         first += len(vectors)

@@ -1,4 +1,4 @@
-"""Functions that numba compiles for the processor at hand, and keeps in its cache.
+"""Functions that numba compiles for this processor, and caches.
 
 Numba takes a second to import: what is compiled lies in modules that are imported when needed.
 """

@@ -25,8 +25,8 @@ Reply = Mapping[str, Any]
 
 PATIENCE = 9.0  # seconds for a cluster to let us in
 GREETING = 3.0  # seconds of them for its first words
-RETRIES = 4  # of a task whose worker or node was lost
-ALMOST_ALL = 0.9  # of the cluster's CPUs: who leaves no more of them idle may have large workers
+MAX_RETRIES = 4  # of a task whose worker or node was lost
+MIN_USED_CPUS = 0.9  # share of the cluster's CPUs that large workers must use
 STORE = 128 << 20  # bytes for objects of a Ray of our own; what workers return is a few lines
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS = 4  # the type of HTTP/2's first frame, of either side (RFC 9113, 3.4)
@@ -58,10 +58,10 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def check(address: str | None) -> str | None:
-    """The address that `connected` will use; None for a Ray of our own.
+    """Return the address that `connected` will use; None to start Ray for this run.
 
-    Raises BadInput without Ray, and NoCluster, within 3 s, unless what is there speaks as a
-    cluster's head does: gRPC is HTTP/2, in which a server begins with a frame of settings.
+    Raises BadInput if Ray is not installed. Raises NoCluster within 3 s if no cluster's head
+    answers at the address: gRPC is HTTP/2, where a server starts with a frame of settings.
     """
     if find_spec("ray") is None:
         raise BadInput("there is no Ray; pip install 'retr[ray]'")
@@ -201,7 +201,7 @@ def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None
     sizes = sorted({min(cpu, most) for cpu in cpus if cpu > 0})
     if not sizes:
         raise NoCluster("no node of the cluster offers a CPU; start nodes with --num-cpus")
-    enough = ALMOST_ALL * max(map(used, sizes))
+    enough = MIN_USED_CPUS * max(map(used, sizes))
     each = max(size for size in sizes if used(size) >= enough)
     return Crew(used(each) // each, each)
 
@@ -209,11 +209,10 @@ def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None
 def map_on_workers(
     function: Callable[[int], str], numbers: Sequence[int], crew: Crew
 ) -> Iterator[str]:
-    """What `function` returns for each number, as it comes: a Ray Dataset, mapped by actors.
+    """Yield the result of `function` for each number, as it completes, by actors of a Ray Dataset.
 
-    Each actor has a copy of the function, so one with a state may keep what it has opened. Where
-    an actor or its node is lost, the actor begins anew wherever there is room, and so does its
-    number.
+    Each actor has its own copy of the function, which may keep what it has opened. If an actor or
+    its node is lost, the actor restarts on a node with free CPUs, and its number is retried.
 
     Raises the function's own error if it is one of retr's, WorkerFailed for others.
     """
@@ -245,12 +244,12 @@ def run_tasks(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     cpus: int = 1,
-    retries: int = RETRIES,
+    retries: int = MAX_RETRIES,
 ) -> Iterator[tuple[int, Result]]:
-    """The position of each item and what `function` returns for it, as they come: Ray's tasks.
+    """Yield (position of the item, result of `function`) as each completes, by tasks of Ray.
 
-    The function is one that can be imported where retr is installed. A task whose worker or node
-    is lost is begun anew, so often at most.
+    The function must be importable where retr is installed. A task whose worker or node is lost is
+    retried up to MAX_RETRIES times.
 
     Raises the function's own error if it is one of retr's, WorkerFailed for others.
     """

@@ -1,4 +1,4 @@
-"""How many cores there are to share work among."""
+"""Numbers of cores and threads."""
 
 import os
 
@@ -11,28 +11,28 @@ THREAD_VARIABLES = (
 
 
 def available_cores() -> int:
-    """How many cores the system lets this process use."""
+    """Return the number of cores that the system lets this process use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def usable_cores() -> int:
-    """How many cores this process is to use: those available, or fewer by OMP_NUM_THREADS.
+    """Return the number of cores to use: those available, or fewer by OMP_NUM_THREADS.
 
-    torch, faiss and the libraries of linear algebra begin as many threads as that variable says,
-    so retr's own threads, and those of hnswlib, svs and ONNX Runtime, do as well.
+    torch, faiss and the libraries of linear algebra obey this variable. So do retr's own threads,
+    and those of hnswlib, SVS and ONNX Runtime.
     """
     limit, cores = thread_limit(), available_cores()
     return min(limit, cores) if limit else cores
 
 
 def thread_limit() -> int | None:
-    """How many threads OMP_NUM_THREADS allows, also where there are fewer cores; None: any."""
+    """Return the limit that OMP_NUM_THREADS sets; None for no limit."""
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(limit) if limit.isdecimal() and int(limit) else None
 
 
 def limit_threads(count: int) -> None:
-    """So many threads, for this process's libraries that aren't loaded yet and its children's."""
+    """Limit the threads of child processes, and of libraries that are not loaded yet."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))

@@ -1,4 +1,4 @@
-"""A service to search by picture: `retr serve`.
+"""The service of `retr serve`: search by image.
 
 `app` lists the addresses, `collection` and `served` hold the indices behind them, and `page/` is
 what a browser shows. A request passes the middlewares `measures`, `json_errors`, Starlette's host

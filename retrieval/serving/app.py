@@ -1,4 +1,4 @@
-"""What is asked for at which address, as `retr serve` answers: `GET /docs` lists it."""
+"""The HTTP addresses of `retr serve`; `GET /docs` describes them."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ from retrieval.serving.collection import Collection
 from retrieval.serving.json_errors import JsonErrors
 from retrieval.serving.measures import Measured, Measures
 from retrieval.serving.queue import MAX_BODY_BYTES, RequestQueue
-from retrieval.serving.served import SIZES, BadUpload, SearchAnswer, Served
+from retrieval.serving.served import PICTURE_PIXELS, BadUpload, SearchAnswer, Served
 from retrieval.storage.names import escaped
 
 PAGE = pathlib.Path(__file__).parent / "page"
@@ -41,7 +41,7 @@ Effort = Annotated[
 
 
 class WrongMedia(BadInput):
-    """An upload that says it is no image."""
+    """An upload whose media type is not that of an image."""
 
 
 class Utf8Json(JSONResponse):
@@ -170,7 +170,9 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
 
     @app.get("/api/items/{id:path}/image", response_class=Response)
     def image(
-        item: Id, index: Index = None, size: Annotated[int, Query(ge=SIZES[0], le=SIZES[1])] = 256
+        item: Id,
+        index: Index = None,
+        size: Annotated[int, Query(ge=PICTURE_PIXELS[0], le=PICTURE_PIXELS[1])] = 256,
     ) -> Response:
         """One of the collection's images, its longer side of at most `size` pixels."""
         served = collection[index]
@@ -181,7 +183,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
     def plane(
         index: Index = None, method: str = "pca", seed: Annotated[int, Query(ge=0, lt=2**32)] = 0
     ) -> dict[str, Any]:
-        """Where the collection's images lie in the plane."""
+        """Return a map: the position of each image of the collection in the plane."""
         return collection[index].plane(method, seed)
 
 
@@ -193,7 +195,7 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
-        """Whether the service lives, and whether its encoders are open."""
+        """Tell that the service runs, and whether its encoders are open."""
         return {"status": "ok", "ready": collection.ready.is_set()}
 
     @app.get("/metrics", response_class=Response)
@@ -204,11 +206,11 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
 
 
 def _file(image: UploadFile) -> BinaryIO:
-    """The file of an upload. Raises WrongMedia for one that says it is no image."""
+    """Return the file of an upload. Raises WrongMedia if its media type is not an image's."""
     kind = image.content_type or IMAGES[-1]
     if not kind.startswith(IMAGES):
         raise WrongMedia(
-            f"{kind} is no image; send JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
+            f"{kind} is not an image; send JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
         )
     return image.file
 

@@ -64,7 +64,7 @@ class Collection:
             for embedder in self._embedders.values():
                 try:
                     opened.append(embedder.encoder)
-                except Exception:  # of torch, of a hub, of a plug-in
+                except Exception:  # any error of torch, a model hub or a plug-in
                     log.warning("an encoder does not open", exc_info=True)
             for served in self.served.values():
                 served.vectors()
@@ -74,7 +74,7 @@ class Collection:
 
 
 def _free_name(name: str, taken: Mapping[str, object]) -> str:
-    """The name, with a number behind it where it is taken."""
+    """Return the name, followed by a number if it is taken."""
     number, free = 2, name
     while free in taken:
         free, number = f"{name}-{number}", number + 1

@@ -12,7 +12,7 @@ from retrieval.registry import make_indexer
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """The search option that trades recall for time, and the values worth trying, ascending."""
+    """The search option that trades recall for time, with its useful values, ascending."""
 
     option: str
     values: tuple[int | str, ...]
@@ -21,7 +21,7 @@ class Effort:
 
     @classmethod
     def of(cls, facts: IndexFacts) -> "Effort | None":
-        """Those of a built index; None where its backend has no such option."""
+        """Return the efforts of a built index; None if its backend has no such option."""
         indexer: Any = make_indexer(facts.backend, {**facts.options, "metric": facts.metric})
         if not isinstance(indexer, Tunable):
             return None
@@ -39,7 +39,7 @@ class Effort:
         return cls(option, tuple(values), current, indexer)
 
     def applied(self, index: Any, value: str) -> None:
-        """Give the index this value, as text, of the option. Raises BadInput for others."""
+        """Set the option of the index to a value, given as text. Raises BadInput for others."""
         by_text = {str(each): each for each in self.values}
         if value not in by_text:
             raise BadInput(
@@ -50,7 +50,7 @@ class Effort:
             chosen.apply(part)
 
     def to_json(self) -> dict[str, Json]:
-        """As `GET /api/indices` lists it."""
+        """Return the document that `GET /api/indices` lists."""
         return {"option": self.option, "values": [*self.values], "current": self.current}
 
 

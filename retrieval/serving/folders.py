@@ -1,4 +1,4 @@
-"""Which images a service shows: those in the folders that it was given, links out of them not."""
+"""Folders whose images a service may show; links out of them are not followed."""
 
 import os
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class Folders:
 
     @classmethod
     def of(cls, paths: pa.ChunkedArray) -> "Folders":
-        """The folder that all of an index's images here share, and that of those in stores."""
+        """Return the common folder of an index's local images, and that of its remote ones."""
         remote = pc.match_substring(paths, "://")
         kinds = (paths.filter(pc.invert(remote)), paths.filter(remote))
         return cls([_shared(kind) for kind in kinds if len(kind)])
 
     def check(self, path: str) -> None:
-        """Raise BadImage for an image that is not in one of them, its links followed.
+        """Raise BadImage for an image outside these folders, after following links.
 
-        The row of a container is in it, wherever that lies: it was named when it was encoded.
+        Rows of containers are always allowed: the container was named when it was encoded.
         """
         if _row_of(path) and "://" not in path:
             return
@@ -39,8 +39,8 @@ class Folders:
 
 
 def _shared(paths: pa.ChunkedArray) -> str:
-    """The folder that lies above all of the stored paths, of which there is at least one."""
-    # What the least and the greatest share, all share.
+    """Return the common parent of stored paths, of which there is at least one."""
+    # A prefix of both the first and the last path, in order, is a prefix of all.
     ends = pc.min_max(paths).as_py()
     both = zip(ends["min"], ends["max"], strict=False)
     shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
@@ -48,7 +48,7 @@ def _shared(paths: pa.ChunkedArray) -> str:
 
 
 def _row_of(path: str) -> bool:
-    """Whether it is `FILE#ROW`."""
+    """Return whether the path has the form `FILE#ROW`."""
     file, mark, row = path.rpartition("#")
     return bool(mark and file and row.isdecimal()) and not Path(path).is_file()
 

@@ -62,7 +62,7 @@ class JsonErrors:
                 await refuse(secured, 500, "the service failed; its log says where")
             return
         if refused == 413:
-            await discard_body(scope, receive)  # so that the sender reads the answer
+            await discard_body(scope, receive)  # else the sender would not read the answer
         if refused is not None:
             await refuse(secured, refused, PLAIN_ERRORS[refused])
 

@@ -9,7 +9,7 @@ from retrieval.serving.queue import UNQUEUED_PATHS
 
 
 class Measures:
-    """What `GET /metrics` tells."""
+    """Metrics that `GET /metrics` exports."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

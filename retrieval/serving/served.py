@@ -29,14 +29,14 @@ from retrieval.storage.manifest import MANIFEST
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
 
-MOST_HITS = 1_000  # in one answer
-MOST_LABELS = 1_000  # that are listed
-MOST_VECTOR_BYTES = 2 * 10**9  # of an index's embeddings that are held in memory
-MOST_ON_MAP = 50_000  # points; a browser draws so many in a blink
-MOST_FOR_UMAP = 10_000  # which takes a minute for them
-SIZES = (16, 1024)  # pixels, of the longer side of a picture that is handed out
-KEPT_PICTURES = 2_000  # in memory
-LARGEST_KEPT = 256  # pixels of the longer side of one that is kept: some ten kilobytes
+MAX_HITS = 1_000  # in one answer
+MAX_LISTED_LABELS = 1_000
+MAX_VECTOR_BYTES = 2 * 10**9  # an index's embeddings in memory
+MAX_MAP_POINTS = 50_000  # a browser draws this many without delay
+MAX_UMAP_POINTS = 10_000  # UMAP takes a minute for this many
+PICTURE_PIXELS = (16, 1024)  # minimum and maximum of the longer side
+CACHED_PICTURES = 2_000
+MAX_CACHED_PIXELS = 256  # longer side of a cached picture: about 10 kB
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class UnknownItem(UnknownName):
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """Neighbours, the label of what was searched for where it is known, and what took how long."""
+    """Neighbors, the label of the query where it is known, and the time that each step took."""
 
     hits: list[Hit]
     label: str | None
@@ -65,7 +65,7 @@ class SearchAnswer:
     search_ms: float
 
     def to_json(self) -> dict[str, Json]:
-        """As `POST /api/search` answers."""
+        """Return the document that `POST /api/search` answers."""
         return {
             "hits": [hit.to_json() for hit in self.hits],
             "label": self.label,
@@ -77,7 +77,7 @@ class SearchAnswer:
 
 
 class Served:
-    """An open index under a name. One search runs at a time: each has all cores."""
+    """An open index with a name. One search runs at a time, as each uses all cores."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Served:
         embeddings: Sequence[Place] = (),
         images: Sequence[str] = (),
     ) -> None:
-        """embeddings: folders among which those that the index was built from may be.
+        """embeddings: folders that may hold the embeddings that the index was built from.
 
         images: folders whose images may be shown; None for the one that all images of the index
         share.
@@ -103,13 +103,13 @@ class Served:
         self._laying_out = Lock()
         self._vectors: Vectors | None = None
         self._looked_for_vectors = False
-        self._drawing = BoundedSemaphore(usable_cores())  # a large image fills memory
-        self._kept_picture = lru_cache(KEPT_PICTURES)(self._picture)
+        self._drawing = BoundedSemaphore(usable_cores())  # large images fill memory
+        self._kept_picture = lru_cache(CACHED_PICTURES)(self._picture)
         self._kept_plane = lru_cache(1)(self._plane)
 
     @cached_property
     def described(self) -> dict[str, Json]:
-        """As `GET /api/indices` lists it."""
+        """Return the document that `GET /api/indices` lists."""
         labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
         return {
             "name": self.name,
@@ -121,13 +121,16 @@ class Served:
             "encoder": self.facts.encoder.name,
             "options": dict(self.facts.options),
             "effort": None if self.efforts is None else self.efforts.to_json(),
-            "labels": [*labels[:MOST_LABELS]],
+            "labels": [*labels[:MAX_LISTED_LABELS]],
         }
 
     def search(
         self, image: BinaryIO, k: int | None, where: str | None, effort: str | None
     ) -> SearchAnswer:
-        """The neighbours of an image file. Raises BadImage, and what `Searcher.search` raises."""
+        """Return the neighbors of an image file.
+
+        Raises BadImage, and what `Searcher.search` raises.
+        """
         self._check(k, where)
         vector, encode_ms = self._embedded(image)
         hits, search_ms = self._nearest(vector, k, where, effort)
@@ -136,10 +139,10 @@ class Served:
     def neighbors(
         self, id_: str, k: int | None, where: str | None, effort: str | None
     ) -> SearchAnswer:
-        """The neighbours of a row, itself left out.
+        """Return the neighbors of a row, without the row itself.
 
-        Raises UnknownItem, BadImage for one whose vector is not at hand and whose image is gone,
-        and what `Searcher.search` raises.
+        Raises UnknownItem, BadImage if neither the row's vector nor its image is found, and what
+        `Searcher.search` raises.
         """
         self._check(k, where)
         row = self.row_of(id_)
@@ -152,11 +155,11 @@ class Served:
         return SearchAnswer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
 
     def embedding(self, image: BinaryIO) -> Vectors:
-        """The embedding (dim,) of an image file. Raises BadImage."""
+        """Return the embedding (dim,) of an image file. Raises BadImage."""
         return cast(Vectors, self._embedded(image)[0][0])
 
     def items(self, where: str | None, limit: int, seed: int) -> list[dict[str, Json]]:
-        """So many rows, drawn by seed, among those that match."""
+        """Return up to `limit` random rows among those that match."""
         rows = np.arange(len(self.rows))
         if where is not None:
             rows = np.flatnonzero(matching(self.rows, where))
@@ -165,23 +168,23 @@ class Served:
         return [row | {"path": row["path"] and restored(row["path"])} for row in found]
 
     def row_of(self, id_: str) -> int:
-        """The row with the id. Raises UnknownItem."""
+        """Return the row with the id. Raises UnknownItem."""
         row = int(pc.index(self.rows["id"], pa.scalar(id_, pa.string())).as_py())
         if row < 0:
             raise UnknownItem(id_)
         return row
 
     def _check(self, k: int | None, where: str | None) -> None:
-        """Raise what is wrong with a search before its image is looked at."""
-        most = min(MOST_HITS, len(self.rows))
+        """Raise BadInput or UnknownName for a wrong k or filter, before the image is read."""
+        most = min(MAX_HITS, len(self.rows))
         if k is not None and not 1 <= k <= most:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
         self.searcher.among(k, where)
 
     def _embedded(self, image: BinaryIO | str) -> tuple[Vectors, float]:
-        """The embedding (1, dim) of an upload or of a path, and the milliseconds that it took.
+        """Return the embedding (1, dim) of an upload or of a path, and the milliseconds it took.
 
-        Raises RetrError where the encoder cannot be opened: not the fault of who asks.
+        Raises RetrError, a failure of the service, if the encoder cannot be opened.
         """
         embedder = self.searcher.embedder
         with embedder.lock:  # the wait for it is not part of the time
@@ -205,7 +208,7 @@ class Served:
     def _nearest(
         self, vector: Vectors, k: int | None, where: str | None, effort: str | None
     ) -> tuple[list[Hit], float]:
-        """Hits, and the milliseconds of the search alone."""
+        """Return hits, and the milliseconds of the search alone."""
         with self._searching:
             if self.efforts is not None:
                 chosen = str(self.efforts.current) if effort is None else effort
@@ -220,30 +223,32 @@ class Served:
     def _path_of(self, row: int) -> str:
         path = self.rows["path"][row].as_py()
         if path is None:
-            raise BadInput(f"it is not known where {self.rows['id'][row]} lies; encode it anew")
+            raise BadInput(
+                f"the path of {self.rows['id'][row]} is not known; encode the images again"
+            )
         path = restored(path)
         self._images.check(path)
         return path
 
     def picture(self, row: int, size: int) -> tuple[bytes, str]:
-        """A row's image with a longer side of at most `size` pixels, and its media type.
+        """Return a row's image with a longer side of at most `size` pixels, and its media type.
 
-        Small ones keep every pixel. Raises BadImage where the image is gone.
+        Small images keep every pixel. Raises BadImage if the image is not found.
         """
-        return (self._kept_picture if size <= LARGEST_KEPT else self._picture)(row, size)
+        return (self._kept_picture if size <= MAX_CACHED_PIXELS else self._picture)(row, size)
 
     def _picture(self, row: int, size: int) -> tuple[bytes, str]:
         with self._drawing:
             image = read_image(self._path_of(row), Framing(size))
             image.thumbnail((size, size))
-        image.info = {}  # comments, profiles, and where a photograph was taken
+        image.info = {}  # comments, profiles and GPS positions
         kind = "PNG" if max(image.size) <= 64 else "JPEG"
         written = io.BytesIO()
         image.save(written, kind, quality=85)
         return written.getvalue(), f"image/{kind.lower()}"
 
     def vectors(self) -> Vectors | None:
-        """The vectors in the order of the rows, where their embeddings are at hand."""
+        """Return the vectors in row order; None if their embeddings are not found."""
         with self._reading:
             if not self._looked_for_vectors:
                 self._looked_for_vectors = True
@@ -254,7 +259,7 @@ class Served:
     def _found_vectors(self) -> Vectors | None:
         # The newest first: a row that was deleted and added again has its vector there.
         wanted = dict.fromkeys(reversed(self.facts.embeddings))
-        if len(self.rows) * self.facts.dim * 4 > MOST_VECTOR_BYTES:
+        if len(self.rows) * self.facts.dim * 4 > MAX_VECTOR_BYTES:
             return None
         for folder in self._folders:
             manifest = folder / MANIFEST
@@ -270,11 +275,11 @@ class Served:
         return cast(Vectors, np.concatenate(vectors)[at.to_numpy(zero_copy_only=False)])
 
     def plane(self, method: str, seed: int) -> dict[str, Json]:
-        """The rows in the plane, as `GET /api/map` answers: places from 0 to 1, rounded.
+        """Return the map that `GET /api/map` answers: positions from 0 to 1, rounded.
 
-        Raises UnknownName for a method, BadInput where the embeddings are not at hand.
+        Raises UnknownName for a method, BadInput if the embeddings are not found.
         """
-        with self._laying_out:  # once, however many ask
+        with self._laying_out:  # computed once, however many requests wait
             return self._kept_plane(method, seed)
 
     def _plane(self, method: str, seed: int) -> dict[str, Json]:
@@ -285,11 +290,11 @@ class Served:
         vectors = self.vectors()
         if vectors is None:
             raise BadInput(
-                "the embeddings that this index was built from are not at hand, or larger than 2 "
-                "GB, so there is no map; name their folder with --embeddings"
+                "no map: the embeddings of this index were not found, or exceed 2 GB; name their "
+                "folder with --embeddings"
             )
         layout = Layout(method)
-        most = MOST_FOR_UMAP if layout is Layout.UMAP else MOST_ON_MAP
+        most = MAX_UMAP_POINTS if layout is Layout.UMAP else MAX_MAP_POINTS
         rows = np.arange(len(vectors))
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))

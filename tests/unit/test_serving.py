@@ -256,7 +256,7 @@ def bomb() -> bytes:
         (b"", "image/png", {}, 400, "cannot read image that was sent"),
         (png()[:60], "image/png", {}, 400, "cannot read image that was sent"),
         (bomb(), "image/png", {}, 400, "pixels"),
-        (png(), "text/plain", {}, 415, "text/plain is no image"),
+        (png(), "text/plain", {}, 415, "text/plain is not an image"),
         (png(), "image/png", {"k": 0}, 400, "k is 0; give 1 to 30"),
         (png(), "image/png", {"k": 31}, 400, "k is 31; give 1 to 30"),
         (png(), "image/png", {"k": "many"}, 400, "k: "),
