@@ -2,16 +2,16 @@
 
 RetrError                     a failure at run time: exit code 1
 ├── CannotExport              a network that cannot be written as ONNX
-├── WorkerFailed              a worker of a cluster that failed, or died again and again
-└── BadInput                  what came in cannot be used: exit code 2
+├── WorkerFailed              a worker of a cluster that failed, or died repeatedly
+└── BadInput                  input that cannot be used: exit code 2
     ├── UnknownName           no encoder, backend, option, split of this name
     ├── BadImage              an image that cannot be read
     ├── CannotWrite           a file that cannot be written where it was asked for
-    ├── BadSource             a source of images that is not there or not understood
-    ├── BadData               a shard, manifest or index that is damaged or not what it says
+    ├── BadSource             a source of images that is missing or not understood
+    ├── BadData               a shard, manifest or index that is damaged
     ├── Mismatch              two things that do not belong together: encoder, dimension, metric
-    ├── Unreachable           a store or cluster that does not answer or lets nobody in
-    ├── NoCluster             a cluster that cannot be reached, or has not what the work needs
+    ├── Unreachable           a store or cluster that does not answer or denies access
+    ├── NoCluster             a cluster that is unreachable, or lacks resources for the work
     └── Busy                  another process writes here
 
 Messages are one line of two halves: what is wrong, with its numbers; then what to do.

@@ -18,7 +18,7 @@ from retrieval.errors import BadInput, Mismatch
 from retrieval.values import shown, whole_number
 
 BLOCK_ROWS = 65_536  # prepared at a time, so that no second copy of all rows exists
-MAX_LENGTH = 1e18  # of a vector: float32 holds the square of twice this, and sums of a few
+MAX_LENGTH = 1e18  # float32 holds the square of twice this, and sums of a few
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows and distances, both (q, count); -1 where a row is missing."""
@@ -254,7 +254,7 @@ def _checked_queries(queries: Vectors, dim: int) -> Vectors:
             " encode them with the encoder that the index was built with"
         )
     queries = _float32(queries)
-    if not isfinite(np.vdot(queries, queries)):  # or so large that their squares are infinite
+    if not isfinite(np.vdot(queries, queries)):  # not finite, or their squares are not
         finite = np.isfinite(queries).all(axis=1)
         if not finite.all():
             bad = int(finite.argmin())

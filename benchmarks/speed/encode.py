@@ -26,7 +26,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from benchmarks.suite import machine
 from retrieval.contracts import Framing, Images, Json
 from retrieval.embedding.encode import BATCH, Decoder, encode_source
-from retrieval.images import MANY, Item, Source, load, open_source
+from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, load, open_source
 from retrieval.registry import open_encoder
 
 LOOP_IMAGES = 200  # timed in the loop over single images
@@ -70,7 +70,7 @@ def measure(
         return min(LOOP_IMAGES, len(items))
 
     def decode() -> int:
-        with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
+        with Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES) as decoder:
             return sum(batch.seen for batch in decoder.batches(source.items(), BATCH))
 
     encoder.forward(batches[0])  # the first pass allocates

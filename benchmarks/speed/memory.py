@@ -92,14 +92,19 @@ def _status(field: str) -> int:
 
 def index(backend: str, embeddings: Path) -> int:
     """Return the growth while the backend, or hnswlib itself, builds an index."""
+    from retrieval.hits import InMemory
     from retrieval.index.build import build_index
+    from retrieval.index.recall import measured_recall
     from retrieval.registry import make_indexer
 
     opened = open_embeddings(embeddings)
     next(opened.tables())  # pyarrow's own memory
     if backend == "hnswlib":
         return grown(lambda: _hnswlib(opened))
-    make_indexer(backend, {"metric": Metric.COSINE}).build(clustered(100, opened.facts.dim, seed=0))
+    # Load the libraries of a build before the measurement.
+    few = clustered(100, opened.facts.dim, seed=0)
+    small = make_indexer(backend, {"metric": Metric.COSINE}).build(few)
+    measured_recall(small, InMemory(few), Metric.COSINE)
     with tempfile.TemporaryDirectory() as folder:
         return grown(lambda: build_index([opened], backend, Path(folder) / "index"))
 

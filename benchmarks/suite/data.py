@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.suite import hdf5
-from retrieval.choices import resolve_choices
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows
@@ -12,7 +12,7 @@ from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.workspace import Role, Workspace
 
-HELD_OUT_ROWS = 1000  # rows that serve as queries if there is no test split
+HELD_OUT_ROWS = 1000  # queries, without a test split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,7 @@ class BenchData:
 
 
 def data_of_embeddings(
-    queries: Embeddings | None, database: Embeddings, metric: Metric | None, seed: int
+    queries: Embeddings | None, database: Embeddings, metric: Metric | str | None, seed: int
 ) -> BenchData:
     """Return the data of two embeddings folders.
 
@@ -54,7 +54,8 @@ def data_of_embeddings(
     Raises Mismatch for folders of two encoders, BadInput for a database of fewer than 5 rows.
     """
     facts = database.facts
-    chosen, names = metric or facts.metric, (str(database.folder), facts.encoder.name)
+    chosen = facts.metric if metric is None else choice(Metric, metric)
+    names = (str(database.folder), facts.encoder.name)
     if queries is None:
         asked, searched = Labelled.of(database).split_off(HELD_OUT_ROWS, seed)
         held_out = f"{len(asked):,} rows held out of {database.folder}"
@@ -65,7 +66,7 @@ def data_of_embeddings(
     return BenchData(*sides, chosen, str(queries.folder), *names)
 
 
-def data_of_hdf5(file: Path, metric: Metric | None) -> BenchData:
+def data_of_hdf5(file: Path, metric: Metric | str | None) -> BenchData:
     """Return the data of a file of ann-benchmarks. Raises what `hdf5.read` raises."""
     data = hdf5.read(file, metric)
     names = f"{file}: test", f"{file}: train"

@@ -115,7 +115,7 @@ class Milvus:
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> MilvusIndex:
-        """The same from blocks, as `Streaming` says. A server's collection is gone at exit."""
+        """Build an index from blocks; see `Streaming`. A server's collection is dropped at exit."""
         library()
         uri = self._server()
         copies = Copies.find(blocks, self.metric)
@@ -123,14 +123,14 @@ class Milvus:
         database: Database
         if uri:
             database = Server(f"retr_tmp_{uuid.uuid4().hex}", uri, named_by_us=True)
-            with database.asked():  # or it would be looked for once more at exit
+            with database.asked():  # else it would be looked up again at exit
                 atexit.register(drop, database)
         else:
             database = Lite.temporary(self.collection or "retr")
         return self._filled(database, holds, blocks, copies, None)
 
     def store(self, items: Items) -> MilvusIndex:
-        """The same with ids, labels and paths, behind what is there, as `Storing` says."""
+        """Build an index with ids, labels and paths, continuing a killed build; see `Storing`."""
         library()
         uri = self._server()
         copies = Copies.find(items, self.metric)

@@ -50,7 +50,7 @@ class Filling:
             if client.has_collection(name, timeout=database.answering):
                 check_same(database, holds)
                 complete = bool(client.list_indexes(name, timeout=database.answering))
-                client.flush(name, **WORKING)  # or a server does not count them
+                client.flush(name, **WORKING)  # else a server does not count them
                 counted = client.get_collection_stats(name, timeout=database.answering)
                 there = int(counted["row_count"])
             else:
@@ -117,7 +117,7 @@ class Filling:
                 VECTOR,
                 index_type=holds.index_type,
                 metric_type=METRICS[Metric(holds.metric)],
-                # As Milvus Lite wants them, which ignores them where they are spread out.
+                # Milvus Lite ignores these parameters unless they are nested.
                 params={"params": holds.build} if holds.build else {},
             )
             # Milvus Lite builds it when it loads: there is nothing to wait for.
@@ -215,7 +215,7 @@ def unfinished(collection: str, folder: Path, holds: Holding) -> Lite:
                 if client.has_collection(collection):
                     check_same(left, holds)
             return left
-        except BadInput:  # of other rows, or damaged
+        except BadInput:  # the collection holds other rows, or is damaged
             left.stop()
             shutil.rmtree(folder)
     return Lite(collection, folder)

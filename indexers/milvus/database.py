@@ -1,8 +1,7 @@
-"""Where a collection of Milvus lies: in a database of Milvus Lite, or on a server.
+"""Databases of Milvus: the files of Milvus Lite, or a server.
 
-Both are asked through pymilvus's client, so that what is tested of one holds for the other as far
-as their servers agree. What differs is here: files on one side, an address and a token on the
-other.
+Both are used through pymilvus's client, so that tests of one hold for the other where their
+servers agree. This module has the differences: files, or an address and a token.
 """
 
 import logging
@@ -39,7 +38,7 @@ JUST_MADE = 60.0  # seconds in which such a folder is not taken for one that was
 
 DATABASE = "milvus.db"
 BETWEEN = "+"  # stands for / in the names of a database's files; Milvus Lite has none in its own
-LEFT_OUT = ("LOCK", "manifest.json.prev")  # of these files: an older state is worse than none
+NOT_SAVED = ("LOCK", "manifest.json.prev")  # an older state is worse than none
 NEVER_CHANGED = (".parquet", ".idx")  # by Milvus Lite, once they are written
 LOGGERS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus_lite")
 
@@ -62,14 +61,14 @@ class Database(ABC):
 
     @cached_property
     def lite(self) -> bool:
-        """Whether Milvus Lite's engine answers, here or as a server."""
+        """True if the engine is Milvus Lite's, here or as a server."""
         with self.asked() as client:
             return str(client.get_server_version()).startswith("milvus_lite")
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What messages call it."""
+        """The name of the database in messages."""
 
     @property
     def client(self) -> Any:
@@ -149,11 +148,11 @@ class Lite(Database):
 
     def save(self, folder: Path) -> None:
         """Write the database's files, as they are, under names of one folder."""
-        self.stop()  # so that all is written; it starts again when it is asked
+        self.stop()  # to write everything; the next request starts it again
         for old in files_in(folder):
             old.unlink()
         for file in sorted(self.path.rglob("*")):
-            if file.is_file() and file.name not in LEFT_OUT:
+            if file.is_file() and file.name not in NOT_SAVED:
                 name = BETWEEN.join((DATABASE, *file.relative_to(self.path).parts))
                 write_whole(folder / name, partial(_write_again, file, self.is_temporary))
 
@@ -180,8 +179,8 @@ class Lite(Database):
 class Server(Database):
     """A server or a cluster, under an address. The token comes from the environment alone.
 
-    named_by_us: whether the address is one that we were given. One that stands in an index folder
-    may be a stranger's: the token is kept from it, unless MILVUS_URI names the same.
+    named_by_us: whether the user gave the address. An address in an index folder may be untrusted:
+    it gets the token only if MILVUS_URI names the same address.
     """
 
     answering = 30.0
@@ -251,7 +250,7 @@ def checked_uri(uri: str) -> str:
     try:
         parts = urlsplit(uri)
         good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # of a port that is no number
+    except ValueError:  # the port is not a number
         good = False
     if not good:
         shown = uri.rpartition("@")[2]
@@ -273,7 +272,7 @@ def library() -> Any:
 
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        # What it logs it also raises. Whoever wants to see it gives the root logger a handler.
+        # The library raises all that it logs. Add a handler to the root logger to see its log.
         logger.handlers = [logging.NullHandler()]
         logger.propagate = True
     return pymilvus
@@ -293,7 +292,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def reason_of(problem: BaseException) -> str:
-    """What the library says, in one line, without the token."""
+    """Return the library's message in one line, without the token."""
     said = getattr(problem, "message", None) or getattr(problem, "details", lambda: None)()
     reason = " ".join(str(said or problem).split())
     token = os.environ.get(TOKEN)
@@ -303,7 +302,7 @@ def reason_of(problem: BaseException) -> str:
 def _write_again(file: Path, stays: bool, to: Path) -> None:
     """The file once more: a second name for it, where the first does not stay."""
     if file.suffix in NEVER_CHANGED and not stays:
-        with suppress(OSError):  # where they are not on one disk
+        with suppress(OSError):  # raised if they are on two disks
             os.link(file, to)
             return
     shutil.copyfile(file, to)

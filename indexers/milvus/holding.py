@@ -1,4 +1,4 @@
-"""What a Milvus collection holds: written in the collection itself and in milvus.json."""
+"""Facts about a Milvus collection, stored in the collection and in milvus.json."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +14,7 @@ from retrieval.storage.files import check_format, read_json, write_json
 FACTS = "milvus.json"
 FORMAT, VERSION = "retr-milvus", 2  # version 1 has a row for each copy of a vector
 
-BATCH_BYTES = 2**22  # of vectors in one insert; servers take up to 64 MB
+BATCH_BYTES = 2**22  # vectors of one insert; servers accept up to 64 MB
 BATCH_ROWS = 5_000
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 QUERIES_PER_REQUEST = 1_000
 HITS_PER_REQUEST = 2**17
-LITE_DISTANCES = 2**24  # that Milvus Lite holds at once where it compares all rows
+MAX_LITE_DISTANCES = 2**24  # in Milvus Lite's memory when it compares all rows
 MAX_SERVER_HITS = 16_384  # of a query
 ROWS_PER_FETCH = 5_000
-MAX_FETCHED_BYTES = 2**31  # of vectors that are compared here
-MAX_KEPT_BYTES = 2**28  # of such vectors that are kept for the next search
+MAX_FETCHED_BYTES = 2**31  # vectors that are compared outside Milvus
+MAX_KEPT_BYTES = 2**28  # fetched vectors that are cached for the next search
 MAX_EF = 2**15
 WALKED = ("HNSW", "AUTOINDEX")
-STEPS_PER_FETCH = 20  # of Milvus Lite's walk, in the time of fetching one vector
+STEPS_PER_FETCH = 20  # Milvus Lite walks this far while one vector is fetched
 
 
 class MilvusIndex:
@@ -58,7 +58,7 @@ class MilvusIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """Where the collection is, and at which row a killed build was resumed."""
+        """The place of the collection, and the row at which a killed build was resumed."""
         details: dict[str, Json] = {
             "database": self.database.name,
             "collection": self.database.collection,
@@ -82,7 +82,7 @@ class MilvusIndex:
         return self._answer(queries, k, among, "")
 
     def search_where(self, queries: Vectors, k: int, among: Mask, where: Filter) -> Hits:
-        """The same with an expression over id or label, as `Filtering` says."""
+        """Search with an expression over id or label; see `Filtering`."""
         return self._answer(queries, k, among, self._expression_of(where, among))
 
     def _answer(self, queries: Vectors, k: int, among: Mask | None, where: str) -> Hits:
@@ -142,10 +142,10 @@ class MilvusIndex:
         return rows, distances
 
     def _is_longer(self, queries: int, among: Mask, matching: int) -> bool:
-        """Whether walking Milvus Lite's whole graph takes longer than fetching the vectors.
+        """Return whether walking Milvus Lite's whole graph takes longer than fetching the vectors.
 
-        A shorter walk would stop among the rows that are nearest to the query, of which the
-        filter may admit none.
+        A shorter walk would stop among the rows nearest to the query, and none of these may match
+        the filter.
         """
         if self.options.index_type not in WALKED:
             return False
@@ -179,7 +179,7 @@ class MilvusIndex:
         scores = np.zeros((len(queries), count), np.float32)
         at_once = min(QUERIES_PER_REQUEST, HITS_PER_REQUEST // count)
         if self.options.index_type == "FLAT":
-            at_once = min(at_once, LITE_DISTANCES // len(self.keys))
+            at_once = min(at_once, MAX_LITE_DISTANCES // len(self.keys))
         at_once = max(1, at_once)
         for start in range(0, len(queries), at_once):
             with self.database.asked() as client:

@@ -19,7 +19,7 @@ from retrieval.storage.embeddings import Embeddings
 
 NEIGHBORS_SHOWN = 10  # of each query
 MAX_CONFUSED_CLASSES = 50  # more are unreadable in a matrix
-EXTREME_QUERIES = 6  # of the best, and of the worst
+EXTREME_QUERIES = 6  # best queries, and as many worst ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Pictures for people: sheets of queries with their neighbours."""
+"""Pictures for people: sheets of queries with their neighbors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ RIGHT, WRONG, PLAIN = "#1a7f37", "#cf222e", "#d0d4d9"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """An image with two lines of text; `right` marks it as a right or a wrong neighbour."""
+    """An image with two lines of text; `right` marks it as a right or a wrong neighbor."""
 
     image: Image.Image | None
     title: str
@@ -28,7 +28,7 @@ class Picture:
 def save_sheet(
     path: Path, queries: Sequence[tuple[Picture, Sequence[Picture]]], heading: str
 ) -> None:
-    """Write a PNG: a row for each query, the query at the left, its neighbours behind it."""
+    """Write a PNG with a row for each query: the query at the left, then its neighbors."""
     columns = max((len(neighbors) for _, neighbors in queries), default=0)
     height = TILE + CAPTION
     top = 3 * TEXT
@@ -122,7 +122,7 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
-    """A tick or a cross in a disc of 14 pixels, so that colour is not all that tells."""
+    """Draw a tick or a cross in a disc of 14 pixels: not everyone sees its color."""
     draw.ellipse((x, y, x + 14, y + 14), RIGHT if right else WRONG)
     if right:
         draw.line((x + 3, y + 7, x + 6, y + 10, x + 11, y + 4), PAPER, 2)

@@ -12,16 +12,16 @@ NEIGHBOURS = 15  # UMAP's default
 
 
 class Layout(StrEnum):
-    """How embeddings are laid out."""
+    """Methods to lay out embeddings in the plane."""
 
     PCA = "pca"  # the two directions in which they vary most
-    UMAP = "umap"  # McInnes et al., arXiv:1802.03426: neighbours stay neighbours
+    UMAP = "umap"  # McInnes et al., arXiv:1802.03426: neighbors stay neighbors
 
 
 def laid_out(vectors: Vectors, layout: Layout | str, metric: Metric | str, seed: int) -> Vectors:
-    """Points (n, 2) for vectors (n, dim). metric: what makes neighbours, for UMAP.
+    """Return points (n, 2) for vectors (n, dim). metric: UMAP finds neighbors by it.
 
-    Raises BadInput for fewer than four vectors, for one dimension, and where umap-learn is not
+    Raises BadInput for fewer than four vectors, for one dimension, and if umap-learn is not
     installed.
     """
     metric = choice(Metric, metric)
@@ -38,7 +38,7 @@ def laid_out(vectors: Vectors, layout: Layout | str, metric: Metric | str, seed:
         from umap import UMAP  # slower
     except ImportError:
         raise BadInput("there is no umap-learn; pip install 'retr[plots]', or use pca") from None
-    # It has no inner product; of vectors of one length, cosine has the same neighbours.
+    # UMAP has no inner product. For vectors of one length, cosine has the same neighbors.
     known = Metric.COSINE if metric is Metric.INNER_PRODUCT else metric
     neighbours = min(NEIGHBOURS, len(vectors) - 1)
     layout_of = UMAP(metric=str(known), n_neighbors=neighbours, random_state=seed, n_jobs=1)

@@ -34,7 +34,7 @@ def draw_roc(path: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) ->
         x = np.array([point["false_positives"] for point in points])
         y = np.array([point["true_positives"] for point in points])
         axes.plot(x, y, label=f"{name}, AUC {np.trapezoid(y, x):.4f}")
-    axes.plot((0, 1), (1, 0), color="0.7", linewidth=0.8)  # where both errors are equal
+    axes.plot((0, 1), (1, 0), color="0.7", linewidth=0.8)  # the line of equal errors
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", title="classes")
@@ -176,7 +176,7 @@ def draw_growth(
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """What settings reach: points (x, y), those to join by a line, and those to mark by a star."""
+    """Points (x, y) of settings, those to join by a line, and those to mark with a star."""
 
     points: Sequence[tuple[float, float]]
     front: Sequence[tuple[float, float]]
@@ -190,10 +190,9 @@ def draw_trade(
     y: str,
     ticks: Mapping[str, float],
 ) -> None:
-    """Draw panels side by side, by name: what is gained against what is lost, each name in a
-    colour of its own.
+    """Draw panels side by side: gain against loss, with a color for each name.
 
-    Both axes are logarithmic, and x falls from left to right, with these ticks by their texts.
+    Both axes are logarithmic. x decreases from left to right, with the given ticks and texts.
     """
     figure = _figure(path, 4.2 * len(panels) + 1.5, 4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -217,7 +216,7 @@ def draw_trade(
 
 
 def draw_map(path: Path, points: Vectors, labels: Labels, title: str) -> None:
-    """Draw points (n, 2), coloured by label."""
+    """Draw points (n, 2), colored by label."""
     figure = _figure(path, 8, 7)
     axes = figure.subplots()
     for name, rows, colour in _by_label(labels):
@@ -261,7 +260,7 @@ def draw_scatter_matrix(path: Path, vectors: Vectors, labels: Labels, title: str
 def _by_label(
     labels: Labels,
 ) -> Iterator[tuple[str, NDArray[np.int64], tuple[float, float, float, float]]]:
-    """Each label, its rows and its colour; rows without a label first, in grey."""
+    """Yield each label, its rows and its color; rows without a label first, in gray."""
     from matplotlib import colormaps
 
     texts = as_labels(labels)
@@ -283,7 +282,7 @@ def _plain(name: str) -> str:
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
-    """Name the colours beside the plot, unless there are too many to tell apart."""
+    """Draw a legend of the colors, unless there are too many to distinguish."""
     from matplotlib.collections import PathCollection
 
     handles, names = axes.get_legend_handles_labels()

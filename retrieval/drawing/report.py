@@ -19,7 +19,7 @@ from retrieval.quality.curves import Curves, Values
 from retrieval.storage.files import write_whole
 
 SIDE = 96  # pixels of a picture
-MOST_LINES = 30  # of labels, that can be told apart
+MAX_LABEL_LINES = 30  # more cannot be distinguished
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def write_report(path: Path, report: Report) -> None:
         curves, plane = Path(name) / "curves.svg", Path(name) / "map.png"
         of_labels = report.curves.by_label
         draw_precision_recall(
-            curves, report.curves.overall, of_labels if len(of_labels) <= MOST_LINES else {}
+            curves, report.curves.overall, of_labels if len(of_labels) <= MAX_LABEL_LINES else {}
         )
         if report.points is not None:
             draw_map(plane, report.points, report.point_labels, report.map_title)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from retrieval.embedding.encode import (
-    EARLY,
+    EARLY_FOLDER,
 )
 from retrieval.errors import BadData, Mismatch
 from retrieval.images.folders.listing import Listed
@@ -65,7 +65,7 @@ class Queue:
         self.writer = writer
         self.source = source
         self.facts = writer.facts
-        self.folder = made_folder(writer.folder / EARLY)
+        self.folder = made_folder(writer.folder / EARLY_FOLDER)
         self.progress = progress
         self._waiting: dict[int, EarlyShard] = {}
         of_shards = [each for each in self.folder.iterdir() if each.is_dir()]

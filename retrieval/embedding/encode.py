@@ -16,7 +16,7 @@ import numpy as np
 from retrieval.choices import choice
 from retrieval.contracts import Encoder, Framing, Images, Vectors
 from retrieval.errors import BadData, BadImage, BadSource
-from retrieval.images import MANY, Item, Source, load
+from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, load
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
 from retrieval.runtime.threads import usable_cores
@@ -36,9 +36,9 @@ from retrieval.storage.shards import shard_name, write_shard
 
 SHARD_IMAGES = 10_000
 BATCH = 500  # images decoded and handed to the encoder at once
-BATCH_BYTES = 64 << 20  # of encoded images, after which a batch is full
-AHEAD = 3  # batches decoded before the encoder asks for them
-EARLY = f"early{PARTIAL}"  # the folder of shards that a cluster made before their turn
+BATCH_BYTES = 64 << 20  # encoded images that fill a batch
+PREFETCHED_BATCHES = 3  # decoded before the encoder needs them
+EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ def encode_source(
 ) -> Manifest:
     """Encode `source` into `folder`; return the manifest of the complete set.
 
-    Where the folder holds the first shards of the same run, it goes on behind them.
-    `progress` is called with the images done, those of earlier runs included, and their number.
+    If the folder holds the first shards of the same run, encoding continues after them.
+    `progress` is called with the number of images done, in this and earlier runs, and the total.
 
     Raises BadInput if the folder holds something else or cannot be written, Busy if another
-    process writes there, BadData if no image at all could be read.
+    process writes there, BadData if none of the images could be read.
     """
     facts = facts_of(source, encoder, dtype, shard_images)
     check_embeddings_folder(folder)
@@ -81,7 +81,7 @@ def encode_source(
         done = writer.position
         progress(done, len(source))
         items = source.items(done)
-        with Decoder(encoder.framing, many=len(source) >= MANY) as decoder:
+        with Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES) as decoder:
             while done < len(source):
                 stretch = encode_stretch(facts, decoder, encoder, items, done, progress)
                 check_root(source, stretch)
@@ -188,8 +188,8 @@ def finished(writer: ShardWriter) -> Manifest:
             f"could be read, the first ({first.path}) because of: {first.reason}; see "
             f"{writer.folder / SKIPPED}"
         )
-    if (writer.folder / EARLY).is_dir():
-        remove(writer.folder / EARLY)
+    if (writer.folder / EARLY_FOLDER).is_dir():
+        remove(writer.folder / EARLY_FOLDER)
     return writer.finish()
 
 
@@ -222,7 +222,7 @@ class Decoder:
                     for start in range(0, len(chunk), piece)
                 ]
             )
-            if len(waiting) > AHEAD:
+            if len(waiting) > PREFETCHED_BATCHES:
                 yield _joined(waiting.popleft())
         while waiting:
             yield _joined(waiting.popleft())

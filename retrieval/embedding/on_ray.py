@@ -1,9 +1,9 @@
 """Encode a source on a Ray cluster. The shards are the same as those of one machine.
 
 Workers write whole shards into `early.partial/`, a folder inside the embeddings folder, which all
-nodes share. The driver alone moves them out, in their order, and names them in the manifest: a
-worker that was given up for lost and comes back has nowhere to do harm. What a run that was
-killed left there is used by the next one of the same facts.
+nodes share. Only the driver moves them out, in order, and lists them in the manifest. So a worker
+that was taken for lost and comes back does no harm. The next run with the same facts uses the
+shards that a killed run left there.
 
     early.partial/RUN                                           empty: these nodes share the folder
     early.partial/part-00007.parquet/ATTEMPT/begun

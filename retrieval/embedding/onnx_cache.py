@@ -29,12 +29,12 @@ FORMAT = "retr-export"
 VERSION = 2  # 1 had no checksum
 EXPORT = "export.json"
 NETWORK = "network.onnx"
-PLUGIN = "exported"  # what runs such a folder
+PLUGIN = "exported"  # the encoder that runs an export
 
 
 @dataclass(frozen=True, slots=True)
 class ExportFacts:
-    """What `export.json` says: of which encoder this is the network."""
+    """Contents of `export.json`: the encoder whose network this is."""
 
     encoder: EncoderFacts
     dim: int
@@ -61,7 +61,7 @@ class ExportFacts:
 
 
 def export_folder(fingerprint: str) -> Path:
-    """Where the export of the encoder of this fingerprint is kept."""
+    """Return the folder for the export of the encoder with this fingerprint."""
     return user_cache() / "exports" / fingerprint[:16]
 
 
@@ -101,7 +101,7 @@ def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
 
 
 def _is_of(folder: Path, fingerprint: str) -> bool:
-    """Whether the folder holds the whole export of this encoder."""
+    """Return whether the folder holds the complete export of this encoder."""
     try:
         return ExportFacts.read(folder).encoder.fingerprint == fingerprint
     except BadData:

@@ -20,7 +20,7 @@ from retrieval.embedding.encode import (
 )
 from retrieval.embedding.onnx_cache import EXPORT
 from retrieval.errors import Mismatch, WorkerFailed
-from retrieval.images import MANY, Item, Source, open_source
+from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, open_source
 from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE
 from retrieval.images.folders.listing import listed
 from retrieval.images.megapixels import DEFAULT_MEGAPIXELS, limit_megapixels
@@ -126,7 +126,7 @@ class _Opened:
         self.facts = facts
         self.source = source
         self.encoder = encoder
-        self.decoder = Decoder(encoder.framing, many=len(source) >= MANY)
+        self.decoder = Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES)
         self._items: Iterator[Item] = iter(())
         self._position = -1  # position of the next item; -1: unknown
 

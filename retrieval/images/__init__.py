@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrieval.images.decoding import MANY as MANY
+    from retrieval.images.decoding import FAST_RESIZE_IMAGES as FAST_RESIZE_IMAGES
     from retrieval.images.decoding import decode as decode
     from retrieval.images.decoding import load as load
     from retrieval.images.framing import check_framed as check_framed
@@ -30,7 +30,7 @@ _HOMES = {
     "Columns": "tables.choice",
     "Given": "given",
     "Item": "source",
-    "MANY": "decoding",
+    "FAST_RESIZE_IMAGES": "decoding",
     "NAMES": "opening",
     "Source": "source",
     "as_images": "given",

@@ -33,8 +33,8 @@ from retrieval.images.source import Item
 from retrieval.images.transparency import apply_16_bit_key, has_color_key, on_ground
 from retrieval.storage.places import Place, RemotePath
 
-MANY = 500
-"""Images for which it pays to load code that resizes faster: see `frame`."""
+FAST_RESIZE_IMAGES = 500
+"""Number of images from which loading the faster code for resizing pays; see `frame`."""
 
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(

@@ -91,7 +91,7 @@ def _content(file: Any, name: str) -> bytes:
     """Return the bytes of an open file. Raises BadImage if it cannot be read, BadInput for text."""
     try:
         if file.seekable():
-            file.seek(0)  # as Pillow does, for buffers that were just written
+            file.seek(0)  # Pillow rewinds buffers that were just written, too
         content = file.read()
     except UnicodeDecodeError:
         content = ""

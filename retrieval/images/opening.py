@@ -16,7 +16,7 @@ from retrieval.images.datasets.catalog import (
     splits,
 )
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folders.folder import EVERYTHING, FolderSource, none_in, walk
+from retrieval.images.folders.folder import ALL_FILES_GLOB, FolderSource, none_in, walk
 from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
 from retrieval.images.source import First, Note, Source, natural, no_note, text
@@ -131,7 +131,7 @@ def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) ->
         wanted = split or SPLITS[0]
         if wanted not in found:
             raise UnknownName(f"split of {text(folder)}", wanted, found)
-        if next(walk(folder, EVERYTHING, SUFFIXES), None) is not None:
+        if next(walk(folder, ALL_FILES_GLOB, SUFFIXES), None) is not None:
             note(
                 f"{text(folder)} holds a data set and images: the data set is taken; for the "
                 f"images name '{text(folder)}/**'"
@@ -146,7 +146,7 @@ def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) ->
         if not (folder / chosen).is_dir():
             _refuse(chosen, text(folder))
         folder = folder / chosen
-    return _of_pattern(text(folder), folder, EVERYTHING, note, columns)
+    return _of_pattern(text(folder), folder, ALL_FILES_GLOB, note, columns)
 
 
 def _split_folders(folder: Path) -> list[str]:
@@ -162,7 +162,7 @@ def _split_folders(folder: Path) -> list[str]:
     found = {}
     for name in names:
         may_be_split = is_split_name(name)
-        if _has_image(folder / name, EVERYTHING, may_be_split):
+        if _has_image(folder / name, ALL_FILES_GLOB, may_be_split):
             if not may_be_split:
                 return []
             found[name] = _has_image(folder / name, ("*", "**", "*"), may_be_split)

@@ -105,7 +105,7 @@ def _content(container: str, row: int) -> bytes | Place | Images | BadImage | No
 
 
 def _table_row(file: Place, row: int, column: str | None) -> bytes | Place | BadImage | None:
-    """Return the image in the row of a table or archive; None where there is no such row."""
+    """Return the image in the row of a table or archive; None beyond the last row."""
     # Most images are files, and do not wait for these imports.
     from retrieval.images.tables import parquet, webdataset
 

@@ -1,11 +1,11 @@
-"""Resized squares of images, bit by bit as Pillow makes them, three times as fast.
+"""Resize images to squares, bit for bit as Pillow does, three times as fast.
 
-Pillow resizes the whole image, and what framing cuts off again with it; its arithmetic takes one
-number at a time. This makes the square alone, many numbers at a time: the pass across goes over 16
-lines at once, whose colours lie side by side, turned. Coefficients and rounding are those of
-Pillow's `Resample.c`: sums of 22-bit fractions, and whole numbers between the passes. Which of its
-passes Pillow takes first depends on the sizes, in ways that change from version to version, and
-shows in the last bit: the second image of each size is resized by Pillow too, and tells.
+Pillow resizes the whole image, with the parts that framing cuts off, one number at a time. This
+module computes only the square, many numbers at a time: the horizontal pass takes 16 lines at once,
+transposed. Coefficients and rounding are those of Pillow's `Resample.c`: sums of 22-bit fractions,
+and whole numbers between the passes. The order of Pillow's passes depends on the sizes and on its
+version, and shows in the last bit. So the second image of each size is also resized by Pillow, to
+find the order.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Images, Resample
 from retrieval.runtime.numba import compiled
 
-BITS = 22  # of a coefficient's fraction
+FRACTION_BITS = 22  # of a coefficient
 LINES = 16  # at once
 KEPT = 1024  # sizes whose coefficients are kept: photographs come in few
 
@@ -35,7 +35,7 @@ Values = NDArray[np.float64]
 
 
 class Order(Enum):
-    """Which pass comes first."""
+    """Order of the two passes."""
 
     ACROSS = "across"
     DOWN = "down"
@@ -69,7 +69,7 @@ def resized(
     whole = image.resize(size, Image.Resampling[resample.name])
     expected = np.asarray(whole.crop((left, top, left + side, top + side)))
     if order is None:
-        _orders[key] = Order.UNTOLD  # where each image has a size of its own, nothing is won
+        _orders[key] = Order.UNTOLD  # images of many sizes gain nothing
     elif order is Order.UNTOLD:
         both = (Order.ACROSS, Order.DOWN)
         same = [each for each in both if np.array_equal(square(each), expected)]
@@ -82,18 +82,20 @@ def resized(
 def coefficients(
     length: int, resized: int, first: int, count: int, resample: Resample
 ) -> Coefficients:
-    """What `count` places from `first` on are made of, where `length` places become `resized`."""
+    """Return the coefficients of `count` pixels from `first` on: `length` become `resized`."""
     weight_at, support = _FILTERS[resample]
     scale = length / resized
     stretched = max(scale, 1.0)
     support *= stretched
-    centre = (np.arange(first, first + count) + 0.5) * scale
-    starts = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    counts = np.minimum((centre + support + 0.5).astype(np.int64), length) - starts
+    center = (np.arange(first, first + count) + 0.5) * scale
+    starts = np.maximum((center - support + 0.5).astype(np.int64), 0)
+    counts = np.minimum((center + support + 0.5).astype(np.int64), length) - starts
     taps = np.arange(ceil(support) * 2 + 1)
-    values = weight_at((starts[:, None] + taps - centre[:, None] + 0.5) * (1.0 / stretched))
+    values = weight_at((starts[:, None] + taps - center[:, None] + 0.5) * (1.0 / stretched))
     values[taps >= counts[:, None]] = 0
-    exact = values / values.cumsum(axis=1)[:, -1:] * (1 << BITS)  # summed up in Pillow's order
+    exact = (
+        values / values.cumsum(axis=1)[:, -1:] * (1 << FRACTION_BITS)
+    )  # summed up in Pillow's order
     return starts, counts, (exact + np.copysign(0.5, exact)).astype(np.int32)
 
 
@@ -176,14 +178,14 @@ def _across(
                 turned[x, 2 * LINES + line] = seen[x, 2]
         for place in range(side):
             for i in range(3 * LINES):
-                sums[i] = 1 << (BITS - 1)
+                sums[i] = 1 << (FRACTION_BITS - 1)
             for tap in range(counts[place]):
                 weight = weights[place, tap]
                 x = starts[place] - left + tap
                 for i in range(3 * LINES):
                     sums[i] += np.int32(turned[x, i]) * weight
             for i in range(3 * LINES):
-                sums[i] = min(max(sums[i] >> BITS, 0), 255)
+                sums[i] = min(max(sums[i] >> FRACTION_BITS, 0), 255)
             for line in range(lines):
                 result[y + line, 3 * place] = sums[line]
                 result[y + line, 3 * place + 1] = sums[LINES + line]
@@ -205,11 +207,11 @@ def _down(
     total = np.empty(width, np.int32)
     for place in range(result.shape[0]):
         for i in range(width):
-            total[i] = 1 << (BITS - 1)
+            total[i] = 1 << (FRACTION_BITS - 1)
         for tap in range(counts[place]):
             weight = weights[place, tap]
             seen = numbers[starts[place] - missing + tap, left : left + width]
             for i in range(width):
                 total[i] += np.int32(seen[i]) * weight
         for i in range(width):
-            result[place, i] = min(max(total[i] >> BITS, 0), 255)
+            result[place, i] = min(max(total[i] >> FRACTION_BITS, 0), 255)

@@ -1,4 +1,4 @@
-"""What a source of images is: items in a fixed order, each one image that is not yet decoded.
+"""Sources of images: items in a fixed order, each one image that is not yet decoded.
 
 Every kind of source lives in a file of its own and satisfies `Source`; `open_source` tells
 which kind a name or a path is.
@@ -39,8 +39,8 @@ class Item:
         images, `FILE#COLUMN#ROW` where the column of images was chosen, `digits#ROW`, or a URL of
         these in a store. A byte of it that is not UTF-8 is a lone surrogate, as Python has it
         everywhere.
-    content: encoded bytes, a file yet to be opened, pixels: (h, w, 3) RGB or (h, w) grey, or what
-        is wrong with the image.
+    content: encoded bytes, a file yet to be opened, pixels: (h, w, 3) RGB or (h, w) gray, or the
+        error of the image.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What manifests record: `cifar10/train`, or the absolute path."""
+        """The name that manifests record: `cifar10/train`, or the absolute path."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +69,7 @@ class Source(Protocol):
         """
 
     def __len__(self) -> int:
-        """How many items there are, images that cannot be read included."""
+        """Return the number of items, with images that cannot be read."""
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """The items from position `start` on."""
@@ -113,7 +113,7 @@ def digest(facts: Iterable[object]) -> str:
 
 
 def name_and_size(file: Place) -> tuple[str, int]:
-    """What a copy of the file has in common with it."""
+    """Return the name and the size in bytes, which a copy of the file shares."""
     return file.name, file.stat().st_size
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 GROUNDS = (255, 0, 128, 192, 64)  # gray levels, in order of preference
 SHOWN_CONTRAST = 0.25
-SHOWN_EDGES = 0.95  # of the edges that show on the best ground
+MIN_SHOWN_EDGES = 0.95  # share of the edges that are visible on the best ground
 SIDE = 128  # pixels, of the longer side at which grounds are compared
 
 UPPER_BYTES, LOWER_BYTES = "RGB;16B", "RGB;16L"
@@ -21,7 +21,7 @@ UPPER_BYTES, LOWER_BYTES = "RGB;16B", "RGB;16L"
 
 
 def has_color_key(image: Image.Image) -> bool:
-    """Whether one color of an RGB image is transparent, as a PNG's tRNS chunk says."""
+    """Return whether one color of an RGB image is transparent, by a PNG's tRNS chunk."""
     return image.mode == "RGB" and isinstance(image.info.get("transparency"), tuple)
 
 
@@ -63,4 +63,4 @@ def ground_of(image: Image.Image) -> int:
     contrasts = np.abs(colors - opacities * np.array(GROUNDS)).max(axis=1)  # (edges, grounds)
     best = contrasts.max(axis=1, keepdims=True)
     shown = np.minimum(contrasts, SHOWN_CONTRAST * best).sum(axis=0)
-    return GROUNDS[int(np.argmax(shown >= SHOWN_EDGES * shown.max()))]
+    return GROUNDS[int(np.argmax(shown >= MIN_SHOWN_EDGES * shown.max()))]

@@ -154,8 +154,8 @@ def write_index(
 ) -> IndexFacts:
     """Write the index into `partial`, move it to `folder`, and return its facts.
 
-    facts: those that do not follow from the index and its files. blocks: its vectors, by which its
-    recall is measured; None where they are not at hand.
+    facts: those that do not follow from the index and its files. blocks: its vectors, to measure
+    its recall; None if they are not available.
     """
     from retrieval.index.recall import measured_recall  # searches do not load its libraries
 
@@ -304,7 +304,7 @@ def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
 
 
 def _before(folder: Place) -> set[Place]:
-    """Return the files of the index in the folder; none where there is no complete index."""
+    """Return the files of the index in the folder; none if it holds no complete index."""
     try:
         return set(IndexFacts.read(folder).paths_in(folder))
     except Unreachable:

@@ -66,7 +66,7 @@ def matching(rows: pa.Table, where: str) -> Mask:
 
 
 def _readings(written: str) -> list[tuple[str, ...]]:
-    """What the values may be, the likeliest last: one with commas, plain, and with quotes."""
+    """Return the readings of the values: one value with commas, plain, quoted; likeliest last."""
     readings = [(written,), tuple(written.split(","))]
     try:
         (values,) = csv.reader([written], strict=True, skipinitialspace=True)

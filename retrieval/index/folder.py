@@ -165,7 +165,7 @@ def is_index(folder: Place) -> bool:
 def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
     """Open the index in the folder or at the URL, with changed search options.
 
-    Raises BadInput if it is no index folder or an option cannot be changed after the build,
+    Raises BadInput if it is not an index folder or an option cannot be changed after the build,
     BadData if a file is missing, damaged or not the one that was written.
     """
     folder = place_of(folder)

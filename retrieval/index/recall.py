@@ -17,17 +17,17 @@ from retrieval.registry import make_indexer
 
 K = 10
 QUERIES = 100  # rows, drawn at random
-DRAWN_ROWS = 1000  # of which the queries are the first that are no copies of each other
-COPY_DISTANCE = 1e-5  # of copies at most, as a share of their length
+DRAWN_ROWS = 1000  # random rows; the first that are not copies of each other are queries
+MAX_COPY_DISTANCE = 1e-5  # between copies, as a share of their length
 
 
 def measured_recall(index: Index, blocks: Blocks, metric: Metric | str, seed: int = 0) -> float:
     """Return the recall@10 of the index for some of its own rows, with exact search as truth.
 
     blocks: the vectors of the index's rows, which are read twice. No two queries are copies of one
-    vector: most searches find these, which would hide that other rows are missed. A query's own row
-    counts neither as a hit nor as a neighbor. Recall is counted by distance, see
-    `index_recall_at`; it is 1 where there is no other row.
+    vector: most searches find copies, which would hide that other rows are missed. A query's own
+    row counts neither as a hit nor as a neighbor. Recall is counted by distance, see
+    `index_recall_at`; it is 1 for an index of one row.
     """
     metric = choice(Metric, metric)
     own = np.random.default_rng(seed).permutation(blocks.rows)[:DRAWN_ROWS]
@@ -57,7 +57,7 @@ def _distinct(vectors: Vectors, seed: int) -> Rows:
     direction = np.random.default_rng(seed).standard_normal(vectors.shape[1])
     order = np.argsort(vectors @ direction, kind="stable")  # copies lie next to each other
     apart = np.linalg.norm(np.diff(vectors[order], axis=0), axis=1)
-    is_copy = apart <= COPY_DISTANCE * np.linalg.norm(vectors[order[1:]], axis=1)
+    is_copy = apart <= MAX_COPY_DISTANCE * np.linalg.norm(vectors[order[1:]], axis=1)
     return np.sort(order[np.append(True, ~is_copy)])
 
 

@@ -44,7 +44,7 @@ class Hit(NamedTuple):
     path: str | None
 
     def to_json(self) -> dict[str, Json]:
-        """The hit as `retr search --json` prints it."""
+        """Return the hit as `retr search --json` prints it."""
         return {
             "rank": self.rank,
             "id": self.id,
@@ -193,9 +193,9 @@ class Searcher:
         return self.named(self.hits(queries, k, where))
 
     def hits(self, queries: Queries, k: int | None = None, where: str | None = None) -> Hits:
-        """The same as `search`, as rows and distances (q, k).
+        """Search like `search`, and return rows and distances (q, k).
 
-        An index that can filter by itself is told the filter, others the rows that it admits.
+        An index that can filter by itself gets the filter, another one the rows that match.
         """
         among, index = self.among(k, where), self.opened.index
         queries = as_vectors(queries, "queries")
@@ -205,7 +205,7 @@ class Searcher:
         return index.search(queries, k, among)
 
     def among(self, k: int | None, where: str | None) -> Mask | None:
-        """The rows that a search may find, None for all. Raises what `search` raises for it."""
+        """Return the rows that a search may find; None for all. Raises what `search` raises."""
         if k is not None and not 1 <= whole_number(k, "k") <= len(self):
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
         return None if where is None else matching(self.opened.rows, where)
@@ -221,7 +221,7 @@ class Searcher:
             part = slice(start, start + len(line))
             start = part.stop
             of_rows = cast(list[str], ids[part]), labels[part], distances, paths[part]
-            named.append([*map(Hit, count(1), *of_rows)])  # as many as there are rows
+            named.append([*map(Hit, count(1), *of_rows)])  # stops at the last row
         return named
 
     @cached_property
@@ -231,5 +231,5 @@ class Searcher:
 
 
 def own_label(path: str, hits: Sequence[Hit]) -> str | None:
-    """The label of the image at `path`, where it is one of its own neighbours."""
+    """Return the label of the image at `path`, if it is one of its own neighbors."""
     return next((hit.label for hit in hits if hit.path == path), None)

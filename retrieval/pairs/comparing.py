@@ -29,7 +29,7 @@ from retrieval.pairs.draw import Pairs, pair_distances
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Distances
 
-SCORER_CHUNK_IMAGES = 64  # whose maps, megabytes each, are computed at a time
+SCORER_CHUNK_IMAGES = 64  # their maps take megabytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Asked:
     b: str
     path_a: str
     path_b: str
-    line: int | None = None  # of the file that asks
+    line: int | None = None  # in the file of pairs
 
     @classmethod
     def of(cls, a: str | Path, b: str | Path) -> "Asked":
@@ -64,7 +64,7 @@ class Compared:
     layers: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr compare --json`."""
+        """Return the document that `retr compare --json` prints."""
         return {
             "a": self.a,
             "b": self.b,
@@ -155,10 +155,10 @@ def compare(
 
 
 def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> Vectors:
-    """(pairs, layers): the mean squared differences of pairs of images, given by their paths.
+    """Return (pairs, layers): the mean squared differences of pairs of images, by their paths.
 
     Each image's maps are computed once. Raises BadImage for an image that cannot be read, RetrError
-    where there is no room for the maps.
+    if the disk has too little free space for the maps.
     """
     if not pairs:
         return np.empty((0, len(scorer.layers)), np.float32)
@@ -169,15 +169,15 @@ def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> V
 
 
 def knows_probability(scorer: PairScorer) -> bool:
-    """Whether the scorer was trained, and can say how likely a pair shows one class."""
+    """Return whether the scorer was trained to give the probability that a pair shows one class."""
     return scorer.probability(np.zeros((1, len(scorer.layers)), np.float32)) is not None
 
 
 def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
-    """How unlikely the scorer finds it that pairs of images show the same class, as a distance.
+    """Return a function that gives 1 - the scorer's probability that pairs show one class.
 
-    The maps of all images are kept from one call to the next with the same images. Raises BadInput
-    for a scorer that was not trained; the function raises it for images whose place is not known.
+    The maps of all images are kept between calls with the same images. Raises BadInput for a scorer
+    that was not trained. The function raises BadInput for images whose path is not known.
     """
     if not knows_probability(scorer):
         raise BadInput(

@@ -28,7 +28,7 @@ BLOCK = 8_192  # pairs whose distances are computed at once; their vectors fit a
 
 
 class Scheme(StrEnum):
-    """How pairs are drawn.
+    """Schemes to draw pairs.
 
     RANDOM: a random image, with a random one of its class, or of any other class.
     CONSECUTIVE: each image with the next of its class, then with the one at its own place in
@@ -52,7 +52,7 @@ class Pairs:
         return len(self.first)
 
     def images(self) -> int:
-        """How many images are in any of the pairs."""
+        """Number of images that are in any pair."""
         return len(np.union1d(self.first, self.second))
 
 
@@ -164,5 +164,5 @@ def pair_distances(vectors: Vectors, pairs: Pairs, metric: Metric | str) -> Dist
         distances[block] = pairwise(first.astype(np.float64), second.astype(np.float64), metric)
 
     with ThreadPoolExecutor(usable_cores()) as threads:
-        list(threads.map(write, range(0, len(pairs), BLOCK)))  # so that errors are raised
+        list(threads.map(write, range(0, len(pairs), BLOCK)))  # list() raises the errors of threads
     return distances

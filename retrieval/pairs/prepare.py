@@ -53,7 +53,7 @@ class PairTest:
         return f"1 - p of {self.scorer.name}"
 
     def run(self, warn: Warn) -> CalibrationTest:
-        """Return what `verify` returns, and warn of an accuracy that is too optimistic."""
+        """Return the result of `verify`, and warn if its accuracy is overestimated."""
         outcome = verify(
             self.tested,
             self.validation,

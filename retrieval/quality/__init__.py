@@ -1,1 +1,1 @@
-"""How good it is: retrieval over labels, the recall of indices, and pairs of images."""
+"""Measures of quality: retrieval over labels, the recall of indices, and pairs of images."""

@@ -1,4 +1,4 @@
-"""What a mean hides: precision over recall, and which labels are taken for which."""
+"""Curves of precision over recall, and confusions between labels, which a mean hides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,10 @@ def precision_recall(queries: Labelled, database: Labelled, metric: Metric | str
 
 
 def at_levels(ranks: Rows) -> Values:
-    """Interpolated precision (levels,) of one ranking; ranks: of all that is relevant, from 1."""
+    """Return the interpolated precision (levels,) of one ranking.
+
+    ranks: of all relevant items, from 1.
+    """
     precision = np.arange(1, len(ranks) + 1) / ranks
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     # The first relevant item at which recall reaches the level.
@@ -59,10 +62,10 @@ def at_levels(ranks: Rows) -> Values:
 
 
 def confusion(result: Evaluation, database: Labelled) -> tuple[list[str], Values]:
-    """Labels, and (label of the query, label of the neighbour): shares of the kept neighbours.
+    """Return labels, and the share of neighbors by (label of the query, label of the neighbor).
 
-    result: with a depth, whose rows are counted. Lines of labels that ask sum to 1, others to 0;
-    neighbours without a label count for none.
+    result: with a depth, whose rows are counted. Lines of labels that have queries sum to 1, others
+    to 0. Neighbors without a label are not counted.
     """
     of = result.per_query
     names = sorted({*of.labels, *(label for label in database.labels if label is not None)})

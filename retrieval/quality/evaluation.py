@@ -64,7 +64,7 @@ class OfClass:
     precision_at: dict[int, float]
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr eval --json`."""
+        """Return the document that `retr eval --json` prints."""
         return {
             "queries": self.queries,
             "map": self.map,
@@ -96,7 +96,7 @@ class Evaluation:
 
     @property
     def queries(self) -> int:
-        """How many queries the means are over."""
+        """Number of queries that the means are over."""
         return len(self.per_query.ids)
 
     @property
@@ -147,12 +147,12 @@ class Evaluation:
         return dict(zip(self.per_query.columns, pairs, strict=True))
 
     def margin(self, measure: str, k: int | None = None) -> float | None:
-        """Half of the interval's width, for `±`; None where there is no interval."""
+        """Return half of the interval's width, for `±`; None without an interval."""
         ends = self.intervals.get(measure if k is None else column(measure, k))
         return None if ends is None else (ends[1] - ends[0]) / 2
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr eval --json`."""
+        """Return the document that `retr eval --json` prints."""
         return {
             "queries": self.queries,
             "left_out": {
@@ -309,11 +309,11 @@ def evaluate_hits(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RetrievalTask:
-    """What is asked of whom; labels are numbers from here on, -1 where there is none.
+    """Queries with their relevant items; labels are numbers, -1 for none.
 
-    asked: (q,), the queries that have something relevant to find; all else is of these.
-    own: (q,), the row of each query in the database, -1 where it is not there.
-    relevant: (q,), R.
+    asked: (q,), the queries that have relevant items; the other fields are about these.
+    own: (q,), the row of each query in the database, -1 if it is not in it.
+    relevant: (q,), the number of relevant items R.
     """
 
     asked: Rows

@@ -50,7 +50,7 @@ class Difference:
     p: float
 
     def to_json(self) -> dict[str, Json]:
-        """As in `retr eval --json`."""
+        """Return the document that `retr eval --json` prints."""
         return {
             "there": self.there,
             "here": self.here,
@@ -76,8 +76,10 @@ def write_queries(path: Path, evaluation: Evaluation, facts: Mapping[str, Json])
 
 
 def read_queries(path: Path) -> QueryTable:
-    """What `write_queries` wrote. Raises BadInput where there is no such file, BadData where it
-    is none of retr's."""
+    """Read a table that `write_queries` wrote.
+
+    Raises BadInput if the file does not exist, BadData if it is another table.
+    """
     if not path.is_file():
         raise BadInput(f"{path} is not there; write it with 'retr eval --save {path}'")
     try:

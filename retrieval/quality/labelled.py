@@ -101,7 +101,7 @@ class Labelled:
                 raise UnknownName("class of these images", str(name), there)
 
     def rows_of_classes(self) -> Counter[str]:
-        """How many rows each class has."""
+        """Return the number of rows of each class."""
         return Counter(label for label in self.labels if label is not None)
 
     def rows_in(self, database: "Labelled") -> Rows:
@@ -124,13 +124,13 @@ class Labelled:
         return rows
 
     def known_paths(self) -> list[str | None]:
-        """Where each image is, None where that is not known."""
+        """Return the path of each image, None where it is not known."""
         if self.paths is None:
             return [None] * len(self)
         return [path and restored(path) for path in self.paths.to_pylist()]
 
     def all_paths(self) -> list[str]:
-        """Where each image is. Raises BadInput where that is not known of one."""
+        """Return the path of each image. Raises BadInput if one is not known."""
         paths = [path for path in self.known_paths() if path is not None]
         if len(paths) < len(self):
             raise BadInput("the embeddings do not say where their images are; encode them anew")
@@ -147,7 +147,7 @@ class Labelled:
         return self.take(np.flatnonzero([label in wanted for label in self.labels]))
 
     def with_rows_of(self, others: "Labelled") -> "Labelled":
-        """These rows, and the others' behind them; paths only where both have them."""
+        """Return these rows followed by the others'; paths only if both have them."""
         paths = (
             None
             if self.paths is None or others.paths is None

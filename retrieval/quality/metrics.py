@@ -166,10 +166,10 @@ def index_recall_at(
 ) -> NDArray[np.float64]:
     """Return (q,): the share of each query's first k hits within reach of the k-th neighbor.
 
-    found: (q, ≥ k) distances of an index's hits, recomputed from the vectors: what an index
-        reports may be an approximation too. +inf where there is no hit.
-    true: (q, ≥ k) distances of the true neighbors, ascending; +inf beyond the end of a database
-        that has fewer than k. The share is then one of those that it has.
+    found: (q, ≥ k) distances of an index's hits, recomputed from the vectors, since an index may
+        report approximate distances. +inf without a hit.
+    true: (q, ≥ k) distances of the true neighbors, ascending; +inf where the database has fewer
+        than k rows. The share is then one of those rows.
 
     A hit at distance d is within reach of the k-th neighbor's t if d ≤ t + |t| / 1000, which is
     ann-benchmarks' `epsilon_threshold`; by cosine at least if d ≤ t + 1e-6, and by inner product
@@ -187,7 +187,7 @@ def index_recall_at(
 
 
 def _found(ranks: Ranks, ks: Ks) -> Any:
-    """How many relevant items are among the first k."""
+    """Return the number of relevant items among the first k."""
     return np.searchsorted(ranks, ks, side="right")
 
 

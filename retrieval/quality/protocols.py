@@ -37,12 +37,12 @@ class Protocol(StrEnum):
 
     @property
     def draws(self) -> bool:
-        """Whether chance has a part in it."""
+        """True if the protocol draws at random."""
         return self in (Protocol.HASHING_54K, Protocol.HASHING_59K)
 
     @property
     def needs_training(self) -> bool:
-        """Whether it depends on which images the encoder was trained on."""
+        """True if the protocol needs the images that the encoder was trained on."""
         return self is Protocol.HASHING_54K
 
 
@@ -117,10 +117,10 @@ def sides_of_folders(
 
     Raises what `read_draw` and `sides_of` raise.
     """
+    protocol = None if protocol is None else choice(Protocol, protocol)
     test, train = Labelled.of(queries), Labelled.of(database)
     if protocol is None:
         return Sides(test, train, None, seed, [])
-    protocol = choice(Protocol, protocol)
     if draw is not None and draw.exists():
         return read_draw(draw, protocol, test, train)
     facts = database.facts

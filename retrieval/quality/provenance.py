@@ -1,4 +1,4 @@
-"""What an encoder was trained on, as the folder of its weights says."""
+"""Provenance of encoders: the images that one was trained on, from the folder of its weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,8 +54,10 @@ class Provenance:
 
 
 def provenance_of(encoder: EncoderFacts) -> Provenance | None:
-    """Where the encoder's weights come from; None for one without a card, or whose folder is gone
-    or holds other weights by now."""
+    """Return the provenance of the encoder's weights.
+
+    Return None for an encoder without a card, or whose folder is missing or holds other weights.
+    """
     folder = trained_folder(encoder.name) if has_card(encoder) else None
     if folder is None:
         return None
@@ -91,5 +93,5 @@ def ids_within(images: Labelled, source: SourceFacts) -> list[str]:
 
 
 def has_card(encoder: EncoderFacts) -> bool:
-    """Whether the encoder came from a folder with a card, wherever that is by now."""
+    """Return whether the encoder came from a folder with a card, which may have moved since."""
     return WEIGHTS in encoder.config

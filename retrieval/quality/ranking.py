@@ -69,11 +69,11 @@ def map_rankings(
         raise BadInput(f"{len(database)} rows are too many to rank exactly; give at most 2^29")
     distances = _Distances(queries, database, metric)
     numbers = np.arange(len(database))
-    # Of a very large database a single line is a large block.
+    # For a very large database, a single line is a large block.
     cores = max(1, min(usable_cores(), MOST_BYTES // (8 * max(1, len(database)))))
     size = min(BLOCK_BYTES // (8 * max(1, len(database))), -(-len(queries) // cores))
     starts = range(0, len(queries), max(1, size))
-    room = local()  # of each thread: to ask the system for memory again takes as long as a product
+    room = local()  # one for each thread: allocating memory again takes as long as a product
 
     def summaries(start: int) -> list[Result]:
         if not hasattr(room, "block"):

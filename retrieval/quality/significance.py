@@ -1,4 +1,4 @@
-"""What chance may do to a mean over queries, and to the difference of two.
+"""Confidence intervals of means over queries, and tests of the difference of two means.
 
 The values of a query are its measures; queries are taken for a sample of those that people ask.
 """

@@ -25,7 +25,7 @@ Reply = Mapping[str, Any]
 
 PATIENCE = 9.0  # seconds for a cluster to let us in
 GREETING = 3.0  # seconds of them for its first words
-MAX_RETRIES = 4  # of a task whose worker or node was lost
+MAX_RETRIES = 4  # after the loss of a worker or node
 MIN_USED_CPUS = 0.9  # share of the cluster's CPUs that large workers must use
 STORE = 128 << 20  # bytes for objects of a Ray of our own; what workers return is a few lines
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

@@ -91,7 +91,7 @@ class Embeddings:
 def open_embeddings(folder: Place | str) -> Embeddings:
     """Open the embeddings in the folder, or at the URL.
 
-    Raises BadInput if it is no embeddings folder or not complete, BadData if it is damaged.
+    Raises BadInput if it is not an embeddings folder or not complete, BadData if it is damaged.
     """
     folder = place_of(folder)
     manifest = Manifest.read(folder)

@@ -1,4 +1,4 @@
-"""Where files are: a path here, or one in a store that is named by a URL.
+"""Places of files: a local path, or a path in a store by its URL.
 
 `RemotePath` has of `pathlib.Path` what retr needs, over fsspec: `s3://bucket/photos`, `gs://`,
 `hf://datasets/…`, and whatever else fsspec knows. What goes wrong on the way to a store is tried
@@ -30,7 +30,7 @@ EXTRAS = {
     "s3a": "s3",
     "gs": "gcs",
     "gcs": "gcs",
-}  # of retr, that bring a store's library
+}  # extras of retr that install a store's library
 BLOCK = 4 << 20  # bytes that are read ahead of who reads a file bit by bit
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class RemoteStat:
-    """What a store says of a file.
+    """Facts that a store reports about a file.
 
     st_size: bytes. version: changes with the content: its hash in the store, else when it changed.
     """
@@ -73,7 +73,7 @@ class RemotePath:
         return self.url
 
     def __truediv__(self, name: str | PurePath) -> "RemotePath":
-        # Of a chain such as zip://folder::s3://bucket/a.zip the first part is the path.
+        # The path in a chain such as zip://folder::s3://bucket/a.zip is its first part.
         head, chain, rest = self.url.partition("::")
         between = "" if head.endswith("/") else "/"
         below = name.as_posix() if isinstance(name, PurePath) else name
@@ -106,15 +106,15 @@ class RemotePath:
         return self
 
     def exists(self) -> bool:
-        """Whether there is a file or a folder."""
+        """Return whether a file or a folder exists."""
         return self._kind() is not None
 
     def is_file(self) -> bool:
-        """Whether there is a file."""
+        """Return whether a file exists."""
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        """Whether there is a folder: in most stores, any file below it."""
+        """Return whether a folder exists: in most stores, any file below it."""
         return self._kind() == "directory"
 
     def stat(self) -> RemoteStat:
@@ -139,7 +139,7 @@ class RemotePath:
             yield file
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """What lies in the folder: nothing where there is none, as a store has no empty ones."""
+        """Yield the entries of the folder; nothing if it does not exist."""
         try:
             found = self._do(lambda store, path: store.ls(path, detail=False))
         except FileNotFoundError:
@@ -257,7 +257,7 @@ def _contact(url: str) -> None:
         try:
             _tried(url, lambda store, path: store.info(path), PAUSES[:2])
         except FileNotFoundError:
-            outcome.append(None)  # which the store itself has said
+            outcome.append(None)  # the store itself answered this
         except Exception as error:
             outcome.append(error)
         else:
@@ -297,7 +297,7 @@ def _opened(url: str) -> tuple[Any, str]:
     try:
         # A listing that is kept would hide what others write meanwhile.
         options = {"use_listings_cache": False, **_OPTIONS.get(protocol, {})}
-        if "::" in url:  # whose parts have options each
+        if "::" in url:  # each part has options
             options = {protocol: options}
         store, path = url_to_fs(url, **options)
     except ImportError as error:
@@ -311,7 +311,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _said(url: str) -> Iterator[None]:
-    """What the libraries of stores raise, as the errors of this module."""
+    """Turn the errors of stores' libraries into the errors of this module."""
     try:
         yield
     except BadInput:
@@ -324,11 +324,11 @@ def _said(url: str) -> Iterator[None]:
 
 
 def _meaning(url: str, error: Exception) -> BadInput | None:
-    """What the error says of the store; None where it speaks of one file, or of our own code."""
+    """Return the error about the store; None for one about a single file, or about our own code."""
     if "bucket does not exist" in str(error):
         return Unreachable(f"{url} is in no bucket that there is; make it, or mend the URL", False)
     if isinstance(error, _FINAL):
-        cause = error.__cause__  # what fsspec makes of a host that is not there
+        cause = error.__cause__  # fsspec wraps the error of an unknown host
         return _unreachable(url, cause) if "Connect" in type(cause).__name__ else None
     if isinstance(error, PermissionError) or _is_forbidden(error):
         remedy = "give credentials that may, by the environment or files that its library reads"
@@ -336,7 +336,7 @@ def _meaning(url: str, error: Exception) -> BadInput | None:
     if isinstance(error, ValueError):
         return _unusable(url, error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return None  # of the disk that is downloaded to
+        return None  # an error of the local disk
     return _unreachable(url, error) if _is_of_the_way(error) else None
 
 
@@ -349,18 +349,18 @@ def _unusable(url: str, error: Exception) -> BadInput:
 
 
 def _is_forbidden(error: Exception) -> bool:
-    """Whether it says that credentials are missing or wrong; the libraries have classes for it."""
+    """Return whether credentials are missing or wrong, by the class of the library's error."""
     name = type(error).__name__
     return "Credential" in name or "Unauthorized" in name or "Token" in name
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether it is about this file alone."""
+    """Return whether the error is about one file alone."""
     return isinstance(error, (*_FINAL, PermissionError))
 
 
 def _is_of_the_way(error: BaseException) -> bool:
-    """Whether the store or the way to it failed, and not our own code."""
+    """Return whether the store or the network failed, not our own code."""
     root = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError | TimeoutError) or root in {
         "aiohttp",

@@ -48,7 +48,7 @@ def test_two_evaluations_are_compared(retr: Retr, gallery: Gallery) -> None:
     assert 0 < of_map["p"] <= 1
     said = retr(*there, "--metric", "manhattan", "--against", "new/cosine.parquet").out
     assert "95% interval" in said
-    assert "p: how likely" in said
+    assert "p: the probability" in said
 
 
 def test_run_and_qrels_are_written(retr: Retr, gallery: Gallery) -> None:

@@ -18,7 +18,7 @@ import patient
 import pytest
 from PIL import Image
 
-from retrieval.embedding.encode import EARLY, encode_source
+from retrieval.embedding.encode import EARLY_FOLDER, encode_source
 from retrieval.embedding.on_ray import encode_on_cluster
 from retrieval.embedding.ray_worker import Names
 from retrieval.errors import BadInput, Mismatch, WorkerFailed
@@ -247,7 +247,7 @@ def test_shards_written_out_of_order_are_kept(
     manifest = open_embeddings(expected).manifest
     for number in (7, 8, 9, 10):
         name = f"part-{number:05}.parquet"
-        attempt = folder / EARLY / name / "attempt"
+        attempt = folder / EARLY_FOLDER / name / "attempt"
         attempt.mkdir(parents=True)
         (folder / name).rename(attempt / name)
         document = {
@@ -265,7 +265,11 @@ def test_shards_written_out_of_order_are_kept(
             case 10:
                 document["facts"] = manifest.facts.to_json() | {"dim": 4}
         (attempt / "outcome.json").write_text(json.dumps(document))
-    kept = (folder / EARLY / "part-00007.parquet" / "attempt" / "part-00007.parquet").stat().st_ino
+    kept = (
+        (folder / EARLY_FOLDER / "part-00007.parquet" / "attempt" / "part-00007.parquet")
+        .stat()
+        .st_ino
+    )
     encode("0.05", pictures, folder)
     assert contents(folder) == contents(expected)
     assert (folder / "part-00007.parquet").stat().st_ino == kept

@@ -179,8 +179,8 @@ def test_a_killed_build_is_taken_up_where_it_was(
 import os, signal, sys
 from pathlib import Path
 from indexers.milvus import collection, holding
-from retrieval.index.folder import build_index
-from retrieval.storage.shards import open_embeddings
+from retrieval.index.build import build_index
+from retrieval.storage.embeddings import open_embeddings
 holding.BATCH_ROWS = 30
 insert = collection.insert
 def until(database, keys, *others, **more):

@@ -15,7 +15,7 @@ from stores import encoded, lead_to, put
 from encoders.toy import Toy
 from retrieval import open_embeddings
 from retrieval.embedding.early_shards import EarlyShard, Queue
-from retrieval.embedding.encode import EARLY, facts_of, finished
+from retrieval.embedding.encode import EARLY_FOLDER, facts_of, finished
 from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask
 from retrieval.errors import BadInput, BadSource, Unreachable
 from retrieval.images import open_source
@@ -196,5 +196,5 @@ def test_shards_of_a_cluster_are_made_in_a_store(
     for number in queue.missing():
         queue.add(EarlyShard.of_json(json.loads(maker(number))))
     assert finished(writer) == whole
-    assert not (root / "out" / EARLY).exists()
+    assert not (root / "out" / EARLY_FOLDER).exists()
     assert not verify(root / "out").problems

@@ -25,7 +25,7 @@ def test_no_module_selects_more_than_a_tenth_of_the_test_files() -> None:
         ("retrieval/quality/significance.py", "tests/unit/test_significance.py"),
         ("retrieval/images/decoding.py", "tests/unit/test_images_decoding.py"),
         ("indexers/ivf.py", "tests/unit/test_indexers_ivf.py"),
-        ("encoders/training/losses.py", "tests/unit/test_training_losses.py"),
+        ("encoders/training/optimization/losses.py", "tests/unit/test_training_losses.py"),
         ("cli/commands/search.py", "tests/cli/test_cli_search.py"),
         ("cli/commands/evaluate.py", "tests/cli/test_cli_eval.py"),
     ],

@@ -11,7 +11,7 @@ from encoders.training import recipe
 from encoders.training.earlier import open_earlier
 from retrieval.contracts import Framing, Images, Json, Metric
 from retrieval.errors import BadImage, BadInput, UnknownName
-from retrieval.images import MANY, load, open_source
+from retrieval.images import FAST_RESIZE_IMAGES, load, open_source
 from retrieval.quality.draws import draw_of_each_class
 from retrieval.storage.names import nfc
 
@@ -79,7 +79,7 @@ def read_training_set(
     chosen = (item for row, item in enumerate(source.items()) if row in wanted)
     for place, item in enumerate(chosen):
         try:
-            images[len(ids)] = load(item, framing, len(rows) >= MANY)
+            images[len(ids)] = load(item, framing, len(rows) >= FAST_RESIZE_IMAGES)
         except BadImage as error:
             unreadable.append(str(error))
             continue

@@ -112,15 +112,14 @@ def find(folder: Path) -> Path | None:
 
 
 def is_batch(name: str) -> bool:
-    """Whether a file of this name is a batch of images."""
+    """Return whether a file of this name is a batch of images."""
     return any(name.removesuffix(_BINARY) in batches for batches in BATCHES.values())
 
 
 def read_row(root: Path, batch: str, row: int) -> Images | None:
-    """The image (32, 32, 3) in this row of a batch, None where there is no such row.
+    """Return the image (32, 32, 3) in this row of a batch; None beyond its last row.
 
-    The last batch that was asked for is kept, for those who look at one hit after the other.
-    Raises BadSource.
+    The last batch is cached, for callers that read one hit after the other. Raises BadSource.
     """
     stamp = (root / batch if root.is_dir() else root).stat().st_mtime_ns
     images, _ = _kept(root, batch, stamp)
@@ -217,7 +216,7 @@ def _reconstruct(kind: type, _shape: object, _code: object) -> _Array:
 
 
 def _encode(characters: str, _encoding: object) -> bytes:
-    """How Python 3 writes bytes in the protocols of Python 2."""
+    """Return text as bytes, as Python 3 pickles bytes in the protocols of Python 2."""
     return characters.encode("latin1")
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 grey images of 8×8, which come with the library.
+"""scikit-learn's digits: 1,797 gray images of 8×8, which come with the library.
 
 The first 1,437 of them, four fifths, are the split `train`; the last 360 are `test`.
 https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits

@@ -15,7 +15,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Official:
-    """Where a data set is published: a base address, and its files with their MD5."""
+    """Official download of a data set: a base address, and its files with their MD5."""
 
     base: str
     files: Mapping[str, str]
@@ -65,7 +65,7 @@ def _blocks(url: str) -> Iterator[bytes]:
         with urlopen(url, timeout=_TIMEOUT) as response:
             size = int(response.headers.get("Content-Length", 0)) or None
             name = url.rpartition("/")[2]
-            # disable=None: no bar where stderr is no terminal
+            # disable=None: no bar unless stderr is a terminal
             with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
                 while block := response.read(_BLOCK):
                     yield block

@@ -94,12 +94,12 @@ def split_files(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def is_images(file: Path) -> bool:
-    """Whether the file's name says that it holds images."""
+    """Return whether the file holds images, by its name."""
     return file.name.removesuffix(".gz").endswith(IMAGES)
 
 
 def read_row(file: Path, row: int) -> Images | None:
-    """The image (h, w) in this row, None where there is no such row. Raises BadSource."""
+    """Return the image (h, w) in this row; None beyond the last row. Raises BadSource."""
     with _opened(file, 3) as (stream, (count, height, width)):
         if row >= count:
             return None

@@ -26,8 +26,8 @@ from retrieval.images.folders.listing import (
 from retrieval.images.source import Item, natural, text
 from retrieval.storage.manifest import Skipped
 
-EVERYTHING = ("**",)
-_KEPT_REAL_PATHS = 1_000  # of folders, while links are resolved
+ALL_FILES_GLOB = ("**",)
+_CACHED_REAL_PATHS = 1_000  # folders whose links are resolved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +180,7 @@ class _Walk:
         self.suffixes = suffixes
         self.left_out = left_out
         self._met = {self.root}  # real paths that a link led to
-        self._real_folder = lru_cache(_KEPT_REAL_PATHS)(os.path.realpath)
+        self._real_folder = lru_cache(_CACHED_REAL_PATHS)(os.path.realpath)
 
     def below(
         self, folder: Path, parts: tuple[str, ...] = (), real: str | None = None
@@ -245,7 +245,7 @@ class _Walk:
         if any(name.startswith(".") for name in names):
             return False
         if kind is _FOLDER:
-            return self.pattern == EVERYTHING
+            return self.pattern == ALL_FILES_GLOB
         return Path(real).suffix.lower() in self.suffixes and matches(names, self.pattern)
 
     def _pass_over(self, entry: DirEntry[str]) -> None:

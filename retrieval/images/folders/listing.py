@@ -168,7 +168,7 @@ def said_of(passed_over: Mapping[str, int]) -> str:
 def unread_suffix(name: str) -> str | None:
     """Return the ending of a file that looks like an image but is not read; None for others.
 
-    It is one of UNREAD_SUFFIXES, or that of an image with something behind it: `.jpg_large`.
+    It is one of UNREAD_SUFFIXES, or an image's ending followed by other text: `.jpg_large`.
     """
     suffix = PurePath(name).suffix.lower()
     if suffix in UNREAD_SUFFIXES:

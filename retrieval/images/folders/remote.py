@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.folders.folder import EVERYTHING, matches, none_in
+from retrieval.images.folders.folder import ALL_FILES_GLOB, matches, none_in
 from retrieval.images.folders.listing import Changes, LeftOut, Listing, unread_suffix
 from retrieval.images.folders.splits import are_splits, chosen_split
 from retrieval.images.source import CHUNK, Item, Note, Source, natural
@@ -23,7 +23,7 @@ from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.images.tables.parquet import ParquetSource, by_split
 from retrieval.storage.places import RemotePath, RemoteStat
 
-STRETCH_BYTES = 64 << 20  # of images that are fetched at once
+FETCH_BYTES = 64 << 20  # images that are fetched at a time
 
 Files = dict[str, RemoteStat]
 
@@ -113,7 +113,7 @@ class RemoteSource:
         """The names from there on, as many at a time as may be in memory."""
         names = self.listing.paths(start)
         while start < len(self):
-            end, room = start, STRETCH_BYTES
+            end, room = start, FETCH_BYTES
             while end < min(len(self), start + CHUNK) and room > 0:
                 room -= self.sizes[end]
                 end += 1
@@ -123,7 +123,7 @@ class RemoteSource:
     def _item(self, name: str, content: bytes | Exception) -> Item:
         place = self.root / name
         folder, below, _ = name.partition("/")
-        # What could not be fetched is asked for again by who decodes it, and said there.
+        # A file that was not fetched is read again when it is decoded, which reports the error.
         got = place if isinstance(content, Exception) else content
         return Item(name, folder if below else None, str(place), got)
 
@@ -157,12 +157,12 @@ def open_remote(place: RemotePath, split: str | None, note: Note, columns: Colum
         files = {
             path.removeprefix(head): stat for path, stat in files.items() if path.startswith(head)
         }
-    return _of_listing(str(place), place, files, EVERYTHING, split, note, columns)
+    return _of_listing(str(place), place, files, ALL_FILES_GLOB, split, note, columns)
 
 
 def _split_folders(files: Files) -> list[str]:
     """The folders at the top that are splits, see `splits.are_splits`."""
-    images = [tuple(path.split("/")) for path in _chosen(files, EVERYTHING, SUFFIXES)]
+    images = [tuple(path.split("/")) for path in _chosen(files, ALL_FILES_GLOB, SUFFIXES)]
     folders = {parts[0]: False for parts in images if len(parts) > 1}
     for parts in images:
         if len(parts) > 2:
@@ -197,7 +197,7 @@ def _of_listing(
             )
         raise none_in(name, images.left_out)
     splits = by_split([root / path for path in tables if "/" not in path])
-    if splits and pattern == EVERYTHING and name != str(root / next(iter(tables))):
+    if splits and pattern == ALL_FILES_GLOB and name != str(root / next(iter(tables))):
         wanted = split or next(iter(splits))
         if wanted not in splits:
             raise UnknownName(f"split of {name}", wanted, splits)

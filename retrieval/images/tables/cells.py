@@ -37,8 +37,8 @@ def content_of(
 ) -> bytes | Place | BadImage:
     """Return the encoded image, the file of the path, or the error.
 
-    A path is relative to the folder of `file`. It must not lead out of that folder: the table may
-    be untrusted. where: the row's name in errors.
+    A path is relative to the folder of `file`. A path outside that folder is an error: the table
+    may be untrusted. where: the row's name in errors.
     """
     if data is not None and (data or not path):
         return data

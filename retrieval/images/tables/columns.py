@@ -72,8 +72,8 @@ class FoundColumns:
 def find(where: str, schema: pa.Schema, chosen: Columns) -> FoundColumns:
     """Return the image column and the label column of a schema.
 
-    where: the file's name in errors. Raises UnknownName for a chosen column that is not there,
-    BadSource for one of the wrong type, and where there is no image column.
+    where: the file's name in errors. Raises UnknownName for a chosen column that does not
+    exist, BadSource for one of the wrong type, and if no image column is found.
     """
     features = _features(where, schema)
     images = _image_candidates(schema, features)
