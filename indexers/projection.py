@@ -1,4 +1,4 @@
-"""Principal axes: vectors with fewer numbers, among which distances stay nearly what they were."""
+"""Projection onto principal axes: shorter vectors with nearly the same distances."""
 
 from typing import Any
 

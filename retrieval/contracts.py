@@ -245,7 +245,7 @@ class Settling(Indexer, Protocol):
 
 
 class Blocks(Protocol):
-    """Vectors (rows, dim), handed out in blocks from the first row on, as often as is asked."""
+    """Vectors (rows, dim) in blocks, from the first row on. They can be read several times."""
 
     @property
     def rows(self) -> int:

@@ -71,8 +71,8 @@ def ranked(rows: NDArray[np.int64], distances: NDArray[np.float32], k: int) -> H
 def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     """Sort each line of both (q, k) by distance, then row, in place; -1 goes last.
 
-    Libraries sort by distance already and leave equal distances as they come, so only the lines
-    that hold such are sorted. Without a sign, -1 is the greatest row there is.
+    Libraries sort by distance already, and leave equal distances in any order. So only lines with
+    equal distances are sorted. As an unsigned number, -1 is the largest row.
     """
     later, sooner = distances[:, 1:], distances[:, :-1]
     increasing = later > sooner

@@ -1,4 +1,4 @@
-"""Finds encoders and indexers by name, and imports them only then.
+"""Find encoders and indexers by name, and import them only then.
 
 A plug-in is an entry point in the group `retr.encoders` or `retr.indexers`; retr's own are
 registered in the same way, in pyproject.toml.
@@ -40,12 +40,12 @@ def indexer_names() -> list[str]:
 
 
 def encoder_plugin(name: str) -> type[Any]:
-    """The class of the encoder that is registered as `name`. Raises UnknownName."""
+    """Return the class of the encoder that is registered as `name`. Raises UnknownName."""
     return cast(type[Any], _named(ENCODERS, "encoder", name).load())
 
 
 def indexer_plugin(name: str) -> type[Any]:
-    """The class of the backend that is registered as `name`. Raises UnknownName."""
+    """Return the class of the backend that is registered as `name`. Raises UnknownName."""
     return cast(type[Any], _named(INDEXERS, "backend", name).load())
 
 

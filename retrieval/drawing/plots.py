@@ -66,9 +66,9 @@ def draw_matrix(path: Path, names: Sequence[str], matrix: Distances) -> None:
 def draw_distances(
     path: Path, distances: Distances, alike: Alike, calibration: Calibration, measured: str
 ) -> None:
-    """Draw how far pairs of either kind are apart, the threshold, and the probability.
+    """Draw the distances of alike and of other pairs, the threshold, and the probability.
 
-    measured: what the distances are, for people.
+    measured: name of the distances, for people.
     """
     figure = _figure(path, 7, 4)
     axes = figure.subplots()
@@ -231,7 +231,7 @@ def draw_map(path: Path, points: Vectors, labels: Labels, title: str) -> None:
 
 
 def draw_scatter_matrix(path: Path, vectors: Vectors, labels: Labels, title: str) -> None:
-    """Draw each dimension of vectors (n, dims) against each other, and how each is spread."""
+    """Draw each two dimensions of vectors (n, dims), and the distribution of each."""
     dims = vectors.shape[1]
     figure = _figure(path, max(4.0, 1.5 * dims + 1.5), max(4.0, 1.5 * dims))
     grid = figure.subplots(dims, dims, squeeze=False, sharex="col")

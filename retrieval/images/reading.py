@@ -1,4 +1,4 @@
-"""Reads an image again by the path that its item had: for galleries, and as a query."""
+"""Read an image by the path of its item: for galleries, and as a query."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

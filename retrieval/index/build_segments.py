@@ -109,7 +109,7 @@ def build_segments(
 def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
     """Add the embeddings of all `sets` to the index in `folder` as a segment; return its facts.
 
-    The caller holds the folder's lock, and has checked that sets and index go together.
+    The caller holds the folder's lock, and has checked that sets and index have the same encoder.
     """
     task = _tasks(sets, facts.backend, facts.metric, facts.options, folder, 1)[0]
     added = _standing(task) or _build(task)

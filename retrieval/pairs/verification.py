@@ -1,7 +1,7 @@
-"""Verification: telling from its distance whether a pair of images shows the same class.
+"""Verification: decide by distance whether two images show the same class.
 
-Classes that the encoder was trained on, classes that it was not, and both together are three
-questions, and are answered apart. docs/metrics.md defines the measures.
+Results are given separately for classes that the encoder was trained on, for classes that it was
+not trained on, and for both together. docs/metrics.md defines the measures.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

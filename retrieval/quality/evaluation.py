@@ -288,9 +288,9 @@ def evaluate_hits(
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
-    """The measures of the first k of hits (q, ≥ max(ks)), whoever found them.
+    """Return the measures of the first k of hits (q, ≥ max(ks)), from any search.
 
-    Where a query is in the database itself, it should have one hit more, which is left out.
+    A query that is in the database should have one hit more, since its own row is left out.
     Raises as `evaluate` does.
     """
     metric = choice(Metric, metric)

@@ -126,7 +126,7 @@ def average_precision_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
 
 
 def ndcg_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
-    """The discounted gain of the relevant items up to k, over that of the best ranking there is.
+    """Return the discounted gain of the relevant items up to k, relative to the best ranking.
 
     A relevant item gains 1, discounted by log2(1 + rank): Järvelin and Kekäläinen, Cumulated
     gain-based evaluation of IR techniques (2002), in the form of Burges et al. (2005), which is

@@ -177,12 +177,13 @@ def crew_here(device: str) -> Crew:
 
 
 def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None = None) -> Crew:
-    """The workers for nodes of these resources, `CPU` and `GPU`.
+    """Return the workers for nodes with these resources, `CPU` and `GPU`.
 
-    One for each GPU where there are any, unless `device` is cpu. Else workers as large as they
-    can be while a tenth of the CPUs at most is left over; `limit` bounds the CPUs of each.
+    If a node has GPUs, there is one worker for each, unless `device` is cpu. Otherwise workers are
+    as large as possible while at most a tenth of the CPUs stays idle. `limit` bounds the CPUs of
+    each worker.
 
-    Raises NoCluster where no node has a GPU, and cuda was asked for, or none has a CPU.
+    Raises NoCluster if cuda is requested and no node has a GPU, or if no node has a CPU.
     """
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     most = limit or max(cpus, default=0)

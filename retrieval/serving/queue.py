@@ -1,7 +1,6 @@
-"""The queue of requests: whose body has come takes a place, in turn.
+"""The queue of requests: a request waits for one of a limited number of places.
 
-A body is received in full before its request takes one of the places, so that slow senders keep
-nobody else from an answer.
+Its body is received in full before it takes a place, so that slow senders block no other request.
 """
 
 import asyncio

@@ -138,7 +138,7 @@ def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def check_seal(document: Mapping[str, Any], where: Place, remedy: str) -> dict[str, Any]:
-    """The document without its checksum. Raises BadData, with the remedy, for one that is wrong."""
+    """Return the document without its checksum. Raises BadData for a checksum mismatch."""
     if document.get(CHECKSUM) != _checksum(document):
         raise BadData(f"{where} is damaged: checksum mismatch; {remedy}")
     return {key: value for key, value in document.items() if key != CHECKSUM}

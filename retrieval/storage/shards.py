@@ -4,8 +4,8 @@ Shard `part-00000.parquet` holds the columns id, label, path and embedding; `man
 which encoder made them from which source, and each shard's rows and sha256. docs/formats.md
 writes the format out.
 
-A shard is the outcome of a fixed stretch of the source's images, so that a run that was killed
-goes on behind its last whole shard and ends with the same files as one that was not.
+A shard holds a fixed range of the source's images. So a run that was killed continues after its
+last complete shard, and ends with the same files as an uninterrupted run.
 """
 
 import hashlib

@@ -56,7 +56,7 @@ class RemoteSource:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the names, sizes and versions of the files."""
+        """Return the sha256 of the names, sizes and versions of the files."""
         return self.listing.fingerprint
 
     def __len__(self) -> int:
@@ -207,7 +207,7 @@ def _of_listing(
 
 
 def _chosen(files: Files, pattern: tuple[str, ...], suffixes: frozenset[str]) -> Files:
-    """The files of these endings that match, in natural order of their paths."""
+    """Return the matching files of these endings, in natural order of their paths."""
     found = {
         tuple(path.split("/")): path
         for path in files

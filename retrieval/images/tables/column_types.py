@@ -19,7 +19,7 @@ def _has(kind: pa.StructType, name: str) -> bool:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, where a column is dictionary-encoded."""
+    """Return the type of a column's values, of which a dictionary may encode the column."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
