@@ -31,7 +31,7 @@ be found; the mask, or None where all rows may be."""
 def answer(
     nearest: Nearest, queries: Vectors, k: int, among: Mask | None, *, dim: int, rows: int
 ) -> Hits:
-    """The hits of `nearest` for queries (q, dim) in an index of `rows` rows, as `Hits` says.
+    """Return the hits of `nearest` for queries (q, dim) in an index of `rows` rows, as `Hits` says.
 
     `nearest` is asked for no more rows than the mask admits; the columns up to k are padded.
     Raises Mismatch for queries of another dimension or a mask of another length, BadInput for
@@ -114,7 +114,8 @@ def without_own(hits: Hits, own: Rows) -> Hits:
 
 
 def checked_vectors(vectors: Vectors, metric: Metric | str) -> Vectors:
-    """The vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if needed.
+    """Return the vectors (n, dim) to build an index of, float32 and C-contiguous; a copy only if
+    needed.
 
     Raises BadInput where there are none, or one is not finite, or so long that distances by the
     metric are not.
@@ -155,7 +156,7 @@ def _check_lengths(vectors: Vectors, first: int) -> None:
 
 
 def checked_additions(vectors: Vectors, dim: int, metric: Metric | str) -> Vectors:
-    """The vectors to add to an index of this dimension, as `checked_vectors` has them.
+    """Return the vectors to add to an index of this dimension, as `checked_vectors` has them.
 
     Raises what that raises, and Mismatch for vectors of another dimension.
     """
@@ -170,13 +171,15 @@ def checked_additions(vectors: Vectors, dim: int, metric: Metric | str) -> Vecto
 
 
 def prepared(vectors: Vectors, metric: Metric | str) -> Vectors:
-    """The vectors as a library wants them: of length 1, in a copy, where the metric is cosine."""
+    """Return the vectors as a library wants them: of length 1, in a copy, where the metric is
+    cosine.
+    """
     metric = choice(Metric, metric)
     return unit_vectors(vectors) if metric is Metric.COSINE else vectors
 
 
 def prepared_blocks(vectors: Vectors, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:
-    """The first row of each block of `BLOCK_ROWS` vectors, and the block, prepared."""
+    """Yield the first row of each block of `BLOCK_ROWS` vectors, and the block, prepared."""
     metric = choice(Metric, metric)
     for start in range(0, len(vectors), BLOCK_ROWS):
         yield start, prepared(vectors[start : start + BLOCK_ROWS], metric)
@@ -212,7 +215,8 @@ class Fetched:
 
 
 def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, Vectors]]:
-    """The first row of each of blocks of at most `BLOCK_ROWS` vectors, and the block, prepared.
+    """Yield the first row of each of blocks of at most `BLOCK_ROWS` vectors, and the block,
+    prepared.
 
     Raises what `checked_vectors` raises.
     """
@@ -227,7 +231,7 @@ def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, 
 
 
 def unit_vectors(vectors: Vectors) -> Vectors:
-    """A copy of the vectors (n, dim) scaled to length 1; zero vectors stay zero.
+    """Return a copy of the vectors (n, dim) scaled to length 1; zero vectors stay zero.
 
     Lengths are taken in double precision: the square of a float32 may leave its range.
     """

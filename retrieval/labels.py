@@ -52,7 +52,7 @@ def is_number(name: str) -> bool:
 
 
 def _values(given: Iterable[Any], what: str) -> Iterable[Any]:
-    """The values one by one."""
+    """Return the values one by one."""
     if hasattr(given, "to_pylist"):  # Arrow's
         return list(given.to_pylist())
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
@@ -81,7 +81,7 @@ def _id(value: Any, row: int) -> str:
 
 
 def _text(value: Any, what: str, row: int) -> str | None:
-    """The text of one label or id, None where it is missing."""
+    """Return the text of one label or id, None where it is missing."""
     if isinstance(value, str):
         return str.__str__(value)  # also for numpy's text and for enumerations
     if hasattr(value, "__array__") and not isinstance(value, np.generic):

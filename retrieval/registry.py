@@ -30,12 +30,12 @@ TRAINERS = "retr.trainers"
 
 
 def encoder_names() -> list[str]:
-    """The registered encoders, sorted."""
+    """Return the registered encoders, sorted."""
     return sorted({point.name for point in _registered(ENCODERS)})
 
 
 def indexer_names() -> list[str]:
-    """The registered backends, sorted."""
+    """Return the registered backends, sorted."""
     return sorted({point.name for point in _registered(INDEXERS)})
 
 
@@ -50,7 +50,7 @@ def indexer_plugin(name: str) -> type[Any]:
 
 
 def trained_folder(spec: str) -> Path | None:
-    """The folder of the trained encoder that `spec` names; None for one that has no folder."""
+    """Return the folder of the trained encoder that `spec` names; None for one that has no folder."""
     name, _, argument = spec.partition(":")
     if name not in encoder_names():
         folder = Path(spec).expanduser()
@@ -69,7 +69,7 @@ def open_trainer() -> Trainer:
 
 
 def open_encoder(spec: str | PathLike[str], device: str = "auto") -> Encoder:
-    """The encoder that `spec` names.
+    """Return the encoder that `spec` names.
 
     spec: `NAME`; `NAME:ARGUMENT`, as in `pretrained:resnet18`; or the folder of a trained one
         (a folder of the same name as an encoder is written `./siamese`).
@@ -103,7 +103,7 @@ def open_encoder(spec: str | PathLike[str], device: str = "auto") -> Encoder:
 
 
 def open_scorer(spec: str, device: str = "auto") -> PairScorer:
-    """The scorer of pairs that `spec` names, as for `open_encoder`.
+    """Return the scorer of pairs that `spec` names, as for `open_encoder`.
 
     Raises as `open_encoder` does, and BadInput for an encoder that scores no pairs.
     """
@@ -117,7 +117,7 @@ def open_scorer(spec: str, device: str = "auto") -> PairScorer:
 
 
 def make_indexer(name: str, options: Mapping[str, object]) -> Indexer:
-    """The backend `name` with these options; options given as text take their field's type.
+    """Return the backend `name` with these options; options given as text take their field's type.
 
     Raises UnknownName for a backend or option that is not there, BadInput for a value that the
     option cannot take.
@@ -129,7 +129,7 @@ def make_indexer(name: str, options: Mapping[str, object]) -> Indexer:
 def typed_options(
     backend: str, plugin: type[Any], options: Mapping[str, object]
 ) -> dict[str, object]:
-    """The options with values given as text turned into the type of the plug-in's field."""
+    """Return the options with values given as text turned into the type of the plug-in's field."""
     hints = get_type_hints(plugin)
     known = {field.name for field in fields(plugin)}
     typed = {}

@@ -39,7 +39,7 @@ class Workspace:
 
     @classmethod
     def at(cls, folder: Path | None) -> "Workspace":
-        """The workspace named on the command line, in the environment, or `.retr`."""
+        """Return the workspace named on the command line, in the environment, or `.retr`."""
         return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
 
     def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype | str) -> Path:
@@ -71,7 +71,9 @@ class Workspace:
         write_json(latest, state | {str(role): str(folder.resolve())})
 
     def latest(self, role: Role | str) -> Place | None:
-        """The newest folder in the role that still exists; of one in a store that is not asked."""
+        """Return the newest folder in the role that still exists; of one in a store that is not
+        asked.
+        """
         role = choice(Role, role)
         path = self.folder / LATEST
         name = read_json(path).get(role) if path.exists() else None
@@ -81,7 +83,10 @@ class Workspace:
         return found if isinstance(found, RemotePath) or found.is_dir() else None
 
     def needed(self, role: Role | str, command: str, option: str) -> Place:
-        """The newest folder in the role. Raises BadInput, naming what makes one, without one."""
+        """Return the newest folder in the role.
+
+        Raises BadInput, naming what makes one, without one.
+        """
         role = choice(Role, role)
         found = self.latest(role)
         if found is None:
@@ -93,5 +98,5 @@ class Workspace:
 
 
 def _slug(text: str) -> str:
-    """The text with all but letters, digits, dots and dashes turned into dashes."""
+    """Return the text with all but letters, digits, dots and dashes turned into dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "images"

@@ -111,7 +111,7 @@ class Milvus:
         index.options = self
 
     def build(self, vectors: Vectors) -> MilvusIndex:
-        """An index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
+        """Return an index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> MilvusIndex:
@@ -143,7 +143,7 @@ class Milvus:
         return self._filled(database, holds, items, copies, items.table)
 
     def load(self, folder: Path) -> MilvusIndex:
-        """The index saved in the folder, to be searched with these options.
+        """Return the index saved in the folder, to be searched with these options.
 
         Raises BadData if it is not there or damaged, BadInput for a server that does not answer or
         lacks the collection, Mismatch where that is another than it was.
@@ -223,7 +223,7 @@ def _read_copies(folder: Path, holds: Holding) -> Copies:
 def _loaded(
     folder: Path, collection: str, holds: Holding, copies: Copies, options: Milvus
 ) -> MilvusIndex:
-    """The index in Milvus Lite's files. Raises BadData."""
+    """Return the index in Milvus Lite's files. Raises BadData."""
     database = Lite.saved(collection, folder)
     try:
         with database.asked() as client:

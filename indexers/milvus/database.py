@@ -79,7 +79,7 @@ class Database(ABC):
 
     @abstractmethod
     def _connected(self) -> Any:
-        """A new client."""
+        """Return a new client."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -87,7 +87,7 @@ class Database(ABC):
 
     @contextmanager
     def asked(self) -> Iterator[Any]:
-        """The client; what it raises meanwhile is raised as BadInput, in one line."""
+        """Yield the client; what it raises meanwhile is raised as BadInput, in one line."""
         pymilvus = library()
         import grpc
 
@@ -119,7 +119,7 @@ class Lite(Database):
 
     @classmethod
     def temporary(cls, collection: str) -> "Lite":
-        """A new one, gone with this object; those of processes that were killed go now."""
+        """Return a new one, gone with this object; those of processes that were killed go now."""
         _check_lite()
         for left in Path(gettempdir()).glob(f"{TEMPORARY}*"):
             _sweep(left)
@@ -132,7 +132,7 @@ class Lite(Database):
 
     @classmethod
     def saved(cls, collection: str, folder: Path) -> "Lite":
-        """The one that `save` wrote into the folder, opened beside it. Raises BadData."""
+        """Return the one that `save` wrote into the folder, opened beside it. Raises BadData."""
         database = cls.temporary(collection)
         for file in files_in(folder):
             parts = file.name.split(BETWEEN)
@@ -246,7 +246,7 @@ class Server(Database):
 
 
 def checked_uri(uri: str) -> str:
-    """The address of a server. Raises BadInput for what is none, or holds a password."""
+    """Return the address of a server. Raises BadInput for what is none, or holds a password."""
     try:
         parts = urlsplit(uri)
         good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
@@ -287,7 +287,7 @@ def _check_lite() -> None:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of Milvus Lite's in an index folder."""
+    """Return the files of Milvus Lite's in an index folder."""
     return sorted(folder.glob(f"{DATABASE}{BETWEEN}*"))
 
 
@@ -300,7 +300,7 @@ def reason_of(problem: BaseException) -> str:
 
 
 def _write_again(file: Path, stays: bool, to: Path) -> None:
-    """The file once more: a second name for it, where the first does not stay."""
+    """Return the file once more: a second name for it, where the first does not stay."""
     if file.suffix in NEVER_CHANGED and not stays:
         with suppress(OSError):  # raised if they are on two disks
             os.link(file, to)

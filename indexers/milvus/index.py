@@ -154,7 +154,7 @@ class MilvusIndex:
         return queries * len(self.keys) > STEPS_PER_FETCH * matching
 
     def _efforts(self, count: int) -> tuple[dict[str, int], dict[str, int]]:
-        """The parameters of a search for `count` rows, and those of the most thorough."""
+        """Return the parameters of a search for `count` rows, and those of the most thorough."""
         ef = max(count, self.options.ef)
         lite = self.database.lite
         most = max(ef, len(self.keys) if lite else min(len(self.keys), MAX_EF))
@@ -205,13 +205,13 @@ class MilvusIndex:
         return keys if vector_of is None else np.where(keys < 0, -1, vector_of[keys])
 
     def _compared(self, queries: Vectors, count: int, among: Mask | None, where: str) -> Found:
-        """The true neighbors among the rows of the mask, by comparing their vectors here."""
+        """Return the true neighbors among the rows of the mask, by comparing their vectors here."""
         rows, flat = self._fetched(among, where)
         places, distances = bridge.compared(flat, queries, count, None, self.metric)
         return rows[places], distances
 
     def _fetched(self, among: Mask | None, where: str) -> tuple[Rows, faiss.IndexFlat]:
-        """The rows of the mask, and their vectors.
+        """Return the rows of the mask, and their vectors.
 
         Those of the last time are kept where the collection is a copy that nobody else can change.
         """
@@ -255,7 +255,7 @@ class MilvusIndex:
 
 
 def expression_of(where: Filter) -> str:
-    """The filter in Milvus's language."""
+    """Return the filter in Milvus's language."""
     return f"{where.field} in [{', '.join(map(_quoted, where.values))}]"
 
 
@@ -266,6 +266,6 @@ def rows_expression(keys: Rows, among: Mask) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string literal; Milvus Lite knows no escapes but these."""
+    """Return a string literal; Milvus Lite knows no escapes but these."""
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return '"' + "".join(escapes.get(letter, letter) for letter in text) + '"'

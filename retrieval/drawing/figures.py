@@ -111,7 +111,9 @@ def _draw(
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """The image scaled to fit a square; small ones in whole steps, so that pixels stay sharp."""
+    """Return the image scaled to fit a square; small ones in whole steps, so that pixels stay
+    sharp.
+    """
     scale = side / max(image.size)
     if scale >= 2:
         return image.resize(
@@ -132,7 +134,7 @@ def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, cut to the width of a picture."""
+    """Return the text, cut to the width of a picture."""
     if font.getlength(text) <= TILE:
         return text
     while text and font.getlength(text + "…") > TILE:

@@ -276,8 +276,9 @@ def _by_label(
 
 
 def _plain(name: str) -> str:
-    """The name as matplotlib draws it letter by letter: to it $ begins a formula, and a label that
-    begins with _ is kept out of legends."""
+    """Return the name as matplotlib draws it letter by letter: to it $ begins a formula, and a
+    label that begins with _ is kept out of legends.
+    """
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
@@ -294,7 +295,7 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 
 
 def _size(points: int) -> float:
-    """The area of a dot, in square points: smaller where there are many."""
+    """Return the area of a dot, in square points: smaller where there are many."""
     return float(np.clip(20_000 / max(points, 1), 1, 20))
 
 
@@ -305,7 +306,7 @@ def check_picture(path: Path) -> None:
 
 
 def _figure(path: Path, width: float, height: float) -> "Figure":
-    """A new figure. Raises BadInput where no figure can be saved under this name."""
+    """Return a new figure. Raises BadInput where no figure can be saved under this name."""
     check_picture(path)
     from matplotlib.figure import Figure  # slow to import
 

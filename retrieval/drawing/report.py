@@ -90,7 +90,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def _picture(image: Image.Image) -> str:
-    """The image as the source of an <img>: small ones by their pixels."""
+    """Return the image as the source of an <img>: small ones by their pixels."""
     small = max(image.size) <= SIDE
     shown = image.copy()
     shown.thumbnail((2 * SIDE, 2 * SIDE))

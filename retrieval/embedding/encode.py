@@ -153,7 +153,7 @@ def encode_stretch(
     start: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Stretch:
-    """The stretch of the shard that begins at image `start`, where `items` stands.
+    """Return the stretch of the shard that begins at image `start`, where `items` stands.
 
     Raises BadSource if the items end before it does.
     """
@@ -177,7 +177,7 @@ def encode_stretch(
 
 
 def finished(writer: ShardWriter) -> Manifest:
-    """The manifest of the set, which has all its shards, complete.
+    """Return the manifest of the set, which has all its shards, complete.
 
     Raises BadData if no image at all could be read.
     """
@@ -210,7 +210,7 @@ class Decoder:
         self._pool.shutdown(cancel_futures=True)
 
     def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
-        """The items in order, `size` at a time; those that fail become `skipped`."""
+        """Yield the items in order, `size` at a time; those that fail become `skipped`."""
         waiting: deque[list[Future[Batch]]] = deque()
         while chunk := _chunk(items, size):
             piece = -(-len(chunk) // self.threads)
@@ -229,7 +229,7 @@ class Decoder:
 
 
 def _chunk(items: Iterator[Item], size: int) -> list[Item]:
-    """The next `size` items, or fewer where their bytes would fill the memory."""
+    """Return the next `size` items, or fewer where their bytes would fill the memory."""
     chunk: list[Item] = []
     n_bytes = 0
     while len(chunk) < size and n_bytes < BATCH_BYTES:

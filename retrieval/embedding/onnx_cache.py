@@ -51,7 +51,10 @@ class ExportFacts:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The facts of the folder, whose network is whole. Raises BadData where they are not."""
+        """Return the facts of the folder, whose network is whole.
+
+        Raises BadData where they are not.
+        """
         path = folder / EXPORT
         facts = read_document(path, cls, FORMAT, VERSION, "export again")
         network = folder / NETWORK
@@ -86,7 +89,8 @@ def keep_export(encoder: Encoder) -> None:
 
 
 def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
-    """The encoder of this fingerprint from the user's cache, None where it is not there, whole.
+    """Return the encoder of this fingerprint from the user's cache, None where it is not there,
+    whole.
 
     device: auto or cpu; there is none for another.
     """

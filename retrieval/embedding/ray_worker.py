@@ -52,7 +52,9 @@ class Names:
     columns: Columns = NO_CHOICE
 
     def absolute(self) -> Self:
-        """The names, as they may be given to a process in another folder, with other variables."""
+        """Return the names, as they may be given to a process in another folder, with other
+        variables.
+        """
         data_dir = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
         return replace(
             self,
@@ -172,7 +174,7 @@ class _Opened:
         return cls(wanted, source, encoder)
 
     def encode(self, number: int) -> Stretch:
-        """The stretch of this shard."""
+        """Return the stretch of this shard."""
         start = number * self.facts.shard_images
         items = self._items_from(start)
         self._position = -1
@@ -182,21 +184,21 @@ class _Opened:
         return stretch
 
     def differing(self, number: int) -> list[int]:
-        """The positions of the shard's images that are not as the driver listed them."""
+        """Return the positions of the shard's images that are not as the driver listed them."""
         found = listed(self.source)
         start = number * self.facts.shard_images
         end = min(start + self.facts.shard_images, self.facts.source.images)
         return [] if found is None else found.differing(start, end)
 
     def _items_from(self, start: int) -> Iterator[Item]:
-        """The items from this position on."""
+        """Return the items from this position on."""
         if self._position != start:
             self._items = self.source.items(start)
         return self._items
 
 
 def _absolute_encoder(spec: str) -> str:
-    """The spec for a process in another folder: the path of a folder in it made absolute."""
+    """Return the spec for a process in another folder: the path of a folder in it made absolute."""
     name, _, argument = spec.partition(":")
     if name not in encoder_names():
         return str(Path(spec).expanduser().absolute())
@@ -207,6 +209,8 @@ def _absolute_encoder(spec: str) -> str:
 
 
 def first_path(source: Source) -> str | None:
-    """The path of the first image: the same wherever the source is read from the same place."""
+    """Return the path of the first image: the same wherever the source is read from the same
+    place.
+    """
     first = next(source.items(), None)
     return first.path if first else None

@@ -53,7 +53,7 @@ def open_source(
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> Source:
-    """The source that `spec` names, cut to its first `limit` items if that is given.
+    """Return the source that `spec` names, cut to its first `limit` items if that is given.
 
     spec: a data set's name (a folder of the same name is written `./mnist`); a folder of images;
         a folder or file of Parquet or Arrow with a column of images; a folder that Hugging Face's
@@ -87,7 +87,7 @@ def open_source(
 
 
 def absolute_source(spec: str) -> str:
-    """The spec for a process in another folder: a path or glob in it made absolute."""
+    """Return the spec for a process in another folder: a path or glob in it made absolute."""
     if spec in NAMES or "://" in spec:
         return spec
     return str(Path(spec).expanduser().absolute())
@@ -150,7 +150,7 @@ def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) ->
 
 
 def _split_folders(folder: Path) -> list[str]:
-    """The sub-folders that are splits, see `splits.are_splits`, in natural order."""
+    """Return the sub-folders that are splits, see `splits.are_splits`, in natural order."""
     try:
         names = [each.name for each in folder.iterdir() if each.name[0] != "." and each.is_dir()]
     except OSError:

@@ -50,7 +50,8 @@ _orders: dict[tuple[Size, Size, Resample], Order] = {}
 def resized(
     image: Image.Image, size: Size, corner: Size, side: int, resample: Resample | str
 ) -> Images:
-    """The square (side, side, 3) at the corner (left, top) of an RGB image resized to `size`.
+    """Return the square (side, side, 3) at the corner (left, top) of an RGB image resized to
+    `size`.
 
     size: (width, height). The square lies inside it.
     """
@@ -119,7 +120,9 @@ _FILTERS: dict[Resample, tuple[Callable[[Values], Values], float]] = {
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """The image's own memory (height, width, 4), or a copy (height, width, 3) of a large one."""
+    """Return the image's own memory (height, width, 4), or a copy (height, width, 3) of a large
+    one.
+    """
     try:
         flat: Any = pa.array(image).flatten().to_numpy(zero_copy_only=True)
         return cast(NDArray[np.uint8], flat.reshape(image.height, image.width, 4))
@@ -148,7 +151,7 @@ def _square(
 
 
 def _unchanging(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The array, as the compiled code takes it."""
+    """Return the array, as the compiled code takes it."""
     array.flags.writeable = False
     return array
 

@@ -72,7 +72,7 @@ class Source(Protocol):
         """Return the number of items, with images that cannot be read."""
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on."""
+        """Return the items from position `start` on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,12 +100,12 @@ class First:
         return min(self.limit, len(self.source))
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` to the limit."""
+        """Return the items from position `start` to the limit."""
         return islice(self.source.items(start), max(0, self.limit - start))
 
 
 def digest(facts: Iterable[object]) -> str:
-    """The sha256, in hexadecimal, of what the facts look like, in their order."""
+    """Return the sha256, in hexadecimal, of what the facts look like, in their order."""
     total = hashlib.sha256()
     for fact in facts:
         total.update(ascii(fact).encode() + b"\n")
@@ -118,11 +118,13 @@ def name_and_size(file: Place) -> tuple[str, int]:
 
 
 def natural(name: str) -> tuple[tuple[str | int, ...], str]:
-    """A key that sorts `2` before `10`, and `01` and `1`, whose numbers are the same, by text."""
+    """Return a key that sorts `2` before `10`, and `01` and `1`, whose numbers are the same, by
+    text.
+    """
     parts = re.split("([0-9]+)", name)
     return tuple(int(part) if odd % 2 else part for odd, part in enumerate(parts)), name
 
 
 def text(path: str | Place) -> str:
-    """The path as text that can be stored and printed; see `retrieval.storage.names`."""
+    """Return the path as text that can be stored and printed; see `retrieval.storage.names`."""
     return storable(str(path))

@@ -76,7 +76,7 @@ def _readings(written: str) -> list[tuple[str, ...]]:
 
 
 def _forms(value: str) -> tuple[str, ...]:
-    """The value as typed and as a name is stored, in both normal forms: macOS writes NFD."""
+    """Return the value as typed and as a name is stored, in both normal forms: macOS writes NFD."""
     typed = value.encode("utf-8", "backslashreplace").decode()
     forms = (normalize(form, each) for each in (typed, storable(value)) for form in ("NFC", "NFD"))
     return tuple(dict.fromkeys(forms))

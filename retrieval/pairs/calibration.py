@@ -50,7 +50,7 @@ class Logistic:
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
-        """The most likely curve of pairs at these distances (n,)."""
+        """Return the most likely curve of pairs at these distances (n,)."""
         from sklearn.linear_model import LogisticRegression  # slow to import
 
         # Two parameters need no penalty; scaled, the solver is sure to converge.
@@ -79,7 +79,7 @@ class Isotonic:
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
-        """The falling curve with the least squared error for pairs at these distances (n,)."""
+        """Return the falling curve with the least squared error for pairs at these distances (n,)."""
         from sklearn.isotonic import IsotonicRegression
 
         model = IsotonicRegression(increasing=False).fit(distances, alike)
@@ -148,7 +148,7 @@ class Calibration:
         encoder: str,
         fitted_to: FittedTo,
     ) -> Self:
-        """The calibration of pairs at these distances (n,) that are `alike` (n,) or not.
+        """Return the calibration of pairs at these distances (n,) that are `alike` (n,) or not.
 
         Raises BadInput unless some are alike and some are not.
         """
@@ -165,7 +165,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The calibration in the file. Raises BadData if it is damaged."""
+        """Return the calibration in the file. Raises BadData if it is damaged."""
         found = read_document(path, cls, FORMAT, VERSION, REMEDY)
         wanted = Given if found.method is None else CURVES[found.method]
         if not isinstance(found.curve, wanted):
@@ -214,7 +214,8 @@ def find_calibration(
 
 
 def best_threshold(distances: Distances, alike: Alike) -> float:
-    """The threshold with the highest accuracy, midway between two distances; the lowest of equals.
+    """Return the threshold with the highest accuracy, midway between two distances; the lowest of
+    equals.
 
     Raises BadInput unless some pairs are alike and some are not.
     """
@@ -228,7 +229,7 @@ def best_threshold(distances: Distances, alike: Alike) -> float:
 
 
 def expected_calibration_error(probabilities: Distances, alike: Alike, bins: int = BINS) -> float:
-    """The mean gap between probability and share of alike pairs, over bins of equal width.
+    """Return the mean gap between probability and share of alike pairs, over bins of equal width.
 
     Each bin counts by its pairs. Guo et al., On Calibration of Modern Neural Networks,
     arXiv:1706.04599, equation 5, for the probability of one class of two.

@@ -75,7 +75,7 @@ class Compared:
 
 
 def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
-    """The pairs of a CSV file of two columns, and what is wrong with lines that are no pair.
+    """Return the pairs of a CSV file of two columns, and what is wrong with lines that are no pair.
 
     A first line `a,b` is a header. Names are relative to the file's folder, and have no line
     breaks. Raises BadInput for a file that cannot be read.
@@ -109,7 +109,7 @@ def compare(
     scorer: PairScorer | None = None,
     scorer_calibration: Calibration | None = None,
 ) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
-    """The answers, in order, and the pairs that have none with each image at fault.
+    """Return the answers, in order, and the pairs that have none with each image at fault.
 
     Each image is encoded once, in however many pairs it is. Whether a pair shows the same class is
     the scorer's to say, where it is trained, or else the calibration's. A scorer's own probability
@@ -198,8 +198,9 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
 
 
 def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
-    """Each layer's maps (n, numbers) of the images at these paths, in a temporary file: those of
-    some hundred images fill a gigabyte."""
+    """Return each layer's maps (n, numbers) of the images at these paths, in a temporary file:
+    those of some hundred images fill a gigabyte.
+    """
     maps: list[Maps] = []
     for start in range(0, len(paths), SCORER_CHUNK_IMAGES):
         images = [
@@ -213,7 +214,7 @@ def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
 
 
 def _room(shape: tuple[int, int]) -> Maps:
-    """An array of this shape in a temporary file, which goes when the array does."""
+    """Return an array of this shape in a temporary file, which goes when the array does."""
     with tempfile.TemporaryFile() as file:
         n_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
         try:

@@ -88,7 +88,9 @@ def draw_pairs(
 
 
 def _class_numbers(labels: Any) -> Labels:
-    """The numbers as they are; labels of another kind by their order, -1 where one is unknown."""
+    """Return the numbers as they are; labels of another kind by their order, -1 where one is
+    unknown.
+    """
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         return labels
     texts = as_labels(labels)

@@ -91,7 +91,7 @@ class _Levels:
 
     @classmethod
     def of(cls, frame: Frame, side: int) -> "_Levels":
-        """The levels of a frame at a smaller side, which divides its own."""
+        """Return the levels of a frame at a smaller side, which divides its own."""
         pixels = frame.pixels.astype(np.float32)
         if (step := len(pixels) // side) > 1:
             pixels = pixels.reshape(side, step, side, step, 3).mean(axis=(1, 3))
@@ -99,7 +99,7 @@ class _Levels:
         return cls(means, pixels - means, float((pixels - means).std()))
 
     def evened(self, contrast: float) -> NDArray[np.float32]:
-        """The pixels at another contrast, NOISE_LEVELS included, and at a mean of 0."""
+        """Return the pixels at another contrast, NOISE_LEVELS included, and at a mean of 0."""
         gain = np.float32(contrast / (self.contrast + NOISE_LEVELS))
         evened: NDArray[np.float32] = self.centered * gain + (self.means - self.means.mean())
         return evened
@@ -160,7 +160,9 @@ def _same_everywhere(one: NDArray[np.float32], two: NDArray[np.float32], toleran
 def _range_at(
     pixels: NDArray[np.float32], y: NDArray[np.intp], x: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """The largest difference (n,) in a channel among the pixels at (y, x) and their neighbors."""
+    """Return the largest difference (n,) in a channel among the pixels at (y, x) and their
+    neighbors.
+    """
     steps = np.array((-1, 0, 1))
     rows = np.clip(y[:, None, None] + steps[:, None], 0, len(pixels) - 1)
     columns = np.clip(x[:, None, None] + steps, 0, len(pixels) - 1)

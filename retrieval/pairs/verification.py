@@ -140,7 +140,7 @@ class CalibrationTest:
 def class_groups(
     there: Collection[str], encoder: Provenance | None, held_out: Collection[str] | None
 ) -> dict[str, set[str]]:
-    """The classes that the encoder was trained on, and those that it was not.
+    """Return the classes that the encoder was trained on, and those that it was not.
 
     there: all classes of the images; held_out: those that the caller takes for new; None: all that
     the encoder's card does not name. Nothing where neither says anything, or where it was trained
@@ -162,7 +162,7 @@ def class_groups(
 
 
 def split(images: Labelled, known: Mask, seed: int) -> tuple[Labelled, Labelled]:
-    """The images to test, and others, drawn by seed, for validation.
+    """Return the images to test, and others, drawn by seed, for validation.
 
     These are a fifth of each class, of its images that are not `known` (n,) to the encoder from its
     training; two where a fifth is less, of four at least.
@@ -265,7 +265,7 @@ def verify(
 def validation_classes(
     validation: Labelled, tested: Collection[str], groups: Mapping[str, Collection[str]]
 ) -> list[str]:
-    """The classes that validation pairs are drawn from.
+    """Return the classes that validation pairs are drawn from.
 
     Of those that the encoder was trained on, as far as `groups` say, these are the ones that are
     tested; or all of them, where fewer than two are; or whatever classes there are.
@@ -326,7 +326,9 @@ def verify_pairs(
 
 
 def equal_error_rate(false_positives: Distances, true_positives: Distances) -> float:
-    """The rate at which false positives and false negatives meet, on the line between points."""
+    """Return the rate at which false positives and false negatives meet, on the line between
+    points.
+    """
     gap = (1 - true_positives) - false_positives  # falls from 1 to -1
     after = int(np.argmax(gap <= 0))
     before = after - 1
@@ -338,7 +340,7 @@ def equal_error_rate(false_positives: Distances, true_positives: Distances) -> f
 def _per_class(
     right: Alike, classes_of: NDArray[np.int64], classes: int
 ) -> dict[tuple[int, int], float]:
-    """The share of right ones among the pairs of each two classes that have any."""
+    """Return the share of right ones among the pairs of each two classes that have any."""
     keys = classes_of.min(axis=1) * classes + classes_of.max(axis=1)
     met, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shares = np.bincount(which, right) / counts

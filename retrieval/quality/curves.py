@@ -79,7 +79,9 @@ def confusion(result: Evaluation, database: Labelled) -> tuple[list[str], Values
 
 
 def extremes(result: Evaluation, count: int) -> tuple[Sequence[int], Sequence[int]]:
-    """The queries, as rows of `per_query`, of the highest and of the lowest average precision."""
+    """Return the queries, as rows of `per_query`, of the highest and of the lowest average
+    precision.
+    """
     column = result.per_query.columns.index("map")
     order = np.argsort(-result.per_query.values[:, column], kind="stable").tolist()
     half = len(order) // 2  # no query is both

@@ -183,7 +183,7 @@ class Evaluation:
 
 
 def column(measure: str, k: int) -> str:
-    """The column of a measure at k: `precision_at_10`."""
+    """Return the column of a measure at k: `precision_at_10`."""
     return f"{measure}_{k}"
 
 
@@ -194,7 +194,7 @@ def evaluate(
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
-    """All measures, from the exact and full ranking of the database for each query.
+    """Return all measures, from the exact and full ranking of the database for each query.
 
     queries, database: vectors with labels, or folders of embeddings. metric: None for the one that
     the database's encoder was made for, of a folder. depth: how many rows of each ranking are kept.
@@ -264,7 +264,7 @@ def evaluate_index(
     ks: Sequence[int] = KS,
     depth: int = 0,
 ) -> Evaluation:
-    """The measures of the first k that `index`, built from `database`, finds.
+    """Return the measures of the first k that `index`, built from `database`, finds.
 
     metric: the index's, for the record; depth: how many of its hits are kept. Raises as `evaluate`
     does, and Mismatch where the index does not have the database's rows.
@@ -362,7 +362,7 @@ class RetrievalTask:
         )
 
     def at_ks(self, ranks: Ranks, relevant: int) -> list[float]:
-        """The measures of `BY_K` in their order, each at all k."""
+        """Return the measures of `BY_K` in their order, each at all k."""
         return [
             *metrics.average_precision_at(ranks, relevant, self.ks),
             *metrics.precision_at(ranks, self.ks),
@@ -373,7 +373,7 @@ class RetrievalTask:
     def summary(
         self, metric: Metric | str, overall: Sequence[str], measured: list[list[float]], kept: Rows
     ) -> Evaluation:
-        """The values of all queries asked, and the means over those of each class."""
+        """Return the values of all queries asked, and the means over those of each class."""
         metric = choice(Metric, metric)
         values = np.array(measured)
         ks = self.ks.tolist()

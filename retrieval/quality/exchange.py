@@ -173,5 +173,5 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
 
 
 def _token(text: str) -> str:
-    """The text without white space: that, and what would be taken for it, as %20."""
+    """Return the text without white space: that, and what would be taken for it, as %20."""
     return re.sub(r"[\s%]", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()), text)

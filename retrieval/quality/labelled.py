@@ -62,7 +62,7 @@ class Labelled:
 
     @classmethod
     def of(cls, embeddings: Embeddings) -> Self:
-        """The embeddings of a folder.
+        """Return the embeddings of a folder.
 
         Ids are unique within a source, so that they get its name here: `1.jpg` of one folder is
         not `1.jpg` of another.
@@ -84,7 +84,7 @@ class Labelled:
         return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
     def classes(self) -> list[str]:
-        """The labels that there are, sorted."""
+        """Return the labels that there are, sorted."""
         return sorted(self.rows_of_classes())
 
     def numbers(self, classes: Sequence[str]) -> Rows:
@@ -142,7 +142,7 @@ class Labelled:
         return self.take(np.sort(drawn))
 
     def of_classes(self, names: Collection[str]) -> "Labelled":
-        """The rows of these classes alone."""
+        """Return the rows of these classes alone."""
         wanted = label_set(names)
         return self.take(np.flatnonzero([label in wanted for label in self.labels]))
 
@@ -161,7 +161,7 @@ class Labelled:
         )
 
     def take(self, rows: Rows) -> "Labelled":
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         return Labelled(
             self.vectors[rows],
             [self.ids[i] for i in rows],

@@ -93,22 +93,22 @@ Label = TypeVar("Label", bound=Hashable)
 
 
 def ranks_of(relevant: NDArray[np.bool_]) -> Ranks:
-    """The ranks of the relevant items, from a ranking (n,) that says of each if it is one."""
+    """Return the ranks of the relevant items, from a ranking (n,) that says of each if it is one."""
     return np.flatnonzero(relevant) + 1
 
 
 def precision_at(ranks: Ranks, ks: Ks) -> Values:
-    """The relevant items among the first k, over k, however short the ranking is."""
+    """Return the relevant items among the first k, over k, however short the ranking is."""
     return _found(ranks, ks) / ks
 
 
 def recall_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
-    """The relevant items among the first k, over R."""
+    """Return the relevant items among the first k, over R."""
     return _found(ranks, ks) / relevant
 
 
 def average_precision(ranks: Ranks, relevant: int) -> float:
-    """The sum of the precisions at the ranks of the relevant items, over R.
+    """Return the sum of the precisions at the ranks of the relevant items, over R.
 
     Not interpolated; Manning, Raghavan, Schütze: Introduction to Information Retrieval, 8.4.
     """
@@ -116,7 +116,7 @@ def average_precision(ranks: Ranks, relevant: int) -> float:
 
 
 def average_precision_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
-    """The sum of the precisions at the relevant ranks up to k, over min(R, k).
+    """Return the sum of the precisions at the relevant ranks up to k, over min(R, k).
 
     So it is 1 where the first k are all relevant, or all relevant items come first.
     """
@@ -144,12 +144,12 @@ def reciprocal_rank(ranks: Ranks) -> float:
 
 
 def r_precision(ranks: Ranks, relevant: int) -> float:
-    """The precision at R, which is also the recall at R."""
+    """Return the precision at R, which is also the recall at R."""
     return float(precision_at(ranks, relevant))
 
 
 def vote(labels: Iterable[Label | None]) -> Label | None:
-    """The label that most neighbors have, given nearest first; None where none has a label.
+    """Return the label that most neighbors have, given nearest first; None where none has a label.
 
     Of several labels with the most votes, the one that comes first wins.
     """

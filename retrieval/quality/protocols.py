@@ -86,7 +86,7 @@ class Sides:
 
 
 def read_draw(path: Path, protocol: Protocol | str, test: Labelled, train: Labelled) -> Sides:
-    """The sides that were drawn before, from what `Sides.write_draw` wrote.
+    """Return the sides that were drawn before, from what `Sides.write_draw` wrote.
 
     Raises BadData for another file or a damaged one, Mismatch where the draw is of another
     protocol, or an image of it is not there.
@@ -134,7 +134,7 @@ def sides_of_folders(
 def sides_of(
     protocol: Protocol | str, test: Labelled, train: Labelled, trained_on: Mask, seed: int = 0
 ) -> Sides:
-    """The two sides of a protocol, from the embeddings of both splits.
+    """Return the two sides of a protocol, from the embeddings of both splits.
 
     trained_on: (train,), which of the training images the encoder has seen. Draws are by class and
     by seed. Raises BadInput for a class with too few images, and in `hashing-54k` for an encoder

@@ -87,7 +87,7 @@ def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> M
 
 
 def ids_within(images: Labelled, source: SourceFacts) -> list[str]:
-    """The ids of the source's images within it, without its name."""
+    """Return the ids of the source's images within it, without its name."""
     prefix = f"{source.name}: "  # see `Labelled.of`
     return [name.removeprefix(prefix) for name in images.ids]
 

@@ -97,7 +97,7 @@ def map_rankings(
 
 
 def nearest(queries: Vectors, database: Vectors, metric: Metric | str, k: int) -> Hits:
-    """The k true neighbors of each query, and their distances as `Metric` defines them."""
+    """Return the k true neighbors of each query, and their distances as `Metric` defines them."""
     metric = choice(Metric, metric)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     first = min(k, len(database))
@@ -184,7 +184,7 @@ class _Distances:
 
 
 def _nearest_first(distances: Distances, lowest: float, numbers: Rows, left_out: int) -> Rows:
-    """The rows by their distances (n,), which are overwritten; among equals the lower first.
+    """Return the rows by their distances (n,), which are overwritten; among equals the lower first.
 
     One sort of 64-bit numbers, rounded distance above row, is faster than an argsort of the
     distances, and stable by the way. The bits of doubles ascend as these do, save for their sign.
@@ -208,7 +208,7 @@ def _nearest_first(distances: Distances, lowest: float, numbers: Rows, left_out:
 
 
 def _normalized(vectors: Distances) -> Distances:
-    """The vectors at length 1; the zero vector stays, so that its cosine is 0."""
+    """Return the vectors at length 1; the zero vector stays, so that its cosine is 0."""
     lengths = np.sqrt(_squares(vectors))
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0)[:, None])
 
@@ -218,7 +218,7 @@ def _squares(vectors: Distances) -> Distances:
 
 
 def _columns(vectors: Distances, *more: Distances | float) -> Distances:
-    """The vectors (n, dim) with a column for each array (n,) or number."""
+    """Return the vectors (n, dim) with a column for each array (n,) or number."""
     columns = [np.broadcast_to(column, len(vectors))[:, None] for column in more]
     return np.hstack([vectors, *columns])
 

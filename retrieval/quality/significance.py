@@ -55,7 +55,8 @@ def interval_over_pairs(values: Values, first: Rows, second: Rows) -> Values:
 
 
 def permutation_test(differences: Values, seed: int = 0) -> float:
-    """The probability p of a mean difference as large as that of differences (q,), by chance.
+    """Return the probability p of a mean difference as large as that of differences (q,), by
+    chance.
 
     Two-sided and paired: if both systems were alike, each query's difference might as well have
     the other sign. p is the share of 10,000 draws of signs, and of the signs as they are, whose

@@ -170,7 +170,9 @@ class Crew:
 
 
 def crew_here(device: str) -> Crew:
-    """The workers of the cluster that we are connected to. Takes and raises what `crew_of` does."""
+    """Return the workers of the cluster that we are connected to. Takes and raises what `crew_of`
+    does.
+    """
     ray = _ray()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return crew_of(nodes, device, thread_limit())
@@ -288,7 +290,7 @@ def run_tasks(
 
 
 def _caller() -> type[Any]:
-    """The class of what calls a function on a node. It is local, and so pickled by value."""
+    """Return the class of what calls a function on a node. It is local, and so pickled by value."""
 
     class Caller:
         def __init__(self, payload: bytes) -> None:
@@ -326,7 +328,7 @@ def _caller() -> type[Any]:
 
 
 def _value(reply: Reply) -> Any:
-    """The value of the reply, or its error raised."""
+    """Return the value of the reply, or its error raised."""
     if not reply["kind"]:
         return reply["value"]
     here = reply["node"] == _ray().util.get_node_ip_address()

@@ -56,7 +56,7 @@ class Utf8Json(JSONResponse):
 def make_app(
     collection: Collection, bound: str = "127.0.0.1", host: str = "", token: str = ""
 ) -> FastAPI:
-    """The service over these indices.
+    """Return the service over these indices.
 
     bound: the address it listens on; on this machine's own it answers to no other name than
     localhost's, and `host`, by which the user called it. token: what callers must send; empty where
@@ -127,7 +127,7 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
         where: Annotated[str | None, Form()] = None,
         effort: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
-        """The images nearest to an image that is sent."""
+        """Return the images nearest to an image that is sent."""
         served = collection[index]
         answer = served.search(_file(image), k, where or None, effort or None)
         return _observed(measures, served, answer)
@@ -139,7 +139,7 @@ def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> N
         ],
         index: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
-        """The embedding of an image that is sent, by the index's encoder."""
+        """Return the embedding of an image that is sent, by the index's encoder."""
         served = collection[index]
         encoder = served.facts.encoder
         return {
@@ -163,7 +163,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
     def neighbors(
         item: Id, index: Index = None, k: K = None, where: Where = None, effort: Effort = None
     ) -> dict[str, Any]:
-        """The images nearest to one of the collection's own, itself left out."""
+        """Return the images nearest to one of the collection's own, itself left out."""
         served = collection[index]
         answer = served.neighbors(item, k, where or None, effort or None)
         return _observed(measures, served, answer)
@@ -190,7 +190,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
 def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None:
     @app.get("/api/indices")
     def indices() -> dict[str, Any]:
-        """The indices that are served, with their options, labels and metrics."""
+        """Return the indices that are served, with their options, labels and metrics."""
         return {"indices": [served.described for served in collection.served.values()]}
 
     @app.get("/healthz")

@@ -47,7 +47,7 @@ class Collection:
             self.served[name] = Served(name, Searcher(opened, embedder), embeddings, images)
 
     def __getitem__(self, name: str | None) -> Served:
-        """The index of this name, the first for None. Raises UnknownName."""
+        """Return the index of this name, the first for None. Raises UnknownName."""
         if name is None or name == "":
             return next(iter(self.served.values()))
         if name not in self.served:

@@ -16,7 +16,7 @@ MOST = 50 * 10**9  # bytes that are kept
 
 
 def fetched(home: RemotePath, files: Mapping[str, str], remedy: str) -> Path:
-    """A folder on this machine with these files (name to sha256) of the store's folder.
+    """Return a folder on this machine with these files (name to sha256) of the store's folder.
 
     What is here already is not fetched again. Of what other calls have fetched, the folders that
     were not used for longest are deleted, so that all together keep to RETR_CACHE_BYTES.

@@ -58,12 +58,12 @@ class Card:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The card of the folder. Raises BadData if it is not there or not understood."""
+        """Return the card of the folder. Raises BadData if it is not there or not understood."""
         remedy = "copy it from where it came from, or train again"
         return read_document(folder / CARD, cls, FORMAT, VERSION, remedy)
 
     def check_weights(self, folder: Path) -> Path:
-        """The file of the weights. Raises BadData if it is missing or not the card's."""
+        """Return the file of the weights. Raises BadData if it is missing or not the card's."""
         path = folder / WEIGHTS
         if not path.is_file():
             raise BadData(f"{path} is missing; train again, or copy it from where the card was")

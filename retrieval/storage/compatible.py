@@ -15,7 +15,7 @@ from retrieval.storage.tables import check_unique
 
 
 def common_facts(sets: Sequence[Embeddings]) -> EncoderFacts:
-    """The encoder that made all sets. Raises Mismatch if there are several."""
+    """Return the encoder that made all sets. Raises Mismatch if there are several."""
     if not sets:
         raise BadInput("there is nothing to index; name an embeddings folder")
     first = sets[0]
@@ -41,7 +41,7 @@ def check_same_encoder(a: EncoderFacts, b: EncoderFacts, where_a: str, where_b: 
 
 
 def read_all(sets: Sequence[Embeddings]) -> tuple[pa.Table, Vectors]:
-    """The rows (id, label, path) and vectors (n, dim) of all sets. Raises BadData."""
+    """Return the rows (id, label, path) and vectors (n, dim) of all sets. Raises BadData."""
     if len(sets) == 1:
         return sets[0].read()
     tables, vectors = zip(*(each.read() for each in sets), strict=True)
@@ -49,7 +49,10 @@ def read_all(sets: Sequence[Embeddings]) -> tuple[pa.Table, Vectors]:
 
 
 def joined_rows(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
-    """The rows of all sets, one after the other. Raises BadData for an id that stands twice."""
+    """Return the rows of all sets, one after the other.
+
+    Raises BadData for an id that stands twice.
+    """
     if len(tables) == 1:
         return tables[0]
     rows = pa.concat_tables(tables)

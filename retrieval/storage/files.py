@@ -28,7 +28,7 @@ PARTIAL = ".partial"  # the suffix of a file or folder that is still being writt
 
 
 def sha256_of(path: Place) -> str:
-    """The sha256 of the file's bytes, in hexadecimal."""
+    """Return the sha256 of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
@@ -105,7 +105,7 @@ def write_json(path: Place, document: Json) -> None:
 
 
 def read_json(path: Place) -> dict[str, Json]:
-    """The JSON object in the file. Raises BadData if it is none."""
+    """Return the JSON object in the file. Raises BadData if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:  # nested too deep for the parser
@@ -133,7 +133,7 @@ def read_sealed(path: Place, wanted: str, version: int, remedy: str) -> dict[str
 
 
 def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
-    """The document with a checksum of what it says, so that no change goes unseen."""
+    """Return the document with a checksum of what it says, so that no change goes unseen."""
     return {**document, CHECKSUM: _checksum(document)}
 
 
@@ -165,13 +165,15 @@ def check_format(document: Mapping[str, Any], wanted: str, version: int, where: 
 
 
 def user_cache() -> Path:
-    """The folder for what can be had again: data sets, exported networks. It may not be there."""
+    """Return the folder for what can be had again: data sets, exported networks. It may not be
+    there.
+    """
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "retr"
 
 
 def made_folder(folder: _Place) -> _Place:
-    """The folder, made if need be. Raises BadInput where that cannot be, or it is a file.
+    """Return the folder, made if need be. Raises BadInput where that cannot be, or it is a file.
 
     A store has no folders to make: a file is written there and deleted, as what cannot be written
     must be known before the work.

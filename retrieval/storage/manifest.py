@@ -52,7 +52,7 @@ class EncoderFacts:
 
     @classmethod
     def of(cls, encoder: Encoder) -> Self:
-        """The facts about this encoder."""
+        """Return the facts about this encoder."""
         return cls(encoder.name, encoder.fingerprint, dict(encoder.config))
 
     @property
@@ -94,12 +94,15 @@ class Facts:
         resolve_choices(self)
 
     def to_json(self) -> dict[str, Json]:
-        """The facts as they stand in the manifest and in each shard's schema metadata."""
+        """Return the facts as they stand in the manifest and in each shard's schema metadata."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
     @classmethod
     def of_json(cls, document: Mapping[str, Any], where: Place) -> Self:
-        """The facts in the document. Raises BadData, naming `where`, if they are not there."""
+        """Return the facts in the document.
+
+        Raises BadData, naming `where`, if they are not there.
+        """
         check_format(document, FORMAT, VERSION, where)
         facts = parsed(fields_of(document, cls), cls, where, REMEDY)
         counts = {
@@ -178,7 +181,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Place) -> Self:
-        """The manifest in the folder.
+        """Return the manifest in the folder.
 
         Raises BadInput where there is none, BadData where it is damaged or of a newer format.
         """

@@ -122,16 +122,16 @@ class RemotePath:
         return _stat(self._do(lambda store, path: store.info(path)))
 
     def read_bytes(self) -> bytes:
-        """The content of the file."""
+        """Return the content of the file."""
         return cast(bytes, self._do(lambda store, path: store.cat_file(path)))
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The content of the file, decoded."""
+        """Return the content of the file, decoded."""
         return self.read_bytes().decode(encoding)
 
     @contextmanager
     def open(self, mode: str = "rb") -> Iterator[IO[bytes]]:
-        """The file, open for reading bit by bit."""
+        """Yield the file, open for reading bit by bit."""
         if mode != "rb":
             raise ValueError(f"mode {mode!r}: only rb; files are written by `upload`")
         file = self._do(lambda store, path: store.open(path, "rb", block_size=BLOCK))
@@ -148,7 +148,7 @@ class RemotePath:
         yield from (self / name for name in sorted(names - {"", self.name}))
 
     def find(self) -> dict[str, RemoteStat]:
-        """All files below the folder, by the path that leads to them from it."""
+        """Return all files below the folder, by the path that leads to them from it."""
 
         def find(store: Any, path: str) -> dict[str, RemoteStat]:
             found = store.find(path, detail=True)
@@ -158,8 +158,9 @@ class RemotePath:
         return self._do(find)
 
     def read_all(self, names: list[str]) -> list[bytes | Exception]:
-        """The contents of these files below the folder, fetched side by side; or why not, of a
-        file that is not there or not for us."""
+        """Return the contents of these files below the folder, fetched side by side; or why not, of
+        a file that is not there or not for us.
+        """
 
         def fetch(store: Any, path: str) -> list[bytes | Exception]:
             root = path.rstrip("/")

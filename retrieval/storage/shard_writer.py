@@ -145,7 +145,7 @@ def check_embeddings_folder(folder: Place) -> None:
 
 
 def _difference(found: Facts, wanted: Facts) -> str:
-    """The first fact in which two runs differ, for an error message."""
+    """Return the first fact in which two runs differ, for an error message."""
     if found.encoder != wanted.encoder:
         if found.encoder.name != wanted.encoder.name:
             return f"of encoder {found.encoder.name}, not {wanted.encoder.name}"

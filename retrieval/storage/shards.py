@@ -30,7 +30,7 @@ from retrieval.storage.tables import read_table, with_nfc_labels
 
 
 def shard_name(number: int) -> str:
-    """The file name of the shard."""
+    """Return the file name of the shard."""
     return f"part-{number:05d}.parquet"
 
 
@@ -75,7 +75,7 @@ def write_shard(
 
 
 def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
-    """The table of one shard, checked: hash, schema, rows, finiteness. Raises BadData."""
+    """Return the table of one shard, checked: hash, schema, rows, finiteness. Raises BadData."""
     path = folder / shard.file
     remedy = "run the same 'retr encode' again, and it is made anew"
     try:
@@ -103,7 +103,7 @@ def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[Any]]:
-    """The column `embedding` as an array (n, dim) of the type on disk.
+    """Return the column `embedding` as an array (n, dim) of the type on disk.
 
     No copy is made of a table that was read from one shard.
     """

@@ -30,7 +30,7 @@ def with_nfc_labels(table: pa.Table) -> pa.Table:
 
 
 def read_table(content: bytes) -> pa.Table:
-    """The table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
+    """Return the table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
 
     `pyarrow.parquet.read_table` would import what reads sets of files, and pandas where it is
     installed, which a search from the command line would wait for.

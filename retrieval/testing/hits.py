@@ -67,7 +67,9 @@ def _check_distances(
 
 
 def recall_of(hits: Hits, truth: NDArray[np.float64]) -> float:
-    """The share of the hits no farther than the k-th true neighbor, of those there could be."""
+    """Return the share of the hits no farther than the k-th true neighbor, of those there could
+    be.
+    """
     k = hits.rows.shape[1]
     farthest = np.sort(truth, axis=1)[:, :k]
     there = np.isfinite(farthest)
@@ -81,7 +83,7 @@ def recall_of(hits: Hits, truth: NDArray[np.float64]) -> float:
 def true_distances(
     queries: Vectors, database: Vectors, metric: Metric | str
 ) -> NDArray[np.float64]:
-    """The distances (q, n) as `Metric` defines them, in double precision."""
+    """Return the distances (q, n) as `Metric` defines them, in double precision."""
     metric = choice(Metric, metric)
     a, b = queries.astype(np.float64), database.astype(np.float64)
     match metric:

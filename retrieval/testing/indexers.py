@@ -178,7 +178,7 @@ def _check_saving(indexer: Indexer, index: Index, queries: Vectors) -> None:
 
 
 def _with_other_search_options(indexer: Indexer) -> list[Indexer]:
-    """The indexer with each numeric search option at least once smaller and once greater."""
+    """Return the indexer with each numeric search option at least once smaller and once greater."""
     settings: Any = indexer
     changed = []
     for option in sorted(indexer.search_options):
@@ -265,7 +265,7 @@ def _check_deletion(indexer: Indexer, database: Vectors, queries: Vectors) -> No
 
 
 def _easy_data() -> tuple[Vectors, Vectors]:
-    """A database and other queries from a sphere of 4 dimensions, turned into 24.
+    """Return a database and other queries from a sphere of 4 dimensions, turned into 24.
 
     On a sphere all four metrics nearly agree, so that no backend has an excuse.
     """

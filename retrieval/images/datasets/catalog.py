@@ -89,7 +89,7 @@ def open_data_set(
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> Source:
-    """A split of the data set of this name, which is fetched where it isn't found.
+    """Return a split of the data set of this name, which is fetched where it isn't found.
 
     Raises UnknownName for a split other than train and test, BadSource as `locate` does.
     """
@@ -100,7 +100,8 @@ def open_data_set(
 
 
 def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Path:
-    """The folder that holds this split of the data set, which is fetched where there is none.
+    """Return the folder that holds this split of the data set, which is fetched where there is
+    none.
 
     Looked for in `data_dir`, then the folder that RETR_DATA_DIR names, then the user's cache,
     into which it is fetched. Raises BadSource where that fails.
@@ -125,7 +126,9 @@ def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Pat
 
 
 def splits(folder: Path) -> list[str]:
-    """The splits that the folder holds, told by the names of files; none if it's no data set."""
+    """Return the splits that the folder holds, told by the names of files; none if it's no data
+    set.
+    """
     if not folder.is_dir():
         return []
     if cifar.find(folder):
@@ -141,7 +144,7 @@ def open_split(
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> Source:
-    """The split, one of `splits(folder)`, as a source of this name."""
+    """Return the split, one of `splits(folder)`, as a source of this name."""
     if root := cifar.find(folder):
         return cifar.CifarSource.of(name, root, split)
     if parts := parquet.split_files(folder).get(split):

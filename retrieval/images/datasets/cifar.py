@@ -56,7 +56,7 @@ class CifarSource:
 
     @classmethod
     def of(cls, name: str, root: Path, split: str) -> "CifarSource":
-        """The source of an archive or folder. Raises BadSource where a batch is missing."""
+        """Return the source of an archive or folder. Raises BadSource where a batch is missing."""
         sizes = _sizes(root)
         suffix = _BINARY if f"{BATCHES[split][0]}{_BINARY}" in sizes else ""
         batches = [f"{batch}{suffix}" for batch in BATCHES[split]]
@@ -78,7 +78,7 @@ class CifarSource:
         return sum(self.counts.values())
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on."""
+        """Yield the items from position `start` on."""
         before = 0
         for batch, count in self.counts.items():
             if start < before + count:
@@ -99,7 +99,7 @@ class CifarSource:
 
 
 def find(folder: Path) -> Path | None:
-    """The archive or folder of batches that `folder` is or holds; unpacked before packed."""
+    """Return the archive or folder of batches that `folder` is or holds; unpacked before packed."""
     if any((folder / f"test_batch{suffix}").is_file() for suffix in ("", _BINARY)):
         return folder
     for name in FOLDERS:
@@ -127,7 +127,7 @@ def read_row(root: Path, batch: str, row: int) -> Images | None:
 
 
 def read_batch(root: Path, batch: str) -> tuple[Images, list[int]]:
-    """The images (n, 32, 32, 3) and labels of a batch in an archive or folder.
+    """Return the images (n, 32, 32, 3) and labels of a batch in an archive or folder.
 
     A pickle is read by an unpickler that makes arrays of bytes and nothing else. Raises BadSource
     for a batch that is damaged, or that asks for more than that.
@@ -240,7 +240,7 @@ class _BatchUnpickler(pickle.Unpickler):
 
 
 def _sizes(root: Path) -> dict[str, int]:
-    """The files of an archive or folder by name, with their sizes in bytes."""
+    """Return the files of an archive or folder by name, with their sizes in bytes."""
     if root.is_dir():
         return {file.name: file.stat().st_size for file in root.iterdir() if file.is_file()}
     with _archive(root) as archive:
@@ -248,7 +248,7 @@ def _sizes(root: Path) -> dict[str, int]:
 
 
 def _read(root: Path, name: str) -> bytes:
-    """The content of a file in an archive or folder."""
+    """Return the content of a file in an archive or folder."""
     if root.is_dir():
         try:
             return (root / name).read_bytes()
@@ -265,7 +265,7 @@ def _read(root: Path, name: str) -> bytes:
 
 @contextmanager
 def _archive(file: Path) -> Iterator[tarfile.TarFile]:
-    """The archive, open; BadSource for what goes wrong while it is."""
+    """Yield the archive, open; BadSource for what goes wrong while it is."""
     try:
         with tarfile.open(file) as archive:
             yield archive

@@ -40,7 +40,7 @@ class DigitsSource:
         return len(self._rows())
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on."""
+        """Yield the items from position `start` on."""
         images, labels = all_images(), _targets()
         for position, row in enumerate(self._rows()[start:], start):
             ident = f"{self.split}/{position:05}"
@@ -54,7 +54,7 @@ class DigitsSource:
 
 @cache
 def all_images() -> Images:
-    """All digits, (1797, 8, 8), from 0 to 255."""
+    """Return all digits, (1797, 8, 8), from 0 to 255."""
     images: NDArray[np.float64] = load_digits().images
     return np.round(images * (255 / _SCALE)).astype(np.uint8)
 

@@ -40,7 +40,10 @@ class IdxSource:
     def of(
         cls, name: str, files: tuple[Path, Path], split: str, names: Sequence[str] | None = None
     ) -> "IdxSource":
-        """The source of the files (images, labels). Raises BadSource where they don't match."""
+        """Return the source of the files (images, labels).
+
+        Raises BadSource where they don't match.
+        """
         images, labels = files
         with _opened(images, 3) as (_, (count, *_)), _opened(labels, 1) as (_, (n_labels,)):
             if count != n_labels:
@@ -55,7 +58,7 @@ class IdxSource:
         return self.count
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on."""
+        """Yield the items from position `start` on."""
         with _opened(self.images, 3) as (images, shape), _opened(self.labels, 1) as (labels, _):
             pixels = shape[1] * shape[2]
             images.seek(start * pixels, 1)
@@ -84,7 +87,7 @@ class IdxSource:
 
 
 def split_files(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The files of each split: images, labels."""
+    """Return the files of each split: images, labels."""
     found = {}
     for split, prefix in SPLITS.items():
         images, labels = (_either(folder / f"{prefix}{kind}") for kind in (IMAGES, LABELS))
@@ -114,7 +117,7 @@ def _either(plain: Path) -> Path | None:
 
 @contextmanager
 def _opened(file: Path, dimensions: int) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
-    """The stream of values and their shape; BadSource for what goes wrong while it is open."""
+    """Yield the stream of values and their shape; BadSource for what goes wrong while it is open."""
     try:
         with _stream(file) as stream:
             header = stream.read(4 + 4 * dimensions)

@@ -92,7 +92,7 @@ class FolderSource:
         return len(self.listing)
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on, none of them opened."""
+        """Yield the items from position `start` on, none of them opened."""
         for path in self.listing.paths(start):
             folder, below, _ = path.partition("/")
             place = self.root / path
@@ -117,7 +117,7 @@ class FolderSource:
             )
 
     def differing(self, start: int, stop: int) -> list[int]:
-        """The positions from start to stop whose files are not as they were listed."""
+        """Return the positions from start to stop whose files are not as they were listed."""
         stamps = self.listing.stamps[start:stop]
         return [
             position
@@ -158,7 +158,7 @@ def walk(
     suffixes: frozenset[str],
     left_out: LeftOut | None = None,
 ) -> Iterator[FoundFile]:
-    """The files below `root` of these endings that match, in natural order of their paths.
+    """Return the files below `root` of these endings that match, in natural order of their paths.
 
     `pattern` has a part for each name that leads to a file, with `*`, `?` and `[…]` as in a
     shell, and `**` for any number of folders. What begins with a dot is left out. Links are
@@ -185,7 +185,7 @@ class _Walk:
     def below(
         self, folder: Path, parts: tuple[str, ...] = (), real: str | None = None
     ) -> Iterator[FoundFile]:
-        """The files below the folder that these names lead to.
+        """Yield the files below the folder that these names lead to.
 
         real: its real path, if a link is among the names.
         """
@@ -215,7 +215,7 @@ class _Walk:
                     yield FoundFile(names, entry)
 
     def _real(self, entry: DirEntry[str], folder: str | None) -> str | None:
-        """The entry's real path, if it or the real path of its folder was found by a link."""
+        """Return the entry's real path, if it or the real path of its folder was found by a link."""
         if not entry.is_symlink():
             return None if folder is None else str(Path(folder, entry.name))
         link = Path(entry.path)
@@ -274,7 +274,7 @@ def _kind(entry: DirEntry[str]) -> str:
 
 
 def _head(entry: DirEntry[str]) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
+    """Return the first bytes of a file; none where it cannot be read."""
     try:
         with Path(entry.path).open("rb") as file:
             return file.read(12)

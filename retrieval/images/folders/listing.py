@@ -80,7 +80,7 @@ class Listing:
         return len(self.stamps)
 
     def paths(self, start: int = 0) -> Iterator[str]:
-        """The paths from position `start` on."""
+        """Yield the paths from position `start` on."""
         skipped = start % BLOCK_NAMES
         for block in islice(self.blocks, start // BLOCK_NAMES, None):
             names = zlib.decompress(block).decode("utf-8", "surrogatepass").split("\0")
@@ -146,11 +146,11 @@ class Listed(Protocol):
         """Raise BadSource if the folder itself is gone, as of a disk that was unplugged."""
 
     def differing(self, start: int, stop: int) -> list[int]:
-        """The positions from start to stop whose files are not as they were listed."""
+        """Return the positions from start to stop whose files are not as they were listed."""
 
 
 def listed(source: Source) -> Listed | None:
-    """The source that was listed, of which this may be the first items; None for others."""
+    """Return the source that was listed, of which this may be the first items; None for others."""
     whole = source.source if isinstance(source, First) else source
     return whole if isinstance(whole, Listed) else None
 

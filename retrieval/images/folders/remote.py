@@ -43,7 +43,7 @@ class RemoteSource:
     def of(
         cls, name: str, root: RemotePath, files: Files, pattern: tuple[str, ...]
     ) -> "RemoteSource":
-        """The source of the files that were listed, which may have no images among them."""
+        """Return the source of the files that were listed, which may have no images among them."""
         images = _chosen(files, pattern, SUFFIXES)
         sizes = array("Q", [stat.st_size for stat in images.values()])
         left_out = LeftOut()
@@ -75,7 +75,8 @@ class RemoteSource:
             )
 
     def differing(self, start: int, stop: int) -> list[int]:
-        """The first of the positions from start to stop, if its file is gone or of another size.
+        """Return the first of the positions from start to stop, if its file is gone or of another
+        size.
 
         A store is the same from everywhere, to ask it for each file would take too long, and what
         it says of one file may have another version than its listing.
@@ -96,7 +97,7 @@ class RemoteSource:
         return self.root.find()
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on."""
+        """Yield the items from position `start` on."""
         with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
             stretches = self._stretches(start)
             names = next(stretches, None)
@@ -110,7 +111,7 @@ class RemoteSource:
                 names = behind
 
     def _stretches(self, start: int) -> Iterator[list[str]]:
-        """The names from there on, as many at a time as may be in memory."""
+        """Yield the names from there on, as many at a time as may be in memory."""
         names = self.listing.paths(start)
         while start < len(self):
             end, room = start, FETCH_BYTES
@@ -129,7 +130,7 @@ class RemoteSource:
 
 
 def open_remote(place: RemotePath, split: str | None, note: Note, columns: Columns) -> Source:
-    """The source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
+    """Return the source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
     url = str(place)
     if has_magic(url.partition("::")[0]):
         _refuse(split, url)
@@ -161,7 +162,7 @@ def open_remote(place: RemotePath, split: str | None, note: Note, columns: Colum
 
 
 def _split_folders(files: Files) -> list[str]:
-    """The folders at the top that are splits, see `splits.are_splits`."""
+    """Return the folders at the top that are splits, see `splits.are_splits`."""
     images = [tuple(path.split("/")) for path in _chosen(files, ALL_FILES_GLOB, SUFFIXES)]
     folders = {parts[0]: False for parts in images if len(parts) > 1}
     for parts in images:
@@ -239,7 +240,7 @@ def _listed(root: RemotePath) -> Files:
 
 
 def _of_glob(place: RemotePath) -> tuple[RemotePath, tuple[str, ...]]:
-    """The folder above the first part that is a pattern, and the pattern below it."""
+    """Return the folder above the first part that is a pattern, and the pattern below it."""
     head, chain, rest = str(place).partition("::")
     protocol, _, path = head.partition("://")
     parts = path.split("/")

@@ -30,7 +30,8 @@ def are_splits(folders: Mapping[str, bool]) -> bool:
 def chosen_split(
     split: str | None, folders: Sequence[str], loose: int, source: str, note: Note
 ) -> str | None:
-    """The folder of the split that is asked for, train where none is; None without such folders.
+    """Return the folder of the split that is asked for, train where none is; None without such
+    folders.
 
     loose: images beside the folders, which belong to no split. Tells `note` which folder was taken,
     and what was not. Raises UnknownName.
@@ -54,7 +55,7 @@ def chosen_split(
 
 
 def _searched(split: str | None) -> tuple[str, ...]:
-    """The names of the folders that may be meant, the likeliest first."""
+    """Return the names of the folders that may be meant, the likeliest first."""
     if split is None:
         return tuple(name for names in _NAMES for name in names)
     wanted = split.lower()

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 
 def image_fields(kind: pa.StructType) -> dict[str, pa.DataType]:
-    """The fields of a struct that hold the image or its path."""
+    """Return the fields of a struct that hold the image or its path."""
     fields = {name: kind.field(name).type for name in ("bytes", "path") if _has(kind, name)}
     tests = {"bytes": is_binary, "path": is_text}
     return {

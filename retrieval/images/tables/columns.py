@@ -104,7 +104,7 @@ def find(where: str, schema: pa.Schema, chosen: Columns) -> FoundColumns:
 
 
 def wanted(schema: pa.Schema, found: FoundColumns) -> list[str]:
-    """The columns to read, of a struct its fields `bytes` and `path` alone."""
+    """Return the columns to read, of a struct its fields `bytes` and `path` alone."""
     kind = schema.field(found.image).type
     images = [found.image]
     if pa.types.is_struct(kind):
@@ -130,7 +130,7 @@ def label_kind(schema: pa.Schema, found: FoundColumns) -> str | None:
 
 
 def _first_defaults(schema: pa.Schema) -> tuple[str | None, str | None]:
-    """The columns that were found before others were known."""
+    """Return the columns that were found before others were known."""
     for image in IMAGE_COLUMNS[:2]:
         kind = schema.field(image).type if image in schema.names else None
         if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -141,7 +141,7 @@ def _first_defaults(schema: pa.Schema) -> tuple[str | None, str | None]:
 
 
 def _image_candidates(schema: pa.Schema, features: Mapping[str, Any]) -> list[str]:
-    """The columns that may hold images, the best first: bytes before paths, then by name.
+    """Return the columns that may hold images, the best first: bytes before paths, then by name.
 
     Without one of a known name, or that is declared as images: the only struct of bytes.
     """
@@ -165,7 +165,7 @@ def _image_candidates(schema: pa.Schema, features: Mapping[str, Any]) -> list[st
 
 
 def _label_candidates(schema: pa.Schema, features: Mapping[str, Any]) -> list[str]:
-    """The columns that may hold labels, the best first.
+    """Return the columns that may hold labels, the best first.
 
     Without one of a known name: the only one that is declared as classes, or where none is, one
     that is named after classes.
@@ -187,7 +187,7 @@ def _label_candidates(schema: pa.Schema, features: Mapping[str, Any]) -> list[st
 
 
 def _place(name: str, known: Sequence[str]) -> tuple[int, bool]:
-    """A key that sorts as the known names are, lower case first."""
+    """Return a key that sorts as the known names are, lower case first."""
     lower = name.casefold()
     return known.index(lower) if lower in known else len(known), name != lower
 

@@ -55,7 +55,7 @@ class ParquetSource:
         note: Note = no_note,
         columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
-        """The split of a data set; a copy of the files is the same source."""
+        """Return the split of a data set; a copy of the files is the same source."""
         tables = tuple(_table_file(file, file.name, columns) for file in files)
         facts = ["parquet", split, *map(name_and_size, files), *_choices(tables)]
         _check(name, tables, note)
@@ -69,7 +69,7 @@ class ParquetSource:
         note: Note = no_note,
         columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
-        """All rows of the files, by the paths that lead to them."""
+        """Return all rows of the files, by the paths that lead to them."""
         tables = tuple(_table_file(file, text(path), columns) for path, file in files.items())
         facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in tables]
         _check(name, tables, note)
@@ -79,7 +79,7 @@ class ParquetSource:
         return sum(each.rows for each in self.tables)
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on, read by record batches."""
+        """Yield the items from position `start` on, read by record batches."""
         before = 0
         for each in self.tables:
             end = before + each.rows
@@ -93,12 +93,12 @@ class ParquetSource:
 
 
 def split_files(folder: Path) -> dict[str, list[Place]]:
-    """The files of each split of a data set in a folder."""
+    """Return the files of each split of a data set in a folder."""
     return by_split([*folder.glob("*.parquet")])
 
 
 def by_split(files: Iterable[Place]) -> dict[str, list[Place]]:
-    """The files of each split, by name: `train-00000-of-00001.parquet`, or `train.parquet`."""
+    """Return the files of each split, by name: `train-00000-of-00001.parquet`, or `train.parquet`."""
     files = sorted(files, key=lambda file: natural(file.name))
     found = {s: [f for f in files if f.stem == s or f.name.startswith(f"{s}-")] for s in SPLITS}
     return {split: of_split for split, of_split in found.items() if of_split}
@@ -131,7 +131,7 @@ def _table_file(file: Place, name: str, columns: Columns) -> TableFile:
 
 
 def _rows(each: TableFile, start: int, columns: Columns) -> Iterator[tuple[int, Item]]:
-    """The row and its item, from the row `start` on; what comes before is not read."""
+    """Yield the row and its item, from the row `start` on; what comes before is not read."""
     where = text(each.file)
     with opened(each.file) as table:
         found = find(where, table.schema, columns)
@@ -148,7 +148,7 @@ def _rows(each: TableFile, start: int, columns: Columns) -> Iterator[tuple[int, 
 
 
 def _choices(tables: Sequence[TableFile]) -> Iterator[object]:
-    """The columns of the files for the fingerprint, where they are not the first defaults."""
+    """Yield the columns of the files for the fingerprint, where they are not the first defaults."""
     for number, each in enumerate(tables):
         if each.found is not None and each.found.fact is not None:
             yield "columns", number, each.found.fact

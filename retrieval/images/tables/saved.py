@@ -23,7 +23,7 @@ _REMEDY = "write it with save_to_disk again"
 def open_saved(
     folder: Path, split: str | None, note: Note, columns: Columns
 ) -> ParquetSource | None:
-    """The data set in the folder, None where `save_to_disk` did not write it.
+    """Return the data set in the folder, None where `save_to_disk` did not write it.
 
     Of a DatasetDict it is the split, by default `train`. Raises UnknownName for one that is not
     there, BadSource for a data set without its files or with rows in another order than they are.
@@ -51,7 +51,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> dict[str, Place]:
-    """The files of the data set by name, in the order of its rows."""
+    """Return the files of the data set by name, in the order of its rows."""
     state = _read(folder / STATE)
     if any(state.get(key) for key in _INDICES):
         raise BadSource(
@@ -66,7 +66,7 @@ def _files(folder: Path) -> dict[str, Place]:
 
 
 def _strings(file: Path, key: str, field: str | None = None) -> list[str]:
-    """The strings in the list `key` of a JSON file, or those in `field` of its objects."""
+    """Return the strings in the list `key` of a JSON file, or those in `field` of its objects."""
     values = _read(file).get(key)
     values = values if isinstance(values, list) else [None]
     if field is not None:
@@ -75,7 +75,9 @@ def _strings(file: Path, key: str, field: str | None = None) -> list[str]:
 
 
 def _plain_name(file: Path, name: object) -> str:
-    """The name, if it is one of a file or folder beside the JSON file, and no path elsewhere."""
+    """Return the name, if it is one of a file or folder beside the JSON file, and no path
+    elsewhere.
+    """
     if (
         not isinstance(name, str)
         or not name

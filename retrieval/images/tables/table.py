@@ -30,13 +30,13 @@ class Table(Protocol):
         """Number of rows."""
 
     def batches(self, start: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows from `start` on, at most CHUNK at a time; rows before it are not decoded.
+        """Return the rows from `start` on, at most CHUNK at a time; rows before it are not decoded.
 
         columns: names, or `COLUMN.FIELD` for a field of a struct.
         """
 
     def row(self, row: int, columns: list[str]) -> pa.RecordBatch | None:
-        """The row, None where there is none."""
+        """Return the row, None where there is none."""
 
     def has_values(self, column: str) -> bool:
         """Return False if the column is known to hold nulls only."""
@@ -44,7 +44,10 @@ class Table(Protocol):
 
 @contextmanager
 def opened(file: Place) -> Iterator[Table]:
-    """The file, open. Raises BadSource for what goes wrong while it is, as for damaged data."""
+    """Yield the file, open.
+
+    Raises BadSource for what goes wrong while it is, as for damaged data.
+    """
     is_arrow = file.suffix.lower() in ARROW
     try:
         if is_arrow:
@@ -106,7 +109,7 @@ class _Parquet:
         )
 
     def _group_of(self, row: int) -> tuple[int, int]:
-        """The row group with this row and its first row; the number of groups for none."""
+        """Return the row group with this row and its first row; the number of groups for none."""
         first = 0
         for group in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows

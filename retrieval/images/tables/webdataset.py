@@ -63,7 +63,7 @@ class Sample:
     members: dict[str, Member] = field(default_factory=dict)
 
     def images(self) -> list[str]:
-        """The members that are images, the simplest ending first: `jpg` before `seg.png`."""
+        """Return the members that are images, the simplest ending first: `jpg` before `seg.png`."""
         found = [e for e in self.members if f".{e.rpartition('.')[2]}" in SUFFIXES]
         return sorted(found, key=lambda ending: (ending.count("."), ending))
 
@@ -97,7 +97,7 @@ class TarSource:
         note: Note = no_note,
         columns: Columns = NO_CHOICE,
     ) -> "TarSource":
-        """All samples of the archives, by the paths that lead to them."""
+        """Return all samples of the archives, by the paths that lead to them."""
         archives: list[Archive] = []
         endings: dict[str, None] = {}
         several: list[str] = []
@@ -130,7 +130,7 @@ class TarSource:
         return sum(archive.samples for archive in self.archives)
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from position `start` on."""
+        """Yield the items from position `start` on."""
         before = 0
         for archive in self.archives:
             if start < before + archive.samples:
@@ -175,7 +175,7 @@ def is_packed(file: Path) -> bool:
 
 
 def packed(file: Path) -> BadSource:
-    """The error for a compressed archive, in which a row cannot be found by its position."""
+    """Return the error for a compressed archive, in which a row cannot be found by its position."""
     return BadSource(
         f"{text(file)} is a compressed archive; decompress it to a .tar file, and name that"
     )
@@ -225,7 +225,7 @@ def _read(stream: BinaryIO, member: Member) -> bytes:
 
 
 def _label(file: Path, stream: BinaryIO, sample: Sample, chosen: str | None) -> str | None:
-    """The label: of the member of this name, or the value of this key in the member `json`."""
+    """Return the label: of the member of this name, or the value of this key in the member `json`."""
     if chosen == "":
         return None
     where = f"sample {sample.name} of {text(file)}"
@@ -270,7 +270,9 @@ def _label_bytes(where: str, stream: BinaryIO, member: Member) -> bytes:
 
 
 def _samples(file: Path) -> Iterator[Sample]:
-    """The samples, in the archive's order; what begins with a dot is left out, as in folders."""
+    """Yield the samples, in the archive's order; what begins with a dot is left out, as in
+    folders.
+    """
     sample: Sample | None = None
     size = file.stat().st_size
     with _archive(file, "r:") as archive:
@@ -305,7 +307,7 @@ class _TarInfo(tarfile.TarInfo):
 
 @contextmanager
 def _archive(file: Path, mode: Literal["r:", "r:*"]) -> Iterator[tarfile.TarFile]:
-    """The archive, open; BadSource for what goes wrong while it is."""
+    """Yield the archive, open; BadSource for what goes wrong while it is."""
     try:
         with tarfile.open(file, mode, tarinfo=_TarInfo) as archive:
             yield archive
