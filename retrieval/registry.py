@@ -50,7 +50,7 @@ def indexer_plugin(name: str) -> type[Any]:
 
 
 def trained_folder(spec: str) -> Path | None:
-    """Return the folder of the trained encoder that `spec` names; None for one that has no folder."""
+    """Return the folder of the trained encoder that `spec` names; None if it has no folder."""
     name, _, argument = spec.partition(":")
     if name not in encoder_names():
         folder = Path(spec).expanduser()

@@ -40,7 +40,7 @@ def laid_out(vectors: Vectors, layout: Layout | str, metric: Metric | str, seed:
         raise BadInput("there is no umap-learn; pip install 'retr[plots]', or use pca") from None
     # UMAP has no inner product. For vectors of one length, cosine has the same neighbors.
     known = Metric.COSINE if metric is Metric.INNER_PRODUCT else metric
-    neighbours = min(NEIGHBOURS, len(vectors) - 1)
-    layout_of = UMAP(metric=str(known), n_neighbors=neighbours, random_state=seed, n_jobs=1)
+    neighbors = min(NEIGHBOURS, len(vectors) - 1)
+    layout_of = UMAP(metric=str(known), n_neighbors=neighbors, random_state=seed, n_jobs=1)
     points = layout_of.fit_transform(vectors)
     return np.asarray(points, np.float32)

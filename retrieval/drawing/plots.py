@@ -73,8 +73,8 @@ def draw_distances(
     figure = _figure(path, 7, 4)
     axes = figure.subplots()
     edges = np.linspace(distances.min(), distances.max(), 60).tolist()
-    for kind, colour, name in ((alike, ALIKE, "same class"), (~alike, OTHER, "other classes")):
-        axes.hist(distances[kind], edges, color=colour, alpha=0.6, label=name)
+    for kind, color, name in ((alike, ALIKE, "same class"), (~alike, OTHER, "other classes")):
+        axes.hist(distances[kind], edges, color=color, alpha=0.6, label=name)
     axes.axvline(calibration.threshold, color="black", linewidth=1, label="threshold")
     axes.set(xlabel=measured, ylabel="pairs")
     probability = axes.twinx()
@@ -133,8 +133,8 @@ def draw_precision_recall(
     axes = figure.subplots()
     recalls = np.linspace(0, 1, len(overall))
     names = [*by_label]
-    for shown, rows, colour in _by_label(names):
-        axes.plot(recalls, by_label[names[rows[0]]], color=colour, linewidth=1, label=shown)
+    for shown, rows, color in _by_label(names):
+        axes.plot(recalls, by_label[names[rows[0]]], color=color, linewidth=1, label=shown)
     axes.plot(recalls, overall, color="black", linewidth=2.5, label="all queries")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
@@ -156,11 +156,11 @@ def draw_growth(
     rows = -(-len(panels) // columns)
     figure = _figure(path, 3.4 * columns + 1.5, 3.2 * rows)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    colours: dict[str, str] = {}
+    colors: dict[str, str] = {}
     for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         for name, points in lines.items():
-            colour = colours.setdefault(name, f"C{len(colours)}")
-            axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
+            color = colors.setdefault(name, f"C{len(colors)}")
+            axes.plot(*zip(*points, strict=True), marker="o", color=color, label=name)
         axes.set(title=title, xscale="log", yscale="linear" if title in shares else "log")
         axes.grid(alpha=0.3)
         if title in shares:
@@ -219,9 +219,9 @@ def draw_map(path: Path, points: Vectors, labels: Labels, title: str) -> None:
     """Draw points (n, 2), colored by label."""
     figure = _figure(path, 8, 7)
     axes = figure.subplots()
-    for name, rows, colour in _by_label(labels):
+    for name, rows, color in _by_label(labels):
         axes.scatter(
-            points[rows, 0], points[rows, 1], s=_size(len(points)), color=colour, label=name,
+            points[rows, 0], points[rows, 1], s=_size(len(points)), color=color, label=name,
             linewidths=0, alpha=0.7, rasterized=True,
         )  # fmt: skip
     axes.set(title=_plain(title), xticks=[], yticks=[])
@@ -239,13 +239,13 @@ def draw_scatter_matrix(path: Path, vectors: Vectors, labels: Labels, title: str
     for row in range(dims):
         for column in range(dims):
             axes = grid[row, column]
-            for name, rows, colour in kinds:
+            for name, rows, color in kinds:
                 if row == column:
-                    axes.hist(vectors[rows, row], 30, histtype="step", color=colour, label=name)
+                    axes.hist(vectors[rows, row], 30, histtype="step", color=color, label=name)
                 else:
                     axes.scatter(
                         vectors[rows, column], vectors[rows, row], s=_size(len(vectors)) / 3,
-                        color=colour, linewidths=0, alpha=0.6, rasterized=True,
+                        color=color, linewidths=0, alpha=0.6, rasterized=True,
                     )  # fmt: skip
             axes.set(xticks=[], yticks=[])
             if column == 0:
@@ -271,8 +271,8 @@ def _by_label(
     names = sorted({label for label in texts if label is not None})
     for i, name in enumerate(names):
         few = colormaps["tab10" if len(names) <= 10 else "tab20"]
-        colour = few(i) if len(names) <= 20 else colormaps["gist_rainbow"](i / len(names))
-        yield _plain(name), np.flatnonzero(array == name), colour
+        color = few(i) if len(names) <= 20 else colormaps["gist_rainbow"](i / len(names))
+        yield _plain(name), np.flatnonzero(array == name), color
 
 
 def _plain(name: str) -> str:

@@ -79,7 +79,7 @@ class Isotonic:
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
-        """Return the falling curve with the least squared error for pairs at these distances (n,)."""
+        """Return the falling curve of least squared error for pairs at these distances (n,)."""
         from sklearn.isotonic import IsotonicRegression
 
         model = IsotonicRegression(increasing=False).fit(distances, alike)

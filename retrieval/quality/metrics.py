@@ -93,7 +93,7 @@ Label = TypeVar("Label", bound=Hashable)
 
 
 def ranks_of(relevant: NDArray[np.bool_]) -> Ranks:
-    """Return the ranks of the relevant items, from a ranking (n,) that says of each if it is one."""
+    """Return the ranks of the relevant items of a ranking (n,), which marks them."""
     return np.flatnonzero(relevant) + 1
 
 

@@ -117,7 +117,7 @@ def _either(plain: Path) -> Path | None:
 
 @contextmanager
 def _opened(file: Path, dimensions: int) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
-    """Yield the stream of values and their shape; BadSource for what goes wrong while it is open."""
+    """Yield the stream of values and their shape. Errors while it is open become BadSource."""
     try:
         with _stream(file) as stream:
             header = stream.read(4 + 4 * dimensions)

@@ -215,7 +215,7 @@ class _Walk:
                     yield FoundFile(names, entry)
 
     def _real(self, entry: DirEntry[str], folder: str | None) -> str | None:
-        """Return the entry's real path, if it or the real path of its folder was found by a link."""
+        """Return the entry's real path, if a link leads to it or to its folder; else None."""
         if not entry.is_symlink():
             return None if folder is None else str(Path(folder, entry.name))
         link = Path(entry.path)

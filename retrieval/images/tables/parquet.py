@@ -98,7 +98,7 @@ def split_files(folder: Path) -> dict[str, list[Place]]:
 
 
 def by_split(files: Iterable[Place]) -> dict[str, list[Place]]:
-    """Return the files of each split, by name: `train-00000-of-00001.parquet`, or `train.parquet`."""
+    """Return the files of each split: `train-00000-of-00001.parquet`, or `train.parquet`."""
     files = sorted(files, key=lambda file: natural(file.name))
     found = {s: [f for f in files if f.stem == s or f.name.startswith(f"{s}-")] for s in SPLITS}
     return {split: of_split for split, of_split in found.items() if of_split}

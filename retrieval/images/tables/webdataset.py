@@ -225,7 +225,7 @@ def _read(stream: BinaryIO, member: Member) -> bytes:
 
 
 def _label(file: Path, stream: BinaryIO, sample: Sample, chosen: str | None) -> str | None:
-    """Return the label: of the member of this name, or the value of this key in the member `json`."""
+    """Return the label: the member of this name, or the value of this key in the member `json`."""
     if chosen == "":
         return None
     where = f"sample {sample.name} of {text(file)}"
