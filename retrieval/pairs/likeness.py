@@ -4,7 +4,7 @@ The whole frame of each is scaled to a square, so that all of it counts, and the
 compared by itself. Brightness and contrast of the two may differ a little; they are evened out, and
 then no pixel may differ by more than an edge beside it explains.
 
-`tests/unit/test_likeness.py` shows which pairs the constants tell apart.
+`tests/unit/pairs/test_likeness.py` shows which pairs the constants tell apart.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Writes the golden folders and files of today's formats: `python tests/golden/make.py v3`.
 
 Those whose format has a new version are committed, once, and never made again for the same one:
-whatever retr becomes, it opens them, and tests/unit/test_golden.py says what it finds there.
+retr opens them in every later version; tests/unit/storage/test_golden.py checks their contents.
 """
 
 import sys

@@ -14,7 +14,7 @@ from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOTEBOOK = ROOT / "docs" / "digits.ipynb"
 BLOCKS = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+\.\d+")

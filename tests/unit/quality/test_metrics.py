@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 from retrieval.contracts import Metric
 from retrieval.quality import metrics
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 # Ten items; the relevant ones at ranks 1, 3, 4 and 8.
 RANKS = np.array([1, 3, 4, 8])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = ("retrieval", "indexers", "encoders", "cli", "benchmarks")
 UNPICKLES = {
     "pickle": re.compile(

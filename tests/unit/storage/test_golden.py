@@ -17,7 +17,7 @@ from retrieval.registry import open_encoder
 from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.manifest import Dtype
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 V1 = GOLDEN / "v1"
 EXPECTED = np.array(
     [

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from test_images_decoding import png
 
 from retrieval.images import decode
 from retrieval.images.transparency import ground_of, on_ground
-from tests.unit.test_images_decoding import png
 
 Draw = ImageDraw.ImageDraw
 CLEAR = (0, 0, 0, 0)

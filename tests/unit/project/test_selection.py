@@ -22,10 +22,10 @@ def test_no_module_selects_more_than_a_tenth_of_the_test_files() -> None:
 @pytest.mark.parametrize(
     ("module", "test"),
     [
-        ("retrieval/quality/significance.py", "tests/unit/test_significance.py"),
-        ("retrieval/images/decoding.py", "tests/unit/test_images_decoding.py"),
-        ("indexers/ivf.py", "tests/unit/test_indexers_ivf.py"),
-        ("encoders/training/optimization/losses.py", "tests/unit/test_training_losses.py"),
+        ("retrieval/quality/significance.py", "tests/unit/quality/test_significance.py"),
+        ("retrieval/images/decoding.py", "tests/unit/images/test_images_decoding.py"),
+        ("indexers/ivf.py", "tests/unit/indexers/test_indexers_ivf.py"),
+        ("encoders/training/optimization/losses.py", "tests/unit/training/test_training_losses.py"),
         ("cli/commands/search.py", "tests/cli/test_cli_search.py"),
         ("cli/commands/evaluate.py", "tests/cli/test_cli_eval.py"),
     ],
@@ -47,7 +47,7 @@ def test_imported_submodules_count(tmp_path: Path) -> None:
 
 def test_tests_after_the_given_seconds_are_skipped() -> None:
     options = ["-n", "0", "-q", "-p", "no:cacheprovider", "--seconds"]
-    command = [sys.executable, "-m", "pytest", *options, "0", "tests/unit/test_names.py"]
+    command = [sys.executable, "-m", "pytest", *options, "0", "tests/unit/storage/test_names.py"]
     done = subprocess.run(command, cwd=selection.ROOT, capture_output=True, text=True, check=True)
     assert "not run within 0 s; run make test" in done.stdout
     assert " passed" not in done.stdout
