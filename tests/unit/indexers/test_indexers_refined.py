@@ -272,7 +272,7 @@ def test_index_without_masks_refuses_them() -> None:
 
 
 def test_graph_that_cannot_grow_is_built_in_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hits, "BLOCK", 200)
+    monkeypatch.setattr(hits, "BLOCK_ROWS", 200)
     index = Faiss(factory="NSG16").build(vectors(500))
     assert len(index) == 500
     with pytest.raises(BadInput, match=r"faiss's IndexNSGFlat cannot add rows"):

@@ -40,10 +40,10 @@ def test_images_of_a_store_are_those_of_a_folder(root: RemotePath, photos: Path)
     assert len(open_source(f"{root}/photos", limit=4)) == 4
 
 
-def test_images_are_fetched_in_stretches_of_bounded_size(
+def test_images_are_fetched_in_chunks_of_bounded_size(
     root: RemotePath, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_images, "STRETCH_BYTES", 1500)
+    monkeypatch.setattr(remote_images, "FETCH_BYTES", 1500)
     asked: list[int] = []
     original = RemotePath.read_all
 
