@@ -74,9 +74,8 @@ class HnswPca:
     build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
     their timing.
 
-    Copies of a vector are linked once, and all copies are found; see `indexers.copies`.
-
-    The first use on a machine takes some seconds more, to compile the walk.
+    Copies of a vector are linked once, and all copies are found; see `indexers.copies`. The first
+    use on a machine takes some seconds more, to compile the walk.
     """
 
     metric: Metric = Metric.COSINE

@@ -1,4 +1,4 @@
-"""Evaluates labelled queries against a labelled database: exactly, or through an index.
+"""Evaluate labelled queries against a labelled database: exactly, or through an index.
 
 An item is relevant to a query if it has the same label. A query that is in the database itself,
 by its id, is left out of its own ranking; see `Labelled.rows_in`. docs/metrics.md defines the
@@ -19,8 +19,9 @@ from retrieval.errors import BadInput, Mismatch
 from retrieval.quality import metrics
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS, Ranks
+from retrieval.quality.per_query import PerQuery
 from retrieval.quality.ranking import Rows, map_rankings
-from retrieval.quality.significance import Values, bootstrap
+from retrieval.quality.significance import bootstrap
 from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.embeddings import Embeddings
 from retrieval.values import shown, whole_number
@@ -36,23 +37,6 @@ BY_K = ("map_at", "precision_at", "recall_at", "ndcg_at")
 _NO_LABEL = -1
 
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PerQuery:
-    """The measures of each query that has something relevant to find.
-
-    ids, labels: (q,). columns: names such as `map` or `precision_at_10`. values: (q, columns).
-    rows: (q, depth), the first rows of each ranking, -1 where it has no more.
-    own: (q,), the row of each query in the database, -1 where it is not there.
-    """
-
-    ids: list[str]
-    labels: list[str]
-    columns: list[str]
-    values: Values
-    rows: Rows
-    own: Rows
 
 
 @dataclass(frozen=True, slots=True)
