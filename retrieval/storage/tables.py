@@ -29,6 +29,10 @@ def with_nfc_labels(table: pa.Table) -> pa.Table:
     return table.set_column(place, table.schema.field(place), labels)
 
 
+MIN_THREADED_BYTES = 2**24
+"""Smaller files are read by one thread: a process that ends while Arrow starts threads may abort."""
+
+
 def read_table(content: bytes) -> pa.Table:
     """Return the table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
 
@@ -36,7 +40,7 @@ def read_table(content: bytes) -> pa.Table:
     installed, which a search from the command line would wait for.
     """
     with pq.ParquetFile(pa.BufferReader(content)) as file:
-        return file.read()
+        return file.read(use_threads=len(content) > MIN_THREADED_BYTES)
 
 
 def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> None:
