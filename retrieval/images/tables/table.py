@@ -90,7 +90,7 @@ class _Parquet:
         group, first = self._group_of(row)
         if group == self._file.num_row_groups:
             return None
-        table = self._file.read_row_group(group, columns=columns)
+        table = self._file.read_row_group(group, columns=columns, use_threads=False)
         return table.slice(row - first, 1).to_batches()[0]
 
     def has_values(self, column: str) -> bool:
