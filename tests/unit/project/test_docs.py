@@ -1,7 +1,9 @@
 """The documentation says only what there is."""
 
+import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,21 @@ def test_make_targets_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:.*##", makefile, re.MULTILINE), target
+
+
+def test_the_docker_image_starts_a_command_that_retr_takes() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)
+    program, name, *arguments = json.loads(entry)
+    assert program.endswith("/bin/retr")
+    group = typer.main.get_command(application())
+    with group.make_context("retr", []) as context:
+        command = group.get_command(context, name)  # type: ignore[attr-defined]
+        command.make_context(name, [*arguments, "--index", "photos"], parent=context)
+
+
+def test_the_docker_image_gets_all_that_a_wheel_needs() -> None:
+    allowed = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {*packages, "pyproject.toml", "README.md", "LICENSE"} <= {*allowed}
