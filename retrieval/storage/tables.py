@@ -30,7 +30,7 @@ def with_nfc_labels(table: pa.Table) -> pa.Table:
 
 
 MIN_THREADED_BYTES = 2**24
-"""Smaller files are read by one thread: an exit while Arrow starts its threads may abort."""
+"""Smaller files are read by one thread: Arrow's threads may abort a process that exits."""
 
 
 def read_table(content: bytes) -> pa.Table:
