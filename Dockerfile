@@ -5,7 +5,7 @@
 #   docker run --rm --env RETR_TOKEN=secret --publish 127.0.0.1:8000:8000 \
 #       --volume "$PWD:$PWD" --workdir "$PWD" retr --index photos-index
 FROM python:3.11 AS build
-# pip takes torch for GPUs, which is 4.4 GB larger than torch for CPUs. For the latter, set TORCH_OPTIONS to the
+# pip takes torch for GPUs, some gigabytes larger than torch for CPUs. For the latter, set TORCH_OPTIONS to the
 # options that pytorch.org gives for pip and CPU.
 ARG TORCH_OPTIONS=""
 # Compile hnswlib for any x86-64 processor: the image may run on another machine.

@@ -11,7 +11,7 @@ from retrieval.drawing.galleries import open_picture
 from retrieval.errors import CannotWrite
 from retrieval.images.source import text
 from retrieval.index.searching import Hit
-from retrieval.pairs.comparing import Asked, Compared
+from retrieval.pairs.comparing import ImagePair, PairComparison
 from retrieval.pairs.duplicates import Duplicate, Duplicates
 from retrieval.pairs.verification import CalibrationTest
 from retrieval.quality.labelled import Labelled
@@ -83,7 +83,9 @@ def draw_pairs(
     _written(path, lambda: save_pairs(path, pictures, heading))
 
 
-def draw_compared(path: Path, answers: Sequence[tuple[Asked, Compared]], heading: str) -> None:
+def draw_compared(
+    path: Path, answers: Sequence[tuple[ImagePair, PairComparison]], heading: str
+) -> None:
     """Write a PNG of the compared pairs. Raises CannotWrite if `path` cannot be written."""
     pictures = []
     distances = distinguishable([answer.distance for _, answer in answers])

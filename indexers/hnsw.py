@@ -80,7 +80,7 @@ class Hnsw:
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Hnsw"]:
         """Return graphs with the default number of links and with many."""
         metric = choice(Metric, metric)
-        return [cls(metric, m=m, seed=seed) for m in (16, 32) if metric in SPACES]
+        return [cls(metric, m=m, ef=EFFORTS[-1], seed=seed) for m in (16, 32) if metric in SPACES]
 
     def ladders(self) -> list[list["Hnsw"]]:
         """Return one ladder, by ascending `ef`."""

@@ -1,8 +1,8 @@
-"""HNSW over principal axes, searched by retr's own code and refined by the vectors.
+"""HNSW over principal axes, searched by retr's own code.
 
-The graph is faiss's (Malkov & Yashunin, TPAMI 2020). It is built over the vectors' principal axes,
-which makes the build fast, too. `indexers.graph.walk` searches it over codes of 16 bits. The
-vectors themselves rank the candidates.
+faiss builds the graph (Malkov & Yashunin, TPAMI 2020) over the vectors' principal axes, which
+makes the build fast, too. `indexers.graph.walk` searches the graph by codes of 16 bits, and ranks
+the candidates by their vectors.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,10 +53,10 @@ AXES = (16, 32, 64, 96, 128)
 """Numbers of axes that `auto` tries."""
 
 CODE_RANGE_QUANTILE = 0.99  # quantile of the vectors' lengths
-CODE_RANGE_MARGIN = 2.0  # times that length; longer codes are shortened
+CODE_RANGE_MARGIN = 2.0  # factor on that length; codes that would be longer are shortened
 MIN_QUERIES_PER_CHUNK = 64
 CHUNKS_PER_THREAD = 4  # more chunks let threads finish at about the same time
-COMPARED_PER_CANDIDATE = 8  # matching rows for each candidate of a walk that all are compared
+COMPARED_PER_CANDIDATE = 8  # with fewer matching rows per candidate, all of them are compared
 NO_MASK = np.empty(0, np.bool_)
 
 
@@ -104,7 +104,8 @@ class HnswPca:
             return []
         fewer = [axes for axes in AXES if axes < dim]
         return [
-            cls(metric, axes=axes) for axes in (fewer if len(fewer) == len(AXES) else [*fewer, dim])
+            cls(metric, axes=axes, ef=EFFORTS[-1])
+            for axes in (fewer if len(fewer) == len(AXES) else [*fewer, dim])
         ]
 
     def ladders(self) -> list[list["HnswPca"]]:
@@ -184,7 +185,7 @@ class HnswPcaIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """The number of axes, and of distinct vectors if rows share any."""
+        """The number of axes, and of distinct vectors if rows share some."""
         return {"axes": int(bridge.inside(self.index).d), **self.copies.details}
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:

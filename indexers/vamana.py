@@ -91,7 +91,7 @@ class Vamana:
         metric = choice(Metric, metric)
         if metric is Metric.MANHATTAN or not _installed():
             return []
-        return [cls(metric, degree=degree) for degree in (16, 32, 64)]
+        return [cls(metric, degree=degree, ef=EFFORTS[-1]) for degree in (16, 32, 64)]
 
     def ladders(self) -> list[list["Vamana"]]:
         """Return ladders by ascending `ef`; with halves, one without refinement and one with it."""

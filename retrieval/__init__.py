@@ -10,8 +10,9 @@ result = evaluate(open_embeddings("test-embeddings"), open_embeddings("train-emb
 print(result.map, result.precision_at[10])
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from retrieval.lazy import lazy_names
 
 if TYPE_CHECKING:
     from retrieval.index.build import build_index as build_index
@@ -33,9 +34,4 @@ _HOMES = {
     "open_index": "index.folder",
 }
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'retrieval' has no attribute '{name}'")
-    return getattr(import_module(f"retrieval.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -13,7 +13,7 @@ from retrieval.errors import UnknownName
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
-SHOWN_CHARACTERS = 60  # the most that an error shows of a wrong value
+MAX_SHOWN_CHARACTERS = 60  # longer values are cut in errors
 
 
 def choice(kind: type[Choice], value: object, what: str | None = None) -> Choice:
@@ -30,7 +30,7 @@ def choice(kind: type[Choice], value: object, what: str | None = None) -> Choice
             return kind(value)
         except ValueError:
             pass
-    raise UnknownName(what or kind.__name__.lower(), str(value)[:SHOWN_CHARACTERS], kind)
+    raise UnknownName(what or kind.__name__.lower(), str(value)[:MAX_SHOWN_CHARACTERS], kind)
 
 
 def resolve_choices(settings: Any) -> None:

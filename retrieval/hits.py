@@ -138,7 +138,7 @@ def _check_block(block: Vectors, first: int, metric: Metric) -> None:
     largest = max(abs(float(block.min())), abs(float(block.max())))  # nan where one is
     if not np.isfinite(largest):
         row = first + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-        raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it anew")
+        raise BadInput(f"the vector of row {row} is not finite; leave it out or encode it again")
     may_be_long = largest * np.sqrt(block.shape[1]) > MAX_LENGTH
     if may_be_long and metric is not Metric.COSINE:  # which scales them
         _check_lengths(block, first)
@@ -262,7 +262,7 @@ def _checked_queries(queries: Vectors, dim: int) -> Vectors:
         finite = np.isfinite(queries).all(axis=1)
         if not finite.all():
             bad = int(finite.argmin())
-            raise BadInput(f"query {bad} is not finite; leave it out or encode it anew")
+            raise BadInput(f"query {bad} is not finite; leave it out or encode it again")
     return queries
 
 

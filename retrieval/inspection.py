@@ -49,7 +49,7 @@ def kind_of(folder: Place) -> Kind:
     if isinstance(folder, Path) and is_trained(folder):
         return Kind.ENCODER
     if not folder.exists():
-        raise BadInput(f"{folder} is not there; name an embeddings, an index or an encoder folder")
+        raise BadInput(f"{folder} not found; give an embeddings, an index or an encoder folder")
     raise BadInput(
         f"{folder} is neither embeddings (no {MANIFEST}) nor an index (no {INDEX}) nor an encoder "
         f"(no {CARD}); name a folder that 'retr encode', 'retr index' or 'retr train' made"
@@ -101,7 +101,7 @@ def _verify_embeddings(folder: Place) -> FolderCheck:
         and manifest.skipped_sha256 is not None
         and manifest.skipped_sha256 != sha256_of(skipped)
     ):
-        problems.append(f"{skipped} is damaged: its sha256 is not the manifest's; encode anew")
+        problems.append(f"{skipped} is damaged: checksum mismatch; encode again")
     return FolderCheck(Kind.EMBEDDINGS, manifest.rows, len(manifest.shards), tuple(problems))
 
 

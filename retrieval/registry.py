@@ -22,7 +22,7 @@ from retrieval.contracts import Encoder, Indexer, PairScorer
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.cards import CARD, Card, is_trained
 from retrieval.trainer_contract import Trainer
-from retrieval.values import named_options, shown
+from retrieval.values import named_options, shown, words
 
 ENCODERS = "retr.encoders"
 INDEXERS = "retr.indexers"
@@ -88,8 +88,8 @@ def open_encoder(spec: str | PathLike[str], device: str = "auto") -> Encoder:
             return open_encoder(f"{Card.read(folder).encoder}:{folder.resolve()}", device)
         if spec and (folder.is_dir() or "/" in name):
             raise BadInput(
-                f"{spec} is no trained encoder (no {CARD}); give a folder that 'retr train' made, "
-                f"or one of {', '.join(encoder_names())}"
+                f"{spec} is not a trained encoder (no {CARD}); give a folder that 'retr train' "
+                f"made, or one of {', '.join(encoder_names())}"
             )
     plugin = _named(ENCODERS, "encoder", name).load()
     arguments = (argument,) if colon else ()
@@ -110,7 +110,7 @@ def open_scorer(spec: str, device: str = "auto") -> PairScorer:
     scorer = open_encoder(spec, device)
     if not isinstance(scorer, PairScorer):
         raise BadInput(
-            f"encoder '{spec}' scores no pairs; give 'layers', or a folder that "
+            f"encoder '{spec}' cannot score pairs; give 'layers', or a folder that "
             "'retr train layers' made"
         )
     return scorer
@@ -162,8 +162,7 @@ def _typed(option: str, value: object, hint: Any) -> object:
             return kind(value)
         except (TypeError, ValueError):
             continue
-    wanted = " or ".join(kind.__name__ for kind in kinds)
-    raise BadInput(f"option {option} cannot be '{value}'; give it {wanted}")
+    raise BadInput(f"option {option} cannot be '{value}'; give it {words(kinds)}")
 
 
 def _named(group: str, kind: str, name: str) -> EntryPoint:

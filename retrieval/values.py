@@ -3,11 +3,11 @@
 import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from retrieval.choices import SHOWN_CHARACTERS, resolve_choices
+from retrieval.choices import MAX_SHOWN_CHARACTERS, resolve_choices
 from retrieval.errors import BadInput
 
 WORDS: dict[type, str] = {
@@ -53,16 +53,24 @@ def resolve_options(settings: Any) -> None:
         kinds = typing.get_args(field.type) if union else (field.type,)
         value = _converted(getattr(settings, field.name), kinds)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join(WORDS[kind] for kind in kinds if kind in WORDS)
             none = " or None" if type(None) in kinds else ""
-            raise BadInput(f"option {field.name} is {shown(value)}; give it {wanted}{none}")
+            raise BadInput(f"option {field.name} is {shown(value)}; give it {words(kinds)}{none}")
         object.__setattr__(settings, field.name, value)
+
+
+def words(kinds: Iterable[type]) -> str:
+    """Return the types as an error names them: `a whole number or text`."""
+    return " or ".join(WORDS[kind] for kind in kinds if kind in WORDS)
 
 
 def shown(value: object) -> str:
     """Return the value as an error shows it, cut to a few characters of one line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    return shortened(" ".join(repr(value).split()))
+
+
+def shortened(text: str) -> str:
+    """Return the text, cut to MAX_SHOWN_CHARACTERS."""
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 
 
 def _converted(value: Any, kinds: tuple[Any, ...]) -> Any:

@@ -18,7 +18,7 @@ def f32(*rows: list[float]) -> Vectors:
 def on_a_line(
     places: list[float], labels: str, ids: list[str] | None = None, prefix: str = "d"
 ) -> Labelled:
-    """Items at places on a line, each with a letter for its label; `?` is no label."""
+    """Return items at places on a line. Their labels are letters, `?` for unknown."""
     return Labelled(
         np.array(places, dtype=np.float32)[:, None],
         ids or [f"{prefix}{i}" for i in range(len(places))],

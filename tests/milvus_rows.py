@@ -14,7 +14,7 @@ def vectors(rows: int, seed: int = 1) -> Vectors:
 
 def collections(uri: str) -> list[str]:
     database = milvus_database.Server("any", uri, named_by_us=True)
-    with database.asked() as client:
+    with database.connected() as client:
         names = sorted(client.list_collections())
     database.close()
     return names

@@ -1,4 +1,4 @@
-"""Tables of images for tests: images that are told apart by their shade."""
+"""Tables of images for tests. Each image has its own shade."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def shade(content: object) -> int:
 
 
 def notes(spec: str, columns: Columns = NO_CHOICE) -> list[str]:
-    """What opening the source says."""
+    """Return the notes of opening the source."""
     said: list[str] = []
     open_source(spec, note=said.append, columns=columns)
     return said

@@ -9,9 +9,9 @@ from PIL import Image
 HERE = "http://127.0.0.1:8000"
 
 
-def png(colour: tuple[int, int, int] = (210, 40, 40), side: int = 20) -> bytes:
+def png(color: tuple[int, int, int] = (210, 40, 40), side: int = 20) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(file, "PNG")
+    Image.new("RGB", (side, side), color).save(file, "PNG")
     return file.getvalue()
 
 

@@ -176,7 +176,7 @@ def main() -> int:
         given.baseline.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         return 0
     if not given.baseline.is_file():
-        parser.error(f"{given.baseline} is not there; make it with --save")
+        parser.error(f"{given.baseline} not found; write it with --save")
     worse = compare(json.loads(given.baseline.read_text(encoding="utf-8"))["ratios"])
     if worse:
         print(f"slower than before: {', '.join(worse)}", file=sys.stderr)

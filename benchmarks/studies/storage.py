@@ -17,7 +17,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Json, Mask, Metric, Vectors
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.protocols import TRAINED_OF_A_CLASS, Protocol, sides_of
+from retrieval.quality.protocols import TRAINING_IMAGES_PER_CLASS, Protocol, sides_of
 from retrieval.quality.provenance import provenance_of, seen
 from retrieval.storage.embeddings import open_embeddings
 
@@ -51,7 +51,7 @@ def measure(
     """
     metric = choice(Metric, metric)
     protocols = [Protocol.OFFICIAL, Protocol.UNSEEN, Protocol.HASHING_59K]
-    if trained_on.sum() in (0, TRAINED_OF_A_CLASS * len(set(train.labels))):
+    if trained_on.sum() in (0, TRAINING_IMAGES_PER_CLASS * len(set(train.labels))):
         protocols.append(Protocol.HASHING_54K)
     rows: list[dict[str, Json]] = []
     for protocol in protocols:

@@ -118,7 +118,7 @@ def read(path: Path) -> Document:
         for row in document["rows"]:
             _key(row), [*_changes(row, row)]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise BadData(f"{file} lacks or misstates {error}; measure anew") from None
+        raise BadData(f"{file}: field {error} is missing or wrong; measure again") from None
     return cast(Document, document)
 
 
@@ -127,7 +127,7 @@ def table_of(document: Document, file: Path) -> Table:
     try:
         return report_table(document["rows"])
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise BadData(f"{file} lacks or misstates {error}; measure again") from None
+        raise BadData(f"{file}: field {error} is missing or wrong; measure again") from None
 
 
 def compare(old: Document, new: Document) -> list[Change]:

@@ -17,7 +17,7 @@ from cli.output import Output, distinguishable, plural
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.pairs.calibration import Calibration
-    from retrieval.pairs.comparing import Asked, Compared
+    from retrieval.pairs.comparing import ImagePair, PairComparison
     from retrieval.workspace import Workspace
 
 
@@ -111,16 +111,16 @@ def compare(
         output.say(f"drawn: {sheet}, {len(drawn):,} of {plural(len(answers), 'pair')}")
 
 
-def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked]":
+def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[ImagePair]":
     from retrieval.errors import BadInput
-    from retrieval.pairs.comparing import Asked, read_pairs
+    from retrieval.pairs.comparing import ImagePair, read_pairs
 
     if pairs is None:
         if len(images) != 2:
             raise BadInput(
                 f"{plural(len(images), 'image')} given, not 2; give two, or a CSV with --pairs"
             )
-        return [Asked.of(*images)]
+        return [ImagePair.of(*images)]
     if images:
         raise BadInput("images and --pairs exclude each other; give one of them")
     asked, problems = read_pairs(pairs)
@@ -133,12 +133,12 @@ def _asked(output: Output, images: list[str], pairs: Path | None) -> "list[Asked
 
 def _print(
     output: Output,
-    answers: "list[tuple[Asked, Compared]]",
+    answers: "list[tuple[ImagePair, PairComparison]]",
     metric: str,
     encoder: str,
     calibration: "Calibration | None",
 ) -> None:
-    def probability(answer: "Compared") -> str:
+    def probability(answer: "PairComparison") -> str:
         return "–" if answer.probability_same is None else f"{answer.probability_same:.4f}"
 
     distances = distinguishable([answer.distance for _, answer in answers])

@@ -120,7 +120,7 @@ def evaluate(
         result = evaluation.evaluate(sides.queries, sides.database, chosen, ks, depth)
     else:
         result = _through(index, options, searched, sides, ks, depth)
-    differences = {} if other is None else exchange.compared(result, other, sides.name)
+    differences = {} if other is None else exchange.compare_evaluations(result, other, sides.name)
     facts: dict[str, JsonValue] = {
         "queries": str(asked.folder),
         "database": str(searched.folder),

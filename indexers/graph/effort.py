@@ -1,4 +1,4 @@
-"""Choose how many candidates the walk of a graph keeps by default."""
+"""Choose the default number of candidates that the walk of a graph keeps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,27 +9,30 @@ from numpy.typing import NDArray
 from indexers.faiss.lists import drawn_rows
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
-from retrieval.hits import BLOCK_ROWS
 from retrieval.quality.metrics import index_recall_at
 
 DEFAULT_EF = 128
 EF_DEFAULTS = (DEFAULT_EF, 256, 512, 1024)
-"""Numbers of candidates that the default is chosen from."""
+"""Numbers of candidates to choose the default from."""
 
 TARGET_RECALL = 0.975
-"""Recall@10 of the default for queries made of rows. Other queries miss up to twice as many."""
+"""Minimum recall@10 of the default, for the queries of `_new_queries`. Real queries may miss up to
+twice as many neighbors."""
 
-RECALL_MARGIN = 0.005  # less than this is not worth more candidates
+RECALL_MARGIN = 0.005  # a gain in recall below this is not worth more candidates
 NEIGHBORS = 10
+COMPARED_ROWS = 8_192  # at a time: faiss keeps a copy of them, and their distances
 
 
 def settle_ef(
     set_ef: Callable[[int], None], index: Index, blocks: Blocks, metric: Metric | str
 ) -> None:
-    """Set the least number of candidates that finds the neighbors of new queries.
+    """Set the smallest number of candidates that reaches `TARGET_RECALL` for new queries.
 
-    blocks: the vectors of the index's rows, which are read three times. Where no number reaches
-    `TARGET_RECALL`, the least that comes close to the best is set.
+    If none reaches it, set the smallest whose recall is within RECALL_MARGIN of the best.
+
+    set_ef: sets the number of candidates of the index. blocks: the vectors of the index's rows;
+    they are read three times.
     """
     metric = choice(Metric, metric)
     set_ef(DEFAULT_EF)
@@ -49,11 +52,11 @@ def settle_ef(
 
 
 def _new_queries(blocks: Blocks, metric: Metric) -> Vectors:
-    """Return vectors (q, dim) that lie among the rows as new rows would, and are none of them.
+    """Return vectors (q, dim) with the distribution of the rows, but different from all rows.
 
-    A graph links its rows to their neighbors, and finds these more easily than those of other
-    queries. Half the sum of three near vectors, less half of a fourth, has the mean and the
-    covariance of the place that all four come from.
+    The recall of a graph is too high for its own rows, because they are linked to their neighbors.
+    Each query is made of four near vectors: half the sum of three, minus half of the fourth. It has
+    the mean and the covariance of the distribution that the four come from.
     """
     _, queries = drawn_rows(blocks, 0, metric)
     near = _Nearest.of(queries, blocks, metric).vectors[:, 1:]
@@ -73,15 +76,15 @@ class _Nearest:
     @classmethod
     def of(cls, queries: Vectors, blocks: Blocks, metric: Metric) -> "_Nearest":
         """Compare the queries (q, dim) with all vectors of the blocks."""
-        from retrieval.registry import make_indexer  # exact's library is not the graph's
+        from retrieval.registry import make_indexer  # the backend exact may load another library
 
         k = min(NEIGHBORS + 1, blocks.rows)
         exact = make_indexer("exact", {"metric": metric, "device": "cpu"})
         distances = np.full((len(queries), k), np.inf, np.float32)
         vectors = np.zeros((*distances.shape, blocks.dim), np.float32)
         for block in blocks:
-            for start in range(0, len(block), BLOCK_ROWS):
-                part = block[start : start + BLOCK_ROWS]
+            for start in range(0, len(block), COMPARED_ROWS):
+                part = block[start : start + COMPARED_ROWS]
                 hits = exact.build(part).search(queries, min(k, len(part)))
                 all_distances = np.hstack([distances, hits.distances])
                 order: Rows = np.argsort(all_distances, axis=1, kind="stable")[:, :k]

@@ -1,8 +1,11 @@
-"""Check hnswlib's file before hnswlib reads it, which trusts every number in it.
+"""Check a file of hnswlib before hnswlib reads it, because hnswlib does not check it.
 
-The file is a header, then for each row an element of level 0 (a count of links and a mark, the
-links, the vector, the label), then for each row the size of its links on higher levels and, for
-each of these levels, their count and the links.
+The file has three parts:
+- a header;
+- for each row, an element of level 0: a count of links and a mark, the links, the vector, and the
+  label;
+- for each row, the size of its links on higher levels, then for each of these levels the count of
+  links and the links.
 """
 
 import struct
@@ -23,7 +26,7 @@ HEADER = struct.Struct("<6QiI3QdQ")
 LABEL_BYTES = 8
 WORD_BYTES = 4  # size of a link and of a count of links
 COUNT_MASK = 0xFFFF  # bits of the count; higher bits mark a deletion
-BLOCK_ELEMENTS = 1 << 18  # checked at once
+BLOCK_ELEMENTS = 1 << 18  # elements checked in one step
 
 Words = NDArray[np.uint32]
 
@@ -55,7 +58,7 @@ class Header:
             and rest == 0
             and vector == WORD_BYTES * (m0 + 1)
             and element == label + LABEL_BYTES
-            and entry < rows == room  # no more memory than the file has bytes
+            and entry < rows == room  # a larger capacity would allocate more than the file's size
             and 1 <= m <= m0
             and top >= 0
         )
@@ -124,7 +127,7 @@ def _levels(content: NDArray[np.uint8], header: Header) -> NDArray[np.int64] | N
     words: Words = content.view("<u4")
     per_level = 1 + header.links  # words
     nonzero = np.flatnonzero(words)
-    filled, values = nonzero.tolist(), words[nonzero].tolist()  # faster one by one than as arrays
+    filled, values = nonzero.tolist(), words[nonzero].tolist()  # lists are faster one by one
     levels = np.zeros(header.rows, np.int64)
     row, place, following = 0, 0, 0
     blocks = []

@@ -1,4 +1,4 @@
-"""Prefetching of matrix rows in functions that numba compiles.
+"""Prefetch rows of a matrix, in functions that numba compiles.
 
 Numba's cache of `indexers.graph.walk` does not notice a change of this file: delete `__pycache__`.
 """
@@ -23,7 +23,8 @@ def _prefetching(context: Any, array: Any, index: Any) -> Any:
         word = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(call, [place, word(0), word(3), word(1)])  # to read, and soon again, data
+        # Arguments of llvm.prefetch: read, highest locality, data cache.
+        builder.call(call, [place, word(0), word(3), word(1)])
         return context.get_dummy_value()
 
     return types.void(array, index), generate

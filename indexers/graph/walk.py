@@ -1,10 +1,10 @@
 """Search of `hnsw-pca`, compiled by numba for this machine's processor and cached.
 
-A walk spends most of its time waiting for memory. So it compares codes of 16 bits along the
-principal axes, which take a few cache lines each; prefetches all neighbors of a vertex before it
-compares the first; and keeps its candidates in one sorted array, as Fu et al. do (Fast approximate
-nearest neighbor search with the navigating spreading-out graph, VLDB 2019). In the end it compares
-the candidates' vectors themselves with the query.
+A walk spends most of its time waiting for memory. So it compares codes: 16 bits for each principal
+axis, a few cache lines for a vector. It prefetches all neighbors of a vertex before it compares the
+first. Candidates are in one sorted array, as in Fu et al. (Fast approximate nearest neighbor search
+with the navigating spreading-out graph, VLDB 2019). At the end, the walk compares the query with
+the vectors of the candidates.
 """
 
 from typing import Any, Final
@@ -24,12 +24,12 @@ NOT_FINITE = -1
 """Result of `search` for a query that is not finite."""
 
 PREFETCHED_CANDIDATES = 3
-"""Candidates whose vectors are fetched into the cache before they are compared."""
+"""Number of candidates whose vectors are prefetched."""
 
-# The compiler may reorder sums, and so add eight numbers at a time. NaN stays NaN.
+# The compiler may reorder sums, to add eight numbers at a time. NaN stays NaN.
 ANY_ORDER = {"reassoc", "contract", "nsz"}
 
-INLINE: Final = "always"  # for parts of a walk that would cost time as calls
+INLINE: Final = "always"  # for functions of the inner loop, whose calls would take time
 
 
 @njit(boundscheck=False)
@@ -49,13 +49,13 @@ def _minus_product(point: Any, codes: Any, row: int) -> Any:
     total = np.int32(0)
     for i in range(point.shape[0]):
         term = np.int32(np.int32(point[i]) * np.int32(codes[row, i]))
-        total = np.int32(total + term)  # processors multiply and add at once, but don't subtract
+        total = np.int32(total + term)  # there is an instruction to multiply and add
     return np.int32(-total)
 
 
 @njit(boundscheck=False, fastmath=ANY_ORDER)
 def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
-    """Return the distance, float32; Euclidean distances are squared."""
+    """Return the distance of the query and a vector, float32. Euclidean distances are squared."""
     total = np.float32(0)
     if kind == EUCLIDEAN:
         for i in range(query.shape[0]):
@@ -71,7 +71,7 @@ def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
 
 @njit(boundscheck=False)
 def _kept(found: int, row: int, distance: Any, rows: Any, distances: Any) -> int:
-    """Insert a row at its place, nearest first, equals by row; return the number of rows then."""
+    """Insert a row, in the order of distance and row; return the new number of rows."""
     k = rows.shape[0]
     if found == k:
         last = distances[k - 1]
@@ -100,7 +100,7 @@ def _finished(found: int, kind: int, rows: Any, distances: Any) -> None:
 
 @njit(boundscheck=False)
 def _scaled(source: Any, kind: int, query: Any) -> bool:
-    """Write the query (dim,), of length 1 for cosines; return whether it is finite."""
+    """Copy `source` (dim,) to `query`, with length 1 for cosines; return whether it is finite."""
     squares = 0.0
     for i in range(source.shape[0]):
         squares += np.float64(source[i]) * np.float64(source[i])
@@ -125,7 +125,7 @@ def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> Non
         for j in range(turned.shape[0]):
             turned[j] = turn[j, 0] + (query[j] if j < query.shape[0] else 0)
     else:
-        for j in range(0, turned.shape[0], 4):  # four axes at once read the query once
+        for j in range(0, turned.shape[0], 4):  # four axes for each pass over the query
             a, b = turn[j, dim], turn[j + 1, dim]
             c, d = turn[j + 2, dim], turn[j + 3, dim]
             for i in range(dim):
@@ -147,7 +147,7 @@ def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> Non
 
 @njit(inline=INLINE, boundscheck=False)
 def _inserted(candidate: Any, pool: Any, size: int) -> int:
-    """Move larger candidates up to make place for this one, and return its place."""
+    """Insert a candidate into the sorted pool, and return its position."""
     place = size - 1
     while place > 0 and pool[place - 1] > candidate:
         pool[place] = pool[place - 1]
@@ -157,13 +157,13 @@ def _inserted(candidate: Any, pool: Any, size: int) -> int:
 
 
 def _descent(between: Any) -> Any:
-    """Build the descent by this distance of codes; see `_walk`."""
+    """Build a descent for one distance of codes; see `_walk`."""
 
     @njit(boundscheck=False)
     def descended(
         point: Any, codes: Any, upper: Any, offsets: Any, degree: int, entry: int, levels: int
     ) -> Any:
-        """Return the row that is nearest in the upper layers, where the lowest is entered."""
+        """Return the nearest row in the upper layers, where the walk of the lowest layer starts."""
         nearest = between(point, codes, entry)
         for level in range(levels, 0, -1):
             moved = True
@@ -186,7 +186,7 @@ def _descent(between: Any) -> Any:
 
 @njit(boundscheck=False)
 def _next_tag(tags: Any) -> Any:
-    """Return the tag of the rows that this walk sees; clear the tags when the numbers run out."""
+    """Return a new tag for the rows that this walk sees. Clear all tags when all are used."""
     tag = np.uint8(tags[-1] + 1)
     if tag == 0:
         tags[:] = 0
@@ -214,7 +214,7 @@ def _walk(between: Any) -> Any:
     ) -> int:
         """Fill the pool with the nearest candidates, nearest first, and return their number.
 
-        A candidate is its distance, 31 bits of its row, and whether its neighbors are in the pool.
+        Bits of a candidate: 32 of its distance, 31 of its row, 1 if its neighbors are in the pool.
         """
         entry = descended(point, codes, upper, offsets, links.shape[1], entry, levels)
         tag = _next_tag(tags)
@@ -248,7 +248,7 @@ def _walk(between: Any) -> Any:
                     continue
                 place = _inserted(candidate, pool, size)
                 back = min(back, place)
-                if place <= here + 1:  # it is next
+                if place <= here + 1:  # the walk goes to this neighbor next
                     prefetch_row(links, neighbor)
             here = min(here, back)
         return size
@@ -274,8 +274,8 @@ def _ranked(
 ) -> int:
     """Fill rows and distances (k,) with the nearest vectors of the pool, and return their number.
 
-    unit: the squared distance of codes for a distance of 1; inf for inner products, which have no
-    lower bound. slack: the most by which rounding lengthens a distance of codes.
+    unit: squared distance of codes for a distance of 1; not used for inner products, which have no
+    lower bound. slack: maximum increase of a distance of codes by rounding.
     """
     size, k, found = pool.shape[0], rows.shape[0], 0
     for place in range(min(PREFETCHED_CANDIDATES, size)):
@@ -321,8 +321,8 @@ def search(
 ) -> int:
     """Fill rows and distances (q, k) with the nearest rows of each query (q, dim).
 
-    Rows come nearest first, equals by row, then -1 and inf. Euclidean distances are not squared.
-    Returns the number of queries with fewer than k rows, or NOT_FINITE for a query that is not.
+    Rows are nearest first, equal ones by row, then -1 and inf. Euclidean distances are not squared.
+    Return the number of queries with fewer than k rows, or NOT_FINITE if a query is not finite.
 
     turn: (axes, dim + 1), axes a multiple of 4: a matrix onto the axes, and an offset in the last
     column, both to be multiplied by `scale`; (axes, 1) if the axes are those of the queries.
@@ -336,8 +336,8 @@ def search(
     query, turned = np.empty(dim, np.float32), np.empty(axes, np.float32)
     point = np.empty(axes, np.int16)
     pool, unseen = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
-    # Codes of two vectors are each half a unit off along every axis, at most, and turning onto
-    # axes makes no distance longer: the distance of two codes, less this, is a lower bound.
+    # Rounding moves each code by at most half a unit along each axis, and a projection onto axes
+    # increases no distance. So the distance of two codes minus `slack` is a lower bound.
     slack = np.sqrt(axes) + 1
     unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0

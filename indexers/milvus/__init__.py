@@ -1,4 +1,4 @@
-"""The backend `milvus`: docs/milvus.md says what lies where."""
+"""The backend `milvus`; docs/milvus.md describes its files and collections."""
 
 from indexers.milvus.backend import Milvus
 

@@ -15,14 +15,14 @@ from indexers.copies import Copies
 from indexers.faiss.lists import list_count
 from indexers.milvus.collection import (
     METRICS,
-    Filling,
+    CollectionFiller,
     check_count,
     check_same,
     drop,
     unfinished,
 )
-from indexers.milvus.database import URI, WORKING, Database, Lite, Server, checked_uri, library
-from indexers.milvus.holding import Holding, read_facts
+from indexers.milvus.database import LONG_REQUEST, URI, Database, Lite, Server, checked_uri, library
+from indexers.milvus.holding import CollectionFacts, read_facts
 from indexers.milvus.index import MilvusIndex
 from indexers.options import EFFORTS, PROBES, check_range
 from retrieval.choices import choice
@@ -40,17 +40,18 @@ CONSISTENCY = ("Strong", "Bounded", "Session", "Eventually")
 class Milvus:
     """`milvus`: a collection of Milvus, searched with its index and filtered by its expressions.
 
-    index_type: HNSW, IVF_FLAT, FLAT, AUTOINDEX; DISKANN on a server alone.
-    m, ef_construction: of HNSW, as the backend hnsw has them. n_lists: of IVF_FLAT, as the
-    backend ivf has it.
-    ef: candidates that HNSW and DISKANN keep while a query walks. n_probe: lists of IVF_FLAT that
-    are searched. More of either cost time and raise recall.
-    consistency: Strong, Bounded, Session or Eventually: how late a server may be to show rows.
-    uri: of a server; None for that in MILVUS_URI, or where that is not set, Milvus Lite in the
-    index folder. The token comes from MILVUS_TOKEN alone.
-    collection: its name; None for one that follows from what is in it.
+    index_type: HNSW, IVF_FLAT, FLAT or AUTOINDEX; DISKANN on a server only.
+    m, ef_construction: options of HNSW; see the backend hnsw.
+    n_lists: number of lists of IVF_FLAT; see the backend ivf.
+    ef: number of candidates that HNSW and DISKANN keep during a search.
+    n_probe: number of lists that IVF_FLAT searches. Larger values of `ef` and `n_probe` raise
+    recall and take more time.
+    consistency: Strong, Bounded, Session or Eventually: the delay after which a server shows rows.
+    uri: address of a server; None for MILVUS_URI. Without either, Milvus Lite keeps the collection
+    in the index folder. The token comes from MILVUS_TOKEN only.
+    collection: name of the collection; None for a name that depends on its content.
 
-    It wants pymilvus: `pip install 'retr[milvus]'`. Rows cannot be added to it or deleted.
+    The backend requires pymilvus: `pip install 'retr[milvus]'`. It cannot add or delete rows.
     """
 
     metric: Metric = Metric.COSINE
@@ -85,18 +86,22 @@ class Milvus:
             checked_uri(self.uri)
         if self.collection and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", self.collection):
             raise BadInput(
-                f"'{self.collection}' is no name of a collection; give letters, digits and _, up "
-                "to 255, no digit first"
+                f"invalid collection name '{self.collection}'; use up to 255 letters, digits and "
+                "_, and no digit first"
             )
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["Milvus"]:
-        """None: no sample tells how fast a server is, and Milvus Lite is slower than the rest."""
+        """Return an empty list.
+
+        Trials over samples cannot predict the speed of a server, and Milvus Lite is slower than the
+        other backends.
+        """
         metric = choice(Metric, metric)
         return []
 
     def ladders(self) -> list[list["Milvus"]]:
-        """By `ef` or `n_probe`, as the index has them."""
+        """Return a ladder of `ef` or `n_probe`, depending on the type of the index."""
         match self.index_type:
             case "HNSW" | "DISKANN":
                 return [[replace(self, ef=ef) for ef in EFFORTS]]
@@ -111,7 +116,7 @@ class Milvus:
         index.options = self
 
     def build(self, vectors: Vectors) -> MilvusIndex:
-        """Return an index of the vectors (n, dim), n ≥ 1, in a copy. Raises BadInput for others."""
+        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> MilvusIndex:
@@ -123,7 +128,7 @@ class Milvus:
         database: Database
         if uri:
             database = Server(f"retr_tmp_{uuid.uuid4().hex}", uri, named_by_us=True)
-            with database.asked():  # else it would be looked up again at exit
+            with database.connected():  # check the connection first: `drop` connects again at exit
                 atexit.register(drop, database)
         else:
             database = Lite.temporary(self.collection or "retr")
@@ -143,10 +148,10 @@ class Milvus:
         return self._filled(database, holds, items, copies, items.table)
 
     def load(self, folder: Path) -> MilvusIndex:
-        """Return the index saved in the folder, to be searched with these options.
+        """Load the index saved in the folder, with these search options.
 
-        Raises BadData if it is not there or damaged, BadInput for a server that does not answer or
-        lacks the collection, Mismatch where that is another than it was.
+        Raises BadData if it is missing or damaged, BadInput if the server does not answer or has no
+        such collection, Mismatch if the collection has changed.
         """
         library()
         collection, uri, holds = read_facts(folder)
@@ -154,20 +159,20 @@ class Milvus:
         if uri is None:
             if self.uri:
                 raise BadInput(
-                    f"{folder} holds its collection itself, and none at {self.uri}; leave uri away,"
-                    " or index anew with it"
+                    f"the collection of {folder} is in the folder, not at {self.uri}; leave out "
+                    "uri, or index again with it"
                 )
             return _loaded(folder, collection, holds, copies, self)
         database = Server(collection, checked_uri(self.uri or uri), named_by_us=False)
-        with database.asked() as client:
-            if not client.has_collection(collection, timeout=database.answering):
+        with database.connected() as client:
+            if not client.has_collection(collection, timeout=database.timeout):
                 raise BadInput(
-                    f"{database.name} has no collection {collection}; index anew, or name the "
+                    f"{database.name} has no collection {collection}; index again, or name the "
                     "server that has it with --set uri="
                 )
         check_same(database, holds)
-        with database.asked() as client:
-            client.load_collection(collection, **WORKING)
+        with database.connected() as client:
+            client.load_collection(collection, **LONG_REQUEST)
         check_count(database, holds)
         return MilvusIndex(database, holds, self, copies)
 
@@ -175,17 +180,19 @@ class Milvus:
         uri = self.uri or os.environ.get(URI, "")
         if not uri and self.index_type in SERVERS_OWN:
             raise BadInput(
-                f"Milvus Lite has no {self.index_type}; name a server in {URI}, or take HNSW"
+                f"Milvus Lite has no {self.index_type}; name a server in {URI}, or use HNSW"
             )
         return uri and checked_uri(uri)
 
-    def _holding(self, blocks: Blocks, copies: Copies, encoder: str, source: Any) -> Holding:
+    def _holding(
+        self, blocks: Blocks, copies: Copies, encoder: str, source: Any
+    ) -> CollectionFacts:
         build: dict[str, Json] = {}
         if self.index_type == "HNSW":
             build = {"M": self.m, "efConstruction": self.ef_construction}
         elif self.index_type == "IVF_FLAT":
             build = {"nlist": min(list_count(copies.vectors, self.n_lists), 65_536)}
-        return Holding(
+        return CollectionFacts(
             encoder,
             [*source],
             blocks.rows,
@@ -199,36 +206,38 @@ class Milvus:
     def _filled(
         self,
         database: Database,
-        holds: Holding,
+        holds: CollectionFacts,
         blocks: Blocks,
         copies: Copies,
         table: pa.Table | None,
     ) -> MilvusIndex:
         keys = np.flatnonzero(copies.is_first)
-        filling = Filling(database, holds, copies.distinct(blocks), keys, table, self.consistency)
+        filling = CollectionFiller(
+            database, holds, copies.distinct(blocks), keys, table, self.consistency
+        )
         return MilvusIndex(database, holds, self, copies, resumed_at=filling.fill())
 
 
-def _read_copies(folder: Path, holds: Holding) -> Copies:
-    """Return the rows that share vectors. Raises BadData."""
+def _read_copies(folder: Path, holds: CollectionFacts) -> Copies:
+    """Read the rows that share vectors. Raises BadData."""
     copies = Copies.load(folder, holds.stored)
     if copies.rows != holds.rows:
         raise BadData(
-            f"the copies in {folder} are of {copies.rows:,} rows, not {holds.rows:,}; "
+            f"the file of copies in {folder} has {copies.rows:,} rows, not {holds.rows:,}; "
             "build the index again"
         )
     return copies
 
 
 def _loaded(
-    folder: Path, collection: str, holds: Holding, copies: Copies, options: Milvus
+    folder: Path, collection: str, holds: CollectionFacts, copies: Copies, options: Milvus
 ) -> MilvusIndex:
-    """Return the index in Milvus Lite's files. Raises BadData."""
+    """Load the index from Milvus Lite's files. Raises BadData."""
     database = Lite.saved(collection, folder)
     try:
-        with database.asked() as client:
+        with database.connected() as client:
             if not client.has_collection(collection):
-                raise BadData(f"{folder} lacks the collection {collection}; build the index again")
+                raise BadData(f"{folder} has no collection {collection}; build the index again")
         check_same(database, holds)
         check_count(database, holds)
     except BadInput as problem:

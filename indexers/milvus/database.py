@@ -25,44 +25,46 @@ from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import LOCK, write_whole
 
 URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
-"""The environment variables."""
+"""Environment variables."""
 
-CONNECTING = 5.0  # seconds until a server counts as unreachable
-WORKING: dict[str, Any] = {"timeout": None, "retry_times": 5}
-"""Of requests that take as long as there are rows; a server that is gone is not waited for."""
+CONNECT_TIMEOUT_SECONDS = 5.0
+LONG_REQUEST: dict[str, Any] = {"timeout": None, "retry_times": 5}
+"""Options of requests whose time depends on the number of rows: no timeout, but few retries if the
+server is unreachable."""
 
 SCHEMES = ("http", "https", "tcp")
 
-TEMPORARY = "retr-milvus-"  # folders among the system's temporary ones
-JUST_MADE = 60.0  # seconds in which such a folder is not taken for one that was left behind
+TEMPORARY_PREFIX = "retr-milvus-"  # prefix of temporary folders
+NEW_FOLDER_SECONDS = 60.0  # a younger temporary folder may not have its lock yet
 
 DATABASE = "milvus.db"
-BETWEEN = "+"  # stands for / in the names of a database's files; Milvus Lite has none in its own
-NOT_SAVED = ("LOCK", "manifest.json.prev")  # an older state is worse than none
-NEVER_CHANGED = (".parquet", ".idx")  # by Milvus Lite, once they are written
+PATH_SEPARATOR = "+"  # in place of / in the names of saved files; Milvus Lite's names have no +
+UNSAVED_FILES = ("LOCK", "manifest.json.prev")  # an older state is worse than none
+IMMUTABLE_SUFFIXES = (".parquet", ".idx")  # Milvus Lite never changes such files
 LOGGERS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus_lite")
 
 
 class Database(ABC):
-    """A collection that may or may not be there yet, and the client that knows about it."""
+    """The database of a collection, which may not exist yet, and the client of the database."""
 
-    answering: ClassVar[float | None]
-    """Seconds that another request may take; None for any number."""
+    timeout: ClassVar[float | None]
+    """Maximum seconds of a request, except for long ones; None for no limit."""
 
     def __init__(self, collection: str, folder: Path | None, temporary: bool) -> None:
-        """folder: of Milvus Lite's files, deleted with this object where it is temporary."""
+        """folder: for Milvus Lite's files. temporary: delete the folder with this object."""
         self.collection = collection
         self.folder = folder
         self.is_temporary = temporary
         self._open: dict[str, Any] = {}
         gone = folder if temporary else None
-        self.close = weakref.finalize(self, _end, self._open, folder, gone)
-        """Close the client, stop what runs, delete what is temporary; at exit at the latest."""
+        self.close = weakref.finalize(self, _close, self._open, folder, gone)
+        """Close the client, stop the engine, and delete a temporary folder. At exit, it is called
+        if it was not before."""
 
     @cached_property
     def lite(self) -> bool:
         """True if the engine is Milvus Lite's, here or as a server."""
-        with self.asked() as client:
+        with self.connected() as client:
             return str(client.get_server_version()).startswith("milvus_lite")
 
     @property
@@ -72,46 +74,46 @@ class Database(ABC):
 
     @property
     def client(self) -> Any:
-        """The client, opened when it is first asked for. Raises BadInput where that fails."""
+        """The client, which connects on first use. Raises BadInput if it cannot connect."""
         if "client" not in self._open:
-            self._open["client"] = self._connected()
+            self._open["client"] = self._new_client()
         return self._open["client"]
 
     @abstractmethod
-    def _connected(self) -> Any:
+    def _new_client(self) -> Any:
         """Return a new client."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what must be in an index folder, beside the facts, to find all of it again."""
+        """Write the files, besides the facts, that an index folder needs to load the collection."""
 
     @contextmanager
-    def asked(self) -> Iterator[Any]:
-        """Yield the client; what it raises meanwhile is raised as BadInput, in one line."""
+    def connected(self) -> Iterator[Any]:
+        """Yield the client, and raise its errors as BadInput with a message of one line."""
         pymilvus = library()
         import grpc
 
         try:
             yield self.client
         except (pymilvus.MilvusException, grpc.RpcError) as problem:
-            raise self._said(problem) from None
+            raise self._error_of(problem) from None
 
-    def _said(self, problem: BaseException) -> BadInput:
+    def _error_of(self, problem: BaseException) -> BadInput:
         return BadInput(f"{self.name} failed: {reason_of(problem)}; build the index again")
 
 
 class Lite(Database):
     """A database of Milvus Lite in a folder, whose engine runs in this process.
 
-    The engine is the only one that may have the folder open, and leaves files of its own there: so
-    a saved index is opened in a temporary folder of links and copies, and stays as it is.
+    Only one engine can have a folder open, and the engine writes files into it. So a saved index is
+    opened in a temporary folder of links and copies, and its own folder does not change.
     """
 
     name = "Milvus Lite"
-    answering = None  # nobody else is in the way
+    timeout = None  # no other process slows the engine down
 
     def __init__(self, collection: str, folder: Path, temporary: bool = False) -> None:
-        """Raises BadInput where Milvus Lite is not installed."""
+        """Create the folder. Raises BadInput if Milvus Lite is not installed."""
         _check_lite()
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(collection, folder, temporary)
@@ -119,71 +121,77 @@ class Lite(Database):
 
     @classmethod
     def temporary(cls, collection: str) -> "Lite":
-        """Return a new one, gone with this object; those of processes that were killed go now."""
+        """Create a database in a temporary folder, which is deleted with the returned object.
+
+        Temporary folders of killed processes are deleted now.
+        """
         _check_lite()
-        for left in Path(gettempdir()).glob(f"{TEMPORARY}*"):
-            _sweep(left)
-        database = cls(collection, Path(mkdtemp(prefix=TEMPORARY)), True)
+        for left in Path(gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
+            _delete_abandoned(left)
+        database = cls(collection, Path(mkdtemp(prefix=TEMPORARY_PREFIX)), True)
         assert database.folder is not None
-        # Let go of by the system when the process ends, however it ends.
+        # The system releases the lock when the process ends, even if it is killed.
         database._open["lock"] = _lock(database.folder)
         database._open["lock"].acquire()
         return database
 
     @classmethod
     def saved(cls, collection: str, folder: Path) -> "Lite":
-        """Return the one that `save` wrote into the folder, opened beside it. Raises BadData."""
+        """Open the files of `save` in a temporary folder. Raises BadData for other files."""
         database = cls.temporary(collection)
         for file in files_in(folder):
-            parts = file.name.split(BETWEEN)
+            parts = file.name.split(PATH_SEPARATOR)
             if not {"", ".", ".."}.isdisjoint(parts) or parts[0] != DATABASE:
-                raise BadData(f"{file} is no file of Milvus Lite's; build the index again")
+                raise BadData(f"{file} is not a file of Milvus Lite; build the index again")
             there = database.path.joinpath(*parts[1:])
             there.parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix in NEVER_CHANGED:
+            if file.suffix in IMMUTABLE_SUFFIXES:
                 there.symlink_to(file.resolve())
             else:
                 shutil.copyfile(file, there)
         return database
 
     def save(self, folder: Path) -> None:
-        """Write the database's files, as they are, under names of one folder."""
+        """Copy the database's files into the folder, without subfolders; see PATH_SEPARATOR."""
         self.stop()  # to write everything; the next request starts it again
         for old in files_in(folder):
             old.unlink()
         for file in sorted(self.path.rglob("*")):
-            if file.is_file() and file.name not in NOT_SAVED:
-                name = BETWEEN.join((DATABASE, *file.relative_to(self.path).parts))
+            if file.is_file() and file.name not in UNSAVED_FILES:
+                name = PATH_SEPARATOR.join((DATABASE, *file.relative_to(self.path).parts))
                 write_whole(folder / name, partial(_write_again, file, self.is_temporary))
 
     def stop(self) -> None:
-        """Let the engine write what it holds, and end."""
-        _end(self._open, self.folder, None)
+        """Stop the engine, after it has written its data."""
+        _close(self._open, self.folder, None)
 
-    def _connected(self) -> Any:
+    def _new_client(self) -> Any:
         pymilvus = library()
-        no_proxy = {"grpc.enable_http_proxy": 0}  # it listens on this machine alone
+        no_proxy = {"grpc.enable_http_proxy": 0}  # the engine is on this machine
         try:
             client = pymilvus.MilvusClient(
-                str(self.path), timeout=CONNECTING, dedicated=True, grpc_options=no_proxy
+                str(self.path),
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                dedicated=True,
+                grpc_options=no_proxy,
             )
             self._open["client"] = client
             if client.has_collection(self.collection) and client.list_indexes(self.collection):
                 client.load_collection(self.collection)
         except pymilvus.MilvusException as problem:
             self.stop()
-            raise self._said(problem) from None
+            raise self._error_of(problem) from None
         return client
 
 
 class Server(Database):
-    """A server or a cluster, under an address. The token comes from the environment alone.
+    """A server or a cluster at an address. The token comes from the environment only.
 
     named_by_us: whether the user gave the address. An address in an index folder may be untrusted:
     it gets the token only if MILVUS_URI names the same address.
     """
 
-    answering = 30.0
+    timeout = 30.0
 
     def __init__(self, collection: str, uri: str, named_by_us: bool) -> None:
         super().__init__(collection, None, False)
@@ -195,21 +203,23 @@ class Server(Database):
         return f"Milvus at {self.uri}"
 
     def save(self, folder: Path) -> None:
-        """Nothing but the facts: the collection stays where it is."""
+        """Delete files of Milvus Lite in the folder. The collection stays on the server."""
         for old in files_in(folder):
             old.unlink()
 
-    def _connected(self) -> Any:
+    def _new_client(self) -> Any:
         pymilvus = library()
         import grpc
 
         token = os.environ.get(TOKEN, "") if self.trusted else ""
         try:
-            return pymilvus.MilvusClient(self.uri, token=token, timeout=CONNECTING, dedicated=True)
+            return pymilvus.MilvusClient(
+                self.uri, token=token, timeout=CONNECT_TIMEOUT_SECONDS, dedicated=True
+            )
         except (pymilvus.MilvusException, grpc.RpcError) as problem:
-            raise self._said(problem) from None
+            raise self._error_of(problem) from None
 
-    def _said(self, problem: BaseException) -> BadInput:
+    def _error_of(self, problem: BaseException) -> BadInput:
         import grpc
 
         chain = [problem, problem.__cause__, problem.__context__]
@@ -224,17 +234,17 @@ class Server(Database):
         ):
             if os.environ.get(TOKEN) and not self.trusted:
                 return BadInput(
-                    f"{self.name}, which the index folder names, wants a token; set {URI} to that "
-                    f"address if the token in {TOKEN} is meant for it"
+                    f"{self.name}, which the index folder names, requires a token; set {URI} to "
+                    f"that address if it may get the token in {TOKEN}"
                 )
-            given = "refuses the token in" if os.environ.get(TOKEN) else "wants a token in"
+            given = "rejects the token in" if os.environ.get(TOKEN) else "requires a token in"
             return BadInput(
                 f"{self.name} {given} {TOKEN}; set it to USER:PASSWORD, or to an API key"
             )
         if status.PERMISSION_DENIED in codes or "permission deny" in low:
             return BadInput(
-                f"{self.name} does not allow this to the owner of the token ({reason}); "
-                f"set {TOKEN} to that of another"
+                f"{self.name} denies permission to the owner of the token ({reason}); "
+                f"set {TOKEN} to another token"
             )
         unreachable = codes & {status.UNAVAILABLE, status.DEADLINE_EXCEEDED}
         if unreachable or "fail connecting" in low or "retry timeout" in low:
@@ -242,11 +252,11 @@ class Server(Database):
                 f"{self.name} does not answer; start it, or correct the address in {URI} or "
                 "--set uri="
             )
-        return BadInput(f"{self.name} refuses: {reason}; its log says more")
+        return BadInput(f"{self.name} raised an error: {reason}; see the server's log")
 
 
 def checked_uri(uri: str) -> str:
-    """Return the address of a server. Raises BadInput for what is none, or holds a password."""
+    """Return the address of a server. Raises BadInput if it is invalid or has a password."""
     try:
         parts = urlsplit(uri)
         good = parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
@@ -254,20 +264,20 @@ def checked_uri(uri: str) -> str:
         good = False
     if not good:
         shown = uri.rpartition("@")[2]
-        raise BadInput(f"'{shown}' is no address of Milvus; give it as http://HOST:19530")
+        raise BadInput(f"invalid address '{shown}' of Milvus; give it as http://HOST:19530")
     if parts.username is not None or parts.query or parts.fragment:
         raise BadInput(
-            f"the address of Milvus at {parts.hostname} holds more than host, port and database; "
-            f"leave it away, and set {TOKEN} to USER:PASSWORD"
+            f"the address of Milvus at {parts.hostname} has more than host, port and database; "
+            f"leave out the rest, and set {TOKEN} to USER:PASSWORD"
         )
     return uri.rstrip("/")
 
 
 def library() -> Any:
-    """pymilvus, its own lines on stderr silenced. Raises BadInput where it is not installed."""
+    """Import pymilvus, without its output on stderr. Raises BadInput if it is not installed."""
     if find_spec("pymilvus") is None:
-        raise BadInput("the backend milvus wants the library pymilvus; pip install 'retr[milvus]'")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
+        raise BadInput("the backend milvus requires pymilvus; pip install 'retr[milvus]'")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's C code writes to stderr directly
     import pymilvus
 
     for name in LOGGERS:
@@ -281,14 +291,14 @@ def library() -> Any:
 def _check_lite() -> None:
     if find_spec("milvus_lite") is None:
         raise BadInput(
-            "an index of the backend milvus without a server wants Milvus Lite; "
+            "the backend milvus without a server requires Milvus Lite; "
             f"pip install --no-deps milvus-lite, or name a server in {URI}"
         )
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return the files of Milvus Lite's in an index folder."""
-    return sorted(folder.glob(f"{DATABASE}{BETWEEN}*"))
+    """Return the files of Milvus Lite in an index folder."""
+    return sorted(folder.glob(f"{DATABASE}{PATH_SEPARATOR}*"))
 
 
 def reason_of(problem: BaseException) -> str:
@@ -300,9 +310,9 @@ def reason_of(problem: BaseException) -> str:
 
 
 def _write_again(file: Path, stays: bool, to: Path) -> None:
-    """Return the file once more: a second name for it, where the first does not stay."""
-    if file.suffix in NEVER_CHANGED and not stays:
-        with suppress(OSError):  # raised if they are on two disks
+    """Copy the file, or link an immutable file. stays: the file stays, so that links are unsafe."""
+    if file.suffix in IMMUTABLE_SUFFIXES and not stays:
+        with suppress(OSError):  # a link to another disk fails
             os.link(file, to)
             return
     shutil.copyfile(file, to)
@@ -312,15 +322,15 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder / LOCK, timeout=0, thread_local=False)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete the folder where no process holds it, and it is not just being made."""
+def _delete_abandoned(folder: Path) -> None:
+    """Delete the temporary folder if no process has its lock, and it is not new."""
     with suppress(OSError, Timeout):
-        if time.time() - folder.stat().st_mtime > JUST_MADE:
+        if time.time() - folder.stat().st_mtime > NEW_FOLDER_SECONDS:
             with _lock(folder):
                 shutil.rmtree(folder)
 
 
-def _end(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None:
+def _close(opened: dict[str, Any], folder: Path | None, gone: Path | None) -> None:
     client = opened.pop("client", None)
     if client is not None:
         client.close()

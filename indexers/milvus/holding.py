@@ -19,14 +19,14 @@ BATCH_ROWS = 5_000
 
 
 @dataclass(frozen=True)
-class Holding:
+class CollectionFacts:
     """The content of a collection: its source, its size and its Milvus index.
 
-    encoder, source: as `Items` has them; empty for bare vectors, which have no ids and labels.
-    rows: of the retr index.
+    encoder, source: as in `Items`; empty for vectors without ids and labels.
+    rows: number of rows of the retr index.
     build: parameters of Milvus's index.
-    distinct: rows of the collection, one for each vector; None where all rows differ, and in
-    version 1, whose collections have a row for each copy.
+    distinct: number of distinct vectors, which are the rows of the collection. None if all vectors
+    differ, and in version 1, whose collections have a row for each copy.
     """
 
     encoder: str
@@ -40,7 +40,7 @@ class Holding:
 
     @property
     def version(self) -> int:
-        """The oldest version of the format that says the same."""
+        """The oldest version of the format that has these facts."""
         return 1 if self.distinct is None else 2
 
     @property
@@ -58,7 +58,7 @@ class Holding:
         return f"retr_{sha256(self.text().encode()).hexdigest()[:16]}"
 
     def text(self) -> str:
-        """Return the text that the collection carries."""
+        """Return the text that is stored in the collection."""
         return f"{FORMAT} {self.version} {json.dumps(self.document(), sort_keys=True)}"
 
     def document(self) -> dict[str, Json]:
@@ -69,7 +69,7 @@ class Holding:
         return document
 
     @classmethod
-    def of(cls, text: str) -> "Holding | None":
+    def of(cls, text: str) -> "CollectionFacts | None":
         """Read the text of a collection; return None for a text that retr did not write."""
         form, _, rest = text.partition(" ")
         version, _, document = rest.partition(" ")
@@ -81,7 +81,7 @@ class Holding:
             return None
 
     @classmethod
-    def read(cls, document: Any) -> "Holding":
+    def read(cls, document: Any) -> "CollectionFacts":
         """Read the fields from JSON. Raises TypeError or ValueError."""
         holds = cls(**document)
         kinds: dict[str, Any] = {"rows": int, "dim": int, "source": list, "build": dict}
@@ -95,8 +95,8 @@ class Holding:
         return holds
 
 
-def write_facts(folder: Path, database: Database, holds: Holding) -> None:
-    """Write milvus.json; Milvus Lite's files are in the folder already."""
+def write_facts(folder: Path, database: Database, holds: CollectionFacts) -> None:
+    """Write milvus.json. Milvus Lite's files must be in the folder."""
     sizes: dict[str, Json] = {file.name: file.stat().st_size for file in files_in(folder)}
     facts: dict[str, Json] = {
         "format": FORMAT,
@@ -109,18 +109,23 @@ def write_facts(folder: Path, database: Database, holds: Holding) -> None:
     write_json(folder / FACTS, facts)
 
 
-def read_facts(folder: Path) -> tuple[str, str | None, Holding]:
-    """Return the collection, the server's address or None, and the content. Raises BadData."""
+def read_facts(folder: Path) -> tuple[str, str | None, CollectionFacts]:
+    """Read milvus.json: the collection, the server's address or None, and the facts.
+
+    Raises BadData.
+    """
     path = folder / FACTS
     document: Any = read_json(path)
     check_format(document, FORMAT, VERSION, path)
     try:
         collection, uri, sizes = document["collection"], document["uri"], dict(document["bytes"])
-        holds = Holding.read(document["holds"])
+        holds = CollectionFacts.read(document["holds"])
         if not isinstance(collection, str) or not isinstance(uri, str | None):
             raise ValueError(f"collection {collection!r}, uri {uri!r}")
     except (KeyError, TypeError, ValueError) as problem:
-        raise BadData(f"{path} lacks or misstates {problem}; build the index again") from None
+        raise BadData(
+            f"{path} has a missing or invalid field ({problem}); build the index again"
+        ) from None
     there = {file.name: file.stat().st_size for file in files_in(folder)}
     for name in sorted({*sizes, *there}):
         if sizes.get(name) != there.get(name):

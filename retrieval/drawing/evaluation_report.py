@@ -26,7 +26,8 @@ EXTREME_QUERIES = 6  # best queries, and as many worst ones
 class ReportSettings:
     """Settings of a report.
 
-    metric: None for the encoder's. max_points: of the map, drawn by seed.
+    metric: None for the metric of the encoder. max_points: maximum number of points on the map.
+    seed: random seed, for the choice of the points and their layout.
     """
 
     metric: Metric | None = None
@@ -48,8 +49,9 @@ def evaluation_report(
 ) -> tuple[Report, Evaluation]:
     """Return the report of an exact evaluation, and the evaluation.
 
-    queries, database: the folders; sides: the images of them that are evaluated. commands: command
-    lines that make the report again. bench: the indices side by side.
+    queries, database: the folders. sides: the images of the folders that are evaluated.
+    commands: command lines that make the report again. bench: results of the indices; None for a
+    report without them.
     """
     metric = settings.metric or database.facts.metric
     left, right = sides.queries, sides.database

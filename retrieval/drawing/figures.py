@@ -1,4 +1,4 @@
-"""Pictures for people: sheets of queries with their neighbors."""
+"""Draw sheets of images: queries with their neighbors, and pairs of images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,18 +6,25 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 112  # pixels, of a picture
+# Sizes in pixels.
+TILE = 112  # a side of a picture
 GAP = 12
 TEXT = 13  # height of the letters
 CAPTION = 2 * TEXT + 12  # two lines under each picture
 FRAME = 4
+
 PAPER, INK, FAINT = "#ffffff", "#1c1e21", "#6b7076"
 RIGHT, WRONG, PLAIN = "#1a7f37", "#cf222e", "#d0d4d9"
+"""Colors of marks and frames."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """An image with two lines of text; `right` marks it as a right or a wrong neighbor."""
+    """An image with two lines of text.
+
+    image: None if it cannot be read. right: True or False to mark it as a right or wrong neighbor;
+    None for no mark.
+    """
 
     image: Image.Image | None
     title: str
@@ -54,7 +61,10 @@ def save_sheet(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairPicture:
-    """Two images side by side, with a line of text below; `right` marks a right or wrong answer."""
+    """Two images side by side, with a line of text below.
+
+    right: True or False to mark a right or wrong answer; None for no mark.
+    """
 
     first: Picture
     second: Picture
@@ -111,8 +121,9 @@ def _draw(
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """Return the image scaled to fit a square; small ones in whole steps, so that pixels stay
-    sharp.
+    """Return the image scaled to fit a square of `side` pixels.
+
+    A small image is enlarged by a whole number, so that its pixels stay sharp.
     """
     scale = side / max(image.size)
     if scale >= 2:
@@ -124,7 +135,7 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
-    """Draw a tick or a cross in a disc of 14 pixels: not everyone sees its color."""
+    """Draw a disc of 14 pixels with a tick or a cross, for readers who cannot see its color."""
     draw.ellipse((x, y, x + 14, y + 14), RIGHT if right else WRONG)
     if right:
         draw.line((x + 3, y + 7, x + 6, y + 10, x + 11, y + 4), PAPER, 2)

@@ -11,22 +11,22 @@ from retrieval.images import read_image
 from retrieval.quality.evaluation import Evaluation
 from retrieval.quality.labelled import Labelled
 
-PICTURE_PIXELS = 512  # the longest side of a picture that is kept
+MAX_PICTURE_SIDE = 512  # pixels of the longest side
 
 Gallery = list[tuple[Picture, list[Picture]]]
 """Queries with their neighbors, nearest first."""
 
 
 def open_picture(path: str | None) -> Image.Image | None:
-    """Return the image, reduced to `PICTURE_PIXELS`; None if it cannot be read."""
+    """Return the image, reduced to `MAX_PICTURE_SIDE`; None if it cannot be read."""
     try:
         if path is None:
             return None
-        image = read_image(path, Framing(PICTURE_PIXELS))
-        image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))  # a sheet has room for many
+        image = read_image(path, Framing(MAX_PICTURE_SIDE))
+        image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))  # large images would fill the memory
         return image
     except BadImage:
-        return None  # moved or deleted: the sheet says "no picture"
+        return None  # the image was moved or deleted: the sheet says "no picture"
 
 
 def gallery_of(
@@ -34,7 +34,7 @@ def gallery_of(
 ) -> Gallery:
     """Return pictures of some queries and of the neighbors that the evaluation kept.
 
-    rows: rows of `evaluation.per_query`. Neighbors are marked as right or wrong by their label.
+    rows: rows of `evaluation.per_query`. Neighbors are marked as right or wrong by their labels.
     """
     measures = evaluation.per_query
     column = measures.columns.index("map")

@@ -1,4 +1,4 @@
-"""Plots of measurements: PNG or SVG, by the ending of the file's name."""
+"""Draw plots of measurements, as PNG or SVG by the extension of the file."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Labels = Sequence[Any] | NDArray[Any]
-"""Of any kind, as in `retrieval.labels`."""
+"""Labels of any kind; see `retrieval.labels`."""
 
 DPI = 120
 ALIKE, OTHER = "tab:blue", "tab:orange"
@@ -42,7 +42,7 @@ def draw_roc(path: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) ->
 
 
 def draw_matrix(path: Path, names: Sequence[str], matrix: Distances) -> None:
-    """Draw the accuracy over pairs of each two classes, (classes, classes)."""
+    """Draw a matrix (classes, classes) of the accuracy over pairs of each two classes."""
     size = max(4.0, 1.6 + 0.6 * len(names))
     figure = _figure(path, size + 0.8, size)
     axes = figure.subplots()
@@ -86,7 +86,7 @@ def draw_distances(
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw a training log, one row for each epoch: loss above, retrieval metrics below."""
+    """Draw a training log: the loss above, retrieval metrics below. rows: one for each epoch."""
     epochs = [row["epoch"] for row in rows]
     figure = _figure(path, 7, 6)
     loss, metrics = figure.subplots(2, 1, sharex=True)
@@ -110,7 +110,10 @@ def draw_lines(
     x: str,
     y: str,
 ) -> None:
-    """Draw panels side by side, by name: lines, by name, over the same points of the x axis."""
+    """Draw panels of lines side by side. All lines have the same points on the x axis.
+
+    panels: for each panel's title, its lines (points x and y) by name. x, y: labels of the axes.
+    """
     figure = _figure(path, 3.2 * len(panels) + 1.5, 3.6)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
@@ -128,7 +131,7 @@ def draw_lines(
 def draw_precision_recall(
     path: Path, overall: NDArray[Any], by_label: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Draw precision over recall, at recalls that lie evenly from 0 to 1."""
+    """Draw curves of precision over recall. Curves have recalls at even steps from 0 to 1."""
     figure = _figure(path, 8, 4.5)
     axes = figure.subplots()
     recalls = np.linspace(0, 1, len(overall))
@@ -148,9 +151,10 @@ def draw_growth(
     x: str,
     shares: Collection[str],
 ) -> None:
-    """Draw panels in rows of three, by name: lines, by name, of what grows with x.
+    """Draw panels of lines in rows of three, for quantities that grow with x.
 
-    Both axes are logarithmic, but for panels of `shares`, whose y axis ends at 1.
+    panels: for each panel's title, its lines (points x and y) by name. x: label of the x axis.
+    shares: titles of panels whose y axis is linear and ends at 1. All other axes are logarithmic.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -176,7 +180,10 @@ def draw_growth(
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """Points (x, y) of settings, those to join by a line, and those to mark with a star."""
+    """Points (x, y) of settings.
+
+    points: all settings, drawn as dots. front: points of the line. marked: points with a star.
+    """
 
     points: Sequence[tuple[float, float]]
     front: Sequence[tuple[float, float]]
@@ -190,9 +197,12 @@ def draw_trade(
     y: str,
     ticks: Mapping[str, float],
 ) -> None:
-    """Draw panels side by side: gain against loss, with a color for each name.
+    """Draw panels of trade-offs side by side, with a color for each name.
 
-    Both axes are logarithmic. x decreases from left to right, with the given ticks and texts.
+    panels: for each panel's title, its trade-offs by name. x, y: labels of the axes.
+    ticks: positions of ticks on the x axis, by their texts.
+
+    Both axes are logarithmic, and x decreases from left to right.
     """
     figure = _figure(path, 4.2 * len(panels) + 1.5, 4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -276,8 +286,9 @@ def _by_label(
 
 
 def _plain(name: str) -> str:
-    """Return the name as matplotlib draws it letter by letter: to it $ begins a formula, and a
-    label that begins with _ is kept out of legends.
+    """Return the name escaped for matplotlib.
+
+    To matplotlib, $ starts a formula, and a label that starts with _ is left out of legends.
     """
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
@@ -295,18 +306,18 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 
 
 def _size(points: int) -> float:
-    """Return the area of a dot, in square points: smaller where there are many."""
+    """Return the area of a dot in square points. More dots have smaller areas."""
     return float(np.clip(20_000 / max(points, 1), 1, 20))
 
 
 def check_picture(path: Path) -> None:
-    """Raise BadInput where no figure can be saved under this name."""
+    """Raise BadInput unless the file's extension is .png or .svg."""
     if _kind(path) not in ("png", "svg"):
         raise BadInput(f"cannot draw {path}; name a file that ends in .png or .svg")
 
 
 def _figure(path: Path, width: float, height: float) -> "Figure":
-    """Return a new figure. Raises BadInput where no figure can be saved under this name."""
+    """Return a new figure, with sizes in inches. Raises the error of `check_picture`."""
     check_picture(path)
     from matplotlib.figure import Figure  # slow to import
 
@@ -314,7 +325,7 @@ def _figure(path: Path, width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """Write the figure, whole or not at all. Raises CannotWrite where that cannot be."""
+    """Write the figure, whole or not at all. Raises CannotWrite if it cannot be written."""
     try:
         write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, format=_kind(path)))
     except OSError as error:

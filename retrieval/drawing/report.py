@@ -1,4 +1,4 @@
-"""A report as one HTML file, which needs no other: pictures and plots stand in it."""
+"""Write a report as one HTML file, with its pictures and plots inside."""
 
 import base64
 import io
@@ -18,13 +18,13 @@ from retrieval.errors import CannotWrite
 from retrieval.quality.curves import Curves, Values
 from retrieval.storage.files import write_whole
 
-SIDE = 96  # pixels of a picture
+PICTURE_SIDE = 96  # pixels
 MAX_LABEL_LINES = 30  # more cannot be distinguished
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The indices side by side: the table of `retr bench`, and its plot as a PNG."""
+    """Results of indices: the table of `retr bench`, and its plot as PNG."""
 
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
@@ -34,7 +34,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """All that a report shows. Tables are a header and lines; galleries are queries with hits."""
+    """Content of a report. Tables are a header and lines; galleries are queries with hits."""
 
     title: str
     facts: Mapping[str, str]
@@ -56,7 +56,7 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the HTML file, whole or not at all. Raises CannotWrite where that cannot be."""
+    """Write the HTML file, whole or not at all. Raises CannotWrite if it cannot be written."""
     environment = Environment(
         loader=PackageLoader("retrieval.drawing", "templates"),
         autoescape=True,
@@ -90,10 +90,10 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def _picture(image: Image.Image) -> str:
-    """Return the image as the source of an <img>: small ones by their pixels."""
-    small = max(image.size) <= SIDE
+    """Return the image as the source of an <img>: a small one as PNG, a larger one as JPEG."""
+    small = max(image.size) <= PICTURE_SIDE
     shown = image.copy()
-    shown.thumbnail((2 * SIDE, 2 * SIDE))
+    shown.thumbnail((2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
     written = io.BytesIO()
     shown.save(written, "PNG" if small else "JPEG", quality=80)
     return _embedded(written.getvalue(), "png" if small else "jpeg")

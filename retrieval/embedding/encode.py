@@ -171,7 +171,7 @@ def encode_stretch(
     if done < end:
         raise BadSource(
             f"{facts.source.name} has changed: it ended after {done:,} of "
-            f"{facts.source.images:,} images; encode it anew"
+            f"{facts.source.images:,} images; encode it again"
         )
     return Stretch(good, np.concatenate(parts), skipped)
 

@@ -5,8 +5,9 @@ that an encoder sees; `frame_given` does the same with an image that a program h
 and `read_each` read images again by their items' paths.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from retrieval.lazy import lazy_names
 
 if TYPE_CHECKING:
     from retrieval.images.decoding import FAST_RESIZE_IMAGES as FAST_RESIZE_IMAGES
@@ -44,9 +45,4 @@ _HOMES = {
     "read_image": "reading",
 }
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'retrieval.images' has no attribute '{name}'")
-    return getattr(import_module(f"retrieval.images.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

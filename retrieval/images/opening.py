@@ -121,7 +121,7 @@ def _open(
     near = get_close_matches(spec, NAMES, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     raise BadSource(
-        f"'{spec}' is no data set and no path; {guess}there are the data sets "
+        f"'{spec}' is neither a data set nor a path; {guess}there are the data sets "
         f"{', '.join(sorted(NAMES))}, or give a folder, a file or a glob"
     )
 
@@ -211,7 +211,9 @@ def _of_glob(path: Path, note: Note, columns: Columns) -> Source:
     first = next(i for i, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:first])
     if not root.is_dir():
-        raise BadSource(f"nothing matches {text(path)}: there is no folder {text(root)}; mend it")
+        raise BadSource(
+            f"nothing matches {text(path)}: folder {text(root)} not found; correct the path"
+        )
     return _of_pattern(text(path.absolute()), root.resolve(), parts[first:], note, columns)
 
 

@@ -1,4 +1,4 @@
-"""Build an index folder from embeddings, and replace the one that stands there."""
+"""Build an index folder from embeddings, and replace the index that is in the folder."""
 
 import functools
 import hashlib
@@ -54,7 +54,7 @@ from retrieval.storage.shards import vectors_of
 from retrieval.storage.tables import write_table
 from retrieval.values import named_options
 
-UNFINISHED = ".unfinished" + PARTIAL  # files that an interrupted build leaves for the next one
+UNFINISHED_FOLDER = ".unfinished" + PARTIAL  # files of an interrupted build, for the next build
 LIBRARIES = (
     "retr",
     "faiss-gpu",
@@ -77,17 +77,18 @@ def build_index(
 ) -> IndexFacts:
     """Build the index of the embeddings of all `sets` in `folder`; return its facts.
 
-    metric: where None, the one that the encoder was made for. options: of the backend; values
-    may be text. An index that stands in `folder` is replaced once the new one is whole. A backend
-    that resumes goes on behind what a build of the same that was killed has left.
+    metric: None for the metric of the encoder. options: options of the backend; values may be text.
 
-    Raises UnknownName for a backend or option, Mismatch if the sets are of different encoders,
-    BadData for damaged shards or an id that stands twice, BadInput if the folder holds
-    something else, Busy if another process builds there.
+    The new index replaces an index in `folder` once it is complete. A backend that can resume
+    continues a killed build of the same index.
+
+    Raises UnknownName for an unknown backend or option, Mismatch if the sets are of different
+    encoders, BadData for damaged shards or a duplicate id, BadInput if the folder holds something
+    else, Busy if another process builds there.
     """
     sets, folder = embeddings_list(sets), place_of(folder)
     indexer = checked_indexer(sets, backend, metric, options)
-    check_room(folder)
+    check_target(folder)
     build: Callable[[], Index]
     blocks: Blocks
     if isinstance(indexer, Storing | Streaming):
@@ -99,9 +100,9 @@ def build_index(
         rows, vectors = read_all(sets)
         blocks = InMemory(vectors)
         build = functools.partial(indexer.build, vectors)
-    with building(folder) as partial:
+    with locked_build(folder) as partial:
         index = build()
-        facts = described(backend, indexer, index, sets)
+        facts = unwritten_facts(backend, indexer, index, sets)
         facts = write_index(partial, folder, index, rows, facts, blocks)
         shutil.rmtree(_unfinished(folder), ignore_errors=True)
         return facts
@@ -113,23 +114,25 @@ def checked_indexer(
     metric: Metric | str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Indexer:
-    """Return the backend with these options, checked for the sets. Raises what `build_index`
-    raises for sets, backend and options, before any work."""
+    """Return the backend with these options, checked before any work.
+
+    Raises the errors of `build_index` about sets, backend and options.
+    """
     metric = None if metric is None else choice(Metric, metric)
     common_facts(sets)
     options = named_options(options)
     if "metric" in options:
-        raise BadInput("the metric is no option of the backend; give it with --metric")
+        raise BadInput("'metric' is not an option of the backend; use --metric")
     indexer = make_indexer(backend, {**options, "metric": metric or sets[0].facts.metric})
     if not any(map(len, sets)):
         raise BadInput("there are no embeddings to index; encode some images first")
     return indexer
 
 
-def described(
+def unwritten_facts(
     backend: str, indexer: Indexer, index: Index, sets: Sequence[Embeddings]
 ) -> IndexFacts:
-    """Return the facts of an index before it is written."""
+    """Return the facts of an index that are known before it is written."""
     return IndexFacts(
         backend=backend,
         options=options_of(indexer.settled(index) if isinstance(indexer, Settling) else indexer),
@@ -154,10 +157,10 @@ def write_index(
 ) -> IndexFacts:
     """Write the index into `partial`, move it to `folder`, and return its facts.
 
-    facts: those that do not follow from the index and its files. blocks: its vectors, to measure
-    its recall; None if they are not available.
+    facts: the result of `unwritten_facts`, or facts of an older version of the index. blocks: the
+    vectors of the index, to measure its recall; None if they are not available.
     """
-    from retrieval.index.recall import measured_recall  # searches do not load its libraries
+    from retrieval.index.recall import measured_recall  # a search does not need its libraries
 
     details = dict(index.details)
     if blocks is not None:
@@ -175,27 +178,25 @@ def write_index(
     )
     if isinstance(folder, Path):
         facts.write(partial)
-        _publish(partial, folder, facts)
-        return _swept(folder, facts)
+        _replace_files(partial, folder, facts)
+        _remove_other_builds(folder, facts)
+        return facts
     content = "".join(f"{name} {sha256}\n" for name, sha256 in facts.files.items())
     facts = replace(facts, at=hashlib.sha256(content.encode()).hexdigest()[:16])
     for name in names:
         (folder / facts.at / name).upload(partial / name)
-    return published(folder, facts)
+    return publish_index(folder, facts)
 
 
-def check_room(folder: Place) -> None:
-    """Raise BadInput if the folder holds something else than an index, whole or unfinished."""
+def check_target(folder: Place) -> None:
+    """Raise BadInput if the folder holds anything but an index, complete or unfinished."""
     if not is_index(folder):
         check_free(folder, INDEX, lambda name: bool(BUILD_FOLDER.fullmatch(name)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """Vectors of all sets, shard by shard; each shard is read and checked on demand.
-
-    As `Items` says, which is more than a backend that streams asks for.
-    """
+    """`Items` of all sets, shard by shard. Each shard is read and checked on demand."""
 
     sets: Sequence[Embeddings]
     table: pa.Table
@@ -225,7 +226,7 @@ class _Shards:
 
 def _unfinished(folder: Place) -> Path:
     if isinstance(folder, Path):
-        return folder / UNFINISHED
+        return folder / UNFINISHED_FOLDER
     return user_cache() / "builds" / hashlib.sha256(str(folder).encode()).hexdigest()[:32]
 
 
@@ -235,12 +236,12 @@ def _versions() -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            continue  # the other one of faiss-gpu and faiss-cpu
+            continue  # faiss-gpu or faiss-cpu, of which one is installed, or an optional library
     return found
 
 
 @contextmanager
-def fresh(folder: Place) -> Iterator[Path]:
+def partial_folder(folder: Place) -> Iterator[Path]:
     """Yield an empty temporary folder for files that will be moved to `folder`."""
     if isinstance(folder, RemotePath):
         with TemporaryDirectory(prefix="retr-") as name:
@@ -257,53 +258,55 @@ def fresh(folder: Place) -> Iterator[Path]:
 
 
 @contextmanager
-def building(folder: Place) -> Iterator[Path]:
+def locked_build(folder: Place) -> Iterator[Path]:
     """Lock the folder and yield a folder for the index; delete a new folder if the build fails."""
     new = not folder.exists()
     made_folder(folder)
     try:
-        with locked(folder), fresh(folder) as partial:
+        with locked(folder), partial_folder(folder) as partial:
             yield partial
     except BaseException:
-        if new and isinstance(folder, Path) and not (folder / UNFINISHED).exists():
+        if new and isinstance(folder, Path) and not (folder / UNFINISHED_FOLDER).exists():
             (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # another has written there meanwhile
+            with suppress(OSError):  # not empty: another process has written there
                 folder.rmdir()
         raise
 
 
-def published(folder: Place, facts: IndexFacts) -> IndexFacts:
-    """Make the index, whose files are in their places, the folder's, by writing its `index.json`;
-    remove the files of the one before. The caller holds the folder's lock."""
+def publish_index(folder: Place, facts: IndexFacts) -> IndexFacts:
+    """Write `index.json` for files that are in the folder, and remove the files of the old index.
+
+    Return the facts. The caller holds the folder's lock.
+    """
     if isinstance(folder, Path):
-        with fresh(folder) as partial:
+        with partial_folder(folder) as partial:
             facts.write(partial)
-            _publish(partial, folder, facts)
+            _replace_files(partial, folder, facts)
     else:
-        before = _before(folder)
+        before = _current_files(folder)
         facts.write(folder)
         for path in before - set(facts.paths_in(folder)):
             path.unlink(missing_ok=True)
-    return _swept(folder, facts)
+    _remove_other_builds(folder, facts)
+    return facts
 
 
-def _publish(partial: Path, folder: Path, facts: IndexFacts) -> None:
-    """Put what is in `partial` in its place, and remove the files of the index before."""
-    stale = _before(folder) - set(facts.paths_in(folder))
+def _replace_files(partial: Path, folder: Path, facts: IndexFacts) -> None:
+    """Move the files in `partial` to the folder, and remove the files of the old index."""
+    stale = _current_files(folder) - set(facts.paths_in(folder))
     names = {path.relative_to(folder).as_posix() for path in stale if isinstance(path, Path)}
     publish(partial, folder, INDEX, names)
 
 
-def _swept(folder: Place, facts: IndexFacts) -> IndexFacts:
-    """Remove the folders of other builds, also of some that were stopped."""
+def _remove_other_builds(folder: Place, facts: IndexFacts) -> None:
+    """Remove the folders of other builds, including interrupted ones."""
     named = {facts.at, *(part.folder for part in facts.parts)}
     for path in [*folder.iterdir()]:
         if BUILD_FOLDER.fullmatch(path.name) and path.name not in named and path.is_dir():
             remove(path)
-    return facts
 
 
-def _before(folder: Place) -> set[Place]:
+def _current_files(folder: Place) -> set[Place]:
     """Return the files of the index in the folder; none if it holds no complete index."""
     try:
         return set(IndexFacts.read(folder).paths_in(folder))

@@ -1,9 +1,11 @@
 """Build an index in segments: each from a group of shards, in parallel, and searched as one index.
 
 A segment is an index folder inside the folder of the whole index. The `index.json` of the whole
-names the segments (as `parts`), with the sha256 of their `index.json`, and is written last. The
-name of a segment depends on what it is built from. An interrupted build so keeps the complete
-segments, and a build of other shards leaves the old segments alone until it is done.
+index names the segments (as `parts`), with the sha256 of their `index.json`, and is written last.
+
+The name of a segment depends on its shards and options. So the next build reuses the complete
+segments of an interrupted build, and a build of other shards does not change the old segments
+before it is complete.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ import pyarrow as pa
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.errors import BadData, BadInput
-from retrieval.index.build import build_index, check_room, checked_indexer, published
+from retrieval.index.build import build_index, check_target, checked_indexer, publish_index
 from retrieval.index.folder import (
     INDEX,
     RECALL,
@@ -40,7 +42,7 @@ from retrieval.storage.tables import check_unique
 class SegmentTask:
     """Instructions for a worker to build a segment.
 
-    stretches: for each set, its folder, the number of its first shard, and the count of shards.
+    stretches: for each set, its folder, the number of the first shard, and the number of shards.
     """
 
     stretches: tuple[tuple[str, int, int], ...]
@@ -63,8 +65,9 @@ class SegmentTask:
 SegmentBuilder = Callable[
     [Callable[[SegmentTask], IndexFacts], Sequence[SegmentTask]], Iterator[tuple[int, IndexFacts]]
 ]
-"""Run the function on each task in parallel; yield (number of the task, result) as each completes.
-Raises what the function raises."""
+"""Function that runs a build of each task in parallel, and yields (number of the task, result).
+
+Results are yielded as they complete. Raises the errors of the build."""
 
 
 def build_segments(
@@ -83,19 +86,21 @@ def build_segments(
         There are fewer segments where there are fewer shards.
     engine: builds the segments; by default a process for each core. All of its workers must see the
         folder and the sets.
-    progress: called with the segments that are complete, and their total.
+    progress: called with the number of complete segments, and of all segments.
 
-    Raises what `build_index` raises, and BadInput for less than one segment.
+    Raises the errors of `build_index`, and BadInput for less than one segment.
     """
     metric = None if metric is None else choice(Metric, metric)
     if parts < 1:
-        raise BadInput(f"{parts} parts hold nothing; give 1 or more")
+        raise BadInput(f"the number of parts is {parts}; give 1 or more")
     indexer = checked_indexer(sets, backend, metric, options)
-    check_room(folder)
+    check_target(folder)
     made_folder(folder)
     with locked(folder):
         tasks = _tasks(sets, backend, indexer.metric, options_of(indexer), folder, parts)
-        whole = {task.folder: facts for task in tasks if (facts := _standing(task)) is not None}
+        whole = {
+            task.folder: facts for task in tasks if (facts := _complete_facts(task)) is not None
+        }
         progress(len(whole), len(tasks))
         waiting = [task for task in tasks if task.folder not in whole]
         for number, facts in (engine or processes)(_build, waiting) if waiting else ():
@@ -103,7 +108,7 @@ def build_segments(
             progress(len(whole), len(tasks))
         built = [(task, whole[task.folder]) for task in tasks]
         _check_ids(built, " and ".join(str(each.folder) for each in sets))
-        return published(folder, _joined(sets, built))
+        return publish_index(folder, _joined_facts(sets, built))
 
 
 def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) -> IndexFacts:
@@ -112,11 +117,11 @@ def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) ->
     The caller holds the folder's lock, and has checked that sets and index have the same encoder.
     """
     task = _tasks(sets, facts.backend, facts.metric, facts.options, folder, 1)[0]
-    added = _standing(task) or _build(task)
-    part = _part(task, added)
+    added = _complete_facts(task) or _build(task)
+    part = _segment_of(task, added)
     if any(part.folder == other.folder for other in facts.parts):
-        raise BadData(f"{sets[0].folder} is in {folder} already; leave it out")
-    return published(
+        raise BadData(f"{sets[0].folder} is already in {folder}; leave it out")
+    return publish_index(
         folder,
         replace(
             facts,
@@ -131,7 +136,7 @@ def add_segment(folder: Place, facts: IndexFacts, sets: Sequence[Embeddings]) ->
 def processes(
     build: Callable[[SegmentTask], IndexFacts], tasks: Sequence[SegmentTask]
 ) -> Iterator[tuple[int, IndexFacts]]:
-    """Build in a process for each core of this machine, or in fewer with more threads."""
+    """Build in one process for each core, or in fewer processes with more threads each."""
     cores = usable_cores()
     workers = min(len(tasks), cores)
     pool = ProcessPoolExecutor(
@@ -153,7 +158,7 @@ def _tasks(
     folder: Place,
     parts: int,
 ) -> list[SegmentTask]:
-    """Return the segments to build: consecutive shards, in their order."""
+    """Return the tasks of all segments. Each segment has consecutive shards."""
     shards = [
         (number, shard, size.rows)
         for number, each in enumerate(sets)
@@ -188,7 +193,10 @@ def _tasks(
 
 
 def _groups(rows: Sequence[int], parts: int) -> list[slice]:
-    """Return at most `parts` slices of the shards, of about as many rows each, none empty."""
+    """Return at most `parts` slices of the shards, with about the same number of rows, none empty.
+
+    rows: the number of rows of each shard.
+    """
     total = sum(rows)
     groups: list[slice] = []
     start = done = 0
@@ -207,8 +215,8 @@ def _build(task: SegmentTask) -> IndexFacts:
     )
 
 
-def _standing(task: SegmentTask) -> IndexFacts | None:
-    """Return the facts of the segment, if it is complete already."""
+def _complete_facts(task: SegmentTask) -> IndexFacts | None:
+    """Return the facts of the segment if it is complete, else None."""
     with suppress(BadInput):
         facts = IndexFacts.read(place_of(task.folder))
         if facts.embeddings == tuple(each.identity for each in task.sets()):
@@ -216,7 +224,7 @@ def _standing(task: SegmentTask) -> IndexFacts | None:
     return None
 
 
-def _joined(
+def _joined_facts(
     sets: Sequence[Embeddings], built: Sequence[tuple[SegmentTask, IndexFacts]]
 ) -> IndexFacts:
     first = built[0][1]
@@ -229,12 +237,12 @@ def _joined(
         details={"parts": len(built), **first.details, **_lowest_recall(facts_of_parts)},
         files={},
         at="",
-        parts=tuple(_part(task, facts) for task, facts in built),
+        parts=tuple(_segment_of(task, facts) for task, facts in built),
     )
 
 
 def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """Return the options of the first segment, with the greatest of numbers that differ."""
+    """Return the options of the segments; where a number differs, the largest."""
     options = dict(parts[0].options)
     for name, value in options.items():
         others = [part.options[name] for part in parts]
@@ -244,13 +252,13 @@ def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
 
 
 def _lowest_recall(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """Return the measured recall of the worst segment; nothing where none was measured."""
+    """Return the lowest measured recall of a segment; empty if none was measured."""
     measured = [part.details.get(RECALL) for part in parts]
     known = [recall for recall in measured if isinstance(recall, float)]
     return {RECALL: min(known)} if known else {}
 
 
-def _part(task: SegmentTask, facts: IndexFacts) -> Segment:
+def _segment_of(task: SegmentTask, facts: IndexFacts) -> Segment:
     place = place_of(task.folder)
     return Segment(place.name, facts.rows, sha256_of(place / INDEX))
 
@@ -258,6 +266,7 @@ def _part(task: SegmentTask, facts: IndexFacts) -> Segment:
 def _check_ids(built: Sequence[tuple[SegmentTask, IndexFacts]], where: str) -> None:
     """Raise BadData if an id is in two segments.
 
-    Only the small files of ids are read, not the large embeddings."""
+    This reads the small files of ids, not the large files of embeddings.
+    """
     columns = [read_rows(place_of(task.folder) / facts.at)["id"] for task, facts in built]
     check_unique(pa.chunked_array([c for column in columns for c in column.chunks]), where)

@@ -1,7 +1,8 @@
-"""Filters over the rows of an index, as text: `label=cat,dog`."""
+"""Filter the rows of an index by text such as `label=cat,dog`."""
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from unicodedata import normalize
 
 import pyarrow as pa
@@ -15,22 +16,30 @@ FILTER_FIELDS = ("id", "label")
 """Columns that a filter can name."""
 
 
-def parsed(rows: pa.Table, where: str) -> Filter:
-    """Return the filter that is written `FIELD=VALUE[,VALUE…]`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """A filter, and the mask (rows,) of the rows of one index that match it."""
 
-    A value with a comma stands in quotes, as in CSV: `label="a, b",c`. Quotes are not needed where
-    all of the text is one value that a row has. Values match in Unicode NFC and NFD alike.
+    where: Filter
+    mask: Mask
 
-    Raises BadInput for other text and for an id that no row has, UnknownName for a label that no
-    row has and for a field that cannot be filtered by.
+
+def parse_filter(rows: pa.Table, where: str) -> Filter:
+    """Parse a filter `FIELD=VALUE[,VALUE…]`.
+
+    A value with a comma is quoted, as in CSV: `label="a, b",c`. Quotes may be left out if the whole
+    text after = is a value of some row. Unicode NFC and NFD forms of a value are equal.
+
+    Raises BadInput for other text and for an id that no row has; UnknownName for a label that no
+    row has, and for another field.
     """
-    import pyarrow.compute as pc  # most searches filter nothing, and need not wait for it
+    import pyarrow.compute as pc  # slow to import, and most searches have no filter
 
     if not isinstance(where, str):
         raise BadInput(f"the filter is {shown(where)}; give text such as 'label=cat'")
     field, equals, written = where.partition("=")
     if not equals or not written:
-        raise BadInput(f"the filter '{where}' is not understood; write --where 'label=cat'")
+        raise BadInput(f"invalid filter '{where}'; write it as 'label=cat'")
     if field not in FILTER_FIELDS:
         raise UnknownName("field to filter by", field, FILTER_FIELDS)
     readings = _readings(written)
@@ -47,26 +56,28 @@ def parsed(rows: pa.Table, where: str) -> Filter:
         if field == "label":
             known = [v for v in column.unique().to_pylist() if v is not None]
             raise UnknownName("label in the index", unknown[0], known)
-        raise BadInput(f"no row of the index has the id '{unknown[0]}'; give one that is there")
+        raise BadInput(f"no row of the index has the id '{unknown[0]}'; give another id")
     forms = dict.fromkeys(form for value in values for form in _forms(value))
     return Filter(field, tuple(forms))
 
 
-def matching(rows: pa.Table, where: str) -> Mask:
-    """True for each row that the filter `FIELD=VALUE[,VALUE…]` admits, (rows,).
+def select_rows(rows: pa.Table, where: str) -> Selection:
+    """Return the rows that match the filter `FIELD=VALUE[,VALUE…]`.
 
-    Raises what `parsed` raises.
+    Raises the errors of `parse_filter`.
     """
     import pyarrow.compute as pc
 
-    wanted = parsed(rows, where)
+    wanted = parse_filter(rows, where)
     values = pa.array(wanted.values, pa.string())
-    mask: Mask = pc.is_in(rows[wanted.field], value_set=values).to_numpy()
-    return mask
+    return Selection(wanted, pc.is_in(rows[wanted.field], value_set=values).to_numpy())
 
 
 def _readings(written: str) -> list[tuple[str, ...]]:
-    """Return the readings of the values: one value with commas, plain, quoted; likeliest last."""
+    """Return possible readings of the values, the most likely last.
+
+    The text may be a single value with commas, values without quotes, or values with quotes.
+    """
     readings = [(written,), tuple(written.split(","))]
     try:
         (values,) = csv.reader([written], strict=True, skipinitialspace=True)
@@ -76,7 +87,10 @@ def _readings(written: str) -> list[tuple[str, ...]]:
 
 
 def _forms(value: str) -> tuple[str, ...]:
-    """Return the value as typed and as a name is stored, in both normal forms: macOS writes NFD."""
+    """Return the value as typed and as names are stored, each in NFC and in NFD.
+
+    macOS writes file names in NFD.
+    """
     typed = value.encode("utf-8", "backslashreplace").decode()
     forms = (normalize(form, each) for each in (typed, storable(value)) for form in ("NFC", "NFD"))
     return tuple(dict.fromkeys(forms))

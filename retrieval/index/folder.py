@@ -1,12 +1,13 @@
-"""Index folders: their facts, and opening them.
+"""Open index folders, and read their facts.
 
-A folder holds the library's own file, `rows.parquet` (id, label and path in row order) and
-`index.json`, which says what was built, from which embeddings, and the sha256 of every file.
-It is searchable without the embeddings it was built from. docs/formats.md writes it out.
+A folder has the file of the backend's library, `rows.parquet` (id, label and path in row order),
+and `index.json`: the options of the build, the identity of the embeddings, and the sha256 of every
+file. A search does not need the embeddings. docs/formats.md describes the formats.
 
-In a store, which has no rename, the files of a build lie in a folder of their own, so that those of
-the build before stay whole until `index.json` names the new ones. An index in parts is a folder of
-such folders: see `retrieval.index.build_segments`.
+A remote store cannot rename files. There, each build writes into a folder of its own, so that the
+old files stay complete until `index.json` names the new ones.
+
+An index in parts has a folder for each segment; see `retrieval.index.build_segments`.
 """
 
 import re
@@ -42,20 +43,20 @@ from retrieval.storage.publishing import settle
 from retrieval.storage.tables import read_table, with_nfc_labels
 
 FORMAT = "retr-index"
-VERSION = 3  # 1 had no checksum, nor parts; 2 linked each copy of a vector
+VERSION = 3  # 1 had no checksum and no parts; 2 linked each copy of a vector
 REMEDY = "index again"
 INDEX = "index.json"
 ROWS = "rows.parquet"
 SEGMENT_PREFIX = "part-"  # prefix of the name of a segment's folder
 BUILD_FOLDER = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
-"""Names of a segment's folder, and of the folder of a build's files in a store."""
-RECALL = "recall_at_10"  # in details, of some of the index's own rows
+"""Names of a segment's folder, and of the folder of a build's files in a remote store."""
+RECALL = "recall_at_10"  # name in `details` of the recall for some of the index's own rows
 GOOD_RECALL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Segment of an index: an index folder inside the folder. sha256: of its `index.json`."""
+    """Segment of an index: an index folder inside the index folder. sha256: of its `index.json`."""
 
     folder: str
     rows: int
@@ -64,7 +65,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class IndexFacts:
-    """Facts about an index, as `index.json` has them."""
+    """Facts about an index, as in `index.json`."""
 
     backend: str
     options: Mapping[str, Json]
@@ -72,12 +73,12 @@ class IndexFacts:
     dim: int
     rows: int
     encoder: EncoderFacts
-    embeddings: tuple[str, ...]  # the identity of each set that was indexed
+    embeddings: tuple[str, ...]  # the identity of each set
     details: Mapping[str, Json]
     versions: Mapping[str, str]
     files: Mapping[str, str]  # file name to sha256
-    deleted: int = 0  # rows of these embeddings that are no longer there
-    at: str = ""  # the folder of the files, where it is not that of `index.json`
+    deleted: int = 0  # number of rows of the sets that were deleted
+    at: str = ""  # the folder of the files; empty if it is the folder of `index.json`
     parts: tuple[Segment, ...] = ()  # the segments, named as in `index.json`
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class IndexFacts:
 
     @property
     def efforts(self) -> list[str]:
-        """Return the search options that raise recall, as far as the backend names them."""
+        """Return the search options that raise recall; empty for a backend without ladders."""
         indexer = make_indexer(self.backend, {**self.options, "metric": self.metric})
         if not isinstance(indexer, Tunable):
             return []
@@ -104,14 +105,16 @@ class IndexFacts:
 
     @classmethod
     def read(cls, folder: Place) -> Self:
-        """Return the facts of the index folder, after finishing an interrupted publication.
+        """Read the facts of the index folder, after finishing an interrupted publication.
 
-        Raises BadInput if it is none, BadData if `index.json` is damaged or too new, and what
-        `settle` raises.
+        Raises BadInput if it is not an index folder, BadData if `index.json` is damaged or too new,
+        and the errors of `settle`.
         """
         path = folder / INDEX
         if not is_index(folder):
-            raise BadInput(f"{folder} is no index: it has no {INDEX}; make one with 'retr index'")
+            raise BadInput(
+                f"{folder} is not an index: {INDEX} not found; build it with 'retr index'"
+            )
         facts = read_document(path, cls, FORMAT, VERSION, REMEDY)
         rows = [segment.rows for segment in facts.parts]
         if rows and sum(rows) != facts.rows:
@@ -127,7 +130,7 @@ class IndexFacts:
     def paths_in(self, folder: Place) -> list[Place]:
         """Return the files of the index in the folder, those of its segments included.
 
-        Raises what `read` raises, for a segment.
+        Raises the errors of `read` for segments.
         """
         home = folder / self.at if self.at else folder
         paths = [home / name for name in self.files]
@@ -137,7 +140,7 @@ class IndexFacts:
         return paths
 
     def size_in(self, folder: Place) -> int:
-        """Return the bytes of these files; a missing file counts as empty."""
+        """Return the size of these files in bytes; a missing file counts as empty."""
         return sum(map(_size, self.paths_in(folder)))
 
 
@@ -154,8 +157,8 @@ class OpenIndex:
 def is_index(folder: Place) -> bool:
     """Return whether the folder is an index, after finishing an interrupted publication.
 
-    Nothing else may look for `index.json`: files may wait to be moved beside it. Raises what
-    `settle` raises.
+    No other code may look for `index.json`: files of a new index may wait to be moved. Raises the
+    errors of `settle`.
     """
     if isinstance(folder, Path):
         settle(folder, INDEX)
@@ -165,8 +168,8 @@ def is_index(folder: Place) -> bool:
 def open_index(folder: Place | str, options: Mapping[str, object] | None = None) -> OpenIndex:
     """Open the index in the folder or at the URL, with changed search options.
 
-    Raises BadInput if it is not an index folder or an option cannot be changed after the build,
-    BadData if a file is missing, damaged or not the one that was written.
+    Raises BadInput if it is not an index folder, or an option cannot be changed after the build;
+    BadData if a file is missing, damaged or another one.
     """
     folder = place_of(folder)
     while True:
@@ -175,7 +178,7 @@ def open_index(folder: Place | str, options: Mapping[str, object] | None = None)
             return _opened(folder, facts, options)
         except BadData:
             if IndexFacts.read(folder) == facts:
-                raise  # else it was replaced meanwhile
+                raise  # else another process has replaced the index: open it again
 
 
 def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | None) -> OpenIndex:
@@ -186,7 +189,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
         if fixed:
             free = ", ".join(sorted(indexer.search_options)) or "none"
             raise BadInput(
-                f"option {fixed[0]} of a built {facts.backend} index cannot change; "
+                f"option {fixed[0]} cannot be changed after a build of {facts.backend}; "
                 f"{REMEDY}, or change one of: {free}"
             )
         indexer = replace(cast(Any, indexer), **changed)
@@ -196,13 +199,14 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
         index: Index = SegmentedIndex([each.index for each in opened])
         rows = pa.concat_tables([each.rows for each in opened])
     else:
-        here = _files_at_hand(folder, facts)
+        here = _local_files(folder, facts)
         rows = read_rows(here)
         index = indexer.load(here)
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
         raise BadData(
-            f"{folder} does not fit together: {len(index):,} vectors of {index.dim} dimensions, "
-            f"{len(rows):,} rows, {facts.rows:,} and {facts.dim} in {INDEX}; {REMEDY}"
+            f"the files of {folder} do not match: {len(index):,} vectors of {index.dim} "
+            f"dimensions, {len(rows):,} rows, and {facts.rows:,} rows of {facts.dim} dimensions "
+            f"in {INDEX}; {REMEDY}"
         )
     return OpenIndex(folder, facts, index, rows)
 
@@ -212,12 +216,12 @@ def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | Non
     if not is_index(inside):
         raise BadData(f"{inside} is missing; {REMEDY}")
     if sha256_of(inside / INDEX) != part.sha256:
-        raise BadData(f"{inside} is not the part that {folder} names; {REMEDY}")
+        raise BadData(f"{inside} has a checksum mismatch with {folder / INDEX}; {REMEDY}")
     return open_index(inside, options)
 
 
-def _files_at_hand(folder: Place, facts: IndexFacts) -> Path:
-    """Return the local folder of the index's files, checked; files of a store are fetched."""
+def _local_files(folder: Place, facts: IndexFacts) -> Path:
+    """Return a local folder with the index's files, checked. Files of a store are downloaded."""
     home = folder / facts.at if facts.at else folder
     if isinstance(home, Path):
         check_files(home, facts)
@@ -226,29 +230,29 @@ def _files_at_hand(folder: Place, facts: IndexFacts) -> Path:
 
 
 def check_files(folder: Path, facts: IndexFacts) -> None:
-    """Raise BadData if a file of the index is missing or not the one that was written."""
+    """Raise BadData if a file of the index is missing or has another checksum."""
     for name, sha256 in facts.files.items():
         path = folder / name
         if not path.is_file():
             raise BadData(f"{path} is missing; {REMEDY}")
         if sha256_of(path) != sha256:
-            raise BadData(f"{path} is damaged: its sha256 is not that of {INDEX}; {REMEDY}")
+            raise BadData(f"{path} is damaged: checksum mismatch; {REMEDY}")
 
 
 def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
-    """Raise Mismatch unless the index was built from this very set of embeddings, and it alone."""
+    """Raise Mismatch unless the index was built from this set of embeddings alone."""
     check_same_encoder(
         opened.facts.encoder, database.facts.encoder, str(opened.folder), str(database.folder)
     )
     if opened.facts.deleted:
         raise Mismatch(
-            f"{opened.facts.deleted:,} rows were deleted from {opened.folder}, so that it is not "
-            f"{database.folder} any more; index that again"
+            f"{opened.facts.deleted:,} rows were deleted from {opened.folder}, so that it differs "
+            f"from {database.folder}; index the embeddings again"
         )
     if opened.facts.embeddings != (database.identity,):
         raise Mismatch(
-            f"{opened.folder} was not built from {database.folder} as it is; "
-            "index it again, or name the embeddings that it was built from"
+            f"{opened.folder} was not built from the present {database.folder}; "
+            "index it again, or name the embeddings that the index was built from"
         )
 
 
@@ -267,7 +271,7 @@ def _size(path: Place) -> int:
 
 
 def read_rows(folder: Place) -> pa.Table:
-    """Return the table of id, label and path in a folder of an index's files. Raises BadData."""
+    """Read the table of id, label and path in a folder of an index's files. Raises BadData."""
     path = folder / ROWS
     try:
         rows = read_table(path.read_bytes())

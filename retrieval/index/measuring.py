@@ -17,9 +17,9 @@ from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import make_indexer
 
-MAX_QUERIES = 1000  # half of them choose the effort on all rows, the others check it
+MAX_QUERIES = 1000  # over all rows, half of them choose the effort, and the other half checks it
 SINGLE_QUERIES = 300  # timed one at a time
-MIN_SINGLE_QUERIES = 20  # timed even where MAX_TIMING_SECONDS pass
+MIN_SINGLE_QUERIES = 20  # timed even if they take longer than MAX_TIMING_SECONDS
 MAX_TIMING_SECONDS = 1.0  # for all repeats
 TIMING_REPEATS = 5  # the fastest counts: other work of the machine can only slow a repeat down
 
@@ -28,7 +28,7 @@ TIMING_REPEATS = 5  # the fastest counts: other work of the machine can only slo
 class TuningQueries:
     """Queries (q, dim) to tune with.
 
-    rows: their rows in the database, where they are held out of it; else None.
+    rows: (q,), the rows of the queries in the database; None if they are not from the database.
     """
 
     vectors: Vectors
@@ -43,9 +43,10 @@ class TuningQueries:
 
     @classmethod
     def of(cls, database: Vectors, queries: Vectors | None, seed: int) -> "TuningQueries":
-        """Draw at most MAX_QUERIES of the queries, or of the database's rows where there are none.
+        """Draw at most MAX_QUERIES queries at random.
 
-        Raises BadInput where there is nothing to draw from.
+        queries: the queries to draw from; None for the rows of the database. Raises BadInput if
+        these are empty.
         """
         draw = np.random.default_rng(seed)
         source = database if queries is None else queries
@@ -53,7 +54,7 @@ class TuningQueries:
             raise BadInput("there are no queries; encode some images first")
         # At most a tenth of the rows is held out.
         most = min(MAX_QUERIES, len(source) if queries is not None else max(1, len(source) // 10))
-        rows = draw.choice(len(source), most, replace=False)  # unsorted: any part is a fair one
+        rows = draw.choice(len(source), most, replace=False)  # unsorted: each part is random, too
         return cls(source[rows], rows if queries is None else None)
 
 
@@ -85,9 +86,10 @@ class Stage:
         rows: int,
         draw: np.random.Generator | None,
     ) -> "Stage":
-        """Draw the rows to search from those that are no queries.
+        """Draw `rows` rows to search, and find the true neighbors among them.
 
-        draw: random generator; None for all rows, the queries included.
+        draw: random generator, to draw rows that are not queries; None for all rows, including the
+        queries.
         """
         metric = choice(Metric, metric)
         own = np.full(len(asked), -1)
@@ -107,9 +109,9 @@ class Stage:
     def measured(
         self, backend: str, candidate: Tunable, folder: Path, targets: Sequence[Target]
     ) -> list[tuple[Trial, Indexer]]:
-        """Build the candidate in the folder; return its trial and fastest options for each target.
+        """Build the candidate in the folder; return its trial and its options for each target.
 
-        The options are those that reach the target, else the most thorough.
+        The options are the fastest that reach the target, else the most accurate.
         """
         build_seconds = self._saved(candidate, folder)
         recalls: dict[Indexer, float] = {}
@@ -133,8 +135,8 @@ class Stage:
     ) -> tuple[Trial, Indexer]:
         """Build the candidate in the folder; return its trial, with a verdict, and its options.
 
-        Half of the queries choose the effort. It then rises until the other half reaches the
-        target, too; the trial reports the recall of that half.
+        Half of the queries choose the effort. Then the effort rises until the other half reaches
+        the target, too. The trial has the recall of the other half.
         """
         build_seconds = self._saved(candidate, folder)
         half = len(self.queries) // 2
@@ -166,7 +168,10 @@ class Stage:
         build_seconds: float,
         target: Target,
     ) -> tuple[Trial, Indexer]:
-        """Return the fastest of the rungs (recall, options) that fit, else the most accurate."""
+        """Return the trial and the options of the fastest rung that reaches the target.
+
+        If none does, use the most accurate. rungs: (recall, options).
+        """
         reached = [each for each in rungs if each[0] >= target.recall]
         limit = target.max_latency or math.inf
         timed = []
@@ -200,7 +205,7 @@ class Stage:
     ) -> tuple[float, Indexer]:
         """Return (recall, rung) of the lowest rung that reaches the target, else of the highest.
 
-        recalls: the known recall of rungs; measured ones are added.
+        recalls: known recalls of rungs. New measurements are added to it.
         """
 
         def reaches(number: int) -> bool:
@@ -223,7 +228,7 @@ class Stage:
         found = self._found(index, part)
         distances = distances_of(self.queries[part], self.vectors, found, self.metric)
         truth = self.truth[part]
-        there = np.isfinite(truth).any(axis=1)  # a query that is the only row has no neighbor
+        there = np.isfinite(truth).any(axis=1)  # a query has no neighbor if it is the only row
         if not there.any():
             return 1.0
         of_queries = index_recall_at(distances[there], truth[there], self.k, self.metric)
@@ -235,15 +240,15 @@ class Stage:
         more = int((own >= 0).any())
         rows = index.search(self.queries[part], self.k + more).rows
         if more:
-            # A stable sort moves the query's own row to the end, or else the last stays there.
+            # A stable sort moves the query's own row, if it was found, to the end, which is cut.
             order = np.argsort(rows == own, axis=1, kind="stable")
             rows = np.take_along_axis(rows, order, axis=1)[:, : self.k]
         return rows
 
     def timed(self, index: Index, batches: bool) -> tuple[float, float]:
-        """Return the seconds of a query, and the 95th percentile of queries one at a time.
+        """Return the mean seconds of a query, and the 95th percentile of queries one at a time.
 
-        batches: whether the first is a query's share of all queries in one call.
+        batches: the mean is over all queries in one call; else over queries one at a time.
         """
         k = self.k
         singles = self.queries[:SINGLE_QUERIES]

@@ -11,7 +11,7 @@ from retrieval.runtime.ray import connected, crew_here, run_tasks
 def segments_on_cluster(address: str | None) -> Iterator[SegmentBuilder]:
     """Yield an engine of `build_segments` that runs on the cluster at the address.
 
-    Raises what `connected` raises.
+    Raises the errors of `connected`.
     """
     with connected(address):
         cpus = crew_here("cpu").cpus

@@ -1,7 +1,7 @@
-"""Recall of an index for its own rows, measured once after each build.
+"""Measure the recall of an index for its own rows, once after each build.
 
-A graph links these rows to their neighbors, and so finds them more easily than those of other
-queries. Lists treat both alike.
+The recall of a graph is higher for its own rows than for other queries, because the graph links
+rows to their neighbors. The recall of lists is about the same for both.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Index, Metric, Rows, Vectors
-from retrieval.hits import BLOCK_ROWS, without_own
+from retrieval.hits import without_own
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import make_indexer
@@ -18,16 +18,18 @@ from retrieval.registry import make_indexer
 K = 10
 QUERIES = 100  # rows, drawn at random
 DRAWN_ROWS = 1000  # random rows; the first that are not copies of each other are queries
+COMPARED_ROWS = 8_192  # at a time: faiss keeps a copy of them, and their distances
 MAX_COPY_DISTANCE = 1e-5  # between copies, as a share of their length
 
 
 def measured_recall(index: Index, blocks: Blocks, metric: Metric | str, seed: int = 0) -> float:
     """Return the recall@10 of the index for some of its own rows, with exact search as truth.
 
-    blocks: the vectors of the index's rows, which are read twice. No two queries are copies of one
-    vector: most searches find copies, which would hide that other rows are missed. A query's own
-    row counts neither as a hit nor as a neighbor. Recall is counted by distance, see
-    `index_recall_at`; it is 1 for an index of one row.
+    blocks: the vectors of the index's rows. They are read twice.
+
+    No two queries are copies of one vector: searches find copies easily, which would hide that
+    other rows are missed. A query's own row counts neither as a hit nor as a neighbor. Recall is
+    counted by distance; see `index_recall_at`. It is 1 for an index of one row.
     """
     metric = choice(Metric, metric)
     own = np.random.default_rng(seed).permutation(blocks.rows)[:DRAWN_ROWS]
@@ -52,7 +54,7 @@ def measured_recall(index: Index, blocks: Blocks, metric: Metric | str, seed: in
 
 
 def _distinct(vectors: Vectors, seed: int) -> Rows:
-    """Return the rows of vectors (n, dim) that are no copies of others, up to rounding."""
+    """Return the rows of vectors (n, dim) that are not copies of others, up to rounding."""
     vectors = vectors.astype(np.float64)
     direction = np.random.default_rng(seed).standard_normal(vectors.shape[1])
     order = np.argsort(vectors @ direction, kind="stable")  # copies lie next to each other
@@ -71,9 +73,9 @@ def _picked(blocks: Blocks, rows: Rows) -> Vectors:
 
 
 def _slices(blocks: Blocks) -> Iterator[tuple[int, Vectors]]:
-    """Yield blocks of at most `BLOCK_ROWS` vectors, each with its first row."""
+    """Yield blocks of at most `COMPARED_ROWS` vectors, each with its first row."""
     first = 0
     for vectors in blocks:
-        for start in range(0, len(vectors), BLOCK_ROWS):
-            yield first + start, vectors[start : start + BLOCK_ROWS]
+        for start in range(0, len(vectors), COMPARED_ROWS):
+            yield first + start, vectors[start : start + COMPARED_ROWS]
         first += len(vectors)

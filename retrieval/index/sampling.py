@@ -39,8 +39,8 @@ Progress = Callable[[str], None]
 class SampleResult:
     """The trials over samples for one target.
 
-    failed: the candidates that could not be measured, with the error. ranked: the candidates that
-    reach the target, with their options, the best first.
+    failed: the candidates that could not be measured, with the error. ranked: (backend, options) of
+    the candidates that reach the target, the best first.
     """
 
     trials: list[Trial]
@@ -65,9 +65,9 @@ class _Trials:
     def measured(
         self, rows: int, candidates: Sequence[tuple[str, Indexer]], keep: bool
     ) -> list[list[Tried]]:
-        """Return, for each target, the candidates that could be measured over `rows` rows.
+        """Measure the candidates over `rows` rows; return the trials for each target.
 
-        keep: whether to keep the built indices for `timed_again`.
+        A candidate that fails has no trial. keep: whether to keep the indices for `timed_again`.
         """
         k = self.targets[0].k
         stage = Stage.of(self.vectors, self.asked, self.metric, k, rows, self.draw)
@@ -87,7 +87,7 @@ class _Trials:
     def _trial(
         self, stage: Stage, backend: str, candidate: Indexer, place: Path
     ) -> list[tuple[Trial, Indexer]]:
-        """Return the trial for each target; none for a candidate that fails, which is noted."""
+        """Return the trial and the options for each target; empty if the candidate fails."""
         name = f"{backend} {named_setting(setting_of(candidate))}".strip()
         self.progress(f"{name} over {len(stage.vectors):,} rows")
         try:
@@ -97,7 +97,7 @@ class _Trials:
             return []
 
     def timed_again(self, tried: Tried, target: Target) -> Tried:
-        """Time a kept candidate once more: the machine may have been slow for a moment."""
+        """Time a kept candidate again, in case the machine was slow for a moment."""
         stage, place = self.kept[tried.candidate]
         return tried.no_slower_than(*stage.timed(tried.chosen.load(place), target.batches))
 
@@ -113,7 +113,7 @@ def sample_results(
 ) -> list[SampleResult]:
     """Measure every candidate over the first sample, and the best of them over the second.
 
-    targets: all of the same k. folder: for the files of trials. Returns the result for each target.
+    Return the result for each target. targets: all have the same k. folder: for files of trials.
     """
     metric = choice(Metric, metric)
     rows, dim = vectors.shape
@@ -154,7 +154,7 @@ def _result(
 
 
 def _candidates(metric: Metric, rows: int, dim: int, seed: int) -> Iterator[tuple[str, Indexer]]:
-    """Yield the candidates of every backend that has some, exact search first."""
+    """Yield the candidates of every backend, exact search first."""
     for name in sorted(indexer_names(), key=lambda name: (name != "exact", name)):
         plugin = indexer_plugin(name)
         if hasattr(plugin, "candidates"):

@@ -7,7 +7,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple, Self, cast
 
-from retrieval.contracts import Encoder, Filtering, Hits, Json, Mask, Vectors
+from retrieval.contracts import Encoder, Filtering, Hits, Json, Vectors
 from retrieval.embedding.embed import Embedder
 from retrieval.embedding.queries import QueryImage, query_images
 from retrieval.errors import BadImage, BadInput
@@ -15,7 +15,7 @@ from retrieval.hits import as_vectors
 from retrieval.images import Given, Item, as_images
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
-from retrieval.index.filters import matching, parsed
+from retrieval.index.filters import Selection, select_rows
 from retrieval.index.folder import OpenIndex, open_index
 from retrieval.index.text_column import TextColumn
 from retrieval.storage.manifest import Skipped
@@ -56,10 +56,10 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageHits:
-    """The hits of one image that was searched for.
+    """The hits of one query image.
 
-    name: as the user wrote it. label: its class, where its source or its own row in the index
-    tells.
+    name: as the user wrote it. label: the class, from the image's source or from its own row in the
+    index; None if unknown.
     """
 
     name: str
@@ -75,12 +75,12 @@ class ImageHits:
 class Searcher:
     """An index with the encoder that its embeddings came from.
 
-    The encoder opens with the first image or text; vectors need none. A few images on a CPU need
-    no torch, where `retr encode` or a search has left the encoder's network in the ONNX cache.
+    The first image or text opens the encoder; vectors do not need it. A few images on a CPU are
+    encoded without torch, if the ONNX cache has the encoder's network from an earlier run.
     """
 
     def __init__(self, opened: OpenIndex, embedder: Embedder | None = None) -> None:
-        """Search an open index. embedder: of its encoder; None to make one."""
+        """Search an open index. embedder: for its encoder; None to create one."""
         if not isinstance(opened, OpenIndex):
             raise BadInput(f"the index is {shown(opened)}; open a folder with Searcher.open")
         self.opened = opened
@@ -96,11 +96,11 @@ class Searcher:
     ) -> Self:
         """Return the searcher of an index folder.
 
-        options: search options that differ from those of the build (`ef`, `n_probe`).
-        encoder: of the queries; None for the one that the index names.
+        options: search options to change, such as `ef` or `n_probe`.
+        encoder: encoder of the queries; None for the encoder that the index names.
         device: auto, cpu or cuda.
 
-        Raises what `open_index` raises, and Mismatch for another encoder than the index's.
+        Raises the errors of `open_index`, and Mismatch for another encoder.
         """
         opened = open_index(folder, options)
         wanted = opened.facts.encoder
@@ -111,7 +111,7 @@ class Searcher:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of the index. Raises Mismatch if what is installed is another version."""
+        """The encoder of the index. Raises Mismatch if another version is installed."""
         return self.embedder.encoder
 
     def search_images(
@@ -120,24 +120,25 @@ class Searcher:
         """Return the k nearest neighbors of each image, nearest first: a list for each image.
 
         images: one image or several, as `retrieval.images.as_images` takes them: paths, bytes,
-            open files, images of Pillow, arrays. A single one is answered as a list of one.
+            open files, images of Pillow, arrays. For a single image, the result has one list.
         k, where: as for `search`.
 
-        Raises BadImage for an image that cannot be read, and what `as_images` and `search` raise.
+        Raises BadImage for an image that cannot be read, and the errors of `as_images` and
+        `search`.
         """
-        self.among(k, where)  # fail on a wrong k or filter before images are read
+        selected = self.select(k, where)  # before images are read, which takes longer
         given = as_images(images)
-        return self.search(self.embedder.embed_images(given), k, where) if given else []
+        return self.search(self.embedder.embed_images(given), k, selected) if given else []
 
     def search_text(
         self, texts: str | Iterable[str], k: int | None = None, where: str | None = None
     ) -> list[list[Hit]]:
         """Return the k images nearest to each text, nearest first: a list for each text.
 
-        Raises BadInput if the index's encoder takes no words, and what `search` raises.
+        Raises BadInput if the index's encoder takes no text, and the errors of `search`.
         """
-        self.among(k, where)
-        return self.search(self.embedder.embed_texts(texts), k, where)
+        selected = self.select(k, where)
+        return self.search(self.embedder.embed_texts(texts), k, selected)
 
     def search_files(
         self,
@@ -152,63 +153,74 @@ class Searcher:
         files: paths, folders, globs, URLs and rows of containers, as `query_images` expands them.
         note, columns: as for `open_source`.
 
-        Raises BadImage if no image can be read, with the first one's reason, and what
-        `query_images` and `search` raise.
+        Raises BadImage if no image can be read, with the reason for the first, and the errors of
+        `query_images` and `search`.
         """
-        self.among(k, where)
+        selected = self.select(k, where)
         asked: list[QueryImage] = []
 
         def images() -> Iterator[Item | str]:
             for query in query_images(files, note, columns):
-                asked.append(replace(query, image=""))  # an image's bytes are not kept
+                asked.append(replace(query, image=""))  # free the image's bytes
                 yield query.image
 
         embedded = self.embedder.embed(images())
         skipped = [Skipped(error.path, error.reason) for error in embedded.errors.values()]
         if not len(embedded.vectors):
             raise BadImage(skipped[0].path, f"{skipped[0].reason}; give an image that can be read")
-        found = self.search(embedded.vectors, k, where)
+        found = self.search(embedded.vectors, k, selected)
         queries = [asked[position] for position in embedded.positions]
         return [
-            ImageHits(query.name, query.path, query.label or own_label(query.path, hits), hits)
+            ImageHits(
+                query.name, query.path, query.label or label_of_own_hit(query.path, hits), hits
+            )
             for query, hits in zip(queries, found, strict=True)
         ], skipped
 
     def search(
-        self, queries: Queries, k: int | None = None, where: str | None = None
+        self, queries: Queries, k: int | None = None, where: str | Selection | None = None
     ) -> list[list[Hit]]:
         """Return the k nearest neighbors of each query vector, nearest first.
 
-        queries: (q, dim), an array or lists of numbers, kept as float32; a single query is (1,
-            dim). No queries, (0, dim) or [], have no answers, [].
-        k: None for 10, or for all rows where there are fewer.
-        where: `label=cat` or `label=cat,dog` for the k nearest among the rows that match, see
-            `parsed`; there are fewer hits where fewer rows match, or where an approximate index
-            finds fewer.
+        queries: (q, dim), an array or lists of numbers, converted to float32. A single query is
+            (1, dim). The result for no queries, (0, dim) or [], is [].
+        k: None for 10, or for all rows if there are fewer.
+        where: a filter such as `label=cat` or `label=cat,dog`, to search only the rows that match;
+            see `parse_filter`. Or what `select` returned. A query has less than k hits if fewer
+            rows match, or an approximate index finds fewer.
 
-        Raises BadInput if k is not between 1 and the number of rows, UnknownName for a column
-        that there is none of, BadInput for a filter that no row matches, Mismatch for queries
-        of another dimension.
+        Raises BadInput if k is not between 1 and the number of rows, UnknownName for an unknown
+        column, BadInput for a filter that no row matches, Mismatch for queries of another
+        dimension.
         """
         return self.named(self.hits(queries, k, where))
 
-    def hits(self, queries: Queries, k: int | None = None, where: str | None = None) -> Hits:
+    def hits(
+        self, queries: Queries, k: int | None = None, where: str | Selection | None = None
+    ) -> Hits:
         """Search like `search`, and return rows and distances (q, k).
 
         An index that can filter by itself gets the filter, another one the rows that match.
         """
-        among, index = self.among(k, where), self.opened.index
+        selected, index = self.select(k, where), self.opened.index
         queries = as_vectors(queries, "queries")
         k = min(DEFAULT_K, len(self)) if k is None else k
-        if among is not None and where is not None and isinstance(index, Filtering):
-            return index.search_where(queries, k, among, parsed(self.opened.rows, where))
-        return index.search(queries, k, among)
+        if selected is None:
+            return index.search(queries, k)
+        if isinstance(index, Filtering):
+            return index.search_where(queries, k, selected.mask, selected.where)
+        return index.search(queries, k, selected.mask)
 
-    def among(self, k: int | None, where: str | None) -> Mask | None:
-        """Return the rows that a search may find; None for all. Raises what `search` raises."""
+    def select(self, k: int | None, where: str | Selection | None) -> Selection | None:
+        """Check k, and return the rows that match the filter; None for all rows.
+
+        Raises the errors of `search` for k and the filter.
+        """
         if k is not None and not 1 <= whole_number(k, "k") <= len(self):
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
-        return None if where is None else matching(self.opened.rows, where)
+        if where is None or isinstance(where, Selection):
+            return where
+        return select_rows(self.opened.rows, where)
 
     def named(self, hits: Hits) -> list[list[Hit]]:
         """Return the hits with the ids, labels and paths of their rows."""
@@ -230,6 +242,6 @@ class Searcher:
         return TextColumn(rows["id"]), TextColumn(rows["label"]), TextColumn(rows["path"])
 
 
-def own_label(path: str, hits: Sequence[Hit]) -> str | None:
-    """Return the label of the image at `path`, if it is one of its own neighbors."""
+def label_of_own_hit(path: str, hits: Sequence[Hit]) -> str | None:
+    """Return the label of the hit with this path; None without one."""
     return next((hit.label for hit in hits if hit.path == path), None)

@@ -1,4 +1,4 @@
-"""Several indices searched as one."""
+"""Search several indices as one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from retrieval.hits import sort
 class SegmentedIndex:
     """Index of the rows of all its segments, in their order.
 
-    The k nearest rows of all are among the k nearest of each segment. With exact search, hits are
-    those of one index.
+    The k nearest rows of all are among the k nearest of each segment. So exact search has the same
+    hits as in a single index.
     """
 
     def __init__(self, parts: Sequence[Index]) -> None:
@@ -28,14 +28,14 @@ class SegmentedIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """Return the number of segments (`parts`), and the details of the first."""
+        """Return the number of segments, as `parts`, and the details of the first segment."""
         return {"parts": len(self.parts), **self.parts[0].details}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
-        """Return the k nearest rows among those of all segments, as `Index` says."""
+        """Return the k nearest rows of all segments; see `Index`."""
         rows, distances = [], []
         for start, end, part in zip(self._starts, self._starts[1:], self.parts, strict=False):
             hits = part.search(queries, k, None if among is None else among[start:end])

@@ -1,4 +1,4 @@
-"""Text columns of an index's rows, read one value at a time."""
+"""Read text columns of an index's rows, one value at a time."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import pyarrow as pa
 class TextColumn:
     """Random access to the values of an Arrow column of type string.
 
-    A value takes 0.3 µs, where `column[row].as_py()` takes 1.5 µs: naming ten hits of one query
-    takes 30 values, and the search itself takes 70 µs.
+    A value takes 0.3 µs; `column[row].as_py()` takes 1.5 µs. Ten hits of a query have 30 values,
+    and the search itself takes 70 µs.
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -20,10 +20,7 @@ class TextColumn:
         self._ends = [*accumulate(chunk.rows for chunk in self._chunks)]
 
     def values(self, rows: Sequence[int]) -> list[str | None]:
-        """Return the values of these rows, in their order; None for null.
-
-        rows: from 0, below the length of the column.
-        """
+        """Return the values of these rows, in the order of `rows`; None for null."""
         if len(self._chunks) == 1:
             return self._chunks[0].values(rows)
         places = [bisect_right(self._ends, row) for row in rows]
@@ -34,7 +31,7 @@ class TextColumn:
 
 
 class _Chunk:
-    """One contiguous array of text, by its Arrow buffers."""
+    """A contiguous array of text, read from its Arrow buffers."""
 
     def __init__(self, array: pa.StringArray) -> None:
         self.rows = len(array)

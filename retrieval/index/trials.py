@@ -9,7 +9,7 @@ from retrieval.contracts import Indexer, Json
 from retrieval.errors import BadInput
 from retrieval.index.folder import options_of
 
-MAX_FINALISTS = 4  # candidates that are measured on the second sample, too
+MAX_FINALISTS = 4  # candidates that are also measured on the second sample
 MAX_FINALISTS_PER_BACKEND = 2
 ANY_RECALL = 1e-9  # a target that every candidate reaches
 EQUAL_TIME_RATIO = 1.1  # up to this multiple of the fastest time, times count as equal
@@ -33,12 +33,12 @@ class Target:
 
     def __post_init__(self) -> None:
         if not 0 < self.recall <= 1:
-            raise BadInput(f"the target recall is {self.recall:g}; give it above 0, and up to 1")
+            raise BadInput(f"the target recall is {self.recall:g}; give a number above 0, up to 1")
         if self.k < 1:
-            raise BadInput(f"k is {self.k}; give it at least 1")
+            raise BadInput(f"k is {self.k}; give 1 or more")
         for name, limit in (("memory", self.max_memory), ("latency", self.max_latency)):
             if limit is not None and not limit > 0:
-                raise BadInput(f"the most {name} is {limit:g}; give it above 0")
+                raise BadInput(f"the maximum {name} is {limit:g}; give a number above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class Trial:
     """Measurements of a candidate over `rows` rows.
 
     options: the options with the least effort that reached the target, else with the most effort.
-    setting: those of the options that differ from the backend's defaults.
-    seconds: seconds of a query, one at a time or as its share of a batch.
+    setting: the options that differ from the backend's defaults.
+    seconds: mean seconds of a query, one at a time or in a batch.
     latency: the 95th percentile of queries one at a time, in seconds.
     size_bytes: size of the saved index.
     expected_seconds, expected_bytes: extrapolated to all rows.
-    verdict: the requirement that it misses; empty where it meets all of them.
+    verdict: the measurement that misses the target; empty if the trial meets it.
     """
 
     backend: str
@@ -81,9 +81,10 @@ class Trial:
 class Tuning:
     """Record of how an index was chosen.
 
-    trials: trials over samples, in their order. failed: candidates that could not be measured, with
-    the error. checked: trials over all rows, of which the last is the index that was built. Their
-    recall is that of the queries that did not choose the effort, but could raise it.
+    trials: trials over samples, in their order.
+    failed: candidates that could not be measured, with the error.
+    checked: trials over all rows; the last is the index that was built. Their recall is for queries
+        that did not choose the first effort. These queries may have raised it.
     """
 
     target: Target
@@ -158,7 +159,7 @@ def ranked_trials(tried: Sequence[Tried], target: Target) -> list[Tried]:
 
 
 def verdict_of(trial: Trial, target: Target) -> str:
-    """Return the measurement that misses the target; empty where the trial meets it."""
+    """Return the measurement that misses the target; empty if the trial meets it."""
     if trial.recall < target.recall:
         return f"recall@{target.k} {trial.recall:.4f}"
     if target.max_memory is not None and trial.expected_bytes > target.max_memory:
@@ -169,7 +170,7 @@ def verdict_of(trial: Trial, target: Target) -> str:
 
 
 def unreached(trials: Sequence[Trial], target: Target) -> str:
-    """Return the error for a target that nothing reaches; it names the best candidate."""
+    """Return the error for a target that no candidate reaches; it names the best candidate."""
     wanted = [f"recall@{target.k} of {target.recall:g}"]
     if target.max_memory is not None:
         wanted.append(f"{target.max_memory / 1e6:,.4g} MB at most")
@@ -182,7 +183,7 @@ def unreached(trials: Sequence[Trial], target: Target) -> str:
     ]
     best = max(within or trials, key=lambda trial: trial.recall)
     return (
-        f"nothing reaches {', '.join(wanted)}; the best over {most:,} rows was {best.backend} "
+        f"no index reaches {', '.join(wanted)}; the best over {most:,} rows was {best.backend} "
         f"({named_setting(best.setting)}) with recall@{target.k} {best.recall:.4f}, for all rows "
         f"{best.expected_bytes / 1e6:,.4g} MB and {1000 * best.expected_latency:.3g} ms; "
         "ask for less"

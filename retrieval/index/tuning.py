@@ -16,7 +16,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Indexer, Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.hits import InMemory
-from retrieval.index.build import building, check_room, described, write_index
+from retrieval.index.build import check_target, locked_build, unwritten_facts, write_index
 from retrieval.index.folder import IndexFacts
 from retrieval.index.measuring import Stage, TuningQueries
 from retrieval.index.sampling import Progress, SampleResult, sample_results
@@ -42,23 +42,23 @@ def build_best(
 ) -> tuple[IndexFacts, Tuning]:
     """Build the fastest index over the embeddings that reaches the target, in `folder`.
 
-    queries: embeddings of the expected queries. None: rows of the sets are held out of the samples.
-    seed: random seed. Times differ between runs, so that the next run may choose another of several
+    queries: embeddings of typical queries; None to hold out rows of the sets as queries.
+    seed: random seed. Times differ between runs, so that another run may choose another of several
         candidates that are equally fast.
 
-    Raises what `build_index` raises; Mismatch for queries of another encoder, and for queries that
-    are the rows themselves; BadInput, which names the best candidate, where nothing reaches the
-    target. An index that is in `folder` already is kept then.
+    Raises the errors of `build_index`; Mismatch for queries of another encoder, and for queries
+    that are the rows themselves; BadInput, which names the best candidate, if no candidate reaches
+    the target. After an error, an index in `folder` is unchanged.
     """
     metric = None if metric is None else choice(Metric, metric)
     encoder = common_facts(sets)
     metric = metric or sets[0].facts.metric
     if queries is not None:
         _check_queries(queries, encoder, sets)
-    check_room(folder)
+    check_target(folder)
     rows, vectors = read_all(sets)
     asked = TuningQueries.of(vectors, None if queries is None else queries.read()[1], seed)
-    with building(folder) as partial:
+    with locked_build(folder) as partial:
         found = SampleResult([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         reason = f"{len(vectors):,} rows are few: exact search, without trials"
         few = vectors.size <= EXACT_MAX_NUMBERS
@@ -72,7 +72,7 @@ def build_best(
         whole = partial / "whole"
         whole.mkdir()
         index = chosen.indexer.load(chosen.folder)
-        facts = described(chosen.backend, chosen.indexer, index, sets)
+        facts = unwritten_facts(chosen.backend, chosen.indexer, index, sets)
         built = write_index(whole, folder, index, rows, facts, InMemory(vectors))
     if not few:
         reason = reason_of(checked, target)
@@ -135,6 +135,6 @@ def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Em
         raise Mismatch(f"{queries.folder} has {queries.facts.dim} dimensions; encode it again")
     if queries.identity in {each.identity for each in sets}:
         raise Mismatch(
-            f"{queries.folder} are the rows themselves, and each would find itself; leave --queries"
-            " away, and rows are held out"
+            f"{queries.folder} is also the database, so that each query would find itself; give "
+            "other queries, or leave out --queries to hold out some rows"
         )

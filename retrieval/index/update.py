@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
-from retrieval.index.build import fresh, write_index
-from retrieval.index.filters import matching
+from retrieval.index.build import partial_folder, write_index
+from retrieval.index.filters import select_rows
 from retrieval.index.folder import IndexFacts, OpenIndex, open_index
 from retrieval.storage.compatible import check_same_encoder, common_facts, read_all
 from retrieval.storage.embeddings import Embeddings
@@ -23,25 +23,26 @@ from retrieval.storage.tables import check_unique
 def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
     """Add the embeddings of all `sets` to the index in the folder; return its facts.
 
-    It is replaced once the new one is whole. Raises what `open_index` raises, Mismatch for
-    embeddings of another encoder, BadData for an id that is there already, BadInput for a backend
-    that takes no more rows, Busy if another process writes there. Where the sets were added by an
-    earlier call, nothing is left to do.
+    The new index replaces the old one once it is complete. Nothing changes if an earlier call added
+    the sets.
+
+    Raises the errors of `open_index`, Mismatch for embeddings of another encoder, BadData for a
+    duplicate id, BadInput for a backend that cannot add rows, Busy if another process writes there.
     """
-    IndexFacts.read(folder)  # before a lock is made: the folder must be an index
-    with locked(folder), fresh(folder) as partial:
+    IndexFacts.read(folder)  # raise an error before a lock file is written into another folder
+    with locked(folder), partial_folder(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
         encoder = common_facts(sets)
         check_same_encoder(facts.encoder, encoder, str(folder), str(sets[0].folder))
         if sets[0].facts.dim != facts.dim:
             raise Mismatch(
-                f"{sets[0].folder} has {sets[0].facts.dim} dimensions and {folder} has "
-                f"{facts.dim}; encode one of them anew"
+                f"{sets[0].folder} has {sets[0].facts.dim} dimensions, and {folder} has "
+                f"{facts.dim}; encode one of them again"
             )
         if not facts.parts and not isinstance(index, Growing):
-            raise BadInput(f"backend {facts.backend} takes no more rows; index all of them anew")
-        if _are_there(opened, sets):
+            raise BadInput(f"backend {facts.backend} cannot add rows; index all rows again")
+        if _contains_all(opened, sets):
             return facts
         if facts.parts:
             from retrieval.index.build_segments import add_segment
@@ -64,8 +65,8 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         return write_index(partial, folder, index, rows, facts, blocks)
 
 
-def _are_there(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
-    """Return whether the index has all rows of these sets already."""
+def _contains_all(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
+    """Return whether the index has all rows of these sets."""
     if not {each.identity for each in sets} <= set(opened.facts.embeddings):
         return False
     ids = pa.concat_tables([each.rows() for each in sets])["id"]
@@ -73,27 +74,30 @@ def _are_there(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
 
 
 def delete_rows(folder: Place, where: str) -> IndexFacts:
-    """Delete the rows that the filter admits from the index in the folder; return its facts.
+    """Delete the rows that match a filter from the index in the folder; return its facts.
 
-    where: as `Searcher.search` takes it: `label=cat`, `id=a.png,b.png`. It is replaced once the new
-    one is whole. Raises what `open_index` and the filter raise, BadInput for a backend that cannot
-    delete and for a filter that admits all rows, Busy if another process writes there.
+    where: a filter such as `label=cat` or `id=a.png,b.png`; see `parse_filter`. The new index
+    replaces the old one once it is complete.
+
+    Raises the errors of `open_index` and `parse_filter`, BadInput for a backend that cannot delete
+    rows and for a filter that matches all rows, Busy if another process writes there.
     """
     IndexFacts.read(folder)
-    with locked(folder), fresh(folder) as partial:
+    with locked(folder), partial_folder(folder) as partial:
         opened = open_index(folder)
         facts, index = opened.facts, opened.index
         if facts.parts:
-            raise BadInput("an index in parts cannot delete rows; index without them anew")
+            raise BadInput("an index in parts cannot delete rows; index again without them")
         if not isinstance(index, Shrinking):
             raise BadInput(
-                f"backend {facts.backend} cannot delete rows; index without them anew, or take "
-                "exact or ivf"
+                f"backend {facts.backend} cannot delete rows; index again without them, or use "
+                "the backend exact or ivf"
             )
-        gone = matching(opened.rows, where)
+        gone = select_rows(opened.rows, where).mask
         if gone.all():
             raise BadInput(
-                f"'{where}' is all {len(gone):,} rows; delete the folder {folder}, or name fewer"
+                f"'{where}' matches all {len(gone):,} rows; delete the folder {folder}, or give a "
+                "filter that matches fewer rows"
             )
         index.delete(np.flatnonzero(gone))
         rows = opened.rows.filter(pa.array(~gone))

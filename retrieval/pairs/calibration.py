@@ -1,7 +1,7 @@
-"""Calibrate distances: the threshold for two images to be alike, and the probability.
+"""Calibrate distances: a threshold up to which two images are alike, and the probability of it.
 
-Both are fitted to validation pairs, whose images an encoder must not have been trained on: it knows
-those too well, so that alike ones stand closer together than new ones do.
+Both are fitted to validation pairs. The encoder must not have been trained on their images: alike
+training images have smaller distances than alike new images.
 """
 
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ FORMAT = "retr-calibration"
 VERSION = 2  # 1 had no checksum
 REMEDY = "calibrate again"
 CALIBRATIONS = "calibration-*.json"
-"""The names of calibrations in an encoder's folder: see `file_name`."""
-BINS = 15
-"""Of the expected calibration error, as in Guo et al., arXiv:1706.04599."""
+"""Names of calibrations in an encoder's folder; see `file_name`."""
+CALIBRATION_ERROR_BINS = 15
+"""Number of bins of the expected calibration error, as in Guo et al., arXiv:1706.04599."""
 
 Alike = NDArray[np.bool_]
 
@@ -50,10 +50,10 @@ class Logistic:
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
-        """Return the most likely curve of pairs at these distances (n,)."""
+        """Return the maximum-likelihood curve for pairs at these distances (n,)."""
         from sklearn.linear_model import LogisticRegression  # slow to import
 
-        # Two parameters need no penalty; scaled, the solver is sure to converge.
+        # Two parameters need no penalty. The solver converges at any scale of the distances.
         scale = float(distances.std()) or 1.0
         model = LogisticRegression(C=np.inf).fit(distances[:, None] / scale, alike)
         return cls(float(model.intercept_[0]), float(model.coef_[0, 0]) / scale)
@@ -79,20 +79,23 @@ class Isotonic:
 
     @classmethod
     def fitted(cls, distances: Distances, alike: Alike) -> Self:
-        """Return the falling curve of least squared error for pairs at these distances (n,)."""
+        """Return the decreasing curve of least squared error for pairs at these distances (n,)."""
         from sklearn.isotonic import IsotonicRegression
 
         model = IsotonicRegression(increasing=False).fit(distances, alike)
         return cls(tuple(model.X_thresholds_.tolist()), tuple(model.y_thresholds_.tolist()))
 
     def probability(self, distances: Distances) -> Distances:
-        """(n,): of pairs at these distances (n,); beyond the points, that of the last."""
+        """Return the probabilities (n,) of pairs at these distances (n,).
+
+        Beyond the first and the last point, the probability is that of the point.
+        """
         return np.interp(distances, self.distances, self.probabilities)
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """1 - distance, for distances that a scorer made of its probabilities."""
+class GivenProbability:
+    """The probability 1 - distance, for a scorer whose distance is 1 - its probability."""
 
     def probability(self, distances: Distances) -> Distances:
         """(n,): of pairs at these distances (n,)."""
@@ -107,9 +110,9 @@ CURVES: Mapping[Method, type[Logistic | Isotonic]] = {
 
 @dataclass(frozen=True, slots=True)
 class FittedTo:
-    """Pairs that a calibration was fitted to: their number, and their images and classes.
+    """Facts about the pairs that a calibration was fitted to.
 
-    source: the name of the source of the images.
+    pairs, images: their numbers. source: name of the source of the images.
     """
 
     pairs: int
@@ -120,15 +123,16 @@ class FittedTo:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The threshold up to which pairs are called alike, and the probability that they are.
+    """Threshold up to which pairs count as alike, and the probability that they are alike.
 
-    metric: None for the distance 1 - p of a scorer that has a probability p of its own; method:
-    None where that is kept. encoder: the fingerprint of the encoder or the scorer. ece: the
-    expected calibration error that was met on other pairs, where some were tried.
+    method: method of fitting; None if a scorer's own probability is kept.
+    metric: None for the distance 1 - p of a scorer with a probability p.
+    encoder: fingerprint of the encoder or the scorer.
+    ece: expected calibration error on other pairs; None if it was not measured.
     """
 
     method: Method | None
-    curve: Logistic | Isotonic | Given
+    curve: Logistic | Isotonic | GivenProbability
     threshold: float
     metric: Metric | None
     encoder: str
@@ -148,14 +152,15 @@ class Calibration:
         encoder: str,
         fitted_to: FittedTo,
     ) -> Self:
-        """Return the calibration of pairs at these distances (n,) that are `alike` (n,) or not.
+        """Return the calibration fitted to pairs.
 
-        Raises BadInput unless some are alike and some are not.
+        distances: (n,), of the pairs. alike: (n,), True for pairs of one class. Raises BadInput
+        unless some pairs are alike and some are not.
         """
         metric = None if metric is None else choice(Metric, metric)
         method = None if method is None else choice(Method, method)
         check_kinds(alike)
-        curve = Given() if method is None else CURVES[method].fitted(distances, alike)
+        curve = GivenProbability() if method is None else CURVES[method].fitted(distances, alike)
         return cls(method, curve, best_threshold(distances, alike), metric, encoder, fitted_to)
 
     def write(self, path: Path) -> None:
@@ -167,25 +172,25 @@ class Calibration:
     def read(cls, path: Path) -> Self:
         """Return the calibration in the file. Raises BadData if it is damaged."""
         found = read_document(path, cls, FORMAT, VERSION, REMEDY)
-        wanted = Given if found.method is None else CURVES[found.method]
+        wanted = GivenProbability if found.method is None else CURVES[found.method]
         if not isinstance(found.curve, wanted):
-            raise BadData(f"{path}: the curve is not one of method {found.method}; {REMEDY}")
+            raise BadData(f"{path}: the curve does not match method {found.method}; {REMEDY}")
         if isinstance(found.curve, Isotonic):
             found.curve.check(path)
         return found
 
 
 def file_name(metric: Metric | str | None) -> str:
-    """Return the name of the file of a calibration. metric: None for that of a scorer."""
+    """Return the name of a calibration's file. metric: None for a scorer."""
     metric = None if metric is None else choice(Metric, metric)
     return f"calibration-{metric or 'scorer'}.json"
 
 
 def place_to_keep(encoder: EncoderFacts, metric: Metric | str | None, kept: Path) -> Path:
-    """Return the path for the encoder's calibration.
+    """Return the path to write the encoder's calibration to.
 
-    It is in the encoder's own folder if `retr train` made one, else in `kept`, a folder for this
-    encoder's calibrations.
+    It is in the encoder's folder, if `retr train` made one. Else it is in `kept`, a folder for
+    calibrations of this encoder.
     """
     metric = None if metric is None else choice(Metric, metric)
     found = provenance_of(encoder) if ":" in encoder.name else None
@@ -198,8 +203,7 @@ def find_calibration(
 ) -> Calibration | None:
     """Return the calibration in the folder `kept`, else the encoder's own, else None.
 
-    metric: None for the calibration of a scorer. Calibrations for another metric or another encoder
-    are passed over.
+    metric: None for a scorer. Calibrations for another metric or encoder are ignored.
     """
     metric = None if metric is None else choice(Metric, metric)
     own = provenance_of(encoder)
@@ -214,25 +218,27 @@ def find_calibration(
 
 
 def best_threshold(distances: Distances, alike: Alike) -> float:
-    """Return the threshold with the highest accuracy, midway between two distances; the lowest of
-    equals.
+    """Return the threshold with the highest accuracy, the lowest among equals.
 
-    Raises BadInput unless some pairs are alike and some are not.
+    It is midway between two of the distances (n,). Raises BadInput unless some pairs are alike and
+    some are not.
     """
     check_kinds(alike)
     found, which, counts = np.unique(distances, return_inverse=True, return_counts=True)
     of_alike = np.bincount(which, alike, minlength=len(found))
-    # Right at found[i]: alike pairs up to it, and others beyond it.
+    # With the threshold found[i], pairs are right that are alike up to it, or not alike beyond it.
     right = np.cumsum(of_alike) + (len(alike) - alike.sum()) - np.cumsum(counts - of_alike)
     best = int(np.argmax(right))
     return float((found[best] + found[min(best + 1, len(found) - 1)]) / 2)
 
 
-def expected_calibration_error(probabilities: Distances, alike: Alike, bins: int = BINS) -> float:
+def expected_calibration_error(
+    probabilities: Distances, alike: Alike, bins: int = CALIBRATION_ERROR_BINS
+) -> float:
     """Return the mean gap between probability and share of alike pairs, over bins of equal width.
 
-    Each bin counts by its pairs. Guo et al., On Calibration of Modern Neural Networks,
-    arXiv:1706.04599, equation 5, for the probability of one class of two.
+    Bins are weighted by their number of pairs. Source: Guo et al., On Calibration of Modern Neural
+    Networks, arXiv:1706.04599, equation 5, for the probability of one of two classes.
     """
     which = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
     said = np.bincount(which, probabilities, minlength=bins)
@@ -244,6 +250,6 @@ def check_kinds(alike: Alike) -> None:
     """Raise BadInput unless some pairs are alike and some are not."""
     if not alike.any() or alike.all():
         raise BadInput(
-            f"of {len(alike)} pairs {int(alike.sum())} show the same class; give some that do and "
-            "some that do not"
+            f"{int(alike.sum())} of {len(alike)} pairs show the same class; give pairs of the same "
+            "class and pairs of different classes"
         )

@@ -1,4 +1,4 @@
-"""Compares images two by two: how far they are apart, and how likely they show the same class."""
+"""Compare pairs of images: their distance, and the probability that they show the same class."""
 
 import csv
 import math
@@ -24,7 +24,7 @@ from retrieval.contracts import (
 from retrieval.embedding.embed import Embedder
 from retrieval.errors import BadImage, BadInput, RetrError
 from retrieval.images import frame, read_image
-from retrieval.pairs.calibration import Calibration, Given
+from retrieval.pairs.calibration import Calibration, GivenProbability
 from retrieval.pairs.draw import Pairs, pair_distances
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Distances
@@ -33,8 +33,8 @@ SCORER_CHUNK_IMAGES = 64  # their maps take megabytes each
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Two images, by the names that they are to be reported under and the paths they are at."""
+class ImagePair:
+    """Two images to compare: their names in the result, and their paths."""
 
     a: str
     b: str
@@ -43,17 +43,19 @@ class Asked:
     line: int | None = None  # in the file of pairs
 
     @classmethod
-    def of(cls, a: str | Path, b: str | Path) -> "Asked":
-        """Two images by their paths."""
+    def of(cls, a: str | Path, b: str | Path) -> "ImagePair":
+        """Return a pair whose names are its paths."""
         return cls(str(a), str(b), str(a), str(b))
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """The answer.
+class PairComparison:
+    """Result of the comparison of two images.
 
-    probability_same, same: whether both show the same class, None where nothing tells; layers:
-    None without a scorer.
+    probability_same: probability that both show the same class; None without a calibration or a
+        trained scorer.
+    same: whether both are taken for the same class; None as above.
+    layers: difference in each layer; None without a scorer.
     """
 
     a: str
@@ -74,11 +76,11 @@ class Compared:
         }
 
 
-def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
-    """Return the pairs of a CSV file of two columns, and what is wrong with lines that are no pair.
+def read_pairs(file: Path) -> tuple[list[ImagePair], list[str]]:
+    """Read pairs from a CSV file of two columns; return them, and a message for each invalid line.
 
     A first line `a,b` is a header. Names are relative to the file's folder, and have no line
-    breaks. Raises BadInput for a file that cannot be read.
+    breaks. Raises BadInput if the file cannot be read.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
@@ -89,31 +91,33 @@ def read_pairs(file: Path) -> tuple[list[Asked], list[str]]:
         try:
             names = [cell.strip() for cell in next(csv.reader([line]), [])]
         except csv.Error as error:
-            problems.append(f"line {number} is no CSV ({error})")
+            problems.append(f"line {number} is not CSV ({error})")
             continue
         if not any(names) or (number == 1 and names == ["a", "b"]):
             continue
         if len(names) != 2 or not all(names):
-            problems.append(f"line {number} has {len(names)} columns or an empty one")
+            problems.append(f"line {number} has {len(names)} columns, or an empty one")
             continue
         a, b = names
-        asked.append(Asked(a, b, str(file.parent / a), str(file.parent / b), number))
+        asked.append(ImagePair(a, b, str(file.parent / a), str(file.parent / b), number))
     return asked, problems
 
 
 def compare(
-    asked: Sequence[Asked],
+    asked: Sequence[ImagePair],
     encoder: Encoder,
     metric: Metric | str,
     calibration: Calibration | None,
     scorer: PairScorer | None = None,
     scorer_calibration: Calibration | None = None,
-) -> tuple[list[tuple[Asked, Compared]], list[tuple[Asked, BadImage]]]:
-    """Return the answers, in order, and the pairs that have none with each image at fault.
+) -> tuple[list[tuple[ImagePair, PairComparison]], list[tuple[ImagePair, BadImage]]]:
+    """Return the comparisons, in order, and the pairs with an image that cannot be read.
 
-    Each image is encoded once, in however many pairs it is. Whether a pair shows the same class is
-    the scorer's to say, where it is trained, or else the calibration's. A scorer's own probability
-    counts, with one half as the threshold, unless it has a calibration.
+    Each image is encoded once, even if it is in several pairs.
+
+    calibration: of the encoder; it gives the probability unless a trained scorer does.
+    scorer: adds the differences in each layer and, if trained, the probability.
+    scorer_calibration: None to keep the scorer's own probability, with a threshold of one half.
     """
     metric = choice(Metric, metric)
     paths = [*dict.fromkeys(path for pair in asked for path in (pair.path_a, pair.path_b))]
@@ -144,18 +148,20 @@ def compare(
         known = scorer.probability(differences)
         if known is not None:
             own = scorer_calibration
-            curve, threshold = (Given(), 0.5) if own is None else (own.curve, own.threshold)
+            curve, threshold = (
+                (GivenProbability(), 0.5) if own is None else (own.curve, own.threshold)
+            )
             probabilities = curve.probability(1 - known).tolist()
             same = (1 - known <= threshold).tolist()
     rest = zip(distances.tolist(), probabilities, same, layers, strict=True)
     return [
-        (pair, Compared(pair.a, pair.b, *of_pair))
+        (pair, PairComparison(pair.a, pair.b, *of_pair))
         for pair, of_pair in zip(answered, rest, strict=True)
     ], failed
 
 
 def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> Vectors:
-    """Return (pairs, layers): the mean squared differences of pairs of images, by their paths.
+    """Return the mean squared differences (pairs, layers) of pairs of images, given by path.
 
     Each image's maps are computed once. Raises BadImage for an image that cannot be read, RetrError
     if the disk has too little free space for the maps.
@@ -169,19 +175,20 @@ def layer_differences(pairs: Sequence[tuple[str, str]], scorer: PairScorer) -> V
 
 
 def knows_probability(scorer: PairScorer) -> bool:
-    """Return whether the scorer was trained to give the probability that a pair shows one class."""
+    """Return whether the scorer was trained to give probabilities."""
     return scorer.probability(np.zeros((1, len(scorer.layers)), np.float32)) is not None
 
 
 def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
-    """Return a function that gives 1 - the scorer's probability that pairs show one class.
+    """Return a function for the distance of pairs: 1 - the scorer's probability of the same class.
 
     The maps of all images are kept between calls with the same images. Raises BadInput for a scorer
     that was not trained. The function raises BadInput for images whose path is not known.
     """
     if not knows_probability(scorer):
         raise BadInput(
-            f"scorer {scorer.name} was not trained; give a folder of 'retr train layers'"
+            f"scorer {scorer.name} was not trained; train one with 'retr train layers', and give "
+            "its folder"
         )
     kept: tuple[Labelled, list[Maps]] | None = None
 
@@ -198,8 +205,9 @@ def improbability(scorer: PairScorer) -> Callable[[Labelled, Pairs], Distances]:
 
 
 def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
-    """Return each layer's maps (n, numbers) of the images at these paths, in a temporary file:
-    those of some hundred images fill a gigabyte.
+    """Return each layer's maps (n, numbers) of the images at these paths.
+
+    Maps are in a temporary file: those of a few hundred images take a gigabyte.
     """
     maps: list[Maps] = []
     for start in range(0, len(paths), SCORER_CHUNK_IMAGES):
@@ -208,25 +216,25 @@ def _maps_of(paths: Sequence[str], scorer: PairScorer) -> list[Maps]:
         ]
         for layer, of_layer in enumerate(scorer.maps(np.stack(images))):
             if not start:
-                maps.append(_room((len(paths), of_layer.shape[1])))
+                maps.append(_array_on_disk((len(paths), of_layer.shape[1])))
             maps[layer][start : start + len(of_layer)] = of_layer
     return maps
 
 
-def _room(shape: tuple[int, int]) -> Maps:
-    """Return an array of this shape in a temporary file, which goes when the array does."""
+def _array_on_disk(shape: tuple[int, int]) -> Maps:
+    """Return an array of this shape in a temporary file, which is deleted with the array."""
     with tempfile.TemporaryFile() as file:
         n_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
         try:
             if hasattr(os, "posix_fallocate"):
-                # All of it at once: a disk that fills up later would end the process.
+                # Reserve all of it now: if the disk were full later, a write would end the process.
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             else:
                 file.truncate(n_bytes)
         except OSError as error:
             raise RetrError(
-                f"no room for the maps of {shape[0]:,} images in {tempfile.gettempdir()} "
-                f"({error.strerror}); make room, or name a larger folder in TMPDIR"
+                f"no space for the maps of {shape[0]:,} images in {tempfile.gettempdir()} "
+                f"({error.strerror}); free some space, or name a larger folder in TMPDIR"
             ) from None
         return np.memmap(file, np.float16, "r+", shape=shape)
 

@@ -1,7 +1,6 @@
-"""Pairs of images, drawn by seed from a labelled set: alike where the labels are.
+"""Draw pairs of images from a labelled set. A pair is alike if its images have the same label.
 
-Half of the pairs are alike, so that guessing is right half of the time. Every pair's answer follows
-from the labels of its images and from nothing else.
+Half of the pairs are alike, so that a random guess is right half of the time.
 """
 
 from collections.abc import Sequence
@@ -21,18 +20,18 @@ from retrieval.quality.ranking import Distances, Rows, pairwise
 from retrieval.runtime.threads import usable_cores
 
 Labels = NDArray[np.int64]
-"""(n,): the number of each row's class, -1 where it is unknown."""
+"""(n,): the number of each row's class, -1 if it is unknown."""
 
-PAIRS = 10_000
-BLOCK = 8_192  # pairs whose distances are computed at once; their vectors fit a processor's cache
+DEFAULT_PAIRS = 10_000
+BLOCK_PAIRS = 8_192  # pairs of a block, whose vectors fit into a processor's cache
 
 
 class Scheme(StrEnum):
     """Schemes to draw pairs.
 
-    RANDOM: a random image, with a random one of its class, or of any other class.
-    CONSECUTIVE: each image with the next of its class, then with the one at its own place in
-        another class, which is drawn by seed: the scheme of the Keras example of a Siamese
+    RANDOM: a random image and a random image of its class, or of the other classes.
+    CONSECUTIVE: each image and the next image of its class, then each image and the image at the
+        same position in a random other class. This is the scheme of the Keras example of a Siamese
         network, which many have copied.
     """
 
@@ -42,7 +41,7 @@ class Scheme(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """Rows `first` (n,) and `second` (n,), and whether they show the same class, `alike` (n,)."""
+    """Pairs of rows, `first` (n,) and `second` (n,). alike: (n,), True for pairs of one class."""
 
     first: Rows
     second: Rows
@@ -52,20 +51,22 @@ class Pairs:
         return len(self.first)
 
     def images(self) -> int:
-        """Number of images that are in any pair."""
+        """Return the number of distinct images in the pairs."""
         return len(np.union1d(self.first, self.second))
 
 
 def draw_pairs(
     labels: Labels, count: int | None, scheme: Scheme | str, seed: int | Sequence[int]
 ) -> Pairs:
-    """`count` pairs, half of them alike; None: 10,000, or in CONSECUTIVE all that there are.
+    """Return random pairs, half of them alike.
 
-    labels: (n,), the number of each row's class, -1 where it is unknown; or labels of any kind.
-    Rows without a label are in no pair, and a class with a single image is in none that is alike,
-    and in CONSECUTIVE in none at all.
-    Raises BadInput where no pair can be drawn, for an odd count, and for more pairs than
-    CONSECUTIVE has.
+    labels: (n,), the number of each row's class, -1 if unknown; or labels of any kind. Rows without
+        a label are in no pair. A class with a single image is in no pair that is alike, and in no
+        pair of CONSECUTIVE.
+    count: number of pairs. None: 10,000 for RANDOM, all pairs for CONSECUTIVE.
+
+    Raises BadInput if no pair can be drawn, for an odd count, and for more pairs than CONSECUTIVE
+    has.
     """
     scheme = choice(Scheme, scheme)
     labels = _class_numbers(labels)
@@ -76,20 +77,24 @@ def draw_pairs(
     classes, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     if len(classes) < 2:
         raise BadInput(
-            f"images of {len(classes)} classes make no pairs that differ; give 2 classes or more"
+            f"pairs that differ need 2 classes, and there are {len(classes)}; give images of more "
+            "classes"
         )
     if sizes.max() < 2:
-        raise BadInput("each class has a single image, so that no pair is alike; give more")
+        raise BadInput(
+            "pairs that are alike need 2 images of a class, and each class has 1; give more images"
+        )
     generator = np.random.default_rng(seed)
     if scheme is Scheme.CONSECUTIVE:
         return _consecutive(order, starts, sizes, count, generator)
-    half = (PAIRS if count is None else count) // 2
+    half = (DEFAULT_PAIRS if count is None else count) // 2
     return _random(order, starts, sizes, half, generator)
 
 
 def _class_numbers(labels: Any) -> Labels:
-    """Return the numbers as they are; labels of another kind by their order, -1 where one is
-    unknown.
+    """Return the number (n,) of each label, in the order of labels; -1 if unknown.
+
+    Integers are returned as they are.
     """
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         return labels
@@ -101,19 +106,22 @@ def _class_numbers(labels: Any) -> Labels:
 def _random(
     order: Rows, starts: Rows, sizes: Rows, half: int, generator: np.random.Generator
 ) -> Pairs:
-    """`order` has the rows class by class; class i is sizes[i] of them from starts[i] on."""
+    """Draw `half` pairs that are alike, then `half` that are not.
+
+    order: the rows, class by class. Class i has sizes[i] rows from starts[i] in `order`.
+    """
     of_class = np.repeat(np.arange(len(sizes)), sizes)
 
     with_partner = np.flatnonzero(sizes[of_class] > 1)
     first = with_partner[generator.integers(len(with_partner), size=half)]
     start, size = starts[of_class[first]], sizes[of_class[first]]
-    # One of the others of the class: the first itself is stepped over.
+    # Another row of the class: 1 to size - 1 steps ahead, in a circle.
     step = generator.integers(1, size)
     second = start + (first - start + step) % size
 
     other_first = generator.integers(len(order), size=half)
     start, size = starts[of_class[other_first]], sizes[of_class[other_first]]
-    # One of the rows outside of the class, which is stepped over.
+    # A row of another class: positions after the class's start skip the class.
     place = generator.integers(len(order) - size)
     other_second = np.where(place < start, place, place + size)
 
@@ -135,11 +143,11 @@ def _consecutive(
     if count is not None and count > all_pairs:
         raise BadInput(
             f"there are {all_pairs} consecutive pairs, as the smallest class has "
-            f"{shortest + 1} images; ask for at most so many, or for the scheme random"
+            f"{shortest + 1} images; ask for at most {all_pairs}, or use the scheme random"
         )
     place = np.arange(shortest)
     this = starts[:, None] + place  # (classes, shortest)
-    # Another class: 1 to classes - 1 steps on.
+    # Another class: 1 to classes - 1 steps ahead, in a circle.
     steps = generator.integers(1, len(sizes), size=this.shape)
     others = (np.arange(len(sizes))[:, None] + steps) % len(sizes)
     first = order[this].reshape(-1)
@@ -156,15 +164,17 @@ def _consecutive(
 
 
 def pair_distances(vectors: Vectors, pairs: Pairs, metric: Metric | str) -> Distances:
-    """(pairs,): how far the vectors (n, dim) of each pair are from each other."""
+    """Return the distance (pairs,) between the two vectors of each pair. vectors: (n, dim)."""
     metric = choice(Metric, metric)
     distances = np.empty(len(pairs))
 
     def write(start: int) -> None:
-        block = slice(start, start + BLOCK)
+        block = slice(start, start + BLOCK_PAIRS)
         first, second = vectors[pairs.first[block]], vectors[pairs.second[block]]
         distances[block] = pairwise(first.astype(np.float64), second.astype(np.float64), metric)
 
     with ThreadPoolExecutor(usable_cores()) as threads:
-        list(threads.map(write, range(0, len(pairs), BLOCK)))  # list() raises the errors of threads
+        list(
+            threads.map(write, range(0, len(pairs), BLOCK_PAIRS))
+        )  # list() raises the errors of threads
     return distances

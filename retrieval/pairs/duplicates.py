@@ -1,9 +1,9 @@
-"""Near-identical images: proposed by their embeddings, confirmed by their pixels.
+"""Find near-identical images: propose them by embeddings, and confirm them by pixels.
 
-An encoder puts copies of an image next to each other, and much else as well; pixels tell these
-apart, but comparing all pairs by them would take too long. So each image's nearest neighbors are
-compared by their pixels, as they are and mirrored. Whole images at 16 × 16 pixels rule out most
-pairs; `retrieval.pairs.likeness` decides on the others, whose images are read once more.
+Copies of an image have near embeddings, but other images do, too. Pixels distinguish them, but to
+compare all pairs by pixels would take too long. So each image is compared by pixels with its
+nearest neighbors only, as it is and mirrored. A comparison at 16 × 16 pixels rules out most pairs.
+For the other pairs, the images are read again, and `retrieval.pairs.likeness` decides.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from retrieval.contracts import Framing, Images, Json, Metric, Rows
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import read_each, read_image
 from retrieval.pairs.likeness import (
-    LARGEST_SIDE,
+    MAX_SIDE,
     Frame,
     Patterns,
     framed,
@@ -32,11 +32,11 @@ from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
 
 NEIGHBORS = 10  # neighbors that an image is compared with by pixels
-LEAST_CORRELATION = 0.95  # minimum correlation of near-identical images
-COARSE_SIDE = 16  # pixels of the whole images that are compared first
-KEPT_FRAMES = 2048  # in memory while pairs are compared, each of 200 kB at most
-MAX_COMPARED_PAIRS = 200_000  # the nearest pairs are compared by pixels
-BLOCK = 1024  # images read, and pairs compared, at once
+MIN_CORRELATION = 0.95  # near-identical images have at least this correlation
+COARSE_SIDE = 16  # pixels a side of the images that are compared first
+MAX_CACHED_FRAMES = 2048  # each takes at most 200 kB
+MAX_COMPARED_PAIRS = 200_000  # pairs that are compared by pixels, the nearest ones
+BLOCK_SIZE = 1024  # images read, and pairs compared, in one step
 
 Progress = Callable[[int, int], None]
 
@@ -45,8 +45,8 @@ Progress = Callable[[int, int], None]
 class Duplicate:
     """Two near-identical images: a row in the first set and a row in the second.
 
-    distance: of the embeddings. correlation: of the pixels, at most 1. mirrored: whether one of the
-    images was mirrored for the correlation.
+    distance: of the embeddings. correlation: of the pixels, at most 1. mirrored: True if the
+    correlation is that of one image and the mirrored other.
     """
 
     first: int
@@ -92,18 +92,18 @@ def find_duplicates(
     metric: Metric | str,
     *,
     neighbors: int = NEIGHBORS,
-    least: float = LEAST_CORRELATION,
+    least: float = MIN_CORRELATION,
     progress: Progress = lambda done, total: None,
 ) -> Duplicates:
     """Return near-identical images within `first`, or for each image of `first` in `second`.
 
     neighbors: number of neighbors that each image is compared with by pixels.
-    least: minimum correlation of the pixels. Below LEAST_CORRELATION, single pixels may differ by
-        more, in proportion.
+    least: minimum correlation of the pixels. A value below MIN_CORRELATION also lets single pixels
+        differ by more, in proportion.
     progress: called with the images that were read, and their total.
 
-    Raises BadInput where rows have no path of an image, or a number is out of range, and Mismatch
-    for embeddings of different dimensions.
+    Raises BadInput if a row has no path of an image, or a number is out of range; Mismatch if the
+    sets differ in dimension.
     """
     metric = choice(Metric, metric)
     _check(first, second, neighbors, least)
@@ -136,37 +136,37 @@ def find_duplicates(
 
 
 def _check(first: Labelled, second: Labelled | None, neighbors: int, least: float) -> None:
-    """Raise BadInput for numbers out of range and for empty sets, Mismatch for other dimensions."""
+    """Raise BadInput for numbers out of range and empty sets, Mismatch if dimensions differ."""
     if neighbors < 1:
-        raise BadInput(f"{neighbors} neighbors cannot be compared; give 1 or more")
+        raise BadInput(f"neighbors is {neighbors}; give 1 or more")
     if not 0 < least <= 1:
-        raise BadInput(f"a correlation of {least} marks no duplicates; give one above 0, up to 1")
+        raise BadInput(f"the minimum correlation is {least}; give one above 0, up to 1")
     other = first if second is None else second
     if len(first) == 0 or len(other) == 0:
         raise BadInput("there are no embeddings to compare; encode some images first")
     if first.vectors.shape[1] != other.vectors.shape[1]:
         raise Mismatch(
-            f"embeddings of {first.vectors.shape[1]} and of {other.vectors.shape[1]} dimensions "
-            "cannot be compared; encode both with the same encoder"
+            f"embeddings have {first.vectors.shape[1]} and {other.vectors.shape[1]} dimensions; "
+            "encode both with the same encoder"
         )
 
 
 class _Comparison:
-    """Compares images by their pixels; frames that were read are kept. Safe in threads."""
+    """Compares images by their pixels, with a cache of frames. Thread-safe."""
 
     def __init__(self, least: float) -> None:
-        """least: the correlation from which images count as near-identical."""
+        """least: minimum correlation of near-identical images."""
         self._least = least
-        self._tolerance = max(1.0, (1 - least) / (1 - LEAST_CORRELATION))
-        self._frame = lru_cache(KEPT_FRAMES)(_read_frame)
+        self._tolerance = max(1.0, (1 - least) / (1 - MIN_CORRELATION))
+        self._frame = lru_cache(MAX_CACHED_FRAMES)(_read_frame)
 
     def __call__(
         self, path_a: str, path_b: str, close: NDArray[np.bool_]
     ) -> tuple[float, bool] | None:
-        """Return the correlation and whether it is mirrored; None where it is too low.
+        """Return the correlation, and whether an image was mirrored for it; None if it is too low.
 
-        close: (2,), whether to compare the images as they are, and mirrored. None also where an
-        image has gone.
+        close: (2,), whether to compare the images as they are, and mirrored. An image that can no
+        longer be read gives None, too.
         """
         a, b = self._frame(path_a), self._frame(path_b)
         if a is None or b is None:
@@ -204,32 +204,32 @@ def _read(
 ) -> tuple[Images, Rows, list[BadImage]]:
     """Return pixels (n, side, side, 3) of the wanted images, and the images that cannot be read.
 
-    The second value is the place of each path among the pixels, -1 where it is not.
+    The second value is the position of each path in the pixels, -1 if it is not there.
     """
     pixels = np.zeros((len(wanted), COARSE_SIDE, COARSE_SIDE, 3), np.uint8)
     place = np.full(len(paths), -1)
     unreadable: list[BadImage] = []
-    for start in range(0, len(wanted), BLOCK):
-        some = [paths[row] for row in wanted[start : start + BLOCK]]
+    for start in range(0, len(wanted), BLOCK_SIZE):
+        some = [paths[row] for row in wanted[start : start + BLOCK_SIZE]]
         coarse = read_each(some, Framing(COARSE_SIDE), lambda image: stretched(image, COARSE_SIDE))
         for i, found in enumerate(coarse, start):
             if isinstance(found, BadImage):
                 unreadable.append(found)
             else:
                 pixels[i], place[wanted[i]] = found, i
-        progress(min(start + BLOCK, len(wanted)), len(wanted))
+        progress(min(start + BLOCK_SIZE, len(wanted)), len(wanted))
     return pixels, place, unreadable
 
 
 def _close(pixels: Images, a: Rows, b: Rows, least: float) -> NDArray[np.bool_]:
-    """Return whether images at places a and b correlate, as they are and mirrored: (pairs, 2).
+    """Return whether images correlate, as they are and mirrored, (pairs, 2).
 
-    False where a place is -1.
+    a, b: (pairs,), positions in the pixels. A position of -1 gives False.
     """
     close = np.zeros((len(a), 2), bool)
     patterns = Patterns.of(pixels)
-    for start in range(0, len(a), BLOCK):
-        some = slice(start, start + BLOCK)
+    for start in range(0, len(a), BLOCK_SIZE):
+        some = slice(start, start + BLOCK_SIZE)
         one, two = patterns.take(a[some]), patterns.take(b[some])
         close[some, 0] = one.correlations(two) >= least
         close[some, 1] = one.mirrored().correlations(two) >= least
@@ -238,8 +238,8 @@ def _close(pixels: Images, a: Rows, b: Rows, least: float) -> NDArray[np.bool_]:
 
 
 def _read_frame(path: str) -> Frame | None:
-    """Return the frame of an image; None where it has gone since the first reading."""
+    """Return the frame of an image; None if it can no longer be read."""
     try:
-        return framed(read_image(path, Framing(LARGEST_SIDE)))
+        return framed(read_image(path, Framing(MAX_SIDE)))
     except BadImage:
         return None

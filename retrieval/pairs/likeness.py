@@ -1,10 +1,10 @@
-"""A test of pixels: whether two images show the same picture.
+"""Decide by pixels whether two images show the same picture.
 
-The whole frame of each is scaled to a square, so that all of it counts, and the sides' ratio is
-compared by itself. Brightness and contrast of the two may differ a little; they are evened out, and
-then no pixel may differ by more than an edge beside it explains.
+Each image is scaled to a square as a whole; the aspect ratios are compared separately. Brightness
+and contrast may differ a little, and are equalized. Then each pixel may differ only as far as the
+edges next to it explain.
 
-`tests/unit/pairs/test_likeness.py` shows which pairs the constants tell apart.
+`tests/unit/pairs/test_likeness.py` has examples of pairs that the constants distinguish.
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from PIL import Image
 
 from retrieval.contracts import Images, Resample, Rows
 
-LARGEST_SIDE = 256  # pixels of a compared frame
-SMALLEST_SIDE = 8
-REDUCTION = 2  # pixels of an image for one that is compared: finer ones differ between encodings
-ASPECT_TOLERANCE = 0.03  # share by which the ratio of the sides may differ
-CONTRAST_RATIO = 1.3  # larger over smaller standard deviation
-MEAN_SHIFT_LEVELS = 3.0  # by which the mean of a channel may differ, in images of one color
-MEAN_SHIFT_CONTRAST = 0.6  # added for each level of their standard deviation
-PIXEL_LEVELS = 24.0  # by which a pixel may differ after brightness was evened out
-PIXEL_EDGE = 0.3  # added for each level of difference among its neighbors
-CHECKED_PIXELS = 256  # at once, of those that differ most
+MAX_SIDE = 256  # pixels a side of a compared frame
+MIN_SIDE = 8
+MIN_REDUCTION = 2  # at least so much smaller than the image: fine detail depends on the file format
+ASPECT_TOLERANCE = 0.03  # share by which the aspect ratios may differ
+MAX_CONTRAST_RATIO = 1.3  # larger over smaller standard deviation
+MEAN_TOLERANCE_LEVELS = 3.0  # allowed difference of a channel's mean, for images of one color
+MEAN_TOLERANCE_PER_CONTRAST = 0.6  # added for each level of the standard deviation
+PIXEL_TOLERANCE_LEVELS = 24.0  # allowed difference of a pixel after brightness was equalized
+PIXEL_TOLERANCE_PER_EDGE = 0.3  # added for each level of difference among its neighbors
+PIXELS_PER_CHECK = 256  # pixels that differ most are checked first
 NOISE_LEVELS = 3.0  # standard deviation below which differences among pixels are noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A whole image scaled to a square (side, side, 3), and its original width over height.
+    """A whole image scaled to a square (side, side, 3).
 
-    slack: how much of that ratio one pixel more or less makes up.
+    aspect: original width over height. slack: relative change of `aspect` by one pixel.
     """
 
     pixels: Images
@@ -42,10 +42,13 @@ class Frame:
 
 
 def framed(image: Image.Image) -> Frame:
-    """Return the frame of an RGB image: a power of two a side, at most half of its shorter side."""
+    """Return the frame of an RGB image. Its side is a power of two.
+
+    The side is at most half of the image's shorter side, but not less than MIN_SIDE.
+    """
     shorter = min(image.size)
-    side = 1 << max(1, shorter // REDUCTION).bit_length() - 1
-    side = min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
+    side = 1 << max(1, shorter // MIN_REDUCTION).bit_length() - 1
+    side = min(max(side, MIN_SIDE), MAX_SIDE)
     return Frame(stretched(image, side), image.width / image.height, 1 / shorter)
 
 
@@ -56,7 +59,7 @@ def stretched(image: Image.Image, side: int) -> Images:
 
 
 def mirrored(frame: Frame) -> Frame:
-    """Return the frame of the image seen in a mirror."""
+    """Return the frame of the mirrored image."""
     return Frame(np.ascontiguousarray(frame.pixels[:, ::-1]), frame.aspect, frame.slack)
 
 
@@ -72,10 +75,11 @@ def likeness(one: Frame, two: Frame, tolerance: float = 1.0) -> float | None:
     a, b = _Levels.of(one, side), _Levels.of(two, side)
     low, high = sorted((a.contrast + NOISE_LEVELS, b.contrast + NOISE_LEVELS))
     shift = float(np.abs(a.means - b.means).max())
-    most = MEAN_SHIFT_LEVELS + MEAN_SHIFT_CONTRAST * min(a.contrast, b.contrast)
-    if high > CONTRAST_RATIO * low or shift > most:
+    most = MEAN_TOLERANCE_LEVELS + MEAN_TOLERANCE_PER_CONTRAST * min(a.contrast, b.contrast)
+    if high > MAX_CONTRAST_RATIO * low or shift > most:
         return None
-    if not _same_everywhere(a.evened((low + high) / 2), b.evened((low + high) / 2), tolerance):
+    contrast = (low + high) / 2
+    if not _same_everywhere(a.equalized(contrast), b.equalized(contrast), tolerance):
         return None
     pattern = Patterns.of(a.centered[None])
     return float(pattern.correlations(Patterns.of(b.centered[None]))[0])
@@ -83,7 +87,11 @@ def likeness(one: Frame, two: Frame, tolerance: float = 1.0) -> float | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Levels:
-    """A frame's means (3,), its pixels (side, side, 3) less these, and their standard deviation."""
+    """Levels of a frame, in three parts.
+
+    means: (3,), of each channel. centered: pixels (side, side, 3) minus the means. contrast: the
+    standard deviation of `centered`.
+    """
 
     means: NDArray[np.float32]
     centered: NDArray[np.float32]
@@ -91,28 +99,28 @@ class _Levels:
 
     @classmethod
     def of(cls, frame: Frame, side: int) -> "_Levels":
-        """Return the levels of a frame at a smaller side, which divides its own."""
+        """Return the levels of a frame reduced to `side`, a divisor of its own side."""
         pixels = frame.pixels.astype(np.float32)
         if (step := len(pixels) // side) > 1:
             pixels = pixels.reshape(side, step, side, step, 3).mean(axis=(1, 3))
         means = pixels.mean(axis=(0, 1))
         return cls(means, pixels - means, float((pixels - means).std()))
 
-    def evened(self, contrast: float) -> NDArray[np.float32]:
-        """Return the pixels at another contrast, NOISE_LEVELS included, and at a mean of 0."""
+    def equalized(self, contrast: float) -> NDArray[np.float32]:
+        """Return the pixels with a mean of 0 and the given contrast, NOISE_LEVELS included."""
         gain = np.float32(contrast / (self.contrast + NOISE_LEVELS))
-        evened: NDArray[np.float32] = self.centered * gain + (self.means - self.means.mean())
-        return evened
+        pixels: NDArray[np.float32] = self.centered * gain + (self.means - self.means.mean())
+        return pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patterns:
-    """Images without their brightness and contrast, to be correlated.
+    """Images normalized for correlations, without brightness and contrast.
 
-    Each channel is taken about its own mean. Noise of NOISE_LEVELS counts as common to all images,
-    so that the correlation of images of one color is 1.
+    The mean of each channel is subtracted. Noise of NOISE_LEVELS is added, the same for all images,
+    so that images of one color have a correlation of 1.
 
-    units: (n, side, side, 3), of length 1 together with `noise` (n,).
+    units: (n, side, side, 3), pixels. noise: (n,). Both together have length 1 for each image.
     """
 
     units: NDArray[np.float32]
@@ -134,25 +142,27 @@ class Patterns:
         return Patterns(self.units[rows], self.noise[rows])
 
     def mirrored(self) -> "Patterns":
-        """Return the patterns of the images seen in a mirror."""
+        """Return the patterns of the mirrored images."""
         return Patterns(self.units[:, :, ::-1], self.noise)
 
     def correlations(self, others: "Patterns") -> NDArray[np.float32]:
-        """Return Pearson's correlation (n,) of the images with as many others, two by two."""
+        """Return Pearson's correlation (n,) of each image with the other at the same position."""
         common = np.einsum("nyxc,nyxc->n", self.units, others.units) + self.noise * others.noise
         values: NDArray[np.float32] = np.minimum(common, 1)
         return values
 
 
 def _same_everywhere(one: NDArray[np.float32], two: NDArray[np.float32], tolerance: float) -> bool:
-    """Return whether each pixel differs by no more than the edges beside it explain."""
+    """Return whether each pixel differs only as far as the edges next to it explain."""
     difference = np.abs(one - two).max(axis=2)
-    y, x = np.nonzero(difference > tolerance * PIXEL_LEVELS)
+    y, x = np.nonzero(difference > tolerance * PIXEL_TOLERANCE_LEVELS)
     largest_first = np.argsort(-difference[y, x])
-    for start in range(0, len(y), CHECKED_PIXELS):
-        at = y[some := largest_first[start : start + CHECKED_PIXELS]], x[some]
+    for start in range(0, len(y), PIXELS_PER_CHECK):
+        at = y[some := largest_first[start : start + PIXELS_PER_CHECK]], x[some]
         edges = np.maximum(_range_at(one, *at), _range_at(two, *at))
-        if (difference[at] > tolerance * (PIXEL_LEVELS + PIXEL_EDGE * edges)).any():
+        if (
+            difference[at] > tolerance * (PIXEL_TOLERANCE_LEVELS + PIXEL_TOLERANCE_PER_EDGE * edges)
+        ).any():
             return False
     return True
 
@@ -160,8 +170,9 @@ def _same_everywhere(one: NDArray[np.float32], two: NDArray[np.float32], toleran
 def _range_at(
     pixels: NDArray[np.float32], y: NDArray[np.intp], x: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Return the largest difference (n,) in a channel among the pixels at (y, x) and their
-    neighbors.
+    """Return the range of levels (n,) around each pixel (y, x), in the channel of widest range.
+
+    The range is over the pixel and its 8 neighbors.
     """
     steps = np.array((-1, 0, 1))
     rows = np.clip(y[:, None, None] + steps[:, None], 0, len(pixels) - 1)

@@ -1,4 +1,4 @@
-"""Prepare a test of pairs: which images are tested, and which set the threshold."""
+"""Prepare a test of pairs: choose the images to test, and those that set the threshold."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +23,21 @@ from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.manifest import EncoderFacts
 
-MAX_SCORED_IMAGES = 500  # a scorer keeps 2 MB for each
+MAX_SCORED_IMAGES = 500  # a scorer's maps of an image take 2 MB
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairTest:
-    """Images to draw pairs from, and how the pairs are judged.
+    """Images to draw pairs from, and the procedure to judge the pairs.
 
-    tested: images of the test pairs. validation: images of the pairs that set the threshold.
-    groups: classes by whether the encoder was trained on them. judge: the encoder or scorer.
-    scorer: None to judge by the distance of embeddings. source: the validation images' source.
+    tested: images of the test pairs.
+    validation: images of the pairs that set the threshold.
+    groups: classes that the encoder was trained on, and classes that it was not trained on.
+    judge: the encoder or the scorer.
+    scorer: None to judge by the distance of embeddings.
+    source: name of the validation images' source.
     """
 
     tested: Labelled
@@ -66,9 +69,9 @@ class PairTest:
         classes = {*outcome.calibration.fitted_to.classes}
         if not classes.issubset(self.groups.get(TRAINED, classes)):
             warn(
-                "among the validation images are no two classes that the encoder was trained on: "
-                "the threshold comes from pairs of held-out classes, which flatters the accuracy "
-                "over them"
+                "the validation images have fewer than two classes that the encoder was trained "
+                "on: the threshold comes from pairs of held-out classes, so that the accuracy over "
+                "these is overestimated"
             )
         return outcome
 
@@ -85,11 +88,13 @@ def prepare_pair_test(
 ) -> PairTest:
     """Return the test of pairs of the embeddings' images.
 
-    validation: None to take a fifth of the test images instead. classes: None for all. held_out:
-    classes that the encoder was not trained on; None for those that its card does not name.
+    validation: None to use a fifth of the test images instead.
+    classes: classes of the test pairs; None for all.
+    held_out: classes that the encoder was not trained on; None for those that its card does not
+        name.
 
-    Raises UnknownName for a class that no image has, Mismatch for images of two encoders, in both
-    sets or all known to the encoder, and BadInput where a set has too few images.
+    Raises UnknownName for a class without images; Mismatch if the sets are of two encoders or share
+    images, or the encoder was trained on all images; BadInput if a set has too few images.
     """
     judge = test.facts.encoder if scorer is None else EncoderFacts.of(scorer)
     trained = known_provenance(judge, warn)
@@ -106,7 +111,7 @@ def prepare_pair_test(
     for name in classes or images.classes():
         if counts[name] < 2:
             some = "a single image" if counts[name] else "no image"
-            warn(f"class '{name}' has {some} to test, and so no pair that is alike")
+            warn(f"class '{name}' has {some} to test, so that it has no pair that is alike")
     source = (validation or test).facts.source.name
     return PairTest(tested, validating, procedure, groups, judge, scorer, source)
 
@@ -119,14 +124,18 @@ def _split(
     seed: int,
     warn: Warn,
 ) -> tuple[Labelled, Labelled]:
-    """Return the images to test, and others for validation that are new to the encoder."""
+    """Return the images to test, and other images for validation.
+
+    The encoder was not trained on the validation images.
+    """
     facts = test.facts
     known = seen(images, facts.source, trained)
     if known.any():
         count = int(known.sum())
         warn(
             f"the encoder was trained on {count:,} image{'' if count == 1 else 's'} of "
-            f"{test.folder}, which flatters what follows; give images that it has not seen"
+            f"{test.folder}, so that the results are too good; give images that it was not trained "
+            "on"
         )
     if validation is None:
         tested, validating = split(images, known, seed)
@@ -140,8 +149,7 @@ def _split(
         check_apart(tested, validating, facts.source, others.source)
     if not len(validating):
         raise Mismatch(
-            f"the encoder was trained on all images of {(validation or test).folder}, or there are "
-            "fewer than 4 of each class, so that none is left for validation; give others with "
-            "--validation"
+            f"no image of {(validation or test).folder} is left for validation: the encoder was "
+            "trained on all of them, or each class has fewer than 4; give others with --validation"
         )
     return tested, validating

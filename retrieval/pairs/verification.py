@@ -39,9 +39,9 @@ JOINT, TRAINED, HELD_OUT = "joint", "trained", "held_out"
 class Procedure:
     """Settings for drawing and judging pairs.
 
-    count: pairs of each group, half of them alike; None: as `draw_pairs` says.
-    method: how probabilities are fitted; None for distances that are 1 - p.
-    thresholds: where accuracy is measured besides the threshold that the validation pairs give.
+    count: number of pairs of each group, half of them alike; None for the default of `draw_pairs`.
+    method: method to fit probabilities; None for distances that are 1 - p.
+    thresholds: additional thresholds for the accuracy.
     """
 
     metric: Metric
@@ -57,17 +57,18 @@ class Procedure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """Quality of distances in telling pairs of the same class from others.
+    """Quality of distances in distinguishing pairs of the same class from other pairs.
 
-    accuracy: at the calibration's threshold; accuracy_at: at others that were asked for.
-    intervals: of both, 95%, the calibration's threshold under None.
-    auc: the chance that a pair that is alike is nearer than one that is not; ties count half.
-    eer: the error rate where as many alike pairs are rejected as others are accepted.
+    accuracy: at the calibration's threshold. accuracy_at: at additional thresholds.
+    intervals: the 95% confidence intervals of both; the calibration's threshold is under None.
+    auc: the probability that a pair that is alike is nearer than one that is not; ties count half.
+    eer: the rate at which false positives and false negatives are equally frequent.
     ece: the expected calibration error of the probabilities.
-    roc: (points, 2), false and true positive rates, ascending from 0 to 1; points on a line
-        between two others are left out.
-    classes: the names; per_class: the accuracy over the pairs of each two of them that have any,
-        by their places in `classes`, the lower first.
+    roc: (points, 2), false and true positive rates, ascending from 0 to 1, without points on a line
+        between two others.
+    classes: names of the classes.
+    per_class: the accuracy over the pairs of two classes, by their positions in `classes`, the
+        lower first. Two classes without pairs are left out.
     """
 
     pairs: int
@@ -88,14 +89,14 @@ class Verification:
         return (high - low) / 2
 
     def matrix(self) -> Distances:
-        """(classes, classes): `per_class`; NaN where there are no pairs."""
+        """Return `per_class` as a matrix (classes, classes); NaN for two classes without pairs."""
         matrix = np.full((len(self.classes), len(self.classes)), np.nan)
         for (a, b), accuracy in self.per_class.items():
             matrix[a, b] = matrix[b, a] = accuracy
         return matrix
 
     def roc_points(self, most: int = 1_000) -> list[dict[str, float]]:
-        """Return at most `most` points of the ROC, evenly spread."""
+        """Return at most `most` points of the ROC, at even steps."""
         chosen = np.unique(np.linspace(0, len(self.roc) - 1, most).round().astype(np.int64))
         return [{"false_positives": x, "true_positives": y} for x, y in self.roc[chosen].tolist()]
 
@@ -122,12 +123,12 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibrationTest:
-    """A calibration and its quality on pairs of new images.
+    """A calibration, and its quality on pairs of test images.
 
-    groups: `joint`, over all classes; `trained` and `held_out`, over those that the encoder was
-        trained on and those that it was not.
-    left_out: why a group is not there.
-    pairs, distances: those of the group `joint`; rows are the test images'.
+    groups: `joint`, for all classes; `trained` and `held_out`, for the classes that the encoder was
+        trained on, and for those that it was not trained on.
+    left_out: for each missing group, the reason.
+    pairs, distances: of the group `joint`; rows of pairs are those of the test images.
     """
 
     calibration: Calibration
@@ -142,9 +143,12 @@ def class_groups(
 ) -> dict[str, set[str]]:
     """Return the classes that the encoder was trained on, and those that it was not.
 
-    there: all classes of the images; held_out: those that the caller takes for new; None: all that
-    the encoder's card does not name. Nothing where neither says anything, or where it was trained
-    without labels. Raises Mismatch for a held-out class that the encoder was trained on.
+    there: all classes of the images.
+    held_out: classes that the encoder was not trained on, given by the user; None for all that the
+        encoder's card does not name.
+
+    The result is empty if both are unknown, or the encoder was trained without labels. Raises
+    Mismatch for a held-out class that the encoder was trained on.
     """
     known = None if encoder is None or "" in encoder.classes else encoder.classes
     classes = label_set(there)
@@ -162,10 +166,11 @@ def class_groups(
 
 
 def split(images: Labelled, known: Mask, seed: int) -> tuple[Labelled, Labelled]:
-    """Return the images to test, and others, drawn by seed, for validation.
+    """Return the images to test, and other, random images for validation.
 
-    These are a fifth of each class, of its images that are not `known` (n,) to the encoder from its
-    training; two where a fifth is less, of four at least.
+    known: (n,), True for images that the encoder was trained on, which are not for validation. From
+    the other images of each class, a fifth is drawn for validation: at least two if there are four,
+    else none.
     """
     generator = np.random.default_rng(seed)
     labels = np.array(images.labels, dtype=object)
@@ -179,7 +184,10 @@ def split(images: Labelled, known: Mask, seed: int) -> tuple[Labelled, Labelled]
 def check_apart(
     test: Labelled, validation: Labelled, of_test: SourceFacts, of_validation: SourceFacts
 ) -> None:
-    """Raise Mismatch where an image is in both: by its id, in a copy of the source too, or path."""
+    """Raise Mismatch if both sets have an image with the same id or path.
+
+    The ids of a source are the same in a copy of the source.
+    """
     same = of_test.whole == of_validation.whole
     within = {*ids_within(test, of_test)} if same else set()
     paths = {*test.known_paths()} - {None}
@@ -196,8 +204,8 @@ def check_apart(
     ]
     if both:
         raise Mismatch(
-            f"{len(both)} images are for validation and for the test, the first '{both[0]}'; "
-            "give other images for one of them"
+            f"{len(both)} images are both for validation and for the test, such as '{both[0]}'; "
+            "give other images for one of these"
         )
 
 
@@ -212,10 +220,14 @@ def verify(
 ) -> CalibrationTest:
     """Calibrate on pairs of validation images, and verify pairs of test images.
 
-    encoder: its fingerprint, and source: what the validation images are, both for the record;
-    groups: as `class_groups` has them; distances_of: (images, pairs) to distances (pairs,), of a
-    scorer, None for the procedure's metric between their vectors. `validation_classes` says of
-    which classes the validation pairs are. Raises BadInput where pairs cannot be drawn.
+    encoder: fingerprint of the encoder, for the record.
+    groups: groups of classes, as `class_groups` returns them.
+    distances_of: a scorer's function from images and pairs to distances (pairs,); None for the
+        procedure's metric between vectors.
+    source: name of the validation images' source, for the record.
+
+    Validation pairs have the classes of `validation_classes`. Raises BadInput if pairs cannot be
+    drawn.
     """
 
     groups = {name: label_set(classes) for name, classes in (groups or {}).items()}
@@ -229,7 +241,7 @@ def verify(
     try:
         drawn, _ = _drawn(validation, chosen, procedure, 0)
     except BadInput as error:
-        raise BadInput(f"of the validation images: {error}") from None
+        raise BadInput(f"validation images: {error}") from None
     calibration = Calibration.fitted(
         measure(validation, drawn),
         drawn.alike,
@@ -267,8 +279,9 @@ def validation_classes(
 ) -> list[str]:
     """Return the classes that validation pairs are drawn from.
 
-    Of those that the encoder was trained on, as far as `groups` say, these are the ones that are
-    tested; or all of them, where fewer than two are; or whatever classes there are.
+    These are the first of the following sets that has two classes: the tested classes that the
+    encoder was trained on; all classes that it was trained on; all classes. Without groups, the
+    encoder counts as trained on all classes.
     """
     there = {*validation.classes()}
     known = there & label_set(groups.get(TRAINED, there))
@@ -281,7 +294,7 @@ def validation_classes(
 def _drawn(
     images: Labelled, names: Sequence[str], procedure: Procedure, number: int
 ) -> tuple[Pairs, NDArray[np.int64]]:
-    """Pairs of these classes, and the classes (n, 2) of their images."""
+    """Draw pairs of these classes; return them, and the class numbers (n, 2) of their images."""
     labels = images.numbers(names)
     pairs = draw_pairs(labels, procedure.count, procedure.scheme, (procedure.seed, number))
     return pairs, np.stack((labels[pairs.first], labels[pairs.second]), axis=1)
@@ -297,7 +310,7 @@ def verify_pairs(
 ) -> Verification:
     """Return the quality of the distances (n,) for the pairs (n).
 
-    classes_of: (n, 2), the numbers in `names` of both images' classes. Raises BadInput unless
+    classes_of: (n, 2), positions in `names` of the classes of both images. Raises BadInput unless
     some pairs are alike and some are not.
     """
     from sklearn.metrics import auc, roc_curve  # slow to import
@@ -326,8 +339,9 @@ def verify_pairs(
 
 
 def equal_error_rate(false_positives: Distances, true_positives: Distances) -> float:
-    """Return the rate at which false positives and false negatives meet, on the line between
-    points.
+    """Return the rate at which false positives and false negatives are equally frequent.
+
+    Between points of the ROC, rates are interpolated.
     """
     gap = (1 - true_positives) - false_positives  # falls from 1 to -1
     after = int(np.argmax(gap <= 0))
@@ -340,7 +354,7 @@ def equal_error_rate(false_positives: Distances, true_positives: Distances) -> f
 def _per_class(
     right: Alike, classes_of: NDArray[np.int64], classes: int
 ) -> dict[tuple[int, int], float]:
-    """Return the share of right ones among the pairs of each two classes that have any."""
+    """Return the accuracy over the pairs of each two classes; see `Verification`."""
     keys = classes_of.min(axis=1) * classes + classes_of.max(axis=1)
     met, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shares = np.bincount(which, right) / counts

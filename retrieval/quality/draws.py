@@ -21,8 +21,8 @@ def draw_of_each_class(
 ) -> Rows:
     """Return `count` random rows of each class, ascending.
 
-    labels: (n,). Raises BadInput for a class with fewer rows; its message holds `why` as many are
-    needed, and the `remedy`.
+    labels: (n,). why, remedy: parts of the error message: the reason for `count`, and what to do.
+    Raises BadInput for a class with fewer rows.
     """
     drawn = []
     for name in classes:

@@ -1,8 +1,7 @@
 """Evaluate labelled queries against a labelled database: exactly, or through an index.
 
-An item is relevant to a query if it has the same label. A query that is in the database itself,
-by its id, is left out of its own ranking; see `Labelled.rows_in`. docs/metrics.md defines the
-measures.
+An item is relevant to a query if both have the same label. A query whose id is in the database is
+left out of its own ranking; see `Labelled.rows_in`. docs/metrics.md defines the measures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +27,11 @@ from retrieval.values import shown, whole_number
 
 KS = (1, 5, 10, 100)
 
-OVERALL = ("map", "r_precision", "mrr", "knn_accuracy")
-"""The measures that take a full ranking."""
+FULL_MEASURES = ("map", "r_precision", "mrr", "knn_accuracy")
+"""Measures of a full ranking."""
 
-BY_K = ("map_at", "precision_at", "recall_at", "ndcg_at")
-"""The measures of the first k."""
+MEASURES_AT_K = ("map_at", "precision_at", "recall_at", "ndcg_at")
+"""Measures of the first k items of a ranking."""
 
 _NO_LABEL = -1
 
@@ -40,8 +39,8 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class OfClass:
-    """The measures of the queries with one label."""
+class ClassMeasures:
+    """Measures of the queries with one label."""
 
     queries: int
     map: float | None
@@ -58,13 +57,13 @@ class OfClass:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The means of the measures over all queries that have something relevant to find.
+    """Means of the measures over all queries that have relevant items.
 
-    unlabelled, without_relevant: how many queries were left out, for want of a label or of a
-        relevant item in the database (R = 0).
-    database: how many items there were to rank.
+    unlabelled: number of queries left out because they have no label.
+    without_relevant: number of queries left out because the database has no relevant item (R = 0).
+    database: number of items in the database.
 
-    Measures in `OVERALL` are None through an index, which gives no full ranking.
+    Measures in `FULL_MEASURES` are None for a search by an index, which returns no full ranking.
     """
 
     per_query: PerQuery
@@ -73,7 +72,7 @@ class Evaluation:
     database: int
     metric: Metric
     ks: tuple[int, ...]
-    per_class: dict[str, OfClass] = field(default_factory=dict)
+    per_class: dict[str, ClassMeasures] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -123,7 +122,7 @@ class Evaluation:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """The 95% confidence interval of each mean, by bootstrap; none of a single query."""
+        """The 95% confidence interval of each mean, by bootstrap; empty for a single query."""
         if self.queries < 2:
             return {}
         low, high = bootstrap(self.per_query.values).tolist()
@@ -147,27 +146,31 @@ class Evaluation:
             "metric": self.metric.value,
             **self._nested(self.means),
             "intervals": self._nested({name: list(ends) for name, ends in self.intervals.items()}),
-            "per_class": {label: of.to_json() for label, of in self.per_class.items()},
+            "per_class": {label: each.to_json() for label, each in self.per_class.items()},
             "definitions": {name: DEFINITIONS[name] for name in self.defined},
         }
 
     @property
     def defined(self) -> list[str]:
-        """The measures that have a value here, and what `±` is."""
-        overall = [name for name in OVERALL if name in self.means]
-        return [*BY_K, *overall, *(["intervals"] if self.intervals else [])]
+        """The names in `DEFINITIONS` of the measures that have a value, and of `±`."""
+        full = [name for name in FULL_MEASURES if name in self.means]
+        return [*MEASURES_AT_K, *full, *(["intervals"] if self.intervals else [])]
 
     def _by_k(self, measure: str) -> dict[int, float]:
         return {k: self.means[column(measure, k)] for k in self.ks}
 
-    def _nested(self, of: Mapping[str, object]) -> dict[str, Json]:
-        """Columns as `retr eval --json` names them; null where there is none."""
-        by_k = {name: {str(k): of.get(column(name, k)) for k in self.ks} for name in BY_K}
-        return cast(dict[str, Json], {name: of.get(name) for name in OVERALL} | by_k)
+    def _nested(self, by_column: Mapping[str, object]) -> dict[str, Json]:
+        """Return the values of columns as `retr eval --json` nests them; null if there is none."""
+        at_k = {
+            name: {str(k): by_column.get(column(name, k)) for k in self.ks}
+            for name in MEASURES_AT_K
+        }
+        full = {name: by_column.get(name) for name in FULL_MEASURES}
+        return cast(dict[str, Json], full | at_k)
 
 
 def column(measure: str, k: int) -> str:
-    """Return the column of a measure at k: `precision_at_10`."""
+    """Return the name of the column of a measure at k, such as `precision_at_10`."""
     return f"{measure}_{k}"
 
 
@@ -180,11 +183,11 @@ def evaluate(
 ) -> Evaluation:
     """Return all measures, from the exact and full ranking of the database for each query.
 
-    queries, database: vectors with labels, or folders of embeddings. metric: None for the one that
-    the database's encoder was made for, of a folder. depth: how many rows of each ranking are kept.
+    queries, database: vectors with labels, or folders of embeddings. metric: None for the metric of
+    the encoder, if the database is a folder. depth: number of rows to keep of each ranking.
 
-    Raises BadInput where no query has anything relevant to find, a k is below 1, or the metric is
-    not known; Mismatch for vectors of unlike dimensions, and for folders of two encoders.
+    Raises BadInput if no query has relevant items, a k is below 1, or the metric is unknown;
+    Mismatch if the vectors differ in dimension, or the folders are of two encoders.
     """
     metric = None if metric is None else choice(Metric, metric)
     _check_ks(ks)
@@ -211,13 +214,13 @@ def evaluate(
 
     vectors = queries.vectors[task.asked]
     values = map_rankings(vectors, database.vectors, metric, measure, task.own)
-    return task.summary(metric, OVERALL, values, kept)
+    return task.summary(metric, FULL_MEASURES, values, kept)
 
 
 def _opened(
     queries: Labelled | Embeddings, database: Labelled | Embeddings, metric: Metric | None
 ) -> tuple[Labelled, Labelled, Metric]:
-    """Return both with their vectors, and the metric. Raises BadInput for other types."""
+    """Return queries and database with their vectors, and the metric. Raises as `evaluate` does."""
     for given in (queries, database):
         if not isinstance(given, Labelled | Embeddings):
             raise BadInput(
@@ -231,7 +234,7 @@ def _opened(
     if metric is None:
         if isinstance(database, Labelled):
             raise BadInput(
-                f"vectors do not say how they are compared; give a metric: {', '.join(Metric)}"
+                f"labelled vectors have no default metric; give one of {', '.join(Metric)}"
             )
         metric = database.facts.metric
     left = Labelled.of(queries) if isinstance(queries, Embeddings) else queries
@@ -250,16 +253,17 @@ def evaluate_index(
 ) -> Evaluation:
     """Return the measures of the first k that `index`, built from `database`, finds.
 
-    metric: the index's, for the record; depth: how many of its hits are kept. Raises as `evaluate`
-    does, and Mismatch where the index does not have the database's rows.
+    metric: the metric of the index, for the record. depth: number of hits to keep of each query.
+    Raises the errors of `evaluate`, and Mismatch if index and database differ in rows.
     """
     metric = choice(Metric, metric)
     if len(index) != len(database):
         raise Mismatch(
-            f"the index has {len(index)} rows, the database {len(database)}; build it again"
+            f"the index has {len(index)} rows, and the database {len(database)}; "
+            "build the index again"
         )
     _check_ks(ks)
-    # One more, as the query itself may be among them; the index has no more than its rows.
+    # One hit more, since the query itself may be among them; but no more than the index has rows.
     hits = index.search(queries.vectors, min(max(*ks, depth) + 1, len(index)))
     return evaluate_hits(queries, database, hits, metric, ks, depth)
 
@@ -275,7 +279,7 @@ def evaluate_hits(
     """Return the measures of the first k of hits (q, ≥ max(ks)), from any search.
 
     A query that is in the database should have one hit more, since its own row is left out.
-    Raises as `evaluate` does.
+    Raises the errors of `evaluate`.
     """
     metric = choice(Metric, metric)
     task = RetrievalTask.of(queries, database, ks)
@@ -313,7 +317,7 @@ class RetrievalTask:
 
     @classmethod
     def of(cls, queries: Labelled, database: Labelled, ks: Sequence[int]) -> "RetrievalTask":
-        """Raises what `evaluate` raises of labels and ks."""
+        """Find the queries that have relevant items. Raises the errors of `evaluate`."""
         _check_ks(ks)
         names = database.classes()
         known = np.array([name is not None for name in queries.labels], dtype=bool)
@@ -321,7 +325,7 @@ class RetrievalTask:
         of_rows = database.numbers(names).astype(np.int32)
         own = queries.rows_in(database)
 
-        # One more class than there are, for queries without a label or with one of their own.
+        # An additional class, without rows, is for queries whose label the database does not have.
         per_class = np.bincount(of_rows[of_rows != _NO_LABEL], minlength=len(names) + 1)
         relevant = per_class[labels]
         itself = (own >= 0) & (of_rows[own] == labels) if len(of_rows) else own >= 0
@@ -329,8 +333,8 @@ class RetrievalTask:
         asked = np.flatnonzero(relevant)
         if not len(asked):
             raise BadInput(
-                f"none of {len(queries)} queries has another item of its label in the database "
-                f"of {len(database)}; check that both have labels, and the same ones"
+                f"none of {len(queries)} queries shares its label with another of the "
+                f"{len(database)} database items; check that both have labels, and the same ones"
             )
         return cls(
             asked,
@@ -346,7 +350,7 @@ class RetrievalTask:
         )
 
     def at_ks(self, ranks: Ranks, relevant: int) -> list[float]:
-        """Return the measures of `BY_K` in their order, each at all k."""
+        """Return the measures in `MEASURES_AT_K`, in their order, each at all k."""
         return [
             *metrics.average_precision_at(ranks, relevant, self.ks),
             *metrics.precision_at(ranks, self.ks),
@@ -357,16 +361,20 @@ class RetrievalTask:
     def summary(
         self, metric: Metric | str, overall: Sequence[str], measured: list[list[float]], kept: Rows
     ) -> Evaluation:
-        """Return the values of all queries asked, and the means over those of each class."""
+        """Return the evaluation, with means for each class.
+
+        overall: names of the measures of full rankings. measured: (q, measures), a value for each
+        of `overall`, then those of `at_ks`. kept: (q, depth), the first rows of each ranking.
+        """
         metric = choice(Metric, metric)
         values = np.array(measured)
         ks = self.ks.tolist()
-        columns = [*overall, *(column(measure, k) for measure in BY_K for k in ks)]
+        columns = [*overall, *(column(measure, k) for measure in MEASURES_AT_K for k in ks)]
         per_class = {}
         for label in np.unique(self.labels):
             of_class = values[self.labels == label]
             means = dict(zip(columns, of_class.mean(axis=0).tolist(), strict=True))
-            per_class[self.names[label]] = OfClass(
+            per_class[self.names[label]] = ClassMeasures(
                 len(of_class), means.get("map"), {k: means[column("precision_at", k)] for k in ks}
             )
         return Evaluation(
@@ -387,4 +395,4 @@ def _check_ks(ks: Sequence[int]) -> None:
         raise BadInput(f"ks are {shown(ks)}; give a list of whole numbers")
     ks = [whole_number(k, "k") for k in ks]
     if not ks or min(ks) < 1:
-        raise BadInput(f"k must be at least 1, got {list(ks)}; name one or more such k")
+        raise BadInput(f"ks are {list(ks)}; give one or more, each at least 1")

@@ -1,6 +1,6 @@
-"""Evaluations as files: tables of queries for a later comparison, runs and judgments for others.
+"""Files of evaluations: tables of queries to compare later, and runs and judgments for other tools.
 
-A run and judgments ("qrels") have the form of TREC, which trec_eval, ranx and their like read.
+Runs and judgments ("qrels") have the format of TREC, which trec_eval and ranx read.
 """
 
 import json
@@ -29,7 +29,7 @@ _KEPT = ("id", "label")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryTable:
-    """The measures of each query, as a file has them, and what they are of."""
+    """Measures (q, columns) of each query, read from a file, and facts about the evaluation."""
 
     ids: list[str]
     columns: list[str]
@@ -39,9 +39,11 @@ class QueryTable:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A mean over the queries of both evaluations: there, here, and what is between.
+    """Difference of a mean between another evaluation (`there`) and this one (`here`).
 
-    interval: 95%, of the difference, by bootstrap; p: by the paired permutation test.
+    Both means are over the queries that are in both evaluations.
+    interval: the 95% confidence interval of the difference, by bootstrap.
+    p: the probability by the paired permutation test.
     """
 
     there: float
@@ -63,7 +65,7 @@ class Difference:
 def write_queries(path: Path, evaluation: Evaluation, facts: Mapping[str, Json]) -> None:
     """Write the measures of each query as Parquet: id, label and a column for each measure.
 
-    facts: what was evaluated, for whoever opens the file later.
+    facts: facts about the evaluation, kept in the file.
     """
     of = evaluation.per_query
     columns = {"id": of.ids, "label": of.labels}
@@ -81,31 +83,31 @@ def read_queries(path: Path) -> QueryTable:
     Raises BadInput if the file does not exist, BadData if it is another table.
     """
     if not path.is_file():
-        raise BadInput(f"{path} is not there; write it with 'retr eval --save {path}'")
+        raise BadInput(f"{path} not found; write it with 'retr eval --save {path}'")
     try:
         table = read_table(path.read_bytes())
         facts = dict(json.loads((table.schema.metadata or {}).get(_FACTS, b"{}")))
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
-        raise BadData(f"cannot read {path} ({error}); write it anew") from None
+        raise BadData(f"cannot read {path} ({error}); write it again") from None
     check_format(facts, QUERIES, VERSION, path)
     columns = [name for name in table.column_names if name not in _KEPT]
     values = np.column_stack([table[name].to_numpy() for name in columns])
     return QueryTable(table["id"].to_pylist(), columns, values, facts)
 
 
-def compared(
+def compare_evaluations(
     evaluation: Evaluation, other: QueryTable, protocol: str | None
 ) -> dict[str, Difference]:
-    """For each measure that both have, the means over the queries that both have.
+    """Return the difference of each measure that both evaluations have, by its column.
 
-    protocol: the evaluation's. Raises Mismatch where the other's is another, or no query is in
-    both.
+    Means are over the queries that both have. protocol: the protocol of `evaluation`. Raises
+    Mismatch if `other` has another protocol, or if no query is in both.
     """
     there = other.facts.get("protocol")
     if there != protocol:
         raise Mismatch(
-            f"the other evaluation is of protocol {there or 'none'}, this one of "
-            f"{protocol or 'none'}; evaluate both by the same"
+            f"the other evaluation has protocol {there or 'none'}, and this one "
+            f"{protocol or 'none'}; evaluate both with the same protocol"
         )
     of = evaluation.per_query
     rows = {name: row for row, name in enumerate(other.ids)}
@@ -127,10 +129,10 @@ def compared(
 
 
 def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) -> None:
-    """Write the rows that the evaluation kept, nearest first: `query Q0 item rank score tag`.
+    """Write the rows that the evaluation kept, nearest first, as `query Q0 item rank score tag`.
 
-    Scores fall by 1 from rank to rank, so that readers who sort by score find this order. White
-    space in ids is written as in an address, %20.
+    Scores decrease by 1 from rank to rank, for readers that sort by score. White space in ids is
+    percent-encoded, as %20.
     """
     of = evaluation.per_query
     names = [_token(name) for name in database.ids]
@@ -146,7 +148,7 @@ def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) 
 
 
 def write_qrels(path: Path, evaluation: Evaluation, database: Labelled) -> None:
-    """Write all that is relevant to each query: `query 0 item 1`, the query itself left out."""
+    """Write all items relevant to each query, without the query itself, as `query 0 item 1`."""
     of = evaluation.per_query
     names = [_token(name) for name in database.ids]
     of_label: dict[str, list[int]] = {}
@@ -157,7 +159,7 @@ def write_qrels(path: Path, evaluation: Evaluation, database: Labelled) -> None:
     def lines() -> Iterator[str]:
         for query, label, own in zip(of.ids, of.labels, of.own.tolist(), strict=True):
             asked = _token(query)
-            # One string for each query: there may be thousands relevant to each.
+            # One string for each query is fast: a query may have thousands of relevant items.
             yield "".join(f"{asked} 0 {names[row]} 1\n" for row in of_label[label] if row != own)
 
     _write_lines(path, lines())
@@ -173,5 +175,5 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
 
 
 def _token(text: str) -> str:
-    """Return the text without white space: that, and what would be taken for it, as %20."""
+    """Return the text with white space and % percent-encoded."""
     return re.sub(r"[\s%]", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()), text)

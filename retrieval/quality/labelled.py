@@ -1,4 +1,4 @@
-"""Vectors with labels: what is evaluated, and against what."""
+"""Vectors with ids and labels: the queries and databases of evaluations."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -17,8 +17,9 @@ from retrieval.quality.ranking import Rows
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.names import restored
 
-ROUNDING = 1e-3
-"""Of a vector's length: how far an image may be from itself, encoded again or kept as float16."""
+MAX_ROUNDING = 1e-3
+"""Maximum distance between two embeddings of one image, as a share of the vector's length: from
+another encoding, or from rounding to float16."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,11 +29,10 @@ class Labelled:
     ids, labels: text, numbers, booleans or other objects, in lists or arrays. They are kept as
         text, by the rules of `retrieval.labels`: 1, 1.0 and "1" are one label, and None and NaN
         are none.
-    paths: (n,), an Arrow column of where the images are, as shards store it, null where that is
-        not known.
+    paths: (n,), an Arrow column of the images' paths, as shards store it; null if unknown.
 
-    Raises Mismatch where these are not of one length, BadInput where an id comes twice, and what
-    `as_labels` and `as_ids` raise.
+    Raises Mismatch if these differ in length, BadInput for a duplicate id, and the errors of
+    `as_labels` and `as_ids`.
     """
 
     vectors: Vectors
@@ -49,12 +49,12 @@ class Labelled:
         if not len(self.vectors) == len(self.ids) == len(self.labels):
             raise Mismatch(
                 f"{len(self.vectors)} vectors have {len(self.ids)} ids and {len(self.labels)} "
-                "labels; give one of each to every vector"
+                "labels; give each vector one id and one label"
             )
         seen: set[str] = set()
         for name in self.ids:
             if name in seen:
-                raise BadInput(f"id '{name}' comes more than once; ids must be unique")
+                raise BadInput(f"duplicate id '{name}'; make ids unique")
             seen.add(name)
 
     def __len__(self) -> int:
@@ -64,8 +64,8 @@ class Labelled:
     def of(cls, embeddings: Embeddings) -> Self:
         """Return the embeddings of a folder.
 
-        Ids are unique within a source, so that they get its name here: `1.jpg` of one folder is
-        not `1.jpg` of another.
+        Ids are unique within a source only: `1.jpg` may be in two folders. So the name of the
+        source is put before them.
         """
         rows, vectors = embeddings.read()
         source = embeddings.facts.source.name
@@ -73,22 +73,22 @@ class Labelled:
         return cls(vectors, ids, rows["label"].to_pylist(), rows["path"])
 
     def split_off(self, count: int, seed: int) -> "tuple[Labelled, Labelled]":
-        """`count` rows drawn by seed, at most a fifth of all, and the rows that are left.
+        """Return `count` random rows, and the other rows.
 
-        Raises BadInput where there are fewer than 5 rows.
+        At most a fifth of the rows are drawn. Raises BadInput for fewer than 5 rows.
         """
         if len(self) < 5:
-            raise BadInput(f"{len(self)} rows are too few to split some off; give at least 5")
+            raise BadInput(f"{len(self)} rows are too few to split; give at least 5")
         order = np.random.default_rng(seed).permutation(len(self))
         count = min(count, len(self) // 5)
         return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
     def classes(self) -> list[str]:
-        """Return the labels that there are, sorted."""
+        """Return the distinct labels, sorted."""
         return sorted(self.rows_of_classes())
 
     def numbers(self, classes: Sequence[str]) -> Rows:
-        """(n,): the place of each row's label among the classes, -1 where it is none of them."""
+        """Return the position (n,) of each row's label in `classes`; -1 if it is not there."""
         place = {name: i for i, name in enumerate(as_labels(classes))}
         place[None] = -1
         return np.array([place.get(label, -1) for label in self.labels], np.int64)
@@ -105,11 +105,10 @@ class Labelled:
         return Counter(label for label in self.labels if label is not None)
 
     def rows_in(self, database: "Labelled") -> Rows:
-        """(n,): the row of each item in the database, -1 where it is not there.
+        """Return the row (n,) of each item in the database; -1 if it is not there.
 
-        An item is known by its id. An id that is a number counts the rows of its own set, so that
-        7 of one set and 7 of another are the same item only if their vectors are the same too,
-        up to rounding.
+        Items are compared by id. An id that is a number is only a row number in its own set: 7 in
+        two sets is the same item only if the vectors are the same too, up to rounding.
         """
         place = {name: row for row, name in enumerate(database.ids)}
         rows = np.array([place.get(name, -1) for name in self.ids], np.int64)
@@ -133,16 +132,16 @@ class Labelled:
         """Return the path of each image. Raises BadInput if one is not known."""
         paths = [path for path in self.known_paths() if path is not None]
         if len(paths) < len(self):
-            raise BadInput("the embeddings do not say where their images are; encode them anew")
+            raise BadInput("the embeddings have no paths of their images; encode the images again")
         return paths
 
     def sample(self, most: int, seed: int) -> "Labelled":
-        """`most` rows drawn by seed, in their order, or all where there are fewer."""
+        """Return at most `most` random rows, in their order."""
         drawn = np.random.default_rng(seed).permutation(len(self))[:most]
         return self.take(np.sort(drawn))
 
     def of_classes(self, names: Collection[str]) -> "Labelled":
-        """Return the rows of these classes alone."""
+        """Return the rows of these classes."""
         wanted = label_set(names)
         return self.take(np.flatnonzero([label in wanted for label in self.labels]))
 
@@ -171,7 +170,8 @@ class Labelled:
 
 
 def _same(a: Vectors, b: Vectors) -> NDArray[np.bool_]:
-    """(n,): whether the vectors (n, dim) of both are the same, up to rounding."""
-    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite: refused later
+    """Return whether vectors a and b, (n, dim), are the same up to rounding, (n,)."""
+    # Numbers that are not finite raise an error later.
+    with np.errstate(over="ignore", invalid="ignore"):
         apart = np.linalg.norm(a - b, axis=1)
-        return np.asarray(apart <= ROUNDING * np.linalg.norm(a, axis=1))
+        return np.asarray(apart <= MAX_ROUNDING * np.linalg.norm(a, axis=1))

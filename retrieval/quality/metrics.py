@@ -1,12 +1,12 @@
-"""The measures of retrieval and of indices, each a function of plain numbers.
+"""Measures of retrieval and of indices, as functions of plain numbers.
 
-A query's ranking enters as the `ranks` of the relevant items that were found: 1-based and
-ascending. `relevant` is R, the number of relevant items there are, found or not; it is at least
-1, because a query without any has no recall and no average precision. `ks` is one k, or an array
-of them (k,), and the result is of its shape.
+ranks: (r,), the ranks of the relevant items that were found, from 1, ascending.
+relevant: R, the number of relevant items in the database, found or not. R is at least 1: a query
+    without relevant items has no recall and no average precision.
+ks: one k, or an array of them (k,). The result has the same shape.
 
-`DEFINITIONS` says each measure in a sentence: it is printed beside the numbers, and stands in
-docs/metrics.md in the same words.
+`DEFINITIONS` defines each measure in a sentence, which is printed beside the numbers and repeated
+in docs/metrics.md.
 """
 
 from collections import Counter
@@ -20,24 +20,24 @@ from retrieval.choices import choice
 from retrieval.contracts import Metric
 
 Ranks = NDArray[np.int64]
-"""(r,): 1-based and ascending."""
+"""(r,): from 1, ascending."""
 
 Ks = int | NDArray[np.int64]
 Values = Any
-"""A float where ks is one k; for an array of them, an array."""
+"""A float if ks is one k; an array if ks is an array."""
 
 NEIGHBORS_THAT_VOTE = 10
-"""How many of the nearest items `knn_accuracy` asks."""
+"""Number of nearest items that vote in `knn_accuracy`."""
 
 INDEX_RECALL_TOLERANCE = 1e-3
-"""By how much of its size the k-th true distance may be exceeded, as in ann-benchmarks."""
+"""Share by which a hit's distance may exceed the k-th true distance, as in ann-benchmarks."""
 
 PRODUCT_TOLERANCE = 1e-5
-"""The same of an inner product. Its size is no distance between neighbors: a thousandth of it may
-hold a whole cluster. This is what float32 may lose in a sum of a thousand products."""
+"""The same share for inner products. It is smaller because a thousandth of an inner product can be
+wider than a cluster. A sum of a thousand products in float32 may have this error."""
 
 COSINE_RESOLUTION = 1e-6
-"""Cosine distances that are closer than this, float32 cannot tell apart; see docs/metrics.md."""
+"""Smallest difference of cosine distances that float32 resolves; see docs/metrics.md."""
 
 DEFINITIONS = {
     "precision_at": (
@@ -93,12 +93,12 @@ Label = TypeVar("Label", bound=Hashable)
 
 
 def ranks_of(relevant: NDArray[np.bool_]) -> Ranks:
-    """Return the ranks of the relevant items of a ranking (n,), which marks them."""
+    """Return the ranks of relevant items. relevant: (n,), True for each one in a ranking."""
     return np.flatnonzero(relevant) + 1
 
 
 def precision_at(ranks: Ranks, ks: Ks) -> Values:
-    """Return the relevant items among the first k, over k, however short the ranking is."""
+    """Return the relevant items among the first k, over k, even if the ranking is shorter."""
     return _found(ranks, ks) / ks
 
 
@@ -118,7 +118,7 @@ def average_precision(ranks: Ranks, relevant: int) -> float:
 def average_precision_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
     """Return the sum of the precisions at the relevant ranks up to k, over min(R, k).
 
-    So it is 1 where the first k are all relevant, or all relevant items come first.
+    The maximum is 1: the first k items are all relevant, or all relevant items come first.
     """
     found = _found(ranks, ks)
     first = ranks[: np.max(found)]
@@ -139,7 +139,7 @@ def ndcg_at(ranks: Ranks, relevant: int, ks: Ks) -> Values:
 
 
 def reciprocal_rank(ranks: Ranks) -> float:
-    """1 over the rank of the first relevant item; 0 where none was found."""
+    """Return 1 over the rank of the first relevant item; 0 if none was found."""
     return float(1 / ranks[0]) if len(ranks) else 0.0
 
 
@@ -149,11 +149,11 @@ def r_precision(ranks: Ranks, relevant: int) -> float:
 
 
 def vote(labels: Iterable[Label | None]) -> Label | None:
-    """Return the label that most neighbors have, given nearest first; None where none has a label.
+    """Return the most frequent label; None without any label.
 
-    Of several labels with the most votes, the one that comes first wins.
+    labels: labels of the neighbors, nearest first. Among tied labels, the first wins.
     """
-    # Counter keeps the order in which labels came, and most_common keeps it among equals.
+    # Counter keeps the order of the labels, and most_common keeps it among ties.
     counts = Counter(label for label in labels if label is not None)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -164,16 +164,16 @@ def index_recall_at(
     k: int,
     metric: Metric | str = Metric.EUCLIDEAN,
 ) -> NDArray[np.float64]:
-    """Return (q,): the share of each query's first k hits within reach of the k-th neighbor.
+    """Return the share (q,) of each query's first k hits within reach of the k-th neighbor.
 
     found: (q, ≥ k) distances of an index's hits, recomputed from the vectors, since an index may
         report approximate distances. +inf without a hit.
     true: (q, ≥ k) distances of the true neighbors, ascending; +inf where the database has fewer
         than k rows. The share is then one of those rows.
 
-    A hit at distance d is within reach of the k-th neighbor's t if d ≤ t + |t| / 1000, which is
-    ann-benchmarks' `epsilon_threshold`; by cosine at least if d ≤ t + 1e-6, and by inner product
-    if d ≤ t + |t| / 100,000. Such a distance may be negative, and the tolerance widens the reach.
+    A hit at distance d is within reach of the k-th neighbor at distance t if d ≤ t + |t| / 1000, as
+    in ann-benchmarks' `epsilon_threshold`. For cosine, d ≤ t + 1e-6 is enough, too. For inner
+    product, d ≤ t + |t| / 100,000; the absolute value is there because t may be negative.
     """
     metric = choice(Metric, metric)
     tolerance = PRODUCT_TOLERANCE if metric is Metric.INNER_PRODUCT else INDEX_RECALL_TOLERANCE
@@ -192,5 +192,5 @@ def _found(ranks: Ranks, ks: Ks) -> Any:
 
 
 def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n + 1,): the sums of the first 0, 1, … n values."""
+    """Return the sums of the first 0, 1, … n values, (n + 1,)."""
     return np.concatenate(([0.0], np.cumsum(values)))

@@ -1,6 +1,6 @@
-"""Protocols: which labelled images ask, and which are searched.
+"""Protocols: the labelled images that are queries, and those that are the database.
 
-Published figures on CIFAR-10 follow one of these; docs/metrics.md says which needs what.
+Published results on CIFAR-10 use one of these. docs/metrics.md describes them.
 """
 
 from collections.abc import Callable
@@ -23,17 +23,17 @@ from retrieval.storage.files import made_folder, read_sealed, write_sealed
 DRAW = "retr-draw"
 VERSION = 2  # 1 had no checksum
 
-QUERIES_OF_A_CLASS = 100
-TRAINED_OF_A_CLASS = 500
+QUERIES_PER_CLASS = 100
+TRAINING_IMAGES_PER_CLASS = 500
 
 
 class Protocol(StrEnum):
-    """By the names that `retr eval --protocol` takes."""
+    """Protocols, by the names that `retr eval --protocol` takes."""
 
-    OFFICIAL = "official"  # test images ask the training images
-    UNSEEN = "unseen"  # test images ask each other, each left out of its own ranking
-    HASHING_54K = "hashing-54k"  # 1,000 test images ask all others but 5,000 trained on
-    HASHING_59K = "hashing-59k"  # 1,000 test images ask all others
+    OFFICIAL = "official"  # queries: test images; database: training images
+    UNSEEN = "unseen"  # both: test images, each left out of its own ranking
+    HASHING_54K = "hashing-54k"  # 1,000 test images; all others but 5,000 trained on
+    HASHING_59K = "hashing-59k"  # 1,000 test images; all others
 
     @property
     def draws(self) -> bool:
@@ -48,10 +48,10 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sides:
-    """Who asks whom, and how that was drawn.
+    """The two sides of an evaluation, and the draw that chose them.
 
-    protocol: None for all queries and the whole database. left_out: the ids of images on neither
-    side, for the record.
+    protocol: None for all queries and the whole database.
+    left_out: ids of the images that are on neither side, for the record.
     """
 
     queries: Labelled
@@ -69,12 +69,12 @@ class Sides:
         return None if self.protocol is None else self.protocol.value
 
     def write_draw(self, path: Path) -> None:
-        """Write the ids of the queries, and of what is on neither side, as JSON.
+        """Write the ids of the queries, and of the images on neither side, as JSON.
 
         Raises BadInput without a protocol.
         """
         if self.protocol is None:
-            raise BadInput("all queries and the whole database are no draw; name a protocol")
+            raise BadInput("without a protocol nothing is drawn; name a protocol")
         made_folder(path.parent)
         content = {
             "protocol": self.protocol.value,
@@ -86,18 +86,21 @@ class Sides:
 
 
 def read_draw(path: Path, protocol: Protocol | str, test: Labelled, train: Labelled) -> Sides:
-    """Return the sides that were drawn before, from what `Sides.write_draw` wrote.
+    """Return the sides of an earlier draw, from a file of `Sides.write_draw`.
 
-    Raises BadData for another file or a damaged one, Mismatch where the draw is of another
-    protocol, or an image of it is not there.
+    Raises BadData for another file or a damaged one; Mismatch if the draw has another protocol, or
+    an image that is not among the embeddings.
     """
     protocol = choice(Protocol, protocol)
-    draw = read_sealed(path, DRAW, VERSION, "delete it, and draw anew")
+    draw = read_sealed(path, DRAW, VERSION, "delete it, and draw again")
     if draw.get("protocol") != protocol:
-        raise Mismatch(f"{path} is a draw of {draw.get('protocol')}; name another file")
+        raise Mismatch(
+            f"{path} is a draw for protocol {draw.get('protocol')}, not {protocol}; "
+            "name another file"
+        )
     queries, left_out, seed = (draw.get(key) for key in ("queries", "left_out", "seed"))
     if not isinstance(queries, list) or not isinstance(left_out, list) or not isinstance(seed, int):
-        raise BadData(f"{path} lacks queries, left_out or seed; delete it, and draw anew")
+        raise BadData(f"{path} lacks queries, left_out or seed; delete it, and draw again")
     asked, others = _rows(path, test, queries), _rows(path, train, left_out)
     return _split(protocol, test, train, asked, others, seed)
 
@@ -112,10 +115,11 @@ def sides_of_folders(
 ) -> Sides:
     """Return the sides of the protocol, from folders of embeddings.
 
-    protocol: None for all queries and the whole database. draw: a file to read the draw from, or to
-    write it to if it does not exist. warn: is told where the encoder's training is not known.
+    protocol: None for all queries and the whole database.
+    draw: a file to read the draw from, or to write it to if it does not exist.
+    warn: called with a warning if the encoder's training is unknown.
 
-    Raises what `read_draw` and `sides_of` raise.
+    Raises the errors of `read_draw` and `sides_of`.
     """
     protocol = None if protocol is None else choice(Protocol, protocol)
     test, train = Labelled.of(queries), Labelled.of(database)
@@ -136,10 +140,13 @@ def sides_of(
 ) -> Sides:
     """Return the two sides of a protocol, from the embeddings of both splits.
 
-    trained_on: (train,), which of the training images the encoder has seen. Draws are by class and
-    by seed. Raises BadInput for a class with too few images, and in `hashing-54k` for an encoder
-    that was trained on others than 500 images of each class; one that was trained on none is
-    evaluated with as many drawn and left out, as if it had been.
+    trained_on: (train,), True for each training image that the encoder was trained on.
+
+    Images are drawn by class and by seed. `hashing-54k` leaves out the images that the encoder was
+    trained on; for an encoder that was trained on none, it leaves out 500 random ones per class.
+
+    Raises BadInput for a class with too few images, and in `hashing-54k` for an encoder that was
+    not trained on 500 images of each class.
     """
     protocol = choice(Protocol, protocol)
     if protocol is Protocol.OFFICIAL:
@@ -147,16 +154,17 @@ def sides_of(
     if protocol is Protocol.UNSEEN:
         return Sides(test, test, protocol, seed, [])
     generator = np.random.default_rng(seed)
-    asked = _drawn(test, QUERIES_OF_A_CLASS, "queries", generator)
+    asked = _drawn(test, QUERIES_PER_CLASS, "queries", generator)
     left_out = np.array([], np.int64)
     if protocol is Protocol.HASHING_54K:
         left_out = np.flatnonzero(trained_on)
         if not len(left_out):
-            left_out = _drawn(train, TRAINED_OF_A_CLASS, "training images", generator)
-        elif len(left_out) != TRAINED_OF_A_CLASS * len(train.classes()):
+            left_out = _drawn(train, TRAINING_IMAGES_PER_CLASS, "training images", generator)
+        elif len(left_out) != TRAINING_IMAGES_PER_CLASS * len(train.classes()):
             raise BadInput(
-                f"{protocol} is for encoders trained on {TRAINED_OF_A_CLASS} images of each class, "
-                f"and this one was trained on {len(left_out):,} in all; take {Protocol.HASHING_59K}"
+                f"{protocol} is for encoders trained on {TRAINING_IMAGES_PER_CLASS} images of each "
+                f"class, and this one was trained on {len(left_out):,} in all; use "
+                f"{Protocol.HASHING_59K}"
             )
     return _split(protocol, test, train, asked, left_out, seed)
 
@@ -193,5 +201,5 @@ def _drawn(images: Labelled, count: int, what: str, generator: np.random.Generat
         count,
         generator,
         why=f"the protocol draws {count} {what} of each class",
-        remedy="take official or unseen",
+        remedy="use official or unseen",
     )

@@ -26,19 +26,20 @@ class Provenance:
 
     @property
     def classes(self) -> frozenset[str]:
-        """The classes that the encoder was trained on, and what it started from.
+        """Names of the classes that the encoder, and the encoder it started from, was trained on.
 
-        Without labels there is one class, whose name is empty.
+        For a training without labels, this is one empty name.
         """
         before = self.card.training.data.get("also_seen_classes", [])
         return frozenset({*self.card.classes, *map(str, cast(list[str], before))})
 
     def has_seen(self, source: SourceFacts, ids: Sequence[str]) -> Mask:
-        """(n,): which of the source's images with these ids the encoder was trained on.
+        """Return whether the encoder was trained on each of the source's images, (n,).
 
-        Where the folder has no list of them, these are all images of the source that the card
-        names. Of a source that the encoder it started from has seen, all images count. A source is
-        known by its name, or as a copy by its fingerprint.
+        ids: of the images within the source. The encoder's folder may have a list of the images
+        that it was trained on; without one, all images of the card's source count. All images of
+        a source that the encoder it started from was trained on count, too. Sources are compared
+        by name and by fingerprint, which finds copies.
         """
         data = self.card.training.data
         before = data.get("also_seen")
@@ -69,25 +70,25 @@ def provenance_of(encoder: EncoderFacts) -> Provenance | None:
 
 
 def known_provenance(encoder: EncoderFacts, warn: Callable[[str], None]) -> Provenance | None:
-    """Return the provenance of the encoder, and warn where its folder is lost."""
+    """Return the provenance of the encoder, and warn if its folder was lost."""
     found = provenance_of(encoder)
     if found is None and has_card(encoder):
         warn(
-            f"the folder of encoder {encoder.name} is gone, or holds other weights by now: which "
-            "images and classes it was trained on is not known"
+            f"the images and classes that encoder {encoder.name} was trained on are unknown: its "
+            "folder is missing, or now holds other weights"
         )
     return found
 
 
 def seen(images: Labelled, source: SourceFacts, encoder: Provenance | None) -> Mask:
-    """(n,): the images of the source that the encoder was trained on, as far as is known."""
+    """Return whether the encoder is known to have been trained on each image, (n,)."""
     if encoder is None:
         return np.zeros(len(images), bool)
     return encoder.has_seen(source, ids_within(images, source))
 
 
 def ids_within(images: Labelled, source: SourceFacts) -> list[str]:
-    """Return the ids of the source's images within it, without its name."""
+    """Return the ids of the images without the name of the source."""
     prefix = f"{source.name}: "  # see `Labelled.of`
     return [name.removeprefix(prefix) for name in images.ids]
 

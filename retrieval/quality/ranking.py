@@ -1,9 +1,9 @@
-"""Exact rankings of a database, by blocks of queries and in bounded memory.
+"""Exact rankings of a database, computed by blocks of queries in bounded memory.
 
-Distances are computed in double precision and compared as float32 would hold them, with 24
-significant bits; items that are then equally far rank by their row. So a ranking depends neither
-on the block that a query was in nor on the order in which a matrix product adds up, and two equal
-vectors are equally far from every query.
+Distances are computed in double precision and then rounded to the 24 significant bits of float32.
+Items at equal distance rank by their row. So a ranking depends neither on the block of its query
+nor on the order of additions in a matrix product, and equal vectors have equal distances from every
+query.
 """
 
 from collections.abc import Callable
@@ -28,22 +28,22 @@ Rows = NDArray[np.int64]
 Distances = NDArray[np.float64]
 
 BLOCK_BYTES = 32 * 2**20
-"""How much memory the distances of one block of queries take; each core works on a block."""
+"""Maximum memory for the distances of a block of queries. Each core works on one block."""
 
-MOST_BYTES = 2**30
-"""How much memory the blocks of all cores take, unless one distance for each row takes more."""
+MAX_BYTES = 2**30
+"""Maximum memory for the blocks of all cores, unless the distances of one query take more."""
 
-# The limit below is the whole process's: a ranking waits for another, which has all cores anyway.
-_ONE_AT_A_TIME = Lock()
+# A ranking limits the BLAS threads of the whole process, so that only one may run at a time.
+_RANKING_LOCK = Lock()
 
-# A double has 29 bits more than a float32. Once it is rounded, they are free for the row.
+# A double has 29 bits more than a float32. After rounding, they hold the row.
 _ROW_BITS = 29
 _ROW_MASK = 2**_ROW_BITS - 1
 _LAST = np.iinfo(np.int64).max
 
-# Squared distances and cosines that should be 0 come out of a product as about 1e-16 times the
-# dimension. Below this, times the square of the query's length, they are taken for equal.
-_NOISE = 1e-12
+# A matrix product gives about 1e-16 times the dimension for distances that should be 0. Distances
+# below this, times the query's squared length, count as equal.
+_ZERO_TOLERANCE = 1e-12
 
 Result = TypeVar("Result")
 
@@ -55,13 +55,13 @@ def map_rankings(
     summarize: Callable[[int, Rows], Result],
     leave_out: Rows | None = None,
 ) -> list[Result]:
-    """`summarize(i, rows)` of each query i, with all rows of the database, nearest first.
+    """Return `summarize(i, rows)` for each query i; rows are the whole database, nearest first.
 
-    leave_out: (q,), the one row that is left out of each query's ranking; -1 for none.
-    `summarize` is called from several threads at once, and must not keep `rows`.
+    leave_out: (q,), a row to leave out of each query's ranking; -1 for none.
+    summarize: called from several threads at once. It must not keep `rows`.
 
-    Raises Mismatch for vectors of unlike dimensions, BadInput for numbers that are not finite
-    and for more than 2^29 rows.
+    Raises Mismatch if queries and database differ in dimension; BadInput for numbers that are not
+    finite, and for more than 2^29 rows.
     """
     metric = choice(Metric, metric)
     _check(queries, database)
@@ -69,8 +69,8 @@ def map_rankings(
         raise BadInput(f"{len(database)} rows are too many to rank exactly; give at most 2^29")
     distances = _Distances(queries, database, metric)
     numbers = np.arange(len(database))
-    # For a very large database, a single line is a large block.
-    cores = max(1, min(usable_cores(), MOST_BYTES // (8 * max(1, len(database)))))
+    # With a very large database, the distances of a single query are a large block.
+    cores = max(1, min(usable_cores(), MAX_BYTES // (8 * max(1, len(database)))))
     size = min(BLOCK_BYTES // (8 * max(1, len(database))), -(-len(queries) // cores))
     starts = range(0, len(queries), max(1, size))
     room = local()  # one for each thread: allocating memory again takes as long as a product
@@ -87,9 +87,9 @@ def map_rankings(
             found.append(summarize(i, rows))
         return found
 
-    # Each core's own product and sorts, in its own cache, beat cores that share each product.
+    # A product on each core, followed by sorts in its cache, is faster than products shared by all.
     with (
-        _ONE_AT_A_TIME,
+        _RANKING_LOCK,
         threadpool_limits(1, "blas"),
         ThreadPoolExecutor(cores) as threads,
     ):
@@ -111,7 +111,7 @@ def nearest(queries: Vectors, database: Vectors, metric: Metric | str, k: int) -
 def distances_of(
     queries: Vectors, database: Vectors, rows: Rows, metric: Metric | str
 ) -> Distances:
-    """(q, k): the distance of each query from each of its rows (q, k); +inf where that is -1."""
+    """Return the distances (q, k) of each query from its rows (q, k); +inf where a row is -1."""
     metric = choice(Metric, metric)
     distances = np.full(rows.shape, np.inf)
     step = max(1, BLOCK_BYTES // (8 * max(1, rows.shape[1] * queries.shape[1])))
@@ -125,7 +125,7 @@ def distances_of(
 
 
 def pairwise(a: Distances, b: Distances, metric: Metric | str) -> Distances:
-    """(n,): the distances of the vectors a from the vectors b, both (n, dim)."""
+    """Return the distances (n,) between the vectors a and b, both (n, dim)."""
     metric = choice(Metric, metric)
     match metric:
         case Metric.COSINE:
@@ -143,11 +143,11 @@ def pairwise(a: Distances, b: Distances, metric: Metric | str) -> Distances:
 
 
 class _Distances:
-    """Distances of queries from a database, by blocks; Euclidean ones are left squared.
+    """Distances of queries from a database, by blocks. Euclidean distances stay squared.
 
-    All but Manhattan's are one matrix product of vectors with a few columns more.
+    All distances but Manhattan are one matrix product, of the vectors with some columns added.
 
-    lowest: (q,), the least distance of each query; what is computed below is rounding.
+    lowest: (q,), the smallest possible distance of each query; smaller values are rounding errors.
     """
 
     def __init__(self, queries: Vectors, database: Vectors, metric: Metric) -> None:
@@ -157,14 +157,14 @@ class _Distances:
             case Metric.COSINE:
                 a, b = _normalized(a), _normalized(b)
                 a, b = _columns(-a, 1.0), _columns(b, 1.0)
-                lowest += _NOISE
+                lowest += _ZERO_TOLERANCE
             case Metric.EUCLIDEAN:
-                # Far from the origin, the squares would drown the distances.
+                # Far from the origin, distances would be lost in the rounding of the squares.
                 center = b.mean(axis=0) if len(b) else 0.0
                 a, b = a - center, b - center
                 squares = _squares(a)
                 a, b = _columns(-2 * a, squares, 1.0), _columns(b, 1.0, _squares(b))
-                lowest += _NOISE * squares
+                lowest += _ZERO_TOLERANCE * squares
             case Metric.INNER_PRODUCT:
                 a = -a
             case Metric.MANHATTAN:
@@ -175,7 +175,7 @@ class _Distances:
         self.lowest = lowest
 
     def write(self, start: int, out: Distances) -> None:
-        """Write the distances of len(out) queries from `start` on into `out` (b, n)."""
+        """Write the distances of the queries from number `start` into `out` (b, n)."""
         queries = self._queries[start : start + len(out)]
         if self._metric is Metric.MANHATTAN:
             cdist(queries, self._database, "cityblock", out=out)
@@ -184,10 +184,11 @@ class _Distances:
 
 
 def _nearest_first(distances: Distances, lowest: float, numbers: Rows, left_out: int) -> Rows:
-    """Return the rows by their distances (n,), which are overwritten; among equals the lower first.
+    """Return the rows sorted by their distances (n,), equal ones by row. Overwrite the distances.
 
-    One sort of 64-bit numbers, rounded distance above row, is faster than an argsort of the
-    distances, and stable by the way. The bits of doubles ascend as these do, save for their sign.
+    A sort of 64-bit numbers, with the rounded distance in the high bits and the row in the low
+    bits, is faster than an argsort of the distances, and stable. Positive doubles have the same
+    order as their bits, read as integers.
     """
     keys = distances.view(np.int64)
     if lowest < 0:
@@ -208,7 +209,7 @@ def _nearest_first(distances: Distances, lowest: float, numbers: Rows, left_out:
 
 
 def _normalized(vectors: Distances) -> Distances:
-    """Return the vectors at length 1; the zero vector stays, so that its cosine is 0."""
+    """Return the vectors scaled to length 1. Zero vectors stay zero, so that their cosine is 0."""
     lengths = np.sqrt(_squares(vectors))
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0)[:, None])
 
@@ -218,7 +219,7 @@ def _squares(vectors: Distances) -> Distances:
 
 
 def _columns(vectors: Distances, *more: Distances | float) -> Distances:
-    """Return the vectors (n, dim) with a column for each array (n,) or number."""
+    """Return the vectors (n, dim) with a column added for each array (n,) or number."""
     columns = [np.broadcast_to(column, len(vectors))[:, None] for column in more]
     return np.hstack([vectors, *columns])
 
@@ -226,7 +227,7 @@ def _columns(vectors: Distances, *more: Distances | float) -> Distances:
 def _check(queries: Vectors, database: Vectors) -> None:
     if queries.shape[1] != database.shape[1]:
         raise Mismatch(
-            f"queries have dimension {queries.shape[1]}, the database {database.shape[1]}; "
+            f"queries have dimension {queries.shape[1]}, and the database {database.shape[1]}; "
             "encode both with the same encoder"
         )
     for name, vectors in (("queries", queries), ("database", database)):

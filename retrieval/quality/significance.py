@@ -1,6 +1,6 @@
 """Confidence intervals of means over queries, and tests of the difference of two means.
 
-The values of a query are its measures; queries are taken for a sample of those that people ask.
+Values are the measures of each query. The queries are treated as a random sample.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ Rows = NDArray[np.int64]
 
 RESAMPLES = 1000
 PERMUTATIONS = 10_000
-_AT_ONCE = 250  # permutations; 20 MB of signs for 10,000 queries
+PERMUTATIONS_PER_BLOCK = 250  # 20 MB of signs for 10,000 queries
 
 
 def bootstrap(values: Values, seed: int = 0) -> Values:
-    """(2, m): the ends of the 95% confidence intervals of the means of values (q, m).
+    """Return the ends (2, m) of the 95% confidence intervals of the means of values (q, m).
 
-    The percentiles 2.5 and 97.5 of the means of 1,000 samples of q queries each, drawn with
-    replacement by seed: Efron and Tibshirani, An Introduction to the Bootstrap (1993), 13.3. The
-    same queries are drawn for all m.
+    The ends are the percentiles 2.5 and 97.5 of the means of 1,000 samples. Each sample has q
+    queries, drawn with replacement by seed, and the same for all m. Source: Efron and Tibshirani,
+    An Introduction to the Bootstrap (1993), 13.3.
     """
     generator = np.random.default_rng(seed)
     count = len(values)
@@ -32,12 +32,14 @@ def bootstrap(values: Values, seed: int = 0) -> Values:
 
 
 def interval_over_pairs(values: Values, first: Rows, second: Rows) -> Values:
-    """(2, m): the ends of the 95% confidence intervals of the means of values (n, m) of pairs.
+    """Return the ends (2, m) of the 95% confidence intervals of means over pairs of images.
 
-    first, second: (n,), the rows of the images of each pair. Pairs that share an image are not
-    independent: the variance of a mean is the sum of the products of the residuals of all pairs of
-    pairs that share one, over n²: Aronow, Samii, Assenova, Cluster-Robust Variance Estimation for
-    Dyadic Data, Political Analysis 23(4), 2015. It is at least what it were without sharing.
+    values: (n, m), m measures of each pair. first, second: (n,), the rows of its two images.
+
+    Pairs that share an image are not independent. So the variance of a mean is a sum over each two
+    pairs that share an image: the products of their residuals, over n². It is never less than the
+    variance of independent pairs. Source: Aronow, Samii, Assenova, Cluster-Robust Variance
+    Estimation for Dyadic Data, Political Analysis 23(4), 2015.
     """
     means = values.mean(axis=0)
     residuals = values - means
@@ -47,7 +49,7 @@ def interval_over_pairs(values: Values, first: Rows, second: Rows) -> Values:
         np.square(np.bincount(row, np.concatenate((column, column)))).sum()
         for column in residuals.T
     ]
-    # A pair stands with itself twice, once for each of its images.
+    # `shared` counts each pair with itself twice, once for each of its images.
     variance = np.maximum(np.array(shared) - own, own) / len(values) ** 2
     reach = 1.96 * np.sqrt(variance)
     ends: Values = np.stack((means - reach, means + reach))
@@ -55,22 +57,23 @@ def interval_over_pairs(values: Values, first: Rows, second: Rows) -> Values:
 
 
 def permutation_test(differences: Values, seed: int = 0) -> float:
-    """Return the probability p of a mean difference as large as that of differences (q,), by
-    chance.
+    """Return the probability p that chance alone gives so large a mean of differences (q,).
 
-    Two-sided and paired: if both systems were alike, each query's difference might as well have
-    the other sign. p is the share of 10,000 draws of signs, and of the signs as they are, whose
-    mean is as far from 0: Smucker, Allan, Carterette, A comparison of statistical significance
-    tests for information retrieval evaluation (CIKM 2007).
+    The test is two-sided and paired: if both systems were equally good, each difference could have
+    the other sign. p is the share, among the given signs and 10,000 random draws of signs, whose
+    mean is at least as far from 0. Source: Smucker, Allan, Carterette, A comparison of statistical
+    significance tests for information retrieval evaluation (CIKM 2007).
     """
     generator = np.random.default_rng(seed)
     total = differences.sum()
-    # Equal but for the order in which they were added up.
+    # The tolerance covers sums of the same numbers in another order.
     as_far = np.abs(total) - 1e-9 * np.abs(differences).sum()
     count = 1
-    for _ in range(PERMUTATIONS // _AT_ONCE):
-        size = _AT_ONCE * len(differences)
+    for _ in range(PERMUTATIONS // PERMUTATIONS_PER_BLOCK):
+        size = PERMUTATIONS_PER_BLOCK * len(differences)
         bits = np.unpackbits(np.frombuffer(generator.bytes(-(-size // 8)), np.uint8), count=size)
-        kept = bits.reshape(_AT_ONCE, len(differences)).astype(np.float64) @ differences
+        kept = (
+            bits.reshape(PERMUTATIONS_PER_BLOCK, len(differences)).astype(np.float64) @ differences
+        )
         count += int((np.abs(2 * kept - total) >= as_far).sum())
     return count / (PERMUTATIONS + 1)

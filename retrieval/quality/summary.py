@@ -8,7 +8,7 @@ OVERALL_NAMES = {
     "mrr": "MRR",
     "knn_accuracy": "kNN accuracy",
 }
-"""The names of the measures of full rankings, by their columns."""
+"""Names of the measures of full rankings, by column."""
 
 AT_K_NAMES = {
     "precision_at": "P@k",
@@ -16,16 +16,16 @@ AT_K_NAMES = {
     "map_at": "mAP@k",
     "ndcg_at": "nDCG@k",
 }
-"""The names of the measures of the first k."""
+"""Names of the measures of the first k items, by measure."""
 
 NO_VALUE = "–"
 
 Table = tuple[list[str], list[list[str]]]
-"""A header, and lines of as many cells."""
+"""A header, and lines with the same number of cells."""
 
 
 def overall(evaluation: Evaluation) -> dict[str, str]:
-    """Return the measures of full rankings that there are, by name, with their margins."""
+    """Return the measures of full rankings that have a value, by name, with their margins."""
     return {
         name: with_margin(evaluation.means[column], evaluation.margin(column))
         for column, name in OVERALL_NAMES.items()
@@ -67,7 +67,7 @@ def table_of_classes(evaluation: Evaluation) -> Table:
 
 
 def left_out(evaluation: Evaluation) -> list[str]:
-    """Return a sentence for each reason why queries were left out."""
+    """Return a sentence for each reason for which queries were left out."""
     counts = {
         "queries have no label": evaluation.unlabelled,
         "queries have nothing relevant to find": evaluation.without_relevant,

@@ -81,7 +81,7 @@ def _greet(address: str) -> None:
         )
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 65536):
-        raise NoCluster(f"'{address}' is no address; give HOST:PORT of the cluster's head")
+        raise NoCluster(f"'{address}' is not an address; give HOST:PORT of the cluster's head")
     remedy = "give HOST:PORT of a head that 'ray start --head' started"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), GREETING) as connection:

@@ -36,7 +36,14 @@ class JsonErrors:
             await self.app(scope, receive, send)
             return
         started = False
+        ended = False
         refused: int | None = None
+
+        async def received() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body", False)
+            return message
 
         async def secured(message: Message) -> None:
             nonlocal started
@@ -55,13 +62,13 @@ class JsonErrors:
                 await secured(message)
 
         try:
-            await self.app(scope, receive, translated)
+            await self.app(scope, received, translated)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
             if not started:
                 await refuse(secured, 500, "the service failed; its log says where")
             return
-        if refused == 413:
+        if refused == 413 and not ended:
             await discard_body(scope, receive)  # else the sender would not read the answer
         if refused is not None:
             await refuse(secured, refused, PLAIN_ERRORS[refused])

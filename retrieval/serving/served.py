@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from retrieval.contracts import Framing, Json, Vectors
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.images import read_image
-from retrieval.index.filters import matching
+from retrieval.index.filters import Selection, select_rows
 from retrieval.index.folder import INDEX
 from retrieval.index.searching import DEFAULT_K, Hit, Searcher
 from retrieval.runtime.threads import usable_cores
@@ -131,9 +131,9 @@ class Served:
 
         Raises BadImage, and what `Searcher.search` raises.
         """
-        self._check(k, where)
+        selected = self._select(k, where)
         vector, encode_ms = self._embedded(image)
-        hits, search_ms = self._nearest(vector, k, where, effort)
+        hits, search_ms = self._nearest(vector, k, selected, effort)
         return SearchAnswer(hits, None, encode_ms, search_ms)
 
     def neighbors(
@@ -144,12 +144,12 @@ class Served:
         Raises UnknownItem, BadImage if neither the row's vector nor its image is found, and what
         `Searcher.search` raises.
         """
-        self._check(k, where)
+        selected = self._select(k, where)
         row = self.row_of(id_)
         k = DEFAULT_K if k is None else k
         wanted = min(k + 1, len(self.rows))
         vector, encode_ms = self._vector_of(row)
-        hits, search_ms = self._nearest(vector, wanted, where, effort)
+        hits, search_ms = self._nearest(vector, wanted, selected, effort)
         others = [hit for hit in hits if hit.id != id_][:k]
         ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
         return SearchAnswer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
@@ -162,7 +162,7 @@ class Served:
         """Return up to `limit` random rows among those that match."""
         rows = np.arange(len(self.rows))
         if where is not None:
-            rows = np.flatnonzero(matching(self.rows, where))
+            rows = np.flatnonzero(select_rows(self.rows, where).mask)
         drawn = np.random.default_rng(seed).permutation(rows)[:limit]
         found = self.rows.take(pa.array(drawn)).to_pylist()
         return [row | {"path": row["path"] and restored(row["path"])} for row in found]
@@ -174,12 +174,12 @@ class Served:
             raise UnknownItem(id_)
         return row
 
-    def _check(self, k: int | None, where: str | None) -> None:
-        """Raise BadInput or UnknownName for a wrong k or filter, before the image is read."""
+    def _select(self, k: int | None, where: str | None) -> Selection | None:
+        """Return the rows that match. Raises BadInput or UnknownName for a wrong k or filter."""
         most = min(MAX_HITS, len(self.rows))
         if k is not None and not 1 <= k <= most:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
-        self.searcher.among(k, where)
+        return self.searcher.select(k, where)
 
     def _embedded(self, image: BinaryIO | str) -> tuple[Vectors, float]:
         """Return the embedding (1, dim) of an upload or of a path, and the milliseconds it took.
@@ -206,7 +206,7 @@ class Served:
         return self._embedded(self._path_of(row))
 
     def _nearest(
-        self, vector: Vectors, k: int | None, where: str | None, effort: str | None
+        self, vector: Vectors, k: int | None, where: Selection | None, effort: str | None
     ) -> tuple[list[Hit], float]:
         """Return hits, and the milliseconds of the search alone."""
         with self._searching:

@@ -41,7 +41,7 @@ def _fetch(there: RemotePath, here: Path, sha256: str, remedy: str) -> None:
     try:
         there.download(partial)
         if sha256_of(partial) != sha256:
-            raise BadData(f"{there} is damaged: its sha256 is not that of index.json; {remedy}")
+            raise BadData(f"{there} is damaged: checksum mismatch; {remedy}")
         partial.replace(here)
     except FileNotFoundError:
         raise BadData(f"{there} is missing; {remedy}") from None

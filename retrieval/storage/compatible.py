@@ -26,7 +26,7 @@ def common_facts(sets: Sequence[Embeddings]) -> EncoderFacts:
         if first.facts.dim != other.facts.dim:
             raise Mismatch(
                 f"{first.folder} has {first.facts.dim} dimensions and {other.folder} has "
-                f"{other.facts.dim}; encode one of them anew"
+                f"{other.facts.dim}; encode one of them again"
             )
     return first.facts.encoder
 

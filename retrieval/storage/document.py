@@ -16,11 +16,9 @@ from retrieval.contracts import Json
 from retrieval.errors import BadData
 from retrieval.storage.files import read_sealed
 from retrieval.storage.places import Place
-
-MAX_SHOWN_CHARACTERS = 60  # wrong values are cut to this length in errors
+from retrieval.values import WORDS, shown
 
 _Document = TypeVar("_Document")
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def read_document(
@@ -113,7 +111,7 @@ def _value(value: Any, kind: Any, name: str) -> Any:
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind:
-        raise _must_be(_NAMES[kind], value, name)
+        raise _must_be(WORDS[kind], value, name)
     return value
 
 
@@ -128,10 +126,7 @@ def _one_of(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
 
 
 def _must_be(wanted: str, value: object, name: str) -> _WrongField:
-    shown = repr(value)
-    if len(shown) > MAX_SHOWN_CHARACTERS:
-        shown = f"{shown[:MAX_SHOWN_CHARACTERS]}…"
-    return _WrongField(name, f"must be {wanted}, not {shown}")
+    return _WrongField(name, f"must be {wanted}, not {shown(value)}")
 
 
 def _below(name: str, key: object) -> str:

@@ -109,9 +109,9 @@ def read_json(path: Place) -> dict[str, Json]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:  # nested too deep for the parser
-        raise BadData(f"cannot read {path} ({error}); write it anew") from None
+        raise BadData(f"cannot read {path} ({error}); write it again") from None
     if not isinstance(document, dict):
-        raise BadData(f"{path} holds no JSON object; write it anew")
+        raise BadData(f"{path} does not hold a JSON object; write it again")
     return cast(dict[str, Json], document)
 
 
@@ -156,7 +156,7 @@ def check_format(document: Mapping[str, Any], wanted: str, version: int, where: 
         raise BadData(f"{where} is not of the format {wanted}; name another folder")
     met = document.get("version")
     if not isinstance(met, int) or met < 1:
-        raise BadData(f"{where} has no version; write it anew")
+        raise BadData(f"{where} has no version; write it again")
     if met > version:
         raise BadData(
             f"{where} is of version {met} of {wanted}, this retr reads up to {version}; "

@@ -188,7 +188,7 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise BadInput(
-                f"{folder} is no embeddings folder: it has no {MANIFEST}; "
+                f"{folder} is not an embeddings folder: {MANIFEST} not found; "
                 "make one with 'retr encode'"
             )
         document = read_sealed(path, FORMAT, VERSION, REMEDY)

@@ -177,5 +177,5 @@ def _read_skipped(folder: Place) -> list[_SkippedRow]:
     try:
         table = read_table(path.read_bytes()).cast(SKIPPED_SCHEMA)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); delete the folder and encode anew") from None
+        raise BadData(f"cannot read {path} ({error}); delete the folder and encode again") from None
     return [(restored(row["path"]), row["reason"], row["shard"]) for row in table.to_pylist()]

@@ -77,13 +77,13 @@ def write_shard(
 def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     """Return the table of one shard, checked: hash, schema, rows, finiteness. Raises BadData."""
     path = folder / shard.file
-    remedy = "run the same 'retr encode' again, and it is made anew"
+    remedy = "run the same 'retr encode' again to write it again"
     try:
         if isinstance(path, Path) and path.exists() and not path.is_file():
-            raise BadData(f"{path} is no file; {remedy}")  # a pipe or a device has no end
+            raise BadData(f"{path} is not a file; {remedy}")  # a pipe or a device has no end
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != shard.sha256:
-            raise BadData(f"{path} is damaged: its sha256 is not the manifest's; {remedy}")
+            raise BadData(f"{path} is damaged: checksum mismatch; {remedy}")
         table = read_table(content)
     except FileNotFoundError:
         raise BadData(f"{path} is missing; {remedy}") from None

@@ -1,12 +1,12 @@
-"""The contract as a test: what every encoder and every indexer must do, plug-ins included.
+"""Tests of the contract of encoders and indexers, for plug-ins, too.
 
-A plug-in's test file is two lines:
+A plug-in's test file has two lines:
 
     def test_contract() -> None:
         check_indexer(MyIndexer())
 
-Both functions raise AssertionError with a message that says what was promised. They need
-nothing but the plug-in: the data is made here, small, from fixed seeds.
+Both functions raise AssertionError, with the rule that is broken. They need nothing but the
+plug-in: they generate small data from fixed seeds.
 """
 
 from retrieval.testing.encoders import check_encoder

@@ -1,4 +1,4 @@
-"""The contract of encoders as a test."""
+"""Check the contract of encoders."""
 
 from functools import partial
 
@@ -16,11 +16,11 @@ from retrieval.errors import BadInput
 from retrieval.registry import open_encoder
 from retrieval.testing.raising import expect_error
 
-SAME = 0.999  # the least cosine between embeddings of one image from two batches
+MIN_SAME_COSINE = 0.999  # between embeddings of one image in two batches
 
 
 def check_encoder(encoder: Encoder) -> None:
-    """Check an encoder against `Encoder`; it is opened once more by its name."""
+    """Check an encoder against `Encoder`. It is also opened again by its name."""
     assert isinstance(encoder, Encoder), f"{encoder!r} lacks attributes of Encoder"
     assert isinstance(encoder.dim, int) and encoder.dim >= 1, f"dim is {encoder.dim!r}"
     assert isinstance(encoder.metric, Metric), f"metric is {encoder.metric!r}"
@@ -96,7 +96,7 @@ def _check_same(vectors: Vectors, others: Vectors, how: str, what: str = "an ima
     cosines = (vectors * others).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30)
     both_zero = (lengths[0] == 0) & (lengths[1] == 0)
     least = float(np.where(both_zero, 1, cosines).min())
-    assert least > SAME, f"{how}, {what} has another embedding: cosine {least:.5f}"
+    assert least > MIN_SAME_COSINE, f"{how}, {what} has another embedding: cosine {least:.5f}"
     assert np.allclose(lengths[0], lengths[1], rtol=0.02), f"{how}, embeddings change in length"
 
 

@@ -14,9 +14,10 @@ from retrieval.contracts import (
 def check_hits(
     hits: Hits, truth: NDArray[np.float64], k: int, matching: int, metric: Metric | str
 ) -> None:
-    """Check form, order and distances of hits, given all true distances (q, rows).
+    """Check shape, order and distances of hits.
 
-    A row that the mask excludes has a true distance of +inf.
+    truth: (q, rows), all true distances; +inf for rows that the mask excludes.
+    matching: number of rows that may be found.
     """
     metric = choice(Metric, metric)
     shape = (len(truth), k)
@@ -56,7 +57,7 @@ def _check_distances(
     metric: Metric,
 ) -> None:
     if metric is Metric.EUCLIDEAN:
-        # Libraries compute squares, to a precision that depends on the greatest of them.
+        # Libraries compute squares, and their error depends on the largest square.
         actual, expected, truth = actual**2, expected**2, truth**2
     greatest = np.abs(truth[np.isfinite(truth)]).max(initial=1.0)
     close = np.isclose(actual, expected, rtol=1e-4, atol=2e-6 * greatest)
@@ -67,9 +68,7 @@ def _check_distances(
 
 
 def recall_of(hits: Hits, truth: NDArray[np.float64]) -> float:
-    """Return the share of the hits no farther than the k-th true neighbor, of those there could
-    be.
-    """
+    """Return the recall: hits no farther than the k-th true neighbor, over all true neighbors."""
     k = hits.rows.shape[1]
     farthest = np.sort(truth, axis=1)[:, :k]
     there = np.isfinite(farthest)
@@ -95,6 +94,6 @@ def true_distances(
             return -(a @ b.T)
         case Metric.COSINE:
             lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)[None]
-            cosines = np.zeros_like(lengths)  # zero vectors are at right angles to everything
+            cosines = np.zeros_like(lengths)  # zero vectors are orthogonal to all vectors
             np.divide(a @ b.T, lengths, out=cosines, where=lengths > 0)
             return np.asarray(1 - cosines)

@@ -1,4 +1,4 @@
-"""The contract of backends and their indices as a test."""
+"""Check the contract of backends and their indices."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -26,7 +26,7 @@ from retrieval.testing.raising import expect_error
 
 ROWS, DIM, QUERIES = 1200, 24, 40
 NARROW_MASK_ROWS = 7
-LEAST_RECALL = 0.9  # minimum recall of 10 neighbors, on data of 4 intrinsic dimensions
+MIN_RECALL = 0.9  # recall@10, on data of 4 intrinsic dimensions
 
 
 def check_indexer(indexer: Indexer) -> None:
@@ -55,8 +55,8 @@ def check_indexer(indexer: Indexer) -> None:
         _check_deletion(indexer, database, queries)
 
 
-class _Parts:
-    """Blocks of unlike sizes, one of them empty; they lie in memory that cannot be written to."""
+class _ReadOnlyBlocks:
+    """Blocks of different sizes, one of them empty, in read-only memory."""
 
     def __init__(self, vectors: Vectors) -> None:
         self.rows, self.dim = vectors.shape
@@ -69,7 +69,7 @@ class _Parts:
 
 
 def _check_tuning(indexer: Tunable, queries: Vectors) -> None:
-    """Options that an open index is given work as those that it is loaded with."""
+    """Check that options work the same when applied to an open index and when loaded with it."""
     database = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)
     index = indexer.build(database)
     for ladder in indexer.ladders():
@@ -84,12 +84,12 @@ def _check_tuning(indexer: Tunable, queries: Vectors) -> None:
 
 
 def _check_blocks(indexer: Streaming, database: Vectors, queries: Vectors) -> None:
-    index = indexer.build_from(_Parts(database))
+    index = indexer.build_from(_ReadOnlyBlocks(database))
     assert len(index) == ROWS, f"built from blocks, the index has {len(index)} rows"
     _check_search(index, indexer.metric, database, queries)
     broken = database.copy()
     broken[700, 3] = np.nan
-    expect_error(BadInput, partial(indexer.build_from, _Parts(broken)), "blocks with NaN")
+    expect_error(BadInput, partial(indexer.build_from, _ReadOnlyBlocks(broken)), "blocks with NaN")
 
 
 def _check_settings(indexer: Indexer) -> None:
@@ -112,7 +112,7 @@ def _check_search(index: Index, metric: Metric, database: Vectors, queries: Vect
     hits = index.search(queries, 10)
     check_hits(hits, truth, 10, ROWS, metric)
     recall = recall_of(hits, truth)
-    assert recall >= LEAST_RECALL, f"recall@10 on easy data is {recall:.3f} < {LEAST_RECALL}"
+    assert recall >= MIN_RECALL, f"recall@10 on easy data is {recall:.3f} < {MIN_RECALL}"
     for k in (1, ROWS - 1, ROWS, ROWS + 5):
         check_hits(index.search(queries[:3], k), truth[:3], k, ROWS, metric)
     check_hits(index.search(queries[:0], 4), truth[:0], 4, ROWS, metric)
@@ -147,8 +147,8 @@ def _check_masks(index: Index, metric: Metric, database: Vectors, queries: Vecto
             hits = index.search(queries, k, mask)
             check_hits(hits, filtered, k, matching, metric)
         recall = recall_of(index.search(queries, 10, mask), filtered)
-        assert recall >= LEAST_RECALL, (
-            f"recall@10 among {name} is {recall:.3f} < {LEAST_RECALL}: the mask must steer the"
+        assert recall >= MIN_RECALL, (
+            f"recall@10 among {name} is {recall:.3f} < {MIN_RECALL}: the mask must steer the"
             " search, not thin out its result"
         )
         assert np.array_equal(mask, untouched), "search must leave the mask as it is"
@@ -178,7 +178,7 @@ def _check_saving(indexer: Indexer, index: Index, queries: Vectors) -> None:
 
 
 def _with_other_search_options(indexer: Indexer) -> list[Indexer]:
-    """Return the indexer with each numeric search option at least once smaller and once greater."""
+    """Return copies of the indexer, each with one numeric search option smaller or larger."""
     settings: Any = indexer
     changed = []
     for option in sorted(indexer.search_options):
@@ -192,7 +192,7 @@ def _check_refusals(indexer: Indexer, index: Index, queries: Vectors) -> None:
     expect_error(
         Mismatch, partial(index.search, queries[:, :-1], 3), "queries of a lower dimension"
     )
-    expect_error(BadInput, partial(index.search, queries[0], 3), "a query that is no matrix")
+    expect_error(BadInput, partial(index.search, queries[0], 3), "a query that is not a matrix")
     expect_error(BadInput, partial(index.search, queries, 0), "k = 0")
     short = np.ones(ROWS - 1, np.bool_)
     expect_error(Mismatch, partial(index.search, queries, 3, short), "a mask of another length")
@@ -207,7 +207,7 @@ def _check_refusals(indexer: Indexer, index: Index, queries: Vectors) -> None:
 
 
 def _check_odd_data(indexer: Indexer) -> None:
-    """Few rows, duplicates, rows that are all equal, zero vectors: where libraries stumble."""
+    """Check data that libraries often fail on: few rows, duplicates, equal rows, zero vectors."""
     generator = np.random.default_rng(5)
     some = generator.standard_normal((6, 8), dtype=np.float32)
     zeros = np.zeros((4, 8), np.float32)
@@ -231,14 +231,14 @@ def _check_odd_data(indexer: Indexer) -> None:
 
 
 def _check_growth(indexer: Indexer, database: Vectors, queries: Vectors) -> None:
-    """An index that was built of some rows and got the others, also behind a save and a load."""
+    """Check an index to which rows are added after the build, and after a save and a load."""
     index = cast(Growing, indexer.build(database[:700]))
     untouched = database.copy()
     index.add(database[700:1100])
     assert len(index) == 1100, f"700 rows and 400 more are 1100, the index has {len(index)}"
     for bad, error in ((queries[:, :-1], Mismatch), (queries[:0], BadInput)):
         expect_error(error, partial(index.add, bad), f"adding vectors of shape {bad.shape}")
-    assert len(index) == 1100, "what was refused must not be added"
+    assert len(index) == 1100, "vectors that raise an error must not be added"
     with TemporaryDirectory() as name:
         index.save(Path(name))
         loaded = cast(Growing, indexer.load(Path(name)))
@@ -265,9 +265,9 @@ def _check_deletion(indexer: Indexer, database: Vectors, queries: Vectors) -> No
 
 
 def _easy_data() -> tuple[Vectors, Vectors]:
-    """Return a database and other queries from a sphere of 4 dimensions, turned into 24.
+    """Return a database, and other queries, on a sphere of 4 dimensions rotated into 24.
 
-    On a sphere all four metrics nearly agree, so that no backend has an excuse.
+    On a sphere, all four metrics nearly agree, so that every backend reaches a high recall.
     """
     generator = np.random.default_rng(3)
     turn = np.linalg.qr(generator.standard_normal((DIM, DIM)))[0][:5]

@@ -2,13 +2,10 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from gallery import BACKENDS, Gallery
 from pictures import save
 from running import Retr, fork, launch, snapshot
 
@@ -18,38 +15,6 @@ from retrieval.images import open_source
 
 LABELS = ("blue", "green", "red")
 PER_LABEL = 20
-BACKENDS = ("exact", "hnsw", "ivf")
-
-
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """Pictures of three labels, their toy embeddings, and an index of each backend."""
-
-    folder: Path
-
-    @property
-    def images(self) -> Path:
-        """images/{blue,green,red}/0.png to 19.png"""
-        return self.folder / "images"
-
-    @property
-    def image(self) -> Path:
-        """One of the images."""
-        return self.images / "green" / "7.png"
-
-    @property
-    def embeddings(self) -> Path:
-        """The embeddings folder."""
-        return self.folder / "embeddings"
-
-    def index(self, backend: str = "exact") -> Path:
-        """The index folder of the backend."""
-        return self.folder / backend
-
-    def read(self) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
-        """The rows (id, label, path) and vectors (60, 3)."""
-        rows, vectors = open_embeddings(self.embeddings).read()
-        return rows.to_pylist(), vectors
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from pictures import BAD, picture, png, save, save_bad, save_parquet
 from PIL import Image
 from running import Retr, snapshot
@@ -50,12 +50,12 @@ def test_search_names_the_problem_of_a_bad_source(
         ("empty-folder", "no images"),
         ("letters", "no images"),
         ("nothing-*.png", "no images"),
-        ("nowhere", "'nowhere' is no data set and no path"),
+        ("nowhere", "'nowhere' is neither a data set nor a path"),
         ("missing.png", "missing.png"),
         ("cut.parquet", "cannot read"),
         ("text.parquet", "cannot read"),
         ("numbers.parquet", "its columns are numbers (int64); wanted img, image or another"),
-        ("", "is no data set and no path"),
+        ("", "is neither a data set nor a path"),
     ],
 )
 def test_encode_names_the_problem_of_a_bad_source(retr: Retr, given: str, said: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from PIL import Image
 from running import Retr
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from oracle import check_nearest, distances
 from pictures import mean_colour, save, save_bad
 from running import Retr, snapshot

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from colors import color_photos
-from conftest import Gallery
+from gallery import Gallery
 from pictures import save
 from PIL import Image
 from running import Retr
@@ -81,7 +81,7 @@ def test_pairs_are_read_from_a_csv_file(retr: Retr) -> None:
     assert len(said) == 7
     for number, words in (
         (3, "1 columns"), (8, "an empty one"), (4, "bad.png"), (6, "no such"), (9, "no such file"),
-        (10, "no such"), (11, "is no CSV"),
+        (10, "no such"), (11, "is not CSV"),
     ):  # fmt: skip
         assert any(f"line {number}" in line and words in line for line in said), number
     with Image.open(retr.cwd / "sheet.png") as sheet:
@@ -135,7 +135,7 @@ def test_layers_of_a_network_score_pairs(retr: Retr, gallery: Gallery) -> None:
     assert "same class up to 1 - p of layers:" in outcome.out
     scored = ["pairs", gallery.embeddings, "--scorer", "scorer", "--count", "100"]
     outcome = retr(*scored, "--json")
-    assert "no two classes that the encoder was trained on" in outcome.err  # digits
+    assert "fewer than two classes that the encoder was trained on" in outcome.err  # digits
     measured = outcome.document
     assert measured["pairs"] == 100
     assert measured["validation"]["pairs"] == 100
@@ -147,6 +147,6 @@ def test_layers_of_a_network_score_pairs(retr: Retr, gallery: Gallery) -> None:
     own = 1 - judged["probability_same"]
     assert again["probability_same"] == pytest.approx(kept.curve.probability(np.array([own]))[0])
     assert "calibrated on 100 pairs of" in retr(*asked, "--scorer", "scorer").out
-    assert "was not trained; give a folder" in retr.refused(
+    assert "was not trained; train one with 'retr train layers'" in retr.refused(
         "pairs", gallery.embeddings, "--scorer", "layers", leaves=True
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Gallery
 from damage import PART, Copied, cut, edit_json, flip_a_bit, rewrite_shard
+from gallery import Gallery
 from made import unpublish
 from running import Retr, snapshot
 
@@ -29,7 +29,7 @@ def repeat_an_id(columns: dict[str, Any]) -> None:
 SHARD_DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "cut": (lambda folder: cut(folder / PART), [PART, "damaged"]),
     "empty": (lambda folder: (folder / PART).write_bytes(b""), [PART, "damaged"]),
-    "one bit": (lambda folder: flip_a_bit(folder / PART), [PART, "damaged", "sha256"]),
+    "one bit": (lambda folder: flip_a_bit(folder / PART), [PART, "damaged", "checksum mismatch"]),
     "missing": (lambda folder: (folder / PART).unlink(), [PART, "missing"]),
     "NaN": (lambda folder: rewrite_shard(folder, put_nan), [PART, "NaN", "17"]),
     "infinity": (lambda folder: rewrite_shard(folder, put_infinity), [PART, "infinity", "17"]),
@@ -49,7 +49,7 @@ MANIFEST_DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "a list": (lambda folder: (folder / "manifest.json").write_text("[]"), ["manifest.json"]),
     "missing": (
         lambda folder: (folder / "manifest.json").unlink(),
-        ["no manifest.json", "retr encode"],
+        ["manifest.json not found", "retr encode"],
     ),
     "newer": (
         lambda folder: edit_json(folder / "manifest.json", version=7),

@@ -5,18 +5,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Gallery
 from damage import PART, Copied, cut, edit_json, flip_a_bit
+from gallery import Gallery
 from running import Retr
 
 INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
     "cut": (lambda folder: cut(native(folder)), ["damaged", "index again"]),
-    "one bit": (lambda folder: flip_a_bit(native(folder)), ["damaged", "sha256"]),
+    "one bit": (lambda folder: flip_a_bit(native(folder)), ["damaged", "checksum mismatch"]),
     "missing": (lambda folder: native(folder).unlink(), ["missing"]),
     "rows cut": (lambda folder: cut(folder / "rows.parquet"), ["rows.parquet", "damaged"]),
     "no rows": (lambda folder: (folder / "rows.parquet").unlink(), ["rows.parquet", "missing"]),
     "no JSON": (lambda folder: cut(folder / "index.json"), ["index.json"]),
-    "no index.json": (lambda folder: (folder / "index.json").unlink(), ["no index", "retr index"]),
+    "no index.json": (
+        lambda folder: (folder / "index.json").unlink(),
+        ["not an index", "retr index"],
+    ),
     "newer": (
         lambda folder: edit_json(folder / "index.json", version=12),
         ["version 12", "newer retr"],

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Gallery
 from damage import Copied
+from gallery import Gallery
 
 from retrieval import open_embeddings, open_index
 from retrieval.errors import BadInput

@@ -112,7 +112,7 @@ def test_bad_input_of_duplicates_is_refused(
     retr("encode", "digits", "--limit", "5", "--encoder", "siamese-quick", "--out", "digits")
     message = retr.refused("duplicates", "--between", a, "digits")
     assert "encode one of them again" in message
-    assert "is no embeddings folder" in retr.refused("duplicates", gallery.index())
+    assert "is not an embeddings folder" in retr.refused("duplicates", gallery.index())
 
 
 def test_similar_parts_of_images_are_not_duplicates(retr: Retr) -> None:

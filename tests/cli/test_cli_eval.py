@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from running import Retr
 
 EVAL = ("eval", "--queries", "{e}", "--database", "{e}")
@@ -82,7 +82,7 @@ def test_run_and_qrels_are_written(retr: Retr, gallery: Gallery) -> None:
             ["--protocol", "hashing-54k"],
             ["class 'blue' has 20 images", "draws 100 queries of each class"],
         ),
-        (["--against", "none.parquet"], ["none.parquet is not there", "retr eval --save"]),
+        (["--against", "none.parquet"], ["none.parquet not found", "retr eval --save"]),
     ],
 )
 def test_bad_input_of_eval_is_refused(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from running import Retr
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
@@ -45,7 +45,7 @@ def test_milvus_lite_index_supports_all_commands(retr: Retr, gallery: Gallery) -
     assert "Milvus Lite" in retr("info", index).out
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
     refused = retr.refused("index", gallery.embeddings, "--add", "--out", index)
-    assert "milvus takes no more rows" in refused
+    assert "milvus cannot add rows" in refused
 
 
 def test_verify_finds_damage_of_milvus(retr: Retr, gallery: Gallery) -> None:
@@ -53,7 +53,7 @@ def test_verify_finds_damage_of_milvus(retr: Retr, gallery: Gallery) -> None:
     retr("index", gallery.embeddings, "--backend", "milvus", "--out", index)
     graph = next(index.glob("*.idx"))
     graph.write_bytes(graph.read_bytes()[:-1])
-    assert "its sha256 is not that of index.json" in retr("verify", index, code=2).out
+    assert "checksum mismatch" in retr("verify", index, code=2).out
 
 
 def test_missing_milvus_server_is_reported_soon(retr: Retr, gallery: Gallery) -> None:
@@ -72,7 +72,7 @@ def test_missing_milvus_server_is_reported_soon(retr: Retr, gallery: Gallery) ->
 def test_wrong_milvus_options_are_refused(retr: Retr, gallery: Gallery) -> None:
     build = ("index", gallery.embeddings, "--backend", "milvus", "--set")
     assert "there are: AUTOINDEX" in retr.refused(*build, "index_type=hnsw")
-    assert "is no address of Milvus" in retr.refused(*build, "uri=milvus.db")
+    assert "invalid address" in retr.refused(*build, "uri=milvus.db")
     manhattan = retr.refused(*build[:-1], "--metric", "manhattan")
     assert "Milvus has no manhattan distance; use the backend exact or ivf for it" in manhattan
     shutil.rmtree(Path(retr.cwd) / "index", ignore_errors=True)

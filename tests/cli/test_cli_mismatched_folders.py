@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Gallery
 from damage import Copied, edit_json, make_embeddings
+from gallery import Gallery
 from running import Retr
 
 from retrieval import open_embeddings
@@ -94,15 +94,18 @@ def test_the_same_embeddings_twice_are_not_indexed(retr: Retr, gallery: Gallery)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["index", "{exact}", "--out", "index"], "exact is no embeddings folder"),
-        (["search", "{image}", "--index", "{embeddings}"], "embeddings is no index"),
-        (["eval", "--queries", "{exact}", "--database", "{embeddings}"], "exact is no embeddings"),
+        (["index", "{exact}", "--out", "index"], "exact is not an embeddings folder"),
+        (["search", "{image}", "--index", "{embeddings}"], "embeddings is not an index"),
+        (
+            ["eval", "--queries", "{exact}", "--database", "{embeddings}"],
+            "exact is not an embeddings",
+        ),
         (["info", "{images}"], "images is neither embeddings"),
         (["verify", "{images}"], "images is neither embeddings"),
         (["verify", "{image}"], "7.png is neither embeddings"),
-        (["info", "nowhere"], "nowhere is not there"),
-        (["index", "nowhere"], "nowhere is no embeddings folder"),
-        (["search", "{image}", "--index", "nowhere"], "nowhere is no index"),
+        (["info", "nowhere"], "nowhere not found"),
+        (["index", "nowhere"], "nowhere is not an embeddings folder"),
+        (["search", "{image}", "--index", "nowhere"], "nowhere is not an index"),
     ],
 )
 def test_a_folder_of_the_wrong_kind_is_named(

@@ -3,8 +3,8 @@
 import os
 
 import pytest
-from conftest import Gallery
 from damage import Copied
+from gallery import Gallery
 from running import Retr
 
 from retrieval.storage.files import locked

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colors import color_photos, other_photos
-from conftest import Gallery
+from gallery import Gallery
 from pictures import save
 from PIL import Image
 from running import Retr
@@ -70,10 +70,10 @@ def test_validation_images_from_another_set(retr: Retr) -> None:
     assert found["accuracy"] == 1
     shutil.copytree(retr.cwd / "e-photos", retr.cwd / "copy")
     message = retr.refused("pairs", "e-photos", "--validation", "copy", leaves=True)
-    assert "80 images are for validation and for the test, the first" in message
+    assert "80 images are both for validation and for the test, such as" in message
     retr("encode", "photos", "--limit", "30", "--encoder", "toy", "--out", "some")
     message = retr.refused("pairs", "e-photos", "--validation", "some", leaves=True)
-    assert "30 images are for validation and for the test, the first" in message
+    assert "30 images are both for validation and for the test, such as" in message
 
 
 def test_the_report_holds_plots_and_a_sheet(retr: Retr, gallery: Gallery) -> None:
@@ -118,14 +118,17 @@ def test_the_sheet_shows_images_under_their_own_labels(
     [
         (["pairs", "{e}", "--classes", "blue,rad"], "'rad'; did you mean 'red'"),
         (["pairs", "{e}", "--classes", "blue,"], "write names separated by commas"),
-        (["pairs", "{e}", "--classes", "blue"], "images of 1 classes make no pairs that differ"),
+        (
+            ["pairs", "{e}", "--classes", "blue"],
+            "pairs that differ need 2 classes, and there are 1;",
+        ),
         (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
         (["pairs", "{e}", "--seed", "-1"], "greater than or equal to 0"),
         (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
         (["pairs", "{e}", "--count", "0"], "give an even number, 2 or more"),
         (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),
         (["pairs", "{e}", "--calibration", "given"], "isotonic, logistic"),
-        (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' scores no pairs; give 'layers'"),
+        (["pairs", "{e}", "--scorer", "toy"], "encoder 'toy' cannot score pairs; give 'layers'"),
         (["pairs", "{e}", "--metric", "l2"], "manhattan"),
         (["pairs", "{e}", "--scorer", "s", "--metric", "cosine"], "leave --metric or --scorer"),
         (["pairs", "gone"], "gone"),
@@ -154,4 +157,6 @@ def test_class_with_a_single_image_is_named(retr: Retr) -> None:
     encode_source(open_source(str(retr.cwd / "photos")), open_encoder("toy"), retr.cwd / "made")
     for more in ([], ["--validation", other_photos(retr.cwd)]):
         err = retr("pairs", "made", *more).err
-        assert "class 'alone' has a single image to test, and so no pair that is alike" in err
+        assert (
+            "class 'alone' has a single image to test, so that it has no pair that is alike" in err
+        )

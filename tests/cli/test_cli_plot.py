@@ -2,7 +2,7 @@
 
 import pytest
 from colors import color_photos
-from conftest import Gallery
+from gallery import Gallery
 from running import Retr
 
 

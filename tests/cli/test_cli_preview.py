@@ -8,7 +8,7 @@ from fcntl import ioctl
 from termios import TIOCSWINSZ
 
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from pictures import save
 from running import CONSOLE_SCRIPT, Retr
 

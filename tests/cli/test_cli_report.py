@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from pictures import save
 from running import Retr
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BACKENDS, Gallery
+from gallery import BACKENDS, Gallery
 from oracle import check_nearest, distances
 from pictures import mean_colour, picture, png, save, save_bad, save_parquet
 from PIL import Image

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from running import CONSOLE_SCRIPT, Retr
 
 pytestmark = pytest.mark.usefixtures("launched")
@@ -99,4 +99,4 @@ def test_port_in_use_is_refused(retr: Retr, gallery: Gallery) -> None:
 
 def test_serve_without_an_index_is_refused(retr: Retr) -> None:
     assert "run 'retr index' first" in retr.refused("serve", "--port", "0")
-    assert "is no index" in retr.refused("serve", "--index", ".", "--port", "0")
+    assert "is not an index" in retr.refused("serve", "--index", ".", "--port", "0")

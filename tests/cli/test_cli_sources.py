@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BACKENDS
+from gallery import BACKENDS
 from pictures import picture, png, save
 from running import Outcome, Retr
 

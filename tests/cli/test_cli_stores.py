@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from running import Retr
 from stores import KEYS, s3_server
 
@@ -48,10 +48,10 @@ def test_missing_urls_are_refused(stored: Retr, gallery: Gallery) -> None:
     for arguments, words in (
         (["encode", "s3://other/photos", "--encoder", "toy"], "in no bucket that there is"),
         (["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"], "in no bucket"),
-        (["index", "s3://bucket/nothing"], "is no embeddings folder"),
-        (["search", gallery.image, "--index", "s3://bucket/nothing"], "is no index"),
+        (["index", "s3://bucket/nothing"], "is not an embeddings folder"),
+        (["search", gallery.image, "--index", "s3://bucket/nothing"], "is not an index"),
         (["encode", "s3://bucket/nothing", "--encoder", "toy"], "there is nothing at"),
-        (["verify", "s3://bucket/nothing"], "is not there"),
+        (["verify", "s3://bucket/nothing"], "not found"),
         (["encode", "nosuch://a/b", "--encoder", "toy"], "Protocol not known"),
     ):
         assert words in stored.refused(*arguments)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gallery
+from gallery import Gallery
 from pictures import save
 from running import CONSOLE_SCRIPT, TIME_LIMIT, Outcome, Retr
 
@@ -63,7 +63,7 @@ def test_quiet_needs_no_stdout(retr: Retr, gallery: Gallery) -> None:
 
 def test_bad_input_is_reported_although_stdout_is_closed(retr: Retr) -> None:
     outcome = shell(["info", "nothing"], ">&-", retr.cwd)
-    assert outcome.code == 2 and outcome.err.startswith("error: nothing is not there; ")
+    assert outcome.code == 2 and outcome.err.startswith("error: nothing not found; ")
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- 2>&-"])
@@ -150,7 +150,7 @@ def test_characters_outside_the_encoding_are_escaped(
 def test_error_escapes_characters_outside_the_encoding(retr: Retr) -> None:
     outcome = shell(["info", "日本…"], "", retr.cwd, PYTHONIOENCODING="ascii")
     assert outcome.code == 2 and outcome.out == ""
-    assert outcome.err.startswith(r"error: \u65e5\u672c... is not there; ")
+    assert outcome.err.startswith(r"error: \u65e5\u672c... not found; ")
 
 
 def test_json_escapes_bytes_that_are_not_utf_8(capfd: pytest.CaptureFixture[str]) -> None:

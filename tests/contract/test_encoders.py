@@ -12,7 +12,7 @@ from retrieval.testing import check_encoder
 
 # Encoders that need an argument, with one that works without a network.
 ARGUMENTS = {"pretrained": "tf_efficientnet_lite0"}
-OF_FOLDERS = {"exported"}  # whose own tests make such a folder, and run the suite on it
+OF_FOLDERS = {"exported"}  # its own tests create such a folder and run the suite on it
 
 
 def specs() -> list[str]:

@@ -87,8 +87,8 @@ def test_contract_with_other_options(name: str, options: dict[str, object]) -> N
 
 @pytest.mark.parametrize(("name", "metric"), supported())
 def test_distances_and_order_by_hand(name: str, metric: Metric) -> None:
-    # Query (1, 0) against: itself, its opposite, a right angle, its double, nothing, and a copy
-    # of the right angle. Every list and every row is within reach of so few rows.
+    # The query is (1, 0). The rows: itself, its opposite, a right angle, its double, zero, and a
+    # copy of the right angle. A search reaches all of these few rows.
     database = np.array([[1, 0], [-1, 0], [0, 1], [2, 0], [0, 0], [0, 1]], np.float32)
     root = np.sqrt(2)
     expected = {

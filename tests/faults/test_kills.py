@@ -130,7 +130,7 @@ class Case:
                 assert not verify(out).problems
         except BadInput as error:
             message = str(error)
-            unfinished = ("is not complete", "no index", "neither embeddings", "is missing")
+            unfinished = ("is not complete", "not an index", "neither embeddings", "is missing")
             assert any(words in message for words in unfinished), message
             assert self.before is None, f"the earlier result is lost: {message}"
 

@@ -1,4 +1,4 @@
-"""Writes the golden folders and files of today's formats: `python tests/golden/make.py v3`.
+"""Write the golden folders and files of today's formats: `python tests/golden/make.py v3`.
 
 Those whose format has a new version are committed, once, and never made again for the same one:
 retr opens them in every later version; tests/unit/storage/test_golden.py checks their contents.
@@ -151,7 +151,7 @@ def make_files(folder: Path) -> None:
 
 
 def report() -> dict[str, Json]:
-    """What `retr bench` might have measured: an index that is fast in one setting of two."""
+    """Return a report like those of `retr bench`: an index that is fast in one setting of two."""
     rows = [
         Row(
             backend="ivf",

@@ -116,7 +116,7 @@ def test_every_public_function_and_class_refuses_what_is_no_member() -> None:
     """Also before it does anything else, so that the stand-ins do for all other arguments."""
     found = [*doors()]
     names = {door.name for door in found}
-    # So that a fault of the search for them cannot pass for none found.
+    # A fault of the search must not look like no findings.
     assert len(found) > 80
     assert {
         "retrieval.quality.evaluation.evaluate(metric)",

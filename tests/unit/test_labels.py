@@ -152,7 +152,7 @@ def test_whole_numbers_of_all_types_are_the_same_labels(numbers: list[int]) -> N
         ([np.zeros(2), "b", "c"], "the label of row 0 is a ndarray"),
     ],
 )
-def test_what_is_no_label(labels: Any, message: str) -> None:
+def test_invalid_labels_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Labelled(np.zeros((3, 2), np.float32), [*"abc"], labels)
 
@@ -164,7 +164,7 @@ def test_ids_as_text() -> None:
     for missing in (None, math.nan, pd.NA):
         with pytest.raises(BadInput, match="the id of row 1 is missing"):
             as_ids(["a", missing])
-    with pytest.raises(BadInput, match="id '1' comes more than once"):
+    with pytest.raises(BadInput, match="duplicate id '1'"):
         Labelled(np.zeros((2, 1), np.float32), [1, 1.0], ["a", "b"])
     with pytest.raises(Mismatch, match="2 vectors have 3 ids and 2 labels"):
         Labelled(np.zeros((2, 1), np.float32), range(3), [1, 2])
@@ -181,7 +181,7 @@ def clusters(count: int, seed: int) -> tuple[Vectors, Any]:
 (V, Y), (W, Z) = clusters(60, 1), clusters(90, 2)
 A, B = [f"q{i}" for i in range(60)], [f"d{i}" for i in range(90)]
 TEXT = Labelled(V, A, [str(y) for y in Y]), Labelled(W, B, [str(z) for z in Z])
-KINDS = {
+LABEL_ARRAYS = {
     "int64": np.asarray,
     "uint8": lambda numbers: numbers.astype(np.uint8),
     "float32": lambda numbers: numbers.astype(np.float32),
@@ -197,11 +197,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("of_database", KINDS)
-@pytest.mark.parametrize("of_queries", KINDS)
+@pytest.mark.parametrize("of_database", LABEL_ARRAYS)
+@pytest.mark.parametrize("of_queries", LABEL_ARRAYS)
 def test_labels_of_any_two_kinds_are_compared(of_queries: str, of_database: str) -> None:
-    queries = Labelled(V, A, KINDS[of_queries](Y))
-    database = Labelled(W, B, KINDS[of_database](Z))
+    queries = Labelled(V, A, LABEL_ARRAYS[of_queries](Y))
+    database = Labelled(W, B, LABEL_ARRAYS[of_database](Z))
     right = evaluate(*TEXT, Metric.COSINE)
     found = evaluate(queries, database, Metric.COSINE)
     assert found.to_json() == right.to_json()
@@ -217,7 +217,7 @@ def test_booleans_are_labels_of_their_own() -> None:
     found = evaluate(asked, searched, Metric.COSINE)
     assert found.means == evaluate(*words, Metric.COSINE).means
     assert sorted(found.per_class) == ["False", "True"]
-    with pytest.raises(BadInput, match="none of 60 queries has another item of its label"):
+    with pytest.raises(BadInput, match="none of 60 queries shares its label"):
         evaluate(asked, Labelled(W, B, (Z == 0).astype(int)), Metric.COSINE)
 
 
@@ -322,14 +322,14 @@ def test_a_set_and_its_parts_leave_out_each_query_itself(ids: Any, tmp_path: Pat
     assert evaluate(counted, counted, Metric.COSINE).means == right.means
     again = Labelled(V.copy(), ids, Y)
     assert evaluate(again, counted, Metric.COSINE).means == right.means
-    # As encoded in another batch, or kept as float16.
+    # Rounded as by another batch, or by float16.
     rounded = Labelled(V.astype(np.float16).astype(np.float32), ids, Y)
     np.testing.assert_array_equal(rounded.rows_in(counted), np.arange(60))
     some = counted.take(np.array([3, 30, 7]))
     np.testing.assert_array_equal(some.rows_in(counted), [3, 30, 7])
     sides = sides_of(Protocol.UNSEEN, counted, TEXT[1], np.zeros(90, bool))
     assert evaluate(sides.queries, sides.database, Metric.COSINE).means == right.means
-    with pytest.raises(Mismatch, match="60 images are for validation and for the test"):
+    with pytest.raises(Mismatch, match="60 images are both for validation and for the test"):
         check_apart(counted, again, SourceFacts("a", "a", 60), SourceFacts("b", "b", 60))
 
 

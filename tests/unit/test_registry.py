@@ -39,7 +39,7 @@ def test_options_given_as_text_take_the_type_of_the_field() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"m": "many"}, "option m cannot be 'many'; give it int"),
+        ({"m": "many"}, "option m cannot be 'many'; give it a whole number"),
         ({"m": "1.5"}, "option m cannot be '1.5'"),
         ({"metric": "near"}, "there are: cosine, euclidean, inner_product, manhattan"),
         ({"links": "8"}, "unknown option of backend hnsw 'links'"),

@@ -270,4 +270,4 @@ def _archive(file: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(file) as archive:
             yield archive
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise BadSource(f"cannot read the archive {text(file)}: {error}; fetch it anew") from error
+        raise BadSource(f"cannot read the archive {text(file)}: {error}; fetch it again") from error

@@ -123,12 +123,12 @@ def _opened(file: Path, dimensions: int) -> Iterator[tuple[BinaryIO, tuple[int, 
             header = stream.read(4 + 4 * dimensions)
             if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
                 raise BadSource(
-                    f"{text(file)} is no idx file of bytes in {dimensions} dimensions; "
+                    f"{text(file)} is not an idx file of bytes in {dimensions} dimensions; "
                     "put the original in its place"
                 )
             yield stream, struct.unpack(f">{dimensions}I", header[4:])
     except (OSError, EOFError, zlib.error) as error:
-        raise BadSource(f"cannot read {text(file)}: {error}; copy it anew") from error
+        raise BadSource(f"cannot read {text(file)}: {error}; copy it again") from error
 
 
 def _stream(file: Path) -> BinaryIO:
@@ -139,5 +139,5 @@ def _values(file: Path, stream: BinaryIO, shape: tuple[int, ...]) -> Images:
     wanted = int(np.prod(shape))
     data = stream.read(wanted)
     if len(data) < wanted:
-        raise BadSource(f"{text(file)} ends too early; copy it anew")
+        raise BadSource(f"{text(file)} ends too early; copy it again")
     return np.frombuffer(data, np.uint8).reshape(shape)

@@ -12,8 +12,7 @@ from retrieval.errors import BadImage, BadSource
 from retrieval.images.source import text
 from retrieval.images.tables.column_types import image_fields, is_binary, plain_type
 from retrieval.storage.places import Place
-
-MAX_SHOWN_CHARACTERS = 80  # paths and types are cut to this length in messages
+from retrieval.values import shortened
 
 
 def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str | None]]:
@@ -44,8 +43,7 @@ def content_of(
         return data
     if not path:
         return BadImage(where, "no image in this row")
-    shown = path if len(path) <= MAX_SHOWN_CHARACTERS else f"{path[:MAX_SHOWN_CHARACTERS]}…"
-    here = f"the row has no bytes but the path {shown!r}"
+    here = f"the row has no bytes but the path {shortened(path)!r}"
     if "://" in path:
         return BadImage(where, f"{here}, a URL; download the image first")
     found = _below(file.parent, path) if isinstance(file, Path) else _below_url(file.parent, path)

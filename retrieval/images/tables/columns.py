@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images.source import text
-from retrieval.images.tables.cells import MAX_SHOWN_CHARACTERS, SEVERAL_VALUES
+from retrieval.images.tables.cells import SEVERAL_VALUES
 from retrieval.images.tables.choice import Columns
 from retrieval.images.tables.column_types import (
     image_fields,
@@ -25,6 +25,7 @@ from retrieval.images.tables.column_types import (
     is_text,
     plain_type,
 )
+from retrieval.values import shortened
 
 IMAGE_COLUMNS = (
     "img",
@@ -227,8 +228,7 @@ def _no_images(where: str, schema: pa.Schema) -> BadSource:
 
 
 def _shown(kind: pa.DataType) -> str:
-    shown = str(kind)
-    return shown if len(shown) <= MAX_SHOWN_CHARACTERS else f"{shown[:MAX_SHOWN_CHARACTERS]}…"
+    return shortened(str(kind))
 
 
 def _named(where: str, schema: pa.Schema, name: str) -> str:

@@ -84,7 +84,7 @@ def _plain_name(file: Path, name: object) -> str:
         or name in (".", "..")
         or set(name) & {"/", "\\", "\0"}
     ):
-        raise BadSource(f"{text(file)} names {name!r:.80}, which is no file beside it; {_REMEDY}")
+        raise BadSource(f"{text(file)} names {name!r:.80}, not a file beside it; {_REMEDY}")
     return name
 
 

@@ -65,7 +65,7 @@ def opened(file: Place) -> Iterator[Table]:
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
         reason = str(error).partition("\n")[0]
         kind = "Arrow" if is_arrow else "Parquet"
-        raise BadSource(f"cannot read {text(file)} as {kind}: {reason}; copy it anew") from error
+        raise BadSource(f"cannot read {text(file)} as {kind}: {reason}; copy it again") from error
 
 
 class _Parquet:

@@ -312,7 +312,7 @@ def _archive(file: Path, mode: Literal["r:", "r:*"]) -> Iterator[tarfile.TarFile
         with tarfile.open(file, mode, tarinfo=_TarInfo) as archive:
             yield archive
     except _DAMAGE as error:
-        raise BadSource(f"cannot read the archive {text(file)}: {error}; copy it anew") from error
+        raise BadSource(f"cannot read the archive {text(file)}: {error}; copy it again") from error
 
 
 def _check_end(file: Path, end: int) -> None:

@@ -102,7 +102,7 @@ def test_the_table_escapes_bars_and_names_damage(document: dict[str, Any], tmp_p
     assert r"| faiss * | factory=PQ8\|Flat | 1 |" in (tmp_path / "bench.md").read_text()
     assert report.table_of(document, tmp_path)[1][1] == "factory=PQ8|Flat"
     del document["rows"][0]["pareto"]
-    with pytest.raises(BadData, match="'pareto'; measure again"):
+    with pytest.raises(BadData, match="'pareto' is missing or wrong; measure again"):
         report.table_of(document, tmp_path)
 
 
@@ -183,13 +183,13 @@ def test_other_files_are_not_reports(document: dict[str, Any], tmp_path: Path) -
         report.read(tmp_path)
     for key, value in (("rows", None), ("machine", {}), ("data", {"counts": 3}), ("rows", [{}])):
         file.write_text(json.dumps(document | {key: value}))
-        with pytest.raises(BadData, match="lacks or misstates"):
+        with pytest.raises(BadData, match="is missing or wrong"):
             report.read(tmp_path)
     for key in ("qps", "latency_ms", "latency_runs_ms", "recall_at", "setting", "build_seconds"):
         for value in (None, [], {}):
             file.write_text(json.dumps(document | {"rows": [document["rows"][0] | {key: value}]}))
             if (key, value) != ("setting", {}):
-                with pytest.raises(BadData, match="lacks or misstates"):
+                with pytest.raises(BadData, match="is missing or wrong"):
                     report.read(tmp_path)
 
 

@@ -59,9 +59,9 @@ def test_umap_keeps_neighbours_together_and_follows_the_seed(metric: Metric) -> 
 
 
 def test_what_cannot_be_laid_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="2 embeddings make no map"):
+    with pytest.raises(BadInput, match="needs 4 embeddings, and there are 2"):
         laid_out(np.zeros((2, 5), np.float32), Layout.PCA, Metric.COSINE, seed=0)
-    with pytest.raises(BadInput, match="one dimension make no map"):
+    with pytest.raises(BadInput, match="needs 2 dimensions, and the embeddings have 1"):
         laid_out(np.zeros((9, 1), np.float32), Layout.PCA, Metric.COSINE, seed=0)
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(BadInput, match="pip install 'retr\\[plots\\]', or use pca"):

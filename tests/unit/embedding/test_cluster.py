@@ -1,4 +1,4 @@
-"""What needs no cluster: room for workers, addresses, nodes that are not as ours."""
+"""Code for clusters, tested without one: workers that fit, addresses, nodes that differ."""
 
 import builtins
 import json
@@ -99,7 +99,7 @@ def test_an_address_at_which_no_cluster_speaks_is_refused_soon() -> None:
     with server(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as grpc:
         assert check(grpc) == grpc
     for wrong in ("head", "head:", ":6379", "head:0", "head:65536", "head:x"):
-        with pytest.raises(NoCluster, match="is no address; give HOST:PORT"):
+        with pytest.raises(NoCluster, match="is not an address; give HOST:PORT"):
             check(wrong)
     with pytest.raises(NoCluster, match="is an address of Ray's client"):
         check("ray://head:10001")
@@ -161,7 +161,7 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
 ) -> None:
     monkeypatch.setattr(early_shards, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(ray_worker, "limit_threads", lambda count: None)
-    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "")  # which the worker sets
+    monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "")  # the worker sets it
     early = tmp_path / "made" / "early.partial"
     early.mkdir(parents=True)
     (early / "run").touch()
@@ -287,7 +287,7 @@ def test_a_node_that_sees_other_images_is_refused(
     else:
         file.write_bytes((photos / "red" / "1.png").read_bytes())
     queue, outcome = made_by_a_worker(source, photos, tmp_path / "made")
-    file.write_bytes(content)  # as the driver sees it
+    file.write_bytes(content)  # the driver sees this content
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(Mismatch, match="holds other images on a node than where the run was"):
         queue.add(outcome)

@@ -49,7 +49,7 @@ def test_rows_are_the_images_in_their_order(photos: Path, tmp_path: Path) -> Non
     assert rows["label"].to_pylist() == [name.split("/")[0] for name in expected]
     for path, vector in zip(rows["path"].to_pylist(), vectors, strict=True):
         with Image.open(path) as image:
-            # 16 × 12 pixels become 8 × 8: the mean colour of the middle, resampled
+            # 16 × 12 pixels become 8 × 8: the mean color of the middle, resampled
             mean = np.asarray(image.crop((2, 0, 14, 12))).mean((0, 1)) / 255
         np.testing.assert_allclose(vector, mean, atol=0.01)
 

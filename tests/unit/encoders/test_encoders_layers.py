@@ -139,7 +139,7 @@ def test_maps_of_too_many_images_are_refused(
 
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(RetrError, match=r"no room for the maps of 1 images in .* \(No space left"):
+    with pytest.raises(RetrError, match=r"no space for the maps of 1 images in .* \(No space left"):
         layer_differences([(str(tmp_path / "a.png"), str(tmp_path / "a.png"))], scorer)
 
 

@@ -351,5 +351,5 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
         open_source(str(file))
     good = packed(tmp_path / "cifar-10-binary.tar.gz", "x", binary_files())
     good.write_bytes(good.read_bytes()[:-2000])
-    with pytest.raises(BadSource, match=r"cannot read the archive .*; fetch it anew"):
+    with pytest.raises(BadSource, match=r"cannot read the archive .*; fetch it again"):
         list(open_source(str(good)).items())

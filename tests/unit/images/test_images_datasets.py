@@ -97,7 +97,7 @@ def test_what_is_nowhere_is_fetched_into_the_cache(
     assert asked(published) == list(FILES)
     open_source("mnist")
     assert asked(published) == list(FILES)  # once is enough
-    assert capfd.readouterr() == ("", "")  # no bar where there is no terminal
+    assert capfd.readouterr() == ("", "")  # a bar needs a terminal
 
 
 def test_files_that_are_there_already_are_not_fetched_again(
@@ -191,7 +191,7 @@ def test_where_a_data_set_is_looked_for(
     put(env / "mnist", *FILES)
     assert locate("mnist", given) == env / "mnist"
     put(given / "mnist")
-    assert locate("mnist", given) == env / "mnist"  # an empty folder is no data set
+    assert locate("mnist", given) == env / "mnist"  # an empty folder is not a data set
     put(given / "mnist", *FILES)
     assert locate("mnist", given) == given / "mnist"
     assert locate("mnist") == env / "mnist"
@@ -289,7 +289,7 @@ def test_cifar10() -> None:
 
 @pytest.mark.data("mnist")
 def test_mnist() -> None:
-    # As published with the data: http://yann.lecun.com/exdb/mnist/
+    # The example published with the data: http://yann.lecun.com/exdb/mnist/
     test = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     train = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     for split, counts in {"train": train, "test": test}.items():

@@ -145,7 +145,7 @@ def test_cmyk_becomes_rgb(kind: str) -> None:
     assert np.abs(got - [0, 255, 255]).max() <= 2
 
 
-# How the upright picture must be changed so that a viewer who obeys the orientation sees it
+# Changes of the upright picture that a viewer undoes by the orientation
 # upright again: the inverse of what the EXIF standard says to do.
 STORED = {
     1: lambda a: a,
@@ -257,7 +257,7 @@ def test_huge_images_are_refused_by_their_header() -> None:
 
 
 def run_lengths(width: int, height: int) -> bytes:
-    """A BMP of eight bits in run lengths: a line of colour 1, then none of the others."""
+    """Return a BMP of eight bits in run lengths: one line of color 1, and no other lines."""
     palette = bytes((0, 0, 0, 0, 30, 20, 10, 0))  # black, and (10, 20, 30) as blue, green, red
     runs = bytes((width % 256, 1, 0, 0, 0, 1))
     offset = 14 + 40 + len(palette)
@@ -294,7 +294,7 @@ def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which nearly all photographs have; a thumbnail or a second picture has scans of its own."""
+    """Nearly all photographs are such files. A thumbnail or second picture has scans too."""
     monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 40 * 30)
     other = encoded(Image.new("RGB", (8, 8)), "JPEG")
     for mode in ("RGB", "L", "CMYK"):
@@ -345,7 +345,7 @@ def test_no_warnings_leak_and_no_filter_stays() -> None:
         before = list(warnings.filters)
         reason(png(9_999, 9_999, 8, 2))  # Pillow warns of a decompression bomb
         tiff = encoded(Image.fromarray(noise()), "TIFF", compression="tiff_lzw")
-        reason(tiff[:100])  # and of corrupt EXIF data
+        reason(tiff[:100])  # corrupt EXIF data is reported, too
         assert warnings.filters == before
     assert caught == []
 

@@ -208,7 +208,7 @@ def test_a_jpeg_with_a_second_picture_is_reduced_too(monkeypatch: pytest.MonkeyP
 
 
 def test_time_for_a_jpeg_is_bounded_by_its_whole_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 65,535 × 65,535 pixels, which would take half a minute at any size."""
+    """A JPEG of 65,535 × 65,535 pixels would take half a minute at any size."""
     content = jpeg(Image.new("L", (16, 16)))
     size = content.index(b"\xff\xc0") + 5
     content = content[:size] + b"\xff\xff\xff\xff" + content[size + 4 :]

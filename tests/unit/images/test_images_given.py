@@ -20,7 +20,7 @@ from retrieval.embedding.queries import query_images
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import frame_given, open_source
 from retrieval.index.build import build_index
-from retrieval.pairs.comparing import Asked, compare
+from retrieval.pairs.comparing import ImagePair, compare
 from retrieval.registry import indexer_names, make_indexer
 
 BACKENDS = [name for name in indexer_names() if name != "milvus"]
@@ -174,7 +174,7 @@ def test_an_image_of_pillow_is_read_as_its_file(mode: str, tmp_path: Path) -> No
         (Image.new("F", (3, 3)), BadImage, "pixels of mode F"),
     ],
 )
-def test_what_is_no_image(
+def test_objects_that_are_not_images_are_refused(
     searcher: Searcher, images: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -211,7 +211,7 @@ def test_vectors_in_any_form(searcher: Searcher) -> None:
         ([[1, 2, float("nan")]], BadInput, "query 0 is not finite"),
     ],
 )
-def test_what_is_no_query(
+def test_invalid_queries_are_refused(
     searcher: Searcher, queries: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -233,14 +233,14 @@ def test_every_backend_takes_lists(name: str) -> None:
     assert from_lists.search(vectors, 1).rows[:, 0].tolist() == list(range(200))
 
 
-def test_relatives_take_paths_and_a_single_one(picture: Path, photos: Path) -> None:
+def test_embedding_and_comparing_take_paths_and_a_single_one(picture: Path, photos: Path) -> None:
     other = photos / "red" / "0.png"
     embedder = Embedder.of(Toy())
     vectors = embedder.embed_images([str(picture), str(other)])
     np.testing.assert_array_equal(embedder.embed_images([picture, other]), vectors)
     np.testing.assert_array_equal(embedder.embed_images(str(picture)), vectors[:1])
     np.testing.assert_array_equal(embedder.embed_images(picture), vectors[:1])
-    [(_, answer)], failed = compare([Asked.of(picture, other)], Toy(), "euclidean", None)
+    [(_, answer)], failed = compare([ImagePair.of(picture, other)], Toy(), "euclidean", None)
     assert not failed
     assert answer.distance == pytest.approx(float(np.linalg.norm(vectors[0] - vectors[1])))
     for given in (str(picture), picture, [picture], [str(picture)]):

@@ -87,10 +87,10 @@ def test_images_and_labels_must_belong_together(tmp_path: Path) -> None:
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "train", idx(PIXELS), idx(PIXELS), packed=True)
-    with pytest.raises(BadSource, match=r"labels.* is no idx file of bytes in 1 dimensions"):
+    with pytest.raises(BadSource, match=r"labels.* is not an idx file of bytes in 1 dimensions"):
         open_source(str(tmp_path))
     write(tmp_path, "train", b"short", idx(LABELS), packed=True)
-    with pytest.raises(BadSource, match=r"images.* is no idx file of bytes in 3 dimensions"):
+    with pytest.raises(BadSource, match=r"images.* is not an idx file of bytes in 3 dimensions"):
         open_source(str(tmp_path))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not gzipped, that is")
     with pytest.raises(BadSource, match=r"cannot read .*Not a gzipped file"):
@@ -101,7 +101,7 @@ def test_files_that_end_too_early_are_refused_where_they_end(tmp_path: Path) -> 
     write(tmp_path, "train", idx(PIXELS)[:-1], idx(LABELS), packed=False)
     items = open_source(str(tmp_path)).items()
     assert [next(items).id for _ in range(512)][-1] == "train/00511"
-    with pytest.raises(BadSource, match="ends too early; copy it anew"):
+    with pytest.raises(BadSource, match="ends too early; copy it again"):
         next(items)
     write(tmp_path / "gz", "train", idx(PIXELS), idx(LABELS), packed=True)
     file = tmp_path / "gz" / "train-images-idx3-ubyte.gz"

@@ -1,4 +1,4 @@
-"""What a source lists once: its files, what they become, and what it leaves out."""
+"""The listing of a source: its files, their later changes, and the files left out."""
 
 import os
 import tracemalloc
@@ -225,6 +225,6 @@ def test_a_split_that_cannot_be_listed_is_a_split_all_the_same(
     assert len(open_source(str(tmp_path), "test")) == 1
     if closed == "lost+found":
         assert open_source(str(tmp_path)).name == str(tmp_path / "train")
-    else:  # and never the test images in place of those
+    else:  # test images never replace them
         with pytest.raises(BadSource, match=r"(?i)/train.*permission denied"):
             open_source(str(tmp_path))

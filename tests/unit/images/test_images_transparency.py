@@ -1,4 +1,4 @@
-"""The ground behind transparent images: white where it may be, and one that shows what is there."""
+"""The background of transparent images: white, or another one that keeps content visible."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ CLEAR = (0, 0, 0, 0)
 
 
 def drawn(draw: Callable[[Draw], object], size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """What `draw` leaves on a transparent image."""
+    """Return a transparent image after `draw`."""
     image = Image.new("RGBA", size, CLEAR)
     draw(ImageDraw.Draw(image))
     return image

@@ -135,7 +135,7 @@ def test_what_the_build_chose_is_saved_with_the_index(backend: str, tmp_path: Pa
 
 
 def test_n_probe_must_be_a_number_or_auto(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="option n_probe cannot be 'many'; give it int"):
+    with pytest.raises(BadInput, match="option n_probe cannot be 'many'; give it a whole number"):
         make_indexer("ivf", {"n_probe": "many"})
 
 

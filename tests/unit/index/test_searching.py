@@ -1,4 +1,4 @@
-"""From image to named neighbours, and what is refused on the way."""
+"""Search from an image to its named neighbors, and the errors on the way."""
 
 import json
 import re
@@ -17,9 +17,9 @@ from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
 from retrieval.images import open_source
 from retrieval.index.build import build_index
-from retrieval.index.filters import matching
+from retrieval.index.filters import select_rows
 from retrieval.index.folder import open_index
-from retrieval.index.searching import own_label
+from retrieval.index.searching import label_of_own_hit
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import sealed
@@ -37,7 +37,7 @@ def index(photos: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def orange(tmp_path: Path) -> Path:
-    """A picture whose neighbours are red, then green, then blue."""
+    """Return a picture whose neighbors are red, then green, then blue."""
     Image.new("RGB", (20, 10), (230, 90, 30)).save(tmp_path / "orange.jpg")
     return tmp_path / "orange.jpg"
 
@@ -130,11 +130,11 @@ def test_k_out_of_range(index: Path, k: int) -> None:
         ("label=red,pink", "unknown label in the index 'pink'"),
         ("id=red/99.png", "no row of the index has the id 'red/99.png'"),
         ("colour=red", "unknown field to filter by 'colour'.*there are: id, label"),
-        ("red", "write --where 'label=cat'"),
-        ("label=", "write --where 'label=cat'"),
+        ("red", "write it as 'label=cat'"),
+        ("label=", "write it as 'label=cat'"),
     ],
 )
-def test_filters_that_cannot_be(index: Path, where: str, message: str) -> None:
+def test_invalid_filters_are_refused(index: Path, where: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Searcher.open(index).search(np.zeros((1, 3), np.float32), 1, where)
 
@@ -157,8 +157,8 @@ def test_unreadable_query(index: Path, tmp_path: Path) -> None:
 def test_label_of_an_image_that_is_indexed(index: Path, photos: Path, orange: Path) -> None:
     indexed = photos / "green" / "4.png"
     found, others = Searcher.open(index).search_images([indexed, orange], k=5)
-    assert own_label(str(indexed), found) == "green"
-    assert own_label(str(orange), others) is None
+    assert label_of_own_hit(str(indexed), found) == "green"
+    assert label_of_own_hit(str(orange), others) is None
 
 
 def test_queries_in_a_batch_have_the_answers_of_single_ones(index: Path) -> None:
@@ -179,7 +179,9 @@ def test_search_options_change_after_the_build_and_others_do_not(
     build_index([open_embeddings(tmp_path / "embeddings")], "hnsw", tmp_path / "hnsw")
     opened = open_index(tmp_path / "hnsw", {"ef": "123"})
     assert opened.facts.options["ef"] == 123
-    with pytest.raises(BadInput, match=r"option m of a built hnsw index cannot change.*one of: ef"):
+    with pytest.raises(
+        BadInput, match=r"option m cannot be changed after a build of hnsw.*one of: ef"
+    ):
         open_index(tmp_path / "hnsw", {"m": "8"})
     with pytest.raises(UnknownName, match=r"unknown option of backend hnsw 'eff'.*mean 'ef'"):
         open_index(tmp_path / "hnsw", {"eff": "8"})
@@ -200,7 +202,7 @@ def test_a_first_build_that_was_killed_while_it_moved_its_files_is_made_anew(
     killed = tmp_path / "killed"
     (killed / ".partial").mkdir(parents=True)
     shutil.copy(index / "index.faiss", killed)
-    with pytest.raises(BadInput, match="no index"):
+    with pytest.raises(BadInput, match="is not an index"):
         open_index(killed)
     build_index([open_embeddings(tmp_path / "embeddings")], "exact", killed)
     assert verify(killed).problems == ()
@@ -245,8 +247,8 @@ def test_damaged_and_missing_files(index: Path, name: str) -> None:
     [
         ({"version": 9}, "version 9 of retr-index, this retr reads up to 3"),
         ({"backend": "hsnw"}, "unknown backend 'hsnw'; did you mean 'hnsw'"),
-        ({"rows": 29}, "does not fit together: 30 vectors of 3 dimensions, 30 rows, 29"),
-        ({"dim": 4}, "does not fit together"),
+        ({"rows": 29}, "do not match: 30 vectors of 3 dimensions, 30 rows, and 29"),
+        ({"dim": 4}, "do not match"),
         ({"metric": "far"}, "far"),
         ({"surprise": 1}, "surprise"),
     ],
@@ -329,7 +331,7 @@ def table_of(labels: list[str | None]) -> pa.Table:
 )
 def test_values_with_commas_are_quoted_and_match_in_nfc(where: str, found: list[int]) -> None:
     rows = table_of(["a, b", "c", '5" disk', '"odd', "caf\u00e9", None])
-    assert np.flatnonzero(matching(rows, where)).tolist() == found
+    assert np.flatnonzero(select_rows(rows, where).mask).tolist() == found
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_values_with_commas_are_quoted_and_match_in_nfc(where: str, found: list[
 )
 def test_values_that_no_row_has_are_named(where: str, message: str) -> None:
     with pytest.raises(UnknownName, match=re.escape(message)):
-        matching(table_of(["a, b", "c"]), where)
+        select_rows(table_of(["a, b", "c"]), where)
 
 
 def test_labels_of_old_sets_are_read_in_nfc() -> None:

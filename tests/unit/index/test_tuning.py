@@ -50,7 +50,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embeddings:
 
 
 def recall(folder: Path, options: dict[str, Any] | None = None) -> float:
-    """Of the index in the folder, with queries of the test's own, by distance."""
+    """Return the recall of the index in the folder, for new queries, by distance."""
     database, queries = vectors(ROWS, 1), vectors(500, 9)
     true = nearest(queries, database, Metric.EUCLIDEAN, 10)
     hits = open_index(folder, options).index.search(queries, 10)
@@ -130,7 +130,7 @@ def test_what_fails_over_all_rows_gives_way_to_the_next(
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Target(max_memory=1000), "nothing reaches recall@10 of 0.95, 0.001 MB at most; the best"),
+        (Target(max_memory=1000), "no index reaches recall@10 of 0.95, 0.001 MB at most; the best"),
         (Target(max_latency=1e-9), r"1e-06 ms at most; the best over 2,700 rows was \w+ \("),
     ],
 )
@@ -156,7 +156,7 @@ def test_one_failing_over_all_rows_leaves_no_folder(
         return replace(trial, verdict="too slow"), chosen
 
     monkeypatch.setattr(measuring.Stage, "checked", failing)
-    with pytest.raises(BadInput, match="nothing reaches"):
+    with pytest.raises(BadInput, match="no index reaches"):
         build_best([database], tmp_path / "new", Target(0.9))
     assert not (tmp_path / "new").exists()
 
@@ -167,7 +167,7 @@ def test_few_rows_are_searched_exactly(tmp_path: Path) -> None:
     assert (facts.backend, how.trials, len(how.checked)) == ("exact", [], 1)
     assert how.reason == "100 rows are few: exact search, without trials"
     assert how.checked[0].recall == 1
-    with pytest.raises(BadInput, match=r"nothing reaches .* 0.001 MB at most; the best over 100"):
+    with pytest.raises(BadInput, match=r"no index reaches .* 0.001 MB at most; the best over 100"):
         build_best([few], tmp_path / "small", Target(max_memory=1000))
     one = embeddings(tmp_path / "one", vectors(1, 1))
     assert build_best([one], tmp_path / "index of one", Target())[0].rows == 1
@@ -202,7 +202,7 @@ def test_given_queries_are_asked(database: Embeddings, tmp_path: Path) -> None:
     _, how = build_best([database], tmp_path / "index", Target(0.9), queries=asked)
     assert (how.queries, how.held_out) == (77, False)
     assert max(trial.rows for trial in how.trials) == ROWS
-    with pytest.raises(Mismatch, match="are the rows themselves"):
+    with pytest.raises(Mismatch, match="is also the database"):
         build_best([database], tmp_path / "again", Target(0.9), queries=database)
     other = embeddings(tmp_path / "other", vectors(20, 5), OTHER)
     with pytest.raises(Mismatch, match="their distances mean nothing"):
@@ -249,12 +249,12 @@ def test_time_is_continued_by_its_growth() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"recall": 0.0}, "target recall is 0; give it above 0"),
+        ({"recall": 0.0}, "target recall is 0; give a number above 0"),
         ({"recall": 1.01}, "target recall is 1.01"),
         ({"recall": float("nan")}, "target recall is nan"),
         ({"k": 0}, "k is 0"),
-        ({"max_memory": 0.0}, "the most memory is 0"),
-        ({"max_latency": -1.0}, "the most latency is -1"),
+        ({"max_memory": 0.0}, "maximum memory is 0"),
+        ({"max_latency": -1.0}, "maximum latency is -1"),
     ],
 )
 def test_targets_that_cannot_be(given: dict[str, Any], message: str) -> None:

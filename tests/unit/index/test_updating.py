@@ -94,14 +94,14 @@ def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path)
     for sets, error, message in (
         ([twice], BadData, "a0"),
         ([other], Mismatch, "their distances mean nothing"),
-        ([wide], Mismatch, "5 dimensions .* has 4"),
+        ([wide], Mismatch, "5 dimensions, and .* has 4"),
     ):
         with pytest.raises(error, match=message):
             add_rows(folder, sets)
     for where, wrong, message in (
         ("label=purple", UnknownName, "purple"),
         ("label=odd,even", BadInput, "all 60 rows"),
-        ("odd", BadInput, "not understood"),
+        ("odd", BadInput, "invalid filter"),
     ):
         with pytest.raises(wrong, match=message):
             delete_rows(folder, where)
@@ -116,9 +116,9 @@ def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path)
 
 def test_a_folder_that_is_no_index_is_left_alone(first: Embeddings, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="is no index"):
+    with pytest.raises(BadInput, match="is not an index"):
         add_rows(tmp_path / "empty", [first])
-    with pytest.raises(BadInput, match="is no index"):
+    with pytest.raises(BadInput, match="is not an index"):
         delete_rows(tmp_path / "empty", "label=odd")
     assert not [*(tmp_path / "empty").iterdir()]
 

@@ -28,8 +28,8 @@ from indexers.milvus.holding import FACTS
 from indexers.milvus.index import MilvusIndex, expression_of, rows_expression
 from retrieval.contracts import Filter, Filtering, Metric, Storing
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
-from retrieval.index.build import UNFINISHED, build_index
-from retrieval.index.filters import parsed
+from retrieval.index.build import UNFINISHED_FOLDER, build_index
+from retrieval.index.filters import parse_filter
 from retrieval.index.folder import INDEX, IndexFacts, open_index
 from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
@@ -67,7 +67,7 @@ def test_ids_labels_and_paths_are_stored_and_filtered_by(
     searcher = Searcher.open(folder)
     index = searcher.opened.index
     assert isinstance(index, MilvusIndex) and isinstance(index, Filtering)
-    with index.database.asked() as client:
+    with index.database.connected() as client:
         stored = client.query(index.database.collection, filter="row < 9", output_fields=["*"])
     assert [each["label"] for each in stored] == [*ODD, None]
     assert [each["id"] for each in stored] == [f"a{i}" for i in range(9)]
@@ -88,7 +88,9 @@ def test_ids_labels_and_paths_are_stored_and_filtered_by(
         mask = np.array([each == label for each in labels])
         hits = searcher.hits(queries, 4, f"label={label}")
         assert hits.rows.tolist() == true.search(queries, 4, mask).rows.tolist(), label
-        where = parsed(searcher.opened.rows, f"label={label}")  # also in its other Unicode form
+        where = parse_filter(
+            searcher.opened.rows, f"label={label}"
+        )  # also in its other Unicode form
         assert label in where.values
         assert asked and all(expression_of(where) in each for each in asked)
         asked.clear()
@@ -131,9 +133,7 @@ def test_filters_find_the_true_neighbors_far_from_the_query(
 
 
 @pytest.mark.parametrize("place", ["lite", "server"])
-def test_a_killed_build_is_taken_up_where_it_was(
-    place: str, tmp_path: Path, server: str, some: Embeddings
-) -> None:
+def test_killed_build_is_resumed(place: str, tmp_path: Path, server: str, some: Embeddings) -> None:
     folder, options = tmp_path / "index", {}
     if place == "server":
         options = {"uri": server, "collection": "killed"}
@@ -158,12 +158,12 @@ build_index(sets, "milvus", folder, None, {options!r})
     assert not (folder / INDEX).exists()
     if place == "server":
         database = milvus_database.Server("killed", server, named_by_us=True)
-        with database.asked() as client:
+        with database.connected() as client:
             assert client.list_indexes("killed") == []  # without which a server does not search
         database.close()
     facts = build_index([some], "milvus", folder, options=options)
     assert facts.details["resumed_at"] == 120
-    assert not (folder / UNFINISHED).exists()
+    assert not (folder / UNFINISHED_FOLDER).exists()
     assert verify(folder).problems == ()
     expected = Exact(Metric.EUCLIDEAN, "cpu").build(vectors(200)).search(vectors(4, 2), 20)
     found = open_index(folder, {"ef": 200}).index.search(vectors(4, 2), 20)
@@ -186,14 +186,14 @@ def test_an_unfinished_build_of_other_rows_is_not_taken_up(
     monkeypatch.setattr(collection, "insert", fail)
     with pytest.raises(KeyboardInterrupt):
         build_index([some], "milvus", folder)
-    assert (folder / UNFINISHED).is_dir()
+    assert (folder / UNFINISHED_FOLDER).is_dir()
     other = embeddings(tmp_path / "b", vectors(100, 3))
     assert "resumed_at" not in build_index([other], "milvus", folder).details
     assert len(open_index(folder).index) == 100
-    assert not (folder / UNFINISHED).exists()
+    assert not (folder / UNFINISHED_FOLDER).exists()
 
 
-def test_bare_vectors_lie_in_a_folder_that_goes_with_the_index(tmp_path: Path) -> None:
+def test_bare_vectors_are_deleted_with_the_index(tmp_path: Path) -> None:
     from milvus_lite.server_manager import server_manager_instance
 
     index = Milvus().build(vectors(50))
@@ -211,7 +211,7 @@ def test_bare_vectors_lie_in_a_folder_that_goes_with_the_index(tmp_path: Path) -
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     for file in tmp_path.iterdir():
         file.chmod(0o444)
-    for file in files_in(tmp_path):  # as docs/formats.md says
+    for file in files_in(tmp_path):  # these names: docs/formats.md
         there = tmp_path / "copy" / file.name.replace("+", "/")
         there.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, there)
@@ -269,12 +269,12 @@ def test_what_a_collection_holds_is_checked(tmp_path: Path, server: str, some: E
 
     (shard,) = some.folder.glob("*.parquet")
     whole = shard.read_bytes()
-    shard.write_bytes(whole[:-9])  # what is there already is not read again
+    shard.write_bytes(whole[:-9])  # rows that are stored are not read again
     with pytest.raises(BadData, match=str(shard)):
         build_index([some], "milvus", again, options=options)
     shard.write_bytes(whole)
     database = milvus_database.Server("checked", server, named_by_us=True)
-    with database.asked() as client:
+    with database.connected() as client:
         assert client.has_collection("checked")
         client.delete("checked", filter="row == 5")
         for call in (
@@ -285,16 +285,16 @@ def test_what_a_collection_holds_is_checked(tmp_path: Path, server: str, some: E
                 call()
         assert client.has_collection("checked"), "what was complete is never dropped"
         client.drop_collection("checked")
-        with pytest.raises(BadInput, match="has no collection checked; index anew"):
+        with pytest.raises(BadInput, match="has no collection checked; index again"):
             open_index(folder)
         client.create_collection("checked", dimension=DIM)
-        with pytest.raises(Mismatch, match="was not made by this retr"):
+        with pytest.raises(Mismatch, match="was not written by this version of retr"):
             open_index(folder)
     database.close()
-    assert [problem for problem in verify(folder).problems if "not made by" in problem]
+    assert [problem for problem in verify(folder).problems if "not written by" in problem]
 
 
-def test_blocks_that_are_at_fault_leave_no_collection(server: str) -> None:
+def test_failed_build_leaves_no_collection(server: str) -> None:
     bad = vectors(40)
     bad[30, 1] = np.nan
     before = collections(server)
@@ -308,7 +308,7 @@ def test_blocks_that_are_at_fault_leave_no_collection(server: str) -> None:
     [
         ({"index_type": "hnsw"}, "unknown index_type .*HNSW"),
         ({"consistency": "strong"}, "unknown consistency .*Strong"),
-        ({"collection": "no-name"}, "is no name of a collection"),
+        ({"collection": "no-name"}, "invalid collection name"),
         ({"m": 1}, "option m is 1"),
         ({"ef": 0}, "option ef is 0"),
         ({"n_lists": 0}, "option n_lists is 0"),
@@ -340,7 +340,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     facts["bytes"]["milvus.db+..+..+escaped"] = 1
     (whole / FACTS).write_text(json.dumps(facts))
     (whole / "milvus.db+..+..+escaped").write_text("x")
-    with pytest.raises(BadData, match="is no file of Milvus Lite"):
+    with pytest.raises(BadData, match="is not a file of Milvus Lite"):
         Milvus().load(whole)
 
 
@@ -354,7 +354,10 @@ def test_a_plain_indexer_has_what_the_protocols_ask_for() -> None:
 
 def test_the_libraries_log_nothing_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
     index = Milvus().build(vectors(5))
-    with pytest.raises(BadInput, match="Milvus Lite failed: "), index.database.asked() as client:
+    with (
+        pytest.raises(BadInput, match="Milvus Lite failed: "),
+        index.database.connected() as client,
+    ):
         client.search("nothing", data=[vectors(1)[0]], anns_field="vector")
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("pymilvus").propagate

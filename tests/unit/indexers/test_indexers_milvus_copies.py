@@ -1,7 +1,6 @@
 """Copies in the backend Milvus: stored once, found as all their rows. Needs Milvus Lite."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from made import embeddings
 from indexers.exact import Exact
 from indexers.milvus import collection, holding
 from indexers.milvus.backend import Milvus
-from indexers.milvus.holding import FACTS, Holding
+from indexers.milvus.holding import FACTS, CollectionFacts
 from indexers.milvus.index import MilvusIndex
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, Mismatch
@@ -21,6 +20,8 @@ from retrieval.index.searching import Searcher
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")
+
+pytestmark = pytest.mark.usefixtures("no_server")
 
 ROWS, DISTINCT, DIM = 90, 60, 6
 SOURCES = np.concatenate([np.arange(30), np.arange(60)])
@@ -32,24 +33,8 @@ def vectors(rows: int = DISTINCT, seed: int = 1) -> Vectors:
 
 
 def labels() -> list[str | None]:
-    """Of copies: 'first' and 'second', so that no vector has all its rows under one label."""
+    """Return labels; copies have 'first' and 'second', so that a vector's rows differ in label."""
     return ["first"] * 30 + ["second"] * 30 + ["alone"] * 30
-
-
-@pytest.fixture(autouse=True)
-def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MILVUS_URI", raising=False)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that is Milvus Lite."""
-    from milvus_lite.adapter.grpc.server import start_server_in_thread
-
-    running, database, port = start_server_in_thread(str(tmp_path_factory.mktemp("server")))
-    yield f"http://127.0.0.1:{port}"
-    running.stop(grace=0).wait()
-    database.close()
 
 
 @pytest.mark.parametrize("index_type", ["HNSW", "IVF_FLAT", "FLAT"])
@@ -69,7 +54,7 @@ def test_filters_admit_a_vector_by_any_of_its_rows(
     searcher = Searcher.open(folder)
     index = searcher.opened.index
     assert isinstance(index, MilvusIndex) and len(index) == ROWS
-    with index.database.asked() as client:
+    with index.database.connected() as client:
         stored = client.query(index.database.collection, filter="row < 99", output_fields=["id"])
     assert [each["id"] for each in stored] == [f"a{i}" for i in [*range(30), *range(60, 90)]]
     true = Exact(Metric.EUCLIDEAN, "cpu").build(data)
@@ -132,20 +117,20 @@ def test_the_version_says_whether_copies_are_stored_once(tmp_path: Path, server:
     facts = {folder: json.loads((folder / FACTS).read_text()) for folder in (plain, copies)}
     assert facts[plain]["version"] == 1 and "distinct" not in facts[plain]["holds"]
     assert facts[copies]["version"] == 2 and facts[copies]["holds"]["distinct"] == DISTINCT
-    holds = Holding.read(facts[copies]["holds"])
-    assert holds.text().startswith("retr-milvus 2 ") and Holding.of(holds.text()) == holds
+    holds = CollectionFacts.read(facts[copies]["holds"])
+    assert holds.text().startswith("retr-milvus 2 ") and CollectionFacts.of(holds.text()) == holds
 
     for wrong in (0, ROWS + 1, True, "60"):
         with pytest.raises(ValueError, match="distinct"):
-            Holding.read({**facts[copies]["holds"], "distinct": wrong})
-    del facts[copies]["holds"]["distinct"]  # as a collection that links every copy says
+            CollectionFacts.read({**facts[copies]["holds"], "distinct": wrong})
+    del facts[copies]["holds"]["distinct"]  # a collection that links every copy lacks it
     (copies / FACTS).write_text(json.dumps(facts[copies]))
     with pytest.raises(BadData, match="has 60 vectors, the graph 90"):
         Milvus().load(copies)
     (copies / "copies.parquet").unlink()
-    with pytest.raises(Mismatch, match="stores 60 vectors, not 90"):
+    with pytest.raises(Mismatch, match="has 60 vectors, not 90"):
         Milvus().load(copies)
     facts[copies]["holds"]["distinct"] = DISTINCT
     (copies / FACTS).write_text(json.dumps(facts[copies]))
-    with pytest.raises(BadData, match="are of 60 rows, not 90"):
+    with pytest.raises(BadData, match="has 60 rows, not 90"):
         Milvus().load(copies)

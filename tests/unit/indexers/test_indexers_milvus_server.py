@@ -24,7 +24,7 @@ from indexers.milvus import database as milvus_database
 from indexers.milvus import index as milvus_index
 from indexers.milvus.backend import Milvus
 from indexers.milvus.database import checked_uri
-from indexers.milvus.holding import FACTS, Holding
+from indexers.milvus.holding import FACTS, CollectionFacts
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.index.build import build_index
@@ -87,7 +87,7 @@ def closed_port() -> str:
 def test_a_server_that_does_not_answer(
     which: str, some: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(milvus_database, "CONNECTING", 1.0)
+    monkeypatch.setattr(milvus_database, "CONNECT_TIMEOUT_SECONDS", 1.0)
     silent = Silent()
     monkeypatch.setenv("MILVUS_URI", silent.uri if which == "silent" else closed_port())
     began = time.monotonic()
@@ -126,7 +126,7 @@ def test_a_server_that_refuses_the_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uri, seen = refusing
-    for words, token in (("refuses the token in", "me:secret"), ("wants a token in", "")):
+    for words, token in (("rejects the token in", "me:secret"), ("requires a token in", "")):
         monkeypatch.setenv("MILVUS_TOKEN", token)
         with pytest.raises(BadInput, match=f"{words} MILVUS_TOKEN; set it to USER:PASSWORD") as no:
             build_index([some], "milvus", tmp_path / "i", options={"uri": uri})
@@ -136,7 +136,7 @@ def test_a_server_that_refuses_the_token(
 
 
 @pytest.mark.parametrize("option", [True, False])
-def test_a_server_that_a_stranger_names_gets_no_token(
+def test_token_is_not_sent_to_a_server_named_in_an_index_folder(
     refusing: tuple[str, list[str | None]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -145,17 +145,19 @@ def test_a_server_that_a_stranger_names_gets_no_token(
     """Be it named in milvus.json, or among the options in index.json."""
     uri, seen = refusing
     named = uri if not option else closed_port()
-    holds = asdict(Holding("", [], 3, DIM, "cosine", "HNSW", {}))
+    holds = asdict(CollectionFacts("", [], 3, DIM, "cosine", "HNSW", {}))
     document = {"collection": "theirs", "uri": named, "bytes": {}, "holds": holds}
     document |= {"format": holding.FORMAT, "version": holding.VERSION}
     (tmp_path / FACTS).write_text(json.dumps(document))
     settings = Milvus(uri=uri if option else None)
     monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
-    with pytest.raises(BadInput, match="which the index folder names, wants a token; set MILVUS_U"):
+    with pytest.raises(
+        BadInput, match="which the index folder names, requires a token; set MILVUS_U"
+    ):
         settings.load(tmp_path)
     assert seen and not any(seen)
     monkeypatch.setenv("MILVUS_URI", uri + "/")
-    with pytest.raises(BadInput, match="refuses the token in MILVUS_TOKEN"):
+    with pytest.raises(BadInput, match="rejects the token in MILVUS_TOKEN"):
         settings.load(tmp_path)
     assert seen[-1]
 
@@ -163,12 +165,12 @@ def test_a_server_that_a_stranger_names_gets_no_token(
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("milvus.db", "is no address of Milvus"),
-        ("ftp://host", "is no address of Milvus"),
-        ("http://", "is no address of Milvus"),
-        ("http://host:port", "is no address of Milvus"),
+        ("milvus.db", "invalid address"),
+        ("ftp://host", "invalid address"),
+        ("http://", "invalid address"),
+        ("http://host:port", "invalid address"),
         ("http://me:secret@host:1", "set MILVUS_TOKEN to USER:PASSWORD"),
-        ("ftp://me:secret@host", "is no address of Milvus"),
+        ("ftp://me:secret@host", "invalid address"),
         ("http://host?token=secret", "set MILVUS_TOKEN to USER:PASSWORD"),
     ],
 )
@@ -186,7 +188,7 @@ def test_what_only_a_server_has(tmp_path: Path, server: str, some: Embeddings) -
         build_index([some], "milvus", tmp_path / "i", options={"index_type": "DISKANN"})
     folder = tmp_path / "index"
     build_index([some], "milvus", folder)
-    with pytest.raises(BadInput, match="holds its collection itself"):
+    with pytest.raises(BadInput, match="is in the folder, not at"):
         open_index(folder, {"uri": server})
 
 
@@ -203,7 +205,7 @@ def test_the_limits_of_a_server(monkeypatch: pytest.MonkeyPatch, server: str) ->
         found = index.search(vectors(3, 2), k, among)
         assert np.array_equal(found.rows, true.search(vectors(3, 2), k, among).rows)
     monkeypatch.setattr(milvus_index, "MAX_FETCHED_BYTES", 0)
-    with pytest.raises(BadInput, match="k is 30, and Milvus gives 20; ask for fewer"):
+    with pytest.raises(BadInput, match="k is 30, and Milvus returns at most 20; ask for fewer"):
         index.search(vectors(3, 2), 30)
     collection.drop(index.database)
     index.database.close()
@@ -219,7 +221,7 @@ def test_absent_libraries_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     without("pymilvus")
     for call in (lambda: Milvus().build(vectors(5)), lambda: Milvus().load(tmp_path)):
-        with pytest.raises(BadInput, match=r"wants the library pymilvus; pip install .retr.milvus"):
+        with pytest.raises(BadInput, match=r"requires pymilvus; pip install .retr.milvus"):
             call()
     without("milvus_lite")
     for call in (lambda: Milvus().build(vectors(5)), lambda: Milvus().load(tmp_path)):

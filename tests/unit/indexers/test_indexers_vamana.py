@@ -82,7 +82,7 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
             file.unlink()
             if damaged is not None:
                 file.write_bytes(damaged)
-            with pytest.raises(BadData, match=r"build the index again|write it anew"):
+            with pytest.raises(BadData, match=r"build the index again|write it again"):
                 Vamana().load(tmp_path)
             file.write_bytes(whole)
     # Same size, but another kind of file.

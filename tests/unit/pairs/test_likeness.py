@@ -1,4 +1,4 @@
-"""Which pairs of images show the same picture: copies do, and look-alikes do not."""
+"""Likeness of images: copies show the same picture, similar images do not."""
 
 import io
 from collections.abc import Callable
@@ -146,7 +146,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def alike(one: Image.Image, two: Image.Image) -> bool:
-    """As `retr duplicates` decides: at 16 × 16 pixels first."""
+    """Return what `retr duplicates` decides: at 16 × 16 pixels first."""
     patterns = [Patterns.of(stretched(image, 16)[None]) for image in (one, two)]
     a, b = framed(one), framed(two)
     found = likeness(a, b)
@@ -245,7 +245,7 @@ def test_frames_are_smaller_than_images(size: tuple[int, int], side: int) -> Non
 
 
 def test_correlations_are_those_of_pearson() -> None:
-    """Where contrast is large, noise hardly counts."""
+    """Noise hardly counts if contrast is large."""
     one, two = (np.asarray(blots(seed, (16, 16))) for seed in (1, 2))
     centered = [(image - image.mean(axis=(0, 1))).ravel() for image in (one, two)]
     expected = np.corrcoef(*centered)[0, 1]

@@ -109,9 +109,9 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize(
     ("labels", "count", "scheme", "said"),
     [
-        ([0, 0, 0], None, Scheme.RANDOM, "images of 1 classes make no pairs that differ"),
-        ([], None, Scheme.RANDOM, "images of 0 classes"),
-        ([0, 1, 2], None, Scheme.RANDOM, "each class has a single image"),
+        ([0, 0, 0], None, Scheme.RANDOM, "pairs that differ need 2 classes, and there are 1;"),
+        ([], None, Scheme.RANDOM, "2 classes, and there are 0;"),
+        ([0, 1, 2], None, Scheme.RANDOM, "each class has 1; give more images"),
         ([0, 0, 1, 1], 3, Scheme.RANDOM, "3 pairs cannot be half alike"),
         ([0, 0, 1, 1], 0, Scheme.RANDOM, "0 pairs cannot be"),
         ([0, 0, 1, 1], 6, Scheme.CONSECUTIVE, "there are 4 consecutive pairs, as the smallest"),

@@ -52,7 +52,7 @@ def test_the_best_threshold_by_hand() -> None:
     # .6 (4 + 2): the lowest of equals lies between .2 and .25.
     assert best_threshold(DISTANCES, ALIKE) == pytest.approx(0.225)
     assert best_threshold(np.array([1.0, 2.0]), np.array([True, False])) == 1.5
-    # Where even the best is to call no pair alike, or all, the threshold still is a distance.
+    # The threshold is a distance even if the best choice is to call no pair alike, or all.
     assert best_threshold(np.array([1.0, 1.0, 1.0]), np.array([True, True, False])) == 1.0
 
 
@@ -90,7 +90,7 @@ def test_the_auc_counts_pairs_of_pairs(pairs: list[tuple[int, bool]]) -> None:
     [
         (DISTANCES, ALIKE, 0.25),  # up to .3, 1 of 4 others is accepted, 1 of 4 alike rejected
         ([1.0, 1.0], [1, 0], 0.5),  # all there is, is the line from (0, 0) to (1, 1)
-        ([1.0, 2.0], [1, 0], 0.0),  # told apart without an error
+        ([1.0, 2.0], [1, 0], 0.0),  # separated without an error
         ([2.0, 1.0], [1, 0], 1.0),  # the worst there can be
     ],
 )
@@ -177,7 +177,7 @@ def test_verification_by_hand() -> None:
     document = found.to_json()
     assert document["per_class"] == {"a": {"a": 0.5, "b": 1, "c": 1}, "b": {"a": 1, "b": 0.5},
                                      "c": {"a": 1}}  # fmt: skip
-    # Of 8 pairs that share no image, 6 are right.
+    # 6 of 8 pairs that share no image are right.
     reach = 1.96 * np.sqrt(6 / 8 * 2 / 8 / 8)
     assert found.intervals[None] == pytest.approx((6 / 8 - reach, 6 / 8 + reach))
     assert found.margin == pytest.approx(reach)
@@ -252,8 +252,8 @@ def test_images_of_both_sides_are_found_under_any_name() -> None:
     check_apart(test, images("other", "0", "1", root="other"), photos, other)
     for validation, facts, said in (
         (images("photos", "1", "2", root="photos"), some, "1 images"),  # by id and by path
-        (images("copy", "1", "2", root="copy"), copy, "1 images are for validation and for the"),
-        (images("other", "1", "2", root="photos"), other, "the first 'other: 1'"),
+        (images("copy", "1", "2", root="copy"), copy, "1 images are both for validation and for"),
+        (images("other", "1", "2", root="photos"), other, "such as 'other: 1'"),
     ):
         with pytest.raises(Mismatch, match=said):
             check_apart(test, validation, photos, facts)

@@ -1,4 +1,4 @@
-"""What commands print: beside a bar, on a terminal, and as numbers."""
+"""Output of commands: with a progress bar, on a terminal, and as numbers."""
 
 import io
 import json

@@ -25,7 +25,7 @@ def readme() -> list[str]:
 
 
 def docstring() -> list[str]:
-    """What stands below the first line."""
+    """Return the text below the first line."""
     return [(retrieval.__doc__ or "").partition("\n\n")[2]]
 
 
@@ -66,7 +66,7 @@ def test_the_notebook_runs_from_top_to_bottom(
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
-    """What each cell prints."""
+    """Return the output of each cell."""
     return [
         "".join(output["text"] for output in cell.get("outputs", ()) if "text" in output)
         for cell in notebook.cells

@@ -11,7 +11,7 @@ UNPICKLES = {
     "pickle": re.compile(
         r"\b(?:c?[pP]ickle|dill|joblib|shelve|marshal)\.(?:load|loads|Unpickler|open)\b"
     ),
-    "torch": re.compile(r"\btorch\.load\((?!.*weights_only=True)"),  # which admits tensors alone
+    "torch": re.compile(r"\btorch\.load\((?!.*weights_only=True)"),
     "numpy": re.compile(r"\bnp\.load\((?!.*allow_pickle=False)"),
     "pandas": re.compile(r"\bread_pickle\b"),
 }
@@ -20,7 +20,7 @@ CIFAR = "retrieval/images/datasets/cifar.py"
 
 
 def lines() -> list[tuple[str, int, str]]:
-    """Where it stands, and what, of all code: calls over several lines as one."""
+    """Return (file, line, text) of all code, with calls over several lines as one."""
     found = []
     for package in SHIPPED:
         for path in sorted((ROOT / package).rglob("*.py")):

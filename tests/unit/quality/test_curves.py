@@ -5,13 +5,19 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 
 from retrieval.contracts import Metric
-from retrieval.quality.curves import LEVELS, at_levels, confusion, extremes, precision_recall
+from retrieval.quality.curves import (
+    RECALL_LEVELS,
+    confusion,
+    extremes,
+    precision_at_levels,
+    precision_recall,
+)
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 
 
 def on_a_line(places: list[float], labels: str, prefix: str = "d") -> Labelled:
-    """Items at places on a line, each with a letter for its label; `?` is no label."""
+    """Return items at places on a line. Their labels are letters, `?` for unknown."""
     return Labelled(
         np.array(places, dtype=np.float32)[:, None],
         [f"{prefix}{i}" for i in range(len(places))],
@@ -21,7 +27,7 @@ def on_a_line(places: list[float], labels: str, prefix: str = "d") -> Labelled:
 
 def test_interpolated_precision_by_hand() -> None:
     # Relevant at ranks 1, 3 and 6: precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1.
-    found = at_levels(np.array([1, 3, 6]))
+    found = precision_at_levels(np.array([1, 3, 6]))
     assert found[0] == found[33] == 1
     assert found[34] == found[66] == pytest.approx(2 / 3)
     assert found[67] == found[100] == 0.5
@@ -29,7 +35,7 @@ def test_interpolated_precision_by_hand() -> None:
 
 def test_a_later_higher_precision_counts_for_lower_recalls() -> None:
     # Precision 1/3, then 2/4: the higher one is reached at every recall up to 1.
-    assert (at_levels(np.array([3, 4])) == 0.5).all()
+    assert (precision_at_levels(np.array([3, 4])) == 0.5).all()
 
 
 def test_as_scikit_learn_has_it() -> None:
@@ -37,8 +43,8 @@ def test_as_scikit_learn_has_it() -> None:
     relevant = rng.random(200) < 0.2
     scores = -np.arange(200.0)
     precision, recall, _ = precision_recall_curve(relevant, scores)
-    expected = [precision[:-1][recall[:-1] >= level - 1e-9].max() for level in LEVELS]
-    found = at_levels(np.flatnonzero(relevant) + 1)
+    expected = [precision[:-1][recall[:-1] >= level - 1e-9].max() for level in RECALL_LEVELS]
+    found = precision_at_levels(np.flatnonzero(relevant) + 1)
     np.testing.assert_allclose(found, expected)
 
 

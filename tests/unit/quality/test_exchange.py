@@ -12,7 +12,7 @@ from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.quality.evaluation import Evaluation, evaluate
 from retrieval.quality.exchange import (
     QueryTable,
-    compared,
+    compare_evaluations,
     read_queries,
     write_qrels,
     write_queries,
@@ -48,7 +48,7 @@ def test_queries_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is not there; write it with 'retr eval --save"):
+    with pytest.raises(BadInput, match="not found; write it with 'retr eval --save"):
         read_queries(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(BadData, match="cannot read"):
@@ -67,7 +67,7 @@ def test_two_evaluations_are_compared_over_the_queries_of_both(tmp_path: Path) -
     worse = Labelled(items(20, "q", 2, 3.0).vectors, QUERIES.ids, QUERIES.labels)
     others = worse.take(np.arange(19, 4, -1))  # in another order, and not the first five
     there = evaluate(others, DATABASE, Metric.EUCLIDEAN, (1, 10))
-    found = compared(FOUND, kept(there, tmp_path), None)
+    found = compare_evaluations(FOUND, kept(there, tmp_path), None)
     # k = 5 is not in one, k = 10 not in the other.
     assert list(found) == [
         "map", "r_precision", "mrr", "knn_accuracy",
@@ -86,9 +86,9 @@ def test_two_evaluations_are_compared_over_the_queries_of_both(tmp_path: Path) -
 def test_evaluations_without_a_common_query_are_refused(tmp_path: Path) -> None:
     other = evaluate(items(9, "x", 2), DATABASE, Metric.EUCLIDEAN, (1,))
     with pytest.raises(Mismatch, match="no query is in both"):
-        compared(FOUND, kept(other, tmp_path), None)
-    with pytest.raises(Mismatch, match="is of protocol none, this one of unseen"):
-        compared(FOUND, kept(FOUND, tmp_path), "unseen")
+        compare_evaluations(FOUND, kept(other, tmp_path), None)
+    with pytest.raises(Mismatch, match="has protocol none, and this one unseen"):
+        compare_evaluations(FOUND, kept(FOUND, tmp_path), "unseen")
 
 
 def test_a_run_has_the_rankings_and_judgments_what_is_relevant(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_ranks_count_from_one() -> None:
         (7, 3 / 7, 3 / 4),
         (8, 4 / 8, 4 / 4),
         (10, 4 / 10, 4 / 4),
-        (100, 4 / 100, 4 / 4),  # beyond the end of the ranking: still over k
+        (100, 4 / 100, 4 / 4),  # divided by k beyond the end of the ranking, too
     ],
 )
 def test_precision_and_recall(k: int, precision: float, recall: float) -> None:

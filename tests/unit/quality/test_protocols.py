@@ -58,7 +58,7 @@ def test_hashing_54k_leaves_out_what_was_trained_on() -> None:
     assert sides.left_out == [f"train/{i}" for i in np.flatnonzero(seen)]
     assert not ids(sides.database) & set(sides.left_out)
     assert len(sides.database) == len(TEST) + len(TRAIN) - 300 - 1500
-    # The same queries whatever was trained on, so that encoders can be compared.
+    # Queries do not depend on the training images, so that encoders can be compared.
     other = sides_of(Protocol.HASHING_54K, TEST, TRAIN, NONE)
     assert ids(other.queries) == ids(sides.queries)
     # For an encoder that was trained on none, as many are drawn.
@@ -83,7 +83,9 @@ def test_a_draw_is_kept_and_taken_again(tmp_path: Path) -> None:
     assert list(again.queries.ids) == list(sides.queries.ids)
     assert list(again.database.ids) == list(sides.database.ids)
     assert (again.left_out, again.seed) == (sides.left_out, 3)
-    with pytest.raises(Mismatch, match="is a draw of hashing-54k; name another file"):
+    with pytest.raises(
+        Mismatch, match="is a draw for protocol hashing-54k, not hashing-59k; name another"
+    ):
         read_draw(file, Protocol.HASHING_59K, TEST, TRAIN)
     with pytest.raises(Mismatch, match=r"image 'test/.*' of the draw .* is not among"):
         read_draw(file, Protocol.HASHING_54K, TRAIN, TRAIN)
@@ -101,5 +103,5 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         sides_of(Protocol.HASHING_59K, few, TRAIN, NONE)
     with pytest.raises(BadInput, match=r"class 'cat' has 99 images, .* draws 500 training images"):
         sides_of(Protocol.HASHING_54K, TEST, few, np.zeros(len(few), bool))
-    with pytest.raises(BadInput, match="this one was trained on 1,800 in all; take hashing-59k"):
+    with pytest.raises(BadInput, match="this one was trained on 1,800 in all; use hashing-59k"):
         sides_of(Protocol.HASHING_54K, TEST, TRAIN, ~NONE)

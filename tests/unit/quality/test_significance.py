@@ -23,11 +23,11 @@ def test_the_interval_of_a_skewed_measure_is_not_symmetric() -> None:
 
 
 def test_the_interval_over_pairs_counts_images() -> None:
-    # Each pair once, on images of its own: as if they were so many queries.
+    # Each pair once, on its own images: the pairs count as queries.
     values = np.random.default_rng(0).random((500, 1))
     low, high = interval_over_pairs(values, np.arange(500), np.arange(500, 1000))[:, 0]
     assert (high - low) / 2 == pytest.approx(1.96 * stats.sem(values[:, 0]), rel=0.01)
-    # The same pairs ten times over tell nothing new.
+    # Ten copies of each pair add no information.
     again = np.repeat(values, 10, axis=0)
     rows = np.repeat(np.arange(500), 10)
     wide = interval_over_pairs(again, rows, rows + 500)[:, 0]
@@ -35,7 +35,7 @@ def test_the_interval_over_pairs_counts_images() -> None:
 
 
 def test_the_interval_over_pairs_holds_the_mean_of_all_images() -> None:
-    """Of images each of which is easy or hard, so that their pairs are right or wrong together."""
+    """Each image is easy or hard, so that its pairs are right or wrong together."""
     generator = np.random.default_rng(0)
     first, second = np.triu_indices(40, 1)
     held = naive = 0

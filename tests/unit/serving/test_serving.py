@@ -22,7 +22,7 @@ from retrieval.serving.collection import Collection
 from retrieval.serving.effort import Effort
 
 
-def test_an_image_finds_its_like(client: TestClient) -> None:
+def test_image_search_returns_similar_images(client: TestClient) -> None:
     answer = searched(client, png(), k=5)
     assert answer.status_code == 200
     told = answer.json()
@@ -57,7 +57,7 @@ def test_filters_and_other_indices(client: TestClient) -> None:
     assert {hit["label"] for hit in told["hits"]} == {"blue"}
 
 
-def test_an_item_finds_its_like_and_not_itself(client: TestClient, collection: Collection) -> None:
+def test_neighbors_of_an_item_exclude_it(client: TestClient, collection: Collection) -> None:
     told = client.get("/api/items/green/7.png/neighbors", params={"k": 29}).json()
     assert told["label"] == "green"
     assert [hit["rank"] for hit in told["hits"]] == [*range(1, 30)]
@@ -151,7 +151,7 @@ def test_effort_holds_for_its_search_alone(collection: Collection) -> None:
     assert index.n_probe == 4
 
 
-def test_a_value_of_its_own_stands_among_the_efforts(
+def test_custom_option_value_is_listed_among_efforts(
     tmp_path: Path, collection: Collection
 ) -> None:
     sets = [open_embeddings(tmp_path / "embeddings")]
@@ -190,7 +190,7 @@ def test_health_metrics_and_description(client: TestClient, collection: Collecti
     assert {"/api/search", "/api/items/{id}/neighbors", "/healthz"} <= set(described["paths"])
 
 
-def test_pages_ask_no_other_host(client: TestClient) -> None:
+def test_page_requests_no_other_host(client: TestClient) -> None:
     for address in ("/", "/page.css", "/page.js", "/docs"):
         told = client.get(address)
         assert told.status_code == 200

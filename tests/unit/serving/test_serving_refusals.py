@@ -1,5 +1,6 @@
 """The service: refused requests, limits and access."""
 
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def bomb() -> bytes:
         (png(), "image/png", {"k": "many"}, 400, "k: "),
         (png(), "image/png", {"index": "none"}, 404, "unknown index 'none'"),
         (png(), "image/png", {"where": "label=dog"}, 404, "unknown label in the index 'dog'"),
-        (png(), "image/png", {"where": "label"}, 400, "is not understood"),
+        (png(), "image/png", {"where": "label"}, 400, "invalid filter"),
         (png(), "image/png", {"effort": "3"}, 400, "exact has no option"),
         (png(), "image/png", {"index": "ivf", "effort": "5"}, 400, "n_probe is '5'; give one of 1"),
         (bytes(queue.MAX_BODY_BYTES), "image/png", {}, 413, "larger than 20 MB"),
@@ -88,7 +89,7 @@ def test_bad_addresses(client: TestClient, address: str, status: int, error: str
     assert error in answer.json()["error"]
 
 
-def test_what_is_not_a_form_and_what_has_no_image(client: TestClient) -> None:
+def test_requests_without_a_form_or_an_image_are_refused(client: TestClient) -> None:
     assert client.post("/api/search", json={"k": 3}).status_code == 415
     assert client.post("/api/search", content=png()).status_code == 415
     answer = client.post("/api/search", files={"other": ("a", b"b")})
@@ -103,11 +104,13 @@ def test_a_body_without_a_length_is_counted(client: TestClient) -> None:
             yield bytes(2**20)
 
     kind = {"content-type": "multipart/form-data; boundary=b"}
+    began = time.monotonic()
     answer = client.post("/api/search", content=parts(), headers=kind)
     assert (answer.status_code, "larger than 20 MB" in answer.json()["error"]) == (413, True)
+    assert time.monotonic() - began < queue.BODY_TIMEOUT_SECONDS / 2, "it waits for no further body"
 
 
-def test_only_under_its_own_name(client: TestClient, collection: Collection) -> None:
+def test_unknown_host_names_are_refused(client: TestClient, collection: Collection) -> None:
     assert client.get("/api/indices", headers={"host": "localhost:1"}).status_code == 200
     assert client.get("/api/indices", headers={"host": "[::1]:1"}).status_code == 200
     assert client.get("/api/indices", headers={"host": "evil.example"}).status_code == 400
@@ -120,7 +123,7 @@ def test_only_under_its_own_name(client: TestClient, collection: Collection) -> 
         assert named.get("/api/indices", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_pictures_tell_nothing_of_their_files(client: TestClient, photos: Path) -> None:
+def test_pictures_have_no_metadata(client: TestClient, photos: Path) -> None:
     Image.new("RGB", (900, 600)).save(photos / "blue" / "0.png", "JPEG", comment=b"my street")
     told = client.get("/api/items/blue/0.png/image", params={"size": 100})
     assert told.status_code == 200 and b"my street" not in told.content
@@ -138,14 +141,12 @@ def test_an_encoder_that_does_not_open_is_the_service_s_fault(
     assert (answer.status_code, "unknown encoder" in answer.json()["error"]) == (500, True)
 
 
-def test_a_body_that_does_not_come_is_given_up(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_body_times_out(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "BODY_TIMEOUT_SECONDS", -1.0)
     assert searched(client, png()).status_code == 408
 
 
-def test_too_many_at_once_are_told_to_come_again(
+def test_full_queue_returns_503_with_retry_after(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "MAX_WAITING_REQUESTS", 0)
@@ -154,7 +155,7 @@ def test_too_many_at_once_are_told_to_come_again(
     assert client.get("/healthz").status_code == 200
 
 
-def test_a_failure_is_said_in_json(
+def test_internal_error_is_json(
     client: TestClient, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*given: object) -> None:
@@ -166,7 +167,7 @@ def test_a_failure_is_said_in_json(
     assert answer.json() == {"error": "the service failed; its log says where"}
 
 
-def test_a_token_is_asked_for(collection: Collection) -> None:
+def test_token_is_required(collection: Collection) -> None:
     app = make_app(collection, token="secret words")
     with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         for headers in (
@@ -191,7 +192,7 @@ def test_a_token_is_asked_for(collection: Collection) -> None:
             assert client.get("/api/indices", headers={"authorization": sent}).status_code == 200
 
 
-def test_links_that_lead_out_are_not_followed(tmp_path: Path, photos: Path) -> None:
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, photos: Path) -> None:
     secret = tmp_path / "elsewhere" / "secret.png"
     secret.parent.mkdir()
     secret.write_bytes(png((1, 2, 3)))

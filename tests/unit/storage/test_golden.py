@@ -107,7 +107,7 @@ def test_graphs_of_distinct_vectors(backend: str) -> None:
 def test_encoder(version: str, fingerprint: str, expected: list[list[float]]) -> None:
     encoder = open_encoder(str(GOLDEN / version / "encoder"))
     assert (encoder.dim, encoder.metric, encoder.framing) == (5, Metric.COSINE, Framing(side=32))
-    # Of another value, embeddings that were made before would be refused: raise a version then.
+    # With another value, existing embeddings would be refused: raise a version then.
     assert encoder.fingerprint.startswith(fingerprint)
     lying = (np.arange(32 * 32 * 3) * 37 % 100).reshape(32, 32, 3).astype(np.uint8)
     lying[::4] += 150
@@ -137,7 +137,7 @@ def test_an_evaluation() -> None:
     assert table.ids == [f"golden: {i}" for i in range(6)]
     assert table.columns[0] == "map"
     assert table.facts["protocol"] == "unseen"
-    # Of 0 the neighbours are 1 to 5, of which 2 and 4 are even, too.
+    # The neighbors of 0 are 1 to 5. 2 and 4 of these are even.
     assert table.values[0, 0] == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 

@@ -1,4 +1,4 @@
-"""What a writer that was killed has left ready, and what strangers have put there instead."""
+"""Publications that were interrupted, and folders that somebody tampered with."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 
 def publication_killed(build: Callable[[], object], moves: int) -> None:
-    """Build an index, and stop after so many files were moved to their places."""
+    """Build an index, and stop after `moves` files were moved."""
     replace = Path.replace
     moved = 0
 
@@ -172,7 +172,7 @@ def test_an_unfinished_index_on_a_read_only_disk_is_refused(
             READERS[reader](unfinished)
 
 
-def test_a_reader_does_not_wait_for_ever(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_stops_waiting(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "PATIENCE_SECONDS", 0)
     with locked(unfinished), pytest.raises(Busy, match="another process is writing into"):
         IndexFacts.read(unfinished)

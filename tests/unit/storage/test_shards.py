@@ -92,7 +92,7 @@ def test_damaged_shard_is_found_and_written_anew(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BadData, match=r"part-00001.parquet is damaged: its sha256"):
+    with pytest.raises(BadData, match=r"part-00001.parquet is damaged: checksum mismatch"):
         open_embeddings(folder).read()
     writer = ShardWriter(folder, facts())
     assert (writer.position, writer.manifest.complete) == (2, False)
@@ -104,16 +104,16 @@ def test_damaged_shard_is_found_and_written_anew(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("endless", ["pipe", "device"])
-def test_what_has_no_end_is_not_read(folder: Path, endless: str) -> None:
+def test_endless_file_is_not_read(folder: Path, endless: str) -> None:
     part = folder / "part-00001.parquet"
     part.unlink()
     if endless == "pipe":
         os.mkfifo(part)
     else:
         part.symlink_to("/dev/zero")
-    with pytest.raises(BadData, match=r"part-00001.parquet is no file; run the same"):
+    with pytest.raises(BadData, match=r"part-00001.parquet is not a file; run the same"):
         open_embeddings(folder).read()
-    assert any("is no file" in problem for problem in verify(folder).problems)
+    assert any("is not a file" in problem for problem in verify(folder).problems)
 
 
 def test_missing_shard(folder: Path) -> None:

@@ -68,7 +68,7 @@ SOON_SECONDS = 30  # on a machine busy with other tests; clients of stores try f
 
 
 def refused(call: Callable[[], object]) -> tuple[str, float]:
-    """What is said, and after how many seconds."""
+    """Return the error, and the seconds until it was raised."""
     began = time.perf_counter()
     with pytest.raises(Unreachable) as caught:
         call()
@@ -170,7 +170,7 @@ def test_files_that_are_no_images(root: RemotePath, tmp_path: Path) -> None:
 def test_shards_of_a_cluster_are_made_in_a_store(
     root: RemotePath, photos: Path, tmp_path: Path
 ) -> None:
-    """What workers and driver do with their folder, without the workers."""
+    """Do in the folder what workers and driver do, without workers."""
     source, encoder = open_source(str(photos)), Toy()
     facts = facts_of(source, encoder, Dtype.FLOAT32, 7)
     whole = encoded(photos, tmp_path / "out")

@@ -50,7 +50,7 @@ def test_a_run_into_a_store_goes_on_where_it_was(
         encode_source(open_source(str(photos)), Stopping(), root / "out", shard_images=7)
     with pytest.raises(BadInput, match="14 of 30 images are encoded"):
         open_embeddings(root / "out")
-    # A shard of which only a part arrived is made anew.
+    # A shard of which only a part arrived is made again.
     (tmp_path / "half").write_bytes((root / "out/part-00001.parquet").read_bytes()[:99])
     (root / "out/part-00001.parquet").upload(tmp_path / "half")
     done: list[int] = []

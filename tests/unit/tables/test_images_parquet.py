@@ -277,7 +277,7 @@ def test_the_fingerprints_of_known_columns_have_not_changed(tmp_path: Path) -> N
     assert open_source(str(tmp_path)).fingerprint == expected
 
 
-def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+def test_non_parquet_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no parquet")
     with pytest.raises(BadSource, match=r"cannot read .*a\.parquet as Parquet: "):
         open_source(str(tmp_path))

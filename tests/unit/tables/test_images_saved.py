@@ -32,7 +32,7 @@ def write(file: Path, table: pa.Table, kind: Any = pa.ipc.new_stream) -> None:
 
 
 def saved(folder: Path, counts: list[int], split: str | None = "train") -> Path:
-    """A data set of files with so many images, whose shades count from 0."""
+    """Write a data set of files with these counts of images; their shades count from 0."""
     folder.mkdir(parents=True)
     names = [f"data-{i:05}-of-{len(counts):05}.arrow" for i in range(len(counts))]
     first = 0
@@ -130,12 +130,12 @@ def test_nulls_of_a_struct_in_arrow_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"_data_files": [{"filename": "../data.arrow"}]}, "no file beside it"),
-        ({"_data_files": [{"filename": "/etc/passwd"}]}, "no file beside it"),
-        ({"_data_files": [{"filename": ".."}]}, "no file beside it"),
-        ({"_data_files": [{"filename": 5}]}, "no file beside it"),
-        ({"_data_files": ["a"]}, "no file beside it"),
-        ({"_data_files": 7}, "no file beside it"),
+        ({"_data_files": [{"filename": "../data.arrow"}]}, "not a file beside it"),
+        ({"_data_files": [{"filename": "/etc/passwd"}]}, "not a file beside it"),
+        ({"_data_files": [{"filename": ".."}]}, "not a file beside it"),
+        ({"_data_files": [{"filename": 5}]}, "not a file beside it"),
+        ({"_data_files": ["a"]}, "not a file beside it"),
+        ({"_data_files": 7}, "not a file beside it"),
         ({"_data_files": [{"filename": "gone.arrow"}]}, "lacks gone.arrow"),
         ({"_data_files": []}, "no images in"),
         (

@@ -1,4 +1,4 @@
-"""The same seed, machine and versions: the same files, to the byte."""
+"""Determinism: the same seed, machine and versions give the same files, byte by byte."""
 
 import json
 from pathlib import Path

@@ -292,5 +292,5 @@ def test_damaged_or_unknown_cards_are_refused(trained: Path, tmp_path: Path) -> 
     with pytest.raises(BadData, match=r"weights.safetensors is missing"):
         open_encoder(str(folder))
     (folder / CARD).unlink()
-    with pytest.raises(BadInput, match=r"is no trained encoder \(no card.json\)"):
+    with pytest.raises(BadInput, match=r"is not a trained encoder \(no card.json\)"):
         open_encoder(str(folder))
