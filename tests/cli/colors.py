@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from pictures import picture
 from PIL import Image
 
 from retrieval import open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
+from tests.cli.pictures import picture
 
 
 def color_photos(folder: Path, seed: int = 0) -> None:

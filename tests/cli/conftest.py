@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gallery import BACKENDS, Gallery
-from pictures import save
-from running import Retr, fork, launch, snapshot
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
+from tests.cli.gallery import BACKENDS, Gallery
+from tests.cli.pictures import save
+from tests.cli.running import Retr, fork, launch, snapshot
 
 LABELS = ("blue", "green", "red")
 PER_LABEL = 20

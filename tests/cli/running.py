@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forking import forking
+from tests.forking import forking
 
 CONSOLE_SCRIPT = Path(sys.executable).parent / "retr"
 TIME_LIMIT = 120  # seconds; far more than any command takes

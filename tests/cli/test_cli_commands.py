@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gallery import Gallery
-from oracle import check_nearest, distances
-from pictures import mean_colour, save, save_bad
-from running import Retr, snapshot
 
 from retrieval import open_embeddings
+from tests.cli.gallery import Gallery
+from tests.cli.oracle import check_nearest, distances
+from tests.cli.pictures import mean_colour, save, save_bad
+from tests.cli.running import Retr, snapshot
 
 DIGITS_TRAIN, DIGITS_TEST = 1437, 360
 QUIET_COMMANDS = ["encode", "index", "search", "eval", "info", "verify"]
@@ -286,7 +286,7 @@ def test_limit_takes_the_first_images(retr: Retr, gallery: Gallery) -> None:
 def test_bad_images_are_skipped_counted_and_listed(
     retr: Retr, photos: Path, copied: Callable[[Path], Path]
 ) -> None:
-    from pictures import BAD
+    from tests.cli.pictures import BAD
 
     save_bad(photos / "green")
     (photos / "green" / "gone.png").symlink_to(photos / "nowhere.png")

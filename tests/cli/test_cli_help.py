@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from running import Retr
+
+from tests.cli.running import Retr
 
 pytestmark = pytest.mark.usefixtures("launched")
 

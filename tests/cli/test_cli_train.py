@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from pictures import save
-from running import Retr
+
+from tests.cli.pictures import save
+from tests.cli.running import Retr
 
 RECIPE = """
 about = "a test"

@@ -14,9 +14,6 @@ from typing import Any, TextIO
 
 import numpy as np
 import pytest
-import victims
-from forking import forking
-from made import embeddings
 
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.contracts import Metric
@@ -27,6 +24,9 @@ from retrieval.inspection import verify
 from retrieval.pairs.calibration import Calibration, file_name
 from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed, sha256_of
+from tests.faults import victims
+from tests.forking import forking
+from tests.made import embeddings
 
 FLIPS = 1000 if victims.ALL else 60
 ROWS = 400

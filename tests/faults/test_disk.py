@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import victims
-from forking import forking
 from test_kills import CASES, content
 
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.errors import BadInput, Busy
 from retrieval.images import open_source
+from tests.faults import victims
+from tests.forking import forking
 
 # The largest file, in bytes, that a process may write: a nearly full disk.
 FILE_LIMIT_BYTES = (0, 100, 1000, 3000, 8000, 20_000)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import victims
-from made import embeddings
 from PIL import Image
 
 from retrieval import build_index, open_embeddings, open_index
 from retrieval.errors import BadInput
 from retrieval.inspection import verify
 from retrieval.storage.cards import Card, is_trained
+from tests.faults import victims
+from tests.made import embeddings
 
 MOMENTS = int(os.environ.get("RETR_FAULTS", "3"))
 STEPS = None if victims.ALL else 6  # steps at which a run is killed; None for all

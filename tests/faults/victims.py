@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forking import forking
+from tests.forking import forking
 
 # Audit events (`sys.addaudithook`) of the changes of files that count as steps.
 STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})

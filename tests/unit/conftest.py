@@ -6,10 +6,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from stores import lead_to, s3_server
 
 from retrieval.storage import places
 from retrieval.storage.places import RemotePath
+from tests.stores import lead_to, s3_server
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import embeddings
 
 from retrieval import (
     Labelled,
@@ -21,6 +20,7 @@ from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.registry import indexer_plugin
 from retrieval.values import whole_number
+from tests.made import embeddings
 
 VECTORS = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
 BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss", "milvus")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from made import photographs
 from torch import nn
 from torch.nn import functional
 
@@ -13,6 +12,7 @@ from encoders.pretrained import PretrainedNetwork
 from retrieval.contracts import Framing, Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.registry import open_encoder
+from tests.made import photographs
 
 FRAMING = Framing(side=4)
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import photographs
 from torch import nn
 
 from encoders.inference import TorchEncoder, floats
@@ -25,6 +24,7 @@ from retrieval.errors import BadData, BadInput, CannotExport
 from retrieval.registry import open_encoder
 from retrieval.storage.files import locked, sha256_of
 from retrieval.testing import check_encoder
+from tests.made import photographs
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import embeddings
 from numpy.typing import NDArray
 
 from benchmarks.speed.scale import draw
@@ -25,6 +24,7 @@ from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, open_index
 from retrieval.index.recall import K, measured_recall
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.registry import indexer_names, make_indexer
+from tests.made import embeddings
 
 QUERIES = 200
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from made import OTHER, embeddings
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
@@ -24,6 +23,7 @@ from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import sealed
 from retrieval.storage.places import RemotePath
+from tests.made import OTHER, embeddings
 
 DIM = 8
 

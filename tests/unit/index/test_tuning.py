@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import OTHER, embeddings
 
 from indexers.exact import Exact
 from indexers.hnsw import Hnsw
@@ -24,6 +23,7 @@ from retrieval.quality.ranking import distances_of, nearest
 from retrieval.registry import indexer_plugin
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
+from tests.made import OTHER, embeddings
 
 ROWS, DIM = 3000, 16
 OWN = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "faiss")

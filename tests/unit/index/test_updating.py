@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import OTHER, embeddings
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput, Busy, Mismatch, UnknownName
@@ -16,6 +15,7 @@ from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
+from tests.made import OTHER, embeddings
 
 DIM = 4
 

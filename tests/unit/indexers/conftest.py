@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made import embeddings
-from milvus_rows import vectors
 
 from retrieval.storage.embeddings import Embeddings
+from tests.made import embeddings
+from tests.milvus_rows import vectors
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import OTHER, embeddings
-from milvus_rows import DIM, collections, vectors
 
 from indexers.exact import Exact
 from indexers.milvus import collection, holding
@@ -34,6 +32,8 @@ from retrieval.index.folder import INDEX, IndexFacts, open_index
 from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
 from retrieval.storage.embeddings import Embeddings
+from tests.made import OTHER, embeddings
+from tests.milvus_rows import DIM, collections, vectors
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import embeddings
 
 from indexers.exact import Exact
 from indexers.milvus import collection, holding
@@ -17,6 +16,7 @@ from retrieval.errors import BadData, Mismatch
 from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
 from retrieval.index.searching import Searcher
+from tests.made import embeddings
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milvus_rows import DIM, collections, vectors
 
 from indexers.exact import Exact
 from indexers.milvus import collection, holding
@@ -30,6 +29,7 @@ from retrieval.errors import BadInput
 from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
 from retrieval.storage.embeddings import Embeddings
+from tests.milvus_rows import DIM, collections, vectors
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")

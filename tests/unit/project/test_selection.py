@@ -26,8 +26,8 @@ def test_no_module_selects_more_than_a_tenth_of_the_test_files() -> None:
         ("retrieval/images/decoding.py", "tests/unit/images/test_images_decoding.py"),
         ("indexers/ivf.py", "tests/unit/indexers/test_indexers_ivf.py"),
         ("encoders/training/optimization/losses.py", "tests/unit/training/test_training_losses.py"),
-        ("cli/commands/search.py", "tests/cli/test_cli_search.py"),
-        ("cli/commands/evaluate.py", "tests/cli/test_cli_eval.py"),
+        ("cli/commands/search.py", "tests/cli/search/test_cli_search.py"),
+        ("cli/commands/evaluate.py", "tests/cli/quality/test_cli_eval.py"),
     ],
 )
 def test_files_with_the_name_of_the_module_come_first(module: str, test: str) -> None:

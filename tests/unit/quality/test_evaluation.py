@@ -5,13 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from items import Canned, clusters, f32, line_eval, on_a_line, table
 
 from retrieval.contracts import Metric
 from retrieval.quality import ranking
 from retrieval.quality.evaluation import evaluate, evaluate_index
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS
+from tests.items import Canned, clusters, f32, line_eval, on_a_line, table
 
 
 def test_two_queries_worked_by_hand() -> None:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from items import Canned, clusters, line_eval, on_a_line
 
 from retrieval.contracts import Metric
 from retrieval.errors import BadInput, Mismatch
 from retrieval.quality.evaluation import evaluate, evaluate_index
 from retrieval.quality.labelled import Labelled
+from tests.items import Canned, clusters, line_eval, on_a_line
 
 
 @pytest.mark.parametrize("ks", [(), (0,), (5, -1)])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from uploads import HERE
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.contracts import Metric
@@ -13,6 +12,7 @@ from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection
+from tests.uploads import HERE
 
 
 @pytest.fixture

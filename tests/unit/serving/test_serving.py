@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from uploads import HERE, png, searched
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
@@ -20,6 +19,7 @@ from retrieval.index.update import add_rows, delete_rows
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection
 from retrieval.serving.effort import Effort
+from tests.uploads import HERE, png, searched
 
 
 def test_image_search_returns_similar_images(client: TestClient) -> None:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from uploads import HERE, png, searched
 
 from retrieval import build_index, open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
@@ -20,6 +19,7 @@ from retrieval.serving import queue
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection
 from retrieval.serving.folders import Folders
+from tests.uploads import HERE, png, searched
 
 BOMB = zlib.compress(bytes(1000), 9)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import embeddings, unpublish
 
 from retrieval import Searcher, build_index, open_embeddings, open_index
 from retrieval.errors import BadData, BadInput, Busy
@@ -19,6 +18,7 @@ from retrieval.inspection import kind_of, verify
 from retrieval.storage import publishing
 from retrieval.storage.files import PARTIAL, locked, write_json
 from retrieval.storage.publishing import READY, STALE, publish, settle
+from tests.made import embeddings, unpublish
 
 VECTORS = np.array([[0, 1], [1, 0], [1, 1]], np.float32)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tables import png
 
 from retrieval.storage.tables import read_table, write_table
+from tests.tables import png
 
 TABLE = pa.table({"id": ["a", "b"], "label": ["x", None], "path": [None, "b.png"]})
 

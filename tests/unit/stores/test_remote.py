@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import encoded, lead_to, put
 
 from encoders.toy import Toy
 from retrieval import open_embeddings
@@ -24,6 +23,7 @@ from retrieval.storage import places
 from retrieval.storage.manifest import Dtype
 from retrieval.storage.places import RemotePath, place_of
 from retrieval.storage.shard_writer import ShardWriter
+from tests.stores import encoded, lead_to, put
 
 
 def test_a_place_is_a_path_unless_it_is_a_url() -> None:

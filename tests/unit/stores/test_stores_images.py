@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stores import put
 
 from encoders.toy import Toy
 from retrieval.embedding.encode import encode_source
@@ -16,6 +15,7 @@ from retrieval.images import Columns, open_source, read_image
 from retrieval.images.folders import remote as remote_images
 from retrieval.images.folders.listing import Changes, listed
 from retrieval.storage.places import RemotePath
+from tests.stores import put
 
 
 def test_images_of_a_store_are_those_of_a_folder(root: RemotePath, photos: Path) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import encoded
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings, open_index
@@ -18,6 +17,7 @@ from retrieval.inspection import verify
 from retrieval.storage import cache
 from retrieval.storage.places import RemotePath
 from retrieval.workspace import Role, Workspace
+from tests.stores import encoded
 
 
 def test_embeddings_in_a_store_are_those_of_a_folder(

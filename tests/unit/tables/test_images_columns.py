@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import STRUCT, notes, png, reason, save, shade
 
 from retrieval.errors import BadImage, BadInput, BadSource, UnknownName
 from retrieval.images import Columns, open_source, read_image
+from tests.tables import STRUCT, notes, png, reason, save, shade
 
 
 def test_a_row_without_an_image_says_so(tmp_path: Path) -> None:

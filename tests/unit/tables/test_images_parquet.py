@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import NAMES, STRUCT, notes, png, reason, save, shade, write
 
 from encoders.toy import Toy
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import decode, open_source, read_image
+from tests.tables import NAMES, STRUCT, notes, png, reason, save, shade, write
 
 
 @pytest.fixture

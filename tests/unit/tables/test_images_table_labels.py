@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import NAMES, png, save, write
 
 from retrieval.errors import BadSource
 from retrieval.images import Columns, open_source
+from tests.tables import NAMES, png, save, write
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import embeddings
 
 from encoders.toy import Toy
 from retrieval import build_index, open_embeddings
@@ -13,6 +12,7 @@ from retrieval.contracts import Vectors
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.registry import open_encoder
+from tests.made import embeddings
 
 THREADED = {"hnsw": {"build_threads": 1}}
 """Options by which a backend builds the same graph every time."""

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gallery import Gallery
-from running import Retr
-from stores import KEYS, s3_server
+
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
+from tests.stores import KEYS, s3_server
 
 
 @pytest.fixture(scope="module")

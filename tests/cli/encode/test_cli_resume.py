@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import slow_encode
-from pictures import BAD, picture, png, save_parquet
-from running import CONSOLE_SCRIPT, Retr, snapshot
 
 from retrieval import open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadInput, BadSource, Busy
 from retrieval.images import Item
 from retrieval.storage.files import locked, sealed
+from tests.cli import slow_encode
+from tests.cli.pictures import BAD, picture, png, save_parquet
+from tests.cli.running import CONSOLE_SCRIPT, Retr, snapshot
 
 pytestmark = pytest.mark.usefixtures("launched")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gallery import BACKENDS
-from pictures import picture, png, save
-from running import Outcome, Retr
 
 import cli.main
 from retrieval.images.folders import folder as folder_module
+from tests.cli.gallery import BACKENDS
+from tests.cli.pictures import picture, png, save
+from tests.cli.running import Outcome, Retr
 
 ENCODE = ("encode", "photos", "--encoder", "toy", "--out", "e")
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from gallery import Gallery
-from running import CONSOLE_SCRIPT, Retr
+
+from tests.cli.gallery import Gallery
+from tests.cli.running import CONSOLE_SCRIPT, Retr
 
 pytestmark = pytest.mark.usefixtures("launched")
 

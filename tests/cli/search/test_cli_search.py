@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery import BACKENDS, Gallery
-from oracle import check_nearest, distances
-from pictures import mean_colour, picture, png, save, save_bad, save_parquet
 from PIL import Image
-from running import CONSOLE_SCRIPT, Retr
 
 from retrieval import build_index, open_embeddings
 from retrieval.contracts import Metric
+from tests.cli.gallery import BACKENDS, Gallery
+from tests.cli.oracle import check_nearest, distances
+from tests.cli.pictures import mean_colour, picture, png, save, save_bad, save_parquet
+from tests.cli.running import CONSOLE_SCRIPT, Retr
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

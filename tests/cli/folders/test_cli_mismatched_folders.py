@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from damage import Copied, edit_json, make_embeddings
-from gallery import Gallery
-from running import Retr
 
 from retrieval import open_embeddings
 from retrieval.errors import BadInput
 from retrieval.storage.manifest import Dtype, EncoderFacts
 from retrieval.storage.shard_writer import ShardWriter
+from tests.cli.damage import Copied, edit_json, make_embeddings
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 
 def test_an_index_of_another_encoder_is_not_searched(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import Retr
+
+from tests.cli.running import Retr
 
 # Downloads go to a port where nothing listens.
 PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")

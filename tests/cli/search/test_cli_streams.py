@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gallery import Gallery
-from pictures import save
-from running import CONSOLE_SCRIPT, TIME_LIMIT, Outcome, Retr
 
 from retrieval.inspection import verify
+from tests.cli.gallery import Gallery
+from tests.cli.pictures import save
+from tests.cli.running import CONSOLE_SCRIPT, TIME_LIMIT, Outcome, Retr
 
 
 def shell(arguments: list[str], redirections: str, cwd: Path, **env: str) -> Outcome:

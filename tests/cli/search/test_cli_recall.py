@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from made import embeddings
-from running import Retr
-
 from benchmarks.speed.scale import draw
+from tests.cli.running import Retr
+from tests.made import embeddings
 
 
 def test_index_warns_only_of_poor_recall(tmp_path: Path) -> None:

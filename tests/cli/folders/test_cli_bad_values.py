@@ -3,8 +3,9 @@
 import subprocess
 
 import pytest
-from gallery import Gallery
-from running import CONSOLE_SCRIPT, Retr
+
+from tests.cli.gallery import Gallery
+from tests.cli.running import CONSOLE_SCRIPT, Retr
 
 SEARCH = ["search", "{image}", "--index", "{exact}"]
 ENCODE = ["encode", "{images}", "--encoder", "toy", "--out", "made"]

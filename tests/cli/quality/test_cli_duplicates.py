@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from tests.cli.conftest import Gallery
+from tests.cli.gallery import Gallery
 from tests.cli.running import Retr
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import PART, Copied, cut, edit_json, flip_a_bit, rewrite_shard
-from gallery import Gallery
-from made import unpublish
-from running import Retr, snapshot
 
 from retrieval.storage.publishing import READY
+from tests.cli.damage import PART, Copied, cut, edit_json, flip_a_bit, rewrite_shard
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr, snapshot
+from tests.made import unpublish
 
 
 def put_nan(columns: dict[str, Any]) -> None:

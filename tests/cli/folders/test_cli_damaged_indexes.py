@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from damage import PART, Copied, cut, edit_json, flip_a_bit
-from gallery import Gallery
-from running import Retr
+
+from tests.cli.damage import PART, Copied, cut, edit_json, flip_a_bit
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 INDEX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
     "cut": (lambda folder: cut(native(folder)), ["damaged", "index again"]),

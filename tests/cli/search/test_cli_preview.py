@@ -8,9 +8,10 @@ from fcntl import ioctl
 from termios import TIOCSWINSZ
 
 import pytest
-from gallery import Gallery
-from pictures import save
-from running import CONSOLE_SCRIPT, Retr
+
+from tests.cli.gallery import Gallery
+from tests.cli.pictures import save
+from tests.cli.running import CONSOLE_SCRIPT, Retr
 
 pytestmark = pytest.mark.usefixtures("launched")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery import Gallery
-from running import Retr
+
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")
 pytest.importorskip("milvus_lite", reason="needs Milvus Lite: see the Makefile")

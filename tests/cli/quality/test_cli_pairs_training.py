@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pictures import save
-from running import Retr
 
 from encoders.training.recipe import Data, Loss, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval import open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
+from tests.cli.pictures import save
+from tests.cli.running import Retr
 
 
 @dataclass(frozen=True)

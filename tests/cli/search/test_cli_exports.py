@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import save
-from running import Outcome, Retr, fork
 
 from retrieval.embedding.embed import MAX_ONNX_IMAGES
 from retrieval.embedding.onnx_cache import NETWORK, export_folder
+from tests.cli.pictures import save
+from tests.cli.running import Outcome, Retr, fork
 
 pytestmark = pytest.mark.usefixtures("launched")
 

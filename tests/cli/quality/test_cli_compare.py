@@ -5,11 +5,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from colors import color_photos
-from gallery import Gallery
-from pictures import save
 from PIL import Image
-from running import Retr
 
 from encoders.training.recipe import Data, Recipe
 from encoders.training.trainer import train
@@ -17,6 +13,10 @@ from retrieval import open_embeddings, open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.pairs.calibration import Calibration, Method
+from tests.cli.colors import color_photos
+from tests.cli.gallery import Gallery
+from tests.cli.pictures import save
+from tests.cli.running import Retr
 
 
 def test_saved_calibration_gives_a_probability(retr: Retr) -> None:

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from gallery import Gallery
-from pictures import save
-from running import Retr
 
 from retrieval import open_encoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
+from tests.cli.gallery import Gallery
+from tests.cli.pictures import save
+from tests.cli.running import Retr
 
 
 @pytest.fixture

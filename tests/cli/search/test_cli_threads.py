@@ -10,7 +10,7 @@ import pytest
 
 from retrieval.runtime.threads import available_cores, usable_cores
 from retrieval.storage.embeddings import open_embeddings
-from tests.cli.conftest import Gallery
+from tests.cli.gallery import Gallery
 from tests.cli.running import Retr
 
 pytestmark = pytest.mark.usefixtures("launched")

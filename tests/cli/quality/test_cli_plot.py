@@ -1,9 +1,10 @@
 """`retr plot`: plots of embeddings, of trainings and of pairs."""
 
 import pytest
-from colors import color_photos
-from gallery import Gallery
-from running import Retr
+
+from tests.cli.colors import color_photos
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from damage import Copied
-from gallery import Gallery
-from running import Retr
 
 from retrieval.storage.files import locked
+from tests.cli.damage import Copied
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 
 def outputs(gallery: Gallery) -> dict[str, list[str]]:

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gallery import Gallery
 from PIL import Image
-from running import Retr
+
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gallery import Gallery
-from pictures import BAD, picture, png, save, save_bad, save_parquet
 from PIL import Image
-from running import Retr, snapshot
+
+from tests.cli.gallery import Gallery
+from tests.cli.pictures import BAD, picture, png, save, save_bad, save_parquet
+from tests.cli.running import Retr, snapshot
 
 REASONS = {name: reason for name, (_, reason) in BAD.items()} | {"missing.png": "no such file"}
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from gallery import Gallery
-from running import Retr
+
+from tests.cli.gallery import Gallery
+from tests.cli.running import Retr
 
 EVAL = ("eval", "--queries", "{e}", "--database", "{e}")
 

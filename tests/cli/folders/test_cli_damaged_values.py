@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import Copied
-from gallery import Gallery
 
 from retrieval import open_embeddings, open_index
 from retrieval.errors import BadInput
 from retrieval.storage.files import sealed
+from tests.cli.damage import Copied
+from tests.cli.gallery import Gallery
 
 
 def test_wrong_manifest_value_is_refused_or_has_no_effect(gallery: Gallery, copied: Copied) -> None:

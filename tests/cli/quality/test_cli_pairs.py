@@ -5,11 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colors import color_photos, other_photos
-from gallery import Gallery
-from pictures import save
 from PIL import Image
-from running import Retr
 
 from cli.pictures import draw_pairs
 from retrieval import open_embeddings, open_encoder
@@ -19,6 +15,10 @@ from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.pairs.verification import Procedure, split, verify
 from retrieval.quality.labelled import Labelled
+from tests.cli.colors import color_photos, other_photos
+from tests.cli.gallery import Gallery
+from tests.cli.pictures import save
+from tests.cli.running import Retr
 
 
 def test_pairs_are_judged_by_a_threshold_from_other_images(retr: Retr, gallery: Gallery) -> None:
