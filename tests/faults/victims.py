@@ -93,7 +93,7 @@ class Ended:
 def run(victim: Victim, folder: Path, after: float | None = None, at: int | None = None) -> Ended:
     """Run a victim in another process, and kill it after some seconds or at a step if given."""
     context = forking()
-    counter = context.Value("i", 0)
+    counter = context.Value("i", 0, lock=False)  # a killed process would keep the lock
     started = context.Event()
     arguments = (victim, folder, at, counter, started)
     process = context.Process(target=_run, args=arguments)
