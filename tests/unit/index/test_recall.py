@@ -210,7 +210,7 @@ def test_measured_recall_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPat
     vectors = directions(3000)
     index = Ivf(Metric.EUCLIDEAN, n_probe=4, device="cpu").build(vectors)
     whole = measured_recall(index, InMemory(vectors), Metric.EUCLIDEAN)
-    monkeypatch.setattr(measuring, "BLOCK_ROWS", 700)
+    monkeypatch.setattr(measuring, "COMPARED_ROWS", 700)
     assert measured_recall(index, InMemory(vectors), Metric.EUCLIDEAN) == whole
     in_parts = Fetched(3000, 128, lambda rows: vectors[rows])
     assert measured_recall(index, in_parts, Metric.EUCLIDEAN) == whole
