@@ -15,6 +15,8 @@ from retrieval.choices import choice
 from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
 from retrieval.images import Source
+from retrieval.images.folders.listing import listed
+from retrieval.images.source import First
 from retrieval.storage.files import made_folder, read_json, write_json
 from retrieval.storage.manifest import Dtype, EncoderFacts
 from retrieval.storage.places import Place, RemotePath, place_of
@@ -43,12 +45,23 @@ class Workspace:
         return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
 
     def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype | str) -> Path:
-        """Return the folder for embeddings of this source by this encoder."""
+        """Return the folder for embeddings of this source by this encoder.
+
+        A source of files has the same folder when its files have changed.
+        """
         dtype = choice(Dtype, dtype)
-        run = f"{source.fingerprint} {encoder.fingerprint} {dtype}"
-        key = hashlib.sha256(run.encode()).hexdigest()[:8]
-        name = "-".join((_slug("/".join(source.name.split("/")[-2:])), _slug(encoder.name), key))
-        return self.folder / "embeddings" / name
+        names = (_slug("/".join(source.name.split("/")[-2:])), _slug(encoder.name))
+
+        def folder(source_key: str) -> Path:
+            run = f"{source_key} {encoder.fingerprint} {dtype}"
+            key = hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            return self.folder / "embeddings" / "-".join((*names, key))
+
+        earlier = folder(source.fingerprint)
+        if listed(source) is None or earlier.is_dir():  # versions up to 2 had no others
+            return earlier
+        limit = source.limit if isinstance(source, First) else None
+        return folder(f"files of {source.name} {limit}")
 
     def index_folder(self, embeddings: Place, backend: str, metric: str) -> Path:
         """Return the folder for the index of this backend over these embeddings."""

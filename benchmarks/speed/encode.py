@@ -25,7 +25,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from benchmarks.suite import machine
 from retrieval.contracts import Framing, Images, Json
-from retrieval.embedding.encode import BATCH, Decoder, encode_source
+from retrieval.embedding.decoder import BATCH, Decoder
+from retrieval.embedding.encode import encode_source
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, load, open_source
 from retrieval.registry import open_encoder
 

@@ -1,7 +1,7 @@
 """`retr encode`: images to embeddings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,10 +24,11 @@ from retrieval.units import duration
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
+    from retrieval.embedding.encode import Outcome
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Source
     from retrieval.images.folders.listing import Listed
-    from retrieval.storage.manifest import Dtype, Manifest
+    from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import Place
     from retrieval.workspace import Workspace
 
@@ -71,6 +72,16 @@ EngineOption = Annotated[
 ]
 
 
+CheckContent = Annotated[
+    bool,
+    typer.Option(
+        "--check-content",
+        help="Compare the content of all files with their embeddings, not only of files whose "
+        "size or time has changed.",
+    ),
+]
+
+
 @command(threads=True, max_megapixels=True)
 def encode(
     output: Output,
@@ -86,13 +97,15 @@ def encode(
     device: Device = "auto",
     engine: EngineOption = "local",
     address: Address = None,
+    check_content: CheckContent = False,
     data: Data = None,
 ) -> None:
     """Encode images into embeddings: a folder of Parquet shards.
 
-    Run the same command again to continue a run that was stopped. Images that cannot be read, and
-    folders that cannot be listed, are named in skipped.parquet. A folder is listed once, at the
-    start. Images that arrive later are not encoded.
+    Run the same command again to continue a run that was stopped, or after files have changed. Only
+    new and changed files are encoded. Rows of files that are gone are dropped, and a file that was
+    renamed keeps its embedding. Images that cannot be read, and folders that cannot be listed, are
+    named in skipped.parquet.
 
     Example: retr encode photos/ --out photos-embeddings
 
@@ -103,7 +116,7 @@ def encode(
     import time
 
     from cli.onnx_cache import keep_for_searches
-    from retrieval.embedding.encode import encode_source
+    from retrieval.embedding.encode import bring_up_to_date
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.listing import listed
@@ -118,17 +131,18 @@ def encode(
     # On a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
-    encode_images: Callable[..., Manifest] = encode_source
+    encode_images: Callable[..., Outcome] = bring_up_to_date
     if on_ray:
         names = Names(source, encoder, split, data, limit, device, columns)
         encode_images = partial(_encode_on_cluster, output, names, address)
     started = time.perf_counter()
     with output.progress(f"encode {images.name}", "image") as show:
-        new = _NewImages(len(images), show)
-        manifest = encode_images(images, opened, folder, number_type, progress=new.progress)
+        outcome = encode_images(
+            images, opened, folder, number_type, progress=show, check_content=check_content
+        )
     seconds = time.perf_counter() - started
     _remember(workspace, folder, split, is_given=out is not None)
-    run = EncodeRun(folder, manifest, opened, listed(images), new.count, seconds)
+    run = EncodeRun(folder, outcome, opened, listed(images), seconds)
     _print(output, run)
     output.document(run.to_json())
     keep_for_searches(output, opened)
@@ -147,53 +161,24 @@ def _remember(workspace: "Workspace", folder: "Place", split: str | None, is_giv
     workspace.remember(Role.QUERIES if split == "test" else Role.DATABASE, folder)
 
 
-@dataclass(slots=True)
-class _NewImages:
-    """Count the images that earlier runs did not encode, from the progress of this one.
-
-    total: of all images. before: of those that earlier runs encoded.
-    """
-
-    total: int
-    show: Callable[[int, int], None]
-    before: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.before = self.total  # until the progress shows otherwise
-
-    def progress(self, done: int, total: int) -> None:
-        """Show the progress. The first call comes before the first new image."""
-        self.before = min(self.before, done)
-        self.show(done, total)
-
-    @property
-    def count(self) -> int:
-        """Return the number of images that are new."""
-        return self.total - self.before
-
-
 @dataclass(frozen=True, slots=True)
 class EncodeRun:
-    """Embeddings after a run, and what the run did.
-
-    listing: None for a source that is not a folder. new: images that the run encoded.
-    """
+    """Embeddings after a run, and what the run did. listing: None unless the images are files."""
 
     folder: "Place"
-    manifest: "Manifest"
+    outcome: "Outcome"
     encoder: "Encoder"
     listing: "Listed | None"
-    new: int
     seconds: float
 
     @property
     def images_per_second(self) -> float:
-        """Return the speed; 0 without new images."""
-        return self.new / self.seconds if self.new else 0.0
+        """Return the number of images that were encoded a second."""
+        return self.outcome.encoded / self.seconds
 
     def to_json(self) -> "dict[str, JsonValue]":
         """Return the document of `retr encode --json`."""
-        manifest, listing = self.manifest, self.listing
+        manifest, listing = self.outcome.manifest, self.listing
         return {
             "out": str(self.folder),
             "rows": manifest.rows,
@@ -202,6 +187,10 @@ class EncodeRun:
             "skipped": manifest.skipped,
             "skipped_folders": manifest.skipped_folders,
             "passed_over": {} if listing is None else {**listing.left_out.passed_over},
+            "encoded": self.outcome.encoded,
+            "kept": self.outcome.kept,
+            "removed": self.outcome.removed,
+            "renamed": self.outcome.renamed,
             "encoder": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint},
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
@@ -217,27 +206,36 @@ def _encode_on_cluster(
     folder: "Place",
     dtype: "Dtype",
     progress: Callable[[int, int], None],
-) -> "Manifest":
-    """Encode as `encode_source` does, by the workers of a Ray cluster."""
+    check_content: bool,
+) -> "Outcome":
+    """Encode as `bring_up_to_date` does, by the workers of a Ray cluster."""
     from cli.quiet import quiet_libraries
     from retrieval.embedding.on_ray import encode_on_cluster
 
     with quiet_libraries(output.debug):
         return encode_on_cluster(
-            names, source, encoder, folder, dtype, progress=progress, address=address
+            names,
+            source,
+            encoder,
+            folder,
+            dtype,
+            progress=progress,
+            address=address,
+            check_content=check_content,
         )
 
 
 def _print(output: Output, run: EncodeRun) -> None:
     from retrieval.images.folders.listing import said_of
 
-    manifest, listing = run.manifest, run.listing
+    outcome, listing = run.outcome, run.listing
+    manifest = outcome.manifest
     if manifest.skipped:
         output.warn(
             f"{plural(manifest.skipped, 'image')} could not be read; "
             f"{run.folder / 'skipped.parquet'} lists them with the reasons"
         )
-    if listing is not None and run.new:
+    if listing is not None and outcome.encoded:
         _warn_of_changes(output, listing)
     output.say(
         f"{plural(manifest.rows, 'embedding')} of {run.encoder.dim} dimensions by "
@@ -245,10 +243,13 @@ def _print(output: Output, run: EncodeRun) -> None:
     )
     if listing is not None and listing.left_out.passed_over:
         output.say(said_of(listing.left_out.passed_over))
-    if run.new:
+    if outcome.encoded:
         speed = f"{run.images_per_second:,.0f} images/s"
-        output.say(f"{plural(run.new, 'image')} in {duration(run.seconds)}, {speed}")
-    else:
+        output.say(f"{plural(outcome.encoded, 'image')} in {duration(run.seconds)}, {speed}")
+    counts = {"kept": outcome.kept, "removed": outcome.removed, "renamed": outcome.renamed}
+    if outcome.removed or outcome.renamed or (outcome.encoded and outcome.kept):
+        output.say(", ".join(f"{what} {number:,}" for what, number in counts.items() if number))
+    elif not outcome.encoded:
         output.say("nothing to do: all images are encoded already")
 
 
@@ -261,7 +262,7 @@ def _warn_of_changes(output: Output, source: "Listed") -> None:
     except BadInput as error:
         output.warn(f"cannot check for files that arrived during the run: {error}")
         return
-    remedy = "to encode the current files, run again with another --out"
+    remedy = "run the same command again to encode the current files"
     if changes.arrived:
         files = plural(changes.arrived, "file")
         verb = "is" if changes.arrived == 1 else "are"

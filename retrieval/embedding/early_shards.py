@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from retrieval.embedding.encode import (
-    EARLY_FOLDER,
-)
+from retrieval.embedding.encode import EARLY_FOLDER, Tally
+from retrieval.embedding.plan import Plan
 from retrieval.errors import BadData, Mismatch
 from retrieval.images.folders.listing import Listed
 from retrieval.storage.document import fields_of, parsed
@@ -36,6 +35,8 @@ class EarlyShard:
     attempt: str
     shard: Shard
     skipped: tuple[Skipped, ...]
+    encoded: int = 0
+    copied: tuple[tuple[str, ...], ...] = ()  # ids of images, each with that of the row it is from
     differing: tuple[int, ...] = ()  # positions of images that the worker met other than listed
 
     @property
@@ -55,6 +56,7 @@ class Queue:
     def __init__(
         self,
         writer: ShardWriter,
+        plan: Plan,
         progress: Callable[[int, int], None],
         source: Listed | None = None,
     ) -> None:
@@ -63,6 +65,8 @@ class Queue:
         source: whose files the workers are told.
         """
         self.writer = writer
+        self.plan = plan
+        self.tally = Tally(plan)
         self.source = source
         self.facts = writer.facts
         self.folder = made_folder(writer.folder / EARLY_FOLDER)
@@ -82,11 +86,14 @@ class Queue:
 
     def missing(self) -> list[int]:
         """Return the numbers of the shards that are neither recorded nor waiting."""
-        wanted = -(-self.facts.source.images // self.facts.shard_images)
-        return [number for number in range(wanted) if self._is_missing(number)]
+        return [number for number in self.plan.numbers if self._is_missing(number)]
 
     def _is_missing(self, number: int) -> bool:
-        return number >= len(self.writer.manifest.shards) and number not in self._waiting
+        return (
+            number in self.plan.numbers
+            and number >= self.writer.next_number
+            and number not in self._waiting
+        )
 
     def add(self, outcome: EarlyShard) -> None:
         """Take in a shard.
@@ -107,9 +114,8 @@ class Queue:
         """Raise Mismatch where a file that the worker met other than listed is as listed here."""
         if not outcome.differing or self.source is None:
             return
-        first, last = min(outcome.differing), max(outcome.differing)
         end = time.monotonic() + SETTLE_SECONDS
-        while not {*outcome.differing} <= {*self.source.differing(first, last + 1)}:
+        while not {*outcome.differing} <= {*self.source.differing(outcome.differing)}:
             if time.monotonic() > end:
                 name = self.facts.source.name
                 raise Mismatch(
@@ -120,14 +126,13 @@ class Queue:
 
     def _record(self) -> None:
         """Record the shards whose turn it is."""
-        while outcome := self._waiting.pop(len(self.writer.manifest.shards), None):
+        while outcome := self._waiting.pop(self.writer.next_number, None):
             made = self.folder / outcome.place / outcome.shard.file
             moved(made, self.writer.folder / outcome.shard.file)
             self.writer.record(outcome.shard, outcome.skipped)
-        early = sum(
-            outcome.shard.rows + outcome.shard.skipped for outcome in self._waiting.values()
-        )
-        self.progress(self.writer.position + early, self.facts.source.images)
+            self.tally.add(outcome.encoded, outcome.copied)
+        missing = sum(len(self.plan.stretch(number)) for number in self.missing())
+        self.progress(self.facts.source.images - missing, self.facts.source.images)
 
 
 def _whole(attempt: Place, facts: Facts) -> EarlyShard | None:

@@ -1,25 +1,23 @@
-"""Encodes a source of images into shards: streaming, in parallel, and resumable.
+"""Encode a source of images into shards: streaming, in parallel, resumable, and up to date.
 
-Images are decoded by threads (Pillow lets go of the interpreter while it decodes) a few batches
-ahead of the network, so that the network is what the run waits for, and memory holds a few
-batches and one shard's embeddings, whatever the number of images.
+The run waits for the network only, because threads decode the images ahead of it. Memory holds a
+few batches and the embeddings of one shard, whatever the number of images.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
 from retrieval.choices import choice
-from retrieval.contracts import Encoder, Framing, Images, Vectors
-from retrieval.errors import BadData, BadImage, BadSource
-from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, load
+from retrieval.contracts import Encoder, Vectors
+from retrieval.embedding.decoder import Decoder, ReadImage
+from retrieval.embedding.plan import Copier, Plan, plan_of
+from retrieval.errors import BadData, BadSource
+from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
-from retrieval.runtime.threads import usable_cores
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
 from retrieval.storage.manifest import (
     Dtype,
@@ -30,29 +28,35 @@ from retrieval.storage.manifest import (
     Skipped,
     SourceFacts,
 )
+from retrieval.storage.names import storable
 from retrieval.storage.places import Place
 from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_embeddings_folder
 from retrieval.storage.shards import shard_name, write_shard
 
 SHARD_IMAGES = 10_000
-BATCH = 500  # images decoded and handed to the encoder at once
-BATCH_BYTES = 64 << 20  # encoded images that fill a batch
-PREFETCHED_BATCHES = 3  # decoded before the encoder needs them
 EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones
+
+Progress = Callable[[int, int], None]
+"""Is called with the number of images done, in this and earlier runs, and the total."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Decoded images (n, side, side, 3), the n items they came from, and those that failed."""
+class Outcome:
+    """The complete set after a run, and what the run did.
 
-    items: list[Item]
-    images: Images
-    skipped: list[Skipped]
+    encoded: images that the network embedded. kept: rows that stayed, those of touched files
+    included. removed: rows whose file is gone. renamed: rows whose file has another path now.
+    """
 
-    @property
-    def seen(self) -> int:
-        """Return the number of the source's images in the batch."""
-        return len(self.items) + len(self.skipped)
+    manifest: Manifest
+    encoded: int = 0
+    kept: int = 0
+    removed: int = 0
+    renamed: int = 0
 
 
 def encode_source(
@@ -61,12 +65,26 @@ def encode_source(
     folder: Place,
     dtype: Dtype | str = Dtype.FLOAT32,
     shard_images: int = SHARD_IMAGES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Manifest:
-    """Encode `source` into `folder`; return the manifest of the complete set.
+    """Encode `source` into `folder`, as `bring_up_to_date` does; return the manifest."""
+    return bring_up_to_date(source, encoder, folder, dtype, shard_images, progress).manifest
 
-    If the folder holds the first shards of the same run, encoding continues after them.
-    `progress` is called with the number of images done, in this and earlier runs, and the total.
+
+def bring_up_to_date(
+    source: Source,
+    encoder: Encoder,
+    folder: Place,
+    dtype: Dtype | str = Dtype.FLOAT32,
+    shard_images: int = SHARD_IMAGES,
+    progress: Progress = no_progress,
+    check_content: bool = False,
+) -> Outcome:
+    """Encode the images of `source` that are new or changed, and drop the rows of those gone.
+
+    If the folder holds the first shards of the same run, encoding continues after them. If it holds
+    an earlier state of the same files, that state can be read until the new one is complete.
+    check_content: compare the bytes of all files, not only of those whose size or time changed.
 
     Raises BadInput if the folder holds something else or cannot be written, Busy if another
     process writes there, BadData if none of the images could be read.
@@ -75,28 +93,60 @@ def encode_source(
     check_embeddings_folder(folder)
     made_folder(folder)
     with locked(folder):
-        writer = writer_of(source, folder, facts)
+        writer = writer_of(source, folder, facts, check_content)
         if writer.manifest.complete:
-            return writer.manifest
-        done = writer.position
+            return Outcome(writer.manifest, kept=writer.manifest.rows)
+        plan = plan_of(source, writer, check_content)
+        tally = Tally(plan)
+        done = len(source) - len(plan.positions)
         progress(done, len(source))
-        items = source.items(done)
-        with Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES) as decoder:
-            while done < len(source):
-                stretch = encode_stretch(facts, decoder, encoder, items, done, progress)
+        many = len(source) >= FAST_RESIZE_IMAGES
+        with Decoder(encoder.framing, many=many, origin=plan.origin) as decoder:
+            items = plan.items(source, plan.first)
+            maker = StretchMaker(plan, encoder, decoder, Copier(folder, writer.facts))
+            for number in plan.numbers:
+                stretch = maker.stretch(number, items, done, progress)
                 check_root(source, stretch)
-                shard = stretch.write(folder / shard_name(len(writer.manifest.shards)), facts)
+                shard = stretch.write(folder / shard_name(number), writer.facts)
                 writer.record(shard, stretch.skipped)
-                done = writer.position
-        return finished(writer)
+                tally.add(stretch.encoded, stretch.copied)
+                done += len(plan.stretch(number))
+        return tally.outcome(finished(writer))
 
 
-def writer_of(source: Source, folder: Place, facts: Facts) -> ShardWriter:
-    """Return the writer of the embeddings of this source. Raises what `ShardWriter` raises."""
+def writer_of(
+    source: Source, folder: Place, facts: Facts, check_content: bool = False
+) -> ShardWriter:
+    """Return the writer of the embeddings of this source. Raises what `ShardWriter` raises.
+
+    check_content: as `bring_up_to_date` takes it.
+    """
     found = listed(source)
     if found is None:
         return ShardWriter(folder, facts)
-    return ShardWriter(folder, facts, found.left_out.passed_over, found.left_out.folders)
+    left_out = found.left_out
+    return ShardWriter(folder, facts, left_out.passed_over, left_out.folders, check_content)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of what a run did. copied: pairs of ids, of the image and of the row it came from."""
+
+    plan: Plan
+    encoded: int = 0
+    copied: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self, encoded: int, copied: Sequence[tuple[str, ...]]) -> None:
+        """Count the images of a shard."""
+        self.encoded += encoded
+        self.copied += copied
+
+    def outcome(self, manifest: Manifest) -> Outcome:
+        """Return the counts, with the manifest."""
+        renamed = [origin for image, origin in self.copied if image != origin]
+        touched = len(self.copied) - len(renamed)
+        removed = len(self.plan.gone - {*renamed})
+        return Outcome(manifest, self.encoded, self.plan.kept + touched, removed, len(renamed))
 
 
 def check_root(source: Source, stretch: "Stretch") -> None:
@@ -109,6 +159,7 @@ def check_root(source: Source, stretch: "Stretch") -> None:
 def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images: int) -> Facts:
     """Return the facts of the embeddings of this source by this encoder."""
     dtype = choice(Dtype, dtype)
+    found = listed(source)
     return Facts(
         encoder=EncoderFacts.of(encoder),
         dim=encoder.dim,
@@ -119,6 +170,7 @@ def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images:
             source.fingerprint,
             len(source),
             source.source.fingerprint if isinstance(source, First) else None,
+            root=None if found is None else storable(str(found.root)),
         ),
         shard_images=shard_images,
     )
@@ -126,54 +178,73 @@ def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Result of encoding one shard: n items, their embeddings (n, dim), and skipped images."""
+    """Result of encoding one shard: n images, their embeddings (n, dim), and skipped images.
 
-    items: list[Item]
+    encoded: the number of images that the network embedded.
+    """
+
+    read: list[ReadImage]
     vectors: Vectors
     skipped: list[Skipped]
+    encoded: int
+
+    @property
+    def copied(self) -> tuple[tuple[str, str], ...]:
+        """Return the ids of images that were not encoded, each with that of the row it is from."""
+        return tuple((each.item.id, each.origin.id) for each in self.read if each.origin)
 
     def write(self, file: Place, facts: Facts) -> Shard:
         """Write the shard; its entry for the manifest. Raises what `write_shard` raises."""
+        items = [each.item for each in self.read]
         return write_shard(
             file,
             facts,
-            ids=[item.id for item in self.items],
-            labels=[item.label for item in self.items],
-            paths=[item.path for item in self.items],
+            ids=[item.id for item in items],
+            labels=[item.label for item in items],
+            paths=[item.path for item in items],
             vectors=self.vectors,
             skipped=self.skipped,
+            files=[each.file for each in self.read if each.file],
         )
 
 
-def encode_stretch(
-    facts: Facts,
-    decoder: "Decoder",
-    encoder: Encoder,
-    items: Iterator[Item],
-    start: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Stretch:
-    """Return the stretch of the shard that begins at image `start`, where `items` stands.
+@dataclass(frozen=True, slots=True)
+class StretchMaker:
+    """Makes the stretches of a plan."""
 
-    Raises BadSource if the items end before it does.
-    """
-    done, end = start, min(start + facts.shard_images, facts.source.images)
-    good: list[Item] = []
-    skipped: list[Skipped] = []
-    parts: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
-    for batch in decoder.batches(islice(items, end - start)):
-        if batch.items:
-            parts.append(encoder.encode(batch.images))
-        good += batch.items
-        skipped += batch.skipped
-        done += batch.seen
-        progress(done, facts.source.images)
-    if done < end:
-        raise BadSource(
-            f"{facts.source.name} has changed: it ended after {done:,} of "
-            f"{facts.source.images:,} images; encode it again"
-        )
-    return Stretch(good, np.concatenate(parts), skipped)
+    plan: Plan
+    encoder: Encoder
+    decoder: Decoder
+    copier: Copier
+
+    def stretch(
+        self, number: int, items: Iterator[Item], done: int = 0, progress: Progress = no_progress
+    ) -> Stretch:
+        """Return the stretch of shard `number`, whose first item is the next of `items`.
+
+        done: images of the source that are done. Raises BadSource if the items end too early.
+        """
+        facts = self.plan.facts
+        end = done + len(self.plan.stretch(number))
+        encoded: list[ReadImage] = []
+        copied: list[ReadImage] = []
+        skipped: list[Skipped] = []
+        vectors: list[Vectors] = []
+        for batch in self.decoder.batches(islice(items, end - done)):
+            if batch.decoded:
+                vectors.append(self.encoder.encode(batch.images))
+            encoded += batch.decoded
+            copied += batch.copied
+            skipped += batch.skipped
+            done += batch.seen
+            progress(done, facts.source.images)
+        if done < end:
+            raise BadSource(
+                f"{facts.source.name} has changed: it ended after {done:,} of "
+                f"{facts.source.images:,} images; encode it again"
+            )
+        vectors.append(self.copier.vectors([each.origin for each in copied if each.origin]))
+        return Stretch(encoded + copied, np.concatenate(vectors), skipped, len(encoded))
 
 
 def finished(writer: ShardWriter) -> Manifest:
@@ -181,7 +252,7 @@ def finished(writer: ShardWriter) -> Manifest:
 
     Raises BadData if no image at all could be read.
     """
-    if writer.manifest.rows == 0:
+    if writer.rows == 0:
         first = writer.skipped[0]
         raise BadData(
             f"none of the {writer.facts.source.images:,} images of {writer.facts.source.name} "
@@ -191,75 +262,3 @@ def finished(writer: ShardWriter) -> Manifest:
     if (writer.folder / EARLY_FOLDER).is_dir():
         remove(writer.folder / EARLY_FOLDER)
     return writer.finish()
-
-
-class Decoder:
-    """Decodes and frames items in threads, a few batches ahead of who takes them."""
-
-    def __init__(self, framing: Framing, threads: int | None = None, many: bool = False) -> None:
-        """many: as `retrieval.images.frame` has it."""
-        self.framing = framing
-        self.many = many
-        self.threads = threads or usable_cores()
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
-
-    def __enter__(self) -> "Decoder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
-        """Yield the items in order, `size` at a time; those that fail become `skipped`."""
-        waiting: deque[list[Future[Batch]]] = deque()
-        while chunk := _chunk(items, size):
-            piece = -(-len(chunk) // self.threads)
-            waiting.append(
-                [
-                    self._pool.submit(
-                        _decoded, chunk[start : start + piece], self.framing, self.many
-                    )
-                    for start in range(0, len(chunk), piece)
-                ]
-            )
-            if len(waiting) > PREFETCHED_BATCHES:
-                yield _joined(waiting.popleft())
-        while waiting:
-            yield _joined(waiting.popleft())
-
-
-def _chunk(items: Iterator[Item], size: int) -> list[Item]:
-    """Return the next `size` items, or fewer where their bytes would fill the memory."""
-    chunk: list[Item] = []
-    n_bytes = 0
-    while len(chunk) < size and n_bytes < BATCH_BYTES:
-        item = next(items, None)
-        if item is None:
-            break
-        chunk.append(item)
-        n_bytes += len(item.content) if isinstance(item.content, bytes) else 0
-    return chunk
-
-
-def _decoded(items: Sequence[Item], framing: Framing, many: bool) -> Batch:
-    images = np.empty((len(items), framing.side, framing.side, 3), np.uint8)
-    good: list[Item] = []
-    skipped: list[Skipped] = []
-    for item in items:
-        try:
-            images[len(good)] = load(item, framing, many)
-        except BadImage as error:
-            skipped.append(Skipped(error.path, error.reason))
-        else:
-            # The encoded bytes have done their work: let go of them.
-            good.append(Item(item.id, item.label, item.path, b""))
-    return Batch(good, images[: len(good)], skipped)
-
-
-def _joined(pieces: list[Future[Batch]]) -> Batch:
-    batches = [piece.result() for piece in pieces]
-    return Batch(
-        items=[item for batch in batches for item in batch.items],
-        images=np.concatenate([batch.images for batch in batches]),
-        skipped=[skip for batch in batches for skip in batch.skipped],
-    )

@@ -22,10 +22,12 @@ from retrieval.contracts import Encoder
 from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import (
     SHARD_IMAGES,
+    Outcome,
     facts_of,
     finished,
     writer_of,
 )
+from retrieval.embedding.plan import plan_of
 from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask, first_path
 from retrieval.errors import RetrError
 from retrieval.images import Source
@@ -37,7 +39,7 @@ from retrieval.storage.files import (
     made_folder,
     remove,
 )
-from retrieval.storage.manifest import Dtype, Manifest
+from retrieval.storage.manifest import Dtype
 from retrieval.storage.places import Place
 from retrieval.storage.shard_writer import check_embeddings_folder
 
@@ -54,8 +56,9 @@ def encode_on_cluster(
     progress: Callable[[int, int], None] = lambda done, total: None,
     address: str | None = None,
     attempts: int = ATTEMPTS,
-) -> Manifest:
-    """Encode the source on a cluster; return the manifest that `encode_source` would have written.
+    check_content: bool = False,
+) -> Outcome:
+    """Encode the source on a cluster, with the result of `bring_up_to_date`.
 
     Every node opens source and encoder by `names`; here they are `source` and `encoder`, which
     may be on the CPU. A folder is listed here alone, and the nodes are told its files. `folder` is
@@ -73,9 +76,9 @@ def encode_on_cluster(
     made_folder(folder)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
-        writer = writer_of(source, folder, facts)
+        writer = writer_of(source, folder, facts, check_content)
         if writer.manifest.complete:
-            return writer.manifest
+            return Outcome(writer.manifest, kept=writer.manifest.rows)
         try:
             stack.enter_context(connected(address))
         except RetrError:
@@ -83,12 +86,13 @@ def encode_on_cluster(
                 remove(folder)
             raise
         crew = crew_here(names.device)
-        queue = Queue(writer, progress, listed(source))
+        plan = plan_of(source, writer, check_content)
+        queue = Queue(writer, plan, progress, listed(source))
         run = queue.folder / uuid4().hex
         run.touch()
         task = ShardTask(
             names=replace(names.absolute(), device="cuda" if crew.gpus else "cpu"),
-            facts=facts,
+            plan=plan,
             source=source if listed(source) else None,
             first=first_path(source),
             folder=queue.folder,
@@ -101,4 +105,4 @@ def encode_on_cluster(
         if missing := queue.missing():
             for outcome in map_on_workers(ShardMaker(task), missing, crew):
                 queue.add(EarlyShard.of_json(json.loads(outcome)))
-        return finished(writer)
+        return queue.tally.outcome(finished(writer))

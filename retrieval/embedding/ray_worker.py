@@ -10,15 +10,11 @@ from typing import Self
 from uuid import uuid4
 
 from retrieval.contracts import Encoder, Json
+from retrieval.embedding.decoder import Decoder
 from retrieval.embedding.early_shards import OUTCOME, appears
-from retrieval.embedding.encode import (
-    Decoder,
-    Stretch,
-    check_root,
-    encode_stretch,
-    facts_of,
-)
+from retrieval.embedding.encode import Stretch, StretchMaker, check_root, facts_of
 from retrieval.embedding.onnx_cache import EXPORT
+from retrieval.embedding.plan import Copier, Plan
 from retrieval.errors import Mismatch, WorkerFailed
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, open_source
 from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE
@@ -32,7 +28,6 @@ from retrieval.storage.cards import is_trained
 from retrieval.storage.files import (
     write_json,
 )
-from retrieval.storage.manifest import Facts
 from retrieval.storage.places import Place
 from retrieval.storage.shards import shard_name
 
@@ -69,7 +64,7 @@ class ShardTask:
     """Instructions for a worker."""
 
     names: Names
-    facts: Facts
+    plan: Plan
     first: str | None  # the path of the first image
     folder: Place  # of early shards
     run: Place  # a file in it
@@ -94,12 +89,12 @@ class ShardMaker:
             self._opened = _Opened.of(self.task)
         place.mkdir(exist_ok=True)
         former = len(list(place.iterdir()))
-        facts = self.task.facts
+        plan, facts = self.task.plan, self.task.plan.facts
         if former >= self.task.attempts:
-            start = number * facts.shard_images
-            end = min(start + facts.shard_images, facts.source.images)
+            positions = plan.stretch(number)
             raise WorkerFailed(
-                f"workers died at {former} attempts at the images {start:,} to {end - 1:,} of "
+                f"workers died at {former} attempts at the images {positions[0]:,} to "
+                f"{positions[-1]:,} of "
                 f"{facts.source.name}; see their node's memory and Ray's logs, and leave out the "
                 "image that kills them"
             )
@@ -115,6 +110,8 @@ class ShardMaker:
             "attempt": attempt.name,
             "shard": asdict(shard),
             "skipped": [asdict(skipped) for skipped in stretch.skipped],
+            "encoded": stretch.encoded,
+            "copied": [[*pair] for pair in stretch.copied],
             "differing": [*differing],
         }
         write_json(attempt / OUTCOME, document)
@@ -124,13 +121,15 @@ class ShardMaker:
 class _Opened:
     """A task's source and encoder, as a node has them."""
 
-    def __init__(self, facts: Facts, source: Source, encoder: Encoder) -> None:
-        self.facts = facts
+    def __init__(self, plan: Plan, source: Source, encoder: Encoder, folder: Place) -> None:
+        """folder: of the embeddings."""
+        self.plan = plan
         self.source = source
-        self.encoder = encoder
-        self.decoder = Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES)
+        many = len(source) >= FAST_RESIZE_IMAGES
+        decoder = Decoder(encoder.framing, many=many, origin=plan.origin)
+        self.maker = StretchMaker(plan, encoder, decoder, Copier(folder, plan.facts))
         self._items: Iterator[Item] = iter(())
-        self._position = -1  # position of the next item; -1: unknown
+        self._next = -1  # the shard that the next item belongs to; -1: unknown
 
     @classmethod
     def of(cls, task: ShardTask) -> Self:
@@ -152,10 +151,8 @@ class _Opened:
             names.source, names.split, names.data_dir, names.limit, columns=names.columns
         )
         encoder = open_encoder(names.encoder, names.device)
-        met, wanted = (
-            facts_of(source, encoder, task.facts.dtype, task.facts.shard_images),
-            task.facts,
-        )
+        wanted = task.plan.facts
+        met = facts_of(source, encoder, wanted.dtype, wanted.shard_images)
         if met.source != wanted.source:
             raise Mismatch(
                 f"{wanted.source.name} holds other images than where the run was started; let all "
@@ -171,30 +168,22 @@ class _Opened:
                 f"the encoder {wanted.encoder.name} is another than where the run was started; "
                 "install the same retr and the same plug-ins on every node"
             )
-        return cls(wanted, source, encoder)
+        return cls(task.plan, source, encoder, task.folder.parent)
 
     def encode(self, number: int) -> Stretch:
         """Return the stretch of this shard."""
-        start = number * self.facts.shard_images
-        items = self._items_from(start)
-        self._position = -1
-        stretch = encode_stretch(self.facts, self.decoder, self.encoder, items, start)
+        if self._next != number:
+            self._items = self.plan.items(self.source, number)
+        self._next = -1
+        stretch = self.maker.stretch(number, self._items)
         check_root(self.source, stretch)
-        self._position = start + len(stretch.items) + len(stretch.skipped)
+        self._next = number + 1
         return stretch
 
     def differing(self, number: int) -> list[int]:
         """Return the positions of the shard's images that are not as the driver listed them."""
         found = listed(self.source)
-        start = number * self.facts.shard_images
-        end = min(start + self.facts.shard_images, self.facts.source.images)
-        return [] if found is None else found.differing(start, end)
-
-    def _items_from(self, start: int) -> Iterator[Item]:
-        """Return the items from this position on."""
-        if self._position != start:
-            self._items = self.source.items(start)
-        return self._items
+        return [] if found is None else found.differing(self.plan.stretch(number))
 
 
 def _absolute_encoder(spec: str) -> str:

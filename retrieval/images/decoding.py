@@ -4,13 +4,17 @@
 All three may be called from several threads at once.
 """
 
+import hashlib
 import io
 import os
 import re
 import struct
 import zlib
-from contextlib import suppress
-from typing import BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
@@ -35,6 +39,8 @@ from retrieval.storage.places import Place, RemotePath
 
 FAST_RESIZE_IMAGES = 500
 """Number of images from which loading the faster code for resizing pays; see `frame`."""
+
+MAX_HELD_BYTES = 64 << 20  # of one file that is read before it is decoded
 
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(
@@ -119,21 +125,56 @@ def decode(
     if isinstance(content, bytes):
         return _decode(io.BytesIO(content), len(content), path, framing)
     if isinstance(content, RemotePath):
-        try:
-            content = content.read_bytes()
-        except FileNotFoundError:
-            raise BadImage(path, "no such file") from None
-        except Unreachable as error:
-            if error.may_pass:
-                raise
-            raise BadImage(path, "no access") from error
+        content = _fetched(content, path)
         return _decode(io.BytesIO(content), len(content), path, framing)
+    with _opened_file(content, path) as file:
+        return _decode(file, os.fstat(file.fileno()).st_size, path, framing)
+
+
+def read_item(item: Item) -> tuple[Item, bytes]:
+    """Return an item whose image is a file with the bytes of the file, and their hash (16 bytes).
+
+    A file of more than `MAX_HELD_BYTES` stays a file, and is read again when it is decoded. Raises
+    BadImage for a file that cannot be read.
+    """
+    content = item.content
+    if isinstance(content, RemotePath):
+        content = _fetched(content, item.path)
+    elif isinstance(content, Path):
+        with _opened_file(content, item.path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_HELD_BYTES:
+                return item, hashlib.file_digest(cast(Any, file), _content_hash).digest()
+            content = file.read()
+    if not isinstance(content, bytes):
+        raise BadImage(item.path, "not a file")
+    return replace(item, content=content), _content_hash(content).digest()
+
+
+def _content_hash(content: bytes = b"") -> Any:
+    return hashlib.blake2b(content, digest_size=16)
+
+
+def _fetched(content: RemotePath, path: str) -> bytes:
+    """Return the bytes of a file in a store. Raises BadImage, and Unreachable if that may pass."""
+    try:
+        return content.read_bytes()
+    except FileNotFoundError:
+        raise BadImage(path, "no such file") from None
+    except Unreachable as error:
+        if error.may_pass:
+            raise
+        raise BadImage(path, "no access") from error
+
+
+@contextmanager
+def _opened_file(file: Path, path: str) -> Iterator[BinaryIO]:
+    """Open the file. Raises BadImage, also for errors of the file system while it is open."""
     try:
         # Not a FIFO, on which opening would wait for ever.
-        if not content.is_file() and content.exists():
+        if not file.is_file() and file.exists():
             raise BadImage(path, "not a file")
-        with content.open("rb") as file:
-            return _decode(file, os.fstat(file.fileno()).st_size, path, framing)
+        with file.open("rb") as opened:
+            yield opened
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
     except OSError as error:

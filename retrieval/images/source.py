@@ -41,12 +41,14 @@ class Item:
         everywhere.
     content: encoded bytes, a file yet to be opened, pixels: (h, w, 3) RGB or (h, w) gray, or the
         error of the image.
+    stamp: of an image that is a file, what tells whether it has changed.
     """
 
     id: str
     label: str | None
     path: str
     content: bytes | Place | Images | BadImage
+    stamp: int | None = None
 
     def __post_init__(self) -> None:
         if self.label is not None and not self.label.isascii():

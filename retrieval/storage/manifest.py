@@ -5,12 +5,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json, Metric
@@ -24,7 +27,7 @@ from retrieval.storage.files import (
 from retrieval.storage.places import Place
 
 FORMAT = "retr-embeddings"
-VERSION = 2  # 1 had no checksum
+VERSION = 3  # 1 had no checksum; 2 had no root, and so could not be brought up to date
 MANIFEST = "manifest.json"
 REMEDY = "encode again"
 SCHEMA_KEY = b"retr"  # key of the facts in each shard's Parquet schema metadata
@@ -33,6 +36,12 @@ ROW_FIELDS = (
     pa.field("label", pa.string()),
     pa.field("path", pa.string()),
 )
+FILE_FIELDS = (
+    pa.field("stamp", pa.uint64(), nullable=False),
+    pa.field("content", pa.binary(16), nullable=False),
+)
+"""Columns of a set whose images are files: what tells whether a file has changed, and a hash of its
+bytes."""
 
 
 class Dtype(StrEnum):
@@ -66,12 +75,15 @@ class SourceFacts:
     """Source of a set of embeddings.
 
     first_of: the fingerprint of the whole source, where only its first images were taken.
+    root: the folder or URL that ids and paths are relative to; None for a source whose images are
+    not files of their own.
     """
 
     name: str
     fingerprint: str
     images: int
     first_of: str | None = None
+    root: str | None = None
 
     @property
     def whole(self) -> str:
@@ -120,26 +132,63 @@ class Facts:
         element = pa.field("element", number, nullable=False)
         embedding = pa.field("embedding", pa.list_(element, self.dim), nullable=False)
         metadata = {SCHEMA_KEY: json.dumps(self.to_json(), sort_keys=True).encode()}
-        return pa.schema([*ROW_FIELDS, embedding], metadata=metadata)
+        of_files = FILE_FIELDS if self.has_files else ()
+        return pa.schema([*ROW_FIELDS, embedding, *of_files], metadata=metadata)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files of their own, so that the set can follow their changes."""
+        return self.source.root is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard, as the manifest lists it."""
+    """One shard, as the manifest lists it.
+
+    skipped: images that could not be read. stale: ranges [first row, row after the last) of rows
+    whose images are gone or were encoded again, in ascending order.
+    """
 
     file: str
     rows: int
     skipped: int
     bytes: int
     sha256: str
+    stale: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def number(self) -> int:
+        """The number in the name of the file."""
+        return int("".join(filter(str.isdigit, self.file)) or 0)
+
+    @property
+    def live(self) -> int:
+        """Rows that are not stale."""
+        return self.rows - sum(end - start for start, end in self.stale)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return (rows,): true for the rows that are not stale."""
+        mask = np.ones(self.rows, np.bool_)
+        for start, end in self.stale:
+            mask[start:end] = False
+        return mask
+
+    def with_live(self, mask: NDArray[np.bool_]) -> Self:
+        """Return the entry with only these rows (rows,) live."""
+        edges = np.flatnonzero(np.diff(np.concatenate([[True], mask, [True]])))
+        return replace(self, stale=tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2)))
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that could not be read, or a folder that could not be listed, and why."""
+    """An image that could not be read, or a folder that could not be listed, and why.
+
+    stamp: of an image that is a file, what tells whether it has changed.
+    """
 
     path: str
     reason: str
+    stamp: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +206,16 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """The rows of all shards."""
-        return sum(shard.rows for shard in self.shards)
+        """The rows of all shards, without those that are stale."""
+        return sum(shard.live for shard in self.shards)
 
     @property
     def skipped(self) -> int:
         """The images that could not be read."""
         return sum(shard.skipped for shard in self.shards)
 
-    def write(self, folder: Place) -> None:
-        """Write `manifest.json`, whole or not at all."""
+    def write(self, folder: Place, name: str = MANIFEST) -> None:
+        """Write `manifest.json`, or a file of another name, whole or not at all."""
         shards: list[Json] = [asdict(shard) for shard in self.shards]
         document = self.facts.to_json() | {
             "shards": shards,
@@ -177,18 +226,18 @@ class Manifest:
             "skipped_folders": self.skipped_folders,
             "passed_over": dict(self.passed_over),
         }
-        write_sealed(folder / MANIFEST, FORMAT, VERSION, document)
+        write_sealed(folder / name, FORMAT, VERSION, document)
 
     @classmethod
-    def read(cls, folder: Place) -> Self:
+    def read(cls, folder: Place, name: str = MANIFEST) -> Self:
         """Return the manifest in the folder.
 
         Raises BadInput where there is none, BadData where it is damaged or of a newer format.
         """
-        path = folder / MANIFEST
+        path = folder / name
         if not path.is_file():
             raise BadInput(
-                f"{folder} is not an embeddings folder: {MANIFEST} not found; "
+                f"{folder} is not an embeddings folder: {name} not found; "
                 "make one with 'retr encode'"
             )
         document = read_sealed(path, FORMAT, VERSION, REMEDY)
@@ -209,13 +258,32 @@ class Manifest:
         passed_over = {f"passed_over.{ending}": n for ending, n in self.passed_over.items()}
         counts = {"skipped_folders": self.skipped_folders, **passed_over}
         check_at_least(0, counts, path, REMEDY)
+        self._check_stale(path)
         wanted = -(-self.facts.source.images // self.facts.shard_images)
-        if self.complete and len(self.shards) != wanted:
+        if self.complete and not self.facts.has_files and len(self.shards) != wanted:
             raise BadData(
                 f"{path} says that it is complete, with {len(self.shards):,} of {wanted:,} shards; "
                 f"{REMEDY}"
+            )
+        there = self.rows + self.skipped
+        if self.complete and self.facts.has_files and there < self.facts.source.images:
+            raise BadData(
+                f"{path} says that it is complete, with {there:,} of "
+                f"{self.facts.source.images:,} images; {REMEDY}"
             )
         # The column is not compressed: a file is at least as large as its vectors.
         width = self.facts.dim * (2 if self.facts.dtype is Dtype.FLOAT16 else 4)
         if any(shard.rows * width > shard.bytes for shard in self.shards):
             raise BadData(f"{path}: more rows than its shards have bytes for; {REMEDY}")
+
+    def _check_stale(self, path: Place) -> None:
+        """Raise BadData unless the stale ranges of each shard are ascending and inside it."""
+        for number, shard in enumerate(self.shards):
+            edges = [edge for each in shard.stale for edge in each]
+            is_paired = all(len(each) == 2 for each in shard.stale)
+            is_ascending = all(a < b for a, b in pairwise([-1, *edges, shard.rows + 1]))
+            if not (is_paired and is_ascending):
+                raise BadData(
+                    f"{path}: field 'shards.{number}.stale' must be ascending ranges of rows; "
+                    f"{REMEDY}"
+                )

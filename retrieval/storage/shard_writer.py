@@ -1,12 +1,15 @@
 """Write embeddings shard by shard, and continue after an interruption."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput
@@ -19,12 +22,26 @@ from retrieval.storage.files import (
 from retrieval.storage.manifest import MANIFEST, Facts, Manifest, Shard, Skipped
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place
-from retrieval.storage.shards import shard_name, write_shard
+from retrieval.storage.shards import read_stored, shard_name, write_shard, write_shard_table
 from retrieval.storage.tables import read_table
 
 SKIPPED = "skipped.parquet"
-SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string()), ("shard", pa.int32())])
-_SkippedRow = tuple[str, str, int | None]  # the shard's number is null for a folder
+SKIPPED_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("reason", pa.string()),
+        ("shard", pa.int32()),
+        ("stamp", pa.uint64()),
+    ]
+)
+UPDATE = "update.json"
+UPDATE_SKIPPED = "update-skipped.parquet"
+MAX_STALE = 0.2
+"""Share of stale rows, relative to the others, above which shards are rewritten without them."""
+MAX_SMALL_SHARDS = 8
+"""Shards beyond twice the number that the rows need, from which small ones are joined."""
+_SHARD_NAME = re.compile(r"part-\d+\.parquet")
+_SkippedRow = tuple[str, str, int | None, int | None]  # no shard for a folder; the file's stamp
 
 
 def _is_whole(path: Place, shard: Shard) -> bool:
@@ -40,8 +57,10 @@ def _is_whole(path: Place, shard: Shard) -> bool:
 class ShardWriter:
     """Writes embeddings shard by shard into a folder that it has to itself.
 
-    Made on a folder of the same run, it keeps the shards that are whole and continues behind
-    the last of them; the caller holds `files.locked(folder)` meanwhile.
+    Made on a folder of the same run, it keeps the shards that are whole and continues behind the
+    last of them. Made on a complete set of files that have changed since, it writes the shards of
+    an update: the set stays as it was until `finish` publishes the new one. The caller holds
+    `files.locked(folder)` meanwhile.
     """
 
     def __init__(
@@ -50,41 +69,68 @@ class ShardWriter:
         facts: Facts,
         passed_over: Mapping[str, int] | None = None,
         folders: Sequence[Skipped] = (),
+        check_content: bool = False,
     ) -> None:
         """passed_over: files that look like images and are not read, by ending. folders: those
-        that could not be listed.
+        that could not be listed. check_content: take a complete set for one to bring up to date,
+        even if no file seems to have changed.
 
-        Raises BadInput if the folder holds anything but an earlier state of this very run.
+        Raises BadInput if the folder holds anything but an earlier state of this set.
         """
         self.folder = folder
         self.facts = facts
-        self._folders: list[_SkippedRow] = [(each.path, each.reason, None) for each in folders]
+        self._folders: list[_SkippedRow] = [_skipped_row(each, None) for each in folders]
         self._skipped: list[_SkippedRow] = []
-        self.manifest = self._resumed()
+        self._live: dict[str, NDArray[np.bool_]] = {}
+        self.published: Manifest | None = None  # the complete set that is brought up to date
+        self.manifest = self._resumed(check_content)
         if not self.manifest.complete:
             self.manifest = replace(
                 self.manifest, passed_over=dict(passed_over or {}), skipped_folders=len(folders)
             )
 
-    def _resumed(self) -> Manifest:
+    def _resumed(self, check_content: bool) -> Manifest:
         check_embeddings_folder(self.folder)
         made_folder(self.folder)
         if not (self.folder / MANIFEST).exists():
             return Manifest(self.facts)
         found = Manifest.read(self.folder)
-        if found.facts != self.facts:
+        is_checked = check_content and found.complete and found.facts.has_files
+        if _is_same_run(found.facts, self.facts) and not is_checked:
+            self.facts = found.facts
+            return self._continued(found, SKIPPED)
+        if difference := _difference(found.facts, self.facts):
             raise BadInput(
-                f"{self.folder} holds other embeddings: {_difference(found.facts, self.facts)}; "
+                f"{self.folder} holds other embeddings: {difference}; "
                 "name another folder with --out"
             )
+        whole = self._continued(found, SKIPPED)
+        if found.complete:
+            self.published = replace(whole, complete=True)
+            return self._continued(self._update(), UPDATE_SKIPPED)
+        # Files have changed since the run was killed. Its shards are where this one goes on.
+        if not found.facts.has_files:
+            whole = Manifest(self.facts)
+        return replace(whole, facts=self.facts)
+
+    def _update(self) -> Manifest:
+        """Return the shards that an update wrote before it was killed."""
+        if (self.folder / UPDATE).exists():
+            found = Manifest.read(self.folder, UPDATE)
+            if _difference(found.facts, self.facts) is None:
+                return replace(found, facts=self.facts)
+        return Manifest(self.facts)
+
+    def _continued(self, found: Manifest, skipped: str) -> Manifest:
+        """Return the manifest with its first shards that are whole, and remember what they skip."""
         whole = []
         for shard in found.shards:
             if not _is_whole(self.folder / shard.file, shard):
                 break
             whole.append(shard)
         # Written before the manifest, it may tell of a shard that the manifest does not know.
-        rows = _read_skipped(self.folder)
-        self._skipped = [row for row in rows if row[2] is not None and row[2] < len(whole)]
+        known = {shard.number for shard in whole}
+        self._skipped += [row for row in _read_skipped(self.folder / skipped) if row[2] in known]
         return replace(
             found,
             shards=tuple(whole),
@@ -92,14 +138,43 @@ class ShardWriter:
         )
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards that are there: of the published set, and of this run."""
+        before = () if self.published is None else self.published.shards
+        files = {shard.file for shard in before}
+        return (*before, *(shard for shard in self.manifest.shards if shard.file not in files))
+
+    @property
     def skipped(self) -> list[Skipped]:
         """The images that could not be read so far, those of earlier runs included."""
-        return [Skipped(path, reason) for path, reason, _ in self._skipped]
+        return [_skipped(row) for row in self._skipped]
+
+    @property
+    def skipped_now(self) -> list[Skipped]:
+        """The images that this run could not read before it was killed."""
+        numbers = {shard.number for shard in self.manifest.shards}
+        return [_skipped(row) for row in self._skipped if row[2] in numbers]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that stay, and of those written."""
+        return sum(self._now(shard).live for shard in self.shards)
+
+    def _now(self, shard: Shard) -> Shard:
+        """Return the entry of the shard with what stays of it."""
+        live = shard.mask() & self._live.get(shard.file, True)
+        skipped = sum(row[2] == shard.number for row in self._skipped)
+        return replace(shard.with_live(live), skipped=skipped)
 
     @property
     def position(self) -> int:
-        """Return the number of the source's images that the shards cover."""
+        """Return the number of the source's images that the shards cover, without an update."""
         return min(len(self.manifest.shards) * self.facts.shard_images, self.facts.source.images)
+
+    @property
+    def next_number(self) -> int:
+        """Return the number of the next shard."""
+        return max((shard.number + 1 for shard in self.shards), default=0)
 
     def write(
         self,
@@ -110,31 +185,109 @@ class ShardWriter:
         skipped: Sequence[Skipped] = (),
     ) -> None:
         """Add the next shard, and what was skipped. Takes and raises what `write_shard` does."""
-        file = self.folder / shard_name(len(self.manifest.shards))
+        file = self.folder / shard_name(self.next_number)
         self.record(write_shard(file, self.facts, ids, labels, paths, vectors, skipped), skipped)
 
     def record(self, shard: Shard, skipped: Sequence[Skipped] = ()) -> None:
         """Say in the manifest that this is the next shard; its file is in the folder already."""
         if skipped:
-            number = len(self.manifest.shards)
-            self._skipped += [(s.path, s.reason, number) for s in skipped]
+            self._skipped += [_skipped_row(each, shard.number) for each in skipped]
             self._write_skipped()
         self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
-        self.manifest.write(self.folder)
+        self.manifest.write(self.folder, MANIFEST if self.published is None else UPDATE)
+
+    def keep(self, live: Mapping[str, NDArray[np.bool_]], skipped: Collection[str]) -> None:
+        """Set which rows of the shards that are there stay, and which skipped paths.
+
+        live: for each shard's file, a mask of its rows. It takes effect in `finish`.
+        """
+        self._live = dict(live)
+        self._skipped = [row for row in self._skipped if row[0] in skipped]
 
     def finish(self) -> Manifest:
-        """Say in the manifest that the set is complete."""
-        if self._folders:
+        """Publish the complete set, and delete what it no longer refers to.
+
+        Shards are rewritten if more than `MAX_STALE` of the rows are stale, or many are small.
+        """
+        next_number = self.next_number
+        shards = [self._now(shard) for shard in self.shards]
+        if self.published is not None:
+            shards = self._without_empty(shards)
+        self.published = None
+        self.manifest = replace(self.manifest, shards=self._compacted(shards, next_number))
+        if self._folders or self._skipped:
             self._write_skipped()
-        elif not self._skipped:
+        else:
             (self.folder / SKIPPED).unlink(missing_ok=True)
             self.manifest = replace(self.manifest, skipped_sha256=None)
         self.manifest = replace(self.manifest, complete=True)
         self.manifest.write(self.folder)
+        self._clean()
         return self.manifest
 
+    def _without_empty(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Return the shards with live rows. The first gets what the others skipped."""
+        live = [shard for shard in shards if shard.live]
+        empty = {shard.number for shard in shards if not shard.live}
+        first = live[0].number
+        self._skipped = [
+            (path, reason, first if number in empty else number, stamp)
+            for path, reason, number, stamp in self._skipped
+        ]
+        return [self._now(shard) for shard in live]
+
+    def _compacted(self, shards: Sequence[Shard], number: int) -> tuple[Shard, ...]:
+        """Return the shards, or new ones with the live rows of those that had to be rewritten.
+
+        number: of the next shard.
+        """
+        size = self.facts.shard_images
+        live = sum(shard.live for shard in shards)
+        is_stale = sum(shard.rows for shard in shards) - live > MAX_STALE * live
+        is_crowded = len(shards) > MAX_SMALL_SHARDS + 2 * -(-live // size)
+        rewritten = [
+            shard
+            for shard in shards
+            if (is_stale and shard.stale) or (is_crowded and 2 * shard.live < size)
+        ]
+        if not rewritten:
+            return tuple(shards)
+        written = [shard for shard in shards if shard not in rewritten]
+        waiting: list[pa.Table] = []
+        sources: list[int] = []
+        for shard in rewritten:
+            table = read_stored(self.folder, shard, self.facts)
+            waiting.append(table.filter(pa.array(shard.mask())))
+            sources.append(shard.number)
+            if shard is rewritten[-1] or sum(map(len, waiting)) >= size:
+                written.append(self._rewritten(waiting, sources, number))
+                waiting, sources, number = [], [], number + 1
+        return tuple(written)
+
+    def _rewritten(self, tables: Sequence[pa.Table], sources: Sequence[int], number: int) -> Shard:
+        """Write the rows of other shards, by their numbers, as one shard, with what they skip."""
+        columns = [table.replace_schema_metadata() for table in tables]
+        table = pa.concat_tables(columns).combine_chunks().cast(self.facts.schema)
+        moved = {*sources}
+        self._skipped = [
+            (path, reason, number if shard in moved else shard, stamp)
+            for path, reason, shard, stamp in self._skipped
+        ]
+        skipped = sum(row[2] == number for row in self._skipped)
+        return write_shard_table(self.folder / shard_name(number), table, skipped)
+
+    def _clean(self) -> None:
+        """Delete shards and files of an update that the manifest does not name."""
+        names = {shard.file for shard in self.manifest.shards}
+        paths: list[Place] = [*self.folder.iterdir()]
+        for path in paths:
+            is_shard = _SHARD_NAME.fullmatch(path.name) and path.name not in names
+            if is_shard or path.name in (UPDATE, UPDATE_SKIPPED):
+                path.unlink(missing_ok=True)
+
     def _write_skipped(self) -> None:
-        sha256 = _write_skipped(self.folder, [*self._folders, *self._skipped])
+        name = SKIPPED if self.published is None else UPDATE_SKIPPED
+        sha256 = _write_skipped(self.folder / name, [*self._folders, *self._skipped])
         self.manifest = replace(self.manifest, skipped_sha256=sha256)
 
 
@@ -144,38 +297,65 @@ def check_embeddings_folder(folder: Place) -> None:
     check_free(folder, MANIFEST, lambda name: name in before_first_manifest)
 
 
-def _difference(found: Facts, wanted: Facts) -> str:
-    """Return the first fact in which two runs differ, for an error message."""
+def _is_same_run(found: Facts, wanted: Facts) -> bool:
+    """Return whether a run continues what is there; sets of earlier versions have no root."""
+    root = found.source.root if found.source.root is None else wanted.source.root
+    return found == replace(wanted, source=replace(wanted.source, root=root))
+
+
+def _difference(found: Facts, wanted: Facts) -> str | None:
+    """Return the first fact that keeps a run from updating what is there, for an error message."""
     if found.encoder != wanted.encoder:
         if found.encoder.name != wanted.encoder.name:
             return f"of encoder {found.encoder.name}, not {wanted.encoder.name}"
         return f"of another version of encoder {found.encoder.name}"
-    if found.source != wanted.source:
-        if found.source.name != wanted.source.name:
-            return f"of {found.source.name}, not {wanted.source.name}"
+    if found.source.name != wanted.source.name:
+        return f"of {found.source.name}, not {wanted.source.name}"
+    if (found.source.first_of is None) != (wanted.source.first_of is None):
+        part, whole = ("only the first images", "all")
+        if found.source.first_of is None:
+            part, whole = whole, part
+        return f"of {part} of {found.source.name}, not {whole}"
+    if found.source != wanted.source and not wanted.has_files:
         return f"of {found.source.name} as it was before it changed"
     if found.dtype != wanted.dtype:
         return f"as {found.dtype}, not {wanted.dtype}"
-    return f"in shards of {found.shard_images} images, not {wanted.shard_images}"
+    if found.shard_images != wanted.shard_images:
+        return f"in shards of {found.shard_images} images, not {wanted.shard_images}"
+    return None
 
 
-def _write_skipped(folder: Place, rows: Sequence[_SkippedRow]) -> str:
+def _skipped(row: _SkippedRow) -> Skipped:
+    path, reason, _, stamp = row
+    return Skipped(path, reason, stamp)
+
+
+def _skipped_row(skipped: Skipped, shard: int | None) -> _SkippedRow:
+    return skipped.path, skipped.reason, shard, skipped.stamp
+
+
+def _write_skipped(file: Place, rows: Sequence[_SkippedRow]) -> str:
     """Write the rows of `SKIPPED`; the sha256 of the file."""
     columns = zip(*((storable(path), *others) for path, *others in rows), strict=True)
     table = pa.table([*columns], schema=SKIPPED_SCHEMA)
     stream = pa.BufferOutputStream()
     pq.write_table(table, stream)
     content = stream.getvalue()
-    write_whole(folder / SKIPPED, lambda partial: partial.write_bytes(content))
+    write_whole(file, lambda partial: partial.write_bytes(content))
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_skipped(folder: Place) -> list[_SkippedRow]:
-    path = folder / SKIPPED
+def _read_skipped(path: Place) -> list[_SkippedRow]:
     if not path.is_file():
         return []
     try:
-        table = read_table(path.read_bytes()).cast(SKIPPED_SCHEMA)
+        table = read_table(path.read_bytes())
+        if "stamp" not in table.column_names:  # of version 2
+            table = table.append_column("stamp", pa.nulls(len(table), pa.uint64()))
+        table = table.cast(SKIPPED_SCHEMA)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); delete the folder and encode again") from None
-    return [(restored(row["path"]), row["reason"], row["shard"]) for row in table.to_pylist()]
+    return [
+        (restored(row["path"]), row["reason"], row["shard"], row["stamp"])
+        for row in table.to_pylist()
+    ]

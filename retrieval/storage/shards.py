@@ -4,14 +4,15 @@ Shard `part-00000.parquet` holds the columns id, label, path and embedding; `man
 which encoder made them from which source, and each shard's rows and sha256. docs/formats.md
 writes the format out.
 
-A shard holds a fixed range of the source's images. So a run that was killed continues after its
-last complete shard, and ends with the same files as an uninterrupted run.
+A shard is never changed. Its rows become stale where their images are gone or were encoded again,
+and the manifest says which. A run that was killed continues after its last complete shard, and ends
+with the same files as an uninterrupted run.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +24,17 @@ from retrieval.labels import as_ids, as_labels
 from retrieval.storage.files import (
     write_whole,
 )
-from retrieval.storage.manifest import Dtype, Facts, Shard, Skipped
-from retrieval.storage.names import storable
-from retrieval.storage.places import Place
+from retrieval.storage.manifest import FILE_FIELDS, Dtype, Facts, Shard, Skipped
+from retrieval.storage.names import restored, storable
+from retrieval.storage.places import Place, place_of
 from retrieval.storage.tables import read_table, with_nfc_labels
+
+
+class FileFacts(NamedTuple):
+    """Facts about an image file: what tells whether it has changed, and a hash of its bytes."""
+
+    stamp: int
+    content: bytes
 
 
 def shard_name(number: int) -> str:
@@ -42,11 +50,13 @@ def write_shard(
     paths: Sequence[str | None],
     vectors: Vectors,
     skipped: Sequence[Skipped] = (),
+    files: Sequence[FileFacts] = (),
 ) -> Shard:
     """Write a shard's file, whole or not at all; the manifest's entry for it.
 
     n ids, labels and paths, vectors (n, dim), and the images of the stretch that were skipped.
-    Paths are as `open` takes them, and stored as `names.storable` writes them.
+    Paths are as `open` takes them, and stored as `names.storable` writes them. files: n facts about
+    files, if the images are files; their paths are then stored relative to the source's root.
     Raises BadInput if a vector is not finite, also as float16.
     """
     dtype = np.float16 if facts.dtype is Dtype.FLOAT16 else np.float32
@@ -57,25 +67,69 @@ def write_shard(
         row = int(np.argmin(finite))
         remedy = "use --dtype float32" if np.isfinite(vectors[row]).all() else "mend the encoder"
         raise BadInput(f"the embedding of {ids[row]} is not finite as {facts.dtype}; {remedy}")
-    table = pa.table(
-        [
-            pa.array(as_ids(ids), pa.string()),
-            pa.array(as_labels(labels), pa.string()),
-            pa.array([path and storable(path) for path in paths], pa.string()),
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
-            ),
-        ],
-        schema=facts.schema,
-    )
+    columns = [
+        pa.array(as_ids(ids), pa.string()),
+        pa.array(as_labels(labels), pa.string()),
+        pa.array(_stored_paths(ids, paths, facts), pa.string()),
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(stored.reshape(-1)), type=facts.schema.field("embedding").type
+        ),
+    ]
+    if facts.has_files:
+        columns += [
+            pa.array([each.stamp for each in files], FILE_FIELDS[0].type),
+            pa.array([each.content for each in files], FILE_FIELDS[1].type),
+        ]
+    return write_shard_table(file, pa.table(columns, schema=facts.schema), len(skipped))
+
+
+def write_shard_table(file: Place, table: pa.Table, skipped: int) -> Shard:
+    """Write the table of a shard, whole or not at all; the manifest's entry for it."""
     content = _parquet(table)
     write_whole(file, lambda partial: partial.write_bytes(content))
     sha256 = hashlib.sha256(content).hexdigest()
-    return Shard(file.name, len(ids), len(skipped), len(content), sha256)
+    return Shard(file.name, len(table), skipped, len(content), sha256)
+
+
+def _stored_paths(
+    ids: Sequence[str], paths: Sequence[str | None], facts: Facts
+) -> Sequence[str | None]:
+    """Return the paths as text. The path of a file below its root is its id."""
+    return as_ids(ids) if facts.has_files else [path and storable(path) for path in paths]
 
 
 def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
-    """Return the table of one shard, checked: hash, schema, rows, finiteness. Raises BadData."""
+    """Return the rows of one shard that are not stale, with whole paths.
+
+    Raises the errors of `read_stored`.
+    """
+    table = read_stored(folder, shard, facts)
+    if shard.stale:
+        table = table.filter(pa.array(shard.mask()))
+    if facts.source.root is None:
+        return table
+    place = table.schema.get_field_index("path")
+    return table.set_column(
+        place, table.schema.field(place), whole_paths(table["path"], facts.source.root)
+    )
+
+
+def whole_paths(paths: pa.ChunkedArray, root: str) -> pa.Array:
+    """Return stored paths below the root, which is a folder or a URL, as paths to open."""
+    place = place_of(restored(root))
+    if isinstance(place, Path):
+        head = storable(str(place)).rstrip("/")
+        whole = [path and f"{head}/{path}" for path in paths.to_pylist()]
+    else:
+        whole = [path and storable(str(place / restored(path))) for path in paths.to_pylist()]
+    return pa.array(whole, pa.string())
+
+
+def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
+    """Return the table of one shard as it is in the file, stale rows included.
+
+    It is checked: hash, schema, rows, finiteness. Raises BadData.
+    """
     path = folder / shard.file
     remedy = "run the same 'retr encode' again to write it again"
     try:
@@ -100,6 +154,14 @@ def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
         row = int(np.argmin(finite))
         raise BadData(f"{path} has NaN or infinity in row {row} ({table['id'][row]}); {remedy}")
     return with_nfc_labels(table)
+
+
+def read_columns(file: Place, names: Sequence[str]) -> pa.Table | None:
+    """Return columns of a shard that was checked; None if it does not have them all."""
+    with file.open("rb") as stream, pq.ParquetFile(stream) as parquet:
+        if not {*names} <= {*parquet.schema_arrow.names}:
+            return None
+        return parquet.read([*names], use_threads=False)
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[Any]]:

@@ -6,7 +6,7 @@ The folder is listed once, when the source is opened; see `listing`.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -93,12 +93,19 @@ class FolderSource:
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """Yield the items from position `start` on, none of them opened."""
-        for path in self.listing.paths(start):
-            folder, below, _ = path.partition("/")
-            place = self.root / path
-            yield Item(
-                id=text(path), label=text(folder) if below else None, path=str(place), content=place
-            )
+        stamps = self.listing.stamps[start:]
+        yield from map(self._item, self.listing.paths(start), stamps)
+
+    def items_at(self, positions: Sequence[int]) -> Iterator[Item]:
+        """Yield the items at these positions, which ascend, none of them opened."""
+        stamps = (self.listing.stamps[position] for position in positions)
+        yield from map(self._item, self.listing.at(positions), stamps)
+
+    def _item(self, path: str, stamp: int) -> Item:
+        folder, below, _ = path.partition("/")
+        place = self.root / path
+        label = text(folder) if below else None
+        return Item(text(path), label, str(place), place, stamp)
 
     def changes(self) -> Changes:
         """List the files again, and compare."""
@@ -116,15 +123,13 @@ class FolderSource:
                 f"{self.name} is gone since the run began; bring it back, and run the same again"
             )
 
-    def differing(self, start: int, stop: int) -> list[int]:
-        """Return the positions from start to stop whose files are not as they were listed."""
-        stamps = self.listing.stamps[start:stop]
+    def differing(self, positions: Sequence[int]) -> list[int]:
+        """Return those of the positions, which ascend, whose files are not as they were listed."""
         return [
             position
-            for position, (path, listed) in enumerate(
-                zip(self.listing.paths(start), stamps, strict=False), start
-            )
-            if stamp(fact_of(tuple(path.split("/")), str(self.root / path))) != listed
+            for position, path in zip(positions, self.listing.at(positions), strict=True)
+            if stamp(fact_of(tuple(path.split("/")), str(self.root / path)))
+            != self.listing.stamps[position]
         ]
 
 

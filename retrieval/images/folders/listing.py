@@ -7,7 +7,7 @@ that they agree however the folder changes while it is encoded.
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -15,8 +15,9 @@ from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
 from retrieval.images.decoding import SUFFIXES
-from retrieval.images.source import First, Source, digest, natural
+from retrieval.images.source import First, Item, Source, digest, natural
 from retrieval.storage.manifest import Skipped
+from retrieval.storage.places import Place
 
 BLOCK_NAMES = 1_000
 MOST_NAMED = 10  # folders that are named one by one
@@ -83,9 +84,17 @@ class Listing:
         """Yield the paths from position `start` on."""
         skipped = start % BLOCK_NAMES
         for block in islice(self.blocks, start // BLOCK_NAMES, None):
-            names = zlib.decompress(block).decode("utf-8", "surrogatepass").split("\0")
-            yield from islice(names, skipped, None)
+            yield from islice(_unpacked(block), skipped, None)
             skipped = 0
+
+    def at(self, positions: Iterable[int]) -> Iterator[str]:
+        """Yield the paths at these positions, which ascend."""
+        number, names = -1, []
+        for position in positions:
+            if position // BLOCK_NAMES != number:
+                number = position // BLOCK_NAMES
+                names = _unpacked(self.blocks[number])
+            yield names[position % BLOCK_NAMES]
 
     def changes(self, now: Files) -> Changes:
         """Compare the listing with the files that there are now."""
@@ -137,7 +146,15 @@ class LeftOut:
 class Listed(Protocol):
     """A source that was listed once, and whose files may change afterwards."""
 
+    listing: Listing
     left_out: LeftOut
+
+    @property
+    def root(self) -> Place:
+        """Return the folder, here or in a store, that the listed paths are relative to."""
+
+    def items_at(self, positions: Sequence[int]) -> Iterator[Item]:
+        """Yield the items at these positions, which ascend."""
 
     def changes(self) -> Changes:
         """List the files again, and compare."""
@@ -145,8 +162,8 @@ class Listed(Protocol):
     def check_root(self) -> None:
         """Raise BadSource if the folder itself is gone, as of a disk that was unplugged."""
 
-    def differing(self, start: int, stop: int) -> list[int]:
-        """Return the positions from start to stop whose files are not as they were listed."""
+    def differing(self, positions: Sequence[int]) -> list[int]:
+        """Return those of the positions, which ascend, whose files are not as they were listed."""
 
 
 def listed(source: Source) -> Listed | None:
@@ -186,6 +203,10 @@ def stamp(fact: object) -> int:
 
 def _packed(names: list[str]) -> bytes:
     return zlib.compress("\0".join(names).encode("utf-8", "surrogatepass"), 1)
+
+
+def _unpacked(block: bytes) -> list[str]:
+    return zlib.decompress(block).decode("utf-8", "surrogatepass").split("\0")
 
 
 def _order(path: str) -> list[tuple[tuple[str | int, ...], str]]:

@@ -5,11 +5,10 @@ is taken once; images are fetched side by side, a stretch ahead of who takes the
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import escape, has_magic
-from itertools import islice
 from pathlib import PurePosixPath
 
 from retrieval.errors import BadSource, UnknownName
@@ -74,19 +73,18 @@ class RemoteSource:
                 f"{self.name} is gone since the run began; bring it back, and run the same again"
             )
 
-    def differing(self, start: int, stop: int) -> list[int]:
-        """Return the first of the positions from start to stop, if its file is gone or of another
-        size.
+    def differing(self, positions: Sequence[int]) -> list[int]:
+        """Return the first of the positions, if its file is gone or of another size.
 
         A store is the same from everywhere, to ask it for each file would take too long, and what
         it says of one file may have another version than its listing.
         """
-        for path in islice(self.listing.paths(start), min(1, stop - start)):
+        for position, path in zip(positions, self.listing.at(positions[:1]), strict=False):
             try:
                 stat = (self.root / path).stat()
             except FileNotFoundError:
-                return [start]
-            return [start] if stat.st_size != self.sizes[start] else []
+                return [position]
+            return [position] if stat.st_size != self.sizes[position] else []
         return []
 
     def _files(self) -> Files:
@@ -98,35 +96,41 @@ class RemoteSource:
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """Yield the items from position `start` on."""
+        return self.items_at(range(start, len(self)))
+
+    def items_at(self, positions: Sequence[int]) -> Iterator[Item]:
+        """Yield the items at these positions, which ascend."""
         with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
-            stretches = self._stretches(start)
-            names = next(stretches, None)
-            coming = names and ahead.submit(self.root.read_all, names)
-            while names and coming:
+            stretches = self._stretches(positions)
+            some = next(stretches, None)
+            coming = some and ahead.submit(self.root.read_all, [*some])
+            while some and coming:
                 fetched = coming.result()
                 behind = next(stretches, None)
-                coming = behind and ahead.submit(self.root.read_all, behind)
-                for name, content in zip(names, fetched, strict=True):
-                    yield self._item(name, content)
-                names = behind
+                coming = behind and ahead.submit(self.root.read_all, [*behind])
+                for (name, position), content in zip(some.items(), fetched, strict=True):
+                    yield self._item(name, content, self.listing.stamps[position])
+                some = behind
 
-    def _stretches(self, start: int) -> Iterator[list[str]]:
-        """Yield the names from there on, as many at a time as may be in memory."""
-        names = self.listing.paths(start)
-        while start < len(self):
-            end, room = start, FETCH_BYTES
-            while end < min(len(self), start + CHUNK) and room > 0:
-                room -= self.sizes[end]
-                end += 1
-            yield [*islice(names, end - start)]
-            start = end
+    def _stretches(self, positions: Sequence[int]) -> Iterator[dict[str, int]]:
+        """Yield the names at these positions, as many at a time as may be in memory."""
+        some: dict[str, int] = {}
+        n_bytes = 0
+        for name, position in zip(self.listing.at(positions), positions, strict=True):
+            some[name] = position
+            n_bytes += self.sizes[position]
+            if len(some) == CHUNK or n_bytes >= FETCH_BYTES:
+                yield some
+                some, n_bytes = {}, 0
+        if some:
+            yield some
 
-    def _item(self, name: str, content: bytes | Exception) -> Item:
+    def _item(self, name: str, content: bytes | Exception, stamp: int) -> Item:
         place = self.root / name
         folder, below, _ = name.partition("/")
         # A file that was not fetched is read again when it is decoded, which reports the error.
         got = place if isinstance(content, Exception) else content
-        return Item(name, folder if below else None, str(place), got)
+        return Item(name, folder if below else None, str(place), got, stamp)
 
 
 def open_remote(place: RemotePath, split: str | None, note: Note, columns: Columns) -> Source:

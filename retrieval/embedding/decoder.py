@@ -1,0 +1,136 @@
+"""Read and decode images in threads, ahead of the network that takes them."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retrieval.contracts import Framing, Images
+from retrieval.embedding.plan import Origin
+from retrieval.errors import BadImage
+from retrieval.images import Item, load
+from retrieval.images.decoding import read_item
+from retrieval.runtime.threads import usable_cores
+from retrieval.storage.manifest import Skipped
+from retrieval.storage.shards import FileFacts
+
+BATCH = 500  # images decoded and handed to the encoder at once
+BATCH_BYTES = 64 << 20  # encoded images that fill a batch
+PREFETCHED_BATCHES = 3  # decoded before the encoder needs them
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image that was read: its item without the bytes, and facts about its file, if it is one.
+
+    origin: the row to copy the embedding from; None for an image to encode.
+    """
+
+    item: Item
+    file: FileFacts | None = None
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n decoded images (n, side, side, 3), those to copy from rows, and those that failed."""
+
+    decoded: list[ReadImage]
+    images: Images
+    copied: list[ReadImage]
+    skipped: list[Skipped]
+
+    @property
+    def seen(self) -> int:
+        """Return the number of the source's images in the batch."""
+        return len(self.decoded) + len(self.copied) + len(self.skipped)
+
+
+class Decoder:
+    """Decodes and frames items in threads, a few batches ahead of who takes them."""
+
+    def __init__(
+        self,
+        framing: Framing,
+        threads: int | None = None,
+        many: bool = False,
+        origin: Callable[[Item, bytes], Origin | None] = lambda item, content: None,
+    ) -> None:
+        """many: as `retrieval.images.frame` takes it. origin: returns the row from which the
+        embedding of a file can be copied, by the hash of its bytes.
+        """
+        self.framing = framing
+        self.many = many
+        self.origin = origin
+        self.threads = threads or usable_cores()
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
+        """Yield the items in order, `size` at a time; those that fail become `skipped`."""
+        waiting: deque[list[Future[Batch]]] = deque()
+        while chunk := _chunk(items, size):
+            piece = -(-len(chunk) // self.threads)
+            waiting.append(
+                [
+                    self._pool.submit(self._decoded, chunk[start : start + piece])
+                    for start in range(0, len(chunk), piece)
+                ]
+            )
+            if len(waiting) > PREFETCHED_BATCHES:
+                yield _joined(waiting.popleft())
+        while waiting:
+            yield _joined(waiting.popleft())
+
+    def _decoded(self, items: Sequence[Item]) -> Batch:
+        side = self.framing.side
+        images = np.empty((len(items), side, side, 3), np.uint8)
+        batch = Batch([], images, [], [])
+        for item in items:
+            # Only the last reference keeps the encoded bytes: they are in memory while they are
+            # decoded, and no longer.
+            bare = replace(item, content=b"")
+            try:
+                file = origin = None
+                if item.stamp is not None:
+                    item, content = read_item(item)
+                    file = FileFacts(item.stamp or 0, content)
+                    origin = self.origin(bare, content)
+                if origin is None:
+                    images[len(batch.decoded)] = load(item, self.framing, self.many)
+            except BadImage as error:
+                batch.skipped.append(Skipped(error.path, error.reason, bare.stamp))
+            else:
+                done = batch.decoded if origin is None else batch.copied
+                done.append(ReadImage(bare, file, origin))
+        return replace(batch, images=images[: len(batch.decoded)])
+
+
+def _chunk(items: Iterator[Item], size: int) -> list[Item]:
+    """Return the next `size` items, or fewer where their bytes would fill the memory."""
+    chunk: list[Item] = []
+    n_bytes = 0
+    while len(chunk) < size and n_bytes < BATCH_BYTES:
+        item = next(items, None)
+        if item is None:
+            break
+        chunk.append(item)
+        n_bytes += len(item.content) if isinstance(item.content, bytes) else 0
+    return chunk
+
+
+def _joined(pieces: list[Future[Batch]]) -> Batch:
+    batches = [piece.result() for piece in pieces]
+    return Batch(
+        decoded=[read for batch in batches for read in batch.decoded],
+        images=np.concatenate([batch.images for batch in batches]),
+        copied=[read for batch in batches for read in batch.copied],
+        skipped=[skip for batch in batches for skip in batch.skipped],
+    )
