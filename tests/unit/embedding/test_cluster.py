@@ -20,6 +20,7 @@ from encoders.toy import Toy
 from retrieval.embedding import early_shards, ray_worker
 from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import facts_of, finished
+from retrieval.embedding.plan import Plan, plan_of
 from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask
 from retrieval.errors import BadInput, Mismatch, NoCluster
 from retrieval.images import Columns, Source, open_source
@@ -172,7 +173,7 @@ def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
     facts = facts_of(source, encoder, Dtype.FLOAT32, 10)
     given: dict[str, Any] = {
         "names": Names(str(photos), "toy"),
-        "facts": facts,
+        "plan": Plan(range(len(source)), 0, facts),
         "first": next(source.items()).path,
         "folder": early,
         "run": early / "run",
@@ -206,7 +207,8 @@ def test_workers_read_the_columns_that_were_chosen(
     facts = facts_of(source, Toy(), Dtype.FLOAT32, 10)
     names = Names(str(file), "toy", columns=chosen)
     first = next(source.items()).path
-    task = ShardTask(names, facts, first, early, early / "run", 1, 2, ray_worker.version("retr"))
+    plan = Plan(range(len(source)), 0, facts)
+    task = ShardTask(names, plan, first, early, early / "run", 1, 2, ray_worker.version("retr"))
     ShardMaker(task)(0)
     (shard,) = early.rglob("*.parquet/*/*.parquet")
     rows = pq.read_table(shard)
@@ -240,11 +242,13 @@ def test_names_hold_for_processes_in_other_folders(
 def made_by_a_worker(source: Source, photos: Path, folder: Path) -> tuple[Queue, EarlyShard]:
     """The driver's queue, and the outcome of the one shard that a worker made."""
     facts = facts_of(source, Toy(), Dtype.FLOAT32, 100)
-    queue = Queue(ShardWriter(folder, facts), lambda done, total: None, listed(source))
+    writer = ShardWriter(folder, facts)
+    plan = plan_of(source, writer)
+    queue = Queue(writer, plan, lambda done, total: None, listed(source))
     (queue.folder / "run").touch()
     task = ShardTask(
         names=Names(str(photos), "toy"),
-        facts=facts,
+        plan=plan,
         first=next(source.items()).path,
         folder=queue.folder,
         run=queue.folder / "run",

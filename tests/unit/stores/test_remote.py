@@ -15,6 +15,7 @@ from encoders.toy import Toy
 from retrieval import open_embeddings
 from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import EARLY_FOLDER, facts_of, finished
+from retrieval.embedding.plan import plan_of
 from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask
 from retrieval.errors import BadInput, BadSource, Unreachable
 from retrieval.images import open_source
@@ -175,12 +176,13 @@ def test_shards_of_a_cluster_are_made_in_a_store(
     facts = facts_of(source, encoder, Dtype.FLOAT32, 7)
     whole = encoded(photos, tmp_path / "out")
     writer = ShardWriter(root / "out", facts)
-    queue = Queue(writer, lambda done, total: None)
+    plan = plan_of(source, writer)
+    queue = Queue(writer, plan, lambda done, total: None)
     run = queue.folder / "run"
     run.touch()
     names = Names(str(photos), "toy")
     first = next(source.items()).path
-    task = ShardTask(names, facts, first, queue.folder, run, 1, 5, version("retr"))
+    task = ShardTask(names, plan, first, queue.folder, run, 1, 5, version("retr"))
     maker = ShardMaker(task)
     for number in (4, 2):
         outcome = json.loads(maker(number))
@@ -189,7 +191,8 @@ def test_shards_of_a_cluster_are_made_in_a_store(
     half = RemotePath(f"{queue.folder}/part-00003.parquet/attempt/begun")
     half.touch()
     writer = ShardWriter(root / "out", facts)
-    queue = Queue(writer, lambda done, total: None)
+    plan = plan_of(source, writer)
+    queue = Queue(writer, plan, lambda done, total: None)
     assert queue.missing() == [0, 1, 3]
     assert not half.exists()
     run.touch()
