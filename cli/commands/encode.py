@@ -72,6 +72,24 @@ EngineOption = Annotated[
 ]
 
 
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave out files and folders that match, in gitignore's syntax; repeatable. A file "
+        ".retrignore in a folder does the same for that folder.",
+    ),
+]
+
+DefaultExcludes = Annotated[
+    bool,
+    typer.Option(
+        "--default-excludes/--no-default-excludes",
+        help="Leave out what systems leave behind: names that begin with a dot, @eaDir, #recycle, "
+        "$RECYCLE.BIN, node_modules, __MACOSX and the like.",
+    ),
+]
+
 CheckContent = Annotated[
     bool,
     typer.Option(
@@ -97,6 +115,8 @@ def encode(
     device: Device = "auto",
     engine: EngineOption = "local",
     address: Address = None,
+    exclude: Exclude = None,
+    default_excludes: DefaultExcludes = True,
     check_content: CheckContent = False,
     data: Data = None,
 ) -> None:
@@ -109,6 +129,8 @@ def encode(
 
     Example: retr encode photos/ --out photos-embeddings
 
+    Example: retr encode photos/ --exclude 'raw/**' --exclude '*.tif'
+
     Example: retr encode photos.parquet --image-column thumbnail --label-column genre
 
     Example: retr encode s3://bucket/photos --out s3://bucket/photos-embeddings
@@ -119,6 +141,7 @@ def encode(
     from retrieval.embedding.encode import bring_up_to_date
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Columns, open_source
+    from retrieval.images.folders.excludes import Excludes
     from retrieval.images.folders.listing import listed
     from retrieval.registry import open_encoder
     from retrieval.storage.manifest import Dtype
@@ -127,7 +150,8 @@ def encode(
     number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
     columns = Columns(image_column, label_column)
-    images = open_source(source, split, data, limit, output.warn, columns)
+    excludes = Excludes(tuple(exclude or ()), default_excludes)
+    images = open_source(source, split, data, limit, output.warn, columns, excludes)
     # On a cluster, the workers run the network.
     opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)

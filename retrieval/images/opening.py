@@ -16,6 +16,7 @@ from retrieval.images.datasets.catalog import (
     splits,
 )
 from retrieval.images.decoding import SUFFIXES
+from retrieval.images.folders.excludes import NO_EXCLUDES, Excludes
 from retrieval.images.folders.folder import ALL_FILES_GLOB, FolderSource, none_in, walk
 from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
@@ -52,6 +53,7 @@ def open_source(
     limit: int | None = None,
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
+    excludes: Excludes = NO_EXCLUDES,
 ) -> Source:
     """Return the source that `spec` names, cut to its first `limit` items if that is given.
 
@@ -66,21 +68,26 @@ def open_source(
     data_dir: where data sets are looked for first; see `datasets.locate`.
     note: told what was taken where that may surprise, and what was left out.
     columns: the columns of images and labels, for Parquet, Arrow and tar archives.
+    excludes: what to leave out of a folder, a glob or a store.
 
-    Raises BadInput for a limit below 1 and for columns of other sources, UnknownName for a split
-    or column that isn't there, BadSource for what is not there, has no images or is damaged.
+    Raises BadInput for a limit below 1 and for columns or excludes of other sources, UnknownName
+    for a split or column that isn't there, BadSource for what is not there, has no images or is
+    damaged.
     """
-    source = _open(spec, split, data_dir, note, columns)
+    source = _open(spec, split, data_dir, note, columns, excludes)
     if columns != NO_CHOICE and not isinstance(source, ParquetSource | TarSource):
         raise BadInput(
             f"{source.name} has no columns to choose from; leave --image-column and --label-column "
             "out"
         )
+    found = listed(source)
+    if excludes != NO_EXCLUDES and found is None:
+        raise BadInput(f"{source.name} is not a folder of images; leave out --exclude")
     if not len(source):
         raise BadSource(f"no images in {source.name}: its files have no rows; give some that have")
     if spec in NAMES:
         _note_namesake(spec, source, data_dir, note)
-    if found := listed(source):
+    if found is not None:
         for sentence in found.left_out.sentences():
             note(sentence)
     return source if limit is None else First(source, limit)
@@ -94,7 +101,12 @@ def absolute_source(spec: str) -> str:
 
 
 def _open(
-    spec: str, split: str | None, data_dir: Path | None, note: Note, columns: Columns
+    spec: str,
+    split: str | None,
+    data_dir: Path | None,
+    note: Note,
+    columns: Columns,
+    excludes: Excludes,
 ) -> Source:
     if spec == DIGITS:
         # scikit-learn takes its time to import.
@@ -109,15 +121,15 @@ def _open(
     if isinstance(place, RemotePath):
         from retrieval.images.folders.remote import open_remote
 
-        return open_remote(place, split, note, columns)
+        return open_remote(place, split, note, columns, excludes)
     path = place.expanduser()
     if spec and path.is_dir():
-        return _of_folder(path.resolve(), split, note, columns)
+        return _of_folder(path.resolve(), split, note, columns, excludes)
     if path.is_file():
         return _of_file(path.resolve(), split, note, columns)
     if has_magic(spec):
         _refuse(split, spec)
-        return _of_glob(path, note, columns)
+        return _of_glob(path, note, columns, excludes)
     near = get_close_matches(spec, NAMES, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     raise BadSource(
@@ -126,7 +138,9 @@ def _open(
     )
 
 
-def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) -> Source:
+def _of_folder(
+    folder: Path, split: str | None, note: Note, columns: Columns, excludes: Excludes
+) -> Source:
     if found := splits(folder):
         wanted = split or SPLITS[0]
         if wanted not in found:
@@ -146,7 +160,7 @@ def _of_folder(folder: Path, split: str | None, note: Note, columns: Columns) ->
         if not (folder / chosen).is_dir():
             _refuse(chosen, text(folder))
         folder = folder / chosen
-    return _of_pattern(text(folder), folder, ALL_FILES_GLOB, note, columns)
+    return _of_pattern(text(folder), folder, ALL_FILES_GLOB, note, columns, excludes)
 
 
 def _split_folders(folder: Path) -> list[str]:
@@ -203,10 +217,11 @@ def _of_file(file: Path, split: str | None, note: Note, columns: Columns) -> Sou
             raise UnknownName(f"split of {text(file)}", wanted, SPLITS)
         return cifar.CifarSource.of(f"{text(file)}/{wanted}", file, wanted)
     _refuse(split, text(file))
-    return _of_pattern(text(file), file.parent, (escape(file.name),), note, columns)
+    excludes = Excludes(defaults=False)  # the file was named
+    return _of_pattern(text(file), file.parent, (escape(file.name),), note, columns, excludes)
 
 
-def _of_glob(path: Path, note: Note, columns: Columns) -> Source:
+def _of_glob(path: Path, note: Note, columns: Columns, excludes: Excludes) -> Source:
     parts = path.absolute().parts
     first = next(i for i, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:first])
@@ -214,14 +229,20 @@ def _of_glob(path: Path, note: Note, columns: Columns) -> Source:
         raise BadSource(
             f"nothing matches {text(path)}: folder {text(root)} not found; correct the path"
         )
-    return _of_pattern(text(path.absolute()), root.resolve(), parts[first:], note, columns)
+    name = text(path.absolute())
+    return _of_pattern(name, root.resolve(), parts[first:], note, columns, excludes)
 
 
 def _of_pattern(
-    name: str, root: Path, pattern: tuple[str, ...], note: Note, columns: Columns
+    name: str,
+    root: Path,
+    pattern: tuple[str, ...],
+    note: Note,
+    columns: Columns,
+    excludes: Excludes,
 ) -> Source:
     """Return the images that match, or where there are none the tables or archives."""
-    images = FolderSource.of(name, root, pattern, frozenset(_CONTAINERS) | PACKED)
+    images = FolderSource.of(name, root, pattern, frozenset(_CONTAINERS) | PACKED, excludes)
     found: dict[str, dict[str, Place]] = {}
     for below, path in images.left_out.noted.items():
         found.setdefault(path.suffix.lower(), {})[below] = path

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from retrieval.errors import BadSource
 from retrieval.images.decoding import SUFFIXES, begins_like_image
+from retrieval.images.folders.excludes import IGNORE_FILE, NO_EXCLUDES, Excludes, Rules
 from retrieval.images.folders.listing import (
     Changes,
     LeftOut,
@@ -69,10 +70,16 @@ class FolderSource:
     pattern: tuple[str, ...]
     listing: Listing
     left_out: LeftOut
+    excludes: Excludes = NO_EXCLUDES
 
     @classmethod
     def of(
-        cls, name: str, root: Path, pattern: tuple[str, ...], noted: frozenset[str] = frozenset()
+        cls,
+        name: str,
+        root: Path,
+        pattern: tuple[str, ...],
+        noted: frozenset[str] = frozenset(),
+        excludes: Excludes = NO_EXCLUDES,
     ) -> "FolderSource":
         """Return the source of what lies there now, which may be nothing.
 
@@ -80,8 +87,8 @@ class FolderSource:
         `walk` does.
         """
         left_out = LeftOut()
-        listing = Listing.of(_files(root, pattern, left_out, noted))
-        return cls(name, root, pattern, listing, left_out)
+        listing = Listing.of(_files(root, pattern, left_out, excludes, noted))
+        return cls(name, root, pattern, listing, left_out, excludes)
 
     @property
     def fingerprint(self) -> str:
@@ -109,7 +116,7 @@ class FolderSource:
 
     def changes(self) -> Changes:
         """List the files again, and compare."""
-        return self.listing.changes(_files(self.root, self.pattern, LeftOut()))
+        return self.listing.changes(_files(self.root, self.pattern, LeftOut(), self.excludes))
 
     def check_root(self) -> None:
         """Raise BadSource if there is nothing in the folder any more."""
@@ -148,9 +155,10 @@ def _files(
     root: Path,
     pattern: tuple[str, ...],
     left_out: LeftOut,
+    excludes: Excludes,
     noted: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[str, object]]:
-    for found in walk(root, pattern, SUFFIXES | noted, left_out):
+    for found in walk(root, pattern, SUFFIXES | noted, left_out, excludes):
         if noted and Path(found.entry.name).suffix.lower() in noted:
             left_out.noted["/".join(found.parts)] = Path(found.entry.path)
         else:
@@ -162,33 +170,41 @@ def walk(
     pattern: tuple[str, ...],
     suffixes: frozenset[str],
     left_out: LeftOut | None = None,
+    excludes: Excludes = NO_EXCLUDES,
 ) -> Iterator[FoundFile]:
     """Return the files below `root` of these endings that match, in natural order of their paths.
 
     `pattern` has a part for each name that leads to a file, with `*`, `?` and `[…]` as in a
-    shell, and `**` for any number of folders. What begins with a dot is left out. Links are
-    followed, but each file and folder is met once: under its own path where that leads to it, else
-    under the first link. What is left out is noted in `left_out`, sub-folders that cannot be listed
-    among it. Raises BadSource for a root that cannot be listed.
+    shell, and `**` for any number of folders. What `excludes` and ignore files name is left out.
+    Links are followed, but each file and folder is met once: under its own path where that leads to
+    it, else under the first link. What is left out is noted in `left_out`, sub-folders that cannot
+    be listed among it. Raises BadSource for a root that cannot be listed.
     """
-    return _Walk(root, pattern, suffixes, left_out or LeftOut()).below(root)
+    found = _Walk(root, pattern, suffixes, left_out or LeftOut(), excludes)
+    return found.below(root, excludes.rules())
 
 
 class _Walk:
     """A walk, and which links it has followed."""
 
     def __init__(
-        self, root: Path, pattern: tuple[str, ...], suffixes: frozenset[str], left_out: LeftOut
+        self,
+        root: Path,
+        pattern: tuple[str, ...],
+        suffixes: frozenset[str],
+        left_out: LeftOut,
+        excludes: Excludes,
     ) -> None:
         self.root = os.path.realpath(root)
         self.pattern = pattern
         self.suffixes = suffixes
         self.left_out = left_out
+        self.excludes = excludes
         self._met = {self.root}  # real paths that a link led to
         self._real_folder = lru_cache(_CACHED_REAL_PATHS)(os.path.realpath)
 
     def below(
-        self, folder: Path, parts: tuple[str, ...] = (), real: str | None = None
+        self, folder: Path, rules: Rules, parts: tuple[str, ...] = (), real: str | None = None
     ) -> Iterator[FoundFile]:
         """Yield the files below the folder that these names lead to.
 
@@ -196,7 +212,7 @@ class _Walk:
         """
         try:
             with scandir(folder) as entries:
-                listed = [entry for entry in entries if not entry.name.startswith(".")]
+                listed = [*entries]
         except OSError as error:
             reason = error.strerror or str(error)
             if not parts:
@@ -205,14 +221,18 @@ class _Walk:
                 ) from error
             self.left_out.folders.append(Skipped(str(folder), reason.lower()))
             return
+        if any(entry.name == IGNORE_FILE for entry in listed):
+            rules = rules.with_file(folder / IGNORE_FILE, len(parts))
         for entry in sorted(listed, key=lambda entry: natural(entry.name)):
             names = (*parts, entry.name)
             kind = _kind(entry)
-            if kind is _FOLDER:
+            if rules.leave_out(names, kind is _FOLDER):
+                self.left_out.exclude(entry.name, kind is _FOLDER)
+            elif kind is _FOLDER:
                 if _leads_on(names, self.pattern):
                     own = self._real(entry, real)
                     if self._is_first(own, _FOLDER):
-                        yield from self.below(Path(entry.path), names, own)
+                        yield from self.below(Path(entry.path), rules, names, own)
             elif kind is not _OTHER and matches(names, self.pattern):
                 if Path(entry.name).suffix.lower() not in self.suffixes:
                     self._pass_over(entry)
@@ -247,7 +267,7 @@ class _Walk:
         if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
             return False
         names = tuple(Path(real).relative_to(self.root).parts)
-        if any(name.startswith(".") for name in names):
+        if self.excludes.leaves_out(names, kind is _FOLDER):
             return False
         if kind is _FOLDER:
             return self.pattern == ALL_FILES_GLOB

@@ -120,13 +120,20 @@ class LeftOut:
         empty ending stands for files without one that begin like an image.
     folders: those that could not be listed, and why. links: how many paths through links lead to
     images that are in the listing under another path. noted: files of the endings that were asked
-    for, by their names below the root.
+    for, by their names below the root. excluded: how many folders and files were left out by their
+    name or a pattern.
     """
 
     passed_over: Counter[str] = field(default_factory=Counter)
     folders: list[Skipped] = field(default_factory=list)
     links: int = 0
     noted: dict[str, Path] = field(default_factory=dict)
+    excluded: Counter[str] = field(default_factory=Counter)
+
+    def exclude(self, name: str, is_folder: bool) -> None:
+        """Count what an exclude left out. Files with a dot, which every system hides, are not."""
+        if not name.startswith("."):
+            self.excluded["folder" if is_folder else "file"] += 1
 
     def sentences(self) -> list[str]:
         """Say which folders could not be listed, and how many links were not followed."""
@@ -139,6 +146,9 @@ class LeftOut:
                 f"{self.links:,} {'link leads' if one else 'links lead'} to images that are in "
                 f"the set already, and {'was' if one else 'were'} not followed"
             )
+        if self.excluded:
+            counts = [f"{n:,} {what}{'' if n == 1 else 's'}" for what, n in self.excluded.items()]
+            said.append(f"excluded {' and '.join(counts)} by name or pattern")
         return said
 
 

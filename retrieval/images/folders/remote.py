@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from retrieval.errors import BadSource, UnknownName
 from retrieval.images.decoding import SUFFIXES
+from retrieval.images.folders.excludes import NO_EXCLUDES, Excludes
 from retrieval.images.folders.folder import ALL_FILES_GLOB, matches, none_in
 from retrieval.images.folders.listing import Changes, LeftOut, Listing, unread_suffix
 from retrieval.images.folders.splits import are_splits, chosen_split
@@ -37,21 +38,29 @@ class RemoteSource:
     listing: Listing
     sizes: "array[int]"
     left_out: LeftOut
+    excludes: Excludes = NO_EXCLUDES
 
     @classmethod
     def of(
-        cls, name: str, root: RemotePath, files: Files, pattern: tuple[str, ...]
+        cls,
+        name: str,
+        root: RemotePath,
+        files: Files,
+        pattern: tuple[str, ...],
+        excludes: Excludes = NO_EXCLUDES,
     ) -> "RemoteSource":
         """Return the source of the files that were listed, which may have no images among them."""
-        images = _chosen(files, pattern, SUFFIXES)
+        images = _chosen(files, pattern, SUFFIXES, excludes)
         sizes = array("Q", [stat.st_size for stat in images.values()])
         left_out = LeftOut()
         for path in files:
             parts = tuple(path.split("/"))
             suffix = unread_suffix(path)
-            if suffix is not None and matches(parts, pattern) and not _is_hidden(parts):
+            if suffix is None or not matches(parts, pattern):
+                continue
+            if not excludes.leaves_out(parts):
                 left_out.passed_over[suffix] += 1
-        return cls(name, root, pattern, Listing.of(_facts(images)), sizes, left_out)
+        return cls(name, root, pattern, Listing.of(_facts(images)), sizes, left_out, excludes)
 
     @property
     def fingerprint(self) -> str:
@@ -63,7 +72,7 @@ class RemoteSource:
 
     def changes(self) -> Changes:
         """List the files again, and compare."""
-        found = _chosen(self._files(), self.pattern, SUFFIXES)
+        found = _chosen(self._files(), self.pattern, SUFFIXES, self.excludes)
         return self.listing.changes(_facts(found))
 
     def check_root(self) -> None:
@@ -133,13 +142,15 @@ class RemoteSource:
         return Item(name, folder if below else None, str(place), got, stamp)
 
 
-def open_remote(place: RemotePath, split: str | None, note: Note, columns: Columns) -> Source:
+def open_remote(
+    place: RemotePath, split: str | None, note: Note, columns: Columns, excludes: Excludes
+) -> Source:
     """Return the source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
     url = str(place)
     if has_magic(url.partition("::")[0]):
         _refuse(split, url)
         root, pattern = _of_glob(place)
-        return _of_listing(url, root, _listed(root), pattern, None, note, columns)
+        return _of_listing(url, root, _listed(root), pattern, None, note, columns, excludes)
     if place.is_file():
         _refuse(split, url)
         if place.suffix.lower() not in SUFFIXES | PARQUET:
@@ -149,7 +160,8 @@ def open_remote(place: RemotePath, split: str | None, note: Note, columns: Colum
             )
         root = place.parent
         files = {place.name: place.stat()}
-        return _of_listing(url, root, files, (escape(place.name),), None, note, columns)
+        excludes = Excludes(defaults=False)  # the file was named
+        return _of_listing(url, root, files, (escape(place.name),), None, note, columns, excludes)
     files = _listed(place)
     folders = _split_folders(files)
     loose = len(_chosen(files, ("*",), SUFFIXES)) if folders else 0
@@ -162,7 +174,7 @@ def open_remote(place: RemotePath, split: str | None, note: Note, columns: Colum
         files = {
             path.removeprefix(head): stat for path, stat in files.items() if path.startswith(head)
         }
-    return _of_listing(str(place), place, files, ALL_FILES_GLOB, split, note, columns)
+    return _of_listing(str(place), place, files, ALL_FILES_GLOB, split, note, columns, excludes)
 
 
 def _split_folders(files: Files) -> list[str]:
@@ -183,8 +195,9 @@ def _of_listing(
     split: str | None,
     note: Note,
     columns: Columns,
+    excludes: Excludes,
 ) -> Source:
-    images = RemoteSource.of(name, root, files, pattern)
+    images = RemoteSource.of(name, root, files, pattern, excludes)
     tables = _chosen(files, pattern, PARQUET)
     if len(images):
         _refuse(split, name)
@@ -211,20 +224,24 @@ def _of_listing(
     return ParquetSource.of_files(name, {path: root / path for path in tables}, note, columns)
 
 
-def _chosen(files: Files, pattern: tuple[str, ...], suffixes: frozenset[str]) -> Files:
-    """Return the matching files of these endings, in natural order of their paths."""
+def _chosen(
+    files: Files,
+    pattern: tuple[str, ...],
+    suffixes: frozenset[str],
+    excludes: Excludes = NO_EXCLUDES,
+) -> Files:
+    """Return the matching files of these endings, in natural order of their paths.
+
+    A store has no ignore files.
+    """
     found = {
         tuple(path.split("/")): path
         for path in files
         if PurePosixPath(path).suffix.lower() in suffixes
     }
-    kept = [parts for parts in found if not _is_hidden(parts) and matches(parts, pattern)]
+    kept = [parts for parts in found if matches(parts, pattern) and not excludes.leaves_out(parts)]
     kept.sort(key=lambda parts: [natural(part) for part in parts])
     return {found[parts]: files[found[parts]] for parts in kept}
-
-
-def _is_hidden(parts: tuple[str, ...]) -> bool:
-    return any(part.startswith(".") for part in parts)
 
 
 def _fact(path: str, stat: RemoteStat) -> tuple[str, int, str]:
