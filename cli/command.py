@@ -18,19 +18,19 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-from cli.options import Debug, Json, MaxMegapixels, Quiet, Threads, WorkspaceFolder
+from cli.options import Debug, Json, MaxMegapixels, Quiet, Root, Threads, WorkspaceFolder
 from cli.output import Output
 
 Function = Callable[..., None]
 
 
 def command(
-    *, threads: bool = False, max_megapixels: bool = False
+    *, threads: bool = False, max_megapixels: bool = False, root: bool = False
 ) -> Callable[[Function], Function]:
     """Return a decorator that gives a function the options of a command.
 
-    threads, max_megapixels: add --threads or --max-megapixels. The function has no parameter for
-    them: they take effect while the command line is read.
+    threads, max_megapixels, root: add --threads, --max-megapixels or --root. The function has no
+    parameter for them: they take effect while the command line is read.
     """
 
     def decorate(function: Function) -> Function:
@@ -39,6 +39,7 @@ def command(
         shared = (
             *([_option("threads", Threads, None)] if threads else ()),
             *([_option("max_megapixels", MaxMegapixels, None)] if max_megapixels else ()),
+            *([_option("root", Root, None)] if root else ()),
             *([_option("workspace", WorkspaceFolder, None)] if "workspace" in names else ()),
             _option("json", Json, False),
             _option("quiet", Quiet, False),

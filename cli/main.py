@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "train",
     "info": "info",
     "verify": "verify",
+    "relocate": "relocate",
     "demo": "demo",
 }
 """The module in `cli/commands/` of each command, which is also the name of its function."""

@@ -45,6 +45,15 @@ def limited_megapixels(count: int | None) -> int | None:
     return count
 
 
+def moved_root(root: str | None) -> str | None:
+    """Let the process read images below the folder that --root names."""
+    if root is not None:
+        from retrieval.storage.roots import move_root
+
+        move_root(root)
+    return root
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -88,6 +97,16 @@ Threads = Annotated[
         "--threads",
         callback=limited,
         help="Maximum number of threads.  [default: the number of cores]",
+    ),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        "--root",
+        callback=moved_root,
+        metavar="DIR",
+        help="Folder where the images are now, if their folder was moved. If images of several "
+        "folders are involved, OLD=NEW.",
     ),
 ]
 MaxMegapixels = Annotated[

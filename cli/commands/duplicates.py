@@ -58,7 +58,7 @@ SheetOption = Annotated[
 ]
 
 
-@command(threads=True, max_megapixels=True)
+@command(threads=True, max_megapixels=True, root=True)
 def duplicates(
     output: Output,
     workspace: "Workspace",

@@ -120,7 +120,7 @@ OutOption = Annotated[
 ]
 
 
-@command(threads=True, max_megapixels=True)
+@command(threads=True, max_megapixels=True, root=True)
 def pairs(
     output: Output,
     workspace: "Workspace",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
-@command(threads=True, max_megapixels=True)
+@command(threads=True, max_megapixels=True, root=True)
 def report(
     output: Output,
     workspace: "Workspace",

@@ -73,7 +73,7 @@ PreviewOption = Annotated[
 ]
 
 
-@command(threads=True, max_megapixels=True)
+@command(threads=True, max_megapixels=True, root=True)
 def search(
     output: Output,
     workspace: "Workspace",
@@ -111,9 +111,24 @@ def search(
         _print_hits(output, answer)
     if skipped:
         output.say(f"{plural(len(skipped), 'image')} could not be read")
+    _warn_of_gone(output, answers)
     _draw(output, answers, str(folder), sheet, preview)
     output.document([answer.to_json() for answer in answers])
     keep_for_searches(output, searcher.encoder)
+
+
+def _warn_of_gone(output: Output, answers: "list[ImageHits]") -> None:
+    """Say once that images are no longer where they were."""
+    from retrieval.images.reading import is_gone
+
+    paths = dict.fromkeys(hit.path for answer in answers for hit in answer.hits if hit.path)
+    gone = [path for path in paths if is_gone(path)]
+    if gone:
+        output.warn(
+            f"{len(gone):,} of {plural(len(paths), 'image')} found are not where they were, such "
+            f"as {gone[0]}; if their folder was moved, name the new one with --root, or once and "
+            "for all with retr relocate"
+        )
 
 
 def _draw(

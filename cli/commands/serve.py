@@ -58,7 +58,7 @@ ImagesOption = Annotated[
 ]
 
 
-@command(threads=True, max_megapixels=True)
+@command(threads=True, max_megapixels=True, root=True)
 def serve(
     output: Output,
     workspace: "Workspace",

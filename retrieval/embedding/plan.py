@@ -131,7 +131,7 @@ def plan_of(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The live rows of all shards that are there, the latest first.
+    """The rows of all shards that are there, the latest first.
 
     table: id, stamp, content, and the number and row of the shard.
     """
@@ -149,8 +149,7 @@ class _Rows:
             shards[shard.number] = shard
             facts = read_columns(writer.folder / shard.file, schema.names)
             if facts is not None:
-                table = _numbered(facts, shard.number).filter(pa.array(shard.mask()))
-                tables.append(table.replace_schema_metadata())
+                tables.append(_numbered(facts, shard.number).replace_schema_metadata())
         return cls(shards, pa.concat_tables(tables))
 
     def __len__(self) -> int:

@@ -44,6 +44,16 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     return decode(content, path, framing)
 
 
+def is_gone(path: str) -> bool:
+    """Return whether `read_image` finds no file at the path. Stores are not asked."""
+    container, mark, row = path.rpartition("#")
+    file = Path(container if mark and row.isdecimal() else path)
+    if "://" in path or file == Path("digits") or Path(path).exists() or file.exists():
+        return False
+    # A batch in an archive of CIFAR-10, or a column of a table.
+    return not file.parent.is_file() and not Path(_split(container)[0]).is_file()
+
+
 def read_each(
     paths: Sequence[str], framing: Framing, shaped: Callable[[Image.Image], Images]
 ) -> list[Images | BadImage]:

@@ -36,7 +36,12 @@ from retrieval.index.folder import (
     options_of,
 )
 from retrieval.registry import make_indexer
-from retrieval.storage.compatible import common_facts, joined_rows, read_all
+from retrieval.storage.compatible import (
+    common_facts,
+    joined_rows,
+    read_all,
+    with_unique_ids,
+)
 from retrieval.storage.embeddings import Embeddings, embeddings_list
 from retrieval.storage.files import (
     LOCK,
@@ -88,6 +93,7 @@ def build_index(
     """
     sets, folder = embeddings_list(sets), place_of(folder)
     indexer = checked_indexer(sets, backend, metric, options)
+    sets = with_unique_ids(sets)
     check_target(folder)
     build: Callable[[], Index]
     blocks: Blocks
@@ -178,7 +184,7 @@ def write_index(
     )
     if isinstance(folder, Path):
         facts.write(partial)
-        _replace_files(partial, folder, facts)
+        replace_files(partial, folder, facts)
         _remove_other_builds(folder, facts)
         return facts
     content = "".join(f"{name} {sha256}\n" for name, sha256 in facts.files.items())
@@ -281,7 +287,7 @@ def publish_index(folder: Place, facts: IndexFacts) -> IndexFacts:
     if isinstance(folder, Path):
         with partial_folder(folder) as partial:
             facts.write(partial)
-            _replace_files(partial, folder, facts)
+            replace_files(partial, folder, facts)
     else:
         before = _current_files(folder)
         facts.write(folder)
@@ -291,7 +297,7 @@ def publish_index(folder: Place, facts: IndexFacts) -> IndexFacts:
     return facts
 
 
-def _replace_files(partial: Path, folder: Path, facts: IndexFacts) -> None:
+def replace_files(partial: Path, folder: Path, facts: IndexFacts) -> None:
     """Move the files in `partial` to the folder, and remove the files of the old index."""
     stale = _current_files(folder) - set(facts.paths_in(folder))
     names = {path.relative_to(folder).as_posix() for path in stale if isinstance(path, Path)}

@@ -32,6 +32,7 @@ from retrieval.index.folder import (
     read_rows,
 )
 from retrieval.runtime.threads import limit_threads, usable_cores
+from retrieval.storage.compatible import with_unique_ids
 from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.storage.files import locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
@@ -43,6 +44,7 @@ class SegmentTask:
     """Instructions for a worker to build a segment.
 
     stretches: for each set, its folder, the number of the first shard, and the number of shards.
+    prefixes: of the ids of each set; empty if there are none.
     """
 
     stretches: tuple[tuple[str, int, int], ...]
@@ -50,16 +52,19 @@ class SegmentTask:
     metric: Metric
     options: Mapping[str, Json]
     folder: str
+    prefixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         resolve_choices(self)
 
     def sets(self) -> list[Embeddings]:
         """Open the embeddings that the segment is built from."""
-        return [
+        sets = [
             open_embeddings(place_of(place)).some(first, count)
             for place, first, count in self.stretches
         ]
+        prefixes = self.prefixes or [""] * len(sets)
+        return [replace(each, prefix=of) for each, of in zip(sets, prefixes, strict=True)]
 
 
 SegmentBuilder = Callable[
@@ -94,6 +99,7 @@ def build_segments(
     if parts < 1:
         raise BadInput(f"the number of parts is {parts}; give 1 or more")
     indexer = checked_indexer(sets, backend, metric, options)
+    sets = with_unique_ids(sets)
     check_target(folder)
     made_folder(folder)
     with locked(folder):
@@ -187,6 +193,7 @@ def _tasks(
                 metric,
                 dict(options),
                 str((folder / f"{SEGMENT_PREFIX}{key}").resolve()),
+                tuple(sets[number].prefix for number in stretches),
             )
         )
     return tasks

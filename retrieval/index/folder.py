@@ -40,6 +40,7 @@ from retrieval.storage.files import (
 from retrieval.storage.manifest import ROW_FIELDS, EncoderFacts
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.publishing import settle
+from retrieval.storage.roots import at_moved_roots
 from retrieval.storage.tables import read_table, with_nfc_labels
 
 FORMAT = "retr-index"
@@ -279,4 +280,4 @@ def read_rows(folder: Place) -> pa.Table:
         raise BadData(f"cannot read {path} ({error}); {REMEDY}") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
         raise BadData(f"{path} has other columns than id, label and path; {REMEDY}")
-    return with_nfc_labels(rows)
+    return at_moved_roots(with_nfc_labels(rows))

@@ -10,14 +10,21 @@ import pyarrow.compute as pc
 
 from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
-from retrieval.index.build import partial_folder, write_index
+from retrieval.index.build import partial_folder, replace_files, write_index
 from retrieval.index.filters import select_rows
-from retrieval.index.folder import IndexFacts, OpenIndex, open_index
-from retrieval.storage.compatible import check_same_encoder, common_facts, read_all
+from retrieval.index.folder import ROWS, IndexFacts, OpenIndex, open_index, read_rows
+from retrieval.storage.compatible import (
+    check_same_encoder,
+    common_facts,
+    read_all,
+    source_names,
+    with_unique_ids,
+)
 from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.files import locked
-from retrieval.storage.places import Place
-from retrieval.storage.tables import check_unique
+from retrieval.storage.files import locked, sha256_of
+from retrieval.storage.places import Place, RemotePath
+from retrieval.storage.roots import roots_of, with_root
+from retrieval.storage.tables import check_unique, write_table
 
 
 def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
@@ -44,6 +51,7 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
             raise BadInput(f"backend {facts.backend} cannot add rows; index all rows again")
         if _contains_all(opened, sets):
             return facts
+        sets = _with_new_ids(opened.rows, sets)
         if facts.parts:
             from retrieval.index.build_segments import add_segment
 
@@ -63,6 +71,24 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         added = tuple(each.identity for each in sets)
         facts = replace(facts, embeddings=(*facts.embeddings, *added))
         return write_index(partial, folder, index, rows, facts, blocks)
+
+
+def _with_new_ids(rows: pa.Table, sets: Sequence[Embeddings]) -> list[Embeddings]:
+    """Return the sets with ids that the index does not have, as `with_unique_ids` makes them.
+
+    Ids of a source that is in the index already stay as they are.
+    """
+    known = {*roots_of(rows["id"].to_pylist(), rows["path"].to_pylist())}
+    there = rows["id"].combine_chunks()
+    found = with_unique_ids(sets)
+    return [
+        replace(each, prefix=f"{name}/")
+        if each.facts.source.root not in (None, *known)
+        and not each.prefix
+        and pc.any(pc.is_in(each.ids(), value_set=there)).as_py()
+        else each
+        for each, name in zip(found, source_names(sets), strict=True)
+    ]
 
 
 def _contains_all(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
@@ -104,3 +130,23 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
         facts = replace(facts, deleted=facts.deleted + int(gone.sum()))
         blocks = index.stored() if isinstance(index, Readable) else None
         return write_index(partial, folder, index, rows, facts, blocks)
+
+
+def relocate_index(folder: Place, old: str, new: str) -> None:
+    """Let the index in the folder know that its images were moved from one folder to another.
+
+    old, new: as `retrieval.storage.roots.with_root` takes them.
+
+    Raises the errors of `with_root` and `IndexFacts.read`, BadInput for an index in a store or in
+    parts, Busy if another process writes there.
+    """
+    facts = IndexFacts.read(folder)
+    if isinstance(folder, RemotePath) or facts.parts:
+        kind = "in a store" if isinstance(folder, RemotePath) else "in parts"
+        raise BadInput(f"an index {kind} cannot be changed; use --root, or index again")
+    with locked(folder), partial_folder(folder) as partial:
+        facts = IndexFacts.read(folder)
+        write_table(partial / ROWS, with_root(read_rows(folder), old, new), "zstd")
+        facts = replace(facts, files={**facts.files, ROWS: sha256_of(partial / ROWS)})
+        facts.write(partial)
+        replace_files(partial, folder, facts)

@@ -102,8 +102,8 @@ def find_duplicates(
         differ by more, in proportion.
     progress: called with the images that were read, and their total.
 
-    Raises BadInput if a row has no path of an image, or a number is out of range; Mismatch if the
-    sets differ in dimension.
+    Raises BadInput if a row has no path of an image, no image can be read, or a number is out of
+    range; Mismatch if the sets differ in dimension.
     """
     metric = choice(Metric, metric)
     _check(first, second, neighbors, least)
@@ -116,7 +116,13 @@ def find_duplicates(
     proposed = len(a)
     nearest = np.argsort(distances, kind="stable")[:MAX_COMPARED_PAIRS]
     a, b, distances = a[nearest], b[nearest], distances[nearest]
-    pixels, place, unreadable = _read(paths, np.union1d(a, second_start + b), progress)
+    read = np.union1d(a, second_start + b)
+    pixels, place, unreadable = _read(paths, read, progress)
+    if 0 < len(read) == len(unreadable):
+        raise BadInput(
+            f"none of the {len(read):,} images could be read, the first is {unreadable[0]}; "
+            "if their folder was moved, name the new one with --root"
+        )
     close = _close(pixels, place[a], place[second_start + b], least)
     compare = _Comparison(least)
 

@@ -1,6 +1,7 @@
 """Check that sets of embeddings belong together, and read them as one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,31 @@ def joined_rows(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Ta
     rows = pa.concat_tables(tables)
     check_unique(rows["id"], " and ".join(str(each.folder) for each in sets))
     return rows
+
+
+def with_unique_ids(sets: Sequence[Embeddings]) -> list[Embeddings]:
+    """Return the sets with ids that tell their images apart.
+
+    If sets of different sources share ids, all ids begin with the name of their source's folder:
+    `phone/IMG_1.jpg`.
+    """
+    if len({each.facts.source.name for each in sets}) < len(sets) or len(sets) < 2:
+        return [*sets]
+    ids = [each.ids() for each in sets]
+    together = pa.chunked_array([chunk for each in ids for chunk in each.chunks], pa.string())
+    if len(together.unique()) == len(together):
+        return [*sets]
+    names = source_names(sets)
+    return [replace(each, prefix=f"{name}/") for each, name in zip(sets, names, strict=True)]
+
+
+def source_names(sets: Sequence[Embeddings]) -> list[str]:
+    """Return the end of each source's name, of as few folders as tell the sources apart."""
+    names = [each.facts.source.name.strip("/").split("/") for each in sets]
+    length = 1
+    while len({(*name[-length:],) for name in names}) < len({(*name,) for name in names}):
+        length += 1
+    return ["/".join(name[-length:]) for name in names]
 
 
 def _named(encoder: EncoderFacts) -> str:

@@ -14,7 +14,7 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.manifest import MANIFEST, ROW_FIELDS, Facts, Manifest
 from retrieval.storage.places import Place, place_of
-from retrieval.storage.shards import read_shard, vectors_of
+from retrieval.storage.shards import read_columns, read_shard, vectors_of
 from retrieval.storage.tables import check_unique
 from retrieval.values import shown
 
@@ -28,6 +28,7 @@ class Embeddings:
     folder: Place
     manifest: Manifest
     first: int | None = None  # the number of the first shard, where it is not all of them
+    prefix: str = ""  # of the ids, to tell apart the sets of an index
 
     @property
     def identity(self) -> str:
@@ -56,7 +57,25 @@ class Embeddings:
     def tables(self) -> Iterator[pa.Table]:
         """Yield the table of each shard. Raises BadData for one that is not as listed."""
         for shard in self.manifest.shards:
-            yield read_shard(self.folder, shard, self.facts)
+            table = read_shard(self.folder, shard, self.facts)
+            if self.prefix:
+                place = table.schema.get_field_index("id")
+                table = table.set_column(
+                    place, table.schema.field(place), self._prefixed(table["id"])
+                )
+            yield table
+
+    def ids(self) -> pa.ChunkedArray:
+        """Return the ids of all rows, without reading or checking the embeddings."""
+        chunks = [pa.array([], pa.string())]
+        for shard in self.manifest.shards:
+            table = read_columns(self.folder / shard.file, ["id"])
+            if table is not None:
+                chunks.append(self._prefixed(table["id"]))
+        return pa.chunked_array(chunks)
+
+    def _prefixed(self, ids: pa.ChunkedArray) -> pa.Array:
+        return pa.array([self.prefix + each for each in ids.to_pylist()], pa.string())
 
     def vectors(self) -> Vectors:
         """Return all embeddings, (n, dim) float32."""

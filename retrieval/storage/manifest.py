@@ -5,15 +5,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json, Metric
@@ -143,40 +140,18 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard, as the manifest lists it.
-
-    skipped: images that could not be read. stale: ranges [first row, row after the last) of rows
-    whose images are gone or were encoded again, in ascending order.
-    """
+    """One shard, as the manifest lists it."""
 
     file: str
     rows: int
     skipped: int
     bytes: int
     sha256: str
-    stale: tuple[tuple[int, ...], ...] = ()
 
     @property
     def number(self) -> int:
         """The number in the name of the file."""
         return int("".join(filter(str.isdigit, self.file)) or 0)
-
-    @property
-    def live(self) -> int:
-        """Rows that are not stale."""
-        return self.rows - sum(end - start for start, end in self.stale)
-
-    def mask(self) -> NDArray[np.bool_]:
-        """Return (rows,): true for the rows that are not stale."""
-        mask = np.ones(self.rows, np.bool_)
-        for start, end in self.stale:
-            mask[start:end] = False
-        return mask
-
-    def with_live(self, mask: NDArray[np.bool_]) -> Self:
-        """Return the entry with only these rows (rows,) live."""
-        edges = np.flatnonzero(np.diff(np.concatenate([[True], mask, [True]])))
-        return replace(self, stale=tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +181,8 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """The rows of all shards, without those that are stale."""
-        return sum(shard.live for shard in self.shards)
+        """The rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
 
     @property
     def skipped(self) -> int:
@@ -258,7 +233,6 @@ class Manifest:
         passed_over = {f"passed_over.{ending}": n for ending, n in self.passed_over.items()}
         counts = {"skipped_folders": self.skipped_folders, **passed_over}
         check_at_least(0, counts, path, REMEDY)
-        self._check_stale(path)
         wanted = -(-self.facts.source.images // self.facts.shard_images)
         if self.complete and not self.facts.has_files and len(self.shards) != wanted:
             raise BadData(
@@ -275,15 +249,3 @@ class Manifest:
         width = self.facts.dim * (2 if self.facts.dtype is Dtype.FLOAT16 else 4)
         if any(shard.rows * width > shard.bytes for shard in self.shards):
             raise BadData(f"{path}: more rows than its shards have bytes for; {REMEDY}")
-
-    def _check_stale(self, path: Place) -> None:
-        """Raise BadData unless the stale ranges of each shard are ascending and inside it."""
-        for number, shard in enumerate(self.shards):
-            edges = [edge for each in shard.stale for edge in each]
-            is_paired = all(len(each) == 2 for each in shard.stale)
-            is_ascending = all(a < b for a, b in pairwise([-1, *edges, shard.rows + 1]))
-            if not (is_paired and is_ascending):
-                raise BadData(
-                    f"{path}: field 'shards.{number}.stale' must be ascending ranges of rows; "
-                    f"{REMEDY}"
-                )

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from retrieval.contracts import Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.storage.files import (
     check_free,
+    locked,
     made_folder,
     sha256_of,
     write_whole,
@@ -36,8 +38,6 @@ SKIPPED_SCHEMA = pa.schema(
 )
 UPDATE = "update.json"
 UPDATE_SKIPPED = "update-skipped.parquet"
-MAX_STALE = 0.2
-"""Share of stale rows, relative to the others, above which shards are rewritten without them."""
 MAX_SMALL_SHARDS = 8
 """Shards beyond twice the number that the rows need, from which small ones are joined."""
 _SHARD_NAME = re.compile(r"part-\d+\.parquet")
@@ -158,13 +158,11 @@ class ShardWriter:
     @property
     def rows(self) -> int:
         """The number of rows that stay, and of those written."""
-        return sum(self._now(shard).live for shard in self.shards)
+        return sum(self._live_rows(shard) for shard in self.shards)
 
-    def _now(self, shard: Shard) -> Shard:
-        """Return the entry of the shard with what stays of it."""
-        live = shard.mask() & self._live.get(shard.file, True)
-        skipped = sum(row[2] == shard.number for row in self._skipped)
-        return replace(shard.with_live(live), skipped=skipped)
+    def _live_rows(self, shard: Shard) -> int:
+        live = self._live.get(shard.file)
+        return shard.rows if live is None else int(live.sum())
 
     @property
     def position(self) -> int:
@@ -205,16 +203,15 @@ class ShardWriter:
         self._skipped = [row for row in self._skipped if row[0] in skipped]
 
     def finish(self) -> Manifest:
-        """Publish the complete set, and delete what it no longer refers to.
-
-        Shards are rewritten if more than `MAX_STALE` of the rows are stale, or many are small.
-        """
-        next_number = self.next_number
-        shards = [self._now(shard) for shard in self.shards]
-        if self.published is not None:
-            shards = self._without_empty(shards)
+        """Publish the complete set, and delete what it no longer refers to."""
+        is_update = self.published is not None or not all(map(np.all, self._live.values()))
+        shards = self._compacted() if is_update else self.shards
         self.published = None
-        self.manifest = replace(self.manifest, shards=self._compacted(shards, next_number))
+        counts = Counter(row[2] for row in self._skipped)
+        self.manifest = replace(
+            self.manifest,
+            shards=tuple(replace(shard, skipped=counts[shard.number]) for shard in shards),
+        )
         if self._folders or self._skipped:
             self._write_skipped()
         else:
@@ -225,56 +222,43 @@ class ShardWriter:
         self._clean()
         return self.manifest
 
-    def _without_empty(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Return the shards with live rows. The first gets what the others skipped."""
-        live = [shard for shard in shards if shard.live]
-        empty = {shard.number for shard in shards if not shard.live}
-        first = live[0].number
-        self._skipped = [
-            (path, reason, first if number in empty else number, stamp)
-            for path, reason, number, stamp in self._skipped
-        ]
-        return [self._now(shard) for shard in live]
+    def _compacted(self) -> list[Shard]:
+        """Return the shards of which all rows stay, and new ones with the other rows that stay.
 
-    def _compacted(self, shards: Sequence[Shard], number: int) -> tuple[Shard, ...]:
-        """Return the shards, or new ones with the live rows of those that had to be rewritten.
-
-        number: of the next shard.
+        Small shards are joined, too, if they are many.
         """
-        size = self.facts.shard_images
-        live = sum(shard.live for shard in shards)
-        is_stale = sum(shard.rows for shard in shards) - live > MAX_STALE * live
-        is_crowded = len(shards) > MAX_SMALL_SHARDS + 2 * -(-live // size)
-        rewritten = [
-            shard
-            for shard in shards
-            if (is_stale and shard.stale) or (is_crowded and 2 * shard.live < size)
-        ]
-        if not rewritten:
-            return tuple(shards)
-        written = [shard for shard in shards if shard not in rewritten]
-        waiting: list[pa.Table] = []
-        sources: list[int] = []
-        for shard in rewritten:
-            table = read_stored(self.folder, shard, self.facts)
-            waiting.append(table.filter(pa.array(shard.mask())))
-            sources.append(shard.number)
-            if shard is rewritten[-1] or sum(map(len, waiting)) >= size:
-                written.append(self._rewritten(waiting, sources, number))
-                waiting, sources, number = [], [], number + 1
-        return tuple(written)
+        size, number = self.facts.shard_images, self.next_number
+        is_crowded = len(self.shards) > MAX_SMALL_SHARDS + 2 * -(-self.rows // size)
+        written, rewritten, gone = [], [], []
+        for shard in self.shards:
+            rows = self._live_rows(shard)
+            if not rows:
+                gone.append(shard.number)
+            elif rows < shard.rows or (is_crowded and 2 * rows < size):
+                rewritten.append(shard)
+            else:
+                written.append(shard)
+        while rewritten:
+            tables: list[pa.Table] = []
+            while rewritten and sum(map(len, tables)) < size:
+                shard = rewritten.pop(0)
+                table = read_stored(self.folder, shard, self.facts).replace_schema_metadata()
+                live = self._live.get(shard.file)
+                tables.append(table if live is None else table.filter(pa.array(live)))
+                self._move_skipped(shard.number, number)
+            joined = pa.concat_tables(tables).combine_chunks().cast(self.facts.schema)
+            written.append(write_shard_table(self.folder / shard_name(number), joined, 0))
+            number += 1
+        for each in gone:
+            self._move_skipped(each, written[0].number)
+        return written
 
-    def _rewritten(self, tables: Sequence[pa.Table], sources: Sequence[int], number: int) -> Shard:
-        """Write the rows of other shards, by their numbers, as one shard, with what they skip."""
-        columns = [table.replace_schema_metadata() for table in tables]
-        table = pa.concat_tables(columns).combine_chunks().cast(self.facts.schema)
-        moved = {*sources}
+    def _move_skipped(self, old: int, new: int) -> None:
+        """Count the images that one shard skipped as skipped by another."""
         self._skipped = [
-            (path, reason, number if shard in moved else shard, stamp)
+            (path, reason, new if shard == old else shard, stamp)
             for path, reason, shard, stamp in self._skipped
         ]
-        skipped = sum(row[2] == number for row in self._skipped)
-        return write_shard_table(self.folder / shard_name(number), table, skipped)
 
     def _clean(self) -> None:
         """Delete shards and files of an update that the manifest does not name."""
@@ -295,6 +279,28 @@ def check_embeddings_folder(folder: Place) -> None:
     """Raise BadInput if the folder holds files that no run of `retr encode` has left there."""
     before_first_manifest = {SKIPPED, shard_name(0)}
     check_free(folder, MANIFEST, lambda name: name in before_first_manifest)
+
+
+def relocate_embeddings(folder: Place, new: str) -> None:
+    """Let the embeddings in the folder know that their images were moved to the folder `new`.
+
+    Raises the errors of `Manifest.read`, BadInput if the images are not files, Busy if another
+    process writes there.
+    """
+    with locked(folder):
+        manifest = Manifest.read(folder)
+        source = manifest.facts.source
+        if source.root is None:
+            raise BadInput(
+                f"the images of {folder} are not files below one folder, or it was written by an "
+                "earlier version; encode them again"
+            )
+        root = storable(new)
+        name = source.name
+        if name == source.root or name.startswith(source.root.rstrip("/") + "/"):
+            name = root + name[len(source.root) :]
+        moved = replace(source, name=name, root=root)
+        replace(manifest, facts=replace(manifest.facts, source=moved)).write(folder)
 
 
 def _is_same_run(found: Facts, wanted: Facts) -> bool:

@@ -4,8 +4,8 @@ Shard `part-00000.parquet` holds the columns id, label, path and embedding; `man
 which encoder made them from which source, and each shard's rows and sha256. docs/formats.md
 writes the format out.
 
-A shard is never changed. Its rows become stale where their images are gone or were encoded again,
-and the manifest says which. A run that was killed continues after its last complete shard, and ends
+A shard is never changed. If some of its images are gone or were encoded again, its other rows are
+written into a new shard. A run that was killed continues after its last complete shard, and ends
 with the same files as an uninterrupted run.
 """
 
@@ -27,6 +27,7 @@ from retrieval.storage.files import (
 from retrieval.storage.manifest import FILE_FIELDS, Dtype, Facts, Shard, Skipped
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
+from retrieval.storage.roots import at_moved_roots
 from retrieval.storage.tables import read_table, with_nfc_labels
 
 
@@ -99,19 +100,13 @@ def _stored_paths(
 
 
 def read_shard(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
-    """Return the rows of one shard that are not stale, with whole paths.
-
-    Raises the errors of `read_stored`.
-    """
+    """Return the table of one shard, with whole paths. Raises the errors of `read_stored`."""
     table = read_stored(folder, shard, facts)
-    if shard.stale:
-        table = table.filter(pa.array(shard.mask()))
-    if facts.source.root is None:
-        return table
-    place = table.schema.get_field_index("path")
-    return table.set_column(
-        place, table.schema.field(place), whole_paths(table["path"], facts.source.root)
-    )
+    if facts.source.root is not None:
+        place = table.schema.get_field_index("path")
+        paths = whole_paths(table["path"], facts.source.root)
+        table = table.set_column(place, table.schema.field(place), paths)
+    return at_moved_roots(table)
 
 
 def whole_paths(paths: pa.ChunkedArray, root: str) -> pa.Array:
@@ -126,7 +121,7 @@ def whole_paths(paths: pa.ChunkedArray, root: str) -> pa.Array:
 
 
 def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
-    """Return the table of one shard as it is in the file, stale rows included.
+    """Return the table of one shard as it is in the file, with paths relative to the root.
 
     It is checked: hash, schema, rows, finiteness. Raises BadData.
     """
@@ -157,11 +152,19 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
 
 
 def read_columns(file: Place, names: Sequence[str]) -> pa.Table | None:
-    """Return columns of a shard that was checked; None if it does not have them all."""
-    with file.open("rb") as stream, pq.ParquetFile(stream) as parquet:
-        if not {*names} <= {*parquet.schema_arrow.names}:
-            return None
-        return parquet.read([*names], use_threads=False)
+    """Return columns of a shard, unchecked; None if it does not have them all.
+
+    Raises BadData for a file that cannot be read.
+    """
+    try:
+        with file.open("rb") as stream, pq.ParquetFile(stream) as parquet:
+            if not {*names} <= {*parquet.schema_arrow.names}:
+                return None
+            return parquet.read([*names], use_threads=False)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadData(
+            f"cannot read {file} ({error}); run the same 'retr encode' again to write it again"
+        ) from None
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[Any]]:

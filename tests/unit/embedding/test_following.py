@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -171,18 +173,19 @@ def test_images_that_cannot_be_read_are_tried_again_when_something_changed(
     check_fresh(folder, tmp_path)
 
 
-def test_stale_rows_are_dropped_when_they_exceed_a_fifth(
+def test_no_file_holds_rows_of_images_that_are_gone(
     folder: Path, tmp_path: Path, update: Callable[..., Outcome]
 ) -> None:
     update()
-    for i in range(5):
-        (folder / f"{i % 3}" / f"{i:02}.png").unlink()
-    manifest = update().manifest
-    assert sum(shard.rows - shard.live for shard in manifest.shards) == 5
-    (folder / "2" / "05.png").unlink()
-    manifest = update().manifest
-    assert [shard.rows for shard in manifest.shards] == [shard.live for shard in manifest.shards]
-    check_fresh(folder, tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "e").glob("part-*")}
+    (folder / "0" / "03.png").unlink()
+    save(folder / "2" / "05.png", 200)
+    update()
+    files = [pq.read_table(path)["id"].to_pylist() for path in (tmp_path / "e").glob("part-*")]
+    assert sorted(chain(*files)) == sorted(row[0] for row in rows(tmp_path / "e"))
+    kept = [name for name in before if (tmp_path / "e" / name).exists()]
+    assert len(kept) == 2  # of four shards, those without changes
+    assert all((tmp_path / "e" / name).read_bytes() == before[name] for name in kept)
 
 
 def test_many_small_shards_are_joined(
