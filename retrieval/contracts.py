@@ -139,7 +139,7 @@ class Exportable(Encoder, Protocol):
 
     def export(self, path: Path) -> None:
         """Write the network as ONNX: `images` (n, side, side, 3) uint8 in, `embeddings` (n, dim)
-        float32 out. Raises CannotExport where what was written would say something else."""
+        float32 out. Raises CannotExport if the exported network has other output."""
 
 
 @runtime_checkable
@@ -303,10 +303,10 @@ class Items(Blocks, Protocol):
 
 @runtime_checkable
 class Storing(Indexer, Protocol):
-    """A backend that keeps id, label and path beside each vector, and resumes a killed build."""
+    """A backend that stores id, label and path with each vector, and resumes a killed build."""
 
     def store(self, items: Items) -> Index:
-        """Build the index that `build` builds of the same vectors, continuing a killed build."""
+        """Return the same index as `build` does, with items. Continue a killed build."""
 
 
 @runtime_checkable

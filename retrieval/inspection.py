@@ -1,4 +1,4 @@
-"""Tell what a folder holds, and check it."""
+"""Describe and verify folders of embeddings, indices and encoders."""
 
 from dataclasses import dataclass
 from enum import StrEnum

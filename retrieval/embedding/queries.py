@@ -19,7 +19,7 @@ class QueryImage:
 
     name: what the user calls it; the path, for an image of a folder.
     path: where `read_image` finds it.
-    label: its class, where its source tells.
+    label: its class, if its source has one.
     image: what `Embedder.embed` takes.
     """
 

@@ -28,7 +28,7 @@ class Collection:
         """Open the index folders. embeddings: where those that they were built from may be.
         images: as for `Served`.
 
-        Raises what `open_index` raises.
+        Raises the errors of `open_index`.
         """
         if not folders:
             raise BadInput("there is no index to serve; name one with --index")

@@ -1,4 +1,4 @@
-"""Errors of the service as JSON, whoever raises them, and the headers of every answer."""
+"""Errors of the service as JSON, also those of its libraries, and headers of every answer."""
 
 import logging
 

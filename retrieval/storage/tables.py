@@ -54,11 +54,9 @@ def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> Non
 
 
 def check_unique(ids: pa.ChunkedArray, where: str) -> None:
-    """Raise BadData, naming one, if an id stands twice."""
+    """Raise BadData, which names an id, if ids are not unique."""
     if len(ids.unique()) == len(ids):
         return
     counts = ids.value_counts()
     twice = next(entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1)
-    raise BadData(
-        f"the id '{twice}' stands twice in {where}; ids must be unique: leave out what repeats"
-    )
+    raise BadData(f"duplicate id '{twice}' in {where}; leave out the set or row that repeats it")

@@ -104,7 +104,7 @@ def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Pat
     none.
 
     Looked for in `data_dir`, then the folder that RETR_DATA_DIR names, then the user's cache,
-    into which it is fetched. Raises BadSource where that fails.
+    into which it is fetched. Raises BadSource if that fails.
     """
     roots = [data_dir] if data_dir else []
     if variable := os.environ.get(DATA_DIR_VARIABLE):

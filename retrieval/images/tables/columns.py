@@ -54,7 +54,7 @@ CLASS_COLUMNS = ("class", "category", "class_name", "category_name", "class_labe
 class FoundColumns:
     """The columns of one file.
 
-    names: names of integer labels, None where they have none.
+    names: names of integer labels; None if they have none.
     mark: what paths of rows carry before `#ROW`, where the image column would not be found again
     without it: `#COLUMN`, percent-encoded.
     fact: the columns, for the source's fingerprint; None for `img` or `image` and `label`, which

@@ -156,7 +156,11 @@ class Fails(nn.Module):
 
 @pytest.mark.parametrize(
     ("network", "why"),
-    [(ByChance(), "is off by"), (Elsewhere(), "cannot be exported"), (Fails(), "no such thing")],
+    [
+        (ByChance(), "are off by"),
+        (Elsewhere(), "cannot be exported"),
+        (Fails(), "no such thing"),
+    ],
 )
 def test_network_with_a_different_output_is_refused(
     network: nn.Module, why: str, tmp_path: Path
