@@ -79,7 +79,7 @@ class BadImage(BadInput):
 
 
 class CannotWrite(BadInput):
-    """A file that cannot be written where it was asked for; strerror: the system's reason."""
+    """An output file that cannot be written. strerror: the system's reason."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(f"cannot write {path} ({error.strerror}); name another file")

@@ -21,7 +21,7 @@ BLOCK_ROWS = 65_536  # prepared at a time, so that no second copy of all rows ex
 MAX_LENGTH = 1e18  # float32 holds the square of twice this, and sums of a few
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Rows and distances, both (q, count); -1 where a row is missing."""
+"""Rows and distances, both (q, count); -1 for a missing row."""
 
 Nearest = Callable[[Vectors, int, Mask | None], Found]
 """A backend's own search: queries (q, dim), q ≥ 1; count, from 1 to the number of rows that may
@@ -90,9 +90,9 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
 
 
 def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:
-    """Return the vectors as an array: lists as float32, an array of numbers as it is.
+    """Return the vectors as an array: lists as float32, an array of numbers unchanged.
 
-    Raises BadInput for what is not numbers, and for rows of unlike lengths.
+    Raises BadInput for values that are not numbers, and for rows of different lengths.
     """
     if isinstance(vectors, np.ndarray) and vectors.dtype.kind in "fiub":
         return vectors
@@ -170,9 +170,7 @@ def checked_additions(vectors: Vectors, dim: int, metric: Metric | str) -> Vecto
 
 
 def prepared(vectors: Vectors, metric: Metric | str) -> Vectors:
-    """Return the vectors as a library wants them: of length 1, in a copy, where the metric is
-    cosine.
-    """
+    """Return the vectors; for cosine, a copy scaled to length 1."""
     metric = choice(Metric, metric)
     return unit_vectors(vectors) if metric is Metric.COSINE else vectors
 

@@ -183,7 +183,7 @@ def pairs(
 def _save(
     output: Output, workspace: "Workspace", prepared: "PairTest", outcome: "CalibrationTest"
 ) -> None:
-    """Keep the calibration where `retr compare` finds it."""
+    """Save the calibration for `retr compare`."""
     from dataclasses import replace
 
     from retrieval.pairs.calibration import place_to_keep

@@ -75,15 +75,15 @@ class Embedder:
 
     @classmethod
     def of(cls, encoder: Encoder) -> Self:
-        """Return an embedder of an open encoder, whatever it is compared with."""
+        """Return an embedder of an open encoder, without a check against an index."""
         return cls(EncoderFacts.of(encoder), encoder=encoder)
 
     @property
     def encoder(self) -> Encoder:
-        """The open encoder: of the ONNX cache, without torch, where it is there.
+        """The open encoder; without torch, if it is in the ONNX cache.
 
-        Raises Mismatch if the installed encoder is another version than the wanted one, and what
-        `open_encoder` raises.
+        Raises Mismatch if the installed encoder is another version than the wanted one, and the
+        errors of `open_encoder`.
         """
         return self._opened(many=False)
 

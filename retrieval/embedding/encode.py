@@ -197,7 +197,7 @@ class Decoder:
     """Decodes and frames items in threads, a few batches ahead of the consumer."""
 
     def __init__(self, framing: Framing, threads: int | None = None, many: bool = False) -> None:
-        """many: as `retrieval.images.frame` has it."""
+        """many: as for `retrieval.images.frame`."""
         self.framing = framing
         self.many = many
         self.threads = threads or usable_cores()
@@ -229,7 +229,7 @@ class Decoder:
 
 
 def _chunk(items: Iterator[Item], size: int) -> list[Item]:
-    """Return the next `size` items, or fewer where their bytes would fill the memory."""
+    """Return the next `size` items, or fewer if they fill `BATCH_BYTES`."""
     chunk: list[Item] = []
     n_bytes = 0
     while len(chunk) < size and n_bytes < BATCH_BYTES:

@@ -89,10 +89,9 @@ def keep_export(encoder: Encoder) -> None:
 
 
 def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
-    """Return the encoder of this fingerprint from the user's cache, None where it is not there,
-    whole.
+    """Return the encoder of this fingerprint from the user's cache; None if missing or damaged.
 
-    device: auto or cpu; there is none for another.
+    device: auto or cpu; None is returned for another.
     """
     folder = export_folder(fingerprint)
     if device not in ("auto", "cpu") or not folder.is_dir():  # nor is the runtime imported

@@ -182,9 +182,7 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
 
 
 def _converted(image: Image.Image, path: str) -> Image.Image:
-    """Return an image that Pillow has opened already, upright and in RGB; it stays as it is
-    itself.
-    """
+    """Return an upright RGB copy of an image that Pillow has opened."""
     if 0 in image.size:
         raise BadImage(path, "no pixels")
     check_size(image.width * image.height, path)

@@ -170,7 +170,7 @@ def _split_folders(folder: Path) -> list[str]:
 
 
 def _has_image(folder: Path, pattern: tuple[str, ...], unlisted: bool) -> bool:
-    """Return whether an image in the folder matches; `unlisted` where it cannot all be listed."""
+    """Return whether an image in the folder matches; `unlisted` if the listing is incomplete."""
     left_out = LeftOut()
     try:
         found = next(walk(folder, pattern, SUFFIXES, left_out), None)
@@ -180,7 +180,7 @@ def _has_image(folder: Path, pattern: tuple[str, ...], unlisted: bool) -> bool:
 
 
 def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note) -> None:
-    """Say that a data set was taken, where a file or folder here has its name too."""
+    """Note that a data set was taken if a file or folder here has its name, too."""
     here = Path(spec)
     if not here.exists():
         return

@@ -62,14 +62,14 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """The sha256, in hexadecimal, of what decides the images and their order.
+        """The sha256, in hexadecimal, of facts that decide the images and their order.
 
-        Of a data set: the names and sizes of its files, so that a copy has the same. Of other
-        files: the time of their last change too.
+        For a data set, the facts are names and sizes of its files, so that a copy has the same
+        fingerprint. For other files, the time of their last change is one too.
         """
 
     def __len__(self) -> int:
-        """Return the number of items, with images that cannot be read."""
+        """Return the number of items, unreadable images included."""
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """Return the items from position `start` on."""
@@ -77,7 +77,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class First:
-    """The first `limit` ≥ 1 items of a source, or all where it has fewer."""
+    """The first `limit` ≥ 1 items of a source, or all if it has fewer."""
 
     source: Source
     limit: int

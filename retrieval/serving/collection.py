@@ -25,7 +25,7 @@ class Collection:
         device: str = "auto",
         images: Sequence[str] = (),
     ) -> None:
-        """Open the index folders. embeddings: where those that they were built from may be.
+        """Open the index folders. embeddings: folders that they may have been built from.
         images: as for `Served`.
 
         Raises the errors of `open_index`.

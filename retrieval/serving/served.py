@@ -57,7 +57,7 @@ class UnknownItem(UnknownName):
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """Neighbors, the label of the query where it is known, and the time that each step took."""
+    """Neighbors, the label of the query if it is known, and the time of each step."""
 
     hits: list[Hit]
     label: str | None

@@ -60,7 +60,7 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def native_path(path: Path) -> Iterator[str]:
-    """Yield the path for a library that takes UTF-8 alone, also where its names are not UTF-8.
+    """Yield a path for a library that takes only UTF-8, even if its names are not UTF-8.
 
     Of a file that is yet to be written, only its folders' names may be so.
     """

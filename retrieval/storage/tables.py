@@ -34,7 +34,7 @@ MIN_THREADED_BYTES = 2**24
 
 
 def read_table(content: bytes) -> pa.Table:
-    """Return the table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
+    """Return the table of a Parquet file's bytes. Raises OSError or ValueError if they are none.
 
     `pyarrow.parquet.read_table` would import what reads sets of files, and pandas where it is
     installed, which a search from the command line would wait for.

@@ -46,8 +46,11 @@ def test_encode_index_and_search_work_in_a_store(stored: Retr, gallery: Gallery)
 
 def test_missing_urls_are_refused(stored: Retr, gallery: Gallery) -> None:
     for arguments, words in (
-        (["encode", "s3://other/photos", "--encoder", "toy"], "in no bucket that there is"),
-        (["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"], "in no bucket"),
+        (["encode", "s3://other/photos", "--encoder", "toy"], "does not exist; create it"),
+        (
+            ["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"],
+            "does not exist; create it",
+        ),
         (["index", "s3://bucket/nothing"], "is not an embeddings folder"),
         (["search", gallery.image, "--index", "s3://bucket/nothing"], "is not an index"),
         (["encode", "s3://bucket/nothing", "--encoder", "toy"], "nothing found at"),

@@ -26,7 +26,7 @@ SPLITS = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IdxSource:
-    """The images and labels of one split; a label is a number, or its name where there are."""
+    """The images and labels of one split; a label is a number, or a name if names are known."""
 
     name: str
     split: str

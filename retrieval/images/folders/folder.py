@@ -32,20 +32,20 @@ _CACHED_REAL_PATHS = 1_000  # folders whose links are resolved
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundFile:
-    """A file below a folder: the names that lead to it, and where it is."""
+    """A file below a folder: its relative path in parts, and its entry."""
 
     parts: tuple[str, ...]
     entry: DirEntry[str]
 
     def fact(self) -> tuple[tuple[str, ...], int, int]:
-        """Names, size in bytes and time of the last change in ns."""
+        """Return names, size in bytes and time of the last change in ns."""
         return fact_of(self.parts, self.entry.path)
 
 
 def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, int]:
-    """Names, size in bytes and time of the last change in ns; of a link to nothing, its own.
+    """Return names, size in bytes and time of the last change in ns.
 
-    Of what cannot be looked at, both are -1.
+    For a broken link, they are those of the link. If neither can be read, both are -1.
     """
     for look in (os.stat, os.lstat):
         try:
@@ -58,9 +58,9 @@ def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FolderSource:
-    """The images below `root` that match `pattern`, as `walk` has it, as they were listed.
+    """The images below `root` that matched `pattern` when it was listed; see `walk`.
 
-    An id is the path below the root, a label the first folder of it, None for files that lie
+    An id is the path below the root. A label is the first folder of this path; None for files
     in the root itself.
     """
 
@@ -273,7 +273,7 @@ def _kind(entry: DirEntry[str]) -> str:
 
 
 def _head(entry: DirEntry[str]) -> bytes:
-    """Return the first bytes of a file; none where it cannot be read."""
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         with Path(entry.path).open("rb") as file:
             return file.read(12)

@@ -129,7 +129,7 @@ class RemoteSource:
 
 
 def open_remote(place: RemotePath, split: str | None, note: Note, columns: Columns) -> Source:
-    """Return the source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
+    """Return the source at the URL; see `open_source`. Raises BadSource, Unreachable."""
     url = str(place)
     if has_magic(url.partition("::")[0]):
         _refuse(split, url)

@@ -47,7 +47,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 
 
 CLASS_COLUMNS = ("class", "category", "class_name", "category_name", "class_label", "label_name")
-"""Names of label columns where none of the above is there, and none is declared as classes."""
+"""Names of label columns if none of the above exists, and none is declared as classes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def test_damaged_exports_are_written_again(quick: Any) -> None:
     for damage in (whole[:-1], b"", whole[:100] + b"?" + whole[101:]):
         (folder / NETWORK).write_bytes(damage)
         assert open_export(quick.fingerprint) is None
-        with pytest.raises(BadData, match="not the file that"):
+        with pytest.raises(BadData, match="has a checksum mismatch with"):
             Exported(str(folder))
     (folder / NETWORK).unlink()
     assert open_export(quick.fingerprint) is None

@@ -274,7 +274,7 @@ def test_damaged_or_unknown_cards_are_refused(trained: Path, tmp_path: Path) -> 
         ({"dim": "many"}, "field 'dim' must be a whole number, not 'many'"),
         ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not match its card"),
         ({"network": {"width": 8}}, "does not match its card"),
-        ({"weights_sha256": "0" * 64}, "is not the file that card.json describes"),
+        ({"weights_sha256": "0" * 64}, "has a checksum mismatch with card.json"),
         ({"encoder": "siamees"}, "unknown encoder 'siamees'"),
     ):
         (folder / CARD).write_text(json.dumps(sealed(document | change)))
