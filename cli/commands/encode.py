@@ -174,7 +174,7 @@ class _NewImages:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRun:
-    """Embeddings after a run, and what the run did.
+    """Embeddings after a run, and facts about the run.
 
     listing: None for a source that is not a folder. new: images that the run encoded.
     """

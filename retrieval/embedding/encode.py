@@ -35,7 +35,7 @@ from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_embedding
 from retrieval.storage.shards import shard_name, write_shard
 
 SHARD_IMAGES = 10_000
-BATCH = 500  # images decoded and handed to the encoder at once
+BATCH_IMAGES = 500  # images decoded and handed to the encoder at once
 BATCH_BYTES = 64 << 20  # encoded images that fill a batch
 PREFETCHED_BATCHES = 3  # decoded before the encoder needs them
 EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones
@@ -83,26 +83,26 @@ def encode_source(
         items = source.items(done)
         with Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES) as decoder:
             while done < len(source):
-                stretch = encode_stretch(facts, decoder, encoder, items, done, progress)
-                check_root(source, stretch)
-                shard = stretch.write(folder / shard_name(len(writer.manifest.shards)), facts)
-                writer.record(shard, stretch.skipped)
+                encoded = encode_shard(facts, decoder, encoder, items, done, progress)
+                check_root(source, encoded)
+                shard = encoded.write(folder / shard_name(len(writer.manifest.shards)), facts)
+                writer.record(shard, encoded.skipped)
                 done = writer.position
         return finished(writer)
 
 
 def writer_of(source: Source, folder: Place, facts: Facts) -> ShardWriter:
-    """Return the writer of the embeddings of this source. Raises what `ShardWriter` raises."""
+    """Return the writer of the embeddings of this source. Raises the errors of `ShardWriter`."""
     found = listed(source)
     if found is None:
         return ShardWriter(folder, facts)
     return ShardWriter(folder, facts, found.left_out.passed_over, found.left_out.folders)
 
 
-def check_root(source: Source, stretch: "Stretch") -> None:
-    """Raise BadSource where images could not be read because the whole folder is gone."""
+def check_root(source: Source, encoded: "EncodedShard") -> None:
+    """Raise BadSource if images could not be read because the whole folder disappeared."""
     found = listed(source)
-    if found is not None and stretch.skipped:
+    if found is not None and encoded.skipped:
         found.check_root()
 
 
@@ -125,7 +125,7 @@ def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class EncodedShard:
     """Result of encoding one shard: n items, their embeddings (n, dim), and skipped images."""
 
     items: list[Item]
@@ -133,7 +133,7 @@ class Stretch:
     skipped: list[Skipped]
 
     def write(self, file: Place, facts: Facts) -> Shard:
-        """Write the shard; its entry for the manifest. Raises what `write_shard` raises."""
+        """Write the shard; return its manifest entry. Raises the errors of `write_shard`."""
         return write_shard(
             file,
             facts,
@@ -145,15 +145,15 @@ class Stretch:
         )
 
 
-def encode_stretch(
+def encode_shard(
     facts: Facts,
     decoder: "Decoder",
     encoder: Encoder,
     items: Iterator[Item],
     start: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Stretch:
-    """Return the stretch of the shard that begins at image `start`, where `items` stands.
+) -> EncodedShard:
+    """Encode the shard that begins at image `start`, the next of `items`.
 
     Raises BadSource if the items end before it does.
     """
@@ -173,19 +173,19 @@ def encode_stretch(
             f"{facts.source.name} has changed: it ended after {done:,} of "
             f"{facts.source.images:,} images; encode it again"
         )
-    return Stretch(good, np.concatenate(parts), skipped)
+    return EncodedShard(good, np.concatenate(parts), skipped)
 
 
 def finished(writer: ShardWriter) -> Manifest:
-    """Return the manifest of the set, which has all its shards, complete.
+    """Mark the set, which has all its shards, as complete; return its manifest.
 
     Raises BadData if no image at all could be read.
     """
     if writer.manifest.rows == 0:
         first = writer.skipped[0]
         raise BadData(
-            f"none of the {writer.facts.source.images:,} images of {writer.facts.source.name} "
-            f"could be read, the first ({first.path}) because of: {first.reason}; see "
+            f"cannot read any of the {writer.facts.source.images:,} images of "
+            f"{writer.facts.source.name} (the first, {first.path}: {first.reason}); see "
             f"{writer.folder / SKIPPED}"
         )
     if (writer.folder / EARLY_FOLDER).is_dir():
@@ -194,10 +194,10 @@ def finished(writer: ShardWriter) -> Manifest:
 
 
 class Decoder:
-    """Decodes and frames items in threads, a few batches ahead of who takes them."""
+    """Decodes and frames items in threads, a few batches ahead of the consumer."""
 
     def __init__(self, framing: Framing, threads: int | None = None, many: bool = False) -> None:
-        """many: as `retrieval.images.frame` has it."""
+        """many: as for `retrieval.images.frame`."""
         self.framing = framing
         self.many = many
         self.threads = threads or usable_cores()
@@ -209,7 +209,7 @@ class Decoder:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
+    def batches(self, items: Iterator[Item], size: int = BATCH_IMAGES) -> Iterator[Batch]:
         """Yield the items in order, `size` at a time; those that fail become `skipped`."""
         waiting: deque[list[Future[Batch]]] = deque()
         while chunk := _chunk(items, size):
@@ -229,7 +229,7 @@ class Decoder:
 
 
 def _chunk(items: Iterator[Item], size: int) -> list[Item]:
-    """Return the next `size` items, or fewer where their bytes would fill the memory."""
+    """Return the next `size` items, or fewer if they fill `BATCH_BYTES`."""
     chunk: list[Item] = []
     n_bytes = 0
     while len(chunk) < size and n_bytes < BATCH_BYTES:

@@ -38,10 +38,10 @@ def _is_whole(path: Place, shard: Shard) -> bool:
 
 
 class ShardWriter:
-    """Writes embeddings shard by shard into a folder that it has to itself.
+    """Writes embeddings shard by shard into a folder.
 
-    Made on a folder of the same run, it keeps the shards that are whole and continues behind
-    the last of them; the caller holds `files.locked(folder)` meanwhile.
+    If the folder has complete shards of the same run, it continues after the last of them. The
+    caller holds `files.locked(folder)` meanwhile.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class ShardWriter:
         passed_over: Mapping[str, int] | None = None,
         folders: Sequence[Skipped] = (),
     ) -> None:
-        """passed_over: files that look like images and are not read, by ending. folders: those
+        """passed_over: files that look like images and are not read, by suffix. folders: those
         that could not be listed.
 
-        Raises BadInput if the folder holds anything but an earlier state of this very run.
+        Raises BadInput if the folder holds anything but an earlier state of this run.
         """
         self.folder = folder
         self.facts = facts
@@ -109,7 +109,7 @@ class ShardWriter:
         vectors: Vectors,
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        """Add the next shard, and what was skipped. Takes and raises what `write_shard` does."""
+        """Add the next shard and its skipped images; see `write_shard` for arguments and errors."""
         file = self.folder / shard_name(len(self.manifest.shards))
         self.record(write_shard(file, self.facts, ids, labels, paths, vectors, skipped), skipped)
 

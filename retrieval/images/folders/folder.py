@@ -32,20 +32,20 @@ _CACHED_REAL_PATHS = 1_000  # folders whose links are resolved
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundFile:
-    """A file below a folder: the names that lead to it, and where it is."""
+    """A file below a folder: its relative path in parts, and its entry."""
 
     parts: tuple[str, ...]
     entry: DirEntry[str]
 
     def fact(self) -> tuple[tuple[str, ...], int, int]:
-        """Names, size in bytes and time of the last change in ns."""
+        """Return names, size in bytes and time of the last change in ns."""
         return fact_of(self.parts, self.entry.path)
 
 
 def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, int]:
-    """Names, size in bytes and time of the last change in ns; of a link to nothing, its own.
+    """Return names, size in bytes and time of the last change in ns.
 
-    Of what cannot be looked at, both are -1.
+    For a broken link, they are those of the link. If neither can be read, both are -1.
     """
     for look in (os.stat, os.lstat):
         try:
@@ -58,9 +58,9 @@ def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FolderSource:
-    """The images below `root` that match `pattern`, as `walk` has it, as they were listed.
+    """The images below `root` that matched `pattern` when it was listed; see `walk`.
 
-    An id is the path below the root, a label the first folder of it, None for files that lie
+    An id is the path below the root. A label is the first folder of this path; None for files
     in the root itself.
     """
 
@@ -74,9 +74,9 @@ class FolderSource:
     def of(
         cls, name: str, root: Path, pattern: tuple[str, ...], noted: frozenset[str] = frozenset()
     ) -> "FolderSource":
-        """Return the source of what lies there now, which may be nothing.
+        """Return the source of the files that are there now, which may be none.
 
-        noted: endings of other files that match, which are noted in `left_out`. Raises BadSource as
+        noted: suffixes of other matching files, which are noted in `left_out`. Raises BadSource as
         `walk` does.
         """
         left_out = LeftOut()
@@ -105,7 +105,7 @@ class FolderSource:
         return self.listing.changes(_files(self.root, self.pattern, LeftOut()))
 
     def check_root(self) -> None:
-        """Raise BadSource if there is nothing in the folder any more."""
+        """Raise BadSource if the folder is empty or missing."""
         try:
             with scandir(self.root) as entries:
                 gone = next(entries, None) is None
@@ -113,11 +113,11 @@ class FolderSource:
             gone = True
         if gone:
             raise BadSource(
-                f"{self.name} is gone since the run began; bring it back, and run the same again"
+                f"{self.name} disappeared during the run; restore it and run the command again"
             )
 
     def differing(self, start: int, stop: int) -> list[int]:
-        """Return the positions from start to stop whose files are not as they were listed."""
+        """Return the positions from start to stop whose files changed since they were listed."""
         stamps = self.listing.stamps[start:stop]
         return [
             position
@@ -134,8 +134,7 @@ def none_in(name: str, left_out: LeftOut) -> BadSource:
     said = ", ".join(filter(None, (said_of(left_out.passed_over), *left_out.sentences())))
     remedy = "; convert them to JPEG or PNG" if left_out.passed_over else ""
     return BadSource(
-        f"no images in {name}{said and f' ({said})'}; they are told by their endings: "
-        f"{kinds}{remedy}"
+        f"no images in {name}{said and f' ({said})'}; images have the suffixes {kinds}{remedy}"
     )
 
 
@@ -158,13 +157,13 @@ def walk(
     suffixes: frozenset[str],
     left_out: LeftOut | None = None,
 ) -> Iterator[FoundFile]:
-    """Return the files below `root` of these endings that match, in natural order of their paths.
+    """Return the files below `root` that match and have one of these suffixes, in natural order.
 
-    `pattern` has a part for each name that leads to a file, with `*`, `?` and `[…]` as in a
-    shell, and `**` for any number of folders. What begins with a dot is left out. Links are
-    followed, but each file and folder is met once: under its own path where that leads to it, else
-    under the first link. What is left out is noted in `left_out`, sub-folders that cannot be listed
-    among it. Raises BadSource for a root that cannot be listed.
+    `pattern` has a part for each part of a path, with `*`, `?` and `[…]` as in a shell, and `**`
+    for any number of folders. Names that begin with a dot are left out. Links are followed, but
+    each file and folder is returned once: under its own path if that is below `root`, else under
+    the first link. `left_out` records what is left out, and sub-folders that cannot be listed.
+    Raises BadSource for a root that cannot be listed.
     """
     return _Walk(root, pattern, suffixes, left_out or LeftOut()).below(root)
 
@@ -228,7 +227,7 @@ class _Walk:
         return os.path.realpath(link) if target.name == ".." or real.is_symlink() else str(real)
 
     def _is_first(self, real: str | None, kind: str) -> bool:
-        """Return whether this is the first path to what a link leads to; else count it."""
+        """Return whether this is the first path to a link's target; count further ones."""
         if real is None:
             return True
         if self._is_met_without_link(real, kind) or real in self._met:
@@ -274,7 +273,7 @@ def _kind(entry: DirEntry[str]) -> str:
 
 
 def _head(entry: DirEntry[str]) -> bytes:
-    """Return the first bytes of a file; none where it cannot be read."""
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         with Path(entry.path).open("rb") as file:
             return file.read(12)
