@@ -114,8 +114,8 @@ MaxMegapixels = Annotated[
     typer.Option(
         "--max-megapixels",
         callback=limited_megapixels,
-        help="Maximum size of a decoded image, in megapixels. JPEGs are measured after decoding "
-        "at a reduced size.  [default: RETR_MAX_MEGAPIXELS, else 100]",
+        help="Maximum size of an image, in megapixels; for a JPEG, of the reduced size at which "
+        "it is decoded.  [default: RETR_MAX_MEGAPIXELS, else 100]",
     ),
 ]
 Options = Annotated[
@@ -124,6 +124,14 @@ Options = Annotated[
         "--set",
         metavar="OPTION=VALUE",
         help="Option of the backend, such as m=32 or ef=200. Repeatable.",
+    ),
+]
+SearchOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="OPTION=VALUE",
+        help="Search option of the backend, such as ef=200. Repeatable.",
     ),
 ]
 MetricName = Annotated[
@@ -246,7 +254,7 @@ class EngineName(StrEnum):
 def is_ray(engine: str, address: str | None) -> bool:
     """Return whether the engine is a Ray cluster, and check that the cluster answers.
 
-    Raises what `retrieval.runtime.ray.check` raises, and BadInput for an address
+    Raises the errors of `retrieval.runtime.ray.check`, and BadInput for an address
     without this engine.
     """
     from retrieval.errors import BadInput

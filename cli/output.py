@@ -109,7 +109,7 @@ _CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 
 def _as_json(document: "Json") -> str:
-    """Return the document on one line; in ASCII where stdout could not show all characters."""
+    """Return the document on one line; in ASCII if stdout cannot show all characters."""
     from retrieval.storage.names import escaped
 
     text = escaped(json.dumps(document, ensure_ascii=False)).translate(_CONTROLS_IN_JSON)

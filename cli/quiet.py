@@ -11,7 +11,7 @@ from cli.streams import error_stream
 
 @contextmanager
 def quiet_libraries(debug: bool = False) -> Iterator[None]:
-    """Discard stdout, and what C code writes to stderr.
+    """Discard stdout, and writes of C code to stderr.
 
     Python's `sys.stderr` still works, for progress and warnings.
 

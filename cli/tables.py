@@ -50,7 +50,7 @@ def print_bench(output: Output, report: "SuiteReport") -> None:
 
 
 def print_tuning(output: Output, tuning: "Tuning") -> None:
-    """Print what was tried, what was chosen, and why."""
+    """Print the candidates that were tried, the choice, and its reason."""
     target = tuning.target
     for problem in tuning.failed:
         output.warn(f"not measured: {problem}")

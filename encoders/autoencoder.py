@@ -59,9 +59,7 @@ class AutoencoderNetwork(Network):
         """Raises ValueError for images whose side is not a multiple of 8."""
         super().__init__(settings, classes, side)
         if side % 8:
-            raise ValueError(
-                f"an autoencoder halves images three times, which {side} pixels do not allow"
-            )
+            raise ValueError(f"the side of an autoencoder's images is {side}, not a multiple of 8")
         self.settings = settings
         width, dim = settings.width, settings.dim
         inner = 4 * width * (side // 8) ** 2

@@ -54,7 +54,7 @@ class LayersNetwork(Network):
     settings: LayersSettings
     precise = frozenset({"mean", "std"})
     at_once = 16
-    most_images = 500  # their maps take 4 MB each, and their pairs grow with the square
+    max_images = 500  # their maps take 4 MB each, and their pairs grow with the square
     fits_labels = True
     mean: Tensor  # (layers,), mean and deviation of the differences in each layer
     std: Tensor

@@ -57,7 +57,7 @@ class Network(nn.Module, ABC):
     proxies: Tensor | None
     metric: Metric = Metric.COSINE
     draws: ClassVar[bool] = False  # the outputs have drawings
-    most_images: ClassVar[int | None] = None  # maximum of training images; None: no maximum
+    max_images: ClassVar[int | None] = None  # maximum of training images; None: no maximum
     fits_labels: ClassVar[bool] = False  # `fit` needs the class of each image
     precise: frozenset[str] = frozenset()  # names of weights that are saved as float32
     bfloat16_embeddings: ClassVar[bool] = True  # cosine to float32's embeddings above 0.999

@@ -73,6 +73,6 @@ def load_network(
     except (TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise BadData(
-            f"{folder} does not fit its card ({first}); train the encoder again"
+            f"{folder} does not match its card ({first}); train the encoder again"
         ) from None
     return network.eval(), weights

@@ -66,4 +66,6 @@ def _check(network: nn.Module, images: Tensor, path: Path) -> None:
     met = InferenceSession(path).run(None, {"images": images.numpy()})[0]
     apart = np.abs(met - expected).max() / np.linalg.norm(expected, axis=1).max()
     if not apart <= MAX_DEVIATION:
-        raise CannotExport(f"the exported network is off by {apart:.1e} of an embedding's length")
+        raise CannotExport(
+            f"embeddings of the exported network are off by {apart:.1e} of their length"
+        )

@@ -36,7 +36,7 @@ CELL_WIDTH = 8.0  # tolerances per cell of a grid
 MAX_ROUNDS = 32  # groups to find within one cell of a grid
 PROJECTED_ROWS = 8192  # rows per conversion to float64
 SAMPLED_ROWS = 1000  # pairs of rows to estimate a typical distance
-MOST_PAIRS = 0.9
+DISTANCE_QUANTILE = 0.9  # quantile of the distances that counts as typical
 SEED = 0x1D5
 
 
@@ -46,7 +46,7 @@ class Copies:
 
     rows: number of rows.
     vectors: number of distinct vectors, numbered by the first row that has them.
-    vector_of: (rows,) the vector of each row; None where all rows differ.
+    vector_of: (rows,) the vector of each row; None if all rows differ.
     """
 
     rows: int
@@ -55,14 +55,14 @@ class Copies:
 
     @classmethod
     def none(cls, rows: int) -> "Copies":
-        """Return rows that all have a vector of their own."""
+        """Return the `Copies` of rows without copies."""
         return cls(rows, rows)
 
     @classmethod
     def find(cls, blocks: Blocks, metric: Metric | str) -> "Copies":
         """Return the copies among vectors (n, dim) as the metric sees them.
 
-        Raises what `retrieval.hits.checked_vectors` raises.
+        Raises the errors of `retrieval.hits.checked_vectors`.
         """
         metric = choice(Metric, metric)
         projections = _projected(checked_blocks(blocks, metric), blocks.dim)
@@ -271,7 +271,7 @@ class _Projections:
         draw = np.random.default_rng(SEED)
         rows, others = draw.integers(0, len(self.points), (2, SAMPLED_ROWS))
         apart = np.sqrt(self.squares(rows, others))
-        usual = float(np.quantile(apart, MOST_PAIRS)) or float(apart.max()) or np.inf
+        usual = float(np.quantile(apart, DISTANCE_QUANTILE)) or float(apart.max()) or np.inf
         return np.asarray(TOLERANCE * np.sqrt(self.dim) * np.minimum(self.lengths, usual))
 
 

@@ -79,7 +79,7 @@ class Faiss:
         self._set(index.index)
 
     def build(self, vectors: Vectors) -> FaissIndex:
-        """Build an index of copies of vectors (n, dim), n ≥ 1.
+        """Build an index of vectors (n, dim), n ≥ 1, which are not changed.
 
         Raises BadInput for other vectors, and for a string that faiss refuses.
         """

@@ -70,9 +70,7 @@ class Hnsw:
     def __post_init__(self) -> None:
         resolve_options(self)
         if self.metric not in SPACES:
-            raise BadInput(
-                f"hnswlib has no {self.metric} distance; use the backend exact or ivf for it"
-            )
+            raise BadInput(f"hnswlib has no {self.metric} distance; use the backend exact or ivf")
         check_graph(self.m, self.ef_construction, self.ef, self.build_threads)
         check_range("seed", self.seed, 0, 2**31 - 1)
 

@@ -89,9 +89,7 @@ class HnswPca:
     def __post_init__(self) -> None:
         resolve_options(self)
         if self.metric not in WALK_METRICS:
-            raise BadInput(
-                f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf for it"
-            )
+            raise BadInput(f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf")
         if self.axes is not None:
             check_range("axes", self.axes, 1)
         check_graph(self.m, self.ef_construction, self.ef, self.build_threads)
@@ -124,7 +122,7 @@ class HnswPca:
         return replace(self, ef=index.ef)
 
     def build(self, vectors: Vectors) -> "HnswPcaIndex":
-        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
+        """Build an index of vectors (n, dim), n ≥ 1, which are not changed. Raises BadInput."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> "HnswPcaIndex":

@@ -76,7 +76,7 @@ class IvfPq:
         if self.metric not in METRICS:
             raise BadInput(
                 f"faiss has no product codes for {self.metric} distance; use the backend exact or "
-                "ivf for it"
+                "ivf"
             )
         if self.n_lists is not None:
             check_range("n_lists", self.n_lists, 1)
@@ -122,7 +122,7 @@ class IvfPq:
         )
 
     def build(self, vectors: Vectors) -> FaissIndex:
-        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
+        """Build an index of vectors (n, dim), n ≥ 1, which are not changed. Raises BadInput."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> FaissIndex:

@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 
-KEPT = 0.99
-"""Of the nearest neighbors, on average: what is still among the nearest `AMONG` along as many axes
-as are taken where the caller names no number; in a set of `NEIGHBOR_ROWS` rows, or of fewer.
+MIN_NEIGHBOR_RECALL = 0.99
+"""Minimum mean share of the `NEIGHBORS` nearest neighbors that are among the `MAX_CANDIDATES`
+nearest along the axes, measured on at most `NEIGHBOR_ROWS` rows.
 
-Not a share of the variance, nearly all of which may lie between a few clusters, as it does in
-embeddings that were trained by class: along axes that keep 99% of it, all vectors of a cluster look
-alike. Nor of the distances between neighbors, which may lie in directions that all clusters share:
-along those alone, the clusters lie on each other.
+The share of the variance is no criterion. In embeddings trained by class, nearly all variance is
+between a few clusters: along axes that keep 99% of it, the vectors of a cluster are nearly equal.
+The distances between neighbors are no criterion either. They may lie in directions that all
+clusters share: along these alone, the clusters overlap.
 """
 
 NEIGHBORS = 10
-AMONG = 40
+MAX_CANDIDATES = 40
 AXES_MULTIPLE = 16  # numbers in one vector register
 SAMPLE_ROWS = 50_000  # for the principal axes
 NEIGHBOR_ROWS = 10_000  # rows of the sample that are compared with each query
@@ -38,8 +38,8 @@ def projection(
 ) -> faiss.LinearTransform | None:
     """Return a linear map of prepared vectors (n, dim) onto their principal axes.
 
-    axes: number of axes, rounded up to a `multiple`; None for the fewest that keep neighbors near,
-    see `KEPT`. Returns None if that is not fewer than dim.
+    axes: number of axes, rounded up to a `multiple`; None for the fewest that reach
+        `MIN_NEIGHBOR_RECALL`. Returns None if that is not fewer than dim.
     mixed: rotate the axes at random, so that each number has a similar share of the variance, for
     codes of a few numbers each. seed: of the sampled rows and of the rotation.
 
@@ -79,18 +79,18 @@ def fewer_axes(dim: int) -> list[int]:
 
 
 def _enough_axes(vectors: Vectors, directions: NDArray[np.float64], multiple: int) -> int:
-    """Return the fewest axes, a multiple, along which neighbors stay near; see `KEPT`."""
+    """Return the fewest axes, a multiple, that reach `MIN_NEIGHBOR_RECALL`."""
     turned = (vectors / np.float32(np.abs(vectors).max() or 1) @ directions).astype(np.float32)
     if len(turned) <= QUERY_ROWS:  # too few rows to decide, and more may be added
         return int(turned.shape[1])
-    among = min(AMONG, max(NEIGHBORS, len(turned) // 25))
+    among = min(MAX_CANDIDATES, max(NEIGHBORS, len(turned) // 25))
     near = _nearest(turned, NEIGHBORS)
     low, high = 1, -(-turned.shape[1] // multiple)
     while low < high:
         middle = (low + high) // 2
         found = _nearest(turned[:, : middle * multiple], among)
         kept = np.mean([np.isin(a, b).mean() for a, b in zip(near, found, strict=True)])
-        low, high = (low, middle) if kept >= KEPT else (middle + 1, high)
+        low, high = (low, middle) if kept >= MIN_NEIGHBOR_RECALL else (middle + 1, high)
     return low * multiple
 
 

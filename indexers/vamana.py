@@ -76,9 +76,7 @@ class Vamana:
     def __post_init__(self) -> None:
         resolve_options(self)
         if self.metric is Metric.MANHATTAN:
-            raise BadInput(
-                f"SVS has no {self.metric} distance; use the backend exact or ivf for it"
-            )
+            raise BadInput(f"SVS has no {self.metric} distance; use the backend exact or ivf")
         check_range("degree", self.degree, 4, 1024)
         check_range("ef_construction", self.ef_construction, 1, 100_000)
         if self.ef is not None:
@@ -111,7 +109,7 @@ class Vamana:
         return replace(self, ef=int(index.graph.search_window_size))
 
     def build(self, vectors: Vectors) -> "VamanaIndex":
-        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
+        """Build an index of vectors (n, dim), n ≥ 1, which are not changed. Raises BadInput."""
         svs = _svs()
         vectors = checked_vectors(vectors, self.metric)
         blocks = InMemory(vectors)

@@ -36,7 +36,7 @@ def choice(kind: type[Choice], value: object, what: str | None = None) -> Choice
 def resolve_choices(settings: Any) -> None:
     """Turn names into members in the fields of a frozen dataclass that hold an enumeration.
 
-    It is for `__post_init__`. A field that may be None may stay so. Raises what `choice` raises.
+    It is for `__post_init__`. A field that may be None may stay so. Raises UnknownName.
     """
     for field in fields(settings):
         value = getattr(settings, field.name)

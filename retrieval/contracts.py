@@ -93,8 +93,8 @@ class Filter:
 class Encoder(Protocol):
     """Turns images into vectors: the same image always into the same vector, up to rounding.
 
-    An encoder is made by `retrieval.registry.open_encoder(name)`, so its `name` is all it takes
-    to make it again; `fingerprint` says whether it is still the same one.
+    `retrieval.registry.open_encoder(name)` opens an encoder again by its `name`. `fingerprint`
+    tells whether it is still the same one.
     """
 
     @property
@@ -127,7 +127,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class TextEncoder(Encoder, Protocol):
-    """An encoder that also turns words into vectors, in the same space as its images' vectors."""
+    """An encoder that also embeds text, in the same space as images."""
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         """Return the embeddings (n, dim) of n texts; n may be 0 or any number."""
@@ -139,7 +139,7 @@ class Exportable(Encoder, Protocol):
 
     def export(self, path: Path) -> None:
         """Write the network as ONNX: `images` (n, side, side, 3) uint8 in, `embeddings` (n, dim)
-        float32 out. Raises CannotExport where what was written would say something else."""
+        float32 out. Raises CannotExport if the exported network has other output."""
 
 
 @runtime_checkable
@@ -206,7 +206,7 @@ class Shrinking(Index, Protocol):
 
 @runtime_checkable
 class Filtering(Index, Protocol):
-    """An index that knows ids and labels, and filters by them where it searches."""
+    """An index that knows ids and labels, and filters by them in its own search."""
 
     def search_where(self, queries: Vectors, k: int, among: Mask, where: Filter) -> Hits:
         """Search like `search`, with a mask of the rows that match `where`."""
@@ -291,7 +291,7 @@ class Items(Blocks, Protocol):
 
     @property
     def source(self) -> Sequence[str]:
-        """The sha256 of the manifest of each embeddings folder: where equal, so are the rows."""
+        """The sha256 of the manifest of each embeddings folder. Equal hashes mean equal rows."""
 
     @property
     def unfinished(self) -> Path:
@@ -303,10 +303,10 @@ class Items(Blocks, Protocol):
 
 @runtime_checkable
 class Storing(Indexer, Protocol):
-    """A backend that keeps id, label and path beside each vector, and resumes a killed build."""
+    """A backend that stores id, label and path with each vector, and resumes a killed build."""
 
     def store(self, items: Items) -> Index:
-        """Build the index that `build` builds of the same vectors, continuing a killed build."""
+        """Return the same index as `build` does, with items. Continue a killed build."""
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ class CannotExport(RetrError):
 
 
 class WorkerFailed(RetrError):
-    """A worker of a cluster failed in a way that nobody foresaw, or its process died too often."""
+    """A worker of a cluster failed with an unexpected error, or its process died too often."""
 
 
 class BadInput(RetrError):
@@ -56,7 +56,7 @@ class BadInput(RetrError):
 
 
 class UnknownName(BadInput):
-    """A name that is not among those there are; the message lists them and the nearest."""
+    """An unknown name; the message lists the known names and suggests the nearest."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -79,7 +79,7 @@ class BadImage(BadInput):
 
 
 class CannotWrite(BadInput):
-    """A file that cannot be written where it was asked for; strerror: the system's reason."""
+    """An output file that cannot be written. strerror: the system's reason."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(f"cannot write {path} ({error.strerror}); name another file")
@@ -91,11 +91,11 @@ class BadSource(BadInput):
 
 
 class BadData(BadInput):
-    """A file of ours that is damaged, incomplete or not what its manifest says."""
+    """A file of retr that is damaged, incomplete or not as its manifest says."""
 
 
 class Mismatch(BadInput):
-    """Two things that do not belong together."""
+    """Inputs that do not belong together, such as an index and other embeddings."""
 
 
 class NoCluster(BadInput):
@@ -107,9 +107,9 @@ class Busy(BadInput):
 
 
 class Unreachable(BadInput):
-    """A store, server or cluster that does not answer, or lets nobody in.
+    """A store, server or cluster that does not answer or denies access.
 
-    may_pass: whether it is worth trying again.
+    may_pass: whether a retry may succeed.
     """
 
     def __init__(self, message: str, may_pass: bool = True) -> None:

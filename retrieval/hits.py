@@ -1,4 +1,4 @@
-"""Both ends of a search: what comes in is checked, what goes out is ranked.
+"""Checks of the vectors and queries of a search, and ranking of its hits.
 
 Every backend takes its vectors through `checked_vectors` and searches through `answer`, so that
 all of them refuse the same input, in the same words, and rank and pad in the same way.
@@ -21,11 +21,11 @@ BLOCK_ROWS = 65_536  # prepared at a time, so that no second copy of all rows ex
 MAX_LENGTH = 1e18  # float32 holds the square of twice this, and sums of a few
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Rows and distances, both (q, count); -1 where a row is missing."""
+"""Rows and distances, both (q, count); -1 for a missing row."""
 
 Nearest = Callable[[Vectors, int, Mask | None], Found]
 """A backend's own search: queries (q, dim), q ≥ 1; count, from 1 to the number of rows that may
-be found; the mask, or None where all rows may be."""
+be found; the mask, or None if all rows may be."""
 
 
 def answer(
@@ -90,9 +90,9 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
 
 
 def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:
-    """Return the vectors as an array: lists as float32, an array of numbers as it is.
+    """Return the vectors as an array: lists as float32, an array of numbers unchanged.
 
-    Raises BadInput for what is not numbers, and for rows of unlike lengths.
+    Raises BadInput for values that are not numbers, and for rows of different lengths.
     """
     if isinstance(vectors, np.ndarray) and vectors.dtype.kind in "fiub":
         return vectors
@@ -149,16 +149,15 @@ def _check_lengths(vectors: Vectors, first: int) -> None:
     longest = int(lengths.argmax())
     if lengths[longest] > MAX_LENGTH:
         raise BadInput(
-            f"the vector of row {first + longest} has the length {lengths[longest]:.1e}, and "
-            "float32 does not hold the squares of such distances; divide all vectors by the same "
-            "number, or use cosine"
+            f"the vector of row {first + longest} has length {lengths[longest]:.1e}, whose square "
+            "overflows float32; divide all vectors by the same number, or use cosine"
         )
 
 
 def checked_additions(vectors: Vectors, dim: int, metric: Metric | str) -> Vectors:
     """Return the vectors to add to an index of this dimension, as `checked_vectors` has them.
 
-    Raises what that raises, and Mismatch for vectors of another dimension.
+    Raises its errors, and Mismatch for vectors of another dimension.
     """
     metric = choice(Metric, metric)
     vectors = checked_vectors(vectors, metric)
@@ -171,9 +170,7 @@ def checked_additions(vectors: Vectors, dim: int, metric: Metric | str) -> Vecto
 
 
 def prepared(vectors: Vectors, metric: Metric | str) -> Vectors:
-    """Return the vectors as a library wants them: of length 1, in a copy, where the metric is
-    cosine.
-    """
+    """Return the vectors; for cosine, a copy scaled to length 1."""
     metric = choice(Metric, metric)
     return unit_vectors(vectors) if metric is Metric.COSINE else vectors
 
@@ -186,7 +183,7 @@ def prepared_blocks(vectors: Vectors, metric: Metric | str) -> Iterator[tuple[in
 
 
 class InMemory:
-    """The blocks of an array (n, dim). Raises BadInput where n or dim is 0."""
+    """The blocks of an array (n, dim). Raises BadInput if n or dim is 0."""
 
     def __init__(self, vectors: Vectors) -> None:
         vectors = as_vectors(vectors)
@@ -218,7 +215,7 @@ def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, 
     """Yield the first row of each of blocks of at most `BLOCK_ROWS` vectors, and the block,
     prepared.
 
-    Raises what `checked_vectors` raises.
+    Raises the errors of `checked_vectors`.
     """
     metric = choice(Metric, metric)
     first = 0
@@ -273,7 +270,7 @@ def _count(among: Mask, rows: int) -> int:
             f"the mask is {shown(among)}; give an array of bool, true for rows that may be found"
         )
     if among.dtype != np.bool_:
-        raise BadInput(f"the mask is of {among.dtype}; give bool, true for rows that may be found")
+        raise BadInput(f"the mask is {among.dtype}; give bool, true for rows that may be found")
     if among.shape != (rows,):
         raise Mismatch(f"the mask has shape {among.shape}, the index {rows} rows; give ({rows},)")
     return int(np.count_nonzero(among))

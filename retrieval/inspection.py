@@ -1,4 +1,4 @@
-"""Tell what a folder holds, and check it."""
+"""Describe and verify folders of embeddings, indices and encoders."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FolderCheck:
-    """Result of a check; `problems` is empty where the folder is intact."""
+    """Result of a check; `problems` is empty if the folder is intact."""
 
     kind: Kind
     rows: int  # 0 for an encoder

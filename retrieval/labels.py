@@ -23,7 +23,7 @@ from retrieval.storage.names import nfc
 
 
 def as_labels(labels: Iterable[Any]) -> list[str | None]:
-    """Return the labels as text, None where one is unknown.
+    """Return the labels as text; None for an unknown label.
 
     labels: a list, or a one-dimensional array of numpy, pandas, Arrow, torch or the like.
 
@@ -34,14 +34,14 @@ def as_labels(labels: Iterable[Any]) -> list[str | None]:
 
 
 def label_set(labels: Iterable[Any]) -> set[str]:
-    """Return the labels that are known, each once. Raises what `as_labels` raises."""
+    """Return the distinct known labels. Raises the errors of `as_labels`."""
     return {label for label in as_labels(labels) if label is not None}
 
 
 def as_ids(ids: Iterable[Any]) -> list[str]:
     """Return the ids as text, by the same rules but for Unicode NFC: two files may differ by it.
 
-    Raises what `as_labels` raises, and BadInput for an id that is missing.
+    Raises the errors of `as_labels`, and BadInput for an id that is missing.
     """
     return [_id(value, row) for row, value in enumerate(_values(ids, "ids"))]
 
@@ -81,7 +81,7 @@ def _id(value: Any, row: int) -> str:
 
 
 def _text(value: Any, what: str, row: int) -> str | None:
-    """Return the text of one label or id, None where it is missing."""
+    """Return the text of one label or id; None if it is missing."""
     if isinstance(value, str):
         return str.__str__(value)  # also for numpy's text and for enumerations
     if hasattr(value, "__array__") and not isinstance(value, np.generic):

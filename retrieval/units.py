@@ -38,7 +38,7 @@ def parse_quantity(option: str, text: str, units: dict[str, float]) -> float:
         value = -1.0
     if not 0 < value < float("inf"):
         raise BadInput(
-            f"{option} {text} is not understood; write a number above 0 and its unit, one of "
+            f"{option} {text} is not valid; write a number above 0 and its unit, one of "
             f"{', '.join(units)}"
         )
     return value

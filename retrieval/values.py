@@ -74,7 +74,7 @@ def shortened(text: str) -> str:
 
 
 def _converted(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Return numpy's integers as `int`, and integers as `float` where that is wanted."""
+    """Return numpy's integers as `int`, and integers as `float` if a float is wanted."""
     if isinstance(value, bool | str) or value is None:
         return value
     if int in kinds and hasattr(value, "__index__"):

@@ -41,7 +41,7 @@ class Workspace:
 
     @classmethod
     def at(cls, folder: Path | None) -> "Workspace":
-        """Return the workspace named on the command line, in the environment, or `.retr`."""
+        """Return the workspace of `--workspace`, else of RETR_WORKSPACE, else `.retr`."""
         return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
 
     def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype | str) -> Path:
@@ -98,7 +98,7 @@ class Workspace:
     def needed(self, role: Role | str, command: str, option: str) -> Place:
         """Return the newest folder in the role.
 
-        Raises BadInput, naming what makes one, without one.
+        Raises BadInput, which names the command that makes one, if there is none.
         """
         role = choice(Role, role)
         found = self.latest(role)

@@ -29,8 +29,8 @@ from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import made_folder
 
 TARGETS = (0.90, 0.95, 0.99)
-FIRST = "hnswlib"
-AGAIN = "hnswlib again"
+BASELINE = "hnswlib"
+BASELINE_AGAIN = "hnswlib again"
 Found = list[dict[str, Any]]
 
 
@@ -56,7 +56,7 @@ def embedded(queries: Path, database: Path) -> tuple[Vectors, Vectors, Metric]:
 def run(
     queries: Vectors, database: Vectors, metric: Metric, names: Sequence[str]
 ) -> dict[str, Found | str]:
-    """Return each peer's rows, or its error; hnswlib's second measurement has the key `AGAIN`."""
+    """Return each peer's rows, or its error; hnswlib's second measurement is `BASELINE_AGAIN`."""
     results: dict[str, Found | str] = {}
     with TemporaryDirectory(prefix="retr-peers-") as temporary:
         folder = Path(temporary)
@@ -68,8 +68,12 @@ def run(
         ):
             np.save(folder / f"{name}.npy", values)
         (folder / "metric.txt").write_text(metric)
-        others = [name for name in names if name != FIRST]
-        for label, name in [(FIRST, FIRST), *zip(others, others, strict=True), (AGAIN, FIRST)]:
+        others = [name for name in names if name != BASELINE]
+        for label, name in [
+            (BASELINE, BASELINE),
+            *zip(others, others, strict=True),
+            (BASELINE_AGAIN, BASELINE),
+        ]:
             print(f"{label} …", file=sys.stderr, flush=True)
             rows = folder / f"{name}.jsonl"
             rows.unlink(missing_ok=True)
@@ -100,7 +104,10 @@ def table(results: dict[str, Found | str]) -> str:
     header = [f"{what} {target:.2f}" for what in ("single", "batch") for target in TARGETS]
     lines = ["| | build s | " + " | ".join(header) + " |", "|---" * (len(header) + 2) + "|"]
     base = [
-        row for each in (FIRST, AGAIN) for row in results.get(each, []) if isinstance(row, dict)
+        row
+        for each in (BASELINE, BASELINE_AGAIN)
+        for row in results.get(each, [])
+        if isinstance(row, dict)
     ]
     for name, rows in results.items():
         if isinstance(rows, str):

@@ -25,7 +25,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from benchmarks.suite import machine
 from retrieval.contracts import Framing, Images, Json
-from retrieval.embedding.decoder import BATCH, Decoder
+from retrieval.embedding.decoder import BATCH_IMAGES, Decoder
 from retrieval.embedding.encode import encode_source
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, load, open_source
 from retrieval.registry import open_encoder
@@ -72,7 +72,7 @@ def measure(
 
     def decode() -> int:
         with Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES) as decoder:
-            return sum(batch.seen for batch in decoder.batches(source.items(), BATCH))
+            return sum(batch.seen for batch in decoder.batches(source.items(), BATCH_IMAGES))
 
     encoder.forward(batches[0])  # the first pass allocates
     runs = {"bare": bare, "encode": whole, "loop": loop, "decode": decode}

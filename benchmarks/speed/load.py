@@ -56,7 +56,7 @@ def resident(pid: int) -> int:
 async def client(
     port: int, paths: list[str], until: float, seed: int, seen: "Counter[str]", times: list[float]
 ) -> None:
-    """Ask until then, over one connection; count what is answered, and how soon."""
+    """Send requests until then, over one connection; record answers and their times."""
     draw = random.Random(seed)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

@@ -22,7 +22,7 @@ from retrieval.quality.provenance import provenance_of, seen
 from retrieval.storage.embeddings import open_embeddings
 
 Stored = Callable[[Vectors, Vectors], Vectors]
-"""Vectors (n, dim), and the database's mean (dim,), to what is left of them after storage."""
+"""Map vectors (n, dim) and the database's mean (dim,) to the vectors after storage."""
 
 
 def _int8(vectors: Vectors, mean: Vectors) -> Vectors:

@@ -67,7 +67,7 @@ def data_of_embeddings(
 
 
 def data_of_hdf5(file: Path, metric: Metric | str | None) -> BenchData:
-    """Return the data of a file of ann-benchmarks. Raises what `hdf5.read` raises."""
+    """Return the data of a file of ann-benchmarks. Raises the errors of `hdf5.read`."""
     data = hdf5.read(file, metric)
     names = f"{file}: test", f"{file}: train"
     return BenchData(data.queries, data.database, data.metric, *names, neighbors=data.neighbors)

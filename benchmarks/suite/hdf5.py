@@ -158,7 +158,7 @@ def _check_neighbors(
     if neighbors.ndim != 2 or len(neighbors) != len(queries):
         raise BadData(f"{path}: neighbors are {neighbors.shape}, not a row for each test vector")
     if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < len(database):
-        raise BadData(f"{path}: neighbors are not all rows of train; download it again")
+        raise BadData(f"{path}: some neighbors are not rows of train; download it again")
     if stored is None:
         return
     distances = distances_of(queries, database, neighbors, metric)

@@ -61,7 +61,7 @@ class Timing:
 class WorkerResult:
     """Measurements of a worker; `timings` are in the order of the job's settings.
 
-    memory_bytes: growth of resident memory in the build; None where it is not known.
+    memory_bytes: growth of resident memory in the build; None if unknown.
     """
 
     build_seconds: float

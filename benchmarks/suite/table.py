@@ -18,7 +18,7 @@ Table = list[list[str]]
 def report_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of the rows of a `bench.json`.
 
-    Raises what a row of another form raises: LookupError, TypeError, ValueError or AttributeError.
+    A row of another form raises LookupError, TypeError, ValueError or AttributeError.
     """
     return [[*HEADER], *map(_line, rows)]
 

@@ -23,7 +23,7 @@ BackendsOption = Annotated[
     typer.Option(
         "--backend",
         help="Backend to measure. Repeatable.  [default: exact, ivf, hnsw, hnsw-pca and "
-        "ivfpq, if they have the metric]",
+        "ivfpq, those that support the metric]",
     ),
 ]
 
@@ -157,7 +157,7 @@ def _data(
 
     if hdf5 is not None:
         if queries is not None or database is not None:
-            raise BadInput("--hdf5 brings queries and database; leave --queries and --database out")
+            raise BadInput("--hdf5 has queries and database; leave --queries and --database out")
         return data_of_hdf5(hdf5, metric)
     searched = open_embeddings(
         database or workspace.needed(Role.DATABASE, "retr encode", "--database")

@@ -47,8 +47,8 @@ NeighborsOption = Annotated[
 CorrelationOption = Annotated[
     float,
     typer.Option(
-        help="Minimum correlation of the pixels. Below 0.95, single pixels may differ by "
-        "more too, as in crops."
+        help="Minimum correlation of the pixels. Below 0.95, single pixels may also differ "
+        "more, as in crops."
     ),
 ]
 
@@ -74,7 +74,7 @@ def duplicates(
 
     Each image is compared with its nearest neighbors, pixel by pixel, as it is and mirrored. This
     finds copies in another size, format or quality. It does not find images that differ in a part
-    or in brightness.
+    or clearly in brightness.
 
     Example: retr duplicates --between test-embeddings train-embeddings --sheet duplicates.png
     """

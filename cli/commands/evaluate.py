@@ -11,8 +11,8 @@ from cli.options import (
     Database,
     Ks,
     MetricName,
-    Options,
     Queries,
+    SearchOptions,
     Seed,
     parsed_ks,
     parsed_metric,
@@ -94,7 +94,7 @@ def evaluate(
     metric: MetricName = None,
     k: Ks = "1,5,10,100",
     index: IndexOption = None,
-    options: Options = None,
+    options: SearchOptions = None,
     protocol: ProtocolOption = None,
     seed: Seed = 0,
     draw: DrawOption = None,
@@ -144,7 +144,7 @@ def _through(
     ks: list[int],
     depth: int,
 ) -> "Evaluation":
-    """Evaluate what an index of the database finds."""
+    """Evaluate the hits of an index of the database."""
     from retrieval.index.folder import check_indexed, open_index
     from retrieval.quality.evaluation import evaluate_index
 

@@ -79,7 +79,7 @@ class AutoTarget:
         return ["-k" if name == "k" else f"--{name.replace('_', '-')}" for name in names]
 
     def target(self) -> "Target":
-        """Return what the index must reach. Raises BadInput for a value out of range."""
+        """Return the requirements on the index. Raises BadInput for a value out of range."""
         from retrieval.index.trials import Target
 
         given = {
@@ -264,7 +264,7 @@ def _check_change(
             "--metric, --set and --parts out"
         )
     if delete is not None and adds:
-        raise BadInput("--delete takes no embeddings; add rows in a command of its own")
+        raise BadInput("--delete takes no embeddings; add rows with a separate command")
 
 
 def _standing(workspace: "Workspace", out: str | None) -> "Place":

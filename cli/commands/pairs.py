@@ -43,7 +43,7 @@ class DrawingOptions:
     threshold: Annotated[
         list[float] | None,
         typer.Option(
-            help="Further distance to measure the accuracy at. Repeatable.",
+            help="Additional threshold at which the accuracy is measured. Repeatable.",
         ),
     ] = None
     calibration: Annotated[
@@ -137,7 +137,7 @@ def pairs(
     out: OutOption = None,
     device: Device = "auto",
 ) -> None:
-    """Measure how well distances separate classes, in pairs.
+    """Measure how well distances separate classes, on pairs of images.
 
     The threshold is fitted to pairs of validation images that the encoder was not trained on. The
     test pairs are of other images. Results are given for all classes, for classes that the encoder
@@ -183,7 +183,7 @@ def pairs(
 def _save(
     output: Output, workspace: "Workspace", prepared: "PairTest", outcome: "CalibrationTest"
 ) -> None:
-    """Keep the calibration where `retr compare` finds it."""
+    """Save the calibration for `retr compare`."""
     from dataclasses import replace
 
     from retrieval.pairs.calibration import place_to_keep

@@ -80,8 +80,8 @@ def _bench(place: Path, encoder: str) -> "Bench":
     data = document["data"]
     if data["encoder"] != encoder:
         raise Mismatch(
-            f"{place} is of encoder {data['encoder']}, and the embeddings are of {encoder}; give a "
-            "bench of the same encoder"
+            f"{place} was measured with encoder {data['encoder']}, and the embeddings are of "
+            f"{encoder}; give a bench of the same encoder"
         )
     plot = (place if place.is_dir() else place.parent) / f"{benches.NAME}.png"
     header, *lines = benches.table_of(document, place)

@@ -12,7 +12,7 @@ from cli.options import (
     Device,
     ImageColumn,
     LabelColumn,
-    Options,
+    SearchOptions,
     parsed_options,
 )
 from cli.output import Output, distinguishable, plural
@@ -86,7 +86,7 @@ def search(
     preview: PreviewOption = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
-    options: Options = None,
+    options: SearchOptions = None,
     device: Device = "auto",
 ) -> None:
     """Find the nearest images of each query image.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGEST_MAP = 8
+MAX_MATRIX_PRODUCT_SIDE = 8
 """Maximum side of feature maps for which a matrix product computes the weight gradient.
 
 On two cores of a Xeon with AMX and oneDNN 3.12, oneDNN's gradient is slower on 4×4 and 7×7 maps of
@@ -24,7 +24,7 @@ class Conv3x3(nn.Conv2d):
         nn.init.dirac_(self.weight[:channels_in])
 
     def forward(self, x: Tensor) -> Tensor:
-        small = x.shape[-1] <= LARGEST_MAP and x.device.type == "cpu"
+        small = x.shape[-1] <= MAX_MATRIX_PRODUCT_SIDE and x.device.type == "cpu"
         if small and self.training and torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             result: Tensor = _Conv3x3.apply(x.to(dtype), self.weight.to(dtype))

@@ -87,7 +87,7 @@ class Whitening(nn.Module):
         """Create the unfitted projection. Raises ValueError for more axes than features."""
         super().__init__()
         if dim > features:
-            raise ValueError(f"{features} features have no {dim} principal axes")
+            raise ValueError(f"{dim} principal axes of {features} features")
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("axes", torch.eye(features, dim))
         self.power = power

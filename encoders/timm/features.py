@@ -90,7 +90,7 @@ class Features(LayerOutputs):
         for layer, output in zip(self.layers, outputs, strict=True):
             if len(output) != 2:
                 raise BadInput(
-                    f"layer {layer} puts out {tuple(output.shape)} for two images, not one "
+                    f"layer {layer} outputs {tuple(output.shape)} for two images, not one "
                     "output per image; choose another layer"
                 )
         return sum(_pooled(output, self.channels_last).shape[1] for output in outputs)

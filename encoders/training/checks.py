@@ -32,7 +32,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_views(recipe, terms)
     if 0 < recipe.data.side <= recipe.augmentation.translate:
         raise BadInput(
-            f"images of {recipe.data.side} pixels cannot be moved by "
+            f"images of {recipe.data.side} pixels cannot be shifted by "
             f"{recipe.augmentation.translate}; set augmentation.translate lower"
         )
 
@@ -55,9 +55,9 @@ def check_data(recipe: Recipe, network: type[Network], data: TrainingSet) -> Non
     """Raise BadInput for too few or too many images, or images without required labels."""
     if recipe.epochs:
         check_sampler(recipe.sampler, torch.from_numpy(data.labels[data.training]), data.names)
-    if network.most_images is not None and len(data.training) > network.most_images:
+    if network.max_images is not None and len(data.training) > network.max_images:
         raise BadInput(
-            f"{recipe.encoder} is trained on at most {network.most_images} images, got "
+            f"{recipe.encoder} is trained on at most {network.max_images} images, got "
             f"{len(data.training):,}; set data.per_class lower"
         )
     by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)

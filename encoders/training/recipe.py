@@ -120,7 +120,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str, changes: Iterable[str] = ()) -> Recipe:
-    """Return the recipe of a file, or a shipped one by its name, with `KEY=VALUE` changes applied.
+    """Return the recipe in a TOML file, or a shipped recipe, with `KEY=VALUE` changes applied.
 
     A key is a path, `optimizer.lr` or `losses.0.weight`. A value is TOML, or else text. Raises
     BadInput for a file that is not TOML, UnknownName for an unknown recipe, key or loss.

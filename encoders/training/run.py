@@ -227,7 +227,7 @@ class Run:
         file = self.folder / CHECKPOINT
         if state.get("version") != CHECKPOINT_VERSION:
             raise BadData(
-                f"{file} is of version {state.get('version')}, this retr writes "
+                f"{file} has version {state.get('version')}, this retr writes "
                 f"{CHECKPOINT_VERSION}; delete it to train from the start"
             )
         check_same_recipe(file, state["recipe"], self.recipe)

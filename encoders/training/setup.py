@@ -1,4 +1,4 @@
-"""From a recipe to what a run works on: network, losses, images, and the encoder to start from."""
+"""Set up a run from a recipe: network, losses, images, and the encoder to start from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -100,7 +100,7 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
         )
         raise BadInput(
             f"start: {spec} was trained on {held_out:,} of the images that are held out now"
-            f"{listed}, and their scores would say nothing; set data.validation to 0"
+            f"{listed}, so that their scores would be too good; set data.validation to 0"
         )
     return start
 
@@ -108,17 +108,17 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
 def _check_weights(
     spec: str, trained: Network, network: Network, there: Mapping[str, Tensor]
 ) -> None:
-    """Raise BadInput unless the trained network has all that the other trains."""
+    """Raise BadInput unless the trained network has all parameters of the other."""
     if type(trained) is not type(network):
         raise BadInput(
-            f"start: {spec} runs another kind of network than the recipe's; set encoder as its "
-            "card has it"
+            f"start: {spec} has another kind of network than the recipe; set encoder to that of "
+            "its card"
         )
     for name, parameter in network.named_parameters():
         if name not in there or there[name].shape != parameter.shape:
             raise BadInput(
                 f"start: {spec} has no weights for {name} {tuple(parameter.shape)}; set [network] "
-                "as its card has it"
+                "to that of its card"
             )
 
 

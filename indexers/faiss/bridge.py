@@ -163,7 +163,7 @@ def load(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> AnyIndex:
             f" {kind.__name__} with {METRICS[metric]} ({metric}); build the index again"
         )
     if not (index.is_trained and _agrees_with_inner(index) and _rows_fit(index)):
-        raise BadData(f"{path} is damaged (its parts disagree); build the index again")
+        raise BadData(f"{path} is damaged (inconsistent sizes); build the index again")
     return index
 
 

@@ -105,8 +105,8 @@ class FaissIndex:
             if among is None or "not supported" not in str(problem):
                 raise
             raise BadInput(
-                f"faiss's {type(self.index).__name__} cannot search among some of its rows; leave "
-                "the filter away, or index with another backend"
+                f"faiss's {type(self.index).__name__} cannot search with a filter; leave the "
+                "filter out, or index with another backend"
             ) from None
         distances = bridge.to_distances(scores, self.metric)
         if self.vectors is not None:

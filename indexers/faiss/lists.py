@@ -18,8 +18,8 @@ NEIGHBORS = 10
 QUERIES = 300
 DRAWN_ROWS = 1200  # the first that are not copies are the queries
 MIN_DEFAULT_PROBES = 32  # lists that a search probes by default, even if fewer suffice
-NEIGHBORS_PROBED = 0.99
-"""Share of the nearest neighbors that lie in the lists that a search probes by default.
+MIN_NEIGHBOR_SHARE = 0.99
+"""Minimum share of the nearest neighbors that are in the lists that a search probes by default.
 
 It is measured with rows of the index as queries. It is higher than the recall of 0.95 intended for
 other queries: a few hundred queries give an uncertain estimate, and codes lose some recall.
@@ -68,7 +68,7 @@ def _picked(blocks: Blocks, rows: Rows, metric: Metric) -> Vectors:
 
 
 def probes_needed(quantizer: Any, queries: Vectors, lists: Rows) -> int:
-    """Return the least number of lists that hold the share `NEIGHBORS_PROBED` of the neighbors.
+    """Return the least number of lists that hold the share `MIN_NEIGHBOR_SHARE` of the neighbors.
 
     At least `MIN_DEFAULT_PROBES`, or all lists if they are fewer. quantizer: faiss's index of the
     centroids. queries: (q, dim). lists: (q, k), the lists of each query's neighbors, or -1.
@@ -79,5 +79,5 @@ def probes_needed(quantizer: Any, queries: Vectors, lists: Rows) -> int:
     order = quantizer.search(queries, quantizer.ntotal)[1]
     ranks = np.argsort(order, axis=1)
     of_neighbors = np.take_along_axis(ranks, np.where(there, lists, 0), axis=1)[there]
-    needed = int(np.quantile(of_neighbors, NEIGHBORS_PROBED, method="inverted_cdf")) + 1
+    needed = int(np.quantile(of_neighbors, MIN_NEIGHBOR_SHARE, method="inverted_cdf")) + 1
     return min(max(needed, MIN_DEFAULT_PROBES), int(quantizer.ntotal))

@@ -27,7 +27,7 @@ PREFETCHED_CANDIDATES = 3
 """Number of candidates whose vectors are prefetched."""
 
 # The compiler may reorder sums, to add eight numbers at a time. NaN stays NaN.
-ANY_ORDER = {"reassoc", "contract", "nsz"}
+REORDER_SUMS = {"reassoc", "contract", "nsz"}
 
 INLINE: Final = "always"  # for functions of the inner loop, whose calls would take time
 
@@ -53,7 +53,7 @@ def _minus_product(point: Any, codes: Any, row: int) -> Any:
     return np.int32(-total)
 
 
-@njit(boundscheck=False, fastmath=ANY_ORDER)
+@njit(boundscheck=False, fastmath=REORDER_SUMS)
 def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
     """Return the distance of the query and a vector, float32. Euclidean distances are squared."""
     total = np.float32(0)
@@ -114,7 +114,7 @@ def _scaled(source: Any, kind: int, query: Any) -> bool:
     return True
 
 
-@njit(boundscheck=False, fastmath=ANY_ORDER)
+@njit(boundscheck=False, fastmath=REORDER_SUMS)
 def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> None:
     """Write the query's code (axes,), no longer than `MAX_CODE_LENGTH`, into `point`.
 
@@ -260,7 +260,7 @@ _walked_by_differences = _walk(_squared_difference)
 _walked_by_products = _walk(_minus_product)
 
 
-@njit(inline=INLINE, boundscheck=False, fastmath=ANY_ORDER)
+@njit(inline=INLINE, boundscheck=False, fastmath=REORDER_SUMS)
 def _ranked(
     query: Any,
     vectors: Any,
@@ -299,7 +299,7 @@ def _ranked(
     "int64(float32[:, ::1], float32[:, ::1], int16[:, ::1], int32[:, ::1], int32[::1], uint64[::1],"
     " float32[:, ::1], boolean[::1], uint8[::1], int64, float64, int64, int64, int64,"
     " int64[:, ::1], float32[:, ::1])",
-    fastmath=ANY_ORDER,
+    fastmath=REORDER_SUMS,
 )
 def search(
     queries: Any,
@@ -362,7 +362,7 @@ def search(
 
 @compiled(
     "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])",
-    fastmath=ANY_ORDER,
+    fastmath=REORDER_SUMS,
 )
 def compare(
     queries: Any, vectors: Any, candidates: Any, kind: int, rows: Any, distances: Any

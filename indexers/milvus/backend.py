@@ -32,7 +32,7 @@ from retrieval.hits import InMemory
 from retrieval.values import resolve_options
 
 INDEX_TYPES = ("HNSW", "IVF_FLAT", "FLAT", "AUTOINDEX", "DISKANN")
-SERVERS_OWN = ("DISKANN",)
+SERVER_ONLY_TYPES = ("DISKANN",)
 CONSISTENCY = ("Strong", "Bounded", "Session", "Eventually")
 
 
@@ -73,9 +73,7 @@ class Milvus:
             raise UnknownName("consistency of backend milvus", self.consistency, CONSISTENCY)
         resolve_options(self)
         if self.metric not in METRICS:
-            raise BadInput(
-                f"Milvus has no {self.metric} distance; use the backend exact or ivf for it"
-            )
+            raise BadInput(f"Milvus has no {self.metric} distance; use the backend exact or ivf")
         check_range("m", self.m, 2, 2048)
         check_range("ef_construction", self.ef_construction, 1, 2**31 - 1)
         check_range("ef", self.ef, 1, 2**31 - 1)
@@ -116,7 +114,7 @@ class Milvus:
         index.options = self
 
     def build(self, vectors: Vectors) -> MilvusIndex:
-        """Build an index of copies of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
+        """Build an index of vectors (n, dim), n ≥ 1, which are not changed. Raises BadInput."""
         return self.build_from(InMemory(vectors))
 
     def build_from(self, blocks: Blocks) -> MilvusIndex:
@@ -178,7 +176,7 @@ class Milvus:
 
     def _server(self) -> str:
         uri = self.uri or os.environ.get(URI, "")
-        if not uri and self.index_type in SERVERS_OWN:
+        if not uri and self.index_type in SERVER_ONLY_TYPES:
             raise BadInput(
                 f"Milvus Lite has no {self.index_type}; name a server in {URI}, or use HNSW"
             )

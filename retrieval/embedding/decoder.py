@@ -1,4 +1,4 @@
-"""Read and decode images in threads, ahead of the network that takes them."""
+"""Read and decode images in threads, ahead of the network."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from retrieval.runtime.threads import usable_cores
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.shards import FileFacts
 
-BATCH = 500  # images decoded and handed to the encoder at once
+BATCH_IMAGES = 500  # images decoded and handed to the encoder at once
 BATCH_BYTES = 64 << 20  # encoded images that fill a batch
 PREFETCHED_BATCHES = 3  # decoded before the encoder needs them
 
@@ -49,7 +49,7 @@ class Batch:
 
 
 class Decoder:
-    """Decodes and frames items in threads, a few batches ahead of who takes them."""
+    """Decodes and frames items in threads, a few batches ahead of the consumer."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Decoder:
         many: bool = False,
         origin: Callable[[Item, bytes], Origin | None] = lambda item, content: None,
     ) -> None:
-        """many: as `retrieval.images.frame` takes it. origin: returns the row from which the
+        """many: as for `retrieval.images.frame`. origin: returns the row from which the
         embedding of a file can be copied, by the hash of its bytes.
         """
         self.framing = framing
@@ -73,7 +73,7 @@ class Decoder:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def batches(self, items: Iterator[Item], size: int = BATCH) -> Iterator[Batch]:
+    def batches(self, items: Iterator[Item], size: int = BATCH_IMAGES) -> Iterator[Batch]:
         """Yield the items in order, `size` at a time; those that fail become `skipped`."""
         waiting: deque[list[Future[Batch]]] = deque()
         while chunk := _chunk(items, size):
@@ -114,7 +114,7 @@ class Decoder:
 
 
 def _chunk(items: Iterator[Item], size: int) -> list[Item]:
-    """Return the next `size` items, or fewer where their bytes would fill the memory."""
+    """Return the next `size` items, or fewer if they fill `BATCH_BYTES`."""
     chunk: list[Item] = []
     n_bytes = 0
     while len(chunk) < size and n_bytes < BATCH_BYTES:

@@ -1,4 +1,4 @@
-"""Shards that workers of a cluster made, until the driver records them in the manifest."""
+"""Shards that workers of a cluster wrote, before the driver records them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from retrieval.storage.shard_writer import ShardWriter
 from retrieval.storage.shards import shard_name
 
 OUTCOME = "outcome.json"
-SETTLE_SECONDS = 10.0  # maximum delay until all nodes see a new file of a shared folder
+SETTLE_SECONDS = 10.0  # until all nodes see a new file of a shared folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class EarlyShard:
 
 
 class Queue:
-    """Shards that were made, waiting for those before them to be recorded in the manifest."""
+    """Finished shards that wait until earlier ones are recorded in the manifest."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Queue:
         progress: Callable[[int, int], None],
         source: Listed | None = None,
     ) -> None:
-        """The queue holds what an earlier run of the same facts left whole.
+        """Open the queue, with the complete shards of an earlier run of the same facts.
 
-        source: whose files the workers are told.
+        source: the source whose list of files is sent to the workers.
         """
         self.writer = writer
         self.plan = plan
@@ -96,14 +96,14 @@ class Queue:
         )
 
     def add(self, outcome: EarlyShard) -> None:
-        """Take in a shard.
+        """Add a shard.
 
-        Raises Mismatch if its file isn't there, or if the worker met other images than are here.
+        Raises Mismatch if its file is missing, or if the worker read other images than are here.
         """
         if not appears(self.folder / outcome.place / outcome.shard.file):
             raise Mismatch(
-                f"what a node wrote into {self.folder} is not seen here; name a folder with --out "
-                "that all nodes share"
+                f"a file that a node wrote into {self.folder} is not visible on this machine; name "
+                "a folder with --out that all nodes share"
             )
         self._check_same_files(outcome)
         if self._is_missing(outcome.number):
@@ -111,7 +111,7 @@ class Queue:
         self._record()
 
     def _check_same_files(self, outcome: EarlyShard) -> None:
-        """Raise Mismatch where a file that the worker met other than listed is as listed here."""
+        """Raise Mismatch if a file that changed for the worker is unchanged on this machine."""
         if not outcome.differing or self.source is None:
             return
         end = time.monotonic() + SETTLE_SECONDS
@@ -119,8 +119,8 @@ class Queue:
             if time.monotonic() > end:
                 name = self.facts.source.name
                 raise Mismatch(
-                    f"{name} holds other images on a node than where the run was started; let all "
-                    "nodes see the same files"
+                    f"{name} has other images on a node than on this machine; give all nodes the "
+                    "same files"
                 )
             time.sleep(0.2)
 
@@ -131,7 +131,7 @@ class Queue:
             moved(made, self.writer.folder / outcome.shard.file)
             self.writer.record(outcome.shard, outcome.skipped)
             self.tally.add(outcome.encoded, outcome.copied)
-        missing = sum(len(self.plan.stretch(number)) for number in self.missing())
+        missing = sum(len(self.plan.positions_of(number)) for number in self.missing())
         self.progress(self.facts.source.images - missing, self.facts.source.images)
 
 

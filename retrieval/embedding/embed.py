@@ -25,7 +25,7 @@ from retrieval.storage.manifest import EncoderFacts
 from retrieval.values import shown
 
 CHUNK_IMAGES = 256
-"""Images that are decoded, then encoded, at a time: what bounds memory."""
+"""Number of images that are decoded, then encoded, at a time, to bound memory."""
 
 MAX_ONNX_IMAGES = 200
 """Beyond this, torch pays: it takes 2 s to import, and saves 10 ms an image (`siamese`)."""
@@ -75,15 +75,15 @@ class Embedder:
 
     @classmethod
     def of(cls, encoder: Encoder) -> Self:
-        """Return an embedder of an open encoder, whatever it is compared with."""
+        """Return an embedder of an open encoder, without a check against an index."""
         return cls(EncoderFacts.of(encoder), encoder=encoder)
 
     @property
     def encoder(self) -> Encoder:
-        """The open encoder: of the ONNX cache, without torch, where it is there.
+        """The open encoder; without torch, if it is in the ONNX cache.
 
-        Raises Mismatch if the installed encoder is another version than the wanted one, and what
-        `open_encoder` raises.
+        Raises Mismatch if the installed encoder is another version than the wanted one, and the
+        errors of `open_encoder`.
         """
         return self._opened(many=False)
 
@@ -127,14 +127,14 @@ class Embedder:
     def embed_texts(self, texts: str | Iterable[str]) -> Vectors:
         """Return the vectors (n, dim) of one or several texts, in the space of the images.
 
-        Raises BadInput if the encoder takes no words.
+        Raises BadInput if the encoder cannot embed text.
         """
         with self.lock:
             encoder = self._opened_by_name()
             if not isinstance(encoder, TextEncoder):
                 raise BadInput(
-                    f"encoder {encoder.name} takes no words; search by image, or encode the "
-                    "images with an encoder that takes words"
+                    f"encoder {encoder.name} cannot embed text; search by image, or encode the "
+                    "images with an encoder that can"
                 )
             return encoder.encode_text([texts] if isinstance(texts, str) else [*texts])
 

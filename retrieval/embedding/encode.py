@@ -103,21 +103,21 @@ def bring_up_to_date(
         many = len(source) >= FAST_RESIZE_IMAGES
         with Decoder(encoder.framing, many=many, origin=plan.origin) as decoder:
             items = plan.items(source, plan.first)
-            maker = StretchMaker(plan, encoder, decoder, Copier(folder, writer.facts))
+            encoder_of_shards = ShardEncoder(plan, encoder, decoder, Copier(folder, writer.facts))
             for number in plan.numbers:
-                stretch = maker.stretch(number, items, done, progress)
-                check_root(source, stretch)
-                shard = stretch.write(folder / shard_name(number), writer.facts)
-                writer.record(shard, stretch.skipped)
-                tally.add(stretch.encoded, stretch.copied)
-                done += len(plan.stretch(number))
+                encoded = encoder_of_shards.encode(number, items, done, progress)
+                check_root(source, encoded)
+                shard = encoded.write(folder / shard_name(number), writer.facts)
+                writer.record(shard, encoded.skipped)
+                tally.add(encoded.encoded, encoded.copied)
+                done += len(plan.positions_of(number))
         return tally.outcome(finished(writer))
 
 
 def writer_of(
     source: Source, folder: Place, facts: Facts, check_content: bool = False
 ) -> ShardWriter:
-    """Return the writer of the embeddings of this source. Raises what `ShardWriter` raises.
+    """Return the writer of the embeddings of this source. Raises the errors of `ShardWriter`.
 
     check_content: as `bring_up_to_date` takes it.
     """
@@ -149,10 +149,10 @@ class Tally:
         return Outcome(manifest, self.encoded, self.plan.kept + touched, removed, len(renamed))
 
 
-def check_root(source: Source, stretch: "Stretch") -> None:
-    """Raise BadSource where images could not be read because the whole folder is gone."""
+def check_root(source: Source, encoded: "EncodedShard") -> None:
+    """Raise BadSource if images could not be read because the whole folder disappeared."""
     found = listed(source)
-    if found is not None and stretch.skipped:
+    if found is not None and encoded.skipped:
         found.check_root()
 
 
@@ -177,7 +177,7 @@ def facts_of(source: Source, encoder: Encoder, dtype: Dtype | str, shard_images:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class EncodedShard:
     """Result of encoding one shard: n images, their embeddings (n, dim), and skipped images.
 
     encoded: the number of images that the network embedded.
@@ -194,7 +194,7 @@ class Stretch:
         return tuple((each.item.id, each.origin.id) for each in self.read if each.origin)
 
     def write(self, file: Place, facts: Facts) -> Shard:
-        """Write the shard; its entry for the manifest. Raises what `write_shard` raises."""
+        """Write the shard; return its manifest entry. Raises the errors of `write_shard`."""
         items = [each.item for each in self.read]
         return write_shard(
             file,
@@ -209,23 +209,23 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class StretchMaker:
-    """Makes the stretches of a plan."""
+class ShardEncoder:
+    """Encodes the shards of a plan."""
 
     plan: Plan
     encoder: Encoder
     decoder: Decoder
     copier: Copier
 
-    def stretch(
+    def encode(
         self, number: int, items: Iterator[Item], done: int = 0, progress: Progress = no_progress
-    ) -> Stretch:
-        """Return the stretch of shard `number`, whose first item is the next of `items`.
+    ) -> EncodedShard:
+        """Encode shard `number`, whose first item is the next of `items`.
 
         done: images of the source that are done. Raises BadSource if the items end too early.
         """
         facts = self.plan.facts
-        end = done + len(self.plan.stretch(number))
+        end = done + len(self.plan.positions_of(number))
         encoded: list[ReadImage] = []
         copied: list[ReadImage] = []
         skipped: list[Skipped] = []
@@ -244,19 +244,19 @@ class StretchMaker:
                 f"{facts.source.images:,} images; encode it again"
             )
         vectors.append(self.copier.vectors([each.origin for each in copied if each.origin]))
-        return Stretch(encoded + copied, np.concatenate(vectors), skipped, len(encoded))
+        return EncodedShard(encoded + copied, np.concatenate(vectors), skipped, len(encoded))
 
 
 def finished(writer: ShardWriter) -> Manifest:
-    """Return the manifest of the set, which has all its shards, complete.
+    """Mark the set, which has all its shards, as complete; return its manifest.
 
     Raises BadData if no image at all could be read.
     """
     if writer.rows == 0:
         first = writer.skipped[0]
         raise BadData(
-            f"none of the {writer.facts.source.images:,} images of {writer.facts.source.name} "
-            f"could be read, the first ({first.path}) because of: {first.reason}; see "
+            f"cannot read any of the {writer.facts.source.images:,} images of "
+            f"{writer.facts.source.name} (the first, {first.path}: {first.reason}); see "
             f"{writer.folder / SKIPPED}"
         )
     if (writer.folder / EARLY_FOLDER).is_dir():

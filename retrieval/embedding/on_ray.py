@@ -33,7 +33,7 @@ from retrieval.errors import RetrError
 from retrieval.images import Source
 from retrieval.images.folders.listing import listed
 from retrieval.images.megapixels import max_megapixels
-from retrieval.runtime.ray import connected, crew_here, map_on_workers
+from retrieval.runtime.ray import cluster_workers, connected, map_on_workers
 from retrieval.storage.files import (
     locked,
     made_folder,
@@ -43,7 +43,7 @@ from retrieval.storage.manifest import Dtype
 from retrieval.storage.places import Place
 from retrieval.storage.shard_writer import check_embeddings_folder
 
-ATTEMPTS = 5  # at one shard, before it is held to be what kills its workers
+MAX_ATTEMPTS = 5  # to encode one shard, before the run fails
 
 
 def encode_on_cluster(
@@ -55,19 +55,20 @@ def encode_on_cluster(
     shard_images: int = SHARD_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
     address: str | None = None,
-    attempts: int = ATTEMPTS,
+    attempts: int = MAX_ATTEMPTS,
     check_content: bool = False,
 ) -> Outcome:
     """Encode the source on a cluster, with the result of `bring_up_to_date`.
 
-    Every node opens source and encoder by `names`; here they are `source` and `encoder`, which
-    may be on the CPU. A folder is listed here alone, and the nodes are told its files. `folder` is
-    one that all nodes share. `address` is as for `connected`. `progress` is called as by
-    `encode_source`, shard by shard.
+    names: names by which every node opens source and encoder.
+    source, encoder: the same, opened on this machine; the encoder may be on the CPU. A folder of
+        images is listed only here, and its files are sent to the nodes.
+    folder: a folder that all nodes share. address: as for `connected`.
+    progress: called as by `encode_source`, after each shard.
 
-    Raises what `encode_source` and `connected` raise, Mismatch where a node sees other images,
-    another encoder or another folder than we do, WorkerFailed for what nobody foresaw, and for a
-    shard at which workers died `attempts` times.
+    Raises the errors of `encode_source` and `connected`; Mismatch if a node has other images,
+    another encoder or another folder than this machine; WorkerFailed for unexpected errors, and for
+    a shard whose workers died `attempts` times.
     """
     folder = folder.absolute()
     facts = facts_of(source, encoder, dtype, shard_images)
@@ -85,24 +86,24 @@ def encode_on_cluster(
             if fresh and folder.is_dir():
                 remove(folder)
             raise
-        crew = crew_here(names.device)
+        workers = cluster_workers(names.device)
         plan = plan_of(source, writer, check_content)
         queue = Queue(writer, plan, progress, listed(source))
         run = queue.folder / uuid4().hex
         run.touch()
         task = ShardTask(
-            names=replace(names.absolute(), device="cuda" if crew.gpus else "cpu"),
+            names=replace(names.absolute(), device="cuda" if workers.gpus else "cpu"),
             plan=plan,
             source=source if listed(source) else None,
             first=first_path(source),
             folder=queue.folder,
             run=run,
-            threads=crew.cpus,
+            threads=workers.cpus,
             attempts=attempts,
             version=version("retr"),
             megapixels=max_megapixels(),
         )
         if missing := queue.missing():
-            for outcome in map_on_workers(ShardMaker(task), missing, crew):
+            for outcome in map_on_workers(ShardMaker(task), missing, workers):
                 queue.add(EarlyShard.of_json(json.loads(outcome)))
         return queue.tally.outcome(finished(writer))

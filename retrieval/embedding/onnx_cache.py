@@ -51,15 +51,15 @@ class ExportFacts:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return the facts of the folder, whose network is whole.
+        """Return the facts of the folder.
 
-        Raises BadData where they are not.
+        Raises BadData if they or the network are missing or damaged.
         """
         path = folder / EXPORT
         facts = read_document(path, cls, FORMAT, VERSION, "export again")
         network = folder / NETWORK
         if not network.is_file() or sha256_of(network) != facts.network_sha256:
-            raise BadData(f"{network} is not the file that {EXPORT} describes; export again")
+            raise BadData(f"{network} has a checksum mismatch with {EXPORT}; export again")
         return facts
 
 
@@ -89,10 +89,9 @@ def keep_export(encoder: Encoder) -> None:
 
 
 def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
-    """Return the encoder of this fingerprint from the user's cache, None where it is not there,
-    whole.
+    """Return the encoder of this fingerprint from the user's cache; None if missing or damaged.
 
-    device: auto or cpu; there is none for another.
+    device: auto or cpu; None is returned for another.
     """
     folder = export_folder(fingerprint)
     if device not in ("auto", "cpu") or not folder.is_dir():  # nor is the runtime imported

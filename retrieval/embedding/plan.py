@@ -47,7 +47,7 @@ class Origin(NamedTuple):
 class Plan:
     """What a run has to do.
 
-    positions: of the source's images to read, ascending; shard `first + i` gets the i-th stretch of
+    positions: of the source's images to read, ascending; shard `first + i` gets the i-th group of
     `shard_images` of them. copies: rows that do not stay, by the hash of their image's bytes.
     kept: rows that stay. gone: ids of rows whose files are not listed.
     """
@@ -64,7 +64,7 @@ class Plan:
         """The numbers of the shards to make."""
         return range(self.first, self.first + -(-len(self.positions) // self.facts.shard_images))
 
-    def stretch(self, number: int) -> Sequence[int]:
+    def positions_of(self, number: int) -> Sequence[int]:
         """Return the positions of the images of the shard."""
         start = (number - self.first) * self.facts.shard_images
         return self.positions[start : start + self.facts.shard_images]

@@ -17,9 +17,9 @@ from retrieval.storage.places import place_of
 class QueryImage:
     """One image to search for.
 
-    name: what the user calls it; the path, for an image of a folder.
+    name: as the user wrote it; the path, for an image of a folder.
     path: where `read_image` finds it.
-    label: its class, where its source tells.
+    label: its class, if its source has one.
     image: what `Embedder.embed` takes.
     """
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 from retrieval.contracts import Encoder, Json
 from retrieval.embedding.decoder import Decoder
 from retrieval.embedding.early_shards import OUTCOME, appears
-from retrieval.embedding.encode import Stretch, StretchMaker, check_root, facts_of
+from retrieval.embedding.encode import EncodedShard, ShardEncoder, check_root, facts_of
 from retrieval.embedding.onnx_cache import EXPORT
 from retrieval.embedding.plan import Copier, Plan
 from retrieval.errors import Mismatch, WorkerFailed
@@ -31,7 +31,7 @@ from retrieval.storage.files import (
 from retrieval.storage.places import Place
 from retrieval.storage.shards import shard_name
 
-BEGUN = "begun"
+ATTEMPT_MARKER = "begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class ShardTask:
 
 
 class ShardMaker:
-    """Makes shards of a task, by number; what it opens for the first it keeps."""
+    """Writes shards of a task, by number. It keeps source and encoder open."""
 
     def __init__(self, task: ShardTask) -> None:
         self.task = task
         self._opened: _Opened | None = None
 
     def __call__(self, number: int) -> str:
-        """Make the shard; its outcome as JSON. Raises what `encode_on_cluster` raises."""
+        """Write the shard; return its outcome as JSON. Raises errors of `encode_on_cluster`."""
         place = self.task.folder / shard_name(number)
         if self._opened is None:
             self._opened = _Opened.of(self.task)
@@ -91,27 +91,27 @@ class ShardMaker:
         former = len(list(place.iterdir()))
         plan, facts = self.task.plan, self.task.plan.facts
         if former >= self.task.attempts:
-            positions = plan.stretch(number)
+            positions = plan.positions_of(number)
             raise WorkerFailed(
-                f"workers died at {former} attempts at the images {positions[0]:,} to "
+                f"workers died in {former} attempts to encode images {positions[0]:,} to "
                 f"{positions[-1]:,} of "
                 f"{facts.source.name}; see their node's memory and Ray's logs, and leave out the "
                 "image that kills them"
             )
         attempt = place / uuid4().hex
         attempt.mkdir()
-        (attempt / BEGUN).touch()  # a store knows of no folder without a file
+        (attempt / ATTEMPT_MARKER).touch()  # a store has no folders without files
         differing = self._opened.differing(number)
-        stretch = self._opened.encode(number)
-        shard = stretch.write(attempt / shard_name(number), facts)
+        encoded = self._opened.encode(number)
+        shard = encoded.write(attempt / shard_name(number), facts)
         document: dict[str, Json] = {
             "facts": facts.to_json(),
             "number": number,
             "attempt": attempt.name,
             "shard": asdict(shard),
-            "skipped": [asdict(skipped) for skipped in stretch.skipped],
-            "encoded": stretch.encoded,
-            "copied": [[*pair] for pair in stretch.copied],
+            "skipped": [asdict(skipped) for skipped in encoded.skipped],
+            "encoded": encoded.encoded,
+            "copied": [[*pair] for pair in encoded.copied],
             "differing": [*differing],
         }
         write_json(attempt / OUTCOME, document)
@@ -119,7 +119,7 @@ class ShardMaker:
 
 
 class _Opened:
-    """A task's source and encoder, as a node has them."""
+    """Source and encoder of a task, opened on a node."""
 
     def __init__(self, plan: Plan, source: Source, encoder: Encoder, folder: Place) -> None:
         """folder: of the embeddings."""
@@ -127,24 +127,24 @@ class _Opened:
         self.source = source
         many = len(source) >= FAST_RESIZE_IMAGES
         decoder = Decoder(encoder.framing, many=many, origin=plan.origin)
-        self.maker = StretchMaker(plan, encoder, decoder, Copier(folder, plan.facts))
+        self.encoder = ShardEncoder(plan, encoder, decoder, Copier(folder, plan.facts))
         self._items: Iterator[Item] = iter(())
         self._next = -1  # the shard that the next item belongs to; -1: unknown
 
     @classmethod
     def of(cls, task: ShardTask) -> Self:
-        """Open them. Raises Mismatch where they are not what they are to the driver."""
-        limit_threads(task.threads)  # before the libraries are loaded that it holds for
+        """Open source and encoder. Raises Mismatch if they differ from the driver's."""
+        limit_threads(task.threads)  # before the libraries that it limits are loaded
         limit_megapixels(task.megapixels)
         if version("retr") != task.version:
             raise Mismatch(
-                f"retr is of version {version('retr')}, not {task.version}; install the same on "
-                "every node"
+                f"retr has version {version('retr')}, not {task.version}; install the same version "
+                "on every node"
             )
         if not appears(task.run):
             raise Mismatch(
-                f"{task.folder.parent} is not the folder that the run was started on; name one "
-                "with --out that all nodes share"
+                f"{task.folder.parent} is not the run's output folder; name a folder with --out "
+                "that all nodes share"
             )
         names = task.names
         source = task.source or open_source(
@@ -155,8 +155,8 @@ class _Opened:
         met = facts_of(source, encoder, wanted.dtype, wanted.shard_images)
         if met.source != wanted.source:
             raise Mismatch(
-                f"{wanted.source.name} holds other images than where the run was started; let all "
-                "nodes see the same files"
+                f"{wanted.source.name} has other images than on the machine that started the run; "
+                "give all nodes the same files"
             )
         if (first := first_path(source)) != task.first:
             raise Mismatch(
@@ -165,29 +165,29 @@ class _Opened:
             )
         if met != wanted:
             raise Mismatch(
-                f"the encoder {wanted.encoder.name} is another than where the run was started; "
+                f"encoder {wanted.encoder.name} differs from that of the run; "
                 "install the same retr and the same plug-ins on every node"
             )
         return cls(task.plan, source, encoder, task.folder.parent)
 
-    def encode(self, number: int) -> Stretch:
-        """Return the stretch of this shard."""
+    def encode(self, number: int) -> EncodedShard:
+        """Return the shard of this number, encoded."""
         if self._next != number:
             self._items = self.plan.items(self.source, number)
         self._next = -1
-        stretch = self.maker.stretch(number, self._items)
-        check_root(self.source, stretch)
+        encoded = self.encoder.encode(number, self._items)
+        check_root(self.source, encoded)
         self._next = number + 1
-        return stretch
+        return encoded
 
     def differing(self, number: int) -> list[int]:
         """Return the positions of the shard's images that are not as the driver listed them."""
         found = listed(self.source)
-        return [] if found is None else found.differing(self.plan.stretch(number))
+        return [] if found is None else found.differing(self.plan.positions_of(number))
 
 
 def _absolute_encoder(spec: str) -> str:
-    """Return the spec for a process in another folder: the path of a folder in it made absolute."""
+    """Return the spec with its folder absolute, for a process in another folder."""
     name, _, argument = spec.partition(":")
     if name not in encoder_names():
         return str(Path(spec).expanduser().absolute())

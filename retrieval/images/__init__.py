@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrieval.images.given import Given as Given
     from retrieval.images.given import as_images as as_images
     from retrieval.images.given import frame_given as frame_given
-    from retrieval.images.opening import NAMES as NAMES
+    from retrieval.images.opening import DATA_SET_NAMES as DATA_SET_NAMES
     from retrieval.images.opening import open_source as open_source
     from retrieval.images.reading import read_each as read_each
     from retrieval.images.reading import read_image as read_image
@@ -32,7 +32,7 @@ _HOMES = {
     "Given": "given",
     "Item": "source",
     "FAST_RESIZE_IMAGES": "decoding",
-    "NAMES": "opening",
+    "DATA_SET_NAMES": "opening",
     "Source": "source",
     "as_images": "given",
     "check_framed": "framing",

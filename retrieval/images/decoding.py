@@ -34,7 +34,7 @@ from retrieval.images.framing import frame, shorter_side
 from retrieval.images.megapixels import max_pixels
 from retrieval.images.quiet_pillow import pillow_quiet
 from retrieval.images.source import Item
-from retrieval.images.transparency import apply_16_bit_key, has_color_key, on_ground
+from retrieval.images.transparency import apply_16_bit_key, has_color_key, on_background
 from retrieval.storage.places import Place, RemotePath
 
 FAST_RESIZE_IMAGES = 500
@@ -58,7 +58,7 @@ FORMATS = tuple(
     if feature is None or features.check(feature)
 )
 SUFFIXES = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
-"""The endings of the files of a folder that are taken for images, in lower case."""
+"""Suffixes of image files in a folder, in lower case."""
 
 _SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*"),
@@ -113,8 +113,8 @@ def decode(
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
     damaged, of no format in FORMATS, or larger than `max_megapixels()`: a JPEG at the size at which
-    it is decoded. Limits of their own hold for BMP in run lengths (MAX_RUN_LENGTHS), the scans of a
-    JPEG (MAX_SCANNED) and its coefficients (JPEG_BYTES_PER_PIXEL).
+    it is decoded. Further limits: MAX_RUN_LENGTH_PIXELS of a BMP, MAX_SCANNED_PIXELS and
+    JPEG_BYTES_PER_PIXEL of a JPEG.
     """
     if isinstance(content, BadImage):
         raise content
@@ -223,9 +223,7 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
 
 
 def _converted(image: Image.Image, path: str) -> Image.Image:
-    """Return an image that Pillow has opened already, upright and in RGB; it stays as it is
-    itself.
-    """
+    """Return an upright RGB copy of an image that Pillow has opened."""
     if 0 in image.size:
         raise BadImage(path, "no pixels")
     check_size(image.width * image.height, path)
@@ -267,7 +265,7 @@ def _rgb(image: Image.Image, path: str) -> Image.Image:
         # No range of values is agreed on, so that the value of white is unknown.
         raise BadImage(path, f"pixels of mode {image.mode}; convert it to 8 or 16 bit")
     if image.has_transparency_data:
-        return on_ground(image.convert("RGBA"))
+        return on_background(image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -18,21 +18,21 @@ JPEG_BYTES_PER_PIXEL = 10
 """Memory that a JPEG may take, for each pixel of the limit on images. A progressive JPEG without
 subsampling holds 6 bytes of coefficients while it is decoded, and 4 of pixels."""
 
-MAX_RUN_LENGTHS = 10_000_000
-"""Maximum pixels of a run-length encoded BMP. Pillow expands it in Python, and takes about a second
-for them, however short the file is."""
+MAX_RUN_LENGTH_PIXELS = 10_000_000
+"""Maximum pixels of a run-length encoded BMP. Pillow expands it in Python, in about a second
+for this many pixels, even from a short file."""
 
-MAX_SCANNED = 2_000_000_000
-"""Maximum product of the scans of a JPEG and its pixels. A progressive JPEG has about ten scans. A
-scan of a hundred bytes takes a tenth of a second for 100 megapixels. A limit on images above 100
-megapixels raises this one in proportion."""
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""Maximum of scans × pixels of a JPEG. A progressive JPEG has about ten scans. A scan of a hundred
+bytes takes a tenth of a second for 100 megapixels. A `--max-megapixels` above 100 raises this limit
+in proportion."""
 _SCAN = b"\xff\xda"  # the marker at the start of a scan of a JPEG
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xDA), 0xFF))  # without a length, and padding
 _BLOCK = 1 << 20
 
 
 def reduce_jpeg(image: JpegImageFile, stream: BinaryIO, path: str, framing: Framing | None) -> None:
-    """Set the size at which a JPEG is decoded. Raises BadImage where that takes too much."""
+    """Set the size at which a JPEG is decoded. Raises BadImage if that exceeds a limit."""
     whole = image.width * image.height
     in_rows = _is_one_scan(stream, image)
     _check_scans(1 if in_rows else _scans(stream), whole, path)
@@ -56,8 +56,11 @@ def check_other_format(image: ImageFile.ImageFile, stream: BinaryIO, path: str) 
     """Raise BadImage for an image, other than a JPEG, that is too large to decode."""
     pixels = image.width * image.height
     in_run_lengths = bool(image.tile) and image.tile[0].codec_name == "bmp_rle"
-    if in_run_lengths and pixels > MAX_RUN_LENGTHS:
-        raise BadImage(path, f"{pixels:,} pixels; the most is {MAX_RUN_LENGTHS:,}")
+    if in_run_lengths and pixels > MAX_RUN_LENGTH_PIXELS:
+        raise BadImage(
+            path,
+            f"{pixels:,} pixels in run lengths; the maximum is {MAX_RUN_LENGTH_PIXELS:,}",
+        )
     check_size(pixels, path)
     if isinstance(image, TiffImageFile):
         quiet_libtiff()
@@ -70,7 +73,7 @@ def check_other_format(image: ImageFile.ImageFile, stream: BinaryIO, path: str) 
 def check_size(pixels: int, path: str) -> None:
     """Raise BadImage for more pixels than the limit."""
     if pixels > max_pixels():
-        raise BadImage(path, f"{pixels:,} pixels; the most is {max_pixels():,}{_remedy(pixels)}")
+        raise BadImage(path, f"{pixels:,} pixels; the maximum is {max_pixels():,}{_remedy(pixels)}")
 
 
 def _remedy(pixels: float) -> str:
@@ -79,14 +82,13 @@ def _remedy(pixels: float) -> str:
 
 
 def _check_scans(scans: int, pixels: int, path: str) -> None:
-    most = int(MAX_SCANNED * max(1, max_megapixels() / DEFAULT_MEGAPIXELS))
+    most = int(MAX_SCANNED_PIXELS * max(1, max_megapixels() / DEFAULT_MEGAPIXELS))
     if scans * pixels > most:
+        size = f"{scans:,} scans of {pixels:,} pixels" if scans > 1 else f"{pixels:,} pixels"
         raise BadImage(
             path,
-            f"{scans:,} scans of {pixels:,} pixels in a JPEG"
-            if scans > 1
-            else f"a JPEG of {pixels:,} pixels; the most is {most:,}"
-            + _remedy(pixels * DEFAULT_MEGAPIXELS * 1e6 / MAX_SCANNED),
+            f"a JPEG with {size}; the maximum is {most:,} pixels in all scans"
+            + _remedy(scans * pixels * DEFAULT_MEGAPIXELS * 1e6 / MAX_SCANNED_PIXELS),
         )
 
 

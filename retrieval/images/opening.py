@@ -26,7 +26,7 @@ from retrieval.images.tables.endings import PARQUET
 from retrieval.images.tables.parquet import ParquetSource
 from retrieval.images.tables.saved import open_saved
 from retrieval.images.tables.webdataset import (
-    PACKED,
+    COMPRESSED_SUFFIXES,
     TarSource,
     is_archive_of_images,
     is_packed,
@@ -35,7 +35,7 @@ from retrieval.images.tables.webdataset import (
 from retrieval.storage.places import Place, RemotePath, place_of
 
 DIGITS = "digits"
-NAMES = (*DATA_SETS, DIGITS)
+DATA_SET_NAMES = (*DATA_SETS, DIGITS)
 """The data sets that `open_source` knows by name."""
 
 _CONTAINERS: dict[str, type[ParquetSource | TarSource]] = {
@@ -43,7 +43,7 @@ _CONTAINERS: dict[str, type[ParquetSource | TarSource]] = {
     ".arrow": ParquetSource,
     ".tar": TarSource,
 }
-"""Files of many images by their endings, in the order in which they are taken."""
+"""Source of each kind of container file, by suffix, in order of preference."""
 
 
 def open_source(
@@ -84,8 +84,8 @@ def open_source(
     if excludes != NO_EXCLUDES and found is None:
         raise BadInput(f"{source.name} is not a folder of images; leave out --exclude")
     if not len(source):
-        raise BadSource(f"no images in {source.name}: its files have no rows; give some that have")
-    if spec in NAMES:
+        raise BadSource(f"no images in {source.name}: its files have no rows; give others")
+    if spec in DATA_SET_NAMES:
         _note_namesake(spec, source, data_dir, note)
     if found is not None:
         for sentence in found.left_out.sentences():
@@ -94,8 +94,8 @@ def open_source(
 
 
 def absolute_source(spec: str) -> str:
-    """Return the spec for a process in another folder: a path or glob in it made absolute."""
-    if spec in NAMES or "://" in spec:
+    """Return the spec with its path or glob absolute, for a process in another folder."""
+    if spec in DATA_SET_NAMES or "://" in spec:
         return spec
     return str(Path(spec).expanduser().absolute())
 
@@ -130,11 +130,11 @@ def _open(
     if has_magic(spec):
         _refuse(split, spec)
         return _of_glob(path, note, columns, excludes)
-    near = get_close_matches(spec, NAMES, n=1)
+    near = get_close_matches(spec, DATA_SET_NAMES, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     raise BadSource(
-        f"'{spec}' is neither a data set nor a path; {guess}there are the data sets "
-        f"{', '.join(sorted(NAMES))}, or give a folder, a file or a glob"
+        f"'{spec}' is neither a data set nor a path; {guess}give one of the data sets "
+        f"{', '.join(sorted(DATA_SET_NAMES))}, or a folder, a file or a glob"
     )
 
 
@@ -184,7 +184,7 @@ def _split_folders(folder: Path) -> list[str]:
 
 
 def _has_image(folder: Path, pattern: tuple[str, ...], unlisted: bool) -> bool:
-    """Return whether an image in the folder matches; `unlisted` where it cannot all be listed."""
+    """Return whether an image in the folder matches; `unlisted` if the listing is incomplete."""
     left_out = LeftOut()
     try:
         found = next(walk(folder, pattern, SUFFIXES, left_out), None)
@@ -194,7 +194,7 @@ def _has_image(folder: Path, pattern: tuple[str, ...], unlisted: bool) -> bool:
 
 
 def _note_namesake(spec: str, source: Source, data_dir: Path | None, note: Note) -> None:
-    """Say that a data set was taken, where a file or folder here has its name too."""
+    """Note that a data set was taken if a file or folder here has its name, too."""
     here = Path(spec)
     if not here.exists():
         return
@@ -241,8 +241,9 @@ def _of_pattern(
     columns: Columns,
     excludes: Excludes,
 ) -> Source:
-    """Return the images that match, or where there are none the tables or archives."""
-    images = FolderSource.of(name, root, pattern, frozenset(_CONTAINERS) | PACKED, excludes)
+    """Return the images that match; if there are none, the tables or archives."""
+    noted = frozenset(_CONTAINERS) | COMPRESSED_SUFFIXES
+    images = FolderSource.of(name, root, pattern, noted, excludes)
     found: dict[str, dict[str, Place]] = {}
     for below, path in images.left_out.noted.items():
         found.setdefault(path.suffix.lower(), {})[below] = path
@@ -264,4 +265,6 @@ def _of_pattern(
 
 def _refuse(split: str | None, spec: str) -> None:
     if split is not None:
-        raise BadSource(f"{spec} has no split '{split}'; leave the split out, or name its folder")
+        raise BadSource(
+            f"{spec} has no split '{split}'; leave out --split, or give the folder of the split"
+        )

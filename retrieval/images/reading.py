@@ -17,12 +17,12 @@ from retrieval.storage.places import Place, RemotePath
 
 
 def read_image(path: str, framing: Framing | None = None) -> Image.Image:
-    """Return the image, as `decode` gives it. Pass `framing` to allow reduced JPEG decoding.
+    """Return the image, decoded by `decode`. Pass `framing` to allow reduced JPEG decoding.
 
     path: a file; the row of a container, `FILE#ROW`, where FILE is a Parquet, Arrow, tar or idx
     file, or a batch in a folder or archive of CIFAR-10; `FILE#COLUMN#ROW` with the column of
     images, percent-encoded; `digits#ROW`; or the URL of an image, or a row of Parquet, in a store.
-    Raises BadImage, also for a container that is damaged or gone.
+    Raises BadImage, also for a container that is damaged or missing.
     """
     if "\0" in path:
         raise BadImage(path, "no such file")
@@ -57,7 +57,7 @@ def is_gone(path: str) -> bool:
 def read_each(
     paths: Sequence[str], framing: Framing, shaped: Callable[[Image.Image], Images]
 ) -> list[Images | BadImage]:
-    """Return what `shaped` makes of each image, or the image's error; read by threads.
+    """Read images in threads; return the result of `shaped` for each, or its error.
 
     framing: as `read_image` takes it.
     """

@@ -24,11 +24,11 @@ from retrieval.contracts import Images, Resample
 from retrieval.runtime.numba import compiled
 
 FRACTION_BITS = 22  # of a coefficient
-LINES = 16  # at once
-KEPT = 1024  # sizes whose coefficients are kept: photographs come in few
+LINES_PER_STEP = 16  # at once
+CACHED_SIZES = 1024  # sizes whose coefficients are kept: photographs come in few
 
 Coefficients = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
-"""For each place of the result: the first that it is made of, how many, and their weights."""
+"""For each output position: its first input position, the number of inputs, their weights."""
 
 Size = tuple[int, int]
 Values = NDArray[np.float64]
@@ -44,7 +44,7 @@ class Order(Enum):
 
 
 _orders: dict[tuple[Size, Size, Resample], Order] = {}
-"""Of each size that was met."""
+"""Order of the passes, by input size, output size and filter."""
 
 
 def resized(
@@ -79,7 +79,7 @@ def resized(
     return expected
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHED_SIZES)
 def coefficients(
     length: int, resized: int, first: int, count: int, resample: Resample
 ) -> Coefficients:
@@ -169,30 +169,30 @@ def _across(
     """
     rows, side = result.shape[0], starts.shape[0]
     left, right = starts[0], starts[side - 1] + counts[side - 1]
-    turned = np.zeros((right - left, 3 * LINES), np.uint8)
-    sums = np.empty(3 * LINES, np.int32)
-    for y in range(0, rows, LINES):
-        lines = min(LINES, rows - y)
+    turned = np.zeros((right - left, 3 * LINES_PER_STEP), np.uint8)
+    sums = np.empty(3 * LINES_PER_STEP, np.int32)
+    for y in range(0, rows, LINES_PER_STEP):
+        lines = min(LINES_PER_STEP, rows - y)
         for line in range(lines):
             seen = pixels[top + y + line, left - missing : right - missing]
             for x in range(right - left):
                 turned[x, line] = seen[x, 0]
-                turned[x, LINES + line] = seen[x, 1]
-                turned[x, 2 * LINES + line] = seen[x, 2]
+                turned[x, LINES_PER_STEP + line] = seen[x, 1]
+                turned[x, 2 * LINES_PER_STEP + line] = seen[x, 2]
         for place in range(side):
-            for i in range(3 * LINES):
+            for i in range(3 * LINES_PER_STEP):
                 sums[i] = 1 << (FRACTION_BITS - 1)
             for tap in range(counts[place]):
                 weight = weights[place, tap]
                 x = starts[place] - left + tap
-                for i in range(3 * LINES):
+                for i in range(3 * LINES_PER_STEP):
                     sums[i] += np.int32(turned[x, i]) * weight
-            for i in range(3 * LINES):
+            for i in range(3 * LINES_PER_STEP):
                 sums[i] = min(max(sums[i] >> FRACTION_BITS, 0), 255)
             for line in range(lines):
                 result[y + line, 3 * place] = sums[line]
-                result[y + line, 3 * place + 1] = sums[LINES + line]
-                result[y + line, 3 * place + 2] = sums[2 * LINES + line]
+                result[y + line, 3 * place + 1] = sums[LINES_PER_STEP + line]
+                result[y + line, 3 * place + 2] = sums[2 * LINES_PER_STEP + line]
 
 
 @compiled(

@@ -16,12 +16,12 @@ from retrieval.errors import BadImage, BadInput
 from retrieval.storage.names import nfc, storable
 from retrieval.storage.places import Place
 
-CHUNK = 256
-"""How many images a container reads at a time: what bounds memory, not the number of images."""
+CHUNK_ITEMS = 256
+"""Number of images that a container reads at a time, to bound memory."""
 
 
 Note = Callable[[str], None]
-"""Called with each sentence about what a source took, and what it left out."""
+"""Called with each sentence about the files that a source took or left out."""
 
 
 def no_note(sentence: str) -> None:
@@ -34,7 +34,7 @@ class Item:
 
     id: unique and stable: `test/00042` in data sets, else the POSIX path below the source's root,
         as `text` writes it.
-    label: the name of its class in Unicode NFC, None where unknown.
+    label: the name of its class in Unicode NFC; None if unknown.
     path: where `read_image` finds it again: an absolute file, `FILE#ROW` in a container of
         images, `FILE#COLUMN#ROW` where the column of images was chosen, `digits#ROW`, or a URL of
         these in a store. A byte of it that is not UTF-8 is a lone surrogate, as Python has it
@@ -64,14 +64,14 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """The sha256, in hexadecimal, of what decides the images and their order.
+        """The sha256, in hexadecimal, of facts that decide the images and their order.
 
-        Of a data set: the names and sizes of its files, so that a copy has the same. Of other
-        files: the time of their last change too.
+        For a data set, the facts are names and sizes of its files, so that a copy has the same
+        fingerprint. For other files, the time of their last change is one too.
         """
 
     def __len__(self) -> int:
-        """Return the number of items, with images that cannot be read."""
+        """Return the number of items, unreadable images included."""
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """Return the items from position `start` on."""
@@ -79,14 +79,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class First:
-    """The first `limit` ≥ 1 items of a source, or all where it has fewer."""
+    """The first `limit` ≥ 1 items of a source, or all if it has fewer."""
 
     source: Source
     limit: int
 
     def __post_init__(self) -> None:
         if self.limit < 1:
-            raise BadInput(f"a limit of {self.limit} images leaves none; give 1 or more")
+            raise BadInput(f"limit is {self.limit}; give 1 or more")
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ class First:
 
 
 def digest(facts: Iterable[object]) -> str:
-    """Return the sha256, in hexadecimal, of what the facts look like, in their order."""
+    """Return the sha256, in hexadecimal, of the facts as ASCII text, in their order."""
     total = hashlib.sha256()
     for fact in facts:
         total.update(ascii(fact).encode() + b"\n")

@@ -1,20 +1,20 @@
-"""The ground that is laid behind transparent images, so that what is visible stays visible.
+"""Backgrounds for transparent images, chosen so that their content stays visible.
 
-On a ground of level g, a pixel of color c and opacity α is αc + (1 - α)g. Two neighboring pixels
-then differ by Δ(αc) - Δα·g in each channel; the largest of the three is the contrast of the edge
-between them. An edge shows if it has SHOWN_CONTRAST of the contrast that it has on the ground that
-suits it best. The ground of an image is the first of GROUNDS on which nearly as many edges show as
-on any: dark and colored content stays on white, light content gets black, and content of both kinds
-a gray between.
+On a background of level g, a pixel of color c and opacity α is αc + (1 - α)g. Two neighboring
+pixels then differ by Δ(αc) - Δα·g in each channel. The largest of the three differences is the
+contrast of the edge between them. An edge is visible if it has at least MIN_VISIBLE_CONTRAST of its
+contrast on its best background. An image gets the first of BACKGROUNDS on which nearly as many
+edges are visible as on any: white for dark and colored content, black for light content, and a gray
+for content of both kinds.
 """
 
 import numpy as np
 from PIL import Image, ImageFile
 
-GROUNDS = (255, 0, 128, 192, 64)  # gray levels, in order of preference
-SHOWN_CONTRAST = 0.25
-MIN_SHOWN_EDGES = 0.95  # share of the edges that are visible on the best ground
-SIDE = 128  # pixels, of the longer side at which grounds are compared
+BACKGROUNDS = (255, 0, 128, 192, 64)  # gray levels, in order of preference
+MIN_VISIBLE_CONTRAST = 0.25  # share of an edge's contrast on its best background
+MIN_VISIBLE_EDGES = 0.95  # share of the edges that are visible on the best background
+COMPARED_SIDE = 128  # pixels of the longer side at which backgrounds are compared
 
 UPPER_BYTES, LOWER_BYTES = "RGB;16B", "RGB;16L"
 """Pillow's names of two ways to read colors of 16 bits in a PNG."""
@@ -41,26 +41,26 @@ def apply_16_bit_key(image: Image.Image, again: ImageFile.ImageFile) -> None:
     image.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
 
 
-def on_ground(image: Image.Image) -> Image.Image:
-    """Return the image (mode RGBA) in RGB, on the ground that shows its content best.
+def on_background(image: Image.Image) -> Image.Image:
+    """Return the image (mode RGBA) in RGB, on the background that shows its content best.
 
     Opaque pixels keep their values. An image without content, or of one opacity, is laid on white.
     """
     if image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
-    level = ground_of(image)
+    level = background_level(image)
     ground = Image.new("RGBA", image.size, (level, level, level, 255))
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
-def ground_of(image: Image.Image) -> int:
-    """Return the gray level of the ground for an image of mode RGBA."""
-    small = image.convert("RGBa").reduce(-(-max(image.size) // SIDE))
+def background_level(image: Image.Image) -> int:
+    """Return the gray level of the background for an image of mode RGBA."""
+    small = image.convert("RGBa").reduce(-(-max(image.size) // COMPARED_SIDE))
     pixels = np.asarray(small, np.float32)
     differences = np.concatenate([np.diff(pixels, axis=axis).reshape(-1, 4) for axis in (0, 1)])
     edges = differences[differences.any(axis=1)]
     colors, opacities = edges[:, :3, None], edges[:, 3:, None] / 255
-    contrasts = np.abs(colors - opacities * np.array(GROUNDS)).max(axis=1)  # (edges, grounds)
+    contrasts = np.abs(colors - opacities * np.array(BACKGROUNDS)).max(axis=1)  # (edges, levels)
     best = contrasts.max(axis=1, keepdims=True)
-    shown = np.minimum(contrasts, SHOWN_CONTRAST * best).sum(axis=0)
-    return GROUNDS[int(np.argmax(shown >= MIN_SHOWN_EDGES * shown.max()))]
+    shown = np.minimum(contrasts, MIN_VISIBLE_CONTRAST * best).sum(axis=0)
+    return BACKGROUNDS[int(np.argmax(shown >= MIN_VISIBLE_EDGES * shown.max()))]

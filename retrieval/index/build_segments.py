@@ -249,7 +249,7 @@ def _joined_facts(
 
 
 def _most_thorough(parts: Sequence[IndexFacts]) -> dict[str, Json]:
-    """Return the options of the segments; where a number differs, the largest."""
+    """Return the options of the segments; for numbers that differ, the largest."""
     options = dict(parts[0].options)
     for name, value in options.items():
         others = [part.options[name] for part in parts]

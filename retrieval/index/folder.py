@@ -252,7 +252,7 @@ def check_indexed(opened: OpenIndex, database: Embeddings) -> None:
         )
     if opened.facts.embeddings != (database.identity,):
         raise Mismatch(
-            f"{opened.folder} was not built from the present {database.folder}; "
+            f"{opened.folder} was not built from the current state of {database.folder}; "
             "index it again, or name the embeddings that the index was built from"
         )
 
@@ -279,5 +279,5 @@ def read_rows(folder: Place) -> pa.Table:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); {REMEDY}") from None
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
-        raise BadData(f"{path} has other columns than id, label and path; {REMEDY}")
+        raise BadData(f"the columns of {path} are not id, label and path; {REMEDY}")
     return at_moved_roots(with_nfc_labels(rows))

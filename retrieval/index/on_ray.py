@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from retrieval.index.build_segments import SegmentBuilder
-from retrieval.runtime.ray import connected, crew_here, run_tasks
+from retrieval.runtime.ray import cluster_workers, connected, run_tasks
 
 
 @contextmanager
@@ -14,5 +14,5 @@ def segments_on_cluster(address: str | None) -> Iterator[SegmentBuilder]:
     Raises the errors of `connected`.
     """
     with connected(address):
-        cpus = crew_here("cpu").cpus
+        cpus = cluster_workers("cpu").cpus
         yield lambda build, tasks: run_tasks(build, tasks, cpus)

@@ -132,7 +132,10 @@ def _first_that_fits(
 def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Embeddings]) -> None:
     check_same_encoder(encoder, queries.facts.encoder, str(sets[0].folder), str(queries.folder))
     if queries.facts.dim != sets[0].facts.dim:
-        raise Mismatch(f"{queries.folder} has {queries.facts.dim} dimensions; encode it again")
+        raise Mismatch(
+            f"{queries.folder} has {queries.facts.dim} dimensions, the database "
+            f"{sets[0].facts.dim}; encode it again"
+        )
     if queries.identity in {each.identity for each in sets}:
         raise Mismatch(
             f"{queries.folder} is also the database, so that each query would find itself; give "

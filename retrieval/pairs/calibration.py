@@ -59,7 +59,7 @@ class Logistic:
         return cls(float(model.intercept_[0]), float(model.coef_[0, 0]) / scale)
 
     def probability(self, distances: Distances) -> Distances:
-        """(n,): of pairs at these distances (n,)."""
+        """Return the probability (n,) of pairs at these distances (n,)."""
         return np.asarray(expit(self.intercept + self.slope * np.asarray(distances)))
 
 
@@ -98,7 +98,7 @@ class GivenProbability:
     """The probability 1 - distance, for a scorer whose distance is 1 - its probability."""
 
     def probability(self, distances: Distances) -> Distances:
-        """(n,): of pairs at these distances (n,)."""
+        """Return the probability (n,) of pairs at these distances (n,)."""
         return 1 - np.asarray(distances)
 
 

@@ -71,18 +71,18 @@ def draw_pairs(
     scheme = choice(Scheme, scheme)
     labels = _class_numbers(labels)
     if count is not None and (count < 2 or count % 2):
-        raise BadInput(f"{count} pairs cannot be half alike; give an even number, 2 or more")
+        raise BadInput(f"the number of pairs is {count}; give an even number, 2 or more")
     order = np.argsort(labels, kind="stable")
     order = order[labels[order] >= 0]
     classes, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     if len(classes) < 2:
         raise BadInput(
-            f"pairs that differ need 2 classes, and there are {len(classes)}; give images of more "
-            "classes"
+            f"pairs of different classes need 2 classes, and there are {len(classes)}; give images "
+            "of more classes"
         )
     if sizes.max() < 2:
         raise BadInput(
-            "pairs that are alike need 2 images of a class, and each class has 1; give more images"
+            "pairs of one class need 2 images of a class, and each class has 1; give more images"
         )
     generator = np.random.default_rng(seed)
     if scheme is Scheme.CONSECUTIVE:

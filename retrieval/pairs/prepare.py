@@ -50,7 +50,7 @@ class PairTest:
 
     @property
     def measured(self) -> str:
-        """Return the name of what is measured: a distance, or a scorer's probability."""
+        """Return the name of the measured quantity: a distance, or a scorer's probability."""
         if self.scorer is None:
             return f"{self.procedure.metric} distance"
         return f"1 - p of {self.scorer.name}"
@@ -86,7 +86,7 @@ def prepare_pair_test(
     held_out: Sequence[str] | None = None,
     warn: Warn,
 ) -> PairTest:
-    """Return the test of pairs of the embeddings' images.
+    """Return a test on pairs of the embeddings' images.
 
     validation: None to use a fifth of the test images instead.
     classes: classes of the test pairs; None for all.

@@ -204,8 +204,8 @@ def check_apart(
     ]
     if both:
         raise Mismatch(
-            f"{len(both)} images are both for validation and for the test, such as '{both[0]}'; "
-            "give other images for one of these"
+            f"{len(both)} images are in both the validation and the test set, such as '{both[0]}'; "
+            "give other images for one of them"
         )
 
 

@@ -123,7 +123,7 @@ class Labelled:
         return rows
 
     def known_paths(self) -> list[str | None]:
-        """Return the path of each image, None where it is not known."""
+        """Return the path of each image; None if unknown."""
         if self.paths is None:
             return [None] * len(self)
         return [path and restored(path) for path in self.paths.to_pylist()]

@@ -71,13 +71,12 @@ DEFINITIONS = {
     ),
     "intervals": (
         "±: half of the 95% confidence interval of a mean, by bootstrap over queries. It covers "
-        "what other queries of the same kind might change, but not what another training or "
-        "another database might change."
+        "the random choice of the queries, but not that of the training or the database."
     ),
     "p": (
         "p: the probability of a mean difference at least this large by chance, if both were "
         "equally good. It is the share of random signs of the queries' differences that produce "
-        "such a mean. Of many measures, some have a small p by chance."
+        "such a mean. Among many measures, some have a small p by chance."
     ),
     "index_recall_at": (
         "recall@k of an index: the share of its first k hits that are no farther than the k-th "

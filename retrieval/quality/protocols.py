@@ -74,7 +74,7 @@ class Sides:
         Raises BadInput without a protocol.
         """
         if self.protocol is None:
-            raise BadInput("without a protocol nothing is drawn; name a protocol")
+            raise BadInput("there is no draw without a protocol; name a protocol")
         made_folder(path.parent)
         content = {
             "protocol": self.protocol.value,

@@ -111,7 +111,7 @@ def nearest(queries: Vectors, database: Vectors, metric: Metric | str, k: int) -
 def distances_of(
     queries: Vectors, database: Vectors, rows: Rows, metric: Metric | str
 ) -> Distances:
-    """Return the distances (q, k) of each query from its rows (q, k); +inf where a row is -1."""
+    """Return the distances (q, k) of each query from its rows (q, k); +inf if a row is -1."""
     metric = choice(Metric, metric)
     distances = np.full(rows.shape, np.inf)
     step = max(1, BLOCK_BYTES // (8 * max(1, rows.shape[1] * queries.shape[1])))

@@ -12,9 +12,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(signature: str, **options: Any) -> Callable[[Function], Function]:
-    """Compile what follows for these types, or take it from numba's cache.
+    """Compile the decorated function for these types, or take it from numba's cache.
 
-    It runs without Python's lock, and without a check of bounds. options: of `numba.njit`.
+    It runs without the GIL and without bounds checks. options: options of `numba.njit`.
     """
 
     def made(function: Function) -> Function:

@@ -1,8 +1,8 @@
-"""A Ray cluster, or this machine as one, and functions that are called on its nodes.
+"""Connect to a Ray cluster, or start Ray on this machine, and call functions on its nodes.
 
-Functions travel by name, so retr must be installed on every node. What calls them there travels
-by value, so that a node without retr can say so, and returns their errors rather than raise them:
-an error of retr's arrives as itself, where Ray would retry it or bury it under its own.
+Functions are pickled by name, so retr must be installed on every node. Their caller is pickled by
+value, so that a node without retr can report this. It returns errors instead of raising them, since
+Ray would retry them, or wrap them in its own.
 """
 
 import logging
@@ -23,24 +23,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Reply = Mapping[str, Any]
 
-PATIENCE = 9.0  # seconds for a cluster to let us in
-GREETING = 3.0  # seconds of them for its first words
+CONNECT_TIMEOUT_SECONDS = 9.0
+HEAD_TIMEOUT_SECONDS = 3.0  # for the head's first bytes
 MAX_RETRIES = 4  # after the loss of a worker or node
 MIN_USED_CPUS = 0.9  # share of the cluster's CPUs that large workers must use
-STORE = 128 << 20  # bytes for objects of a Ray of our own; what workers return is a few lines
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-SETTINGS = 4  # the type of HTTP/2's first frame, of either side (RFC 9113, 3.4)
+OBJECT_STORE_BYTES = 128 << 20  # memory for a Ray started here; workers return a few lines
+HTTP2_CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HTTP2_SETTINGS_FRAME = 4  # type of the first frame that either side sends (RFC 9113, 3.4)
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster; where Ray is connected already, that is what is used.
+    """Connect to a cluster for the time of the context. Use an existing connection if there is one.
 
     address: `HOST:PORT` of the head of a cluster that this machine is a node of; `auto` for the
-        cluster that runs here; None for what RAY_ADDRESS says, else for a Ray that is started on
-        this machine and ends with the context.
+        cluster that runs here; None for RAY_ADDRESS, or if it is not set, for a Ray that is started
+        on this machine and ends with the context.
 
-    Raises BadInput without Ray, and NoCluster within 10 s where no cluster lets us in.
+    Raises BadInput if Ray is not installed, and NoCluster within 10 s if the connection fails.
     """
     ray = _ray()
     if ray.is_initialized():
@@ -61,10 +61,10 @@ def check(address: str | None) -> str | None:
     """Return the address that `connected` will use; None to start Ray for this run.
 
     Raises BadInput if Ray is not installed. Raises NoCluster within 3 s if no cluster's head
-    answers at the address: gRPC is HTTP/2, where a server starts with a frame of settings.
+    answers at the address with an HTTP/2 settings frame, as gRPC servers do.
     """
     if find_spec("ray") is None:
-        raise BadInput("there is no Ray; pip install 'retr[ray]'")
+        raise BadInput("Ray is not installed; pip install 'retr[ray]'")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         return None
@@ -76,39 +76,41 @@ def check(address: str | None) -> str | None:
 def _greet(address: str) -> None:
     if "://" in address:
         raise NoCluster(
-            f"{address} is an address of Ray's client, through which no files are shared; run this "
-            "on a node of the cluster and give HOST:PORT of its head"
+            f"{address} is a Ray Client address, which shares no files; run this on a node of the "
+            "cluster and give HOST:PORT of its head"
         )
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 65536):
         raise NoCluster(f"'{address}' is not an address; give HOST:PORT of the cluster's head")
     remedy = "give HOST:PORT of a head that 'ray start --head' started"
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), GREETING) as connection:
-            connection.settimeout(GREETING)
-            connection.sendall(PREFACE)
+        with socket.create_connection(
+            (host.strip("[]"), int(port)), HEAD_TIMEOUT_SECONDS
+        ) as connection:
+            connection.settimeout(HEAD_TIMEOUT_SECONDS)
+            connection.sendall(HTTP2_CLIENT_PREFACE)
             greeting = connection.recv(9)
     except TimeoutError:
         raise NoCluster(
-            f"no Ray cluster at {address}: no answer in {GREETING:g} s; {remedy}"
+            f"no Ray cluster at {address}: no answer in {HEAD_TIMEOUT_SECONDS:g} s; {remedy}"
         ) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise NoCluster(f"no Ray cluster at {address}: {reason}; {remedy}") from None
-    if len(greeting) < 4 or greeting[3] != SETTINGS:
-        raise NoCluster(f"no Ray cluster at {address}, but something else; {remedy}")
+    if len(greeting) < 4 or greeting[3] != HTTP2_SETTINGS_FRAME:
+        raise NoCluster(f"the server at {address} is not a Ray cluster; {remedy}")
 
 
 def _ray() -> Any:
-    """Ray, with Ray Data. Raises BadInput where it isn't installed."""
+    """Return the module ray, with Ray Data. Raises BadInput if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers without a GPU are not to see one, in this version of Ray and the next.
+    # Hide GPUs from workers without one, in this version of Ray and the next.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise BadInput(f"there is no Ray ({error}); pip install 'retr[ray]'") from None
+        raise BadInput(f"Ray is not installed ({error}); pip install 'retr[ray]'") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return ray
 
@@ -119,19 +121,19 @@ def _start(ray: Any) -> None:
             address="local",
             num_cpus=usable_cores(),
             include_dashboard=False,
-            object_store_memory=STORE,
+            object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
         )
     except Exception as error:
         raise NoCluster(
-            f"Ray does not start here ({_first_line(error)}); see its logs in /tmp/ray, or use "
+            f"cannot start Ray ({_first_line(error)}); see its logs in /tmp/ray, or use "
             "--engine local"
         ) from error
 
 
 def _join(ray: Any, address: str) -> None:
-    """Connect. Ray itself would wait for minutes, so it is left alone with that."""
+    """Connect in a thread, which may time out: Ray itself would wait for minutes."""
     failures: list[Exception] = []
     given_up = threading.Event()
 
@@ -145,11 +147,11 @@ def _join(ray: Any, address: str) -> None:
 
     thread = threading.Thread(target=join, name="join-ray", daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    where = "runs here" if address == "auto" else f"lets us in at {address}"
+    thread.join(CONNECT_TIMEOUT_SECONDS)
+    where = "on this machine" if address == "auto" else f"at {address}"
     if thread.is_alive():
         given_up.set()
-        why = f"waited for {PATIENCE:g} s"
+        why = f"no answer in {CONNECT_TIMEOUT_SECONDS:g} s"
     elif failures:
         why = _first_line(failures[0]).partition(". ")[0]
     else:
@@ -161,24 +163,24 @@ def _join(ray: Any, address: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """The workers that a cluster has room for: how many, and the CPUs and GPUs of each."""
+class WorkerPlan:
+    """Number of workers that fit on a cluster, and the CPUs and GPUs of each."""
 
     workers: int
     cpus: int
     gpus: int = 0
 
 
-def crew_here(device: str) -> Crew:
-    """Return the workers of the cluster that we are connected to. Takes and raises what `crew_of`
-    does.
-    """
+def cluster_workers(device: str) -> WorkerPlan:
+    """Return `plan_workers` for the connected cluster."""
     ray = _ray()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return crew_of(nodes, device, thread_limit())
+    return plan_workers(nodes, device, thread_limit())
 
 
-def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None = None) -> Crew:
+def plan_workers(
+    nodes: Sequence[Mapping[str, float]], device: str, limit: int | None = None
+) -> WorkerPlan:
     """Return the workers for nodes with these resources, `CPU` and `GPU`.
 
     If a node has GPUs, there is one worker for each, unless `device` is cpu. Otherwise workers are
@@ -194,9 +196,9 @@ def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None
         each = max(1, min([cpu // gpu for gpu, cpu in with_gpus] + [most]))
         workers = sum(min(gpu, cpu // each) for gpu, cpu in with_gpus)
         if workers:
-            return Crew(workers, each, 1)
+            return WorkerPlan(workers, each, 1)
     if device == "cuda":
-        raise NoCluster("no node of the cluster has a GPU and a CPU for it; use --device cpu")
+        raise NoCluster("no node of the cluster has both a GPU and a CPU; use --device cpu")
 
     def used(each: int) -> int:
         return each * sum(cpu // each for cpu in cpus)
@@ -206,21 +208,21 @@ def crew_of(nodes: Sequence[Mapping[str, float]], device: str, limit: int | None
         raise NoCluster("no node of the cluster offers a CPU; start nodes with --num-cpus")
     enough = MIN_USED_CPUS * max(map(used, sizes))
     each = max(size for size in sizes if used(size) >= enough)
-    return Crew(used(each) // each, each)
+    return WorkerPlan(used(each) // each, each)
 
 
 def map_on_workers(
-    function: Callable[[int], str], numbers: Sequence[int], crew: Crew
+    function: Callable[[int], str], numbers: Sequence[int], plan: WorkerPlan
 ) -> Iterator[str]:
     """Yield the result of `function` for each number, as it completes, by actors of a Ray Dataset.
 
-    Each actor has its own copy of the function, which may keep what it has opened. If an actor or
+    Each actor has its own copy of the function, which may keep files open. If an actor or
     its node is lost, the actor restarts on a node with free CPUs, and its number is retried.
 
     Raises the function's own error if it is one of retr's, WorkerFailed for others.
     """
     ray = _ray()
-    crowd = min(crew.workers, len(numbers))
+    actors = min(plan.workers, len(numbers))
     items = [ray.cloudpickle.dumps(number) for number in numbers]
     data = ray.data.from_items(items, override_num_blocks=len(items))
     data.context.enable_progress_bars = False
@@ -228,10 +230,10 @@ def map_on_workers(
     mapped = data.map(
         _caller(),
         fn_constructor_args=(ray.cloudpickle.dumps(function),),
-        # One number at a time: what waits at an actor that is lost would wait for its return.
-        compute=ray.data.ActorPoolStrategy(size=crowd, max_tasks_in_flight_per_actor=1),
-        num_cpus=crew.cpus,
-        num_gpus=crew.gpus,
+        # One number at a time: numbers queued at a lost actor would wait until it restarts.
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
     )
     rows = mapped.iter_rows()
     try:
@@ -269,7 +271,7 @@ def run_tasks(
     running: dict[Any, int] = {}
     try:
         while True:
-            # Twice as many as can run, so that none waits for us; not all, there may be millions.
+            # Twice as many as can run, so that workers do not wait; not all, there may be millions.
             while len(running) < 2 * max(1, capacity) and (entry := next(waiting, None)):
                 packed = ray.cloudpickle.dumps(entry[1])
                 running[task.remote(packed)] = entry[0]
@@ -290,7 +292,7 @@ def run_tasks(
 
 
 def _caller() -> type[Any]:
-    """Return the class of what calls a function on a node. It is local, and so pickled by value."""
+    """Return the class that calls a function on a node. It is local, and so pickled by value."""
 
     class Caller:
         def __init__(self, payload: bytes) -> None:
@@ -312,12 +314,12 @@ def _caller() -> type[Any]:
                 import retrieval  # noqa: F401
             except ImportError as error:
                 remedy = "install the same retr[ray] on every node"
-                return reply(kind="NoCluster", text=f"there is no retr ({error}); {remedy}")
+                return reply(kind="NoCluster", text=f"retr is not installed ({error}); {remedy}")
             if self.function is None:
                 try:
                     self.function = cloudpickle.loads(self.payload)
                 except (ImportError, AttributeError) as error:
-                    text = f"retr is another than here ({error}); install the same on every node"
+                    text = f"retr has another version ({error}); install the same on every node"
                     return reply(kind="Mismatch", text=text)
             try:
                 return reply(self.function(cloudpickle.loads(row["item"])))
@@ -335,11 +337,11 @@ def _value(reply: Reply) -> Any:
     where = "" if here else f"on node {reply['node']}: "
     kind = getattr(errors, reply["kind"], None)
     if isinstance(kind, type) and issubclass(kind, RetrError):
-        # The classes differ in what they are made of, but not in what they say.
+        # The classes have different constructors; the message is set without them.
         error = kind.__new__(kind)
         Exception.__init__(error, where + reply["text"])
     else:
-        detail = " ".join(reply["text"].split()) or "no more is known"
+        detail = " ".join(reply["text"].split()) or "no message"
         error = WorkerFailed(
             f"{where}{reply['kind']}: {detail}; run again with --debug to see where"
         )
@@ -349,8 +351,8 @@ def _value(reply: Reply) -> Any:
 
 def _given_up(error: Exception) -> WorkerFailed:
     return WorkerFailed(
-        f"Ray gave up ({type(error).__name__}: {_first_line(error)}); the same command goes on, "
-        "Ray's logs say more"
+        f"Ray failed ({type(error).__name__}: {_first_line(error)}); see Ray's logs, and run the "
+        "same command again to continue"
     )
 
 

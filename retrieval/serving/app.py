@@ -23,8 +23,11 @@ from retrieval.serving.served import PICTURE_PIXELS, BadUpload, SearchAnswer, Se
 from retrieval.storage.names import escaped
 
 PAGE = pathlib.Path(__file__).parent / "page"
-IMAGES = ("image/", "application/octet-stream")  # media types of an upload that may be an image
-MOST_ITEMS = 200
+IMAGE_MEDIA_TYPES = (
+    "image/",
+    "application/octet-stream",
+)  # media types of an upload that may be an image
+MAX_ITEMS = 200
 
 Index = Annotated[str | None, Query(description="The index's name; the first where left out.")]
 Id = Annotated[str, Path(alias="id", description="An id, which may have slashes in it.")]
@@ -45,7 +48,7 @@ class WrongMedia(BadInput):
 
 
 class Utf8Json(JSONResponse):
-    """JSON in UTF-8, also of paths that are not UTF-8."""
+    """A JSON response in UTF-8, even if paths in it are not."""
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of the document."""
@@ -153,7 +156,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
     def items(
         index: Index = None,
         where: Where = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 24,
+        limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 24,
         seed: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
         """Some of the collection's images, drawn by seed."""
@@ -207,8 +210,8 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
 
 def _file(image: UploadFile) -> BinaryIO:
     """Return the file of an upload. Raises WrongMedia if its media type is not an image's."""
-    kind = image.content_type or IMAGES[-1]
-    if not kind.startswith(IMAGES):
+    kind = image.content_type or IMAGE_MEDIA_TYPES[-1]
+    if not kind.startswith(IMAGE_MEDIA_TYPES):
         raise WrongMedia(
             f"{kind} is not an image; send JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
         )

@@ -25,10 +25,10 @@ class Collection:
         device: str = "auto",
         images: Sequence[str] = (),
     ) -> None:
-        """Open the index folders. embeddings: where those that they were built from may be.
+        """Open the index folders. embeddings: folders that they may have been built from.
         images: as for `Served`.
 
-        Raises what `open_index` raises.
+        Raises the errors of `open_index`.
         """
         if not folders:
             raise BadInput("there is no index to serve; name one with --index")

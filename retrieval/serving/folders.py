@@ -34,8 +34,10 @@ class Folders:
         if _row_of(path) and "://" not in path:
             return
         if not any(_real(path).startswith(root) for root in self._real):
-            served = ", ".join(self.roots) or "what is served"
-            raise BadImage(path, f"it leads out of {served}; name where it leads with --images")
+            served = ", ".join(self.roots) or "the served folders"
+            raise BadImage(
+                path, f"it links out of {served}; name the folder of its target with --images"
+            )
 
 
 def _shared(paths: pa.ChunkedArray) -> str:

@@ -1,4 +1,4 @@
-"""Errors of the service as JSON, whoever raises them, and the headers of every answer."""
+"""Errors of the service as JSON, also those of its libraries, and headers of every answer."""
 
 import logging
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonErrors:
-    """ASGI middleware that answers with JSON where Starlette's middlewares refuse in plain text.
+    """ASGI middleware that answers with JSON if Starlette's middlewares refuse in plain text.
 
     It also answers 500 where the service fails, and adds the security headers.
     """

@@ -30,7 +30,7 @@ QUEUE_TIMEOUT_SECONDS = 30.0
 """Maximum time to wait for a place."""
 HEALTH_PATH = "/healthz"
 UNQUEUED_PATHS = frozenset({HEALTH_PATH, "/metrics"})
-"""Answered at once: a busy service must still tell that it lives."""
+"""Paths that are answered at once, so that a busy service still reports that it is alive."""
 
 
 class RequestQueue:
@@ -102,7 +102,7 @@ async def discard_body(scope: Scope, receive: Receive) -> None:
 
 
 async def _received(scope: Scope, receive: Receive, send: Send, body: IO[bytes]) -> bool:
-    """Return whether the whole body came, into `body`; tell the caller why, if it did not."""
+    """Receive the body into `body`; return whether it is complete. Send an error if it is not."""
     kind = Headers(scope=scope).get("content-type", "").lower()
     if scope["method"] == "POST" and not kind.startswith("multipart/form-data"):
         await refuse(send, 415, "send the image as multipart/form-data, in the field 'image'")

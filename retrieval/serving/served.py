@@ -57,7 +57,7 @@ class UnknownItem(UnknownName):
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """Neighbors, the label of the query where it is known, and the time that each step took."""
+    """Neighbors, the label of the query if it is known, and the time of each step."""
 
     hits: list[Hit]
     label: str | None
@@ -109,7 +109,7 @@ class Served:
 
     @cached_property
     def described(self) -> dict[str, Json]:
-        """Return the document that `GET /api/indices` lists."""
+        """Return this index's entry in the answer of `GET /api/indices`."""
         labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
         return {
             "name": self.name,
@@ -129,7 +129,7 @@ class Served:
     ) -> SearchAnswer:
         """Return the neighbors of an image file.
 
-        Raises BadImage, and what `Searcher.search` raises.
+        Raises BadImage, and the errors of `Searcher.search`.
         """
         selected = self._select(k, where)
         vector, encode_ms = self._embedded(image)

@@ -1,1 +1,1 @@
-"""Data on disk: embeddings, trained encoders, and whether what lies there is whole."""
+"""Data on disk: embeddings, trained encoders, and checks of their integrity."""

@@ -11,8 +11,8 @@ from retrieval.errors import BadData
 from retrieval.storage.files import made_folder, sha256_of, user_cache
 from retrieval.storage.places import RemotePath
 
-VARIABLE = "RETR_CACHE_BYTES"
-MOST = 50 * 10**9  # bytes that are kept
+CACHE_BYTES_VARIABLE = "RETR_CACHE_BYTES"
+DEFAULT_CACHE_BYTES = 50 * 10**9  # bytes that are kept
 
 
 def fetched(home: RemotePath, files: Mapping[str, str], remedy: str) -> Path:
@@ -51,8 +51,8 @@ def _fetch(there: RemotePath, here: Path, sha256: str, remedy: str) -> None:
 
 def _make_room(cache: Path, kept: Path) -> None:
     """Delete the folders that were not used for longest, until the others have room."""
-    limit = os.environ.get(VARIABLE, "")
-    room = (int(limit) if limit.isdecimal() else MOST) - _size(kept)
+    limit = os.environ.get(CACHE_BYTES_VARIABLE, "")
+    room = (int(limit) if limit.isdecimal() else DEFAULT_CACHE_BYTES) - _size(kept)
     others = [folder for folder in cache.iterdir() if folder.is_dir() and folder != kept]
     for folder in sorted(others, key=lambda each: each.stat().st_mtime, reverse=True):
         room -= _size(folder)

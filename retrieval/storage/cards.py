@@ -59,16 +59,16 @@ class Card:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Return the card of the folder. Raises BadData if it is not there or not understood."""
-        remedy = "copy it from where it came from, or train again"
+        remedy = "copy it from the original folder, or train again"
         return read_document(folder / CARD, cls, FORMAT, VERSION, remedy)
 
     def check_weights(self, folder: Path) -> Path:
         """Return the file of the weights. Raises BadData if it is missing or not the card's."""
         path = folder / WEIGHTS
         if not path.is_file():
-            raise BadData(f"{path} is missing; train again, or copy it from where the card was")
+            raise BadData(f"{path} is missing; copy it from the original folder, or train again")
         if sha256_of(path) != self.weights_sha256:
-            raise BadData(f"{path} is not the file that {CARD} describes; train again")
+            raise BadData(f"{path} has a checksum mismatch with {CARD}; train again")
         return path
 
 

@@ -37,7 +37,7 @@ def check_same_encoder(a: EncoderFacts, b: EncoderFacts, where_a: str, where_b: 
     if a.fingerprint != b.fingerprint:
         raise Mismatch(
             f"{where_a} was made by encoder {_named(a)} and {where_b} by {_named(b)}: their "
-            "distances mean nothing; encode one of them again with the other's encoder"
+            "distances have no meaning; encode one of them again with the other's encoder"
         )
 
 
@@ -52,7 +52,7 @@ def read_all(sets: Sequence[Embeddings]) -> tuple[pa.Table, Vectors]:
 def joined_rows(tables: Sequence[pa.Table], sets: Sequence[Embeddings]) -> pa.Table:
     """Return the rows of all sets, one after the other.
 
-    Raises BadData for an id that stands twice.
+    Raises BadData for a duplicate id.
     """
     if len(tables) == 1:
         return tables[0]

@@ -27,7 +27,7 @@ class Embeddings:
 
     folder: Place
     manifest: Manifest
-    first: int | None = None  # the number of the first shard, where it is not all of them
+    first: int | None = None  # the number of the first shard; None for all shards
     prefix: str = ""  # of the ids, to tell apart the sets of an index
 
     @property
@@ -82,7 +82,7 @@ class Embeddings:
         return self.read()[1]
 
     def rows(self) -> pa.Table:
-        """Return the table of id, label and path. Raises what `read` raises."""
+        """Return the table of id, label and path. Raises the errors of `read`."""
         return self._joined([table.select([*ROWS]) for table in self.tables()])
 
     def read(self) -> tuple[pa.Table, Vectors]:
@@ -120,7 +120,7 @@ def open_embeddings(folder: Place | str) -> Embeddings:
         )
         raise BadInput(
             f"{folder} is not complete: {covered:,} of {manifest.facts.source.images:,} images "
-            "are encoded; run the same 'retr encode' again, and it goes on from there"
+            "are encoded; run the same 'retr encode' again to continue"
         )
     return Embeddings(folder, manifest)
 

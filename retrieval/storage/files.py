@@ -60,7 +60,7 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def native_path(path: Path) -> Iterator[str]:
-    """Yield the path for a library that takes UTF-8 alone, also where its names are not UTF-8.
+    """Yield a path for a library that takes only UTF-8, even if its names are not UTF-8.
 
     Of a file that is yet to be written, only its folders' names may be so.
     """
@@ -133,7 +133,7 @@ def read_sealed(path: Place, wanted: str, version: int, remedy: str) -> dict[str
 
 
 def sealed(document: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the document with a checksum of what it says, so that no change goes unseen."""
+    """Return the document with a checksum of its content, so that changes are detected."""
     return {**document, CHECKSUM: _checksum(document)}
 
 
@@ -159,21 +159,19 @@ def check_format(document: Mapping[str, Any], wanted: str, version: int, where: 
         raise BadData(f"{where} has no version; write it again")
     if met > version:
         raise BadData(
-            f"{where} is of version {met} of {wanted}, this retr reads up to {version}; "
+            f"{where} has version {met} of {wanted}, this retr reads up to {version}; "
             "use a newer retr"
         )
 
 
 def user_cache() -> Path:
-    """Return the folder for what can be had again: data sets, exported networks. It may not be
-    there.
-    """
+    """Return the folder for data that can be downloaded or computed again. It may not exist."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "retr"
 
 
 def made_folder(folder: _Place) -> _Place:
-    """Return the folder, made if need be. Raises BadInput where that cannot be, or it is a file.
+    """Return the folder, created if it is missing. Raises BadInput if that fails.
 
     A store has no folders to make: a file is written there and deleted, as what cannot be written
     must be known before the work.
@@ -187,7 +185,7 @@ def made_folder(folder: _Place) -> _Place:
     except FileExistsError:
         raise BadInput(f"{folder} is a file; name a folder") from None
     except NotADirectoryError:
-        raise BadInput(f"a part of {folder} is a file; name another folder") from None
+        raise BadInput(f"a parent of {folder} is a file; name another folder") from None
     except OSError as error:
         raise _not_writable(folder, error) from None
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -196,11 +194,11 @@ def made_folder(folder: _Place) -> _Place:
 
 
 def check_free(folder: Place, owner: str, is_leftover: Callable[[str], bool]) -> None:
-    """Raise BadInput if the folder holds files that are not ours.
+    """Raise BadInput if the folder holds files that retr did not write.
 
-    owner: the name of the file that marks the folder as ours.
-    is_leftover: whether an interrupted run of ours, which wrote no `owner` yet, leaves a file of
-        this name. Files that end in PARTIAL, and the lock, always count as such.
+    owner: the name of the file that marks the folder as written by retr.
+    is_leftover: whether an interrupted run, which wrote no `owner` yet, leaves a file of this name.
+        The lock and files that end in PARTIAL always count as such.
     """
     if not folder.is_dir() or (folder / owner).exists() or (folder / PARTIAL).is_dir():
         return
@@ -212,13 +210,13 @@ def check_free(folder: Place, owner: str, is_leftover: Callable[[str], bool]) ->
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise BadInput(
-            f"{folder} holds something else ({others[0]}{more}); name an empty or new folder with "
+            f"{folder} holds other files ({others[0]}{more}); name an empty or new folder with "
             "--out"
         )
 
 
 def moved(path: Place, target: Place) -> None:
-    """Make the file the target, in the same file system or store, whole or not at all."""
+    """Move a file to `target`, in the same file system or store, whole or not at all."""
     if isinstance(path, RemotePath):
         path.replace(cast(RemotePath, target))
         return

@@ -1,4 +1,4 @@
-"""The manifest of an embeddings folder: which encoder made them, from which source.
+"""The manifest of an embeddings folder: its encoder, its source and its shards.
 
 `manifest.json` lists the shards with their rows and checksums. docs/formats.md describes it.
 """
@@ -97,7 +97,7 @@ class Facts:
     dtype: Dtype
     metric: Metric
     source: SourceFacts
-    shard_images: int  # the stretch of the source that one shard covers
+    shard_images: int  # images of the source that one shard covers, skipped ones included
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -177,7 +177,7 @@ class Manifest:
         None  # sha256 of skipped.parquet; None: no such file, or an old set
     )
     skipped_folders: int = 0  # folders that could not be listed
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by ending
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by suffix
 
     @property
     def rows(self) -> int:
@@ -207,7 +207,7 @@ class Manifest:
     def read(cls, folder: Place, name: str = MANIFEST) -> Self:
         """Return the manifest in the folder.
 
-        Raises BadInput where there is none, BadData where it is damaged or of a newer format.
+        Raises BadInput if it is missing, BadData if it is damaged or of a newer format.
         """
         path = folder / name
         if not path.is_file():

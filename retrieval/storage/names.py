@@ -23,7 +23,7 @@ def storable(path: str) -> str:
 
 
 def restored(text: str) -> str:
-    """Return the path of stored text, as `open` takes it and `os.fsencode` turns it into bytes."""
+    """Return the path that `storable` turned into this text, for `open` and `os.fsencode`."""
     if "\\" not in text:
         return text
     return _ESCAPE.sub(

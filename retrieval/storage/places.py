@@ -1,13 +1,13 @@
-"""Places of files: a local path, or a path in a store by its URL.
+"""Local paths, and paths in object stores by their URL.
 
-`RemotePath` has of `pathlib.Path` what retr needs, over fsspec: `s3://bucket/photos`, `gs://`,
-`hf://datasets/…`, and whatever else fsspec knows. What goes wrong on the way to a store is tried
-again, with pauses that grow, and then said in one line; the first contact may take `FIRST` seconds,
-all its tries together.
+`RemotePath` has the methods of `pathlib.Path` that retr needs, over fsspec: `s3://bucket/photos`,
+`gs://`, `hf://datasets/…`, and every other protocol of fsspec. Network errors are retried with
+growing pauses, then reported in one line. The first contact with a store, with all its retries,
+may take `FIRST_CONTACT_SECONDS`.
 
-Stores have no rename. What `retr` writes there is written file by file, each whole or not at all
-where the store's own writes are (S3, Google's, Azure's, the hub's), and the file that names the
-others comes last.
+Stores have no rename. `retr` writes file by file, and the file that names the others last. Each
+file is written completely or not at all if the store's own writes are atomic (S3, Google's,
+Azure's, the hub's).
 """
 
 import errno
@@ -23,15 +23,15 @@ from typing import IO, Any, TypeVar, cast
 from retrieval.errors import BadInput, Unreachable
 from retrieval.values import shown
 
-FIRST = 9.0  # seconds
-PAUSES = (0.3, 1.0, 2.0, 4.0, 8.0)  # seconds between one try and the next
-EXTRAS = {
+FIRST_CONTACT_SECONDS = 9.0
+RETRY_PAUSES_SECONDS = (0.3, 1.0, 2.0, 4.0, 8.0)
+PIP_EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
     "gs": "gcs",
     "gcs": "gcs",
 }  # extras of retr that install a store's library
-BLOCK = 4 << 20  # bytes that are read ahead of who reads a file bit by bit
+READ_AHEAD_BYTES = 4 << 20  # for files that are read piece by piece
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     # s3fs tries five times itself.
@@ -55,7 +55,7 @@ _T = TypeVar("_T")
 class RemoteStat:
     """Facts that a store reports about a file.
 
-    st_size: bytes. version: changes with the content: its hash in the store, else when it changed.
+    st_size: bytes. version: the store's hash of the content, else the time of the last change.
     """
 
     st_size: int
@@ -64,8 +64,11 @@ class RemoteStat:
 
 @dataclass(frozen=True, slots=True)
 class RemotePath:
-    """A file or folder in a store. All methods raise `Unreachable` where the store cannot be
-    reached or lets nobody in, those that read FileNotFoundError."""
+    """A file or folder in a store.
+
+    All methods raise Unreachable if the store cannot be reached or denies access. Methods that read
+    raise FileNotFoundError.
+    """
 
     url: str
 
@@ -86,7 +89,7 @@ class RemotePath:
 
     @property
     def parent(self) -> "RemotePath":
-        """The folder that it lies in."""
+        """The folder that contains it."""
         head, chain, rest = self.url.partition("::")
         above = head.rpartition("/")[0]
         return RemotePath(f"{above}{'/' if above.endswith(':/') else ''}{chain}{rest}")
@@ -98,7 +101,7 @@ class RemotePath:
 
     @property
     def suffix(self) -> str:
-        """The ending of the name, with its dot."""
+        """The suffix of the name, with its dot."""
         return Path(self.name).suffix
 
     def resolve(self) -> "RemotePath":
@@ -131,10 +134,10 @@ class RemotePath:
 
     @contextmanager
     def open(self, mode: str = "rb") -> Iterator[IO[bytes]]:
-        """Yield the file, open for reading bit by bit."""
+        """Yield the file, open for reading piece by piece."""
         if mode != "rb":
             raise ValueError(f"mode {mode!r}: only rb; files are written by `upload`")
-        file = self._do(lambda store, path: store.open(path, "rb", block_size=BLOCK))
+        file = self._do(lambda store, path: store.open(path, "rb", block_size=READ_AHEAD_BYTES))
         with file, _said(self.url):
             yield file
 
@@ -148,7 +151,7 @@ class RemotePath:
         yield from (self / name for name in sorted(names - {"", self.name}))
 
     def find(self) -> dict[str, RemoteStat]:
-        """Return all files below the folder, by the path that leads to them from it."""
+        """Return all files below the folder, by their paths relative to it."""
 
         def find(store: Any, path: str) -> dict[str, RemoteStat]:
             found = store.find(path, detail=True)
@@ -158,8 +161,9 @@ class RemotePath:
         return self._do(find)
 
     def read_all(self, names: list[str]) -> list[bytes | Exception]:
-        """Return the contents of these files below the folder, fetched side by side; or why not, of
-        a file that is not there or not for us.
+        """Return the contents of these files below the folder, fetched in parallel.
+
+        A file that is missing or not readable gives its error instead.
         """
 
         def fetch(store: Any, path: str) -> list[bytes | Exception]:
@@ -175,26 +179,26 @@ class RemotePath:
         return self._do(fetch) if names else []
 
     def upload(self, file: Path) -> None:
-        """Make the content of a local file this one's."""
+        """Write the content of a local file to this file."""
         self._do(lambda store, path: store.put_file(str(file), path))
 
     def download(self, file: Path) -> None:
-        """Write the content into a local file."""
+        """Write the content to a local file."""
         self._do(lambda store, path: store.get_file(path, str(file)))
 
     def touch(self) -> None:
-        """Make it an empty file."""
+        """Write an empty file."""
         self._do(lambda store, path: store.pipe_file(path, b""))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: a folder of a store is there with the first file in it."""
+        """Do nothing: a folder of a store exists as soon as it has a file."""
 
     def absolute(self) -> "RemotePath":
         """Itself: there are no relative URLs."""
         return self
 
     def replace(self, target: "RemotePath") -> None:
-        """Make its content the target's, and delete it: two steps, of which the first is whole."""
+        """Copy the content to the target, then delete this file. Not atomic."""
         _, there = _opened(target.url)
         self._do(lambda store, path: store.mv(path, there))
 
@@ -207,7 +211,7 @@ class RemotePath:
                 raise
 
     def remove(self) -> None:
-        """Delete the file, or the folder and all in it."""
+        """Delete the file, or the folder and everything in it."""
         self._do(lambda store, path: store.rm(path, recursive=True))
 
     def _kind(self) -> str | None:
@@ -217,19 +221,19 @@ class RemotePath:
             return None
 
     def _do(self, call: Callable[[Any, str], _T]) -> _T:
-        """`call(store, path in it)`, tried again where the store or the way to it fails."""
+        """Return `call(store, path in it)`, with retries if the store or the network fails."""
         _contact(self.url)
-        return _tried(self.url, call, PAUSES)
+        return _tried(self.url, call, RETRY_PAUSES_SECONDS)
 
 
 Place = Path | RemotePath
-"""Where a file or folder is, here or in a store."""
+"""Path of a file or folder, local or in a store."""
 
 
 def place_of(spec: str | PathLike[str] | Place) -> Place:
-    """Return the place of this name: a path, or a URL of a store.
+    """Return the place with this name: a local path, or a URL of a store.
 
-    Raises BadInput for what is neither text nor a path.
+    Raises BadInput for a value that is neither text nor a path.
     """
     if isinstance(spec, RemotePath):
         return spec
@@ -247,7 +251,7 @@ _reached: set[tuple[str, ...]] = set()
 
 
 def _contact(url: str) -> None:
-    """Reach the bucket or host once, within `FIRST` seconds. Raises Unreachable."""
+    """Reach the bucket or host once, within `FIRST_CONTACT_SECONDS`. Raises Unreachable."""
     protocol, _, path = url.rpartition("::")[2].partition("://")
     root = (protocol, path.partition("/")[0])
     if root in _reached:
@@ -256,7 +260,7 @@ def _contact(url: str) -> None:
 
     def reach() -> None:
         try:
-            _tried(url, lambda store, path: store.info(path), PAUSES[:2])
+            _tried(url, lambda store, path: store.info(path), RETRY_PAUSES_SECONDS[:2])
         except FileNotFoundError:
             outcome.append(None)  # the store itself answered this
         except Exception as error:
@@ -264,18 +268,18 @@ def _contact(url: str) -> None:
         else:
             outcome.append(None)
 
-    # A daemon, so that what never answers does not keep the program from ending.
+    # A daemon thread, so that the program can end while a store does not answer.
     thread = threading.Thread(target=reach, daemon=True)
     thread.start()
-    thread.join(FIRST)
+    thread.join(FIRST_CONTACT_SECONDS)
     if not outcome:
-        raise Unreachable(f"{url} did not answer within {FIRST:.0f} s; {_REMEDY}")
+        raise Unreachable(f"{url} did not answer within {FIRST_CONTACT_SECONDS:.0f} s; {_REMEDY}")
     if outcome[0] is not None:
         raise outcome[0]
     _reached.add(root)
 
 
-_REMEDY = "see that its address is right and the network up, and run the same again"
+_REMEDY = "check its address and the network, and run the same command again"
 
 
 def _tried(url: str, call: Callable[[Any, str], _T], pauses: tuple[float, ...]) -> _T:
@@ -288,7 +292,7 @@ def _tried(url: str, call: Callable[[Any, str], _T], pauses: tuple[float, ...]) 
             if pause is None or not error.may_pass:
                 raise
             time.sleep(pause)
-    raise AssertionError("the last try has raised")
+    raise AssertionError("the last try did not raise")
 
 
 def _opened(url: str) -> tuple[Any, str]:
@@ -296,13 +300,13 @@ def _opened(url: str) -> tuple[Any, str]:
 
     protocol = url.partition("://")[0]
     try:
-        # A listing that is kept would hide what others write meanwhile.
+        # A cached listing would hide files that others write meanwhile.
         options = {"use_listings_cache": False, **_OPTIONS.get(protocol, {})}
         if "::" in url:  # each part has options
             options = {protocol: options}
         store, path = url_to_fs(url, **options)
     except ImportError as error:
-        extra = EXTRAS.get(protocol)
+        extra = PIP_EXTRAS.get(protocol)
         remedy = f"pip install 'retr[{extra}]'" if extra else "install it"
         raise BadInput(f"{protocol}:// needs a library: {error}; {remedy}") from None
     except ValueError as error:
@@ -312,7 +316,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _said(url: str) -> Iterator[None]:
-    """Turn the errors of stores' libraries into the errors of this module."""
+    """Convert errors of the stores' libraries to Unreachable and BadInput."""
     try:
         yield
     except BadInput:
@@ -327,12 +331,14 @@ def _said(url: str) -> Iterator[None]:
 def _meaning(url: str, error: Exception) -> BadInput | None:
     """Return the error about the store; None for one about a single file, or about our own code."""
     if "bucket does not exist" in str(error):
-        return Unreachable(f"{url} is in no bucket that there is; make it, or mend the URL", False)
+        return Unreachable(
+            f"the bucket of {url} does not exist; create it, or correct the URL", False
+        )
     if isinstance(error, _FINAL):
         cause = error.__cause__  # fsspec wraps the error of an unknown host
         return _unreachable(url, cause) if "Connect" in type(cause).__name__ else None
     if isinstance(error, PermissionError) or _is_forbidden(error):
-        remedy = "give credentials that may, by the environment or files that its library reads"
+        remedy = "set credentials in the environment or the files that its library reads"
         return Unreachable(f"no access to {url}: {_words(error)}; {remedy}", may_pass=False)
     if isinstance(error, ValueError):
         return _unusable(url, error)
@@ -346,7 +352,7 @@ def _unreachable(url: str, error: BaseException | None) -> Unreachable:
 
 
 def _unusable(url: str, error: Exception) -> BadInput:
-    return BadInput(f"cannot use {url} ({_words(error)}); give a URL that fsspec knows")
+    return BadInput(f"cannot use {url} ({_words(error)}); give a URL that fsspec supports")
 
 
 def _is_forbidden(error: Exception) -> bool:
@@ -356,7 +362,7 @@ def _is_forbidden(error: Exception) -> bool:
 
 
 def _is_final(error: Exception) -> bool:
-    """Return whether the error is about one file alone."""
+    """Return whether the error is about a single file."""
     return isinstance(error, (*_FINAL, PermissionError))
 
 

@@ -1,8 +1,8 @@
-"""Several files of a folder replaced as one, also where the process is killed on the way.
+"""Replace several files of a folder as one, also if the process is killed meanwhile.
 
-What is new is written into a folder of its own inside, flushed to disk, and renamed to `READY`:
-from then on it is what stands there, and whoever comes next, reader or writer, moves what is not
-moved yet. The file that names the others goes last.
+New files are written into a folder inside, flushed to disk, and published by renaming that folder
+to `READY`. Then they are moved into the outer folder, the file that names the others last. If the
+process is killed before that, the next reader or writer moves the rest.
 """
 
 import json
@@ -17,13 +17,13 @@ from retrieval.storage.files import PARTIAL, locked, read_json, sync_folder
 
 READY = f".ready{PARTIAL}"
 STALE = "stale.json"  # names of the files to delete, beside the new ones
-PATIENCE_SECONDS = 5.0  # for a reader to wait while a writer moves files
+READER_TIMEOUT_SECONDS = 5.0  # for a reader, while a writer moves files
 
 
 def publish(new: Path, folder: Path, last: str, stale: Iterable[str]) -> None:
-    """Make the files in `new`, a folder inside `folder`, the folder's, and delete the stale ones.
+    """Move the files of `new`, a folder inside `folder`, into `folder`; delete the stale files.
 
-    The caller holds the folder's lock, and finds `new` gone.
+    The caller holds the folder's lock. `new` does not exist afterwards.
     """
     (new / STALE).write_text(json.dumps({"stale": sorted(stale)}))
     for path in new.iterdir():
@@ -36,7 +36,7 @@ def publish(new: Path, folder: Path, last: str, stale: Iterable[str]) -> None:
 
 
 def finish(folder: Path, last: str) -> None:
-    """Move what is ready in the folder to its place. The caller holds the folder's lock."""
+    """Move the files of `READY` into the folder. The caller holds the folder's lock."""
     ready = folder / READY
     if not ready.is_dir():
         return
@@ -54,16 +54,16 @@ def finish(folder: Path, last: str) -> None:
 
 
 def _stale(folder: Path) -> list[Path]:
-    """Return the files to delete. Raises BadData where these are not files of the folder."""
+    """Return the files to delete. Raises BadData unless they are files of the folder."""
     ready = folder / READY
     file = ready / STALE
     if ready.is_symlink():
-        raise BadData(f"{ready} leads out of its folder; delete it")
+        raise BadData(f"{ready} is a link; delete it")
     if not file.exists():  # it is the last to go
         return []
     names = read_json(file).get("stale")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadData(f"{file} lacks the names of files; delete {ready}")
+        raise BadData(f"{file} has no list of file names; delete {ready}")
     paths = [folder / str(name) for name in names]
     if not all(path.parent.resolve().is_relative_to(folder.resolve()) for path in paths):
         raise BadData(f"{file} names a file outside its folder; delete {ready}")
@@ -71,14 +71,14 @@ def _stale(folder: Path) -> list[Path]:
 
 
 def settle(folder: Path, last: str) -> None:
-    """Finish an interrupted publication, or wait for the writer that is at it.
+    """Finish an interrupted publication, or wait until its writer has finished.
 
-    A folder that nothing is left to move into is not written to: it may be read-only.
+    If no files are left to move, the folder is not written to: it may be read-only.
 
-    Raises BadInput where files are left to move and the folder cannot be written, Busy where the
-    writer takes longer than `PATIENCE_SECONDS`, BadData for files that no writer of ours has left.
+    Raises BadInput if files are left to move and the folder cannot be written, Busy if the writer
+    takes longer than `READER_TIMEOUT_SECONDS`, BadData for files of another program.
     """
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + READER_TIMEOUT_SECONDS
     while (folder / READY).is_dir():
         try:
             with locked(folder):

@@ -55,11 +55,11 @@ def _is_whole(path: Place, shard: Shard) -> bool:
 
 
 class ShardWriter:
-    """Writes embeddings shard by shard into a folder that it has to itself.
+    """Writes embeddings shard by shard into a folder.
 
-    Made on a folder of the same run, it keeps the shards that are whole and continues behind the
-    last of them. Made on a complete set of files that have changed since, it writes the shards of
-    an update: the set stays as it was until `finish` publishes the new one. The caller holds
+    If the folder has complete shards of the same run, it continues after the last of them. If the
+    folder has a complete set whose files have changed since, it writes the shards of an update: the
+    set stays as it was until `finish` publishes the new one. The caller holds
     `files.locked(folder)` meanwhile.
     """
 
@@ -71,7 +71,7 @@ class ShardWriter:
         folders: Sequence[Skipped] = (),
         check_content: bool = False,
     ) -> None:
-        """passed_over: files that look like images and are not read, by ending. folders: those
+        """passed_over: files that look like images and are not read, by suffix. folders: those
         that could not be listed. check_content: take a complete set for one to bring up to date,
         even if no file seems to have changed.
 
@@ -182,7 +182,7 @@ class ShardWriter:
         vectors: Vectors,
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        """Add the next shard, and what was skipped. Takes and raises what `write_shard` does."""
+        """Add the next shard and its skipped images; see `write_shard` for arguments and errors."""
         file = self.folder / shard_name(self.next_number)
         self.record(write_shard(file, self.facts, ids, labels, paths, vectors, skipped), skipped)
 

@@ -55,7 +55,7 @@ def write_shard(
 ) -> Shard:
     """Write a shard's file, whole or not at all; the manifest's entry for it.
 
-    n ids, labels and paths, vectors (n, dim), and the images of the stretch that were skipped.
+    n ids, labels and paths, vectors (n, dim), and the skipped images of the shard.
     Paths are as `open` takes them, and stored as `names.storable` writes them. files: n facts about
     files, if the images are files; their paths are then stored relative to the source's root.
     Raises BadInput if a vector is not finite, also as float16.
@@ -66,7 +66,7 @@ def write_shard(
     finite = np.isfinite(stored).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
-        remedy = "use --dtype float32" if np.isfinite(vectors[row]).all() else "mend the encoder"
+        remedy = "use --dtype float32" if np.isfinite(vectors[row]).all() else "correct the encoder"
         raise BadInput(f"the embedding of {ids[row]} is not finite as {facts.dtype}; {remedy}")
     columns = [
         pa.array(as_ids(ids), pa.string()),

@@ -34,7 +34,7 @@ MIN_THREADED_BYTES = 2**24
 
 
 def read_table(content: bytes) -> pa.Table:
-    """Return the table of a Parquet file's bytes. Raises OSError or ValueError where they are none.
+    """Return the table of a Parquet file's bytes. Raises OSError or ValueError if they are none.
 
     `pyarrow.parquet.read_table` would import what reads sets of files, and pandas where it is
     installed, which a search from the command line would wait for.
@@ -54,11 +54,9 @@ def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> Non
 
 
 def check_unique(ids: pa.ChunkedArray, where: str) -> None:
-    """Raise BadData, naming one, if an id stands twice."""
+    """Raise BadData, which names an id, if ids are not unique."""
     if len(ids.unique()) == len(ids):
         return
     counts = ids.value_counts()
     twice = next(entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1)
-    raise BadData(
-        f"the id '{twice}' stands twice in {where}; ids must be unique: leave out what repeats"
-    )
+    raise BadData(f"duplicate id '{twice}' in {where}; leave out the set or row that repeats it")

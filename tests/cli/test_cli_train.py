@@ -96,7 +96,7 @@ def test_info_and_verify_read_a_trained_folder(folder: Path) -> None:
     try:
         outcome = retr.run("verify", "mine")
         assert outcome.code == 2
-        assert "is not the file that card.json describes" in outcome.out
+        assert "has a checksum mismatch with card.json" in outcome.out
     finally:
         weights.write_bytes(whole)
 

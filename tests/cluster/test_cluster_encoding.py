@@ -278,12 +278,12 @@ def test_shards_written_out_of_order_are_kept(
 @pytest.mark.parametrize(
     ("behavior", "kind", "message"),
     [
-        ("nan", BadInput, "the embedding of 0.png is not finite as float32; mend the encoder"),
+        ("nan", BadInput, "the embedding of 0.png is not finite as float32; correct the encoder"),
         (
             "deadly",
             WorkerFailed,
-            "workers died at 2 attempts at the images 0 to 0 of {}; see their node's memory and "
-            "Ray's logs, and leave out the image that kills them",
+            "workers died in 2 attempts to encode images 0 to 0 of {}; check their node's memory "
+            "and Ray's logs, and remove the image that crashes them",
         ),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_node_with_another_version_of_the_encoder_is_refused(
     cluster: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(patient.VERSION, "2")  # in this process, but not on the nodes
-    with pytest.raises(Mismatch, match="the encoder patient:0 is another than where the run was"):
+    with pytest.raises(Mismatch, match="encoder patient:0 differs from that of the run"):
         encode("0", pictures, tmp_path / "made")
 
 

@@ -329,7 +329,7 @@ def test_a_set_and_its_parts_leave_out_each_query_itself(ids: Any, tmp_path: Pat
     np.testing.assert_array_equal(some.rows_in(counted), [3, 30, 7])
     sides = sides_of(Protocol.UNSEEN, counted, TEXT[1], np.zeros(90, bool))
     assert evaluate(sides.queries, sides.database, Metric.COSINE).means == right.means
-    with pytest.raises(Mismatch, match="60 images are both for validation and for the test"):
+    with pytest.raises(Mismatch, match="60 images are in both the validation and the test set"):
         check_apart(counted, again, SourceFacts("a", "a", 60), SourceFacts("b", "b", 60))
 
 

@@ -24,8 +24,8 @@ def check_sampler(sampler: Sampler, labels: Tensor, names: tuple[str, ...]) -> N
     """Raise BadInput for data that cannot fill a batch, or with a class that is too small."""
     if sampler.batch > len(labels):
         raise BadInput(
-            f"a batch of {sampler.batch} is more than the {len(labels):,} images there are; "
-            "set sampler.batch lower"
+            f"sampler.batch is {sampler.batch}, and there are only {len(labels):,} images; "
+            "set it lower"
         )
     need = {"shuffled": 1, "balanced": sampler.per_class, "pairs": 2}[sampler.name]
     counts = torch.bincount(labels, minlength=len(names)).tolist()

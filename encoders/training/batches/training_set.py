@@ -57,10 +57,11 @@ class TrainingSet:
 def read_training_set(
     settings: recipe.Data, framing: Framing, seed: int, folder: Path | None = None
 ) -> TrainingSet:
-    """Return the images that the recipe selects, framed. seed: of random draws.
+    """Return the images that the recipe selects, framed, without those that cannot be read.
 
-    Images that cannot be read are left out. folder: of data sets. Raises UnknownName for a class
-    that the source lacks, BadInput for a class with too few images.
+    seed: seed of the random draws. folder: folder of data sets.
+
+    Raises UnknownName for a class that the source lacks, BadInput for a class with too few images.
     """
     source = open_source(settings.source, data_dir=folder)
     given = [item.label or NO_LABEL for item in source.items()]

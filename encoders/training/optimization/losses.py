@@ -212,8 +212,8 @@ def _loss(settings: Loss, classes: int, dim: int) -> nn.Module:
         given |= {"num_classes": classes, "embedding_size": dim}
     if settings.distance is not None:
         given["distance"] = DISTANCES[settings.distance]()
-    ours = {f.name for f in fields(Loss)} - {"options"}
-    return _made(f"loss {settings.name}", make, given, settings.options, ours)
+    own_keys = {f.name for f in fields(Loss)} - {"options"}
+    return _made(f"loss {settings.name}", make, given, settings.options, own_keys)
 
 
 def _miner(loss: Loss) -> nn.Module:
@@ -231,13 +231,13 @@ def _made(
     make: Callable[..., nn.Module],
     given: dict[str, object],
     options: Mapping[str, Any],
-    ours: set[str],
+    own_keys: set[str],
 ) -> nn.Module:
-    """Build a loss or miner. ours: other keys that a recipe may have for it."""
+    """Build a loss or miner. own_keys: its keys in a recipe besides the library's options."""
     known = _parameters(make) - given.keys() - {"distance"}
     for option in options:
         if option not in known:
-            raise UnknownName(f"option of {what}", option, known | ours)
+            raise UnknownName(f"option of {what}", option, known | own_keys)
     try:
         return make(**given, **options)
     except (TypeError, ValueError, AssertionError) as error:

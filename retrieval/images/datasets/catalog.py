@@ -1,4 +1,4 @@
-"""The data sets that are known by name: where they are looked for, and how they are opened.
+"""Data sets that are known by name: their search path, their downloads, and opening them.
 
 A data set is a folder that holds Parquet in the Hugging Face schema (`train-*.parquet`,
 `test-*.parquet`), idx files, or the official archive of CIFAR-10, unpacked or not.
@@ -89,7 +89,7 @@ def open_data_set(
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> Source:
-    """Return a split of the data set of this name, which is fetched where it isn't found.
+    """Return a split of the data set of this name; download it if it is not found.
 
     Raises UnknownName for a split other than train and test, BadSource as `locate` does.
     """
@@ -100,11 +100,10 @@ def open_data_set(
 
 
 def locate(name: str, data_dir: Path | None = None, split: str = "train") -> Path:
-    """Return the folder that holds this split of the data set, which is fetched where there is
-    none.
+    """Return the folder that has this split of the data set.
 
-    Looked for in `data_dir`, then the folder that RETR_DATA_DIR names, then the user's cache,
-    into which it is fetched. Raises BadSource where that fails.
+    Searched are `data_dir`, the folder in RETR_DATA_DIR, and the user's cache. If none has it, it
+    is downloaded into the cache. Raises BadSource if that fails.
     """
     roots = [data_dir] if data_dir else []
     if variable := os.environ.get(DATA_DIR_VARIABLE):

@@ -56,7 +56,7 @@ class CifarSource:
 
     @classmethod
     def of(cls, name: str, root: Path, split: str) -> "CifarSource":
-        """Return the source of an archive or folder. Raises BadSource where a batch is missing."""
+        """Return the source of an archive or folder. Raises BadSource if a batch is missing."""
         sizes = _sizes(root)
         suffix = _BINARY if f"{BATCHES[split][0]}{_BINARY}" in sizes else ""
         batches = [f"{batch}{suffix}" for batch in BATCHES[split]]
@@ -136,7 +136,7 @@ def read_batch(root: Path, batch: str) -> tuple[Images, list[int]]:
     data = _read(root, batch)
     planes, labels = _of_binary(data) if batch.endswith(_BINARY) else _of_pickle(data, where)
     if len(planes) != len(labels) or not set(labels) <= set(range(len(CLASSES))):
-        raise BadSource(f"{where} is damaged: its labels are not those of its images")
+        raise BadSource(f"{where} is damaged: labels do not match images; unpack the archive again")
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
 
@@ -166,7 +166,7 @@ def _images_per_batch(root: Path) -> int:
     where = f"{_META} in {text(root)}"
     count = _unpickled(_read(root, _META), where).get(b"num_cases_per_batch")
     if not isinstance(count, int):
-        raise BadSource(f"{where} does not say how many images a batch has; unpack it again")
+        raise BadSource(f"{where} has no num_cases_per_batch; unpack the archive again")
     return count
 
 
@@ -183,7 +183,7 @@ def _unpickled(data: bytes, where: str) -> dict[object, object]:
 
 
 class _Refused(pickle.UnpicklingError):
-    """A pickle that names what no batch holds."""
+    """A pickle has content that no batch of images has."""
 
 
 class _Dtype:
@@ -191,7 +191,7 @@ class _Dtype:
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         if code not in ("u1", b"u1"):
-            raise _Refused(f"it has an array of {code!r}, and not of bytes")
+            raise _Refused(f"it has an array of {code!r}, not of bytes")
 
     def __setstate__(self, state: object) -> None:
         """Byte order and alignment, which bytes have none of."""
@@ -211,7 +211,7 @@ class _Array:
 
 def _reconstruct(kind: type, _shape: object, _code: object) -> _Array:
     if kind is not _Array:
-        raise _Refused("it makes something else than an array")
+        raise _Refused("it creates an object that is not an array")
     return _Array()
 
 
@@ -230,13 +230,13 @@ _ADMITTED = {
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """An unpickler that imports nothing, and calls nothing but what is admitted."""
+    """An unpickler that imports nothing and calls only functions of `_ADMITTED`."""
 
     def find_class(self, module: str, name: str) -> object:
         try:
             return _ADMITTED[module, name]
         except KeyError:
-            raise _Refused(f"it names {module}.{name}, which no batch of images does") from None
+            raise _Refused(f"it imports {module}.{name}, which no batch of images does") from None
 
 
 def _sizes(root: Path) -> dict[str, int]:
@@ -265,7 +265,7 @@ def _read(root: Path, name: str) -> bytes:
 
 @contextmanager
 def _archive(file: Path) -> Iterator[tarfile.TarFile]:
-    """Yield the archive, open; BadSource for what goes wrong while it is."""
+    """Yield the open archive. Raises BadSource for errors of the `with` block, too."""
     try:
         with tarfile.open(file) as archive:
             yield archive

@@ -24,7 +24,7 @@ class Official:
 def download(official: Official, folder: Path) -> None:
     """Fetch the files that `folder` lacks, with a progress bar on stderr if it is a terminal.
 
-    Raises BadSource where a file cannot be fetched or has another checksum; `folder` then holds
+    Raises BadSource if a file cannot be fetched or has another checksum; `folder` then holds
     the files that came before it, and nothing of this one.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,10 +45,7 @@ def _fetch(url: str, target: Path, md5: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if total.hexdigest() != md5:
-            raise BadSource(
-                f"{url} has the MD5 {total.hexdigest()}, not {md5}: damaged on its way, or "
-                "changed; try again"
-            )
+            raise BadSource(f"{url} has an MD5 mismatch: {total.hexdigest()}, not {md5}; try again")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from retrieval.contracts import Images
 from retrieval.errors import BadSource
-from retrieval.images.source import CHUNK, Item, digest, name_and_size, text
+from retrieval.images.source import CHUNK_ITEMS, Item, digest, name_and_size, text
 
 IMAGES = "-images-idx3-ubyte"
 LABELS = "-labels-idx1-ubyte"
@@ -26,7 +26,7 @@ SPLITS = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IdxSource:
-    """The images and labels of one split; a label is a number, or its name where there are."""
+    """The images and labels of one split; a label is a number, or a name if names are known."""
 
     name: str
     split: str
@@ -42,7 +42,7 @@ class IdxSource:
     ) -> "IdxSource":
         """Return the source of the files (images, labels).
 
-        Raises BadSource where they don't match.
+        Raises BadSource if they do not match.
         """
         images, labels = files
         with _opened(images, 3) as (_, (count, *_)), _opened(labels, 1) as (_, (n_labels,)):
@@ -63,8 +63,8 @@ class IdxSource:
             pixels = shape[1] * shape[2]
             images.seek(start * pixels, 1)
             labels.seek(start, 1)
-            for row in range(start, self.count, CHUNK):
-                n = min(CHUNK, self.count - row)
+            for row in range(start, self.count, CHUNK_ITEMS):
+                n = min(CHUNK_ITEMS, self.count - row)
                 block = _values(self.images, images, (n, *shape[1:]))
                 of_block = _values(self.labels, labels, (n,))
                 for i in range(n):
@@ -139,5 +139,5 @@ def _values(file: Path, stream: BinaryIO, shape: tuple[int, ...]) -> Images:
     wanted = int(np.prod(shape))
     data = stream.read(wanted)
     if len(data) < wanted:
-        raise BadSource(f"{text(file)} ends too early; copy it again")
+        raise BadSource(f"{text(file)} is truncated; copy it again")
     return np.frombuffer(data, np.uint8).reshape(shape)

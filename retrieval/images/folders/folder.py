@@ -33,20 +33,20 @@ _CACHED_REAL_PATHS = 1_000  # folders whose links are resolved
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundFile:
-    """A file below a folder: the names that lead to it, and where it is."""
+    """A file below a folder: its relative path in parts, and its entry."""
 
     parts: tuple[str, ...]
     entry: DirEntry[str]
 
     def fact(self) -> tuple[tuple[str, ...], int, int]:
-        """Names, size in bytes and time of the last change in ns."""
+        """Return names, size in bytes and time of the last change in ns."""
         return fact_of(self.parts, self.entry.path)
 
 
 def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, int]:
-    """Names, size in bytes and time of the last change in ns; of a link to nothing, its own.
+    """Return names, size in bytes and time of the last change in ns.
 
-    Of what cannot be looked at, both are -1.
+    For a broken link, they are those of the link. If neither can be read, both are -1.
     """
     for look in (os.stat, os.lstat):
         try:
@@ -59,9 +59,9 @@ def fact_of(parts: tuple[str, ...], path: str) -> tuple[tuple[str, ...], int, in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FolderSource:
-    """The images below `root` that match `pattern`, as `walk` has it, as they were listed.
+    """The images below `root` that matched `pattern` when it was listed; see `walk`.
 
-    An id is the path below the root, a label the first folder of it, None for files that lie
+    An id is the path below the root. A label is the first folder of this path; None for files
     in the root itself.
     """
 
@@ -81,9 +81,9 @@ class FolderSource:
         noted: frozenset[str] = frozenset(),
         excludes: Excludes = NO_EXCLUDES,
     ) -> "FolderSource":
-        """Return the source of what lies there now, which may be nothing.
+        """Return the source of the files that are there now, which may be none.
 
-        noted: endings of other files that match, which are noted in `left_out`. Raises BadSource as
+        noted: suffixes of other matching files, which are noted in `left_out`. Raises BadSource as
         `walk` does.
         """
         left_out = LeftOut()
@@ -119,7 +119,7 @@ class FolderSource:
         return self.listing.changes(_files(self.root, self.pattern, LeftOut(), self.excludes))
 
     def check_root(self) -> None:
-        """Raise BadSource if there is nothing in the folder any more."""
+        """Raise BadSource if the folder is empty or missing."""
         try:
             with scandir(self.root) as entries:
                 gone = next(entries, None) is None
@@ -127,11 +127,11 @@ class FolderSource:
             gone = True
         if gone:
             raise BadSource(
-                f"{self.name} is gone since the run began; bring it back, and run the same again"
+                f"{self.name} disappeared during the run; restore it and run the command again"
             )
 
     def differing(self, positions: Sequence[int]) -> list[int]:
-        """Return those of the positions, which ascend, whose files are not as they were listed."""
+        """Return the positions, of these ascending ones, whose files changed since the listing."""
         return [
             position
             for position, path in zip(positions, self.listing.at(positions), strict=True)
@@ -146,8 +146,7 @@ def none_in(name: str, left_out: LeftOut) -> BadSource:
     said = ", ".join(filter(None, (said_of(left_out.passed_over), *left_out.sentences())))
     remedy = "; convert them to JPEG or PNG" if left_out.passed_over else ""
     return BadSource(
-        f"no images in {name}{said and f' ({said})'}; they are told by their endings: "
-        f"{kinds}{remedy}"
+        f"no images in {name}{said and f' ({said})'}; images have the suffixes {kinds}{remedy}"
     )
 
 
@@ -172,13 +171,13 @@ def walk(
     left_out: LeftOut | None = None,
     excludes: Excludes = NO_EXCLUDES,
 ) -> Iterator[FoundFile]:
-    """Return the files below `root` of these endings that match, in natural order of their paths.
+    """Return the files below `root` that match and have one of these suffixes, in natural order.
 
-    `pattern` has a part for each name that leads to a file, with `*`, `?` and `[…]` as in a
-    shell, and `**` for any number of folders. What `excludes` and ignore files name is left out.
-    Links are followed, but each file and folder is met once: under its own path where that leads to
-    it, else under the first link. What is left out is noted in `left_out`, sub-folders that cannot
-    be listed among it. Raises BadSource for a root that cannot be listed.
+    `pattern` has a part for each part of a path, with `*`, `?` and `[…]` as in a shell, and `**`
+    for any number of folders. What `excludes` and ignore files name is left out. Links are
+    followed, but each file and folder is returned once: under its own path if that is below `root`,
+    else under the first link. `left_out` records what is left out, and sub-folders that cannot be
+    listed. Raises BadSource for a root that cannot be listed.
     """
     found = _Walk(root, pattern, suffixes, left_out or LeftOut(), excludes)
     return found.below(root, excludes.rules())
@@ -253,7 +252,7 @@ class _Walk:
         return os.path.realpath(link) if target.name == ".." or real.is_symlink() else str(real)
 
     def _is_first(self, real: str | None, kind: str) -> bool:
-        """Return whether this is the first path to what a link leads to; else count it."""
+        """Return whether this is the first path to a link's target; count further ones."""
         if real is None:
             return True
         if self._is_met_without_link(real, kind) or real in self._met:
@@ -299,7 +298,7 @@ def _kind(entry: DirEntry[str]) -> str:
 
 
 def _head(entry: DirEntry[str]) -> bytes:
-    """Return the first bytes of a file; none where it cannot be read."""
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         with Path(entry.path).open("rb") as file:
             return file.read(12)

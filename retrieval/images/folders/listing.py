@@ -1,4 +1,4 @@
-"""List a folder or store at one time: the files of a source, and what it left out.
+"""List the files of a folder or store once, and record what was left out.
 
 A source is listed once. Its items, their number and the fingerprint follow from that listing, so
 that they agree however the folder changes while it is encoded.
@@ -20,7 +20,7 @@ from retrieval.storage.manifest import Skipped
 from retrieval.storage.places import Place
 
 BLOCK_NAMES = 1_000
-MOST_NAMED = 10  # folders that are named one by one
+MAX_LISTED_FOLDERS = 10  # skipped folders, in a message
 
 # Fact: anything whose `ascii` changes when the file does.
 Files = Iterable[tuple[str, object]]
@@ -33,7 +33,7 @@ _IMAGE_LIKE = (
     "psb psd ptx qoi raf raw rw2 rwl sgi sr2 srf srw svg svgz tga wdp webp wmf x3f xbm xcf xpm"
 )
 UNREAD_SUFFIXES = frozenset(f".{ending}" for ending in _IMAGE_LIKE.split()) - SUFFIXES
-"""Endings of files that look like images and are not read, in lower case."""
+"""Suffixes of image files that are not read, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
-    """Files below a root, in natural order. It costs some 20 bytes of memory a file.
+    """Files below a root, in natural order, in about 20 bytes of memory a file.
 
     blocks: the paths, BLOCK_NAMES at a time, compressed. stamps: 8 bytes of each file's fact.
     fingerprint: the sha256 of all facts.
@@ -116,12 +116,12 @@ class Listing:
 class LeftOut:
     """Files and folders that a listing left out.
 
-    passed_over: how many files look like images and are not read, by ending in lower case; the
-        empty ending stands for files without one that begin like an image.
-    folders: those that could not be listed, and why. links: how many paths through links lead to
-    images that are in the listing under another path. noted: files of the endings that were asked
-    for, by their names below the root. excluded: how many folders and files were left out by their
-    name or a pattern.
+    passed_over: number of files that look like images and are not read, by suffix in lower case;
+        the empty suffix is for files without one whose first bytes are those of an image.
+    folders: folders that could not be listed, with the reason.
+    links: number of paths through links to images that are listed under another path.
+    noted: files with the suffixes that were asked for, by their path below the root.
+    excluded: number of folders and of files that were left out by their name or a pattern.
     """
 
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -136,10 +136,13 @@ class LeftOut:
             self.excluded["folder" if is_folder else "file"] += 1
 
     def sentences(self) -> list[str]:
-        """Say which folders could not be listed, and how many links were not followed."""
-        said = [f"skipped folder {each.path}: {each.reason}" for each in self.folders[:MOST_NAMED]]
-        if len(self.folders) > MOST_NAMED:
-            said.append(f"skipped {len(self.folders) - MOST_NAMED:,} more folders")
+        """Describe the folders that could not be listed, and the links that were not followed."""
+        said = [
+            f"skipped folder {each.path}: {each.reason}"
+            for each in self.folders[:MAX_LISTED_FOLDERS]
+        ]
+        if len(self.folders) > MAX_LISTED_FOLDERS:
+            said.append(f"skipped {len(self.folders) - MAX_LISTED_FOLDERS:,} more folders")
         if self.links:
             one = self.links == 1
             said.append(
@@ -170,32 +173,32 @@ class Listed(Protocol):
         """List the files again, and compare."""
 
     def check_root(self) -> None:
-        """Raise BadSource if the folder itself is gone, as of a disk that was unplugged."""
+        """Raise BadSource if the folder has disappeared, as when a disk was unplugged."""
 
     def differing(self, positions: Sequence[int]) -> list[int]:
-        """Return those of the positions, which ascend, whose files are not as they were listed."""
+        """Return the positions, of these ascending ones, whose files changed since the listing."""
 
 
 def listed(source: Source) -> Listed | None:
-    """Return the source that was listed, of which this may be the first items; None for others."""
+    """Return the source, or the source of a `First`, if it was listed; None for others."""
     whole = source.source if isinstance(source, First) else source
     return whole if isinstance(whole, Listed) else None
 
 
 def said_of(passed_over: Mapping[str, int]) -> str:
-    """`passed over: 8 files, .heic 5, .dng 3`; nothing where there were none."""
+    """Return text such as `passed over: 8 files, .heic 5, .dng 3`; empty without files."""
     if not passed_over:
         return ""
     count = sum(passed_over.values())
     kinds = sorted(passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
-    named = ", ".join(f"{suffix or 'without an ending'} {number:,}" for suffix, number in kinds)
+    named = ", ".join(f"{suffix or 'without a suffix'} {number:,}" for suffix, number in kinds)
     return f"passed over: {count:,} file{'' if count == 1 else 's'}, {named}"
 
 
 def unread_suffix(name: str) -> str | None:
-    """Return the ending of a file that looks like an image but is not read; None for others.
+    """Return the suffix of a file that looks like an image but is not read; None for others.
 
-    It is one of UNREAD_SUFFIXES, or an image's ending followed by other text: `.jpg_large`.
+    It is one of UNREAD_SUFFIXES, or an image's suffix followed by other text: `.jpg_large`.
     """
     suffix = PurePath(name).suffix.lower()
     if suffix in UNREAD_SUFFIXES:
@@ -207,7 +210,7 @@ def unread_suffix(name: str) -> str | None:
 
 
 def stamp(fact: object) -> int:
-    """8 bytes of a hash of the fact."""
+    """Return 8 bytes of a hash of the fact."""
     return int.from_bytes(blake2b(ascii(fact).encode(), digest_size=8).digest())
 
 

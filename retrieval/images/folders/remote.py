@@ -1,7 +1,7 @@
 """Images in a store, named by a URL: a folder of them, a glob, one file, or Parquet.
 
 What a folder here is, it is there: sub-folders are labels, the order is that of names. The listing
-is taken once; images are fetched side by side, a stretch ahead of who takes them.
+is taken once; images are fetched in parallel, a block ahead of the consumer.
 """
 
 from array import array
@@ -17,7 +17,7 @@ from retrieval.images.folders.excludes import NO_EXCLUDES, Excludes
 from retrieval.images.folders.folder import ALL_FILES_GLOB, matches, none_in
 from retrieval.images.folders.listing import Changes, LeftOut, Listing, unread_suffix
 from retrieval.images.folders.splits import are_splits, chosen_split
-from retrieval.images.source import CHUNK, Item, Note, Source, natural
+from retrieval.images.source import CHUNK_ITEMS, Item, Note, Source, natural
 from retrieval.images.tables.choice import Columns
 from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.images.tables.parquet import ParquetSource, by_split
@@ -79,14 +79,14 @@ class RemoteSource:
         """Raise BadSource if there is nothing in the folder any more."""
         if not self.root.exists():
             raise BadSource(
-                f"{self.name} is gone since the run began; bring it back, and run the same again"
+                f"{self.name} disappeared during the run; restore it and run the command again"
             )
 
     def differing(self, positions: Sequence[int]) -> list[int]:
-        """Return the first of the positions, if its file is gone or of another size.
+        """Return the first position if its file is missing or has another size; else nothing.
 
-        A store is the same from everywhere, to ask it for each file would take too long, and what
-        it says of one file may have another version than its listing.
+        One file is enough: all nodes read the same store, and a request for each file would take
+        too long. Versions are not compared: that of a single file may differ from its listing's.
         """
         for position, path in zip(positions, self.listing.at(positions[:1]), strict=False):
             try:
@@ -122,13 +122,13 @@ class RemoteSource:
                 some = behind
 
     def _stretches(self, positions: Sequence[int]) -> Iterator[dict[str, int]]:
-        """Yield the names at these positions, as many at a time as may be in memory."""
+        """Yield the names at these positions, as many at a time as fit in memory."""
         some: dict[str, int] = {}
         n_bytes = 0
         for name, position in zip(self.listing.at(positions), positions, strict=True):
             some[name] = position
             n_bytes += self.sizes[position]
-            if len(some) == CHUNK or n_bytes >= FETCH_BYTES:
+            if len(some) == CHUNK_ITEMS or n_bytes >= FETCH_BYTES:
                 yield some
                 some, n_bytes = {}, 0
         if some:
@@ -145,7 +145,7 @@ class RemoteSource:
 def open_remote(
     place: RemotePath, split: str | None, note: Note, columns: Columns, excludes: Excludes
 ) -> Source:
-    """Return the source at the URL, as `open_source` has it. Raises BadSource, Unreachable."""
+    """Return the source at the URL; see `open_source`. Raises BadSource, Unreachable."""
     url = str(place)
     if has_magic(url.partition("::")[0]):
         _refuse(split, url)
@@ -155,8 +155,8 @@ def open_remote(
         _refuse(split, url)
         if place.suffix.lower() not in SUFFIXES | PARQUET:
             raise BadSource(
-                f"{url} is neither an image nor Parquet; of other files make a copy here, and "
-                "name that"
+                f"{url} is neither an image nor Parquet; copy other files to this machine, and "
+                "give the copy"
             )
         root = place.parent
         files = {place.name: place.stat()}
@@ -211,7 +211,7 @@ def _of_listing(
         if others := _chosen(files, pattern, ARROW | TAR):
             raise BadSource(
                 f"{name} holds Arrow files or tar archives, such as {next(iter(others))}, which "
-                "are not read in a store; make a copy here, and name that"
+                "cannot be read from a store; copy them to this machine, and give the copy"
             )
         raise none_in(name, images.left_out)
     splits = by_split([root / path for path in tables if "/" not in path])
@@ -230,7 +230,7 @@ def _chosen(
     suffixes: frozenset[str],
     excludes: Excludes = NO_EXCLUDES,
 ) -> Files:
-    """Return the matching files of these endings, in natural order of their paths.
+    """Return the matching files with these suffixes, in natural order of their paths.
 
     A store has no ignore files.
     """
@@ -256,7 +256,7 @@ def _facts(files: Files) -> Iterator[tuple[str, object]]:
 def _listed(root: RemotePath) -> Files:
     files = root.find()
     if not files:
-        raise BadSource(f"there is nothing at {root}; mend the URL")
+        raise BadSource(f"nothing found at {root}; correct the URL")
     return files
 
 
@@ -272,4 +272,6 @@ def _of_glob(place: RemotePath) -> tuple[RemotePath, tuple[str, ...]]:
 
 def _refuse(split: str | None, name: str) -> None:
     if split is not None:
-        raise BadSource(f"{name} has no split '{split}'; leave the split out, or name its folder")
+        raise BadSource(
+            f"{name} has no split '{split}'; leave out --split, or give the folder of the split"
+        )

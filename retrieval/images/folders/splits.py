@@ -30,11 +30,10 @@ def are_splits(folders: Mapping[str, bool]) -> bool:
 def chosen_split(
     split: str | None, folders: Sequence[str], loose: int, source: str, note: Note
 ) -> str | None:
-    """Return the folder of the split that is asked for, train where none is; None without such
-    folders.
+    """Return the folder of the split, by default train; None if there are no such folders.
 
-    loose: images beside the folders, which belong to no split. Tells `note` which folder was taken,
-    and what was not. Raises UnknownName.
+    loose: number of images outside the folders, which belong to no split. `note` gets the folder
+    that is taken and the ones that are not. Raises UnknownName.
     """
     if not folders:
         return None

@@ -16,7 +16,7 @@ from retrieval.values import shortened
 
 
 def contents(batch: pa.RecordBatch, image: str) -> list[tuple[bytes | None, str | None]]:
-    """Return the encoded image and the path of each row, None where the row has none."""
+    """Return the encoded image and the path of each row; None if the row has none."""
     column = batch.column(image)
     kind = plain_type(column.type)
     nothing: list[Any] = [None] * batch.num_rows
@@ -48,14 +48,14 @@ def content_of(
         return BadImage(where, f"{here}, a URL; download the image first")
     found = _below(file.parent, path) if isinstance(file, Path) else _below_url(file.parent, path)
     if found is None:
-        return BadImage(where, f"{here}, which leads out of the folder of the table")
+        return BadImage(where, f"{here}, which is outside the folder of the table")
     if isinstance(found, Path) and not _is_file(found):
         return BadImage(where, f"{here}: no such file in the folder of the table")
     return found
 
 
 def labels(where: str, column: pa.Array, names: Sequence[str] | None) -> list[str | None]:
-    """Return the labels as text, None where unknown. Raises what `label_text` raises."""
+    """Return the labels as text, None if unknown. Raises the errors of `label_text`."""
     if pa.types.is_floating(column.type):  # text keeps 0.1 of float32 as 0.1
         values = [None if t is None else float(t) for t in column.cast(pa.string()).to_pylist()]
     else:
@@ -92,7 +92,7 @@ def label_text(where: str, value: object, names: Sequence[str] | None = None) ->
     if names is not None:
         if not whole or not 0 <= value < len(names):
             raise BadSource(
-                f"label {value} has no name: there are {len(names)}; mend the schema metadata of "
+                f"label {value} has no name ({len(names)} names); correct the schema metadata of "
                 f"{where}"
             )
         return names[int(value)]
@@ -102,7 +102,7 @@ def label_text(where: str, value: object, names: Sequence[str] | None = None) ->
 
 
 SEVERAL_VALUES = (
-    "holds several values, and an image has one label here; choose another column with "
+    "holds several values, and an image has only one label; choose another column with "
     "--label-column, or no labels with --label-column ''"
 )
 

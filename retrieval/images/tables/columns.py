@@ -47,14 +47,14 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 
 
 CLASS_COLUMNS = ("class", "category", "class_name", "category_name", "class_label", "label_name")
-"""Names of label columns where none of the above is there, and none is declared as classes."""
+"""Names of label columns if none of the above exists, and none is declared as classes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundColumns:
     """The columns of one file.
 
-    names: names of integer labels, None where they have none.
+    names: names of integer labels; None if they have none.
     mark: what paths of rows carry before `#ROW`, where the image column would not be found again
     without it: `#COLUMN`, percent-encoded.
     fact: the columns, for the source's fingerprint; None for `img` or `image` and `label`, which

@@ -20,9 +20,9 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableFile:
-    """A file, how many rows it has, and what the ids of its rows begin with.
+    """A file, its number of rows, and the prefix of their ids.
 
-    found: its columns, None where it has no rows. labels: what kind they are, None without any.
+    found: its columns; None if it has no rows. labels: their kind; None without labels.
     """
 
     file: Place
@@ -55,7 +55,7 @@ class ParquetSource:
         note: Note = no_note,
         columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
-        """Return the split of a data set; a copy of the files is the same source."""
+        """Return the split of a data set. Copies of its files have the same fingerprint."""
         tables = tuple(_table_file(file, file.name, columns) for file in files)
         facts = ["parquet", split, *map(name_and_size, files), *_choices(tables)]
         _check(name, tables, note)
@@ -69,7 +69,7 @@ class ParquetSource:
         note: Note = no_note,
         columns: Columns = NO_CHOICE,
     ) -> "ParquetSource":
-        """Return all rows of the files, by the paths that lead to them."""
+        """Return all rows of the files. The paths are part of the rows' ids."""
         tables = tuple(_table_file(file, text(path), columns) for path, file in files.items())
         facts = [(p.name, *name_and_size(p.file), _changed(p.file)) for p in tables]
         _check(name, tables, note)
@@ -131,7 +131,7 @@ def _table_file(file: Place, name: str, columns: Columns) -> TableFile:
 
 
 def _rows(each: TableFile, start: int, columns: Columns) -> Iterator[tuple[int, Item]]:
-    """Yield the row and its item, from the row `start` on; what comes before is not read."""
+    """Yield each row number and its item, from `start` on; earlier rows are not read."""
     where = text(each.file)
     with opened(each.file) as table:
         found = find(where, table.schema, columns)
@@ -148,14 +148,14 @@ def _rows(each: TableFile, start: int, columns: Columns) -> Iterator[tuple[int, 
 
 
 def _choices(tables: Sequence[TableFile]) -> Iterator[object]:
-    """Yield the columns of the files for the fingerprint, where they are not the first defaults."""
+    """Yield the columns of the files that are not the first defaults, for the fingerprint."""
     for number, each in enumerate(tables):
         if each.found is not None and each.found.fact is not None:
             yield "columns", number, each.found.fact
 
 
 def _check(name: str, tables: Sequence[TableFile], note: Note) -> None:
-    """Raise BadSource where the labels of files contradict; note a choice."""
+    """Raise BadSource if labels are names in one file and numbers in another; note a choice."""
     kinds: dict[str, TableFile] = {}
     for each in tables:
         if each.labels is not None:

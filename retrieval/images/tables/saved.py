@@ -23,7 +23,7 @@ _REMEDY = "write it with save_to_disk again"
 def open_saved(
     folder: Path, split: str | None, note: Note, columns: Columns
 ) -> ParquetSource | None:
-    """Return the data set in the folder, None where `save_to_disk` did not write it.
+    """Return the data set in the folder; None unless `save_to_disk` wrote it.
 
     Of a DatasetDict it is the split, by default `train`. Raises UnknownName for one that is not
     there, BadSource for a data set without its files or with rows in another order than they are.
@@ -55,7 +55,7 @@ def _files(folder: Path) -> dict[str, Place]:
     state = _read(folder / STATE)
     if any(state.get(key) for key in _INDICES):
         raise BadSource(
-            f"{text(folder)} keeps its rows in another order than their files (an indices mapping);"
+            f"{text(folder)} has an indices mapping: its rows are in another order than its files;"
             " call flatten_indices() in datasets, and save it again"
         )
     names = _strings(folder / STATE, "_data_files", "filename")
@@ -84,7 +84,7 @@ def _plain_name(file: Path, name: object) -> str:
         or name in (".", "..")
         or set(name) & {"/", "\\", "\0"}
     ):
-        raise BadSource(f"{text(file)} names {name!r:.80}, not a file beside it; {_REMEDY}")
+        raise BadSource(f"{text(file)} names {name!r:.80}, not a file in its folder; {_REMEDY}")
     return name
 
 
@@ -94,5 +94,5 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise BadSource(f"cannot read {text(file)}: {error}; {_REMEDY}") from error
     if not isinstance(document, dict):
-        raise BadSource(f"{text(file)} is no JSON object; {_REMEDY}")
+        raise BadSource(f"{text(file)} is not a JSON object; {_REMEDY}")
     return document

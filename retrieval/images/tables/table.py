@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.errors import BadSource
-from retrieval.images.source import CHUNK, text
+from retrieval.images.source import CHUNK_ITEMS, text
 from retrieval.images.tables.endings import ARROW
 from retrieval.storage.files import native_path
 from retrieval.storage.places import Place
@@ -30,13 +30,13 @@ class Table(Protocol):
         """Number of rows."""
 
     def batches(self, start: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Return the rows from `start` on, at most CHUNK at a time; rows before it are not decoded.
+        """Yield the rows from `start` on, CHUNK_ITEMS at a time; rows before it are not decoded.
 
         columns: names, or `COLUMN.FIELD` for a field of a struct.
         """
 
     def row(self, row: int, columns: list[str]) -> pa.RecordBatch | None:
-        """Return the row, None where there is none."""
+        """Return the row; None if it does not exist."""
 
     def has_values(self, column: str) -> bool:
         """Return False if the column is known to hold nulls only."""
@@ -52,7 +52,7 @@ def opened(file: Place) -> Iterator[Table]:
     try:
         if is_arrow:
             if not isinstance(file, Path):
-                raise BadSource(f"{file} is an Arrow file in a store; make a copy here, name that")
+                raise BadSource(f"{file} is an Arrow file in a store; copy it here, give the copy")
             with native_path(file) as name, pa.memory_map(name) as stream:
                 yield _Arrow(stream)
         else:
@@ -80,7 +80,7 @@ class _Parquet:
     def batches(self, start: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         group, row = self._group_of(start)
         groups = list(range(group, self._file.num_row_groups))
-        for batch in self._file.iter_batches(CHUNK, groups, columns, use_threads=False):
+        for batch in self._file.iter_batches(CHUNK_ITEMS, groups, columns, use_threads=False):
             skipped = min(max(0, start - row), batch.num_rows)
             row += batch.num_rows
             if skipped < batch.num_rows:
@@ -120,7 +120,7 @@ class _Parquet:
 
 
 class _Arrow:
-    """A file that is mapped into memory: what is not looked at is not read."""
+    """A memory-mapped file, of which only the parts that are used are read."""
 
     def __init__(self, stream: pa.MemoryMappedFile) -> None:
         self._stream = stream
@@ -134,8 +134,8 @@ class _Arrow:
             if start < before + batch.num_rows:
                 part = batch.select(names)
                 part.validate(full=True)  # a damaged file may have offsets out of range
-                for row in range(max(0, start - before), batch.num_rows, CHUNK):
-                    yield part.slice(row, CHUNK)
+                for row in range(max(0, start - before), batch.num_rows, CHUNK_ITEMS):
+                    yield part.slice(row, CHUNK_ITEMS)
             before += batch.num_rows
 
     def row(self, row: int, columns: list[str]) -> pa.RecordBatch | None:
@@ -164,7 +164,7 @@ class _Arrow:
 
 
 def _check_counts(facts: pq.FileMetaData) -> None:
-    """Raise ValueError where the file does not have the rows that it says it has."""
+    """Raise ValueError unless the row groups have as many rows as the file's metadata."""
     counts = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != facts.num_rows:
-        raise ValueError(f"it counts {facts.num_rows:,} rows and has {sum(counts):,}")
+        raise ValueError(f"{sum(counts):,} rows, not {facts.num_rows:,} as in the metadata")

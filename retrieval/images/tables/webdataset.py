@@ -27,8 +27,8 @@ from retrieval.images.tables.columns import LABEL_COLUMNS
 from retrieval.images.tables.endings import TAR
 from retrieval.storage.places import Place
 
-PACKED = frozenset({".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst"})
-"""Endings of compressed archives, where they follow `.tar` or stand for it."""
+COMPRESSED_SUFFIXES = frozenset({".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst"})
+"""Suffixes of compressed archives, which follow `.tar` or replace it."""
 
 MAX_LABEL_BYTES = 16 << 20  # maximum size of a member with a label
 _CLASS = "cls"
@@ -63,14 +63,14 @@ class Sample:
     members: dict[str, Member] = field(default_factory=dict)
 
     def images(self) -> list[str]:
-        """Return the members that are images, the simplest ending first: `jpg` before `seg.png`."""
+        """Return the members that are images, the simplest suffix first: `jpg` before `seg.png`."""
         found = [e for e in self.members if f".{e.rpartition('.')[2]}" in SUFFIXES]
         return sorted(found, key=lambda ending: (ending.count("."), ending))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Archive:
-    """An archive, how many samples it has, and what the ids of these begin with."""
+    """An archive, its number of samples, and the prefix of their ids."""
 
     file: Path
     samples: int
@@ -171,13 +171,15 @@ def is_archive_of_images(file: Path) -> bool:
 def is_packed(file: Path) -> bool:
     """Return whether the file is named as a compressed tar archive."""
     suffix = file.suffix.lower()
-    return suffix in PACKED and (suffix.startswith(".t") or Path(file.stem).suffix.lower() in TAR)
+    return suffix in COMPRESSED_SUFFIXES and (
+        suffix.startswith(".t") or Path(file.stem).suffix.lower() in TAR
+    )
 
 
 def packed(file: Path) -> BadSource:
     """Return the error for a compressed archive, in which a row cannot be found by its position."""
     return BadSource(
-        f"{text(file)} is a compressed archive; decompress it to a .tar file, and name that"
+        f"{text(file)} is a compressed archive; decompress it to a .tar file, and give that file"
     )
 
 
@@ -270,9 +272,7 @@ def _label_bytes(where: str, stream: BinaryIO, member: Member) -> bytes:
 
 
 def _samples(file: Path) -> Iterator[Sample]:
-    """Yield the samples, in the archive's order; what begins with a dot is left out, as in
-    folders.
-    """
+    """Yield the samples in the archive's order, without names that begin with a dot."""
     sample: Sample | None = None
     size = file.stat().st_size
     with _archive(file, "r:") as archive:
@@ -307,7 +307,7 @@ class _TarInfo(tarfile.TarInfo):
 
 @contextmanager
 def _archive(file: Path, mode: Literal["r:", "r:*"]) -> Iterator[tarfile.TarFile]:
-    """Yield the archive, open; BadSource for what goes wrong while it is."""
+    """Yield the open archive. Raises BadSource for errors of the `with` block, too."""
     try:
         with tarfile.open(file, mode, tarinfo=_TarInfo) as archive:
             yield archive

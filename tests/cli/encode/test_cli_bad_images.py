@@ -88,7 +88,7 @@ def test_encode_of_one_bad_image_names_the_problem(retr: Retr, name: str) -> Non
 def test_encode_of_only_bad_images_is_refused(retr: Retr) -> None:
     save_bad(retr.cwd / "bad")
     message = retr.refused("encode", "bad", "--encoder", "toy", "--out", "made", leaves=True)
-    assert f"none of the {len(BAD)} images" in message
+    assert f"cannot read any of the {len(BAD)} images" in message
     assert "skipped.parquet" in message
     skipped = pq.read_table(retr.cwd / "made" / "skipped.parquet").to_pylist()
     assert sorted(Path(row["path"]).name for row in skipped) == sorted(BAD)
@@ -148,7 +148,7 @@ def test_max_megapixels_limits_the_size_of_images(retr: Retr) -> None:
     assert "1 image could not be read" in done.err
     skipped = pq.read_table(retr.cwd / "some" / "skipped.parquet").to_pylist()
     assert [(Path(row["path"]).name, row["reason"]) for row in skipped] == [
-        ("a.png", "1,920,000 pixels; the most is 1,000,000 (raise it with --max-megapixels 2)")
+        ("a.png", "1,920,000 pixels; the maximum is 1,000,000 (raise it with --max-megapixels 2)")
     ]
     assert retr.json(*encode, "all", "--max-megapixels", "2")["rows"] == 2
     retr("index", "some", "--out", "index")
@@ -156,7 +156,7 @@ def test_max_megapixels_limits_the_size_of_images(retr: Retr) -> None:
     assert "--max-megapixels 2" in retr.refused(*search, "-k", "1", "--max-megapixels", "1")
     assert retr.json(*search, "-k", "1", "--max-megapixels", "2")[0]["hits"][0]["id"] == "b.jpg"
     warned = retr("duplicates", "all", "--max-megapixels", "1").err
-    assert "a.png: 1,920,000 pixels; the most is 1,000,000" in warned
+    assert "a.png: 1,920,000 pixels; the maximum is 1,000,000" in warned
 
 
 @pytest.mark.parametrize("value", ["0", "-3"])

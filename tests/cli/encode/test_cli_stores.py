@@ -47,11 +47,14 @@ def test_encode_index_and_search_work_in_a_store(stored: Retr, gallery: Gallery)
 
 def test_missing_urls_are_refused(stored: Retr, gallery: Gallery) -> None:
     for arguments, words in (
-        (["encode", "s3://other/photos", "--encoder", "toy"], "in no bucket that there is"),
-        (["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"], "in no bucket"),
+        (["encode", "s3://other/photos", "--encoder", "toy"], "does not exist; create it"),
+        (
+            ["encode", gallery.images, "--encoder", "toy", "--out", "s3://other/e"],
+            "does not exist; create it",
+        ),
         (["index", "s3://bucket/nothing"], "is not an embeddings folder"),
         (["search", gallery.image, "--index", "s3://bucket/nothing"], "is not an index"),
-        (["encode", "s3://bucket/nothing", "--encoder", "toy"], "there is nothing at"),
+        (["encode", "s3://bucket/nothing", "--encoder", "toy"], "nothing found at"),
         (["verify", "s3://bucket/nothing"], "not found"),
         (["encode", "nosuch://a/b", "--encoder", "toy"], "Protocol not known"),
     ):
@@ -65,7 +68,7 @@ def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None
     assert made["details"]["parts"] == 1
     again = retr("index", "--add", gallery.embeddings, "--out", "one-part")
     assert "the rows are in the index already" in again.out
-    assert "stands twice" not in again.err
+    assert "duplicate id" not in again.err
     message = retr.refused("index", gallery.embeddings, "--parts", 0, "--out", "none")
     assert "--parts" in message
     for arguments, words in (

@@ -35,7 +35,7 @@ SHARD_DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "infinity": (lambda folder: rewrite_shard(folder, put_infinity), [PART, "infinity", "17"]),
     "an id twice": (
         lambda folder: rewrite_shard(folder, repeat_an_id),
-        ["'green/11.png' stands twice"],
+        ["duplicate id 'green/11.png'"],
     ),
 }
 

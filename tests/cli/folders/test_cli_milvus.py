@@ -75,5 +75,5 @@ def test_wrong_milvus_options_are_refused(retr: Retr, gallery: Gallery) -> None:
     assert "there are: AUTOINDEX" in retr.refused(*build, "index_type=hnsw")
     assert "invalid address" in retr.refused(*build, "uri=milvus.db")
     manhattan = retr.refused(*build[:-1], "--metric", "manhattan")
-    assert "Milvus has no manhattan distance; use the backend exact or ivf for it" in manhattan
+    assert "Milvus has no manhattan distance; use the backend exact or ivf" in manhattan
     shutil.rmtree(Path(retr.cwd) / "index", ignore_errors=True)

@@ -88,7 +88,7 @@ def test_evaluation_without_common_labels_is_refused(retr: Retr, gallery: Galler
 
 def test_the_same_embeddings_twice_are_not_indexed(retr: Retr, gallery: Gallery) -> None:
     message = retr.refused("index", gallery.embeddings, gallery.embeddings, "--out", "index")
-    assert "stands twice" in message
+    assert "duplicate id" in message
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def outputs(gallery: Gallery) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("full", "full holds something else (notes.txt"),
+        ("full", "full holds other files (notes.txt"),
         ("file", "file is a file"),
         ("file/below", "file"),
         ("file/far/below", "file"),
@@ -53,7 +53,7 @@ def test_embeddings_and_index_do_not_overwrite_each_other(
     embeddings, index = copied(gallery.embeddings), copied(gallery.index())
     for command, out in (("encode", index), ("index", embeddings)):
         message = retr.refused(*outputs(gallery)[command], "--out", out)
-        assert "holds something else" in message
+        assert "holds other files" in message
 
 
 def test_other_embeddings_are_not_overwritten(retr: Retr, gallery: Gallery, copied: Copied) -> None:

@@ -114,7 +114,7 @@ def test_bench_compare_lists_changes(digits: Retr, tmp_path: Path) -> None:
     [
         (["--compare", "a", "b", "--backend", "exact"], "--compare takes no other options; leave"),
         (["--hdf5", "gone.hdf5"], "gone.hdf5 not found"),
-        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 brings queries and database"),
+        (["--hdf5", "gone.hdf5", "--database", "gone"], "--hdf5 has queries and database"),
         (["--metric", "manhattan", "--export-hdf5", "x"], "ann-benchmarks has no metric manhattan"),
         (["--backend", "hsnw"], "unknown backend 'hsnw'; did you mean 'hnsw'"),
         (["--threads", "0"], "0 threads on"),
@@ -164,4 +164,4 @@ def test_demo_does_not_overwrite_a_folder_of_other_files(tmp_path: Path) -> None
         "demo", "--encoder", "toy", "--limit", "300", "--out", "demo"
     )
     assert outcome.code == 2
-    assert "holds something else (letter.txt)" in outcome.err
+    assert "holds other files (letter.txt)" in outcome.err

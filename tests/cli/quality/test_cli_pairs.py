@@ -70,10 +70,10 @@ def test_validation_images_from_another_set(retr: Retr) -> None:
     assert found["accuracy"] == 1
     shutil.copytree(retr.cwd / "e-photos", retr.cwd / "copy")
     message = retr.refused("pairs", "e-photos", "--validation", "copy", leaves=True)
-    assert "80 images are both for validation and for the test, such as" in message
+    assert "80 images are in both the validation and the test set, such as" in message
     retr("encode", "photos", "--limit", "30", "--encoder", "toy", "--out", "some")
     message = retr.refused("pairs", "e-photos", "--validation", "some", leaves=True)
-    assert "30 images are both for validation and for the test, such as" in message
+    assert "30 images are in both the validation and the test set, such as" in message
 
 
 def test_the_report_holds_plots_and_a_sheet(retr: Retr, gallery: Gallery) -> None:
@@ -120,11 +120,11 @@ def test_the_sheet_shows_images_under_their_own_labels(
         (["pairs", "{e}", "--classes", "blue,"], "write names separated by commas"),
         (
             ["pairs", "{e}", "--classes", "blue"],
-            "pairs that differ need 2 classes, and there are 1;",
+            "pairs of different classes need 2 classes, and there are 1;",
         ),
         (["pairs", "{e}", "--held-out", "violet"], "unknown class of these images 'violet'"),
         (["pairs", "{e}", "--seed", "-1"], "greater than or equal to 0"),
-        (["pairs", "{e}", "--count", "7"], "7 pairs cannot be half alike"),
+        (["pairs", "{e}", "--count", "7"], "the number of pairs is 7; give an even number"),
         (["pairs", "{e}", "--count", "0"], "give an even number, 2 or more"),
         (["pairs", "{e}", "--scheme", "rondom"], "did you mean 'random'"),
         (["pairs", "{e}", "--calibration", "given"], "isotonic, logistic"),

@@ -62,7 +62,7 @@ def test_trained_and_held_out_classes_are_reported_apart(retr: Retr, learned: Le
     assert [*named["held_out"]["per_class"]] == [*"56"]
     assert [*named["trained"]["per_class"]] == [*"01234"]
     outcome = retr("pairs", learned.test, "--held-out", "7")
-    assert "no pairs of classes held out: pairs that differ need 2 classes" in outcome.out
+    assert "no pairs of classes held out: pairs of different classes need 2 classes" in outcome.out
     assert "trained on (5)" in outcome.out
     message = retr.refused("pairs", learned.test, "--held-out", "7,3")
     assert "class '3' is not held out: the encoder was trained on it; name classes" in message

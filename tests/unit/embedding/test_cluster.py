@@ -26,7 +26,7 @@ from retrieval.errors import BadInput, Mismatch, NoCluster
 from retrieval.images import Columns, Source, open_source
 from retrieval.images.folders.listing import listed
 from retrieval.runtime import ray as cluster
-from retrieval.runtime.ray import Crew, check, crew_of
+from retrieval.runtime.ray import WorkerPlan, check, plan_workers
 from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.manifest import Dtype
 from retrieval.storage.shard_writer import ShardWriter
@@ -37,32 +37,37 @@ def node(cpus: float, gpus: float = 0) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "device", "limit", "crew"),
+    ("nodes", "device", "limit", "plan"),
     [
-        ([node(2)], "auto", None, Crew(1, 2)),
-        ([node(2)], "auto", 1, Crew(2, 1)),
-        ([node(2)], "auto", 64, Crew(1, 2)),
-        ([node(1)] * 3, "auto", None, Crew(3, 1)),
-        ([node(0), node(4)], "auto", None, Crew(1, 4)),  # a head that only manages
-        ([node(4), node(8), node(8)], "auto", None, Crew(5, 4)),
-        ([node(1), node(64), node(64)], "auto", None, Crew(2, 64)),  # not 129 of one CPU
-        ([node(4), node(16, 4)], "auto", None, Crew(4, 4, 1)),
-        ([node(16, 4)], "cuda", 2, Crew(4, 2, 1)),
-        ([node(2, 4)], "auto", None, Crew(2, 1, 1)),  # a GPU without a CPU has nobody to feed it
-        ([node(16, 4)], "cpu", None, Crew(1, 16)),
+        ([node(2)], "auto", None, WorkerPlan(1, 2)),
+        ([node(2)], "auto", 1, WorkerPlan(2, 1)),
+        ([node(2)], "auto", 64, WorkerPlan(1, 2)),
+        ([node(1)] * 3, "auto", None, WorkerPlan(3, 1)),
+        ([node(0), node(4)], "auto", None, WorkerPlan(1, 4)),  # a head that only manages
+        ([node(4), node(8), node(8)], "auto", None, WorkerPlan(5, 4)),
+        ([node(1), node(64), node(64)], "auto", None, WorkerPlan(2, 64)),  # not 129 of one CPU
+        ([node(4), node(16, 4)], "auto", None, WorkerPlan(4, 4, 1)),
+        ([node(16, 4)], "cuda", 2, WorkerPlan(4, 2, 1)),
+        (
+            [node(2, 4)],
+            "auto",
+            None,
+            WorkerPlan(2, 1, 1),
+        ),  # a GPU without a CPU has nobody to feed it
+        ([node(16, 4)], "cpu", None, WorkerPlan(1, 16)),
     ],
 )
 def test_workers_are_as_many_as_fit(
-    nodes: list[Mapping[str, float]], device: str, limit: int | None, crew: Crew
+    nodes: list[Mapping[str, float]], device: str, limit: int | None, plan: WorkerPlan
 ) -> None:
-    assert crew_of(nodes, device, limit) == crew
+    assert plan_workers(nodes, device, limit) == plan
 
 
 def test_a_cluster_without_what_was_asked_for_is_refused() -> None:
-    with pytest.raises(NoCluster, match="no node of the cluster has a GPU"):
-        crew_of([node(4)], "cuda")
+    with pytest.raises(NoCluster, match="no node of the cluster has both a GPU"):
+        plan_workers([node(4)], "cuda")
     with pytest.raises(NoCluster, match="no node of the cluster offers a CPU"):
-        crew_of([{}, node(0)], "auto")
+        plan_workers([{}, node(0)], "auto")
 
 
 @contextmanager
@@ -95,14 +100,14 @@ def test_an_address_at_which_no_cluster_speaks_is_refused_soon() -> None:
     with server(None) as silent, pytest.raises(NoCluster, match="no answer in 3 s; give HOST:PORT"):
         check(silent)
     web_server = server(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with web_server as web, pytest.raises(NoCluster, match="but something else; give HOST:PORT"):
+    with web_server as web, pytest.raises(NoCluster, match="is not a Ray cluster; give HOST:PORT"):
         check(web)
     with server(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as grpc:
         assert check(grpc) == grpc
     for wrong in ("head", "head:", ":6379", "head:0", "head:65536", "head:x"):
         with pytest.raises(NoCluster, match="is not an address; give HOST:PORT"):
             check(wrong)
-    with pytest.raises(NoCluster, match="is an address of Ray's client"):
+    with pytest.raises(NoCluster, match="is a Ray Client address"):
         check("ray://head:10001")
     assert time.monotonic() - began < 30  # also on a busy machine; Ray tries for minutes
 
@@ -118,7 +123,7 @@ def test_the_address_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatc
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"there is no Ray; pip install 'retr\[ray\]'"):
+    with pytest.raises(BadInput, match=r"Ray is not installed; pip install 'retr\[ray\]'"):
         check(None)
 
 
@@ -137,20 +142,23 @@ def test_a_node_without_retr_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     reply = call(row)
     monkeypatch.undo()
-    with pytest.raises(NoCluster, match=r"there is no retr .*; install the same"):
+    with pytest.raises(NoCluster, match=r"retr is not installed .*; install the same"):
         cluster._value(reply)
-    with pytest.raises(NoCluster, match=r"^on node 10\.0\.0\.9: there is no retr"):
+    with pytest.raises(NoCluster, match=r"^on node 10\.0\.0\.9: retr is not installed"):
         cluster._value({**reply, "node": "10.0.0.9"})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": "0.0"}, "retr is of version .*, not 0.0; install"),
-        ({"run": Path("elsewhere")}, "is not the folder that the run was started on; name one"),
-        ({"names": "others"}, "holds other images than where the run was started; let all"),
+        ({"version": "0.0"}, "retr has version .*, not 0.0; install"),
+        ({"run": Path("elsewhere")}, "is not the run's output folder; name a folder"),
+        (
+            {"names": "others"},
+            "has other images than on the machine that started the run",
+        ),
         ({"first": "elsewhere/0.png"}, "is read from .*, not from elsewhere/0.png; name a folder"),
-        ({"encoder": "b" * 64}, "the encoder toy is another than .*; install the same"),
+        ({"encoder": "b" * 64}, "encoder toy differs from .*; install the same"),
     ],
 )
 def test_a_worker_refuses_what_is_not_as_it_is_to_the_driver(
@@ -293,5 +301,5 @@ def test_a_node_that_sees_other_images_is_refused(
     queue, outcome = made_by_a_worker(source, photos, tmp_path / "made")
     file.write_bytes(content)  # the driver sees this content
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(Mismatch, match="holds other images on a node than where the run was"):
+    with pytest.raises(Mismatch, match="has other images on a node than on this machine"):
         queue.add(outcome)

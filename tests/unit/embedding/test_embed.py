@@ -150,7 +150,7 @@ def test_words_become_vectors_where_the_encoder_takes_them() -> None:
         embedder.embed_texts(iter(["blue", "red"])), [[0, 0, 1], [1, 0, 0]]
     )
     assert embedder.embed_texts([]).shape == (0, 3)
-    with pytest.raises(BadInput, match="encoder toy takes no words; search by image"):
+    with pytest.raises(BadInput, match="encoder toy cannot embed text; search by image"):
         Embedder.of(Toy()).embed_texts("green")
 
 
@@ -180,7 +180,7 @@ def test_search_text(index: Path) -> None:
     assert [hit.label for hit in green + blue] == ["green"] * 3 + ["blue"] * 3
     [hits] = searcher.search_text("green", k=2, where="label=red")
     assert [hit.label for hit in hits] == ["red"] * 2
-    with pytest.raises(BadInput, match="takes no words"):
+    with pytest.raises(BadInput, match="cannot embed text"):
         Searcher.open(index).search_text("green")
 
 

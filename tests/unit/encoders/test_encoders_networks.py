@@ -197,7 +197,7 @@ def test_whitening_by_half_halves_the_logarithm_of_variances() -> None:
 
 
 def test_whitening_of_too_few_directions() -> None:
-    with pytest.raises(ValueError, match="8 features have no 9 principal axes"):
+    with pytest.raises(ValueError, match="9 principal axes of 8 features"):
         Whitening(8, 9)
     flat = random(50, 2) @ random(2, 8)
     for features, spread in ((flat, [1.0, 1.0, 0.0]), (torch.ones(50, 8), [0.0, 0.0, 0.0])):

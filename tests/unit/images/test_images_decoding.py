@@ -248,10 +248,10 @@ def test_the_beginning_of_a_file_is_truncated_or_damaged(kind: str, length: int)
 def test_huge_images_are_refused_by_their_header() -> None:
     # There are no pixels behind the header: that it is not "truncated" shows they weren't read.
     assert reason(png(30_000, 30_000, 8, 2)) == (
-        "900,000,000 pixels; the most is 100,000,000 (raise it with --max-megapixels 900)"
+        "900,000,000 pixels; the maximum is 100,000,000 (raise it with --max-megapixels 900)"
     )
     assert reason(png(10_000, 10_001, 8, 2)) == (
-        "100,010,000 pixels; the most is 100,000,000 (raise it with --max-megapixels 101)"
+        "100,010,000 pixels; the maximum is 100,000,000 (raise it with --max-megapixels 101)"
     )
     assert reason(png(10_000, 10_000, 8, 2)) == "truncated"
 
@@ -274,7 +274,7 @@ def scanned_again(jpeg: bytes, times: int) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan of some bytes goes over all pixels, as often as the file has one."""
-    monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 40 * 30 * 30)
+    monkeypatch.setattr(decoding_limits, "MAX_SCANNED_PIXELS", 40 * 30 * 30)
     image = Image.fromarray(smooth())
     progressive = encoded(image, "JPEG", progressive=True)
     again = scanned_again(progressive, 30)
@@ -282,11 +282,14 @@ def test_scans_are_few(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "TIFF":
         whole, content = (tiff(jpeg, t259=7, t262=6) for jpeg in (progressive, again))
     assert pixels(whole).shape == smooth().shape
-    assert reason(content) == "40 scans of 1,200 pixels in a JPEG"
+    assert reason(content) == (
+        "a JPEG with 40 scans of 1,200 pixels; the maximum is 36,000 pixels in all scans "
+        "(raise it with --max-megapixels 134)"
+    )
 
 
 def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 2 * 320 * 240)
+    monkeypatch.setattr(decoding_limits, "MAX_SCANNED_PIXELS", 2 * 320 * 240)
     image = Image.fromarray(np.tile(smooth(), (8, 8, 1)))
     stream = encoded(image, "TIFF", compression="jpeg", strip_size=8 * 30 * 3 * 16)
     assert stream.count(b"\xff\xda") == 20
@@ -295,7 +298,7 @@ def test_each_tile_of_a_tiff_has_scans_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 def test_scans_are_not_counted_where_one_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all photographs are such files. A thumbnail or second picture has scans too."""
-    monkeypatch.setattr(decoding_limits, "MAX_SCANNED", 40 * 30)
+    monkeypatch.setattr(decoding_limits, "MAX_SCANNED_PIXELS", 40 * 30)
     other = encoded(Image.new("RGB", (8, 8)), "JPEG")
     for mode in ("RGB", "L", "CMYK"):
         image = Image.fromarray(smooth()).convert(mode)
@@ -325,14 +328,17 @@ def test_tiles_are_no_larger_than_images(capfd: pytest.CaptureFixture[str]) -> N
     assert pixels(tiff(tile, t259=8, t322=32, t323=48)).shape == smooth().shape
     assert reason(tiff(tile, t259=8, t322=480, t323=480)) == "truncated or damaged"
     assert reason(tiff(tile, t259=8, t322=48_000, t323=32_000)) == (
-        "1,536,000,000 pixels; the most is 100,000,000 (raise it with --max-megapixels 1536)"
+        "1,536,000,000 pixels; the maximum is 100,000,000 (raise it with --max-megapixels 1536)"
     )
     assert capfd.readouterr().err == "", "libtiff has spoken"
 
 
 def test_a_short_file_cannot_take_long() -> None:
     assert pixels(run_lengths(3, 1)).tolist() == [[[10, 20, 30]] * 3]
-    assert reason(run_lengths(10_000_001, 1)) == "10,000,001 pixels; the most is 10,000,000"
+    assert (
+        reason(run_lengths(10_000_001, 1))
+        == "10,000,001 pixels in run lengths; the maximum is 10,000,000"
+    )
 
 
 def test_truncated_files_stay_truncated() -> None:

@@ -340,13 +340,13 @@ def test_a_split_of_a_folder_is_its_sub_folder(tree: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "/*.png", "/2.png"])
 def test_a_split_that_is_not_there_is_refused(tree: Path, suffix: str) -> None:
-    with pytest.raises(BadSource, match=r"has no split 'train'; leave the split out"):
+    with pytest.raises(BadSource, match=r"has no split 'train'; leave out --split"):
         open_source(f"{tree}{suffix}", split="train")
 
 
 def test_what_has_no_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(BadSource, match=r"no images in .*; they are told by their endings: apng"):
+    with pytest.raises(BadSource, match=r"no images in .*; images have the suffixes apng"):
         open_source(str(tmp_path))
     with pytest.raises(BadSource, match=r"no images in .*notes\.txt"):
         open_source(str(tmp_path / "notes.txt"))
@@ -360,10 +360,10 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(BadSource) as caught:
         open_source("cifar")
     assert str(caught.value) == (
-        "'cifar' is neither a data set nor a path; did you mean 'cifar10'? there are the data sets "
-        "cifar10, digits, fashion-mnist, mnist, or give a folder, a file or a glob"
+        "'cifar' is neither a data set nor a path; did you mean 'cifar10'? give one of the data "
+        "sets cifar10, digits, fashion-mnist, mnist, or a folder, a file or a glob"
     )
-    with pytest.raises(BadSource, match=r"nor a path; there are the data sets"):
+    with pytest.raises(BadSource, match=r"nor a path; give one of the data sets"):
         open_source("/nowhere/at/all")
 
 

@@ -173,7 +173,7 @@ def test_the_limit_counts_what_is_decoded(monkeypatch: pytest.MonkeyPatch) -> No
     image = Image.new("RGB", (1600, 1200), "orange")
     content = jpeg(image)
     assert decode(content, "a", Framing(32)).size == (200, 150)
-    refused = "1,920,000 pixels; the most is 1,000,000 (raise it with --max-megapixels 2)"
+    refused = "1,920,000 pixels; the maximum is 1,000,000 (raise it with --max-megapixels 2)"
     assert reason(content) == refused
     assert reason(content, Framing(600)) == refused
     assert reason(jpeg(image, "PNG"), Framing(32)) == refused
@@ -212,7 +212,7 @@ def test_time_for_a_jpeg_is_bounded_by_its_whole_size(monkeypatch: pytest.Monkey
     content = jpeg(Image.new("L", (16, 16)))
     size = content.index(b"\xff\xc0") + 5
     content = content[:size] + b"\xff\xff\xff\xff" + content[size + 4 :]
-    refused = "a JPEG of 4,294,836,225 pixels; the most is 2,000,000,000"
+    refused = "a JPEG with 4,294,836,225 pixels; the maximum is 2,000,000,000 pixels in all scans"
     assert reason(content, Framing(32)) == refused + " (raise it with --max-megapixels 215)"
     monkeypatch.setenv("RETR_MAX_MEGAPIXELS", "215")
     assert reason(content, Framing(32)).startswith("truncated")

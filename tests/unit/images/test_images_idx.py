@@ -101,7 +101,7 @@ def test_files_that_end_too_early_are_refused_where_they_end(tmp_path: Path) -> 
     write(tmp_path, "train", idx(PIXELS)[:-1], idx(LABELS), packed=False)
     items = open_source(str(tmp_path)).items()
     assert [next(items).id for _ in range(512)][-1] == "train/00511"
-    with pytest.raises(BadSource, match="ends too early; copy it again"):
+    with pytest.raises(BadSource, match="is truncated; copy it again"):
         next(items)
     write(tmp_path / "gz", "train", idx(PIXELS), idx(LABELS), packed=True)
     file = tmp_path / "gz" / "train-images-idx3-ubyte.gz"

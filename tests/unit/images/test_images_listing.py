@@ -102,7 +102,7 @@ def test_files_that_look_like_images_are_counted_by_kind(tmp_path: Path) -> None
 
 def test_what_was_passed_over_is_said_by_count() -> None:
     kinds = {".dng": 3, ".heic": 5, "": 1, ".cr2": 3}
-    said = "passed over: 12 files, .heic 5, .cr2 3, .dng 3, without an ending 1"
+    said = "passed over: 12 files, .heic 5, .cr2 3, .dng 3, without a suffix 1"
     assert said_of(kinds) == said
     assert said_of({".heic": 1}) == "passed over: 1 file, .heic 1"
     assert said_of({}) == ""

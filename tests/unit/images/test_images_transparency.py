@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from test_images_decoding import png
 
 from retrieval.images import decode
-from retrieval.images.transparency import ground_of, on_ground
+from retrieval.images.transparency import background_level, on_background
 
 Draw = ImageDraw.ImageDraw
 CLEAR = (0, 0, 0, 0)
@@ -39,14 +39,14 @@ def test_dark_and_colored_content_stays_on_white(color: object) -> None:
     image = drawn(disc(color))
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
-    assert on_ground(image).tobytes() == expected.tobytes()
+    assert on_background(image).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
     "color", ["white", "#f8f8f8", "ivory", "#e6e6e6", (255, 255, 255, 60), (255, 255, 255, 5)]
 )
 def test_light_content_is_laid_on_black(color: object) -> None:
-    assert ground_of(drawn(disc(color))) == 0
+    assert background_level(drawn(disc(color))) == 0
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_light_content_is_laid_on_black(color: object) -> None:
 )
 def test_any_white_shape_shows(draw: Callable[[Draw], object]) -> None:
     image = drawn(draw)
-    shown = np.asarray(on_ground(image))
+    shown = np.asarray(on_background(image))
     visible = np.asarray(image)[..., 3] == 255
     assert (shown[visible] == 255).all()
     assert shown[np.asarray(image)[..., 3] == 0].max() == 0
@@ -68,7 +68,7 @@ def test_any_white_shape_shows(draw: Callable[[Draw], object]) -> None:
 
 def test_a_thin_line_on_a_large_image_shows() -> None:
     image = drawn(lambda draw: draw.line((0, 1, 3999, 2500), fill="white"), (4000, 3000))
-    assert ground_of(image) == 0
+    assert background_level(image) == 0
 
 
 def test_content_of_several_tones_shows_wholly() -> None:
@@ -83,7 +83,7 @@ def test_content_of_several_tones_shows_wholly() -> None:
         width = 70 * len(colors)
         draws = [disc(color, 10 + 65 * place) for place, color in enumerate(colors)]
         image = drawn(both(*draws), (width, 70))
-        shown = np.asarray(on_ground(image)).astype(int)
+        shown = np.asarray(on_background(image)).astype(int)
         ground = shown[0, 0]
         for place in range(len(colors)):
             assert np.abs(shown[35, 35 + 65 * place] - ground).max() >= 60, colors
@@ -91,12 +91,12 @@ def test_content_of_several_tones_shows_wholly() -> None:
 
 def test_small_white_words_beside_a_black_drawing_show() -> None:
     draws = both(disc("black"), lambda draw: draw.text((70, 30), "words", fill="white"))
-    assert ground_of(drawn(draws)) not in (0, 255)
+    assert background_level(drawn(draws)) not in (0, 255)
 
 
 def test_white_inside_of_black_needs_no_other_ground() -> None:
     face = both(disc("black"), lambda draw: draw.rectangle((28, 30, 40, 40), fill="white"))
-    assert ground_of(drawn(face)) == 255
+    assert background_level(drawn(face)) == 255
 
 
 def test_rounded_corners_of_a_photo_stay_white() -> None:
@@ -105,21 +105,21 @@ def test_rounded_corners_of_a_photo_stay_white() -> None:
     mask = Image.new("L", image.size)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 127, 95), 12, fill=255)
     image.putalpha(mask)
-    assert ground_of(image) == 255
+    assert background_level(image) == 255
 
 
 def test_opaque_pixels_are_kept_to_the_bit() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
     noise[..., 3] = 255
-    assert np.array_equal(np.asarray(on_ground(Image.fromarray(noise))), noise[..., :3])
+    assert np.array_equal(np.asarray(on_background(Image.fromarray(noise))), noise[..., :3])
     white = Image.new("RGBA", (9, 9), "white")
-    assert on_ground(white).tobytes() == white.convert("RGB").tobytes()
+    assert on_background(white).tobytes() == white.convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("color", [(0, 0, 0, 0), (255, 255, 255, 0), (255, 255, 255, 128)])
 @pytest.mark.parametrize("size", [(1, 1), (5, 3)])
 def test_without_an_edge_the_ground_is_white(color: tuple[int, ...], size: tuple[int, int]) -> None:
-    assert on_ground(Image.new("RGBA", size, color)).getpixel((0, 0)) == (255, 255, 255)
+    assert on_background(Image.new("RGBA", size, color)).getpixel((0, 0)) == (255, 255, 255)
 
 
 # --- the ways of files to be transparent ---

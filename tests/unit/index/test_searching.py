@@ -223,7 +223,7 @@ def test_an_index_does_not_overwrite_something_else(index: Path, tmp_path: Path)
     embeddings = open_embeddings(tmp_path / "embeddings")
     for folder in (tmp_path / "docs", tmp_path / "embeddings"):
         before = {p.name: p.read_bytes() for p in folder.iterdir()}
-        with pytest.raises(BadInput, match="holds something else"):
+        with pytest.raises(BadInput, match="holds other files"):
             build_index([embeddings], "exact", folder)
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -271,7 +271,7 @@ def test_sets_of_different_encoders_are_not_indexed_together(
 
 def test_the_same_ids_twice_are_not_indexed(index: Path, tmp_path: Path) -> None:
     embeddings = open_embeddings(tmp_path / "embeddings")
-    with pytest.raises(BadData, match=r"the id 'blue/0.png' stands twice"):
+    with pytest.raises(BadData, match=r"duplicate id 'blue/0.png'"):
         build_index([embeddings, embeddings], "exact", tmp_path / "both")
 
 

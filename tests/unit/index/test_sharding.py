@@ -138,7 +138,7 @@ def test_rows_are_added_as_a_part(tmp_path: Path) -> None:
     assert [hit[0].id for hit in hits] == [f"b{row}" for row in range(5, 10)]
     assert add_rows(tmp_path / "x", [more]) == facts  # it is there already
     (tmp_path / "again").mkdir()
-    with pytest.raises(BadData, match="stands twice"):
+    with pytest.raises(BadData, match="duplicate id"):
         add_rows(
             tmp_path / "x", [embeddings(tmp_path / "again" / "b", drawn(20, 5), shard_rows=20)]
         )
@@ -251,7 +251,7 @@ def test_an_id_may_not_stand_in_two_parts(tmp_path: Path) -> None:
         embeddings(tmp_path / "a", drawn(40), shard_rows=20),
         embeddings(tmp_path / "again" / "a", drawn(40, 1), shard_rows=20),
     ]
-    with pytest.raises(BadData, match=r"'a0' stands twice in .*a and .*again/a"):
+    with pytest.raises(BadData, match=r"duplicate id 'a0' in .*a and .*again/a"):
         build_segments(sets, "exact", tmp_path / "x", 2, engine=in_turn)
     assert not (tmp_path / "x" / "index.json").exists()
 

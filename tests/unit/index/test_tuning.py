@@ -205,7 +205,7 @@ def test_given_queries_are_asked(database: Embeddings, tmp_path: Path) -> None:
     with pytest.raises(Mismatch, match="is also the database"):
         build_best([database], tmp_path / "again", Target(0.9), queries=database)
     other = embeddings(tmp_path / "other", vectors(20, 5), OTHER)
-    with pytest.raises(Mismatch, match="their distances mean nothing"):
+    with pytest.raises(Mismatch, match="their distances have no meaning"):
         build_best([database], tmp_path / "again", Target(0.9), queries=other)
 
 

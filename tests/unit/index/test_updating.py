@@ -93,7 +93,7 @@ def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path)
     wide = embeddings(tmp_path / "c", np.ones((5, DIM + 1), np.float32))
     for sets, error, message in (
         ([twice], BadData, "a0"),
-        ([other], Mismatch, "their distances mean nothing"),
+        ([other], Mismatch, "their distances have no meaning"),
         ([wide], Mismatch, "5 dimensions, and .* has 4"),
     ):
         with pytest.raises(error, match=message):

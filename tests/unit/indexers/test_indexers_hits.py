@@ -145,7 +145,7 @@ def test_values_beyond_float32_are_refused_with_their_row(bad: float) -> None:
 def test_vectors_too_long_for_distances_are_refused_except_for_cosine(metric: Metric) -> None:
     vectors = np.ones((70_000, 2), np.float32)
     vectors[[66_000, 69_000], 1] = 1e17, 2e18
-    with pytest.raises(BadInput, match=r"row 69000 has the length 2\.0e\+18"):
+    with pytest.raises(BadInput, match=r"row 69000 has length 2\.0e\+18"):
         checked_vectors(vectors, metric)
     assert checked_vectors(vectors[:69_000], metric).shape == (69_000, 2)
     assert checked_vectors(vectors, Metric.COSINE) is vectors

@@ -109,11 +109,16 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize(
     ("labels", "count", "scheme", "said"),
     [
-        ([0, 0, 0], None, Scheme.RANDOM, "pairs that differ need 2 classes, and there are 1;"),
+        (
+            [0, 0, 0],
+            None,
+            Scheme.RANDOM,
+            "pairs of different classes need 2 classes",
+        ),
         ([], None, Scheme.RANDOM, "2 classes, and there are 0;"),
         ([0, 1, 2], None, Scheme.RANDOM, "each class has 1; give more images"),
-        ([0, 0, 1, 1], 3, Scheme.RANDOM, "3 pairs cannot be half alike"),
-        ([0, 0, 1, 1], 0, Scheme.RANDOM, "0 pairs cannot be"),
+        ([0, 0, 1, 1], 3, Scheme.RANDOM, "the number of pairs is 3; give an even number"),
+        ([0, 0, 1, 1], 0, Scheme.RANDOM, "the number of pairs is 0"),
         ([0, 0, 1, 1], 6, Scheme.CONSECUTIVE, "there are 4 consecutive pairs, as the smallest"),
     ],
 )

@@ -252,7 +252,11 @@ def test_images_of_both_sides_are_found_under_any_name() -> None:
     check_apart(test, images("other", "0", "1", root="other"), photos, other)
     for validation, facts, said in (
         (images("photos", "1", "2", root="photos"), some, "1 images"),  # by id and by path
-        (images("copy", "1", "2", root="copy"), copy, "1 images are both for validation and for"),
+        (
+            images("copy", "1", "2", root="copy"),
+            copy,
+            "1 images are in both the validation",
+        ),
         (images("other", "1", "2", root="photos"), other, "such as 'other: 1'"),
     ):
         with pytest.raises(Mismatch, match=said):

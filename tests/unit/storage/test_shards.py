@@ -82,7 +82,7 @@ def test_vectors_come_without_a_copy(folder: Path) -> None:
 
 def test_incomplete_set_is_refused_and_says_how_far_it_is(tmp_path: Path) -> None:
     write(tmp_path, shards=2)
-    with pytest.raises(BadInput, match=r"not complete: 4 of 6 images .* goes on"):
+    with pytest.raises(BadInput, match=r"not complete: 4 of 6 images .* to continue"):
         open_embeddings(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_duplicate_ids_are_found(folder: Path) -> None:
     table = pq.read_table(folder / shard_name(0))
     ids = pa.array(["id0", "id5"])
     rewrite(folder, table.set_column(0, table.schema.field(0), ids))
-    with pytest.raises(BadData, match="the id 'id5' stands twice"):
+    with pytest.raises(BadData, match="duplicate id 'id5'"):
         open_embeddings(folder).read()
 
 
@@ -212,7 +212,7 @@ def test_another_run_does_not_write_here(folder: Path, other: Facts, message: st
 def test_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
     (tmp_path / "thesis.bak").write_text("dear")
-    with pytest.raises(BadInput, match=r"holds something else \(thesis.bak and 1 more\)"):
+    with pytest.raises(BadInput, match=r"holds other files \(thesis.bak and 1 more\)"):
         ShardWriter(tmp_path, facts())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.bak", "thesis.txt"]
 
@@ -227,7 +227,7 @@ def test_what_a_killed_run_left_behind_is_no_hindrance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "dtype", "remedy"),
     [
-        (np.nan, Dtype.FLOAT32, "mend the encoder"),
+        (np.nan, Dtype.FLOAT32, "correct the encoder"),
         (1e6, Dtype.FLOAT16, "use --dtype float32"),
     ],
 )

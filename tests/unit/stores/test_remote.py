@@ -83,7 +83,7 @@ def test_a_bucket_that_is_not_there(s3: Any, photos: Path) -> None:
         lambda: encoded(photos, RemotePath("s3://other/out")),
     ):
         message, seconds = refused(call)
-        assert "in no bucket that there is; make it, or mend the URL" in message
+        assert "does not exist; create it, or correct the URL" in message
         assert seconds < SOON_SECONDS
 
 
@@ -99,7 +99,7 @@ def test_a_store_that_refuses_connections(forgetful: None, monkeypatch: pytest.M
 
 def test_a_store_that_does_not_answer(forgetful: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(places, "FIRST", 2.0)
+        monkeypatch.setattr(places, "FIRST_CONTACT_SECONDS", 2.0)
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         lead_to(address, monkeypatch)
         message, seconds = refused(lambda: open_embeddings("s3://bucket/out"))
@@ -116,7 +116,7 @@ def test_no_credentials(server: str, forgetful: None, monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     message, seconds = refused(lambda: open_embeddings("s3://bucket/out"))
     assert "no access to s3://bucket/out" in message
-    assert "give credentials" in message
+    assert "set credentials" in message
     assert seconds < SOON_SECONDS
 
 
@@ -140,7 +140,7 @@ def test_what_fails_for_a_moment_is_tried_again(
 
     monkeypatch.setattr(client, "cat_file", failing)
     assert file.read_bytes() == b"content"
-    assert pauses == list(places.PAUSES[:3])
+    assert pauses == list(places.RETRY_PAUSES_SECONDS[:3])
     left[0] = 99
     message, _ = refused(file.read_bytes)
     assert "reset by peer" in message
@@ -151,7 +151,7 @@ def test_what_fails_for_a_moment_is_tried_again(
     [
         ("nosuch://bucket/a", "Protocol not known: nosuch"),
         ("abfs://container/a", "abfs:// needs a library"),
-        ("memory://nothing", "there is nothing at memory://nothing"),
+        ("memory://nothing", "nothing found at memory://nothing"),
     ],
 )
 def test_urls_that_cannot_be_used(url: str, message: str) -> None:

@@ -95,7 +95,7 @@ def test_a_folder_of_a_store_that_is_gone_is_no_set_of_skipped_images(
     there = put(photos, root / "photos")
     source = open_source(str(there))
     there.remove()
-    with pytest.raises(BadSource, match="is gone since the run began; bring it back"):
+    with pytest.raises(BadSource, match="disappeared during the run; restore it"):
         encode_source(source, Toy(), root / "out")
 
 
@@ -168,7 +168,7 @@ def test_columns_of_parquet_in_a_store(root: RemotePath, photos: Path, tmp_path:
     assert [item.content for item in plain[:4]] == [*contents, there / "below/a.png"]
     assert read_image(plain[3].path).size == (16, 12)
     for item in plain[4:]:
-        with pytest.raises(BadImage, match=r"leads out of the folder|a URL; download"):
+        with pytest.raises(BadImage, match=r"is outside the folder of the table|a URL; download"):
             read_image(item.path)
     chosen = open_source(f"{there}/*.parquet", columns=Columns("thumb"))
     items = [*chosen.items()]
@@ -183,7 +183,7 @@ def test_what_is_not_read_in_a_store_is_refused_by_name(
 ) -> None:
     (tmp_path / name).write_bytes(b"content")
     (root / "data" / name).upload(tmp_path / name)
-    with pytest.raises(BadSource, match=r"Arrow files or tar archives, .* make a copy here"):
+    with pytest.raises(BadSource, match=r"Arrow files or tar archives, .* copy them"):
         open_source(f"{root}/data")
 
 

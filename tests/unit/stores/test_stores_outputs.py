@@ -132,7 +132,7 @@ def test_rows_are_added_to_an_index_in_a_store(
     encoded(photos / "red", root / "red")
     sets = [open_embeddings(root / name) for name in ("blue", "red")]
     build_index(sets[:1], "hnsw", root / "index")
-    with pytest.raises(BadData, match="stands twice"):  # both are 0.png to 9.png
+    with pytest.raises(BadData, match="duplicate id"):  # both are 0.png to 9.png
         add_rows(root / "index", sets[1:])
     assert len(open_index(root / "index").index) == 10
 
@@ -157,7 +157,7 @@ def test_index_files_are_fetched_once_and_again_if_they_are_damaged(
     kept.write_bytes(kept.read_bytes()[:-1])
     open_index(root / "index")
     assert len(fetched) == 3
-    monkeypatch.setenv(cache.VARIABLE, "10")
+    monkeypatch.setenv(cache.CACHE_BYTES_VARIABLE, "10")
     build_index([open_embeddings(root / "out")], "hnsw", root / "other")
     open_index(root / "other")
     assert len([*(tmp_path / "cache" / "retr" / "indices").iterdir()]) == 1

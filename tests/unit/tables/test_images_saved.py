@@ -130,12 +130,12 @@ def test_nulls_of_a_struct_in_arrow_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"_data_files": [{"filename": "../data.arrow"}]}, "not a file beside it"),
-        ({"_data_files": [{"filename": "/etc/passwd"}]}, "not a file beside it"),
-        ({"_data_files": [{"filename": ".."}]}, "not a file beside it"),
-        ({"_data_files": [{"filename": 5}]}, "not a file beside it"),
-        ({"_data_files": ["a"]}, "not a file beside it"),
-        ({"_data_files": 7}, "not a file beside it"),
+        ({"_data_files": [{"filename": "../data.arrow"}]}, "not a file in its folder"),
+        ({"_data_files": [{"filename": "/etc/passwd"}]}, "not a file in its folder"),
+        ({"_data_files": [{"filename": ".."}]}, "not a file in its folder"),
+        ({"_data_files": [{"filename": 5}]}, "not a file in its folder"),
+        ({"_data_files": ["a"]}, "not a file in its folder"),
+        ({"_data_files": 7}, "not a file in its folder"),
         ({"_data_files": [{"filename": "gone.arrow"}]}, "lacks gone.arrow"),
         ({"_data_files": []}, "no images in"),
         (

@@ -94,7 +94,7 @@ from tests.training_runs import CLUSTERED, SMALL
             BadInput,
             "start: toy is neither a folder that 'retr train' made",
         ),
-        (replace(SMALL, start="autoencoder"), BadInput, "runs another kind of network"),
+        (replace(SMALL, start="autoencoder"), BadInput, "has another kind of network"),
         (
             replace(SMALL, start="siamese-quick"),
             BadInput,
@@ -123,7 +123,7 @@ from tests.training_runs import CLUSTERED, SMALL
         (
             replace(SMALL, augmentation=Augmentation(translate=32)),
             BadInput,
-            "images of 32 pixels cannot be moved by 32",
+            "images of 32 pixels cannot be shifted by 32",
         ),
         (
             replace(SMALL, losses=(Loss("contrastive", distance="cosine"),)),

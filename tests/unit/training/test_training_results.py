@@ -269,12 +269,12 @@ def test_damaged_or_unknown_cards_are_refused(trained: Path, tmp_path: Path) -> 
     document = json.loads((folder / CARD).read_text())
     for change, said in (
         ({"format": "retr-index"}, "is not of the format retr-encoder"),
-        ({"version": 3}, "is of version 3 of retr-encoder, this retr reads up to 2"),
+        ({"version": 3}, "has version 3 of retr-encoder, this retr reads up to 2"),
         ({"metric": "cosin"}, "field 'metric' must be one of cosine, euclidean"),
         ({"dim": "many"}, "field 'dim' must be a whole number, not 'many'"),
-        ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not fit its card"),
-        ({"network": {"width": 8}}, "does not fit its card"),
-        ({"weights_sha256": "0" * 64}, "is not the file that card.json describes"),
+        ({"network": {"widths": [8, 8, 9], "dim": 6}}, "does not match its card"),
+        ({"network": {"width": 8}}, "does not match its card"),
+        ({"weights_sha256": "0" * 64}, "has a checksum mismatch with card.json"),
         ({"encoder": "siamees"}, "unknown encoder 'siamees'"),
     ):
         (folder / CARD).write_text(json.dumps(sealed(document | change)))
@@ -286,7 +286,7 @@ def test_damaged_or_unknown_cards_are_refused(trained: Path, tmp_path: Path) -> 
         open_encoder(str(folder))
     (folder / CARD).write_text(json.dumps(document))
     os.truncate(folder / WEIGHTS, 1000)
-    with pytest.raises(BadData, match=r"is not the file that card.json describes; train again"):
+    with pytest.raises(BadData, match=r"has a checksum mismatch with card.json; train again"):
         open_encoder(str(folder))
     (folder / WEIGHTS).unlink()
     with pytest.raises(BadData, match=r"weights.safetensors is missing"):

@@ -143,7 +143,7 @@ def test_description_does_not_change_the_recipe(trained: Path) -> None:
 
 def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"version": 99})
-    with pytest.raises(BadData, match="is of version 99, this retr writes 1; delete it"):
+    with pytest.raises(BadData, match="has version 99, this retr writes 1; delete it"):
         train(SMALL, tmp_path)
 
 

@@ -72,7 +72,7 @@ def test_partners_are_drawn_evenly() -> None:
 @pytest.mark.parametrize(
     ("sampler", "said"),
     [
-        (Sampler(batch=104), "a batch of 104 is more than the 103 images there are"),
+        (Sampler(batch=104), "sampler.batch is 104, and there are only 103 images"),
         (Sampler("balanced", batch=96, per_class=24), "class 'frog' has 23 images, sampler balan"),
         (Sampler("balanced", batch=10, per_class=4), "cannot hold 4 images of each"),
         (Sampler("balanced", batch=20, per_class=4), "needs 5 classes, there are 3"),
