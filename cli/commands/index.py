@@ -114,6 +114,9 @@ class PartsOptions:
     address: Address = None
 
 
+UNCHANGED = "unchanged"
+
+
 @dataclass(frozen=True, slots=True)
 class IndexChange:
     """An index after the command, and how it came about."""
@@ -178,9 +181,10 @@ def index(
     delete: DeleteOption = None,
     out: OutOption = None,
 ) -> None:
-    """Build an index over embeddings.
+    """Build an index over embeddings, or bring it up to date.
 
-    An existing index in the folder is replaced when the new one is complete.
+    An index of embeddings that have changed since is updated, if few rows changed and the backend
+    can add rows; otherwise it is built again. The old index stays until the new one is complete.
 
     Example: retr index --backend hnsw --set m=32 --set ef=200
 
@@ -299,7 +303,7 @@ def _add(output: Output, folder: "Place", sets: "list[Embeddings]") -> IndexChan
     if facts != before:
         return IndexChange(folder, facts, "changed")
     output.say("nothing to do: the rows are in the index already")
-    return IndexChange(folder, facts, "left as it was")
+    return IndexChange(folder, facts, UNCHANGED)
 
 
 def _build(
@@ -316,8 +320,12 @@ def _build(
     from cli.quiet import quiet_libraries
     from retrieval.index.build import build_index
     from retrieval.index.build_segments import build_segments
+    from retrieval.index.follow import follow_embeddings
 
     if parts.parts is None:
+        if (followed := follow_embeddings(sets, backend, folder, metric, options)) is not None:
+            verb = f"updated ({followed.added:,} added, {followed.deleted:,} deleted)"
+            return IndexChange(folder, followed.facts, verb if followed.is_change else UNCHANGED)
         return IndexChange(folder, build_index(sets, backend, folder, metric, options), "built")
     with ExitStack() as stack:
         engine = None
@@ -384,6 +392,7 @@ def _document(done: IndexChange, seconds: float) -> "dict[str, JsonValue]":
         tuning = {"tuning": done.tuning.to_json()}
     return tuning | {
         "out": str(done.folder),
+        "change": done.verb.partition(" ")[0],
         "backend": facts.backend,
         "metric": str(facts.metric),
         "rows": facts.rows,

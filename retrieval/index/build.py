@@ -18,6 +18,7 @@ from retrieval.contracts import (
     Blocks,
     Index,
     Indexer,
+    Items,
     Metric,
     Settling,
     Storing,
@@ -28,6 +29,7 @@ from retrieval.errors import BadInput, Unreachable
 from retrieval.hits import InMemory
 from retrieval.index.folder import (
     BUILD_FOLDER,
+    CONTENTS,
     INDEX,
     RECALL,
     ROWS,
@@ -99,7 +101,7 @@ def build_index(
     blocks: Blocks
     if isinstance(indexer, Storing | Streaming):
         rows = joined_rows([each.rows() for each in sets], sets)
-        blocks = _Shards(sets, rows, _unfinished(folder))
+        blocks = shards_of(sets, rows, folder)
         run = indexer.store if isinstance(indexer, Storing) else indexer.build_from
         build = functools.partial(run, blocks)
     else:
@@ -109,7 +111,7 @@ def build_index(
     with locked_build(folder) as partial:
         index = build()
         facts = unwritten_facts(backend, indexer, index, sets)
-        facts = write_index(partial, folder, index, rows, facts, blocks)
+        facts = write_index(partial, folder, index, rows, facts, blocks, _contents(sets))
         shutil.rmtree(_unfinished(folder), ignore_errors=True)
         return facts
 
@@ -160,11 +162,13 @@ def write_index(
     rows: pa.Table,
     facts: IndexFacts,
     blocks: Blocks | None,
+    contents: pa.ChunkedArray | None = None,
 ) -> IndexFacts:
     """Write the index into `partial`, move it to `folder`, and return its facts.
 
     facts: the result of `unwritten_facts`, or facts of an older version of the index. blocks: the
-    vectors of the index, to measure its recall; None if they are not available.
+    vectors of the index, to measure its recall; None if they are not available. contents: hashes of
+    the rows' image files; None if they are not known.
     """
     from retrieval.index.recall import measured_recall  # a search does not need its libraries
 
@@ -173,6 +177,8 @@ def write_index(
         details[RECALL] = round(measured_recall(index, blocks, facts.metric), 4)
     index.save(partial)
     write_table(partial / ROWS, rows, "zstd")
+    if contents is not None:
+        write_table(partial / CONTENTS, pa.table({"content": contents}), "zstd")
     names = sorted(path.name for path in partial.iterdir())
     facts = replace(
         facts,
@@ -228,6 +234,18 @@ class _Shards:
         for each in self.sets:
             for table in each.tables():
                 yield np.asarray(vectors_of(table), np.float32)
+
+
+def shards_of(sets: Sequence[Embeddings], rows: pa.Table, folder: Place) -> Items:
+    """Return the rows and vectors of all sets, read shard by shard, for an index in the folder."""
+    return _Shards(sets, rows, _unfinished(folder))
+
+
+def _contents(sets: Sequence[Embeddings]) -> pa.ChunkedArray | None:
+    """Return the hashes of the image files of all rows; None unless all images are files."""
+    if not all(each.facts.has_files for each in sets):
+        return None
+    return pa.chunked_array([chunk for each in sets for chunk in each.contents().chunks])
 
 
 def _unfinished(folder: Place) -> Path:

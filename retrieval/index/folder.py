@@ -27,6 +27,7 @@ from retrieval.contracts import (
     Tunable,
 )
 from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.index.renumbering import renumbered
 from retrieval.index.segments import SegmentedIndex
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
@@ -48,6 +49,8 @@ VERSION = 3  # 1 had no checksum and no parts; 2 linked each copy of a vector
 REMEDY = "index again"
 INDEX = "index.json"
 ROWS = "rows.parquet"
+CONTENTS = "contents.parquet"
+"""Hashes of the rows' image files, to tell changed files; only if the images are files."""
 SEGMENT_PREFIX = "part-"  # prefix of the name of a segment's folder
 BUILD_FOLDER = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 """Names of a segment's folder, and of the folder of a build's files in a remote store."""
@@ -81,6 +84,7 @@ class IndexFacts:
     deleted: int = 0  # number of rows of the sets that were deleted
     at: str = ""  # the folder of the files; empty if it is the folder of `index.json`
     parts: tuple[Segment, ...] = ()  # the segments, named as in `index.json`
+    added: int = 0  # number of rows that were added after the build
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -202,7 +206,7 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
     else:
         here = _local_files(folder, facts)
         rows = read_rows(here)
-        index = indexer.load(here)
+        index = renumbered(indexer.load(here), here)
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
         raise BadData(
             f"the files of {folder} do not match: {len(index):,} vectors of {index.dim} "
@@ -281,3 +285,15 @@ def read_rows(folder: Place) -> pa.Table:
     if not rows.schema.equals(pa.schema(ROW_FIELDS)):
         raise BadData(f"the columns of {path} are not id, label and path; {REMEDY}")
     return at_moved_roots(with_nfc_labels(rows))
+
+
+def read_contents(folder: Place, facts: IndexFacts) -> pa.ChunkedArray:
+    """Read the hashes of the image files of an index's rows. Raises BadData."""
+    path = _local_files(folder, facts) / CONTENTS
+    try:
+        contents = read_table(path.read_bytes())["content"]
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        raise BadData(f"cannot read {path} ({error}); {REMEDY}") from None
+    if len(contents) != facts.rows:
+        raise BadData(f"{path} has {len(contents):,} rows, not {facts.rows:,}; {REMEDY}")
+    return contents

@@ -7,6 +7,7 @@ import numpy as np
 
 from retrieval.contracts import Hits, Index, Json, Mask, Vectors
 from retrieval.hits import sort
+from retrieval.index.renumbering import plain
 
 
 class SegmentedIndex:
@@ -55,5 +56,5 @@ class SegmentedIndex:
 
 
 def segments_of(index: Index) -> Sequence[Index]:
-    """Return the segments of the index, or the index itself."""
-    return index.parts if isinstance(index, SegmentedIndex) else [index]
+    """Return the libraries' indices of the segments, or of the index itself."""
+    return [plain(each) for each in (index.parts if isinstance(index, SegmentedIndex) else [index])]

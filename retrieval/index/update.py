@@ -13,6 +13,7 @@ from retrieval.errors import BadInput, Mismatch
 from retrieval.index.build import partial_folder, replace_files, write_index
 from retrieval.index.filters import select_rows
 from retrieval.index.folder import ROWS, IndexFacts, OpenIndex, open_index, read_rows
+from retrieval.index.renumbering import Renumbered, plain
 from retrieval.storage.compatible import (
     check_same_encoder,
     common_facts,
@@ -47,7 +48,7 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
                 f"{sets[0].folder} has {sets[0].facts.dim} dimensions, and {folder} has "
                 f"{facts.dim}; encode one of them again"
             )
-        if not facts.parts and not isinstance(index, Growing):
+        if not facts.parts and not isinstance(plain(index), Growing):
             raise BadInput(f"backend {facts.backend} cannot add rows; index all rows again")
         if _contains_all(opened, sets):
             return facts
@@ -68,8 +69,11 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         check_unique(rows["id"], f"{folder} and {names}")
         cast(Growing, index).add(vectors)
         blocks = index.stored() if isinstance(index, Readable) else None
-        added = tuple(each.identity for each in sets)
-        facts = replace(facts, embeddings=(*facts.embeddings, *added))
+        facts = replace(
+            facts,
+            embeddings=(*facts.embeddings, *(each.identity for each in sets)),
+            added=facts.added + len(vectors),
+        )
         return write_index(partial, folder, index, rows, facts, blocks)
 
 
@@ -105,8 +109,8 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
     where: a filter such as `label=cat` or `id=a.png,b.png`; see `parse_filter`. The new index
     replaces the old one once it is complete.
 
-    Raises the errors of `open_index` and `parse_filter`, BadInput for a backend that cannot delete
-    rows and for a filter that matches all rows, Busy if another process writes there.
+    Raises the errors of `open_index` and `parse_filter`, BadInput for a filter that matches all
+    rows, Busy if another process writes there.
     """
     IndexFacts.read(folder)
     with locked(folder), partial_folder(folder) as partial:
@@ -115,10 +119,7 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
         if facts.parts:
             raise BadInput("an index in parts cannot delete rows; index again without them")
         if not isinstance(index, Shrinking):
-            raise BadInput(
-                f"backend {facts.backend} cannot delete rows; index again without them, or use "
-                "the backend exact or ivf"
-            )
+            index = Renumbered(index, np.arange(len(index)))
         gone = select_rows(opened.rows, where).mask
         if gone.all():
             raise BadInput(

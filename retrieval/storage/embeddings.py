@@ -12,7 +12,7 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import (
     sha256_of,
 )
-from retrieval.storage.manifest import MANIFEST, ROW_FIELDS, Facts, Manifest
+from retrieval.storage.manifest import FILE_FIELDS, MANIFEST, ROW_FIELDS, Facts, Manifest
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.shards import read_columns, read_shard, vectors_of
 from retrieval.storage.tables import check_unique
@@ -73,6 +73,19 @@ class Embeddings:
             if table is not None:
                 chunks.append(self._prefixed(table["id"]))
         return pa.chunked_array(chunks)
+
+    def contents(self) -> pa.ChunkedArray:
+        """Return the hashes of the image files of all rows, without checking the shards.
+
+        Raises BadInput if the images are not files.
+        """
+        if not self.facts.has_files:
+            raise BadInput(f"the images of {self.folder} are not files, which have hashes")
+        chunks: list[pa.Array] = []
+        for shard in self.manifest.shards:
+            table = read_columns(self.folder / shard.file, ["content"])
+            chunks += [] if table is None else table["content"].chunks
+        return pa.chunked_array(chunks, FILE_FIELDS[1].type)
 
     def _prefixed(self, ids: pa.ChunkedArray) -> pa.Array:
         return pa.array([self.prefix + each for each in ids.to_pylist()], pa.string())
