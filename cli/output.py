@@ -1,8 +1,9 @@
 """Output of commands: sentences and tables for people, or one JSON document."""
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor, log10
@@ -67,6 +68,12 @@ class Output:
         print("  ".join("─" * width for width in widths))
         for row in rows:
             print(line(row))
+
+    def paths(self, paths: Iterable[str], null: bool) -> None:
+        """Print only paths, for other programs, each ended by a newline or by a NUL."""
+        end = b"\0" if null else b"\n"
+        sys.stdout.flush()
+        sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr: also with --json, whose document stays alone on stdout."""

@@ -16,9 +16,9 @@ from retrieval.contracts import Encoder
 from retrieval.errors import BadInput
 from retrieval.images import Source
 from retrieval.images.folders.listing import listed
-from retrieval.images.source import First
+from retrieval.images.source import First, text
 from retrieval.storage.files import made_folder, read_json, write_json
-from retrieval.storage.manifest import Dtype, EncoderFacts
+from retrieval.storage.manifest import MANIFEST, Dtype, EncoderFacts, Manifest
 from retrieval.storage.places import Place, RemotePath, place_of
 
 LATEST = "latest.json"
@@ -43,6 +43,38 @@ class Workspace:
     def at(cls, folder: Path | None) -> "Workspace":
         """Return the workspace of `--workspace`, else of RETR_WORKSPACE, else `.retr`."""
         return cls(folder or Path(os.environ.get("RETR_WORKSPACE") or ".retr"))
+
+    @classmethod
+    def of_collection(cls, folder: Path | None, root: Path | None) -> "Workspace":
+        """Return the workspace for a collection: as `at`, if it exists, else in the user's data.
+
+        root: the folder of the images. Nothing is written below it.
+        """
+        chosen = cls.at(folder)
+        is_named = folder is not None or "RETR_WORKSPACE" in os.environ
+        inside = root is not None and chosen.folder.resolve().is_relative_to(root)
+        if is_named or (chosen.folder.is_dir() and not inside):
+            return chosen
+        home = os.environ.get("XDG_DATA_HOME")
+        return cls((Path(home) if home else Path.home() / ".local" / "share") / "retr")
+
+    def embeddings_of(self, source: Source, encoder: str | None = None) -> Path | None:
+        """Return the newest folder of embeddings of the source; None if there is none.
+
+        encoder: the encoder's name; None for any.
+        """
+        found = []
+        for path in self.folder.glob(f"embeddings/*/{MANIFEST}"):
+            try:
+                facts = Manifest.read(path.parent).facts
+            except BadInput:
+                continue  # damaged; `retr encode` reports it
+            is_part = facts.source.first_of is not None
+            if (facts.source.name, is_part) != (text(source.name), isinstance(source, First)):
+                continue
+            if encoder in (None, facts.encoder.name):
+                found.append((path.stat().st_mtime_ns, path.parent))
+        return max(found)[1] if found else None
 
     def embeddings_folder(self, source: Source, encoder: Encoder, dtype: Dtype | str) -> Path:
         """Return the folder for embeddings of this source by this encoder.

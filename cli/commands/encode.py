@@ -12,7 +12,6 @@ from cli.options import (
     Address,
     Data,
     Device,
-    EncoderName,
     ImageColumn,
     LabelColumn,
     is_ray,
@@ -39,6 +38,17 @@ SourceArgument = Annotated[
         help="Images: cifar10, mnist, fashion-mnist, digits, a folder (its subfolders are "
         "labels), a glob, Parquet or Arrow with a column of images, a save_to_disk folder, "
         "tar archives of WebDataset, or a URL of images or Parquet."
+    ),
+]
+
+ChosenEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="Encoder: pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), siamese, "
+        "siamese-quick, autoencoder, autoencoder-10, toy, the name of a plug-in, or a folder made "
+        "by 'retr train'.  [default: that of the folder's embeddings, or else an encoder for "
+        "photographs; siamese for data sets]",
     ),
 ]
 
@@ -105,7 +115,7 @@ def encode(
     output: Output,
     workspace: "Workspace",
     source: SourceArgument = "cifar10",
-    encoder: EncoderName = "siamese",
+    encoder: ChosenEncoder = None,
     split: SplitOption = None,
     limit: Annotated[int | None, typer.Option(help="Encode only the first N images.")] = None,
     image_column: ImageColumn = None,
@@ -138,12 +148,12 @@ def encode(
     import time
 
     from cli.onnx_cache import keep_for_searches
+    from retrieval.embedding.default_encoder import encoder_for
     from retrieval.embedding.encode import bring_up_to_date
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.excludes import Excludes
     from retrieval.images.folders.listing import listed
-    from retrieval.registry import open_encoder
     from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import place_of
 
@@ -153,11 +163,13 @@ def encode(
     excludes = Excludes(tuple(exclude or ()), default_excludes)
     images = open_source(source, split, data, limit, output.warn, columns, excludes)
     # On a cluster, the workers run the network.
-    opened = open_encoder(encoder, "cpu" if on_ray and device in ("auto", "cuda") else device)
+    own_device = "cpu" if on_ray and device in ("auto", "cuda") else device
+    there = place_of(out) if out else workspace.embeddings_of(images, encoder)
+    opened = encoder_for(images, encoder, there, own_device, output.warn)
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
     encode_images: Callable[..., Outcome] = bring_up_to_date
     if on_ray:
-        names = Names(source, encoder, split, data, limit, device, columns)
+        names = Names(source, opened.name, split, data, limit, device, columns)
         encode_images = partial(_encode_on_cluster, output, names, address)
     started = time.perf_counter()
     with output.progress(f"encode {images.name}", "image") as show:

@@ -16,9 +16,12 @@ from cli.options import (
     parsed_options,
 )
 from cli.output import Output, distinguishable, plural
+from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
+    from retrieval.contracts import Encoder
     from retrieval.index.searching import ImageHits
+    from retrieval.storage.places import Place
     from retrieval.workspace import Workspace
 
 
@@ -44,6 +47,29 @@ IndexOption = Annotated[
         metavar="DIR",
         help="Index folder to search.  [default: the last one built]",
     ),
+]
+
+InOption = Annotated[
+    str | None,
+    typer.Option(
+        "--in",
+        metavar="FOLDER",
+        help="Folder of images to search. Its embeddings and index are kept in the workspace, or "
+        "else in the user's data folder, and are brought up to date first.",
+    ),
+]
+
+MaxDistance = Annotated[
+    float | None, typer.Option(help="Return only images at this distance or nearer.")
+]
+
+PathsOption = Annotated[
+    bool, typer.Option("--paths", help="Print only the paths of the images found, one a line.")
+]
+
+NullOption = Annotated[
+    bool,
+    typer.Option("--null", "-0", help="End each path with a NUL, not a newline; implies --paths."),
 ]
 
 WhereOption = Annotated[
@@ -80,10 +106,14 @@ def search(
     images: ImagesArgument,
     k: KOption = None,
     index: IndexOption = None,
+    inside: InOption = None,
+    max_distance: MaxDistance = None,
     where: WhereOption = None,
     sheet: SheetOption = None,
     encoder: EncoderOption = None,
     preview: PreviewOption = False,
+    paths: PathsOption = False,
+    null: NullOption = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     options: SearchOptions = None,
@@ -91,30 +121,75 @@ def search(
 ) -> None:
     """Find the nearest images of each query image.
 
+    With --in, the folder is encoded and indexed first. Later searches encode only files that are
+    new or have changed.
+
+    Example: retr search img.png --in photos/
+
+    Example: retr search img.png --in photos/ --paths -0 | xargs -0 cp -t similar/
+
     Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbors.png
     """
     from retrieval.images.tables.choice import Columns
     from retrieval.index.searching import Searcher
     from retrieval.registry import open_encoder
-    from retrieval.storage.places import place_of
-    from retrieval.workspace import Role
 
-    folder = place_of(index) if index else workspace.needed(Role.INDEX, "retr index", "--index")
-    opened = None if encoder is None else open_encoder(encoder, device)
+    paths = paths or null
+    if paths and output.json:
+        raise BadInput("--paths and --json exclude each other; give one of them")
+    folder, opened = _index_folder(output, workspace, index, inside, encoder, device)
+    if opened is None and encoder is not None:
+        opened = open_encoder(encoder, device)
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     answers, skipped = searcher.search_files(
         images, k, where, output.warn, Columns(image_column, label_column)
     )
+    answers = [answer.within(max_distance) for answer in answers]
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")
-    for answer in answers:
-        _print_hits(output, answer)
-    if skipped:
-        output.say(f"{plural(len(skipped), 'image')} could not be read")
+    if paths:
+        output.paths((hit.path for answer in answers for hit in answer.hits if hit.path), null)
+    else:
+        for answer in answers:
+            _print_hits(output, answer)
+        if skipped:
+            output.say(f"{plural(len(skipped), 'image')} could not be read")
     _warn_of_gone(output, answers)
     _draw(output, answers, str(folder), sheet, preview)
     output.document([answer.to_json() for answer in answers])
     keep_for_searches(output, searcher.encoder)
+
+
+def _index_folder(
+    output: Output,
+    workspace: "Workspace",
+    index: str | None,
+    inside: str | None,
+    encoder: str | None,
+    device: str,
+) -> "tuple[Place, Encoder | None]":
+    """Return the index to search, and its encoder if it was opened. --in brings it up to date."""
+    from retrieval.storage.places import place_of
+    from retrieval.workspace import Role, Workspace
+
+    if inside is None:
+        place = place_of(index) if index else workspace.needed(Role.INDEX, "retr index", "--index")
+        return place, None
+    if index is not None:
+        raise BadInput("--in and --index exclude each other; give one of them")
+    from retrieval.collection import open_collection
+    from retrieval.images import open_source
+
+    source = open_source(inside, note=output.warn)
+    given = None if workspace.folder == Workspace.at(None).folder else workspace.folder
+    chosen = Workspace.of_collection(given, Path(inside).resolve())
+    with output.progress(f"encode {source.name}", "image") as show:
+        collection = open_collection(source, chosen, encoder, device, output.warn, show)
+    if collection.outcome is not None and collection.outcome.manifest.skipped:
+        skipped = plural(collection.outcome.manifest.skipped, "image")
+        listed = collection.embeddings.folder / "skipped.parquet"
+        output.warn(f"{skipped} could not be read; {listed} lists them with the reasons")
+    return collection.index, collection.encoder
 
 
 def _warn_of_gone(output: Output, answers: "list[ImageHits]") -> None:

@@ -133,7 +133,7 @@ def renumbered(inner: Index, folder: Path) -> Index:
     if not path.is_file():
         return inner
     try:
-        rows = read_table(path.read_bytes())["row"].to_numpy()
+        rows = read_table(path.read_bytes())["row"].combine_chunks().to_numpy()
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); index again") from None
     if not len(rows) or rows.min() < 0 or rows.max() >= len(inner):

@@ -67,6 +67,12 @@ class ImageHits:
     label: str | None
     hits: list[Hit]
 
+    def within(self, distance: float | None) -> "ImageHits":
+        """Return only the hits at this distance or nearer; all of them for None."""
+        if distance is None:
+            return self
+        return replace(self, hits=[hit for hit in self.hits if hit.distance <= distance])
+
     def to_json(self) -> dict[str, Json]:
         """Return the document that `retr search --json` prints."""
         return {"query": self.name, "hits": [hit.to_json() for hit in self.hits]}

@@ -1,0 +1,78 @@
+"""A collection: a folder of images, whose embeddings and index are kept up to date."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.contracts import Encoder
+from retrieval.embedding.default_encoder import encoder_for
+from retrieval.embedding.encode import Outcome, bring_up_to_date, no_progress
+from retrieval.images import Source
+from retrieval.images.source import Note, no_note
+from retrieval.index.build import build_index
+from retrieval.index.folder import IndexFacts, is_index
+from retrieval.index.follow import follow_embeddings
+from retrieval.storage.embeddings import Embeddings, open_embeddings
+from retrieval.storage.manifest import Dtype, Manifest
+from retrieval.storage.places import Place
+from retrieval.workspace import Workspace
+
+MAX_EXACT_ROWS = 20_000
+"""Rows up to which the index is exact: a search takes some milliseconds at most."""
+BACKEND = "hnsw"
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Embeddings and index of a folder of images, up to date.
+
+    outcome: what was encoded; None if nothing had changed. encoder: None unless it was opened.
+    """
+
+    embeddings: Embeddings
+    index: Path
+    outcome: Outcome | None = None
+    encoder: Encoder | None = None
+
+
+def open_collection(
+    source: Source,
+    workspace: Workspace,
+    encoder: str | None = None,
+    device: str = "auto",
+    note: Note = no_note,
+    progress: Callable[[int, int], None] = no_progress,
+) -> Collection:
+    """Return the collection of the images of `source`, after encoding and indexing what changed.
+
+    encoder: name of the encoder; None for that of the collection, or else the default. The encoder
+    is not opened if no file has changed. note: is called with a sentence about the default encoder.
+
+    Raises the errors of `bring_up_to_date`, `open_encoder` and `build_index`.
+    """
+    folder = workspace.embeddings_of(source, encoder)
+    outcome = opened = None
+    if folder is None or not _is_current(folder, source):
+        opened = encoder_for(source, encoder, folder, device, note)
+        folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
+        outcome = bring_up_to_date(source, opened, folder, progress=progress)
+    embeddings = open_embeddings(folder)
+    return Collection(embeddings, _index(embeddings, workspace), outcome, opened)
+
+
+def _is_current(folder: Place, source: Source) -> bool:
+    """Return whether the embeddings are those of the present files."""
+    manifest = Manifest.read(folder)
+    return manifest.complete and manifest.facts.source.fingerprint == source.fingerprint
+
+
+def _index(embeddings: Embeddings, workspace: Workspace) -> Path:
+    """Return the folder of an index of all rows, brought up to date or built."""
+    backend = "exact" if len(embeddings) <= MAX_EXACT_ROWS else BACKEND
+    metric = embeddings.facts.metric
+    folder = workspace.index_folder(embeddings.folder, backend, metric)
+    if is_index(folder) and IndexFacts.read(folder).embeddings == (embeddings.identity,):
+        return folder
+    if follow_embeddings([embeddings], backend, folder, metric) is None:
+        build_index([embeddings], backend, folder)
+    return folder

@@ -1,0 +1,67 @@
+"""The encoder of images for which the user names none.
+
+docs/results.md says how the encoder for photographs was chosen.
+"""
+
+from retrieval.contracts import Encoder
+from retrieval.errors import BadInput, RetrError
+from retrieval.images import DATA_SET_NAMES, Source
+from retrieval.images.datasets.cifar import CifarSource
+from retrieval.images.datasets.idx import IdxSource
+from retrieval.images.source import Note, no_note
+from retrieval.registry import open_encoder
+from retrieval.storage.manifest import MANIFEST, Manifest
+from retrieval.storage.places import Place
+
+DATA_SET_ENCODER = "siamese"  # trained on CIFAR-10
+PHOTO_ENCODER = "pretrained:convnext_nano.in12k_ft_in1k"
+OFFLINE_PHOTO_ENCODER = "pretrained:tf_efficientnet_lite0"  # retr brings its weights
+
+
+def default_encoder(source: Source, device: str = "auto") -> tuple[Encoder, str]:
+    """Return the encoder for the source, and a sentence that says which was taken and why.
+
+    The sentence is empty for a data set. device: auto, cpu or cuda. Raises the errors of
+    `open_encoder`.
+    """
+    if is_data_set(source):
+        return open_encoder(DATA_SET_ENCODER, device), ""
+    try:
+        encoder = open_encoder(PHOTO_ENCODER, device)
+    except BadInput:
+        raise
+    except RetrError:
+        encoder = open_encoder(OFFLINE_PHOTO_ENCODER, device)
+        reason = f"needs no network; the model hub, which has {PHOTO_ENCODER}, cannot be reached"
+    else:
+        reason = "the default for photographs"
+    return encoder, f"encoder {encoder.name}: {reason}; choose another with --encoder"
+
+
+def encoder_for(
+    source: Source,
+    name: str | None,
+    folder: Place | None,
+    device: str = "auto",
+    note: Note = no_note,
+) -> Encoder:
+    """Return the encoder of this name, else that of the embeddings in the folder, else the default.
+
+    folder: may be None, or hold no embeddings. note: is called with a sentence about the default.
+
+    Raises the errors of `open_encoder`.
+    """
+    if name is None and folder is not None and (folder / MANIFEST).exists():
+        name = Manifest.read(folder).facts.encoder.name
+    if name is not None:
+        return open_encoder(name, device)
+    encoder, reason = default_encoder(source, device)
+    if reason:
+        note(reason)
+    return encoder
+
+
+def is_data_set(source: Source) -> bool:
+    """Return whether the source is a data set of small images, not a collection of photographs."""
+    known = source.name.partition("/")[0] in DATA_SET_NAMES
+    return known or isinstance(source, CifarSource | IdxSource)
