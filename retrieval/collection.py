@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrieval.contracts import Encoder
-from retrieval.embedding.default_encoder import encoder_for
-from retrieval.embedding.encode import Outcome, bring_up_to_date, no_progress
 from retrieval.images import Source
 from retrieval.images.source import Note, no_note
-from retrieval.index.build import build_index
 from retrieval.index.folder import IndexFacts, is_index
-from retrieval.index.follow import follow_embeddings
 from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.storage.manifest import Dtype, Manifest
 from retrieval.storage.places import Place
 from retrieval.workspace import Workspace
+
+if TYPE_CHECKING:
+    from retrieval.embedding.encode import Outcome
 
 MAX_EXACT_ROWS = 20_000
 """Rows up to which the index is exact: a search takes some milliseconds at most."""
@@ -31,7 +31,7 @@ class Collection:
 
     embeddings: Embeddings
     index: Path
-    outcome: Outcome | None = None
+    outcome: "Outcome | None" = None
     encoder: Encoder | None = None
 
 
@@ -41,7 +41,7 @@ def open_collection(
     encoder: str | None = None,
     device: str = "auto",
     note: Note = no_note,
-    progress: Callable[[int, int], None] = no_progress,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Collection:
     """Return the collection of the images of `source`, after encoding and indexing what changed.
 
@@ -53,6 +53,10 @@ def open_collection(
     folder = workspace.embeddings_of(source, encoder)
     outcome = opened = None
     if folder is None or not _is_current(folder, source):
+        # A search of files that have not changed does not wait for these.
+        from retrieval.embedding.default_encoder import encoder_for
+        from retrieval.embedding.encode import bring_up_to_date
+
         opened = encoder_for(source, encoder, folder, device, note)
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
         outcome = bring_up_to_date(source, opened, folder, progress=progress)
@@ -73,6 +77,9 @@ def _index(embeddings: Embeddings, workspace: Workspace) -> Path:
     folder = workspace.index_folder(embeddings.folder, backend, metric)
     if is_index(folder) and IndexFacts.read(folder).embeddings == (embeddings.identity,):
         return folder
+    from retrieval.index.build import build_index
+    from retrieval.index.follow import follow_embeddings
+
     if follow_embeddings([embeddings], backend, folder, metric) is None:
         build_index([embeddings], backend, folder)
     return folder

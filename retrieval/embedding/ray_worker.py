@@ -95,8 +95,8 @@ class ShardMaker:
             raise WorkerFailed(
                 f"workers died in {former} attempts to encode images {positions[0]:,} to "
                 f"{positions[-1]:,} of "
-                f"{facts.source.name}; see their node's memory and Ray's logs, and leave out the "
-                "image that kills them"
+                f"{facts.source.name}; check their node's memory and Ray's logs, and remove the "
+                "image that crashes them"
             )
         attempt = place / uuid4().hex
         attempt.mkdir()

@@ -1,5 +1,6 @@
 """Read an image by the path of its item: for galleries, and as a query."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,11 +48,21 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
 def is_gone(path: str) -> bool:
     """Return whether `read_image` finds no file at the path. Stores are not asked."""
     container, mark, row = path.rpartition("#")
-    file = Path(container if mark and row.isdecimal() else path)
-    if "://" in path or file == Path("digits") or Path(path).exists() or file.exists():
+    file = container if mark and row.isdecimal() else path
+    # A batch in an archive of CIFAR-10, or a column of a table, is below or behind a file.
+    places = (path, file, _split(container)[0], str(Path(file).parent))
+    if "://" in path or file == "digits" or _exists(path) or _exists(file):
         return False
-    # A batch in an archive of CIFAR-10, or a column of a table.
-    return not file.parent.is_file() and not Path(_split(container)[0]).is_file()
+    return not any(_exists(place) and not _is_folder(place) for place in places[2:])
+
+
+def _exists(path: str) -> bool:
+    # As bytes, which pathlib does not take: the locale C has no names beyond ASCII.
+    return os.path.exists(path.encode("utf-8", "surrogateescape"))  # noqa: PTH110
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path.encode("utf-8", "surrogateescape"))  # noqa: PTH112
 
 
 def read_each(

@@ -133,7 +133,11 @@ def renumbered(inner: Index, folder: Path) -> Index:
     if not path.is_file():
         return inner
     try:
-        rows = read_table(path.read_bytes())["row"].combine_chunks().to_numpy()
+        column = read_table(path.read_bytes())["row"].combine_chunks()
+        if column.type != pa.int64() or column.null_count:
+            raise ValueError("the rows are not numbers")
+        # `to_numpy` would import pandas if it is installed, which a search does not wait for.
+        rows = np.frombuffer(column.buffers()[1], np.int64, len(column), 8 * column.offset)
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); index again") from None
     if not len(rows) or rows.min() < 0 or rows.max() >= len(inner):

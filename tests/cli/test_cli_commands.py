@@ -45,8 +45,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 def check_encoded(document: Any, rows: int) -> None:
     assert document.keys() == {
-        "out", "rows", "dim", "shards", "skipped", "encoder", "seconds", "images_per_second",
-        "passed_over", "skipped_folders",
+        "out", "rows", "dim", "shards", "skipped", "encoded", "kept", "removed", "renamed",
+        "encoder", "seconds", "images_per_second", "passed_over", "skipped_folders",
     }  # fmt: skip
     assert document["rows"] == rows
     assert (document["dim"], document["shards"], document["skipped"]) == (3, 1, 0)

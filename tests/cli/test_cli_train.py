@@ -117,7 +117,7 @@ def test_train_without_a_recipe_lists_recipes(folder: Path) -> None:
         (["tiny.toml", "--set", "losses.0.name=arcfase"], ["did you mean 'arcface'?"]),
         (["tiny.toml", "--set", "data.classes=['11']"], ["unknown class of digits '11'"]),
         (["tiny.toml", "--set", "data.source=digitz"], ["'digitz'", "did you mean 'digits'?"]),
-        (["tiny.toml", "--set", "sampler.batch=200"], ["more than the 160 images"]),
+        (["tiny.toml", "--set", "sampler.batch=200"], ["only 160 images"]),
         (["tiny.toml", "--device", "tpu"], ["device cannot be 'tpu'"]),
     ],
 )

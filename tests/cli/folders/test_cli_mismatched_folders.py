@@ -128,7 +128,9 @@ def test_every_fact_of_a_run_is_compared_before_resuming(gallery: Gallery, copie
     for other in (
         replace(facts, dtype=Dtype.FLOAT16),
         replace(facts, shard_images=50),
-        replace(facts, source=replace(facts.source, fingerprint="1" * 64)),
+        replace(facts, source=replace(facts.source, name="other")),
+        replace(facts, source=replace(facts.source, first_of="1" * 64)),
+        replace(facts, source=replace(facts.source, fingerprint="1" * 64, root=None)),
         replace(facts, encoder=replace(facts.encoder, fingerprint="1" * 64)),
         replace(facts, encoder=replace(facts.encoder, config={"mirror": True})),
     ):

@@ -201,7 +201,11 @@ def test_sheet_is_drawn_without_a_missing_image(retr: Retr, gallery: Gallery, ph
     retr.json("index", "embeddings", "--backend", "exact", "--out", "index")
     save(retr.cwd / "a.png", seed=1)
     (photos / "red" / "0.png").unlink()
-    retr.json("search", "a.png", "-k", "30", "--index", "index", "--sheet", "sheet.png")
+    outcome = retr.run("search", "a.png", "-k", "30", "--index", "index", "--sheet", "sheet.png")
+    assert outcome.code == 0
+    gone = photos / "red" / "0.png"
+    assert f"1 of 30 images found are not where they were, such as {gone}; " in outcome.err
+    assert "--root" in outcome.err
     with Image.open(retr.cwd / "sheet.png") as sheet:
         assert sheet.width > 31 * 64
 
