@@ -78,7 +78,8 @@ def test_second_encode_has_nothing_to_do(session: Session) -> None:
 def test_index_and_search_use_the_last_embeddings(session: Session, backend: str) -> None:
     index = session.retr.json("index", "--backend", backend)
     assert index.keys() == {
-        "out", "backend", "metric", "rows", "dim", "options", "details", "seconds", "size_bytes",
+        "out", "change", "backend", "metric", "rows", "dim", "options", "details", "seconds",
+        "size_bytes",
     }  # fmt: skip
     assert (index["backend"], index["metric"]) == (backend, "euclidean")
     assert (index["rows"], index["dim"]) == (DIGITS_TRAIN, 3)
@@ -163,13 +164,14 @@ def test_info_describes_each_kind_of_folder(retr: Retr, gallery: Gallery) -> Non
     index = retr.json("info", gallery.index("hnsw"))
     assert index.keys() == {
         "kind", "backend", "options", "metric", "dim", "rows", "encoder", "embeddings",
-        "details", "versions", "files", "deleted", "at", "parts", "size_bytes",
+        "details", "versions", "files", "deleted", "added", "at", "parts",
+        "size_bytes",
     }  # fmt: skip
     assert (index["kind"], index["backend"], index["rows"]) == ("index", "hnsw", 60)
     assert index["options"]["ef"] == 128
 
 
-@pytest.mark.parametrize(("kind", "files"), [("embeddings", 1), ("exact", 2), ("hnsw", 2)])
+@pytest.mark.parametrize(("kind", "files"), [("embeddings", 1), ("exact", 3), ("hnsw", 3)])
 def test_verify_accepts_intact_folders(retr: Retr, gallery: Gallery, kind: str, files: int) -> None:
     report = retr.json("verify", gallery.folder / kind)
     assert report == {
@@ -352,7 +354,7 @@ def test_an_index_is_replaced_in_place(retr: Retr, gallery: Gallery) -> None:
     left = {path.name for path in retr.cwd.iterdir()}
     assert left == {"index", "reds"}
     files = {path.name for path in (retr.cwd / "index").iterdir()}
-    assert files - {".lock"} == {"index.faiss", "rows.parquet", "index.json"}
+    assert files - {".lock"} == {*("index.faiss", "rows.parquet", "contents.parquet", "index.json")}
 
 
 def test_building_an_index_keeps_other_files_of_the_folder(retr: Retr, gallery: Gallery) -> None:

@@ -104,7 +104,7 @@ def test_bad_images_that_arrive_leave_earlier_embeddings(retr: Retr, photos: Pat
     assert outcome.code == 0
     assert "could not be read; made/skipped.parquet lists them" in outcome.err
     assert (retr.cwd / "made" / "part-00000.parquet").read_bytes() == before
-    again = retr.json("encode", photos, "--encoder", "toy", "--out", "made")
+    again = retr.run("encode", photos, "--encoder", "toy", "--out", "made", "--json").document
     assert (again["rows"], again["encoded"], again["kept"]) == (first["rows"], 0, first["rows"])
 
 

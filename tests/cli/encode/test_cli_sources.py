@@ -98,8 +98,8 @@ def test_files_that_arrive_during_the_run_are_reported(
     assert (outcome.document["rows"], outcome.document["skipped"]) == (2, 1)
     assert outcome.err.splitlines() == [
         "warning: 1 image could not be read; e/skipped.parquet lists them with the reasons",
-        "warning: 1 file arrived during the run and is not encoded; to encode the current "
-        "files, run again with another --out",
+        "warning: 1 file arrived during the run and is not encoded; run the same command "
+        "again to encode the current files",
     ]
 
 
