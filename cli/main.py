@@ -30,6 +30,8 @@ COMMANDS = {
     "info": "info",
     "verify": "verify",
     "relocate": "relocate",
+    "list": "list_workspace",
+    "prune": "prune",
     "demo": "demo",
 }
 """The module in `cli/commands/` of each command, which is also the name of its function."""

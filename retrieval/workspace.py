@@ -55,8 +55,7 @@ class Workspace:
         inside = root is not None and chosen.folder.resolve().is_relative_to(root)
         if is_named or (chosen.folder.is_dir() and not inside):
             return chosen
-        home = os.environ.get("XDG_DATA_HOME")
-        return cls((Path(home) if home else Path.home() / ".local" / "share") / "retr")
+        return cls(user_data())
 
     def embeddings_of(self, source: Source, encoder: str | None = None) -> Path | None:
         """Return the newest folder of embeddings of the source; None if there is none.
@@ -140,6 +139,19 @@ class Workspace:
                 f"run '{command}' first, or name one with {option}"
             )
         return found
+
+
+def user_data() -> Path:
+    """Return the user's folder of collections that are in no workspace. It may not exist."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "retr"
+
+
+def workspaces(workspace: Workspace) -> list[Workspace]:
+    """Return the workspace, and the user's collections unless they are the same."""
+    others = Workspace(user_data())
+    same = others.folder.resolve() == workspace.folder.resolve()
+    return [workspace] if same else [workspace, others]
 
 
 def _slug(text: str) -> str:
