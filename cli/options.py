@@ -1,5 +1,6 @@
 """Options that several commands share, and parsers of their values."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -267,3 +268,25 @@ def is_ray(engine: str, address: str | None) -> bool:
     if address is not None:
         raise BadInput("--address needs --engine ray; add it, or leave --address out")
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class PartsOptions:
+    """The options of an index in parts."""
+
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of parts to build side by side, each from some of the shards. A search "
+            "covers all parts.  [default: one index without parts]",
+        ),
+    ] = None
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Where to build the parts: local, or ray for a Ray cluster (pip install "
+            "'retr[ray]')."
+        ),
+    ] = "local"
+    address: Address = None

@@ -23,7 +23,7 @@ BACKEND = "hnsw"
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class CollectionState:
     """Embeddings and index of a folder of images, up to date.
 
     outcome: what was encoded; None if nothing had changed. encoder: None unless it was opened.
@@ -42,7 +42,7 @@ def open_collection(
     device: str = "auto",
     note: Note = no_note,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Collection:
+) -> CollectionState:
     """Return the collection of the images of `source`, after encoding and indexing what changed.
 
     encoder: name of the encoder; None for that of the collection, or else the default. The encoder
@@ -61,7 +61,7 @@ def open_collection(
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
         outcome = bring_up_to_date(source, opened, folder, progress=progress)
     embeddings = open_embeddings(folder)
-    return Collection(embeddings, _index(embeddings, workspace), outcome, opened)
+    return CollectionState(embeddings, _index(embeddings, workspace), outcome, opened)
 
 
 def _is_current(folder: Place, source: Source) -> bool:

@@ -51,7 +51,7 @@ class Workspace:
         root: the folder of the images. Nothing is written below it.
         """
         chosen = cls.at(folder)
-        is_named = folder is not None or "RETR_WORKSPACE" in os.environ
+        is_named = folder is not None or bool(os.environ.get("RETR_WORKSPACE"))
         inside = root is not None and chosen.folder.resolve().is_relative_to(root)
         if is_named or (chosen.folder.is_dir() and not inside):
             return chosen

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from retrieval.embedding.encode import Outcome
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Source
+    from retrieval.images.folders.excludes import Excludes
     from retrieval.images.folders.listing import Listed
     from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import Place
@@ -82,32 +83,40 @@ EngineOption = Annotated[
 ]
 
 
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATTERN",
-        help="Leave out files and folders that match, in gitignore's syntax; repeatable. A file "
-        ".retrignore in a folder does the same for that folder.",
-    ),
-]
+@dataclass(frozen=True, slots=True)
+class FolderOptions:
+    """The options of a source that is a folder of images."""
 
-DefaultExcludes = Annotated[
-    bool,
-    typer.Option(
-        "--default-excludes/--no-default-excludes",
-        help="Leave out what systems leave behind: names that begin with a dot, @eaDir, #recycle, "
-        "$RECYCLE.BIN, node_modules, __MACOSX and the like.",
-    ),
-]
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out files and folders that match, in gitignore's syntax; repeatable. A "
+            "file .retrignore in a folder does the same for that folder.",
+        ),
+    ] = None
+    default_excludes: Annotated[
+        bool,
+        typer.Option(
+            "--default-excludes/--no-default-excludes",
+            help="Leave out what systems leave behind: names that begin with a dot, @eaDir, "
+            "#recycle, $RECYCLE.BIN, node_modules, __MACOSX and the like.",
+        ),
+    ] = True
+    check_content: Annotated[
+        bool,
+        typer.Option(
+            "--check-content",
+            help="Compare the content of all files with their embeddings, not only of files whose "
+            "size or time has changed.",
+        ),
+    ] = False
 
-CheckContent = Annotated[
-    bool,
-    typer.Option(
-        "--check-content",
-        help="Compare the content of all files with their embeddings, not only of files whose "
-        "size or time has changed.",
-    ),
-]
+    def excludes(self) -> "Excludes":
+        """Return what to leave out."""
+        from retrieval.images.folders.excludes import Excludes
+
+        return Excludes(tuple(self.exclude or ()), self.default_excludes)
 
 
 @command(threads=True, max_megapixels=True)
@@ -125,21 +134,16 @@ def encode(
     device: Device = "auto",
     engine: EngineOption = "local",
     address: Address = None,
-    exclude: Exclude = None,
-    default_excludes: DefaultExcludes = True,
-    check_content: CheckContent = False,
+    *,
+    in_folder: FolderOptions,
     data: Data = None,
 ) -> None:
     """Encode images into embeddings: a folder of Parquet shards.
 
-    Run the same command again to continue a run that was stopped, or after files have changed. Only
-    new and changed files are encoded. Rows of files that are gone are dropped, and a file that was
-    renamed keeps its embedding. Images that cannot be read, and folders that cannot be listed, are
-    named in skipped.parquet.
+    Run the same command again to continue a run that was stopped, or after files have changed: only
+    new and changed files are encoded. skipped.parquet lists images that cannot be read.
 
-    Example: retr encode photos/ --out photos-embeddings
-
-    Example: retr encode photos/ --exclude 'raw/**' --exclude '*.tif'
+    Example: retr encode photos/ --exclude 'raw/**' --out photos-embeddings
 
     Example: retr encode photos.parquet --image-column thumbnail --label-column genre
 
@@ -152,7 +156,6 @@ def encode(
     from retrieval.embedding.encode import bring_up_to_date
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Columns, open_source
-    from retrieval.images.folders.excludes import Excludes
     from retrieval.images.folders.listing import listed
     from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import place_of
@@ -160,8 +163,7 @@ def encode(
     number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
     columns = Columns(image_column, label_column)
-    excludes = Excludes(tuple(exclude or ()), default_excludes)
-    images = open_source(source, split, data, limit, output.warn, columns, excludes)
+    images = open_source(source, split, data, limit, output.warn, columns, in_folder.excludes())
     # On a cluster, the workers run the network.
     own_device = "cpu" if on_ray and device in ("auto", "cuda") else device
     there = place_of(out) if out else workspace.embeddings_of(images, encoder)
@@ -173,8 +175,9 @@ def encode(
         encode_images = partial(_encode_on_cluster, output, names, address)
     started = time.perf_counter()
     with output.progress(f"encode {images.name}", "image") as show:
+        check = in_folder.check_content
         outcome = encode_images(
-            images, opened, folder, number_type, progress=show, check_content=check_content
+            images, opened, folder, number_type, progress=show, check_content=check
         )
     seconds = time.perf_counter() - started
     _remember(workspace, folder, split, is_given=out is not None)

@@ -8,9 +8,9 @@ import typer
 
 from cli.command import command
 from cli.options import (
-    Address,
     MetricName,
     Options,
+    PartsOptions,
     is_ray,
     parsed_metric,
     parsed_options,
@@ -90,28 +90,6 @@ class AutoTarget:
         }
         known = {name: value for name, value in given.items() if value is not None}
         return Target(**known, batches=self.batches)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, slots=True)
-class PartsOptions:
-    """The options of an index in parts."""
-
-    parts: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Number of parts to build side by side, each from some of the shards. A search "
-            "covers all parts.  [default: one index without parts]",
-        ),
-    ] = None
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="Where to build the parts: local, or ray for a Ray cluster (pip install "
-            "'retr[ray]')."
-        ),
-    ] = "local"
-    address: Address = None
 
 
 UNCHANGED = "unchanged"

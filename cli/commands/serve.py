@@ -58,6 +58,12 @@ ImagesOption = Annotated[
 ]
 
 
+WatchOption = Annotated[
+    bool,
+    typer.Option("--watch", help="Serve new versions of the indices as 'retr index' writes them."),
+]
+
+
 @command(threads=True, max_megapixels=True, root=True)
 def serve(
     output: Output,
@@ -67,6 +73,7 @@ def serve(
     port: PortOption = 8000,
     embeddings: EmbeddingsOption = None,
     images: ImagesOption = None,
+    watch: WatchOption = False,
     device: Device = "auto",
 ) -> None:
     """Serve a web page and an API to search by image.
@@ -106,6 +113,8 @@ def serve(
                 keep_for_searches(output, encoder)
 
         threading.Thread(target=open_encoders, daemon=True).start()
+        if watch:
+            collection.watch()
         output.say(f"{plural(count, 'image')} at {address}   (Ctrl+C stops)")
         output.document({"url": address, "indices": [*collection.served]})
         with suppress(KeyboardInterrupt):  # uvicorn may raise it again after it stopped

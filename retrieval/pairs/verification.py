@@ -226,10 +226,8 @@ def verify(
         procedure's metric between vectors.
     source: name of the validation images' source, for the record.
 
-    Validation pairs have the classes of `validation_classes`. Raises BadInput if pairs cannot be
-    drawn.
+    Validation pairs have the classes of `validation_classes`. Raises BadInput if none can be drawn.
     """
-
     groups = {name: label_set(classes) for name, classes in (groups or {}).items()}
 
     def by_vectors(images: Labelled, pairs: Pairs) -> Distances:
@@ -250,7 +248,6 @@ def verify(
         encoder,
         FittedTo(len(drawn), drawn.images(), tuple(chosen), source),
     )
-
     drawn, classes = _drawn(test, names, procedure, 1)
     distances = measure(test, drawn)
     found = {JOINT: verify_pairs(distances, drawn, classes, names, calibration, procedure)}

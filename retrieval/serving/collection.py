@@ -1,16 +1,19 @@
 """The indices that are served, by name."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from threading import Event
+from threading import Event, Thread
 
 from retrieval.contracts import Encoder
 from retrieval.embedding.embed import Embedder
-from retrieval.errors import BadInput, UnknownName
-from retrieval.index.folder import open_index
+from retrieval.errors import BadInput, RetrError, UnknownName
+from retrieval.index.folder import is_index, open_index
 from retrieval.index.searching import Searcher
-from retrieval.serving.served import Served
+from retrieval.serving.served import Served, version_of
 from retrieval.storage.places import Place
+
+WATCH_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +40,59 @@ class Collection:
         """Set when the encoders are open, or have been found not to open."""
         self._embedders: dict[str, Embedder] = {}
         """By the encoder's fingerprint: indices of one encoder share it."""
+        self._device = device
+        self._embeddings = embeddings
+        self._images = images
+        self._folders: dict[str, Place] = {}
         for folder in folders:
-            opened = open_index(folder)
-            wanted = opened.facts.encoder
-            embedder = self._embedders.setdefault(
-                wanted.fingerprint, Embedder(wanted, device, owner=str(folder))
-            )
             name = _free_name(folder.resolve().name, self.served)
-            self.served[name] = Served(name, Searcher(opened, embedder), embeddings, images)
+            self._folders[name] = folder
+            self.served[name] = self._opened(name)
+
+    def _opened(self, name: str) -> Served:
+        """Open the index of this name. Raises the errors of `open_index`."""
+        folder = self._folders[name]
+        is_index(folder)  # finishes an interrupted publication
+        version = version_of(folder)  # if the index changes from here on, `refresh` opens it again
+        opened = open_index(folder)
+        wanted = opened.facts.encoder
+        embedder = self._embedders.setdefault(
+            wanted.fingerprint, Embedder(wanted, self._device, owner=str(folder))
+        )
+        searcher = Searcher(opened, embedder)
+        return Served(name, searcher, self._embeddings, self._images, version)
+
+    def refresh(self) -> list[str]:
+        """Open indices that have changed on disk, and return their names.
+
+        Searches that are running end with the old index. An index that cannot be opened is logged,
+        and the old one is kept.
+        """
+        changed = []
+        for name, served in list(self.served.items()):
+            try:
+                is_index(self._folders[name])  # finishes an interrupted publication
+                if version_of(self._folders[name]) == served.version:
+                    continue
+                new = self._opened(name)
+                new.vectors()
+            except (RetrError, OSError):
+                log.warning("cannot open the new version of index %s", name, exc_info=True)
+                continue
+            self.served[name] = new
+            changed.append(name)
+        return changed
+
+    def watch(self, seconds: float = WATCH_SECONDS) -> None:
+        """Refresh again and again, in a thread that ends with the process."""
+
+        def run() -> None:
+            while True:
+                time.sleep(seconds)
+                for name in self.refresh():
+                    log.info("index %s has changed", name)
+
+        Thread(target=run, name="watch", daemon=True).start()
 
     def __getitem__(self, name: str | None) -> Served:
         """Return the index of this name, the first for None. Raises UnknownName."""

@@ -76,6 +76,11 @@ class SearchAnswer:
         }
 
 
+def version_of(folder: Place) -> str:
+    """Return the hash of the index's facts, which differs for each build and update."""
+    return sha256_of(folder / INDEX)
+
+
 class Served:
     """An open index with a name. One search runs at a time, as each uses all cores."""
 
@@ -85,8 +90,10 @@ class Served:
         searcher: Searcher,
         embeddings: Sequence[Place] = (),
         images: Sequence[str] = (),
+        version: str = "",
     ) -> None:
-        """embeddings: folders that may hold the embeddings that the index was built from.
+        """embeddings: folders that may hold the embeddings that the index was built from. version:
+        as `version_of` returns it before the index is opened.
 
         images: folders whose images may be shown; None for the one that all images of the index
         share.
@@ -95,6 +102,7 @@ class Served:
         self.searcher = searcher
         self.facts = searcher.opened.facts
         self.rows = searcher.opened.rows
+        self.version = version or version_of(searcher.opened.folder)
         self.efforts = Effort.of(self.facts)
         self._folders = embeddings
         self._images = Folders(images) if images else Folders.of(self.rows["path"])
@@ -113,7 +121,7 @@ class Served:
         labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
         return {
             "name": self.name,
-            "version": sha256_of(self.searcher.opened.folder / INDEX)[:12],
+            "version": self.version[:12],
             "backend": self.facts.backend,
             "metric": str(self.facts.metric),
             "rows": len(self.rows),

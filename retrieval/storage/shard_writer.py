@@ -84,7 +84,9 @@ class ShardWriter:
         self._live: dict[str, NDArray[np.bool_]] = {}
         self.published: Manifest | None = None  # the complete set that is brought up to date
         self.manifest = self._resumed(check_content)
-        if not self.manifest.complete:
+        if self.manifest.complete:
+            self._clean()  # the last run may have been killed before it did
+        else:
             self.manifest = replace(
                 self.manifest, passed_over=dict(passed_over or {}), skipped_folders=len(folders)
             )
@@ -261,7 +263,7 @@ class ShardWriter:
         ]
 
     def _clean(self) -> None:
-        """Delete shards and files of an update that the manifest does not name."""
+        """Delete shards and files of an update that the manifest of the complete set lacks."""
         names = {shard.file for shard in self.manifest.shards}
         paths: list[Place] = [*self.folder.iterdir()]
         for path in paths:

@@ -37,6 +37,22 @@ def images(folder: Path) -> None:
     (folder / "images" / "label0" / "3.png").write_bytes(b"not an image")
 
 
+def changed_images(folder: Path) -> None:
+    """Encode images; then add 30, delete 2, rename one, change one and touch one."""
+    images(folder)
+    victims.encode(folder)
+    place = folder / "images"
+    for number in range(30):
+        file = place / "more" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), (8 * number, 0, 99)).save(file)
+    (place / "label1" / "1.png").unlink()
+    (place / "label1" / "40.png").unlink()
+    (place / "label2" / "2.png").rename(place / "label2" / "renamed.png")
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(place / "label0" / "9.png")
+    os.utime(place / "label0" / "12.png", (1, 1))
+
+
 def vectors(rows: int, seed: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     return np.random.default_rng(seed).standard_normal((rows, 8), dtype=np.float32)
 
@@ -57,6 +73,7 @@ def nothing(folder: Path) -> None:
 
 CASES = {
     "encode": (images, victims.encode),
+    "update": (changed_images, victims.update),
     "index": (sets, victims.index),
     "index-again": (with_index, victims.index),
     "parts": (sets, victims.parts),
@@ -119,7 +136,8 @@ class Case:
         try:
             if (out / "manifest.json").exists():
                 rows, _ = open_embeddings(out).read()
-                assert len(rows) == 44
+                assert len(rows) in (44, 72)  # before and after an update
+                assert self.before is None or not verify(out).problems
             elif is_trained(out):
                 Card.read(out).check_weights(out)
             else:

@@ -30,6 +30,14 @@ def encode(folder: Path) -> None:
     encode_source(open_source(str(folder / "images")), Toy(), folder / "out", shard_images=10)
 
 
+def update(folder: Path) -> None:
+    """Bring the embeddings in `out` up to date with the folder `images`, which was moved."""
+    from retrieval.storage.shard_writer import relocate_embeddings
+
+    relocate_embeddings(folder / "out", str(folder / "images"))
+    encode(folder)
+
+
 def index(folder: Path) -> None:
     """Build an HNSW index over `first` in `out`, which may hold an exact index."""
     from retrieval import build_index, open_embeddings

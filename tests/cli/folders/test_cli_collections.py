@@ -17,7 +17,7 @@ def collection(tmp_path: Path) -> Retr:
     """Return the command beside a folder of photographs, with a user's data folder of its own."""
     for number in range(12):
         save(tmp_path / "photos" / f"{number % 2}" / f"{number}.png", seed=number)
-    return Retr(tmp_path, {"XDG_DATA_HOME": str(tmp_path / "data")})
+    return Retr(tmp_path, {"XDG_DATA_HOME": str(tmp_path / "data"), "RETR_WORKSPACE": ""})
 
 
 def ids(document: list[dict[str, list[dict[str, str]]]]) -> list[str]:
