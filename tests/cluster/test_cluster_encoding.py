@@ -221,6 +221,30 @@ def test_a_lost_node_loses_no_shard(
     assert contents(tmp_path / "made") == contents(expected)
 
 
+def test_a_folder_that_changed_is_brought_up_to_date(
+    cluster: Any, pictures: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "pictures"
+    shutil.copytree(pictures, source)
+    encode("0", source, tmp_path / "made")
+    for number in range(25):
+        color = (number, 99, 9)
+        Image.new("RGB", (9, 9), color).save(source / "label 1" / f"new{number}.png")
+    (source / "label 2" / "2.png").unlink()
+    (source / "label 3" / "3.png").rename(source / "label 3" / "renamed.png")
+    encode("0", source, tmp_path / "made")
+    encode("0", source, tmp_path / "fresh")
+    made, fresh = (
+        sorted(
+            repr(row)
+            for table in open_embeddings(tmp_path / name).tables()
+            for row in table.to_pylist()
+        )
+        for name in ("made", "fresh")
+    )
+    assert made == fresh
+
+
 def test_each_engine_resumes_the_run_of_the_other(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:

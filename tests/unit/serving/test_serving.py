@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -246,3 +247,29 @@ def test_an_image_whose_name_is_not_utf8_is_shown(tmp_path: Path, photos: Path) 
         assert Path(item["path"]).is_file()
         answer = client.get(f"/api/items/{quote(item['id'], safe='')}/image")
         assert answer.status_code == 200
+
+
+def test_a_new_version_of_an_index_is_served_without_a_restart(
+    collection: Collection, client: TestClient, photos: Path, tmp_path: Path
+) -> None:
+    before = client.get("/api/indices").json()["indices"][0]
+    old = collection["exact"]
+    assert collection.refresh() == []
+    shutil.copy(photos / "red" / "1.png", photos / "red" / "new.png")
+    encode_source(open_source(str(photos)), open_encoder("toy"), tmp_path / "embeddings")
+    build_index([open_embeddings(tmp_path / "embeddings")], "exact", tmp_path / "exact")
+    assert client.get("/api/indices").json()["indices"][0] == before
+    assert collection.refresh() == ["exact"]
+    after = client.get("/api/indices").json()["indices"][0]
+    assert (before["rows"], after["rows"]) == (30, 31)
+    assert after["version"] != before["version"]
+    assert len(old.rows) == 30  # a search that is running keeps it
+
+
+def test_a_new_version_that_cannot_be_opened_leaves_the_old_one(
+    collection: Collection, client: TestClient, tmp_path: Path
+) -> None:
+    facts = (tmp_path / "exact" / "index.json").read_bytes()
+    (tmp_path / "exact" / "index.json").write_bytes(facts[:-20])
+    assert collection.refresh() == []
+    assert client.get("/api/indices").json()["indices"][0]["rows"] == 30
