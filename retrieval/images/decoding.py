@@ -29,6 +29,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, Unreachable
+from retrieval.images.color_profiles import color_space, to_srgb
 from retrieval.images.decoding_limits import check_other_format, check_size, reduce_jpeg
 from retrieval.images.framing import frame, shorter_side
 from retrieval.images.megapixels import max_pixels
@@ -106,10 +107,11 @@ def decode(
 ) -> Image.Image:
     """Return the image in RGB, upright as its EXIF orientation says, in its own size.
 
-    Of an animation it is the first frame. What is transparent is laid on the ground that
-    `retrieval.images.transparency` chooses, nearly always white. 16 bit pixels keep their upper
-    8 bits. With a `framing` that the image will get, a JPEG may come smaller
-    than it is, but with at least twice the size that the framing needs.
+    Of an animation it is the first frame. Colors with an ICC profile are converted to sRGB. What is
+    transparent is laid on the ground that `retrieval.images.transparency` chooses, nearly always
+    white. 16 bit pixels keep their upper 8 bits. With a `framing` that the image will get, a JPEG
+    may come smaller than it is, but with at least twice the size that the framing needs. So may an
+    image whose profile is converted.
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
     damaged, of no format in FORMATS, or larger than `max_megapixels()`: a JPEG at the size at which
@@ -204,7 +206,7 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
             if has_color_key(image):
                 stream.seek(0)
                 apply_16_bit_key(image, _opened(stream))
-            return _rgb(_upright(image), path)
+            return _rgb(_upright(image), path, framing)
     except Image.DecompressionBombError as error:
         # "Image size (900000000 pixels) exceeds limit of 178956970 pixels, …", which ours is below.
         found = re.search(r"\((\d+) pixels", str(error))
@@ -229,7 +231,7 @@ def _converted(image: Image.Image, path: str) -> Image.Image:
     check_size(image.width * image.height, path)
     try:
         with pillow_quiet:
-            return _rgb(_upright(image.copy()), path)
+            return _rgb(_upright(image.copy()), path, None)
     except _DAMAGE as error:
         raise BadImage(path, "truncated or damaged") from error
 
@@ -258,14 +260,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image, path: str) -> Image.Image:
+def _rgb(image: Image.Image, path: str, framing: Framing | None) -> Image.Image:
+    profile, space = image.info.get("icc_profile"), color_space(image.mode)
     if image.mode.startswith("I;16"):
         image = _gray_of_16_bits(image)
     if image.mode in ("I", "F"):
         # No range of values is agreed on, so that the value of white is unknown.
         raise BadImage(path, f"pixels of mode {image.mode}; convert it to 8 or 16 bit")
     if image.has_transparency_data:
-        return on_background(image.convert("RGBA"))
+        return on_background(to_srgb(image.convert("RGBA"), profile, space, framing))
+    if image.mode not in ("RGB", "CMYK"):
+        image = image.convert("RGB")
+    image = to_srgb(image, profile, space, framing)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
