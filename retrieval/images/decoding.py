@@ -29,9 +29,18 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, Unreachable
+from retrieval.images.color_profiles import color_space, to_srgb
 from retrieval.images.decoding_limits import check_other_format, check_size, reduce_jpeg
 from retrieval.images.framing import frame, shorter_side
 from retrieval.images.megapixels import max_pixels
+from retrieval.images.optional.formats import (
+    VIDEO,
+    OptionalFormat,
+    check_file_size,
+    format_of,
+    install_command,
+    installed_suffixes,
+)
 from retrieval.images.quiet_pillow import pillow_quiet
 from retrieval.images.source import Item
 from retrieval.images.transparency import apply_16_bit_key, has_color_key, on_background
@@ -57,12 +66,20 @@ FORMATS = tuple(
     )
     if feature is None or features.check(feature)
 )
-SUFFIXES = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
-"""Suffixes of image files in a folder, in lower case."""
+PILLOW_SUFFIXES = frozenset(
+    # A file of several pictures is a JPEG, and its first picture is read.
+    (*(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS), ".mpo")
+)
+"""Suffixes of image files that need no package but Pillow, in lower case."""
+
+SUFFIXES = PILLOW_SUFFIXES | installed_suffixes()
+"""Suffixes of image files in a folder, in lower case; with those of optional formats whose packages
+are installed."""
 
 _SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),  # JPEG 2000, in a file and bare
+    b"\0\0\0\x0cJXL ",
 )
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
@@ -106,13 +123,16 @@ def decode(
 ) -> Image.Image:
     """Return the image in RGB, upright as its EXIF orientation says, in its own size.
 
-    Of an animation it is the first frame. What is transparent is laid on the ground that
+    Of an animation or a video it is the first frame. Colors with an ICC profile are converted to
+    sRGB. What is transparent is laid on the ground that
     `retrieval.images.transparency` chooses, nearly always white. 16 bit pixels keep their upper
     8 bits. With a `framing` that the image will get, a JPEG may come smaller
-    than it is, but with at least twice the size that the framing needs.
+    than it is, but with at least twice the size that the framing needs. So may an image whose
+    profile is converted, and the preview in a RAW file.
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
-    damaged, of no format in FORMATS, or larger than `max_megapixels()`: a JPEG at the size at which
+    damaged, of no format in FORMATS or OPTIONAL_FORMATS, of a format whose package is not
+    installed, or larger than `max_megapixels()`: a JPEG at the size at which
     it is decoded. Further limits: MAX_RUN_LENGTH_PIXELS of a BMP, MAX_SCANNED_PIXELS and
     JPEG_BYTES_PER_PIXEL of a JPEG.
     """
@@ -157,6 +177,8 @@ def _content_hash(content: bytes = b"") -> Any:
 def _fetched(content: RemotePath, path: str) -> bytes:
     """Return the bytes of a file in a store. Raises BadImage, and Unreachable if that may pass."""
     try:
+        if content.suffix.lower() in VIDEO.suffixes:  # they may be larger than memory
+            check_file_size(VIDEO, content.stat().st_size, path)
         return content.read_bytes()
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
@@ -193,24 +215,22 @@ def begins_like_image(head: bytes) -> bool:
 def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> Image.Image:
     if not size:
         raise BadImage(path, "empty file")
+    kind = format_of(stream, path)
     try:
         with pillow_quiet:
-            image = _opened(stream)
-            if isinstance(image, JpegImageFile):
-                reduce_jpeg(image, stream, path, framing)
-            else:
-                check_other_format(image, stream, path)
-            image.load()
-            if has_color_key(image):
-                stream.seek(0)
-                apply_16_bit_key(image, _opened(stream))
-            return _rgb(_upright(image), path)
+            if kind is not None and kind.is_installed():
+                image = _by_package(kind, stream, size, path, framing)
+                return _rgb(_upright(image), path, framing)
+            return _by_pillow(stream, path, framing)
     except Image.DecompressionBombError as error:
         # "Image size (900000000 pixels) exceeds limit of 178956970 pixels, …", which ours is below.
         found = re.search(r"\((\d+) pixels", str(error))
         check_size(int(found[1]) if found else max_pixels() + 1, path)
         raise BadImage(path, "too many pixels") from error
     except UnidentifiedImageError:
+        if kind is not None and not kind.is_installed():
+            command, _ = install_command(kind.suffixes)
+            raise BadImage(path, f"{kind.name} cannot be read; run {command}") from None
         stream.seek(0)
         head = stream.read(12)
         known = head.startswith(_SIGNATURES) or head[4:12] in (b"ftypavif", b"ftypavis")
@@ -222,6 +242,29 @@ def _decode(stream: BinaryIO, size: int, path: str, framing: Framing | None) -> 
         raise BadImage(path, "truncated" if cut else "truncated or damaged") from error
 
 
+def _by_pillow(stream: BinaryIO, path: str, framing: Framing | None) -> Image.Image:
+    image = _opened(stream)
+    if isinstance(image, JpegImageFile):
+        reduce_jpeg(image, stream, path, framing)
+    else:
+        check_other_format(image, stream, path)
+    image.load()
+    if has_color_key(image):
+        stream.seek(0)
+        apply_16_bit_key(image, _opened(stream))
+    return _rgb(_upright(image), path, framing)
+
+
+def _by_package(
+    kind: OptionalFormat, stream: BinaryIO, size: int, path: str, framing: Framing | None
+) -> Image.Image:
+    if kind.in_memory:
+        check_file_size(kind, size, path)
+    return kind.read(
+        stream, path, framing, lambda content: _by_pillow(io.BytesIO(content), path, framing)
+    )
+
+
 def _converted(image: Image.Image, path: str) -> Image.Image:
     """Return an upright RGB copy of an image that Pillow has opened."""
     if 0 in image.size:
@@ -229,7 +272,7 @@ def _converted(image: Image.Image, path: str) -> Image.Image:
     check_size(image.width * image.height, path)
     try:
         with pillow_quiet:
-            return _rgb(_upright(image.copy()), path)
+            return _rgb(_upright(image.copy()), path, None)
     except _DAMAGE as error:
         raise BadImage(path, "truncated or damaged") from error
 
@@ -258,14 +301,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image, path: str) -> Image.Image:
+def _rgb(image: Image.Image, path: str, framing: Framing | None) -> Image.Image:
+    profile, space = image.info.get("icc_profile"), color_space(image.mode)
     if image.mode.startswith("I;16"):
         image = _gray_of_16_bits(image)
     if image.mode in ("I", "F"):
         # No range of values is agreed on, so that the value of white is unknown.
         raise BadImage(path, f"pixels of mode {image.mode}; convert it to 8 or 16 bit")
     if image.has_transparency_data:
-        return on_background(image.convert("RGBA"))
+        return on_background(to_srgb(image.convert("RGBA"), profile, space, framing))
+    if image.mode not in ("RGB", "CMYK"):
+        image = image.convert("RGB")
+    image = to_srgb(image, profile, space, framing)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

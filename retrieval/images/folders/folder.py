@@ -14,7 +14,7 @@ from os import DirEntry, scandir
 from pathlib import Path
 
 from retrieval.errors import BadSource
-from retrieval.images.decoding import SUFFIXES, begins_like_image
+from retrieval.images.decoding import PILLOW_SUFFIXES, SUFFIXES, begins_like_image
 from retrieval.images.folders.excludes import IGNORE_FILE, NO_EXCLUDES, Excludes, Rules
 from retrieval.images.folders.listing import (
     Changes,
@@ -24,6 +24,7 @@ from retrieval.images.folders.listing import (
     stamp,
     unread_suffix,
 )
+from retrieval.images.optional.formats import OPTIONAL_FORMATS, install_command
 from retrieval.images.source import Item, natural, text
 from retrieval.storage.manifest import Skipped
 
@@ -142,11 +143,16 @@ class FolderSource:
 
 def none_in(name: str, left_out: LeftOut) -> BadSource:
     """Return the error for a folder without images."""
-    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    kinds = ", ".join(sorted(suffix[1:] for suffix in PILLOW_SUFFIXES))
+    more = [each.name for each in OPTIONAL_FORMATS if each.is_installed()]
+    also = f", or those of {', '.join(more)}" if more else ""
     said = ", ".join(filter(None, (said_of(left_out.passed_over), *left_out.sentences())))
-    remedy = "; convert them to JPEG or PNG" if left_out.passed_over else ""
+    _, readable = install_command(left_out.passed_over)
+    others = len(left_out.passed_over) > len(readable)
+    remedy = f"; convert {'the others' if readable else 'them'} to JPEG or PNG" if others else ""
     return BadSource(
-        f"no images in {name}{said and f' ({said})'}; images have the suffixes {kinds}{remedy}"
+        f"no images in {name}{said and f' ({said})'}; images have the suffixes {kinds}{also}"
+        f"{remedy}"
     )
 
 

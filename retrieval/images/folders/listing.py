@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
 from retrieval.images.decoding import SUFFIXES
+from retrieval.images.optional.formats import OPTIONAL_FORMATS, install_command
 from retrieval.images.source import First, Item, Source, digest, natural
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.places import Place
@@ -27,13 +28,17 @@ Files = Iterable[tuple[str, object]]
 """Paths below a root, in natural order, each with a fact that changes when the file does."""
 
 _IMAGE_LIKE = (
-    "3fr ai apng arw avci avif avifs bay bmp bpg cap cr2 cr3 crw cur dcm dcr dds dib dng emf eps "
-    "erf exr fff flif gif gpr hdp hdr heic heics heif heifs hif icns ico iiq j2c j2k jp2 jpc jpf "
-    "jpm jpx jxl jxr k25 kdc kra mef mos mpo mrw nef nrw orf ori pam pbm pcx pef pfm pgm pnm ppm "
-    "psb psd ptx qoi raf raw rw2 rwl sgi sr2 srf srw svg svgz tga wdp webp wmf x3f xbm xcf xpm"
+    "ai apng avci avif avifs bmp bpg cur dcm dds dib emf eps exr flif gif hdp hdr icns ico j2c j2k "
+    "jp2 jpc jpf jpm jpx jxr kra pam pbm pcx pfm pgm pnm ppm psb psd qoi sgi svg svgz tga wdp webp "
+    "wmf xbm xcf xpm"
 )
-UNREAD_SUFFIXES = frozenset(f".{ending}" for ending in _IMAGE_LIKE.split()) - SUFFIXES
-"""Suffixes of image files that are not read, in lower case."""
+UNREAD_SUFFIXES = (
+    frozenset(f".{ending}" for ending in _IMAGE_LIKE.split()).union(
+        *(each.suffixes for each in OPTIONAL_FORMATS)
+    )
+    - SUFFIXES
+)
+"""Suffixes of image files and videos that are not read, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +191,18 @@ def listed(source: Source) -> Listed | None:
 
 
 def said_of(passed_over: Mapping[str, int]) -> str:
-    """Return text such as `passed over: 8 files, .heic 5, .dng 3`; empty without files."""
+    """Return text such as `passed over: 8 files, .psd 5, .svg 3`; empty without files.
+
+    If a package that reads some of them is not installed, the command that installs it follows.
+    """
     if not passed_over:
         return ""
     count = sum(passed_over.values())
     kinds = sorted(passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
     named = ", ".join(f"{suffix or 'without a suffix'} {number:,}" for suffix, number in kinds)
-    return f"passed over: {count:,} file{'' if count == 1 else 's'}, {named}"
+    command, needed = install_command(suffix for suffix, _ in kinds)
+    hint = f"; to read {', '.join(needed)}, run {command}" if command else ""
+    return f"passed over: {count:,} file{'' if count == 1 else 's'}, {named}{hint}"
 
 
 def unread_suffix(name: str) -> str | None:

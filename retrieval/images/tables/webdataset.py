@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar
-from retrieval.images.decoding import SUFFIXES
+from retrieval.images.decoding import PILLOW_SUFFIXES, SUFFIXES
 from retrieval.images.source import Item, Note, digest, name_and_size, no_note, text
 from retrieval.images.tables.cells import label_text
 from retrieval.images.tables.choice import NO_CHOICE, Columns
@@ -63,9 +63,14 @@ class Sample:
     members: dict[str, Member] = field(default_factory=dict)
 
     def images(self) -> list[str]:
-        """Return the members that are images, the simplest suffix first: `jpg` before `seg.png`."""
-        found = [e for e in self.members if f".{e.rpartition('.')[2]}" in SUFFIXES]
-        return sorted(found, key=lambda ending: (ending.count("."), ending))
+        """Return the members that are images, the simplest suffix first: `jpg` before `seg.png`.
+
+        Those that need another package than Pillow come last, so that installed packages do not
+        change which image is taken.
+        """
+        suffix_of = {e: f".{e.rpartition('.')[2]}" for e in self.members}
+        found = [e for e, suffix in suffix_of.items() if suffix in SUFFIXES]
+        return sorted(found, key=lambda e: (suffix_of[e] not in PILLOW_SUFFIXES, e.count("."), e))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

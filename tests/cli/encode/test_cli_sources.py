@@ -39,18 +39,18 @@ def encoded_here(
 
 
 def test_passed_over_files_are_in_output_json_and_manifest(retr: Retr, photos: Path) -> None:
-    for name in ("a/4.heic", "b/5.HEIC", "6.dng"):
+    for name in ("a/4.psd", "b/5.PSD", "6.svg"):
         (photos / name).write_bytes(b"some bytes")
     said = retr(*ENCODE).out
-    assert "passed over: 3 files, .heic 2, .dng 1" in said.splitlines()
-    kinds = {".heic": 2, ".dng": 1}
+    assert "passed over: 3 files, .psd 2, .svg 1" in said.splitlines()
+    kinds = {".psd": 2, ".svg": 1}
     assert retr.json(*ENCODE)["passed_over"] == kinds
     assert json.loads((retr.cwd / "e" / "manifest.json").read_text())["passed_over"] == kinds
     assert retr.json("info", "e")["passed_over"] == kinds
-    assert "  passed over: 3 files, .heic 2, .dng 1" in retr("info", "e").out.splitlines()
+    assert "  passed over: 3 files, .psd 2, .svg 1" in retr("info", "e").out.splitlines()
     retr("index", "e", "--backend", "exact", "--out", "i")
     searched = retr("search", "photos", "--index", "i", "-k", "1")
-    assert searched.err == "warning: passed over: 3 files, .heic 2, .dng 1\n"
+    assert searched.err == "warning: passed over: 3 files, .psd 2, .svg 1\n"
 
 
 def test_unreadable_subfolder_is_named(

@@ -188,13 +188,13 @@ def test_a_folder_that_cannot_be_listed_is_in_skipped_parquet(
 
     monkeypatch.setattr(folder_module, "scandir", refused)
     (photos / "blue" / "0.png").write_bytes(b"")
-    (photos / "blue" / "x.heic").write_bytes(b"x")
+    (photos / "blue" / "x.psd").write_bytes(b"x")
     source = open_source(str(photos))
     with pytest.raises(KeyboardInterrupt):
         encode_source(source, Stopping(batches), tmp_path / "out", shard_images=8)
     manifest = encode_source(source, Toy(), tmp_path / "out", shard_images=8)
     assert (manifest.rows, manifest.skipped, manifest.skipped_folders) == (19, 1, 1)
-    assert manifest.passed_over == {".heic": 1}
+    assert manifest.passed_over == {".psd": 1}
     assert Manifest.read(tmp_path / "out") == manifest
     rows = [(Path(str(r["path"])).name, r["reason"], r["shard"]) for r in skipped(tmp_path / "out")]
     assert rows == [("green", "permission denied", None), ("0.png", "empty file", 0)]

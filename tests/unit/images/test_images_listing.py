@@ -67,16 +67,16 @@ def left_out(source: Source) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [
-        ("a.heic", ".heic"),
-        ("a.HEIC", ".heic"),
-        ("a.dng", ".dng"),
+        ("a.psd", ".psd"),
+        ("a.PSD", ".psd"),
+        ("a.svg", ".svg"),
         ("a.jpg_large", ".jpg_large"),
         ("a.JPG~", ".jpg~"),
-        ("a.heic!", ".heic!"),
+        ("a.psd!", ".psd!"),
         ("a.jpgx", None),
         ("a.txt", None),
         ("a.jpg.xmp", None),
-        ("heic", None),
+        ("psd", None),
     ],
 )
 def test_endings_of_files_that_look_like_images(name: str, suffix: str | None) -> None:
@@ -87,30 +87,30 @@ def test_files_that_look_like_images_are_counted_by_kind(tmp_path: Path) -> None
     root = tmp_path / "root"
     picture(root / "1.png")
     picture(root / "2.PNG")
-    for name in ("a.heic", "sub/b.HEIC", "c.dng", "notes.txt", ".d.heic", ".sub/e.heic"):
+    for name in ("a.psd", "sub/b.PSD", "c.svg", "notes.txt", ".d.psd", ".sub/e.psd"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"some bytes")
     picture(root / "IMG_1")  # no ending, and an image
     (root / "README").write_text("BM is how some words begin")
     source = open_source(str(root))
     assert [item.id for item in source.items()] == ["1.png", "2.PNG"]
-    assert left_out(source) == {".heic": 2, ".dng": 1, "": 1}
-    assert left_out(open_source(f"{root}/*")) == {".heic": 1, ".dng": 1, "": 1}
+    assert left_out(source) == {".psd": 2, ".svg": 1, "": 1}
+    assert left_out(open_source(f"{root}/*")) == {".psd": 1, ".svg": 1, "": 1}
     assert left_out(open_source(f"{root}/*.png")) == {}
     assert left_out(open_source(str(root / "1.png"))) == {}
 
 
 def test_what_was_passed_over_is_said_by_count() -> None:
-    kinds = {".dng": 3, ".heic": 5, "": 1, ".cr2": 3}
-    said = "passed over: 12 files, .heic 5, .cr2 3, .dng 3, without a suffix 1"
+    kinds = {".svg": 3, ".psd": 5, "": 1, ".tga": 3}
+    said = "passed over: 12 files, .psd 5, .svg 3, .tga 3, without a suffix 1"
     assert said_of(kinds) == said
-    assert said_of({".heic": 1}) == "passed over: 1 file, .heic 1"
+    assert said_of({".psd": 1}) == "passed over: 1 file, .psd 1"
     assert said_of({}) == ""
 
 
 def test_a_folder_of_unread_images_alone_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "a.heic").write_bytes(b"some bytes")
-    with pytest.raises(BadSource, match=r"\(passed over: 1 file, \.heic 1\); .* convert them"):
+    (tmp_path / "a.psd").write_bytes(b"some bytes")
+    with pytest.raises(BadSource, match=r"\(passed over: 1 file, \.psd 1\); .* convert them"):
         open_source(str(tmp_path))
 
 

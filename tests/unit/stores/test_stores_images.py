@@ -69,12 +69,12 @@ def test_what_is_gone_or_damaged_is_skipped(root: RemotePath, photos: Path) -> N
 
 
 def test_a_store_is_listed_once_and_what_arrives_is_known(root: RemotePath, photos: Path) -> None:
-    (photos / "red" / "a.heic").write_bytes(b"x")
+    (photos / "red" / "a.psd").write_bytes(b"x")
     there = put(photos, root / "photos")
     source = open_source(str(there))
     found = listed(source)
     assert found is not None
-    assert found.left_out.passed_over == {".heic": 1}
+    assert found.left_out.passed_over == {".psd": 1}
     assert found.changes() == Changes(0, 0)
     assert found.differing(range(30)) == []
     (there / "blue/0.png").unlink()

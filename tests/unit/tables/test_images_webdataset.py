@@ -14,6 +14,7 @@ from encoders.toy import Toy
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import Columns, decode, open_source, read_image
+from retrieval.images.tables.webdataset import Member, Sample
 
 Members = Sequence[tuple[str, bytes]]
 
@@ -215,3 +216,10 @@ def test_the_fingerprint_tells_labels_apart(tmp_path: Path) -> None:
     file = str(tar(tmp_path / "a.tar", members))
     prints = {open_source(file, columns=Columns(label=c)).fingerprint for c in (None, "kind", "")}
     assert len(prints) == 3
+
+
+def test_installed_packages_do_not_change_which_image_is_taken() -> None:
+    members = {ending: Member(0, 1) for ending in ("seg.png", "mp4", "jxl", "dng", "jpg", "cls")}
+    images = Sample("1", members).images()
+    assert images[:2] == ["jpg", "seg.png"]
+    assert {*images[2:]} <= {"mp4", "jxl", "dng"}

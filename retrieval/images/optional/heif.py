@@ -1,0 +1,21 @@
+"""Read HEIC and HEIF files with pillow-heif."""
+
+from typing import BinaryIO, cast
+
+from PIL import Image
+from pillow_heif import HeifImageFile
+
+from retrieval.contracts import Framing
+from retrieval.images.decoding_limits import check_size
+from retrieval.images.optional.formats import DecodeJpeg
+
+
+def read(
+    stream: BinaryIO, path: str, framing: Framing | None, decode_jpeg: DecodeJpeg
+) -> Image.Image:
+    """Return the primary image, upright, in 8 bits. Raises BadImage for too many pixels."""
+    stream.seek(0)
+    image = cast(Image.Image, HeifImageFile(stream, ""))
+    check_size(image.width * image.height, path)
+    image.load()
+    return image
