@@ -12,7 +12,7 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import (
     sha256_of,
 )
-from retrieval.storage.manifest import MANIFEST, ROW_FIELDS, Facts, Manifest
+from retrieval.storage.manifest import FILE_FIELDS, MANIFEST, ROW_FIELDS, Facts, Manifest
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.shards import read_columns, read_shard, vectors_of
 from retrieval.storage.tables import check_unique
@@ -73,6 +73,18 @@ class Embeddings:
             if table is not None:
                 chunks.append(self._prefixed(table["id"]))
         return pa.chunked_array(chunks)
+
+    def files(self) -> pa.Table:
+        """Return the columns stamp and content of all rows; null for images that are not files."""
+        schema = pa.schema([field.with_nullable(True) for field in FILE_FIELDS])
+        tables = [schema.empty_table()]
+        for shard in self.manifest.shards:
+            table = read_columns(self.folder / shard.file, schema.names)
+            if table is None:
+                columns = [pa.nulls(shard.rows, field.type) for field in schema]
+                table = pa.table(columns, schema=schema)
+            tables.append(table.cast(schema))
+        return pa.concat_tables(tables)
 
     def _prefixed(self, ids: pa.ChunkedArray) -> pa.Array:
         return pa.array([self.prefix + each for each in ids.to_pylist()], pa.string())
