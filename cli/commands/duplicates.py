@@ -86,7 +86,6 @@ class Files:
 def duplicates(
     output: Output,
     workspace: "Workspace",
-    files: Files,
     embeddings: EmbeddingsArgument = None,
     between: BetweenOption = None,
     keep: KeepOption = "largest",
@@ -94,6 +93,8 @@ def duplicates(
     neighbors: NeighborsOption = 10,
     correlation: CorrelationOption = 0.95,
     metric: MetricName = None,
+    *,
+    files: Files,
 ) -> None:
     """Find near-identical images, and the one of each group to keep. Nothing is deleted.
 

@@ -42,7 +42,7 @@ NEIGHBORS = 10  # neighbors that an image is compared with by pixels
 MIN_CORRELATION = 0.95  # near-identical images have at least this correlation
 MAX_CACHED_FRAMES = 2048  # each takes at most 200 kB
 MAX_COMPARED_PAIRS = 200_000  # pairs of neighbors that are compared by pixels, the nearest ones
-MIN_ADVANTAGE = 1e-3  # of a turned image over one as it is, in correlation
+MIN_ADVANTAGE = 1e-3  # in correlation, of a turned image over one as it is
 
 Progress = Callable[[int, int], None]
 

@@ -29,7 +29,7 @@ COLUMNS = ("group", "keep", "remove", "exact", "correlation", "mirrored", "rotat
 
 
 class Keep(StrEnum):
-    """Which image of a group is kept.
+    """Rule for the image of a group that is kept.
 
     Ties are decided in this order: most pixels, oldest date, best format, oldest file, first id.
     The date is the EXIF date taken, or else that of the file's last change.

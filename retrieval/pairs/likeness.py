@@ -61,7 +61,7 @@ def stretched(image: Image.Image, side: int) -> Images:
 
 
 class Turn(NamedTuple):
-    """How to turn an image: mirror it left to right if `mirrored`, then rotate it clockwise.
+    """Turn of an image: mirrored left to right if `mirrored`, then rotated clockwise.
 
     rotated: 0, 90, 180 or 270 degrees.
     """

@@ -28,8 +28,8 @@ from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
 
 SIDE = 16  # pixels
-FREQUENCIES = (6, 3, 3)  # of each axis, the lowest: of luma, and of two differences of colors
-MAX_PARTNERS = 10  # of each image, the nearest
+FREQUENCIES = (6, 3, 3)  # lowest ones of each axis: luma, and two differences of colors
+MAX_PARTNERS = 10  # nearest ones of each image
 MAX_EXACT_IMAGES = 20_000  # neighbors among more are searched in the nearest clusters
 N_PROBE = 8  # clusters searched
 BLOCK_SIZE = 1024  # images read, and pairs compared, in one step
@@ -109,8 +109,8 @@ class Thumbnails:
             squares = np.square(self.noise[a[rows]] - self.noise[b[rows]])
             one, two = self.spectra[a[rows]], self.spectra[b[rows]]
             for i, turn in enumerate(turns):
-                apart = (turned_spectra(one, turn) - two).reshape(len(rows), -1)
-                distances = squares + np.einsum("nd,nd->n", apart, apart)
+                apart = turned_spectra(one, turn) - two
+                distances = squares + np.einsum("ncuv,ncuv->n", apart, apart)
                 likely = rows[distances <= _squared_radius(least)]
                 if len(likely):
                     pictured = Patterns.of(self.pixels[b[likely]])
@@ -150,7 +150,7 @@ class Thumbnails:
 
 
 def indexer_for(rows: int, metric: Metric) -> Indexer:
-    """Return the backend to search for neighbors among so many rows in seconds."""
+    """Return the backend that finds neighbors among this number of rows in seconds."""
     if rows <= MAX_EXACT_IMAGES:
         return make_indexer("exact", {"metric": metric})
     return make_indexer("ivf", {"metric": metric, "n_probe": N_PROBE})
