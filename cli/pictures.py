@@ -13,6 +13,7 @@ from retrieval.images.source import text
 from retrieval.index.searching import Hit
 from retrieval.pairs.comparing import ImagePair, PairComparison
 from retrieval.pairs.duplicates import Duplicate, Duplicates
+from retrieval.pairs.likeness import Turn
 from retrieval.pairs.verification import CalibrationTest
 from retrieval.quality.labelled import Labelled
 
@@ -116,7 +117,8 @@ def draw_duplicates(
             Picture(open_picture(of[row]), label or text(Path(of[row]).name))
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
-        note = f"{pair.correlation:.3f}{', mirrored' if pair.mirrored else ''}"
+        turned = Turn(pair.mirrored, pair.rotated).in_words()
+        note = ", ".join(filter(None, (f"{pair.correlation:.3f}", turned)))
         same = None if None in labels else labels[0] == labels[1]
         pictures.append(PairPicture(one, two, note, same))
     _written(path, lambda: save_pairs(path, pictures, heading))

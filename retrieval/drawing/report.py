@@ -1,22 +1,16 @@
 """Write a report as one HTML file, with its pictures and plots inside."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
-
 from retrieval.contracts import Vectors
 from retrieval.drawing.figures import Picture
+from retrieval.drawing.pages import embedded, embedded_picture, write_page
 from retrieval.drawing.plots import Labels, draw_map, draw_precision_recall
-from retrieval.errors import CannotWrite
 from retrieval.quality.curves import Curves, Values
-from retrieval.storage.files import write_whole
 
 PICTURE_SIDE = 96  # pixels
 MAX_LABEL_LINES = 30  # more cannot be distinguished
@@ -57,14 +51,6 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the HTML file, whole or not at all. Raises CannotWrite if it cannot be written."""
-    environment = Environment(
-        loader=PackageLoader("retrieval.drawing", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["picture"] = _picture
     with TemporaryDirectory() as name:
         curves, plane = Path(name) / "curves.svg", Path(name) / "map.png"
         of_labels = report.curves.by_label
@@ -75,29 +61,12 @@ def write_report(path: Path, report: Report) -> None:
             draw_map(plane, report.points, report.point_labels, report.map_title)
         shown: dict[str, Any] = {
             "report": report,
+            "embed": lambda image: embedded_picture(image, PICTURE_SIDE),
             "columns": 1 + max((len(hits) for _, hits in (*report.best, *report.worst)), default=0),
-            "curves": _embedded(curves.read_bytes(), "svg+xml"),
-            "plane": None if report.points is None else _embedded(plane.read_bytes(), "png"),
+            "curves": embedded(curves.read_bytes(), "svg+xml"),
+            "plane": None if report.points is None else embedded(plane.read_bytes(), "png"),
             "pareto": None,
         }
     if report.bench is not None and report.bench.plot is not None:
-        shown["pareto"] = _embedded(report.bench.plot, "png")
-    text = environment.get_template("report.html").render(shown)
-    try:
-        write_whole(path, lambda partial: partial.write_text(text, "utf-8"))
-    except OSError as error:
-        raise CannotWrite(path, error) from None
-
-
-def _picture(image: Image.Image) -> str:
-    """Return the image as the source of an <img>: a small one as PNG, a larger one as JPEG."""
-    small = max(image.size) <= PICTURE_SIDE
-    shown = image.copy()
-    shown.thumbnail((2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
-    written = io.BytesIO()
-    shown.save(written, "PNG" if small else "JPEG", quality=80)
-    return _embedded(written.getvalue(), "png" if small else "jpeg")
-
-
-def _embedded(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        shown["pareto"] = embedded(report.bench.plot, "png")
+    write_page(path, "report.html", shown)

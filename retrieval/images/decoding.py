@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
@@ -168,6 +168,37 @@ def read_item(item: Item) -> tuple[Item, bytes]:
     if not isinstance(content, bytes):
         raise BadImage(item.path, "not a file")
     return replace(item, content=content), _content_hash(content).digest()
+
+
+class Header(NamedTuple):
+    """An image whose pixels are not read yet, its size in bytes, and when its file changed."""
+
+    image: ImageFile.ImageFile
+    size: int
+    changed: float | None
+
+
+@contextmanager
+def opened_header(content: bytes | Place, path: str) -> Iterator[Header]:
+    """Yield the header of an image. `path` is its name in errors.
+
+    Raises BadImage for what is missing, damaged or of no format in FORMATS, also for errors of
+    Pillow while the image is open.
+    """
+    if isinstance(content, RemotePath):
+        content = _fetched(content, path)
+    try:
+        with pillow_quiet:
+            if isinstance(content, bytes):
+                yield Header(_opened(io.BytesIO(content)), len(content), None)
+                return
+            with _opened_file(content, path) as file:
+                status = os.fstat(file.fileno())
+                yield Header(_opened(file), status.st_size, status.st_mtime)
+    except BadImage:
+        raise
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise BadImage(path, "truncated or damaged") from error
 
 
 def _content_hash(content: bytes = b"") -> Any:

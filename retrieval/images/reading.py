@@ -25,13 +25,21 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
     images, percent-encoded; `digits#ROW`; or the URL of an image, or a row of Parquet, in a store.
     Raises BadImage, also for a container that is damaged or missing.
     """
+    return decode(content_of(path), path, framing)
+
+
+def content_of(path: str) -> bytes | Place | Images | BadImage:
+    """Return the content of the image at the path: encoded bytes, its file, or pixels.
+
+    A file is not opened. path: as `read_image` takes it. Raises BadImage for what is missing.
+    """
     if "\0" in path:
         raise BadImage(path, "no such file")
     container, mark, row = path.rpartition("#")
     if "://" in path:
-        return decode(_of_url(path, container if row.isdecimal() else "", row), path, framing)
+        return _of_url(path, container if row.isdecimal() else "", row)
     if not mark or not (row.isascii() and row.isdigit()) or Path(path).is_file():
-        return decode(Path(path), path, framing)
+        return Path(path)
     try:
         content = _content(container, int(row))
     except FileNotFoundError:
@@ -42,7 +50,7 @@ def read_image(path: str, framing: Framing | None = None) -> Image.Image:
         raise BadImage(path, str(error)) from error
     if content is None:
         raise BadImage(path, "no such row")
-    return decode(content, path, framing)
+    return content
 
 
 def is_gone(path: str) -> bool:

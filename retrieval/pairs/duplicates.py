@@ -1,52 +1,68 @@
-"""Find near-identical images: propose them by embeddings, and confirm them by pixels.
+"""Find near-identical images: propose pairs, and confirm them by pixels.
 
-Copies of an image have near embeddings, but other images do, too. Pixels distinguish them, but to
-compare all pairs by pixels would take too long. So each image is compared by pixels with its
-nearest neighbors only, as it is and mirrored. A comparison at 16 × 16 pixels rules out most pairs.
-For the other pairs, the images are read again, and `retrieval.pairs.likeness` decides.
+Exact copies are found by the hashes of their bytes. Only one of them takes part in what follows.
+
+Two ways propose pairs. Copies of an image have near embeddings, but other images do, too, and a
+rotated copy may not. So each image is compared with its nearest neighbors. In addition, a search
+over small thumbnails finds the pairs that are similar in one of eight turns: mirrored or not,
+rotated by 0, 90, 180 or 270 degrees. A comparison at 16 × 16 pixels rules out most pairs. For the
+other pairs, the images are read again, and `retrieval.pairs.likeness` decides.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.choices import choice
-from retrieval.contracts import Framing, Images, Json, Metric, Rows
+from retrieval.contracts import Framing, Json, Metric, Rows, Vectors
 from retrieval.errors import BadImage, BadInput, Mismatch
-from retrieval.images import read_each, read_image
+from retrieval.images import read_image
+from retrieval.pairs.draw import Pairs, pair_distances
+from retrieval.pairs.exact_copies import Distinct
 from retrieval.pairs.likeness import (
+    AS_IT_IS,
     MAX_SIDE,
+    TURNS,
     Frame,
-    Patterns,
+    Turn,
     framed,
     likeness,
-    mirrored,
-    stretched,
+    turned,
 )
+from retrieval.pairs.thumbnails import Thumbnails, indexer_for
 from retrieval.quality.labelled import Labelled
-from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
 
 NEIGHBORS = 10  # neighbors that an image is compared with by pixels
 MIN_CORRELATION = 0.95  # near-identical images have at least this correlation
-COARSE_SIDE = 16  # pixels a side of the images that are compared first
 MAX_CACHED_FRAMES = 2048  # each takes at most 200 kB
-MAX_COMPARED_PAIRS = 200_000  # pairs that are compared by pixels, the nearest ones
-BLOCK_SIZE = 1024  # images read, and pairs compared, in one step
+MAX_COMPARED_PAIRS = 200_000  # pairs of neighbors that are compared by pixels, the nearest ones
+MIN_ADVANTAGE = 1e-3  # in correlation, of a turned image over one as it is
 
 Progress = Callable[[int, int], None]
+
+
+class Match(NamedTuple):
+    """Likeness of two images: the correlation of the second and the turned first, at most 1."""
+
+    correlation: float
+    turn: Turn
+
+
+EXACT = Match(1.0, AS_IT_IS)
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """Two near-identical images: a row in the first set and a row in the second.
 
-    distance: of the embeddings. correlation: of the pixels, at most 1. mirrored: True if the
-    correlation is that of one image and the mirrored other.
+    distance: of the embeddings. correlation: of the pixels, at most 1. mirrored, rotated: how the
+    first image is turned for this correlation; see `Turn`. exact: the files have the same bytes.
     """
 
     first: int
@@ -54,13 +70,19 @@ class Duplicate:
     distance: float
     correlation: float
     mirrored: bool
+    rotated: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Duplicates:
-    """Duplicates between two sets, or within one set; the highest correlation first.
+    """Duplicates between two sets, or within one set; exact copies and high correlations first.
+
+    Of several exact copies, only the first row takes part in pairs with other images.
 
     compared: number of pairs that were compared by pixels. proposed: number of pairs of neighbors.
+    distinct: the images without their exact copies. matches: their pairs that are near-identical,
+    the smaller number first. comparison: compares them.
     """
 
     first: Labelled
@@ -69,6 +91,9 @@ class Duplicates:
     compared: int
     proposed: int
     unreadable: list[BadImage]
+    distinct: Distinct
+    matches: dict[tuple[int, int], Match]
+    comparison: "Comparison"
 
     def rows(self) -> list[dict[str, Json]]:
         """Return a row for each pair, as `retr duplicates` writes it."""
@@ -81,6 +106,8 @@ class Duplicates:
                 "distance": pair.distance,
                 "correlation": pair.correlation,
                 "mirrored": pair.mirrored,
+                "rotated": pair.rotated,
+                "exact": pair.exact,
             }
             for pair in self.duplicates
         ]
@@ -93,6 +120,8 @@ def find_duplicates(
     *,
     neighbors: int = NEIGHBORS,
     least: float = MIN_CORRELATION,
+    turns: Sequence[Turn] = TURNS,
+    contents: Sequence[Sequence[bytes | None]] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Duplicates:
     """Return near-identical images within `first`, or for each image of `first` in `second`.
@@ -100,6 +129,8 @@ def find_duplicates(
     neighbors: number of neighbors that each image is compared with by pixels.
     least: minimum correlation of the pixels. A value below MIN_CORRELATION also lets single pixels
         differ by more, in proportion.
+    turns: how images are turned; `(AS_IT_IS,)` for neither mirrored nor rotated ones.
+    contents: for each set, the hash of each image's bytes, as `current_contents` returns them.
     progress: called with the images that were read, and their total.
 
     Raises BadInput if a row has no path of an image, no image can be read, or a number is out of
@@ -107,38 +138,30 @@ def find_duplicates(
     """
     metric = choice(Metric, metric)
     _check(first, second, neighbors, least)
-    paths = first.all_paths()
-    second_start = 0  # position of the second set among all paths
-    if second is not None:
-        second_start = len(paths)
-        paths += second.all_paths()
-    a, b, distances = _proposed(first, second, metric, neighbors)
-    proposed = len(a)
+    sets = (first,) if second is None else (first, second)
+    distinct = Distinct.of(contents or [[None] * len(each) for each in sets])
+    paths, vectors = [each.all_paths() for each in sets], [each.vectors for each in sets]
+    places = distinct.firsts()
+    images = np.stack([vectors[part][row] for part, row in places])
+    members = [np.unique(numbers) for numbers in distinct.of_rows]
+    a, b, distances = _proposed(images, members, metric, neighbors)
     nearest = np.argsort(distances, kind="stable")[:MAX_COMPARED_PAIRS]
-    a, b, distances = a[nearest], b[nearest], distances[nearest]
-    read = np.union1d(a, second_start + b)
-    pixels, place, unreadable = _read(paths, read, progress)
-    if 0 < len(read) == len(unreadable):
-        raise BadInput(
-            f"none of the {len(read):,} images could be read, the first is {unreadable[0]}; "
-            "if their folder was moved, name the new one with --root"
-        )
-    close = _close(pixels, place[a], place[second_start + b], least)
-    compare = _Comparison(least)
-
-    def compared(pair: int) -> Duplicate | None:
-        found = compare(paths[a[pair]], paths[second_start + b[pair]], close[pair])
-        if found is None:
-            return None
-        correlation, turned = found
-        return Duplicate(int(a[pair]), int(b[pair]), float(distances[pair]), correlation, turned)
-
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        found = threads.map(compared, np.flatnonzero(close.any(axis=1)))
-        duplicates = [pair for pair in found if pair is not None]
-    duplicates.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
-    other = first if second is None else second
-    return Duplicates(first, other, duplicates, len(a), proposed, unreadable)
+    left_out = len(a) - len(nearest)
+    where = [paths[part][row] for part, row in places]
+    comparison = Comparison.of(where, least, turns, progress)
+    a, b = comparison.with_partners(a[nearest], b[nearest], members)
+    matches = comparison.matches(a, b)
+    return Duplicates(
+        first,
+        sets[-1],
+        _duplicates(images, distinct, matches, metric),
+        len(a),
+        len(a) + left_out,
+        comparison.thumbnails.unreadable,
+        distinct,
+        matches,
+        comparison,
+    )
 
 
 def _check(first: Labelled, second: Labelled | None, neighbors: int, least: float) -> None:
@@ -157,90 +180,143 @@ def _check(first: Labelled, second: Labelled | None, neighbors: int, least: floa
         )
 
 
-class _Comparison:
-    """Compares images by their pixels, with a cache of frames. Thread-safe."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Compares images, by number, by their pixels. Thread-safe.
 
-    def __init__(self, least: float) -> None:
-        """least: minimum correlation of near-identical images."""
-        self._least = least
-        self._tolerance = max(1.0, (1 - least) / (1 - MIN_CORRELATION))
-        self._frame = lru_cache(MAX_CACHED_FRAMES)(_read_frame)
+    least: minimum correlation of near-identical images.
+    """
 
-    def __call__(
-        self, path_a: str, path_b: str, close: NDArray[np.bool_]
-    ) -> tuple[float, bool] | None:
-        """Return the correlation, and whether an image was mirrored for it; None if it is too low.
+    paths: Sequence[str]
+    thumbnails: Thumbnails
+    least: float
+    turns: Sequence[Turn]
+    frame: Callable[[str], Frame | None]
 
-        close: (2,), whether to compare the images as they are, and mirrored. An image that can no
-        longer be read gives None, too.
+    @classmethod
+    def of(
+        cls, paths: Sequence[str], least: float, turns: Sequence[Turn], progress: Progress
+    ) -> "Comparison":
+        """Read the thumbnails of all images. Raises BadInput if none can be read."""
+        thumbnails = Thumbnails.read(paths, progress)
+        if not thumbnails.known.any():
+            raise BadInput(
+                f"none of the {len(paths):,} images could be read, the first is "
+                f"{thumbnails.unreadable[0]}; if their folder was moved, name the new one with "
+                "--root"
+            )
+        return cls(paths, thumbnails, least, turns, lru_cache(MAX_CACHED_FRAMES)(_read_frame))
+
+    def with_partners(self, a: Rows, b: Rows, members: Sequence[Rows]) -> tuple[Rows, Rows]:
+        """Return the pairs (n,), and those that thumbnails add, each once."""
+        least = max(self.least, MIN_CORRELATION)  # a lower one has too many pairs
+        second = None if len(members) == 1 else members[1]
+        more_a, more_b = self.thumbnails.partners(members[0], second, least)
+        likely = self.thumbnails.alike(more_a, more_b, self.least, self.turns).any(axis=1)
+        pairs = np.stack(
+            (np.concatenate((a, more_a[likely])), np.concatenate((b, more_b[likely]))), axis=1
+        )
+        a, b = np.unique(pairs, axis=0).T
+        return a, b
+
+    def matches(self, a: Rows, b: Rows) -> dict[tuple[int, int], Match]:
+        """Return the pairs (n,) that are near-identical, and how."""
+        alike = self.thumbnails.alike(a, b, self.least, self.turns)
+
+        def compare(pair: int) -> Match | None:
+            turns = [turn for turn, may in zip(self.turns, alike[pair], strict=True) if may]
+            return self._match(int(a[pair]), int(b[pair]), turns)
+
+        likely = np.flatnonzero(alike.any(axis=1))
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            return {
+                (int(a[pair]), int(b[pair])): match
+                for pair, match in zip(likely, threads.map(compare, likely), strict=True)
+                if match is not None
+            }
+
+    def _match(self, a: int, b: int, turns: Sequence[Turn]) -> Match | None:
+        """Return the likeness in the best of the turns; None if it is too low in each.
+
+        An image that can no longer be read gives None, too.
         """
-        a, b = self._frame(path_a), self._frame(path_b)
-        if a is None or b is None:
+        one, two = self.frame(self.paths[a]), self.frame(self.paths[b])
+        if one is None or two is None:
             return None
+        tolerance = max(1.0, (1 - self.least) / (1 - MIN_CORRELATION))
         found = [
-            (correlation, turned)
-            for turned in (False, True)
-            if close[int(turned)]
-            and (correlation := likeness(mirrored(a) if turned else a, b, self._tolerance))
-            and correlation >= self._least
+            Match(correlation, turn)
+            for turn in turns
+            if (correlation := likeness(turned(one, turn), two, tolerance))
+            and correlation >= self.least
         ]
-        return max(found, key=lambda each: each[0], default=None)
+        return max(
+            found,
+            key=lambda match: match.correlation - MIN_ADVANTAGE * (match.turn != AS_IT_IS),
+            default=None,
+        )
 
 
 def _proposed(
-    first: Labelled, second: Labelled | None, metric: Metric, neighbors: int
+    images: Vectors, members: Sequence[Rows], metric: Metric, neighbors: int
 ) -> tuple[Rows, Rows, NDArray[np.float32]]:
-    """Return pairs of neighbors: rows in the first set, rows in the second, and distances, (n,)."""
-    other = first if second is None else second
-    index = make_indexer("exact", {"metric": metric}).build(other.vectors)
-    wanted = neighbors + 1 if second is None else neighbors  # an image is its own neighbor
-    hits = index.search(first.vectors, min(wanted, len(other)))
-    a = np.repeat(np.arange(len(first)), hits.rows.shape[1])
-    b, distances = hits.rows.ravel(), hits.distances.ravel()
-    if second is None:
-        low, high = np.minimum(a, b), np.maximum(a, b)
-        _, once = np.unique(low * len(first) + high, return_index=True)
-        once = once[low[once] < high[once]]
-        return low[once], high[once], distances[once]
-    return a, b, distances
+    """Return pairs of neighbors: numbers of images, and distances, (n,).
 
-
-def _read(
-    paths: Sequence[str], wanted: Rows, progress: Progress
-) -> tuple[Images, Rows, list[BadImage]]:
-    """Return pixels (n, side, side, 3) of the wanted images, and the images that cannot be read.
-
-    The second value is the position of each path in the pixels, -1 if it is not there.
+    members: the images of the first set, and those of the second if there is one.
     """
-    pixels = np.zeros((len(wanted), COARSE_SIDE, COARSE_SIDE, 3), np.uint8)
-    place = np.full(len(paths), -1)
-    unreadable: list[BadImage] = []
-    for start in range(0, len(wanted), BLOCK_SIZE):
-        some = [paths[row] for row in wanted[start : start + BLOCK_SIZE]]
-        coarse = read_each(some, Framing(COARSE_SIDE), lambda image: stretched(image, COARSE_SIDE))
-        for i, found in enumerate(coarse, start):
-            if isinstance(found, BadImage):
-                unreadable.append(found)
-            else:
-                pixels[i], place[wanted[i]] = found, i
-        progress(min(start + BLOCK_SIZE, len(wanted)), len(wanted))
-    return pixels, place, unreadable
+    first, second = members[0], members[-1]
+    index = indexer_for(len(second), metric).build(images[second])
+    within = len(members) == 1
+    wanted = min(neighbors + within, len(second))  # an image is its own neighbor
+    hits = index.search(images[first], wanted)
+    a = np.repeat(first, hits.rows.shape[1])
+    b, distances = second[hits.rows.ravel()], hits.distances.ravel()
+    there = (hits.rows.ravel() >= 0) & (a != b)
+    a, b, distances = a[there], b[there], distances[there]
+    if within:
+        a, b = np.minimum(a, b), np.maximum(a, b)
+    _, once = np.unique(a * len(images) + b, return_index=True)
+    return a[once], b[once], distances[once]
 
 
-def _close(pixels: Images, a: Rows, b: Rows, least: float) -> NDArray[np.bool_]:
-    """Return whether images correlate, as they are and mirrored, (pairs, 2).
+def _duplicates(
+    images: Vectors, distinct: Distinct, matches: dict[tuple[int, int], Match], metric: Metric
+) -> list[Duplicate]:
+    """Return the pairs of rows with their distances, the highest correlation first."""
+    found = _pairs(distinct, matches)
+    first, second = np.array([pair for pair, _ in found], np.int64).reshape(-1, 2).T
+    one, two = distinct.of_rows[0][first], distinct.of_rows[-1][second]
+    distances = pair_distances(images, Pairs(one, two, np.zeros(len(found), np.bool_)), metric)
+    duplicates = [
+        Duplicate(*pair, float(distance), match.correlation, *match.turn, exact=match is EXACT)
+        for (pair, match), distance in zip(found, distances, strict=True)
+    ]
+    return sorted(
+        duplicates, key=lambda pair: (not pair.exact, -pair.correlation, pair.first, pair.second)
+    )
 
-    a, b: (pairs,), positions in the pixels. A position of -1 gives False.
+
+def _pairs(
+    distinct: Distinct, matches: dict[tuple[int, int], Match]
+) -> list[tuple[tuple[int, int], Match]]:
+    """Return the pairs of rows of near-identical images, and of exact copies.
+
+    Every row of the first set, and of the second, is in a pair if its image is in a match. Within
+    one set, copies of an image have a pair with its first row only.
     """
-    close = np.zeros((len(a), 2), bool)
-    patterns = Patterns.of(pixels)
-    for start in range(0, len(a), BLOCK_SIZE):
-        some = slice(start, start + BLOCK_SIZE)
-        one, two = patterns.take(a[some]), patterns.take(b[some])
-        close[some, 0] = one.correlations(two) >= least
-        close[some, 1] = one.mirrored().correlations(two) >= least
-    close[(a < 0) | (b < 0)] = False
-    return close
+    one, two = distinct.rows[0], distinct.rows[-1]
+    if len(distinct.of_rows) == 1:
+        copies = [((rows[0], row), EXACT) for rows in one for row in rows[1:]]
+        return [*copies, *(((one[a][0], one[b][0]), each) for (a, b), each in matches.items())]
+    same = {(image, image): EXACT for image, rows in enumerate(one) if rows and two[image]}
+    return [
+        (pair, match)
+        for (a, b), match in (*same.items(), *matches.items())
+        for pair in (
+            *((one[a][0], row) for row in two[b]),
+            *((row, two[b][0]) for row in one[a][1:]),
+        )
+    ]
 
 
 def _read_frame(path: str) -> Frame | None:

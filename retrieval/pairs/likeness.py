@@ -8,13 +8,15 @@ edges next to it explain.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from retrieval.contracts import Images, Resample, Rows
+
+Number = TypeVar("Number", bound=np.generic)
 
 MAX_SIDE = 256  # pixels a side of a compared frame
 MIN_SIDE = 8
@@ -58,9 +60,43 @@ def stretched(image: Image.Image, side: int) -> Images:
     return np.asarray(image.resize((side, side), resample))
 
 
-def mirrored(frame: Frame) -> Frame:
-    """Return the frame of the mirrored image."""
-    return Frame(np.ascontiguousarray(frame.pixels[:, ::-1]), frame.aspect, frame.slack)
+class Turn(NamedTuple):
+    """Turn of an image: mirrored left to right if `mirrored`, then rotated clockwise.
+
+    rotated: 0, 90, 180 or 270 degrees.
+    """
+
+    mirrored: bool
+    rotated: int
+
+    def reversed(self) -> "Turn":
+        """Return the turn that undoes this one."""
+        return self if self.mirrored else Turn(False, -self.rotated % 360)
+
+    def in_words(self) -> str:
+        """Return text such as `mirrored, rotated 90°`; empty if nothing is turned."""
+        angle = [f"rotated {self.rotated}°"] if self.rotated else []
+        return ", ".join([*(["mirrored"] if self.mirrored else []), *angle])
+
+
+AS_IT_IS = Turn(False, 0)
+TURNS = tuple(
+    Turn(mirrored, rotated) for rotated in (0, 90, 180, 270) for mirrored in (False, True)
+)
+"""The eight turns that keep the pixels of a square in place; the first is `AS_IT_IS`."""
+
+
+def turned(frame: Frame, turn: Turn) -> Frame:
+    """Return the frame of the turned image."""
+    pixels = turned_pixels(frame.pixels[None], turn)[0]
+    aspect = 1 / frame.aspect if turn.rotated % 180 else frame.aspect
+    return Frame(np.ascontiguousarray(pixels), aspect, frame.slack)
+
+
+def turned_pixels(images: NDArray[Number], turn: Turn) -> NDArray[Number]:
+    """Return a view of the turned images (n, side, side, 3)."""
+    seen = images[:, :, ::-1] if turn.mirrored else images
+    return np.rot90(seen, -turn.rotated // 90, axes=(1, 2))
 
 
 def likeness(one: Frame, two: Frame, tolerance: float = 1.0) -> float | None:
@@ -141,9 +177,9 @@ class Patterns:
         """Return the patterns of some images."""
         return Patterns(self.units[rows], self.noise[rows])
 
-    def mirrored(self) -> "Patterns":
-        """Return the patterns of the mirrored images."""
-        return Patterns(self.units[:, :, ::-1], self.noise)
+    def turned(self, turn: Turn) -> "Patterns":
+        """Return the patterns of the turned images."""
+        return Patterns(turned_pixels(self.units, turn), self.noise)
 
     def correlations(self, others: "Patterns") -> NDArray[np.float32]:
         """Return Pearson's correlation (n,) of each image with the other at the same position."""

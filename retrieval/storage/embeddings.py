@@ -74,6 +74,18 @@ class Embeddings:
                 chunks.append(self._prefixed(table["id"]))
         return pa.chunked_array(chunks)
 
+    def files(self) -> pa.Table:
+        """Return the columns stamp and content of all rows; null for images that are not files."""
+        schema = pa.schema([field.with_nullable(True) for field in FILE_FIELDS])
+        tables = [schema.empty_table()]
+        for shard in self.manifest.shards:
+            table = read_columns(self.folder / shard.file, schema.names)
+            if table is None:
+                columns = [pa.nulls(shard.rows, field.type) for field in schema]
+                table = pa.table(columns, schema=schema)
+            tables.append(table.cast(schema))
+        return pa.concat_tables(tables)
+
     def contents(self) -> pa.ChunkedArray:
         """Return the hashes of the image files of all rows, without checking the shards.
 
@@ -81,11 +93,7 @@ class Embeddings:
         """
         if not self.facts.has_files:
             raise BadInput(f"the images of {self.folder} are not files, which have hashes")
-        chunks: list[pa.Array] = []
-        for shard in self.manifest.shards:
-            table = read_columns(self.folder / shard.file, ["content"])
-            chunks += [] if table is None else table["content"].chunks
-        return pa.chunked_array(chunks, FILE_FIELDS[1].type)
+        return self.files()["content"]
 
     def _prefixed(self, ids: pa.ChunkedArray) -> pa.Array:
         return pa.array([self.prefix + each for each in ids.to_pylist()], pa.string())

@@ -77,12 +77,18 @@ def native_path(path: Path) -> Iterator[str]:
         yield str(path)
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write the rows as CSV, whole or not at all: a column for each key that any of them has."""
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
+) -> None:
+    """Write the rows as CSV, whole or not at all: a column for each key that any of them has.
+
+    columns: the first columns, also of a file without rows.
+    """
 
     def write(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            table = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
+            names = dict.fromkeys([*columns, *(key for row in rows for key in row)])
+            table = csv.DictWriter(file, [*names])
             table.writeheader()
             table.writerows(rows)
 

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from sklearn.datasets import load_sample_images
 
-from retrieval.pairs.likeness import Patterns, framed, likeness, mirrored, stretched
+from retrieval.pairs.likeness import (
+    TURNS,
+    Patterns,
+    Turn,
+    framed,
+    likeness,
+    stretched,
+    turned,
+)
 
 WORDS = ("close", "edit", "file", "help", "house", "index", "light", "number", "order", "river")
 LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
@@ -253,11 +261,25 @@ def test_correlations_are_those_of_pearson() -> None:
     assert a.correlations(b)[0] == pytest.approx(expected, abs=0.01)
     assert a.correlations(a)[0] == pytest.approx(1, abs=1e-6)
     flipped = Patterns.of(one[None, :, ::-1])
-    assert a.mirrored().correlations(flipped)[0] == pytest.approx(1, abs=1e-6)
+    assert a.turned(Turn(True, 0)).correlations(flipped)[0] == pytest.approx(1, abs=1e-6)
 
 
-def test_a_mirror_image_is_alike_once_mirrored() -> None:
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_image_is_alike_once_turned(turn: Turn) -> None:
     image = photo(0)
-    turned = framed(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    assert likeness(framed(image), turned) is None
-    assert likeness(mirrored(framed(image)), turned) == pytest.approx(1, abs=0.01)
+    shown = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn.mirrored else image
+    shown = shown.rotate(-turn.rotated, expand=True)  # clockwise
+    for each in TURNS:
+        found = likeness(turned(framed(image), each), framed(shown))
+        assert found == (pytest.approx(1, abs=0.01) if each == turn else None)
+    back = likeness(turned(framed(shown), turn.reversed()), framed(image))
+    assert back == pytest.approx(1, abs=0.01)
+
+
+def test_turns_have_names() -> None:
+    assert [turn.in_words() for turn in TURNS[:4]] == [
+        "",
+        "mirrored",
+        "rotated 90°",
+        "mirrored, rotated 90°",
+    ]
