@@ -30,7 +30,7 @@ def measure(folder: Path) -> WorkerResult:
     queries = np.load(job.queries, allow_pickle=False)
     database = np.load(job.database, allow_pickle=False)
     indexer = make_indexer(job.backend, {**job.build, "metric": job.metric})
-    # Builds compare their index with an exact one. Its library is no memory of the index.
+    # Builds compare their index with an exact one, whose library must not count.
     make_indexer("exact", {"metric": job.metric})
 
     gc.collect()

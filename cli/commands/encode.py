@@ -145,8 +145,6 @@ def encode(
 
     Example: retr encode photos/ --exclude 'raw/**' --out photos-embeddings
 
-    Example: retr encode photos.parquet --image-column thumbnail --label-column genre
-
     Example: retr encode s3://bucket/photos --out s3://bucket/photos-embeddings
     """
     import time
@@ -169,19 +167,16 @@ def encode(
     there = place_of(out) if out else workspace.embeddings_of(images, encoder)
     opened = encoder_for(images, encoder, there, own_device, output.warn)
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
-    encode_images: Callable[..., Outcome] = bring_up_to_date
-    if on_ray:
-        names = Names(source, opened.name, split, data, limit, device, columns)
-        encode_images = partial(_encode_on_cluster, output, names, address)
+    names = Names(source, opened.name, split, data, limit, device, columns)
+    on_cluster = partial(_encode_on_cluster, output, names, address)
+    encode_images = partial(
+        on_cluster if on_ray else bring_up_to_date, images, opened, folder, number_type
+    )
     started = time.perf_counter()
     with output.progress(f"encode {images.name}", "image") as show:
-        check = in_folder.check_content
-        outcome = encode_images(
-            images, opened, folder, number_type, progress=show, check_content=check
-        )
-    seconds = time.perf_counter() - started
+        outcome = encode_images(progress=show, check_content=in_folder.check_content)
+    run = EncodeRun(folder, outcome, opened, listed(images), time.perf_counter() - started)
     _remember(workspace, folder, split, is_given=out is not None)
-    run = EncodeRun(folder, outcome, opened, listed(images), seconds)
     _print(output, run)
     output.document(run.to_json())
     keep_for_searches(output, opened)

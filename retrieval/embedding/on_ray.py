@@ -63,8 +63,7 @@ def encode_on_cluster(
     names: names by which every node opens source and encoder.
     source, encoder: the same, opened on this machine; the encoder may be on the CPU. A folder of
         images is listed only here, and its files are sent to the nodes.
-    folder: a folder that all nodes share. address: as for `connected`.
-    progress: called as by `encode_source`, after each shard.
+    folder: a folder that all nodes share. address: as for `connected`. progress: after each shard.
 
     Raises the errors of `encode_source` and `connected`; Mismatch if a node has other images,
     another encoder or another folder than this machine; WorkerFailed for unexpected errors, and for

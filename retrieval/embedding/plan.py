@@ -1,4 +1,4 @@
-"""What a run of `retr encode` has to do: which images to read, and which rows stay.
+"""Plan a run of `retr encode`: which images to read, and which rows stay.
 
 A file whose path, size and time of change are those of a row keeps its row. Every other file is
 read. If its bytes are those of a row that does not stay, the embedding is copied from there: the
@@ -45,7 +45,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run has to do.
+    """Images that a run has to read, and rows that stay.
 
     positions: of the source's images to read, ascending; shard `first + i` gets the i-th group of
     `shard_images` of them. copies: rows that do not stay, by the hash of their image's bytes.
@@ -112,7 +112,7 @@ def plan_of(
     stays = np.zeros(len(rows), np.bool_)
     stays[row_of[row_of != NO_ROW]] = True
     gone = ~np.asarray(pc.is_in(rows.table["id"], value_set=ids))
-    for folder in found.left_out.folders:  # what is in them is not known
+    for folder in found.left_out.folders:  # their files are unknown
         head = text(Path(folder.path).relative_to(str(found.root))) + "/"
         unlisted = gone & np.asarray(pc.starts_with(rows.table["id"], head))
         stays |= unlisted

@@ -49,7 +49,7 @@ from retrieval.storage.places import Place, RemotePath
 FAST_RESIZE_IMAGES = 500
 """Number of images from which loading the faster code for resizing pays; see `frame`."""
 
-MAX_HELD_BYTES = 64 << 20  # of one file that is read before it is decoded
+MAX_HELD_BYTES = 64 << 20  # a larger file is not read into memory before it is decoded
 
 # Pillow knows many more, some of which hand the file to other programs.
 FORMATS = tuple(
@@ -170,7 +170,7 @@ def read_item(item: Item) -> tuple[Item, bytes]:
     return replace(item, content=content), _content_hash(content).digest()
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """An image whose pixels are not read yet, its size in bytes, and when its file changed."""
 
     image: ImageFile.ImageFile
@@ -179,7 +179,7 @@ class Header(NamedTuple):
 
 
 @contextmanager
-def opened_header(content: bytes | Place, path: str) -> Iterator[Header]:
+def opened_header(content: bytes | Place, path: str) -> Iterator[ImageHeader]:
     """Yield the header of an image. `path` is its name in errors.
 
     Raises BadImage for what is missing, damaged or of no format in FORMATS, also for errors of
@@ -190,11 +190,11 @@ def opened_header(content: bytes | Place, path: str) -> Iterator[Header]:
     try:
         with pillow_quiet:
             if isinstance(content, bytes):
-                yield Header(_opened(io.BytesIO(content)), len(content), None)
+                yield ImageHeader(_opened(io.BytesIO(content)), len(content), None)
                 return
             with _opened_file(content, path) as file:
                 status = os.fstat(file.fileno())
-                yield Header(_opened(file), status.st_size, status.st_mtime)
+                yield ImageHeader(_opened(file), status.st_size, status.st_mtime)
     except BadImage:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:

@@ -65,7 +65,7 @@ def is_gone(path: str) -> bool:
 
 
 def _exists(path: str) -> bool:
-    # As bytes, which pathlib does not take: the locale C has no names beyond ASCII.
+    # The locale C has no names beyond ASCII, so they are bytes, which pathlib does not take.
     return os.path.exists(path.encode("utf-8", "surrogateescape"))  # noqa: PTH110
 
 

@@ -45,7 +45,7 @@ class Followed:
 
     @property
     def is_change(self) -> bool:
-        """Whether any row was added or deleted."""
+        """Return whether any row was added or deleted."""
         return bool(self.added or self.deleted)
 
 

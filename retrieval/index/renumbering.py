@@ -1,4 +1,4 @@
-"""Number the rows of an index anew, and leave some out, with any backend.
+"""Give the rows of an index new numbers, and leave some out, with any backend.
 
 So an index follows embeddings that changed: deleted rows stay in the library's file and are never
 returned, and all rows have the order of the embeddings. Deleted rows cost memory and time. An index

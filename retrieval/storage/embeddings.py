@@ -28,7 +28,7 @@ class Embeddings:
     folder: Place
     manifest: Manifest
     first: int | None = None  # the number of the first shard; None for all shards
-    prefix: str = ""  # of the ids, to tell apart the sets of an index
+    prefix: str = ""  # start of all ids, to distinguish the sets of an index
 
     @property
     def identity(self) -> str:

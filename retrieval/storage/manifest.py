@@ -134,7 +134,7 @@ class Facts:
 
     @property
     def has_files(self) -> bool:
-        """Whether the images are files of their own, so that the set can follow their changes."""
+        """Return whether each image is a file, so that the set can follow changes."""
         return self.source.root is not None
 
 

@@ -306,13 +306,13 @@ def relocate_embeddings(folder: Place, new: str) -> None:
 
 
 def _is_same_run(found: Facts, wanted: Facts) -> bool:
-    """Return whether a run continues what is there; sets of earlier versions have no root."""
+    """Return whether two runs are the same; sets of earlier versions have no root."""
     root = found.source.root if found.source.root is None else wanted.source.root
     return found == replace(wanted, source=replace(wanted.source, root=root))
 
 
 def _difference(found: Facts, wanted: Facts) -> str | None:
-    """Return the first fact that keeps a run from updating what is there, for an error message."""
+    """Return the first fact for which a run cannot update a set, for an error message."""
     if found.encoder != wanted.encoder:
         if found.encoder.name != wanted.encoder.name:
             return f"of encoder {found.encoder.name}, not {wanted.encoder.name}"

@@ -117,7 +117,9 @@ class Collection(RuleBasedStateMachine):
 
     @rule(number=NUMBERS, seed=NUMBERS)
     def copy(self, number: int, seed: int) -> None:
-        shutil.copy2(self.pick(number), self.folder / f"copy{seed}.png")
+        path, copy = self.pick(number), self.folder / f"copy{seed}.png"
+        if path != copy:
+            shutil.copy2(path, copy)
 
     @rule(one=NUMBERS, other=NUMBERS)
     def swap(self, one: int, other: int) -> None:

@@ -37,7 +37,7 @@ DEFAULT_FOLDERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Excludes:
-    """What to leave out. patterns: in gitignore's syntax, relative to the root of the source."""
+    """Files and folders to leave out. patterns: in gitignore's syntax, relative to the root of the source."""
 
     patterns: tuple[str, ...] = ()
     defaults: bool = True
@@ -65,7 +65,7 @@ NO_EXCLUDES = Excludes()
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds in a folder: the excludes, and the patterns of ignore files, innermost first.
+    """Rules of a folder: the excludes, and the patterns of ignore files, innermost first.
 
     files: the number of names that lead to the folder of each file, and its patterns.
     """
