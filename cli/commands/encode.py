@@ -144,8 +144,6 @@ def encode(
     new and changed files are encoded. skipped.parquet lists images that cannot be read.
 
     Example: retr encode photos/ --exclude 'raw/**' --out photos-embeddings
-
-    Example: retr encode s3://bucket/photos --out s3://bucket/photos-embeddings
     """
     import time
 

@@ -37,7 +37,7 @@ DEFAULT_FOLDERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Excludes:
-    """Files and folders to leave out. patterns: in gitignore's syntax, relative to the root of the source."""
+    """Files and folders to leave out. patterns: gitignore's, relative to the source's root."""
 
     patterns: tuple[str, ...] = ()
     defaults: bool = True
