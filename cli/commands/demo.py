@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.command import command
-from cli.options import Data, Device, EncoderName
+from cli.options import Data, Device
 from cli.output import Output, plural
+from cli.photo_demo import show_collection
 from cli.tables import print_bench, print_evaluation
+from retrieval.errors import UnknownName
 from retrieval.units import duration, size
 
 if TYPE_CHECKING:
@@ -21,15 +23,26 @@ QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
 QUERIES_TIMED = 2000  # drawn at random; `retr bench` takes all of them
 BACKENDS = ("exact", "ivf", "hnsw")
+KINDS = ("cifar10", "photos")
+DEFAULT_ENCODER = "siamese-quick"
 
 
 @command()
 def demo(
     output: Output,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="cifar10: measure indices. photos: the life of a folder of photographs."
+        ),
+    ] = KINDS[0],
     out: Annotated[
         Path, typer.Option(help="Folder for embeddings, indices, tables and pictures.")
     ] = Path("retr-demo"),
-    encoder: EncoderName = "siamese-quick",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Encoder.  [default: siamese-quick; for photos, that of folders]"),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(help="Use only the first N images of each split."),
@@ -37,12 +50,25 @@ def demo(
     device: Device = "auto",
     data: Data = None,
 ) -> None:
-    """Encode, index, search and measure CIFAR-10, in minutes.
+    """Encode, index, search and measure CIFAR-10, in minutes; or search photographs that change.
 
     CIFAR-10 is downloaded if it is not found. If that fails, the digits of scikit-learn are used.
+    The photographs are pieces of scikit-learn's sample images.
 
-    Example: retr demo --out retr-demo
+    Example: retr demo photos
     """
+    if kind not in KINDS:
+        raise UnknownName("demo", kind, KINDS)
+    if kind == "photos":
+        output.document(show_collection(output, out, encoder, device))
+    else:
+        _measure_cifar10(output, out, encoder or DEFAULT_ENCODER, limit, device, data)
+
+
+def _measure_cifar10(
+    output: Output, out: Path, encoder: str, limit: int | None, device: str, data: Path | None
+) -> None:
+    """Encode, index, search and measure the data set; print and write the numbers."""
     import time
 
     from retrieval.quality.metrics import DEFINITIONS

@@ -85,6 +85,19 @@ def test_a_data_set_keeps_its_encoder_and_a_folder_that_of_its_embeddings(
     assert (again["encoder"]["name"], again["encoded"], again["kept"]) == ("toy", 1, 12)
 
 
+def test_demo_of_photos_shows_the_life_of_a_collection(collection: Retr) -> None:
+    document = collection.json("demo", "photos", "--encoder", "toy", "--out", "demo")
+    first, second, third, fourth = (
+        [search[what] for what in ("encoded", "kept", "removed", "renamed")]
+        for search in document["searches"]
+    )
+    assert first == [24, 0, 0, 0]
+    assert second == [0, 24, 0, 0]
+    assert third == [3, 21, 1, 1]
+    assert fourth[0] == 0 and sum(fourth) == 25
+    assert "there are: cifar10, photos" in collection.refused("demo", "pictures")
+
+
 def test_list_and_prune(collection: Retr) -> None:
     collection.json("search", "photos/0/4.png", *IN)
     listed = collection.json("list")
