@@ -23,7 +23,7 @@ QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
 QUERIES_TIMED = 2000  # drawn at random; `retr bench` takes all of them
 BACKENDS = ("exact", "ivf", "hnsw")
-KINDS = ("cifar10", "photos")
+DEMOS = ("cifar10", "photos")
 DEFAULT_ENCODER = "siamese-quick"
 
 
@@ -35,7 +35,7 @@ def demo(
         typer.Argument(
             help="cifar10: measure indices. photos: the life of a folder of photographs."
         ),
-    ] = KINDS[0],
+    ] = DEMOS[0],
     out: Annotated[
         Path, typer.Option(help="Folder for embeddings, indices, tables and pictures.")
     ] = Path("retr-demo"),
@@ -57,8 +57,8 @@ def demo(
 
     Example: retr demo photos
     """
-    if kind not in KINDS:
-        raise UnknownName("demo", kind, KINDS)
+    if kind not in DEMOS:
+        raise UnknownName("demo", kind, DEMOS)
     if kind == "photos":
         output.document(show_collection(output, out, encoder, device))
     else:
