@@ -75,6 +75,11 @@ class Output:
         sys.stdout.flush()
         sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
 
+    def hint(self, text: str) -> None:
+        """Print to stderr what people may want to know about the run."""
+        if self.for_people:
+            print(one_line(text), file=sys.stderr)
+
     def warn(self, text: str) -> None:
         """Print a warning to stderr: also with --json, whose document stays alone on stdout."""
         if not self.quiet:

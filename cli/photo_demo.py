@@ -98,7 +98,7 @@ def _searched(
     started = time.perf_counter()
     with output.progress("encode", "image") as show:
         source = open_source(str(photos), note=output.warn)
-        state = open_collection(source, workspace, encoder, device, output.warn, show)
+        state = open_collection(source, workspace, encoder, device, output.hint, show)
     seconds = time.perf_counter() - started
     counts = _counts(state)
     said = ", ".join(f"{what} {number}" for what, number in counts.items() if number)

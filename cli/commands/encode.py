@@ -163,7 +163,7 @@ def encode(
     # On a cluster, the workers run the network.
     own_device = "cpu" if on_ray and device in ("auto", "cuda") else device
     there = place_of(out) if out else workspace.embeddings_of(images, encoder)
-    opened = encoder_for(images, encoder, there, own_device, output.warn)
+    opened = encoder_for(images, encoder, there, own_device, output.hint)
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
     names = Names(source, opened.name, split, data, limit, device, columns)
     on_cluster = partial(_encode_on_cluster, output, names, address)

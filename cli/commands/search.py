@@ -184,7 +184,7 @@ def _index_folder(
     given = None if workspace.folder == Workspace.at(None).folder else workspace.folder
     chosen = Workspace.of_collection(given, Path(inside).resolve())
     with output.progress(f"encode {source.name}", "image") as show:
-        collection = open_collection(source, chosen, encoder, device, output.warn, show)
+        collection = open_collection(source, chosen, encoder, device, output.hint, show)
     if collection.outcome is not None and collection.outcome.manifest.skipped:
         skipped = plural(collection.outcome.manifest.skipped, "image")
         listed = collection.embeddings.folder / "skipped.parquet"

@@ -47,12 +47,14 @@ def encoder_for(
 ) -> Encoder:
     """Return the encoder of this name, else that of the embeddings in the folder, else the default.
 
-    folder: may be None, or hold no embeddings. note: is called with a sentence about the default.
+    folder: may be None, or hold no embeddings; data sets have their default whatever it holds.
+    note: is called with a sentence about the default.
 
     Raises the errors of `open_encoder`.
     """
-    if name is None and folder is not None and (folder / MANIFEST).exists():
-        name = Manifest.read(folder).facts.encoder.name
+    if name is None and folder is not None and not is_data_set(source):
+        there = (folder / MANIFEST).exists()
+        name = Manifest.read(folder).facts.encoder.name if there else None
     if name is not None:
         return open_encoder(name, device)
     encoder, reason = default_encoder(source, device)

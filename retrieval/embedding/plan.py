@@ -101,8 +101,10 @@ def plan_of(
     if found is None or not writer.facts.has_files:
         rest = range(writer.position, len(source))
         return Plan(rest, writer.next_number, writer.facts, kept=writer.rows)
-    rows = _Rows.of(writer)
     images = len(source)
+    if not writer.shards:  # the names of a million files are not needed in memory
+        return Plan(range(images), writer.next_number, writer.facts)
+    rows = _Rows.of(writer)
     ids = pa.array((text(path) for path in islice(found.listing.paths(), images)), pa.string())
     row_of = rows.matching(ids, found.listing.stamps)
     if check_content:

@@ -1,6 +1,8 @@
 """An index follows embeddings of files that change."""
 
+import shutil
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from encoders.toy import Toy
-from retrieval.contracts import Metric
+from retrieval.contracts import Metric, Vectors
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.index.build import build_index
@@ -17,8 +19,12 @@ from retrieval.index.follow import follow_embeddings
 from retrieval.index.renumbering import Renumbered
 from retrieval.index.update import delete_rows
 from retrieval.inspection import verify
+from retrieval.quality.metrics import index_recall_at
 from retrieval.registry import indexer_names, make_indexer
 from retrieval.storage.embeddings import Embeddings, open_embeddings
+from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.shards import FileFacts, shard_name, write_shard
 
 BACKENDS = sorted({*indexer_names()} - {"faiss"})
 CANNOT_ADD = {"vamana", "milvus"}
@@ -159,3 +165,64 @@ def test_a_search_that_lacks_hits_looks_again(tmp_path: Path) -> None:
     hits = index.search(np.zeros((2, 2), np.float32), 3)
     assert hits.rows.tolist() == [[49, 48, 47]] * 2
     assert hits.distances.tolist() == [[50, 51, 52]] * 2
+
+
+CHURN_ROWS = 2000
+CHURN_STEPS = 5
+
+
+def vectors_as_files(
+    folder: Path, vectors: "np.ndarray[Any, np.dtype[np.float32]]", seed: int
+) -> Embeddings:
+    """Return embeddings of files whose names and hashes follow from their vectors."""
+    shutil.rmtree(folder, ignore_errors=True)
+    facts = Facts(
+        encoder=EncoderFacts("none", "0" * 64),
+        dim=vectors.shape[1],
+        dtype=Dtype.FLOAT32,
+        metric=Metric.EUCLIDEAN,
+        source=SourceFacts("photos", f"{seed:064}", len(vectors), root="/photos"),
+        shard_images=len(vectors),
+    )
+    writer = ShardWriter(folder, facts)
+    hashes = [blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
+    names = [f"{each.hex()}.png" for each in hashes]
+    files = [FileFacts(1, each) for each in hashes]
+    nothing: list[str | None] = [None] * len(names)
+    shard = write_shard(folder / shard_name(0), facts, names, nothing, nothing, vectors, (), files)
+    writer.record(shard)
+    writer.finish()
+    return open_embeddings(folder)
+
+
+@pytest.mark.parametrize("backend", sorted({*BACKENDS} - CANNOT_ADD - {"exact"}))
+def test_recall_after_half_of_the_rows_were_replaced(tmp_path: Path, backend: str) -> None:
+    draw = np.random.default_rng(0)
+    centers = draw.standard_normal((40, 24))
+
+    def new(count: int) -> Vectors:
+        near = centers[draw.integers(40, size=count)]
+        return np.asarray(near + 0.5 * draw.standard_normal(near.shape), np.float32)
+
+    vectors, queries = new(CHURN_ROWS), new(200)
+    embeddings = vectors_as_files(tmp_path / "e", vectors, 0)
+    build_index([embeddings], backend, tmp_path / "i")
+    count = CHURN_ROWS // 2 // CHURN_STEPS
+    updates = 0
+    for step in range(1, CHURN_STEPS + 1):
+        vectors = np.concatenate([vectors[count:], new(count)])
+        embeddings = vectors_as_files(tmp_path / "e", vectors, step)
+        if follow_embeddings([embeddings], backend, tmp_path / "i", Metric.EUCLIDEAN) is None:
+            build_index([embeddings], backend, tmp_path / "i")
+        else:
+            updates += 1
+    assert updates >= 2
+    build_index([embeddings], backend, tmp_path / "fresh")
+    exact = make_indexer("exact", {"metric": "euclidean"}).build(vectors)
+    true = exact.search(queries, 10).distances
+
+    def recall(folder: Path) -> float:
+        found = open_index(folder).index.search(queries, 10).distances
+        return float(index_recall_at(found, true, 10, Metric.EUCLIDEAN).mean())
+
+    assert recall(tmp_path / "i") >= recall(tmp_path / "fresh") - 0.01
