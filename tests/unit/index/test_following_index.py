@@ -171,9 +171,7 @@ CHURN_ROWS = 2000
 CHURN_STEPS = 5
 
 
-def vectors_as_files(
-    folder: Path, vectors: "np.ndarray[Any, np.dtype[np.float32]]", seed: int
-) -> Embeddings:
+def vectors_as_files(folder: Path, vectors: Vectors, seed: int) -> Embeddings:
     """Return embeddings of files whose names and hashes follow from their vectors."""
     shutil.rmtree(folder, ignore_errors=True)
     facts = Facts(
