@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give each test its own workspace and cache folder."""
     monkeypatch.setenv("RETR_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("RETR_ROOT", "")  # --root sets it for the whole process
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
 

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retrieval.choices import choice
 from retrieval.contracts import Growing, Index, Metric, Rows, Shrinking, Vectors
+from retrieval.errors import BadData
 from retrieval.index.build import partial_folder, shards_of, write_index
 from retrieval.index.folder import (
     CONTENTS,
@@ -53,40 +55,48 @@ def follow_embeddings(
     sets: Sequence[Embeddings],
     backend: str,
     folder: Place,
-    metric: Metric,
+    metric: Metric | str,
     options: Mapping[str, object] | None = None,
 ) -> Followed | None:
     """Bring the index in the folder up to date with embeddings of files; return what changed.
 
-    Return None if the index must be built: there is none of this backend, metric and options, too
-    many rows changed, or the backend cannot add rows. The new index replaces the old one once it is
-    complete.
+    Return None if the index must be built: there is none of this backend, metric and options, it is
+    damaged, too many rows changed, or the backend cannot add rows. The new index replaces the old
+    one once it is complete.
 
     Raises the errors of `open_index` and `build_index`.
     """
+    metric = choice(Metric, metric)
     sets = with_unique_ids(sets)
-    if not is_index(folder) or not _may_follow(
-        IndexFacts.read(folder), sets, backend, metric, named_options(options)
-    ):
-        return None
-    with locked(folder):
-        opened = open_index(folder)
-        if opened.facts.embeddings == tuple(each.identity for each in sets):
-            return Followed(opened.facts, 0, 0)
-        change = _Change.between(opened, sets)
-        if change.is_large(opened):
+    try:
+        is_same = is_index(folder) and _may_follow(
+            IndexFacts.read(folder), sets, backend, metric, named_options(options)
+        )
+        if not is_same:
             return None
-        with partial_folder(folder) as partial:
-            index = change.applied(opened.index, sets)
-            facts = replace(
-                opened.facts,
-                embeddings=tuple(each.identity for each in sets),
-                deleted=0,
-                added=opened.facts.added + len(change.added),
-            )
-            blocks = shards_of(sets, change.rows, folder)
-            facts = write_index(partial, folder, index, change.rows, facts, blocks, change.contents)
-            return Followed(facts, len(change.added), len(change.deleted))
+        with locked(folder):
+            return _followed(folder, open_index(folder), sets)
+    except BadData:
+        return None  # what is damaged is built again
+
+
+def _followed(folder: Place, opened: OpenIndex, sets: Sequence[Embeddings]) -> Followed | None:
+    if opened.facts.embeddings == tuple(each.identity for each in sets):
+        return Followed(opened.facts, 0, 0)
+    change = _Change.between(opened, sets)
+    if change.is_large(opened):
+        return None
+    with partial_folder(folder) as partial:
+        index = change.applied(opened.index, sets)
+        facts = replace(
+            opened.facts,
+            embeddings=tuple(each.identity for each in sets),
+            deleted=0,
+            added=opened.facts.added + len(change.added),
+        )
+        blocks = shards_of(sets, change.rows, folder)
+        facts = write_index(partial, folder, index, change.rows, facts, blocks, change.contents)
+        return Followed(facts, len(change.added), len(change.deleted))
 
 
 def _may_follow(

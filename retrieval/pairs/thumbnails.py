@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from retrieval.choices import choice
 from retrieval.contracts import Framing, Images, Indexer, Metric, Rows, Vectors
 from retrieval.errors import BadImage
 from retrieval.images import read_each
@@ -149,8 +150,9 @@ class Thumbnails:
         return a, b
 
 
-def indexer_for(rows: int, metric: Metric) -> Indexer:
+def indexer_for(rows: int, metric: Metric | str) -> Indexer:
     """Return the backend that finds neighbors among this number of rows in seconds."""
+    metric = choice(Metric, metric)
     if rows <= MAX_EXACT_IMAGES:
         return make_indexer("exact", {"metric": metric})
     return make_indexer("ivf", {"metric": metric, "n_probe": N_PROBE})

@@ -8,7 +8,7 @@ from threading import Event, Thread
 from retrieval.contracts import Encoder
 from retrieval.embedding.embed import Embedder
 from retrieval.errors import BadInput, RetrError, UnknownName
-from retrieval.index.folder import is_index, open_index
+from retrieval.index.folder import IndexFacts, is_index, open_index
 from retrieval.index.searching import Searcher
 from retrieval.serving.served import Served, version_of
 from retrieval.storage.places import Place
@@ -52,7 +52,7 @@ class Collection:
     def _opened(self, name: str) -> Served:
         """Open the index of this name. Raises the errors of `open_index`."""
         folder = self._folders[name]
-        is_index(folder)  # finishes an interrupted publication
+        IndexFacts.read(folder)  # finishes an interrupted publication
         version = version_of(folder)  # if the index changes from here on, `refresh` opens it again
         opened = open_index(folder)
         wanted = opened.facts.encoder

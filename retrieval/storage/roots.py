@@ -19,10 +19,9 @@ ROOT_VARIABLE = "RETR_ROOT"
 def move_root(root: str) -> None:
     """Read images below this folder, in this process and its children.
 
-    root: as `parsed_root` takes it, which also tells what is raised.
+    root: as `parsed_root` takes it. It is checked when the first paths are read.
     """
-    old, new = parsed_root(root)
-    os.environ[ROOT_VARIABLE] = f"{old}={new}" if old else new
+    os.environ[ROOT_VARIABLE] = root
 
 
 def parsed_root(root: str) -> tuple[str, str]:

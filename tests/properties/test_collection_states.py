@@ -29,7 +29,7 @@ from retrieval.storage.manifest import Manifest
 from retrieval.storage.shard_writer import relocate_embeddings
 
 SHARD_IMAGES = 4
-STEPS = int(os.environ.get("RETR_STATES", "120"))
+STEPS = int(os.environ.get("RETR_STATES", "60"))
 STEPS_OF_A_RUN = 20
 NUMBERS = st.integers(0, 10**6)
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -285,7 +285,8 @@ def test_classes_may_be_named_by_numbers() -> None:
 
 def test_duplicates_and_maps_take_numbers(tmp_path: Path) -> None:
     images = Labelled(V, range(60), Y)
-    found = Duplicates(images, images, [Duplicate(0, 7, 0.0, 1.0, False)], 1, 1, [])
+    unused = (cast(Any, None), {}, cast(Any, None))  # they only serve to form groups
+    found = Duplicates(images, images, [Duplicate(0, 7, 0.0, 1.0, False)], 1, 1, [], *unused)
     [row] = found.rows()
     assert (row["a"], row["b"]) == ("0", "7")
     assert (row["label_a"], row["label_b"]) == (str(Y[0]), str(Y[7]))

@@ -79,6 +79,6 @@ def test_damaged_index_can_be_rebuilt(retr: Retr, gallery: Gallery, copied: Copi
 def test_failed_build_keeps_the_old_index(retr: Retr, gallery: Gallery, copied: Copied) -> None:
     index, embeddings = copied(gallery.index("hnsw")), copied(gallery.embeddings)
     flip_a_bit(embeddings / PART)
-    retr.refused("index", embeddings, "--out", index)
+    retr.refused("index", embeddings, "--out", index, "--set", "m=9")
     retr.refused("index", gallery.embeddings, "--out", index, "--set", "m=1")
     assert retr.json("verify", index)["ok"]

@@ -191,7 +191,7 @@ def test_an_index_is_replaced_whole(index: Path, tmp_path: Path) -> None:
     embeddings = open_embeddings(tmp_path / "embeddings")
     build_index([embeddings], "hnsw", index, Metric.COSINE)
     names = sorted(p.name for p in index.iterdir())
-    assert names == [".lock", "index.hnsw", "index.json", "rows.parquet"]
+    assert names == [".lock", "contents.parquet", "index.hnsw", "index.json", "rows.parquet"]
     assert open_index(index).facts.metric is Metric.COSINE
     assert not list(tmp_path.glob("index.*"))
 

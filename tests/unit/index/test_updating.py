@@ -73,17 +73,6 @@ def test_deleted_rows_are_gone_and_the_others_keep_their_names(
     assert names(folder, vectors(5, 2)) == [f"b{i}" for i in range(5)]
 
 
-@pytest.mark.parametrize("backend", ["hnsw", "hnsw-pca", "ivfpq", "faiss"])
-def test_a_backend_that_cannot_delete_says_so(
-    first: Embeddings, tmp_path: Path, backend: str
-) -> None:
-    folder = tmp_path / "index"
-    before = build_index([first], backend, folder)
-    with pytest.raises(BadInput, match=f"backend {backend} cannot delete rows; .* exact or ivf"):
-        delete_rows(folder, "label=odd")
-    assert open_index(folder).facts == before
-
-
 def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     before = build_index([first], "exact", folder)
