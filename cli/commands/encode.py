@@ -267,6 +267,7 @@ def _print(output: Output, run: EncodeRun) -> None:
             f"{plural(manifest.skipped, 'image')} could not be read; "
             f"{run.folder / 'skipped.parquet'} lists them with the reasons"
         )
+        _say_kinds(output, run.folder)
     if listing is not None and outcome.encoded:
         _warn_of_changes(output, listing)
     output.say(
@@ -283,6 +284,21 @@ def _print(output: Output, run: EncodeRun) -> None:
         output.say(", ".join(f"{what} {number:,}" for what, number in counts.items() if number))
     elif not outcome.encoded:
         output.say("nothing to do: all images are encoded already")
+
+
+def _say_kinds(output: Output, folder: "Place") -> None:
+    """Say how many images of formats that need an extra could not be read."""
+    from retrieval.images.optional.formats import installed_suffixes
+    from retrieval.storage.shard_writer import skipped_kinds
+
+    kinds = {
+        suffix: number
+        for suffix, number in sorted(skipped_kinds(folder).items())
+        if suffix in installed_suffixes()
+    }
+    if kinds:
+        said = ", ".join(f"{suffix} {number:,}" for suffix, number in kinds.items())
+        output.say(f"not read, though their format is supported: {said}")
 
 
 def _warn_of_changes(output: Output, source: "Listed") -> None:

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -340,6 +340,16 @@ def _skipped(row: _SkippedRow) -> Skipped:
 
 def _skipped_row(skipped: Skipped, shard: int | None) -> _SkippedRow:
     return skipped.path, skipped.reason, shard, skipped.stamp
+
+
+def skipped_kinds(folder: Place) -> dict[str, int]:
+    """Return the number of images that could not be read, by their suffix in lower case."""
+    suffixes = (
+        PurePosixPath(path).suffix.lower()
+        for path, _, shard, _ in _read_skipped(folder / SKIPPED)
+        if shard is not None
+    )
+    return dict(Counter(suffixes))
 
 
 def _write_skipped(file: Place, rows: Sequence[_SkippedRow]) -> str:

@@ -27,7 +27,6 @@ DEFAULT_FOLDERS = frozenset(
         "#snapshot",
         "$recycle.bin",
         "system volume information",
-        "lost+found",
         "__macosx",
         "node_modules",
     }
