@@ -14,7 +14,7 @@ from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
 from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import SKIPPED, UPDATE, UPDATE_SKIPPED
+from retrieval.storage.shard_writer import SKIPPED, UPDATE, UPDATE_SKIPPED, skipped_file
 from retrieval.storage.shards import read_shard
 from retrieval.storage.tables import check_unique
 
@@ -92,7 +92,7 @@ def _verify_embeddings(folder: Place) -> FolderCheck:
     names = sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet")
     stray = [name for name in names if name not in listed]
     problems += [f"{folder / name} is not in the manifest; delete it" for name in stray]
-    skipped = folder / SKIPPED
+    skipped = skipped_file(folder, manifest)
     if (manifest.skipped + manifest.skipped_folders > 0) != skipped.is_file():
         problems.append(
             f"{skipped} and the manifest do not agree: {manifest.skipped:,} skipped images and "

@@ -96,7 +96,7 @@ def bring_up_to_date(
         writer = writer_of(source, folder, facts, check_content)
         if writer.manifest.complete:
             return Outcome(writer.manifest, kept=writer.manifest.rows)
-        plan = plan_of(source, writer, check_content)
+        plan = plan_of(source, writer, check_content, progress)
         tally = Tally(plan)
         done = len(source) - len(plan.positions)
         progress(done, len(source))

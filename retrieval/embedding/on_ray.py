@@ -86,7 +86,7 @@ def encode_on_cluster(
                 remove(folder)
             raise
         workers = cluster_workers(names.device)
-        plan = plan_of(source, writer, check_content)
+        plan = plan_of(source, writer, check_content, progress)
         queue = Queue(writer, plan, progress, listed(source))
         run = queue.folder / uuid4().hex
         run.touch()

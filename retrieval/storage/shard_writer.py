@@ -18,6 +18,7 @@ from retrieval.storage.files import (
     check_free,
     locked,
     made_folder,
+    moved,
     sha256_of,
     write_whole,
 )
@@ -100,16 +101,16 @@ class ShardWriter:
         is_checked = check_content and found.complete and found.facts.has_files
         if _is_same_run(found.facts, self.facts) and not is_checked:
             self.facts = found.facts
-            return self._continued(found, SKIPPED)
+            return self._continued(found, skipped_file(self.folder, found))
         if difference := _difference(found.facts, self.facts):
             raise BadInput(
                 f"{self.folder} holds other embeddings: {difference}; "
                 "name another folder with --out"
             )
-        whole = self._continued(found, SKIPPED)
+        whole = self._continued(found, skipped_file(self.folder, found))
         if found.complete:
             self.published = replace(whole, complete=True)
-            return self._continued(self._update(), UPDATE_SKIPPED)
+            return self._continued(self._update(), self.folder / UPDATE_SKIPPED)
         # Files have changed since the run was killed. Its shards are where this one goes on.
         if not found.facts.has_files:
             whole = Manifest(self.facts)
@@ -123,7 +124,7 @@ class ShardWriter:
                 return replace(found, facts=self.facts)
         return Manifest(self.facts)
 
-    def _continued(self, found: Manifest, skipped: str) -> Manifest:
+    def _continued(self, found: Manifest, skipped: Place) -> Manifest:
         """Return the manifest with its first shards that are whole, and remember what they skip."""
         whole = []
         for shard in found.shards:
@@ -132,7 +133,7 @@ class ShardWriter:
             whole.append(shard)
         # Written before the manifest, it may tell of a shard that the manifest does not know.
         known = {shard.number for shard in whole}
-        self._skipped += [row for row in _read_skipped(self.folder / skipped) if row[2] in known]
+        self._skipped += [row for row in _read_skipped(skipped) if row[2] in known]
         return replace(
             found,
             shards=tuple(whole),
@@ -208,7 +209,6 @@ class ShardWriter:
         """Publish the complete set, and delete what it no longer refers to."""
         is_update = self.published is not None or not all(map(np.all, self._live.values()))
         shards = self._compacted() if is_update else self.shards
-        self.published = None
         counts = Counter(row[2] for row in self._skipped)
         self.manifest = replace(
             self.manifest,
@@ -217,10 +217,10 @@ class ShardWriter:
         if self._folders or self._skipped:
             self._write_skipped()
         else:
-            (self.folder / SKIPPED).unlink(missing_ok=True)
             self.manifest = replace(self.manifest, skipped_sha256=None)
         self.manifest = replace(self.manifest, complete=True)
         self.manifest.write(self.folder)
+        self.published = None
         self._clean()
         return self.manifest
 
@@ -264,6 +264,10 @@ class ShardWriter:
 
     def _clean(self) -> None:
         """Delete shards and files of an update that the manifest of the complete set lacks."""
+        if skipped_file(self.folder, self.manifest).name == UPDATE_SKIPPED:
+            moved(self.folder / UPDATE_SKIPPED, self.folder / SKIPPED)
+        elif not self.manifest.skipped + self.manifest.skipped_folders:
+            (self.folder / SKIPPED).unlink(missing_ok=True)
         names = {shard.file for shard in self.manifest.shards}
         paths: list[Place] = [*self.folder.iterdir()]
         for path in paths:
@@ -301,8 +305,8 @@ def relocate_embeddings(folder: Place, new: str) -> None:
         name = source.name
         if name == source.root or name.startswith(source.root.rstrip("/") + "/"):
             name = root + name[len(source.root) :]
-        moved = replace(source, name=name, root=root)
-        replace(manifest, facts=replace(manifest.facts, source=moved)).write(folder)
+        source = replace(source, name=name, root=root)
+        replace(manifest, facts=replace(manifest.facts, source=source)).write(folder)
 
 
 def _is_same_run(found: Facts, wanted: Facts) -> bool:
@@ -340,6 +344,16 @@ def _skipped(row: _SkippedRow) -> Skipped:
 
 def _skipped_row(skipped: Skipped, shard: int | None) -> _SkippedRow:
     return skipped.path, skipped.reason, shard, skipped.stamp
+
+
+def skipped_file(folder: Place, manifest: Manifest) -> Place:
+    """Return the file of skipped images that belongs to the manifest.
+
+    An update that was killed after its manifest leaves the file under the name of the update.
+    """
+    update = folder / UPDATE_SKIPPED
+    is_ready = manifest.complete and update.is_file()
+    return update if is_ready and sha256_of(update) == manifest.skipped_sha256 else folder / SKIPPED
 
 
 def skipped_kinds(folder: Place) -> dict[str, int]:
