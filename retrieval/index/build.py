@@ -286,15 +286,18 @@ def locked_build(folder: Place) -> Iterator[Path]:
     """Lock the folder and yield a folder for the index; delete a new folder if the build fails."""
     new = not folder.exists()
     made_folder(folder)
-    try:
-        with locked(folder), partial_folder(folder) as partial:
-            yield partial
-    except BaseException:
-        if new and isinstance(folder, Path) and not (folder / UNFINISHED_FOLDER).exists():
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # not empty: another process has written there
-                folder.rmdir()
-        raise
+    with locked(folder):
+        try:
+            with partial_folder(folder) as partial:
+                yield partial
+        except BaseException:
+            if new and isinstance(folder, Path) and not (folder / UNFINISHED_FOLDER).exists():
+                # Only the process that holds the lock may delete it: without the file, a second
+                # process would get a lock of its own.
+                (folder / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):  # not empty: another process has written there
+                    folder.rmdir()
+            raise
 
 
 def publish_index(folder: Place, facts: IndexFacts) -> IndexFacts:

@@ -3,6 +3,7 @@
 import errno
 import resource
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ FILE_LIMIT_BYTES = (0, 100, 1000, 3000, 8000, 20_000)
 
 def limited(victim: victims.Victim, folder: Path, limit: int, error_number: Any) -> None:
     """Run the victim with files of at most `limit` bytes; note the error's number, 0 for none."""
+    sys.dont_write_bytecode = True  # Python does not notice that it wrote half of a .pyc file
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         victim(folder)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ from encoders.toy import Toy
 from retrieval import Searcher, open_embeddings
 from retrieval.contracts import Metric, Streaming
 from retrieval.embedding.encode import encode_source
-from retrieval.errors import BadData, BadImage, BadInput, Mismatch, UnknownName
+from retrieval.errors import BadData, BadImage, BadInput, Busy, Mismatch, UnknownName
 from retrieval.images import open_source
+from retrieval.index import build
 from retrieval.index.build import build_index
 from retrieval.index.filters import select_rows
 from retrieval.index.folder import open_index
 from retrieval.index.searching import label_of_own_hit
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
-from retrieval.storage.files import sealed
+from retrieval.storage.files import locked, made_folder, sealed
 from retrieval.storage.manifest import ROW_FIELDS
 from retrieval.storage.tables import with_nfc_labels
 from tests.made import embeddings
@@ -215,6 +217,28 @@ def test_a_build_that_fails_leaves_the_old_index(index: Path, tmp_path: Path) ->
         build_index([open_embeddings(tmp_path / "embeddings")], "hnsw", index, Metric.MANHATTAN)
     assert {p.name: p.read_bytes() for p in index.iterdir()} == before
     assert verify(index).problems == ()
+
+
+def test_a_refused_builder_leaves_the_lock_of_the_first(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is new for both, and the second would let in a third."""
+    embeddings, new = open_embeddings(tmp_path / "embeddings"), tmp_path / "new"
+    with ExitStack() as stack:
+
+        def made_by_the_first(folder: Path) -> Path:
+            made_folder(folder)
+            stack.enter_context(locked(folder))
+            return folder
+
+        monkeypatch.setattr(build, "made_folder", made_by_the_first)
+        with pytest.raises(Busy):
+            build_index([embeddings], "exact", new)
+        monkeypatch.undo()
+        with pytest.raises(Busy):
+            build_index([embeddings], "exact", new)
+    build_index([embeddings], "exact", new)
+    assert verify(new).problems == ()
 
 
 def test_an_index_does_not_overwrite_something_else(index: Path, tmp_path: Path) -> None:

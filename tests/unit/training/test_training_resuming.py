@@ -177,7 +177,10 @@ def test_full_disk_keeps_the_last_checkpoint(
         "except RetrError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # -B: Python does not notice that it wrote half of a .pyc file.
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith(f"cannot write into {tmp_path}")
     assert "the last checkpoint is whole" in done.stdout
     assert (tmp_path / CHECKPOINT).read_bytes() == before
