@@ -161,6 +161,25 @@ LabelColumn = Annotated[
         "cls in tar archives]",
     ),
 ]
+OtherColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        help="Further column of Parquet or Arrow to keep for 'retr search --where'; repeatable. Of "
+        "photographs, time, size, camera and place are kept, and the columns of metadata.csv or "
+        "metadata.jsonl beside them.",
+    ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPRESSION",
+        help="Search only rows that match, such as 'label = cat', or \"taken >= 2024-05-01 and "
+        "camera like 'Pixel%'\". Operators: = != < <= > >= in like ilike between is-null and or "
+        "not. 'retr info' lists the columns of an index.",
+    ),
+]
 Queries = Annotated[
     str | None,
     typer.Option(

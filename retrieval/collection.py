@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from retrieval.contracts import Encoder
 from retrieval.images import Source
+from retrieval.images.described import described
 from retrieval.images.source import Note, no_note
 from retrieval.index.folder import IndexFacts, is_index
 from retrieval.storage.embeddings import Embeddings, open_embeddings
-from retrieval.storage.manifest import Dtype, Manifest
+from retrieval.storage.manifest import VERSION, Dtype, Manifest
 from retrieval.storage.places import Place
 from retrieval.workspace import Workspace
 
@@ -65,9 +66,16 @@ def open_collection(
 
 
 def _is_current(folder: Place, source: Source) -> bool:
-    """Return whether the embeddings are those of the present files."""
+    """Return whether the embeddings are those of the present files, and know their columns."""
     manifest = Manifest.read(folder)
-    return manifest.complete and manifest.facts.source.fingerprint == source.fingerprint
+    found = described(source)
+    wanted = None if found is None else found.columns_fingerprint
+    return (
+        manifest.complete
+        and manifest.facts.source.fingerprint == source.fingerprint
+        and (manifest.version == VERSION or not manifest.facts.has_files)
+        and wanted == (None if manifest.columns is None else manifest.columns.source)
+    )
 
 
 def _index(embeddings: Embeddings, workspace: Workspace) -> Path:

@@ -10,12 +10,14 @@ from retrieval.errors import BadData, BadInput
 from retrieval.index.folder import INDEX, IndexFacts, is_index, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
+from retrieval.storage.columns import read_further
 from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
 from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import SKIPPED, UPDATE, UPDATE_SKIPPED, skipped_file
+from retrieval.storage.shard_writer import UPDATE
 from retrieval.storage.shards import read_shard
+from retrieval.storage.skipped import SKIPPED, UPDATE_SKIPPED, skipped_file
 from retrieval.storage.tables import check_unique
 
 
@@ -87,6 +89,12 @@ def _verify_embeddings(folder: Place) -> FolderCheck:
     except BadInput as error:
         problems.append(str(error))
     listed = {shard.file for shard in manifest.shards} | {SKIPPED}
+    if manifest.columns is not None:
+        listed.add(manifest.columns.file)
+        try:
+            read_further(folder, manifest.columns.file, manifest.columns.sha256)
+        except BadData as error:
+            problems.append(str(error))
     if (folder / UPDATE).is_file():
         listed |= {shard.file for shard in Manifest.read(folder, UPDATE).shards} | {UPDATE_SKIPPED}
     names = sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet")

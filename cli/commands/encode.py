@@ -14,6 +14,7 @@ from cli.options import (
     Device,
     ImageColumn,
     LabelColumn,
+    OtherColumns,
     is_ray,
     parsed_choice,
 )
@@ -129,6 +130,7 @@ def encode(
     limit: Annotated[int | None, typer.Option(help="Encode only the first N images.")] = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    column: OtherColumns = None,
     out: OutOption = None,
     dtype: DtypeOption = "float32",
     device: Device = "auto",
@@ -158,7 +160,7 @@ def encode(
 
     number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
-    columns = Columns(image_column, label_column)
+    columns = Columns(image_column, label_column, tuple(column or ()))
     images = open_source(source, split, data, limit, output.warn, columns, in_folder.excludes())
     # On a cluster, the workers run the network.
     own_device = "cpu" if on_ray and device in ("auto", "cuda") else device
@@ -262,6 +264,8 @@ def _print(output: Output, run: EncodeRun) -> None:
 
     outcome, listing = run.outcome, run.listing
     manifest = outcome.manifest
+    for sentence in outcome.notes:
+        output.warn(sentence)
     if manifest.skipped:
         output.warn(
             f"{plural(manifest.skipped, 'image')} could not be read; "
@@ -289,7 +293,7 @@ def _print(output: Output, run: EncodeRun) -> None:
 def _say_kinds(output: Output, folder: "Place") -> None:
     """Say how many images of formats that need an extra could not be read."""
     from retrieval.images.optional.formats import installed_suffixes
-    from retrieval.storage.shard_writer import skipped_kinds
+    from retrieval.storage.skipped import skipped_kinds
 
     kinds = {
         suffix: number

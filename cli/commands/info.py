@@ -34,6 +34,7 @@ def info(output: Output, folder: Folder) -> None:
 
 def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     from retrieval.images.folders.listing import said_of
+    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.manifest import Manifest
 
     manifest = Manifest.read(folder)
@@ -48,6 +49,9 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     output.say(f"  skipped   {plural(manifest.skipped, 'image')}{folders}")
     if manifest.passed_over:
         output.say(f"  {said_of(manifest.passed_over)}")
+    columns = open_embeddings(folder).columns().column_names if manifest.complete else []
+    if columns:
+        output.say(f"  columns   {', '.join(columns)}")
     output.say(
         f"  complete  {'yes' if manifest.complete else 'no: run the same retr encode again'}"
     )
@@ -60,6 +64,7 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
         "skipped_folders": manifest.skipped_folders,
         "passed_over": dict(manifest.passed_over),
         "complete": manifest.complete,
+        "columns": columns,
         "size_bytes": n_bytes,
     }
 
@@ -67,9 +72,10 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
 def _of_index(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     from dataclasses import asdict
 
-    from retrieval.index.folder import IndexFacts
+    from retrieval.index.folder import IndexFacts, columns_of
 
     facts = IndexFacts.read(folder)
+    columns = ["id", "label", "path", *columns_of(folder, facts).names]
     n_bytes = facts.size_in(folder)
     settings = ", ".join(f"{name} {value}" for name, value in facts.options.items())
     gone = f"; {facts.deleted:,} were deleted" if facts.deleted else ""
@@ -79,9 +85,10 @@ def _of_index(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     output.say(f"  encoder   {facts.encoder.name} ({facts.encoder.fingerprint[:8]})")
     files = ", ".join(sorted(facts.files)) or plural(len(facts.parts), "part")
     output.say(f"  files     {files}: {size(n_bytes)}")
+    output.say(f"  columns   {', '.join(columns)}")
     for name, value in facts.details.items():
         output.say(f"  {name:<9} {value}")
-    return {"kind": "index", **asdict(facts), "size_bytes": n_bytes}
+    return {"kind": "index", **asdict(facts), "columns": columns, "size_bytes": n_bytes}
 
 
 def _of_encoder(output: Output, folder: Path) -> "dict[str, JsonValue]":

@@ -1,6 +1,7 @@
 """`retr search`: the nearest neighbors of images."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from cli.options import (
     ImageColumn,
     LabelColumn,
     SearchOptions,
+    Where,
     parsed_options,
 )
 from cli.output import Output, distinguishable, plural
@@ -20,7 +22,8 @@ from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
-    from retrieval.index.searching import ImageHits
+    from retrieval.contracts import Json as JsonValue
+    from retrieval.index.searching import ImageHits, Searcher
     from retrieval.storage.places import Place
     from retrieval.workspace import Workspace
 
@@ -72,12 +75,12 @@ NullOption = Annotated[
     typer.Option("--null", "-0", help="End each path with a NUL, not a newline; implies --paths."),
 ]
 
-WhereOption = Annotated[
+ShowOption = Annotated[
     str | None,
     typer.Option(
-        metavar="FIELD=VALUE",
-        help="Search only rows that match, such as 'label=cat' or 'label=cat,dog'. Quote a "
-        "value that has a comma: 'label=\"a, b\",c'.",
+        "--show",
+        metavar="COLUMN,…",
+        help="Show these columns of the images found, such as taken,camera.",
     ),
 ]
 
@@ -108,7 +111,8 @@ def search(
     index: IndexOption = None,
     inside: InOption = None,
     max_distance: MaxDistance = None,
-    where: WhereOption = None,
+    where: Where = None,
+    show: ShowOption = None,
     sheet: SheetOption = None,
     encoder: EncoderOption = None,
     preview: PreviewOption = False,
@@ -128,7 +132,9 @@ def search(
 
     Example: retr search img.png --in photos/ --paths -0 | xargs -0 cp -t similar/
 
-    Example: retr search img.png -k 10 --where 'label=cat' --sheet neighbors.png
+    Example: retr search img.png -k 10 --where 'label = cat' --sheet neighbors.png
+
+    Example: retr search img.png --where "taken >= 2024-05 and width > height" --show taken
     """
     from retrieval.images.tables.choice import Columns
     from retrieval.index.searching import Searcher
@@ -141,6 +147,7 @@ def search(
     if opened is None and encoder is not None:
         opened = open_encoder(encoder, device)
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
+    shown = _Shown.of(searcher, show)
     answers, skipped = searcher.search_files(
         images, k, where, output.warn, Columns(image_column, label_column)
     )
@@ -151,12 +158,12 @@ def search(
         output.paths((hit.path for answer in answers for hit in answer.hits if hit.path), null)
     else:
         for answer in answers:
-            _print_hits(output, answer)
+            _print_hits(output, answer, shown)
         if skipped:
             output.say(f"{plural(len(skipped), 'image')} could not be read")
     _warn_of_gone(output, answers)
     _draw(output, answers, str(folder), sheet, preview)
-    output.document([answer.to_json() for answer in answers])
+    output.document([shown.to_json(answer) for answer in answers])
     keep_for_searches(output, searcher.encoder)
 
 
@@ -185,6 +192,8 @@ def _index_folder(
     chosen = Workspace.of_collection(given, Path(inside).resolve())
     with output.progress(f"encode {source.name}", "image") as show:
         collection = open_collection(source, chosen, encoder, device, output.hint, show)
+    for sentence in () if collection.outcome is None else collection.outcome.notes:
+        output.warn(sentence)
     if collection.outcome is not None and collection.outcome.manifest.skipped:
         skipped = plural(collection.outcome.manifest.skipped, "image")
         listed = collection.embeddings.folder / "skipped.parquet"
@@ -233,16 +242,54 @@ def _draw(
         output.say(f"drawn: {sheet}")
 
 
-def _print_hits(output: Output, answer: "ImageHits") -> None:
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The columns that are shown of each hit."""
+
+    searcher: "Searcher"
+    names: list[str]
+
+    @classmethod
+    def of(cls, searcher: "Searcher", show: str | None) -> "_Shown":
+        """Return the columns of the option --show. Raises UnknownName before the search."""
+        names = [] if show is None else [name.strip() for name in show.split(",")]
+        searcher.columns([], names)
+        return cls(searcher, names)
+
+    def of_hits(self, answer: "ImageHits") -> "list[dict[str, JsonValue]]":
+        """Return the values of the columns for each hit."""
+        if not self.names:
+            return [{} for _ in answer.hits]
+        return self.searcher.columns([hit.id for hit in answer.hits], self.names)
+
+    def to_json(self, answer: "ImageHits") -> "dict[str, JsonValue]":
+        """Return the document of an answer; hits have `columns` if any are shown."""
+        document = answer.to_json()
+        if self.names:
+            hits = zip(answer.hits, self.of_hits(answer), strict=True)
+            document["hits"] = [hit.to_json() | {"columns": columns} for hit, columns in hits]
+        return document
+
+
+def _print_hits(output: Output, answer: "ImageHits", shown: _Shown) -> None:
     label = "" if answer.label is None else f" ({answer.label})"
     output.say(f"{answer.name}{label}")
+    if not answer.hits:
+        output.say("nothing found\n")
+        return
     distances = distinguishable([hit.distance for hit in answer.hits])
     output.table(
-        ("rank", "distance", "label", "id", "path"),
+        ("rank", "distance", "label", "id", *shown.names, "path"),
         [
-            (str(hit.rank), distance, hit.label or "–", hit.id, hit.path or "–")
-            for hit, distance in zip(answer.hits, distances, strict=True)
+            (
+                *(str(hit.rank), distance, hit.label or "–", hit.id),
+                *("–" if value is None else str(value) for value in columns.values()),
+                hit.path or "–",
+            )
+            for hit, distance, columns in zip(
+                answer.hits, distances, shown.of_hits(answer), strict=True
+            )
         ],
-        left=5,
+        left=5 + len(shown.names),
     )
     output.say()

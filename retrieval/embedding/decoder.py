@@ -3,7 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from retrieval.embedding.plan import Origin
 from retrieval.errors import BadImage
 from retrieval.images import Item, load
 from retrieval.images.decoding import read_item
+from retrieval.images.facts import facts_of
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.shards import FileFacts
@@ -19,6 +23,7 @@ from retrieval.storage.shards import FileFacts
 BATCH_IMAGES = 500  # images decoded and handed to the encoder at once
 BATCH_BYTES = 64 << 20  # encoded images that fill a batch
 PREFETCHED_BATCHES = 3  # decoded before the encoder needs them
+_HEADER_COLUMNS = ("taken", "bytes", "width", "height", "camera", "latitude", "longitude")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +101,12 @@ class Decoder:
         for item in items:
             # Only the last reference keeps the encoded bytes: they are in memory while they are
             # decoded, and no longer.
-            bare = replace(item, content=b"")
+            bare, placed = replace(item, content=b""), item
             try:
                 file = origin = None
                 if item.stamp is not None:
                     item, content = read_item(item)
-                    file = FileFacts(item.stamp or 0, content)
+                    file = FileFacts(item.stamp or 0, content, photo_columns(item, placed))
                     origin = self.origin(bare, content)
                 if origin is None:
                     images[len(batch.decoded)] = load(item, self.framing, self.many)
@@ -111,6 +116,26 @@ class Decoder:
                 done = batch.decoded if origin is None else batch.copied
                 done.append(ReadImage(bare, file, origin))
         return replace(batch, images=images[: len(batch.decoded)])
+
+
+def photo_columns(item: Item, file: Item) -> dict[str, object]:
+    """Return the values of PHOTO_FIELDS that are known about an image that is a file.
+
+    item: with the bytes of the file, if they are in memory. file: with its place.
+    """
+    values: dict[str, object] = {}
+    if isinstance(file.content, Path):
+        with suppress(OSError, OverflowError, ValueError):
+            status = file.content.stat()
+            values = {
+                "bytes": status.st_size,
+                "modified": datetime.fromtimestamp(int(status.st_mtime), UTC),
+            }
+    with suppress(BadImage):  # an image whose header is damaged or not known may still be decoded
+        facts = facts_of(item.content, item.path)
+        known = asdict(facts)
+        values |= {name: known[name] for name in _HEADER_COLUMNS}
+    return values
 
 
 def _chunk(items: Iterator[Item], size: int) -> list[Item]:

@@ -16,8 +16,10 @@ from retrieval.embedding.decoder import Decoder, ReadImage
 from retrieval.embedding.plan import Copier, Plan, plan_of
 from retrieval.errors import BadData, BadSource
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
+from retrieval.images.described import described
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
+from retrieval.storage.columns import FurtherColumns
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
 from retrieval.storage.manifest import (
     Dtype,
@@ -30,8 +32,9 @@ from retrieval.storage.manifest import (
 )
 from retrieval.storage.names import storable
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import SKIPPED, ShardWriter, check_embeddings_folder
+from retrieval.storage.shard_writer import ShardWriter, check_embeddings_folder
 from retrieval.storage.shards import shard_name, write_shard
+from retrieval.storage.skipped import SKIPPED
 
 SHARD_IMAGES = 10_000
 EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones
@@ -50,6 +53,7 @@ class Outcome:
 
     encoded: images that the network embedded. kept: rows that stayed, those of touched files
     included. removed: rows whose file is gone. renamed: rows whose file has another path now.
+    notes: sentences about tables beside the images, and what was not taken from them.
     """
 
     manifest: Manifest
@@ -57,6 +61,7 @@ class Outcome:
     kept: int = 0
     removed: int = 0
     renamed: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def encode_source(
@@ -87,15 +92,17 @@ def bring_up_to_date(
     check_content: compare the bytes of all files, not only of those whose size or time changed.
 
     Raises BadInput if the folder holds something else or cannot be written, Busy if another
-    process writes there, BadData if none of the images could be read.
+    process writes there, BadData if none of the images could be read, BadSource for a table beside
+    the images that cannot be read.
     """
     facts = facts_of(source, encoder, dtype, shard_images)
     check_embeddings_folder(folder)
     made_folder(folder)
     with locked(folder):
         writer = writer_of(source, folder, facts, check_content)
+        further = Further.of(source, writer)
         if writer.manifest.complete:
-            return Outcome(writer.manifest, kept=writer.manifest.rows)
+            return further.unchanged(writer)
         plan = plan_of(source, writer, check_content, progress)
         tally = Tally(plan)
         done = len(source) - len(plan.positions)
@@ -111,7 +118,7 @@ def bring_up_to_date(
                 writer.record(shard, encoded.skipped)
                 tally.add(encoded.encoded, encoded.copied)
                 done += len(plan.positions_of(number))
-        return tally.outcome(finished(writer))
+        return tally.outcome(finished(writer, further), further)
 
 
 def writer_of(
@@ -128,6 +135,41 @@ def writer_of(
     return ShardWriter(folder, facts, left_out.passed_over, left_out.folders, check_content)
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """The further columns of a source, read before its images are encoded.
+
+    is_new: whether they differ from those of the embeddings.
+    """
+
+    columns: FurtherColumns | None
+    is_new: bool
+
+    @classmethod
+    def of(cls, source: Source, writer: ShardWriter) -> "Further":
+        """Read them, unless the embeddings are complete and have them already.
+
+        Raises BadSource for a table that cannot be read.
+        """
+        found = described(source)
+        there = writer.manifest.columns
+        fingerprint = None if found is None else found.columns_fingerprint
+        if writer.manifest.complete and fingerprint == (there and there.source):
+            return cls(None, is_new=False)
+        return cls(None if found is None else found.further_columns(), is_new=True)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return sentences about what was not taken."""
+        return () if self.columns is None else self.columns.notes
+
+    def unchanged(self, writer: ShardWriter) -> Outcome:
+        """Return the outcome for embeddings that are complete, after writing new columns."""
+        if self.is_new:
+            writer.describe(self.columns)
+        return Outcome(writer.manifest, kept=writer.manifest.rows, notes=self.notes)
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts of what a run did. copied: pairs of ids, of the image and of the row it came from."""
@@ -141,12 +183,13 @@ class Tally:
         self.encoded += encoded
         self.copied += copied
 
-    def outcome(self, manifest: Manifest) -> Outcome:
+    def outcome(self, manifest: Manifest, further: Further) -> Outcome:
         """Return the counts, with the manifest."""
         renamed = [origin for image, origin in self.copied if image != origin]
         touched = len(self.copied) - len(renamed)
         removed = len(self.plan.gone - {*renamed})
-        return Outcome(manifest, self.encoded, self.plan.kept + touched, removed, len(renamed))
+        kept = self.plan.kept + touched
+        return Outcome(manifest, self.encoded, kept, removed, len(renamed), further.notes)
 
 
 def check_root(source: Source, encoded: "EncodedShard") -> None:
@@ -247,7 +290,10 @@ class ShardEncoder:
         return EncodedShard(encoded + copied, np.concatenate(vectors), skipped, len(encoded))
 
 
-def finished(writer: ShardWriter) -> Manifest:
+NOTHING_FURTHER = Further(None, is_new=False)
+
+
+def finished(writer: ShardWriter, further: Further = NOTHING_FURTHER) -> Manifest:
     """Mark the set, which has all its shards, as complete; return its manifest.
 
     Raises BadData if no image at all could be read.
@@ -261,4 +307,5 @@ def finished(writer: ShardWriter) -> Manifest:
         )
     if (writer.folder / EARLY_FOLDER).is_dir():
         remove(writer.folder / EARLY_FOLDER)
+    writer.describe(further.columns)
     return writer.finish()

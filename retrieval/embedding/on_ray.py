@@ -22,6 +22,7 @@ from retrieval.contracts import Encoder
 from retrieval.embedding.early_shards import EarlyShard, Queue
 from retrieval.embedding.encode import (
     SHARD_IMAGES,
+    Further,
     Outcome,
     facts_of,
     finished,
@@ -77,8 +78,9 @@ def encode_on_cluster(
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
         writer = writer_of(source, folder, facts, check_content)
+        further = Further.of(source, writer)
         if writer.manifest.complete:
-            return Outcome(writer.manifest, kept=writer.manifest.rows)
+            return further.unchanged(writer)
         try:
             stack.enter_context(connected(address))
         except RetrError:
@@ -105,4 +107,4 @@ def encode_on_cluster(
         if missing := queue.missing():
             for outcome in map_on_workers(ShardMaker(task), missing, workers):
                 queue.add(EarlyShard.of_json(json.loads(outcome)))
-        return queue.tally.outcome(finished(writer))
+        return queue.tally.outcome(finished(writer, further), further)

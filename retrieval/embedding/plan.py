@@ -26,7 +26,7 @@ from retrieval.images.decoding import read_item
 from retrieval.images.folders.listing import Listed, listed
 from retrieval.images.source import text
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import FILE_FIELDS, ROW_FIELDS, Facts, Shard, Skipped
+from retrieval.storage.manifest import FILE_FIELDS, PHOTO_FIELDS, ROW_FIELDS, Facts, Shard, Skipped
 from retrieval.storage.places import Place
 from retrieval.storage.shard_writer import ShardWriter
 from retrieval.storage.shards import read_columns, read_stored, vectors_of
@@ -135,7 +135,8 @@ def plan_of(
 class _Rows:
     """The rows of all shards that are there, the latest first.
 
-    table: id, stamp, content, and the number and row of the shard.
+    table: id, stamp, content, whether the columns of photographs are there, and the number and row
+    of the shard.
     """
 
     shards: Mapping[int, Shard]
@@ -143,28 +144,35 @@ class _Rows:
 
     @classmethod
     def of(cls, writer: ShardWriter) -> Self:
-        """Read the rows. Shards of earlier versions know nothing about files."""
+        """Read the rows. Shards of versions 1 and 2 know nothing about files."""
         schema = pa.schema([ROW_FIELDS[0], *FILE_FIELDS])
-        tables = [_numbered(schema.empty_table(), -1)]
+        tables = [_numbered(schema.empty_table(), -1, True)]
         shards = {}
         for shard in reversed(writer.shards):
             shards[shard.number] = shard
-            facts = read_columns(writer.folder / shard.file, schema.names)
+            file = writer.folder / shard.file
+            facts = read_columns(file, schema.names)
             if facts is not None:
-                tables.append(_numbered(facts, shard.number).replace_schema_metadata())
+                has_columns = read_columns(file, [PHOTO_FIELDS[0].name]) is not None
+                numbered = _numbered(facts, shard.number, has_columns)
+                tables.append(numbered.replace_schema_metadata())
         return cls(shards, pa.concat_tables(tables))
 
     def __len__(self) -> int:
         return len(self.table)
 
     def matching(self, ids: pa.Array, stamps: "array[int]") -> Rows:
-        """Return, for each listed file, the row with its id and stamp, or NO_ROW."""
+        """Return, for each listed file, the row with its id and stamp, or NO_ROW.
+
+        A row without the columns of photographs does not count: its file is read for them.
+        """
         of_id = pc.index_in(ids, value_set=self.table["id"]).fill_null(NO_ROW)
         row_of = np.asarray(of_id, np.int64)
         known = row_of != NO_ROW
         stored = np.asarray(self.table["stamp"])[row_of[known]]
         listed_as = np.frombuffer(stamps, np.uint64)[: len(ids)][known]
-        row_of[np.flatnonzero(known)[stored != listed_as]] = NO_ROW
+        lacks = ~np.asarray(self.table["has_columns"])[row_of[known]]
+        row_of[np.flatnonzero(known)[(stored != listed_as) | lacks]] = NO_ROW
         return row_of
 
     def live(self, stays: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
@@ -185,8 +193,9 @@ class _Rows:
         return found
 
 
-def _numbered(table: pa.Table, number: int) -> pa.Table:
+def _numbered(table: pa.Table, number: int, has_columns: bool) -> pa.Table:
     """Return the table with the number of the shard, and the rows' own numbers."""
+    table = table.append_column("has_columns", pa.array(np.full(len(table), has_columns)))
     shard = pa.array(np.full(len(table), number, np.int64))
     row = pa.array(np.arange(len(table)))
     return table.append_column("shard", shard).append_column("row", row)

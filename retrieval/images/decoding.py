@@ -35,6 +35,7 @@ from retrieval.images.framing import frame, shorter_side
 from retrieval.images.megapixels import max_pixels
 from retrieval.images.optional.formats import (
     VIDEO,
+    Header,
     OptionalFormat,
     check_file_size,
     format_of,
@@ -171,34 +172,49 @@ def read_item(item: Item) -> tuple[Item, bytes]:
 
 
 class ImageHeader(NamedTuple):
-    """An image whose pixels are not read yet, its size in bytes, and when its file changed."""
+    """An image whose pixels are not read yet, its size in bytes, and when its file changed.
 
-    image: ImageFile.ImageFile
+    image: of an optional format, its header. format: the name of the optional format.
+    """
+
+    image: ImageFile.ImageFile | Header
     size: int
     changed: float | None
+    format: str | None
 
 
 @contextmanager
 def opened_header(content: bytes | Place, path: str) -> Iterator[ImageHeader]:
     """Yield the header of an image. `path` is its name in errors.
 
-    Raises BadImage for what is missing, damaged or of no format in FORMATS, also for errors of
-    Pillow while the image is open.
+    Raises BadImage for what is missing, damaged or of a format without a header that can be read,
+    also for errors of Pillow while the image is open.
     """
     if isinstance(content, RemotePath):
         content = _fetched(content, path)
     try:
         with pillow_quiet:
             if isinstance(content, bytes):
-                yield ImageHeader(_opened(io.BytesIO(content)), len(content), None)
+                yield _header(io.BytesIO(content), path, len(content), None)
                 return
             with _opened_file(content, path) as file:
                 status = os.fstat(file.fileno())
-                yield ImageHeader(_opened(file), status.st_size, status.st_mtime)
+                yield _header(file, path, status.st_size, status.st_mtime)
     except BadImage:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise BadImage(path, "truncated or damaged") from error
+
+
+def _header(stream: BinaryIO, path: str, size: int, changed: float | None) -> ImageHeader:
+    kind = format_of(stream, path)
+    if kind is None or not kind.is_installed():
+        return ImageHeader(_opened(stream), size, changed, None)
+    if not kind.has_header:
+        raise BadImage(path, f"a {kind.name}, whose header is not read")
+    if kind.in_memory:
+        check_file_size(kind, size, path)
+    return ImageHeader(kind.read_header(stream), size, changed, kind.name)
 
 
 def _content_hash(content: bytes = b"") -> Any:

@@ -1,5 +1,6 @@
-"""Read facts about an image without decoding it: size in pixels and bytes, date, format."""
+"""Read facts about an image without decoding it: size, date, camera, place, format."""
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,41 +10,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
+from retrieval.contracts import Images
 from retrieval.errors import BadImage
 from retrieval.images.decoding import opened_header
+from retrieval.images.optional.formats import Header
 from retrieval.images.reading import content_of
 from retrieval.runtime.threads import usable_cores
+from retrieval.storage.places import Place
 
+MAX_CAMERA_LETTERS = 100
 _DATE_TAGS = (
     ExifTags.Base.DateTimeOriginal,
     ExifTags.Base.DateTimeDigitized,
     ExifTags.Base.DateTime,
 )
 _ON_THE_SIDE = (5, 6, 7, 8)  # orientations of images whose width is stored as their height
+_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """Facts about an image.
+    """Facts about an image. Each is None if it is not known.
 
     width, height: in pixels, upright. bytes: None for pixels that are not a file, as in MNIST.
-    taken, changed: seconds since 1970, of the EXIF date taken and of the file's last change; None
-        if it is not known. format: Pillow's name, such as JPEG; None as for bytes.
+    taken: the EXIF date, in the local time of the camera. changed: seconds since 1970, of the
+    file's last change. format: Pillow's name, such as JPEG. camera: its model, from EXIF.
+    latitude, longitude: in degrees, north and east positive, from EXIF.
     """
 
     width: int
     height: int
     bytes: int | None = None
-    taken: float | None = None
+    taken: datetime | None = None
     changed: float | None = None
     format: str | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
 
     @property
     def date(self) -> float | None:
-        """Return the date taken, or else that of the last change."""
-        return self.changed if self.taken is None else self.taken
+        """Return the date taken, or else that of the last change, in seconds since 1970."""
+        if self.taken is not None:
+            with suppress(OverflowError, ValueError, OSError):  # before 1970, on some systems
+                return self.taken.timestamp()
+        return self.changed
 
     @property
     def pixels(self) -> int:
@@ -56,18 +69,37 @@ def image_facts(path: str) -> ImageFacts:
 
     Raises BadImage for an image that is missing, or whose header cannot be read.
     """
-    content = content_of(path)
+    return facts_of(content_of(path), path)
+
+
+def facts_of(content: bytes | Place | Images | BadImage, path: str) -> ImageFacts:
+    """Return the facts about the image of an item. `path` is its name in errors.
+
+    Raises BadImage for an image that is missing, or whose header cannot be read.
+    """
     if isinstance(content, BadImage):
         raise content
     if isinstance(content, np.ndarray):
         return ImageFacts(content.shape[1], content.shape[0])
     with opened_header(content, path) as header:
         image = header.image
-        tags = _exif(image)
-        lies = image.format != "TIFF" and tags.get(ExifTags.Base.Orientation) in _ON_THE_SIDE
-        width, height = image.size[::-1] if lies else image.size
-        dates = _date_taken(tags), header.changed
-        return ImageFacts(width, height, header.size, *dates, image.format)
+        if isinstance(image, Header):
+            size, tags, kind = (image.width, image.height), _tags(image.exif), header.format
+        else:
+            tags, kind = _exif(image), image.format
+            lies = kind != "TIFF" and tags.get(ExifTags.Base.Orientation) in _ON_THE_SIDE
+            size = image.size[::-1] if lies else image.size
+        latitude, longitude = _position(tags)
+        return ImageFacts(
+            *size,
+            bytes=header.size,
+            taken=_date_taken(tags),
+            changed=header.changed,
+            format=kind,
+            camera=_camera(tags),
+            latitude=latitude,
+            longitude=longitude,
+        )
 
 
 def facts_of_each(paths: Sequence[str]) -> list[ImageFacts | BadImage]:
@@ -94,14 +126,52 @@ def _exif(image: ImageFile.ImageFile) -> dict[int, Any]:
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & {*image.info}:
         return {}
     with suppress(Exception):  # whatever Pillow raises for damaged EXIF data
-        exif = image.getexif()
-        return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+        return _tags(image.getexif())
     return {}
 
 
-def _date_taken(tags: Mapping[int, Any]) -> float | None:
-    """Return the date taken in seconds since 1970, as local time; None without one."""
+def _tags(exif: Image.Exif) -> dict[int, Any]:
+    """Return the tags of all parts of EXIF data; those of damaged parts are missing."""
+    tags: dict[int, Any] = {}
+    with suppress(Exception):  # whatever Pillow raises for damaged EXIF data
+        tags |= exif
+    for part in _IFDS:
+        with suppress(Exception):
+            tags |= exif.get_ifd(part)
+    return tags
+
+
+def _date_taken(tags: Mapping[int, Any]) -> datetime | None:
+    """Return the date taken, in local time; None without one."""
     for tag in _DATE_TAGS:
-        with suppress(ValueError, OverflowError):
-            return datetime.strptime(str(tags.get(tag))[:19], "%Y:%m:%d %H:%M:%S").timestamp()
+        with suppress(ValueError):
+            return datetime.strptime(str(tags.get(tag))[:19], "%Y:%m:%d %H:%M:%S")
+    return None
+
+
+def _camera(tags: Mapping[int, Any]) -> str | None:
+    """Return the camera's model."""
+    model = tags.get(ExifTags.Base.Model)
+    if not isinstance(model, str):
+        return None
+    printable = "".join(c if c.isprintable() else " " for c in model.partition("\0")[0])
+    return " ".join(printable.split())[:MAX_CAMERA_LETTERS] or None
+
+
+def _position(tags: Mapping[int, Any]) -> tuple[float | None, float | None]:
+    """Return latitude and longitude in degrees; None for both unless both are valid."""
+    latitude = _degrees(tags, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "S", 90)
+    longitude = _degrees(tags, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "W", 180)
+    return (None, None) if latitude is None or longitude is None else (latitude, longitude)
+
+
+def _degrees(
+    tags: Mapping[int, Any], tag: int, reference: int, negative: str, most: int
+) -> float | None:
+    """Return the angle of a tag with degrees, minutes and seconds."""
+    with suppress(Exception):  # whatever is raised for values of other types
+        degrees, minutes, seconds = map(float, tags[tag])
+        found = degrees + minutes / 60 + seconds / 3600
+        if math.isfinite(found) and 0 <= found <= most:
+            return -found if str(tags.get(reference)).strip("\0 ").upper() == negative else found
     return None

@@ -77,8 +77,12 @@ def open_source(
     source = _open(spec, split, data_dir, note, columns, excludes)
     if columns != NO_CHOICE and not isinstance(source, ParquetSource | TarSource):
         raise BadInput(
-            f"{source.name} has no columns to choose from; leave --image-column and --label-column "
-            "out"
+            f"{source.name} has no columns to choose from; leave --image-column, --label-column "
+            "and --column out"
+        )
+    if columns.others and isinstance(source, TarSource):
+        raise BadInput(
+            f"{source.name} is of tar archives, which have no columns for --column; leave it out"
         )
     found = listed(source)
     if excludes != NO_EXCLUDES and found is None:

@@ -29,14 +29,13 @@ from retrieval.errors import BadInput, Unreachable
 from retrieval.hits import InMemory
 from retrieval.index.folder import (
     BUILD_FOLDER,
-    CONTENTS,
     INDEX,
     RECALL,
-    ROWS,
     IndexFacts,
     is_index,
     options_of,
 )
+from retrieval.index.row_tables import RowTables
 from retrieval.registry import make_indexer
 from retrieval.storage.compatible import (
     common_facts,
@@ -58,7 +57,6 @@ from retrieval.storage.files import (
 from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.publishing import finish, publish
 from retrieval.storage.shards import vectors_of
-from retrieval.storage.tables import write_table
 from retrieval.values import named_options
 
 UNFINISHED_FOLDER = ".unfinished" + PARTIAL  # files of an interrupted build, for the next build
@@ -111,7 +109,7 @@ def build_index(
     with locked_build(folder) as partial:
         index = build()
         facts = unwritten_facts(backend, indexer, index, sets)
-        facts = write_index(partial, folder, index, rows, facts, blocks, _contents(sets))
+        facts = write_index(partial, folder, index, RowTables.of(rows, sets), facts, blocks)
         shutil.rmtree(_unfinished(folder), ignore_errors=True)
         return facts
 
@@ -159,16 +157,14 @@ def write_index(
     partial: Path,
     folder: Place,
     index: Index,
-    rows: pa.Table,
+    tables: RowTables,
     facts: IndexFacts,
     blocks: Blocks | None,
-    contents: pa.ChunkedArray | None = None,
 ) -> IndexFacts:
     """Write the index into `partial`, move it to `folder`, and return its facts.
 
     facts: the result of `unwritten_facts`, or facts of an older version of the index. blocks: the
-    vectors of the index, to measure its recall; None if they are not available. contents: hashes of
-    the rows' image files; None if they are not known.
+    vectors of the index, to measure its recall; None if they are not available.
     """
     from retrieval.index.recall import measured_recall  # a search does not need its libraries
 
@@ -176,9 +172,7 @@ def write_index(
     if blocks is not None:
         details[RECALL] = round(measured_recall(index, blocks, facts.metric), 4)
     index.save(partial)
-    write_table(partial / ROWS, rows, "zstd")
-    if contents is not None:
-        write_table(partial / CONTENTS, pa.table({"content": contents}), "zstd")
+    tables.write(partial)
     names = sorted(path.name for path in partial.iterdir())
     facts = replace(
         facts,
@@ -239,13 +233,6 @@ class _Shards:
 def shards_of(sets: Sequence[Embeddings], rows: pa.Table, folder: Place) -> Items:
     """Return the rows and vectors of all sets, read shard by shard, for an index in the folder."""
     return _Shards(sets, rows, _unfinished(folder))
-
-
-def _contents(sets: Sequence[Embeddings]) -> pa.ChunkedArray | None:
-    """Return the hashes of the image files of all rows; None unless all images are files."""
-    if not all(each.facts.has_files for each in sets):
-        return None
-    return pa.chunked_array([chunk for each in sets for chunk in each.contents().chunks])
 
 
 def _unfinished(folder: Place) -> Path:

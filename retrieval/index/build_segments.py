@@ -29,8 +29,8 @@ from retrieval.index.folder import (
     IndexFacts,
     Segment,
     options_of,
-    read_rows,
 )
+from retrieval.index.row_tables import read_rows
 from retrieval.runtime.threads import limit_threads, usable_cores
 from retrieval.storage.compatible import with_unique_ids
 from retrieval.storage.embeddings import Embeddings, open_embeddings

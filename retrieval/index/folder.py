@@ -28,6 +28,7 @@ from retrieval.contracts import (
 )
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.index.renumbering import renumbered
+from retrieval.index.row_tables import COLUMNS, RowColumns, read_rows
 from retrieval.index.segments import SegmentedIndex
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
@@ -38,19 +39,14 @@ from retrieval.storage.files import (
     sha256_of,
     write_sealed,
 )
-from retrieval.storage.manifest import ROW_FIELDS, EncoderFacts
+from retrieval.storage.manifest import EncoderFacts
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.publishing import settle
-from retrieval.storage.roots import at_moved_roots
-from retrieval.storage.tables import read_table, with_nfc_labels
 
 FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum and no parts; 2 linked each copy of a vector
 REMEDY = "index again"
 INDEX = "index.json"
-ROWS = "rows.parquet"
-CONTENTS = "contents.parquet"
-"""Hashes of the rows' image files, to tell changed files; only if the images are files."""
 SEGMENT_PREFIX = "part-"  # prefix of the name of a segment's folder
 BUILD_FOLDER = re.compile(f"{SEGMENT_PREFIX}[0-9a-f]{{12}}|[0-9a-f]{{16}}")
 """Names of a segment's folder, and of the folder of a build's files in a remote store."""
@@ -151,12 +147,16 @@ class IndexFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenIndex:
-    """An index folder, opened: row i of `index` is row i of `rows` (id, label, path)."""
+    """An index folder, opened: row i of `index` is row i of `rows` (id, label, path).
+
+    columns: of the same rows, for filters.
+    """
 
     folder: Place
     facts: IndexFacts
     index: Index
     rows: pa.Table
+    columns: RowColumns
 
 
 def is_index(folder: Place) -> bool:
@@ -203,9 +203,11 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
         opened = [_open_part(folder, part, options) for part in facts.parts]
         index: Index = SegmentedIndex([each.index for each in opened])
         rows = pa.concat_tables([each.rows for each in opened])
+        columns = RowColumns.joined([each.columns for each in opened])
     else:
-        here = _local_files(folder, facts)
+        here = local_files(folder, facts)
         rows = read_rows(here)
+        columns = RowColumns.of(here, facts.rows, COLUMNS in facts.files)
         index = renumbered(indexer.load(here), here)
     if not len(index) == len(rows) == facts.rows or index.dim != facts.dim:
         raise BadData(
@@ -213,7 +215,15 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
             f"dimensions, {len(rows):,} rows, and {facts.rows:,} rows of {facts.dim} dimensions "
             f"in {INDEX}; {REMEDY}"
         )
-    return OpenIndex(folder, facts, index, rows)
+    return OpenIndex(folder, facts, index, rows, columns)
+
+
+def columns_of(folder: Place, facts: IndexFacts) -> RowColumns:
+    """Return the columns for filters of an index that is not opened. Raises BadData."""
+    if facts.parts:
+        insides = [folder / part.folder for part in facts.parts]
+        return RowColumns.joined([columns_of(each, IndexFacts.read(each)) for each in insides])
+    return RowColumns.of(local_files(folder, facts), facts.rows, COLUMNS in facts.files)
 
 
 def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | None) -> OpenIndex:
@@ -225,7 +235,7 @@ def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | Non
     return open_index(inside, options)
 
 
-def _local_files(folder: Place, facts: IndexFacts) -> Path:
+def local_files(folder: Place, facts: IndexFacts) -> Path:
     """Return a local folder with the index's files, checked. Files of a store are downloaded."""
     home = folder / facts.at if facts.at else folder
     if isinstance(home, Path):
@@ -273,27 +283,3 @@ def _size(path: Place) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def read_rows(folder: Place) -> pa.Table:
-    """Read the table of id, label and path in a folder of an index's files. Raises BadData."""
-    path = folder / ROWS
-    try:
-        rows = read_table(path.read_bytes())
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); {REMEDY}") from None
-    if not rows.schema.equals(pa.schema(ROW_FIELDS)):
-        raise BadData(f"the columns of {path} are not id, label and path; {REMEDY}")
-    return at_moved_roots(with_nfc_labels(rows))
-
-
-def read_contents(folder: Place, facts: IndexFacts) -> pa.ChunkedArray:
-    """Read the hashes of the image files of an index's rows. Raises BadData."""
-    path = _local_files(folder, facts) / CONTENTS
-    try:
-        contents = read_table(path.read_bytes())["content"]
-    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); {REMEDY}") from None
-    if len(contents) != facts.rows:
-        raise BadData(f"{path} has {len(contents):,} rows, not {facts.rows:,}; {REMEDY}")
-    return contents

@@ -13,15 +13,15 @@ from retrieval.contracts import Growing, Index, Metric, Rows, Shrinking, Vectors
 from retrieval.errors import BadData
 from retrieval.index.build import partial_folder, shards_of, write_index
 from retrieval.index.folder import (
-    CONTENTS,
     IndexFacts,
     OpenIndex,
     is_index,
+    local_files,
     open_index,
     options_of,
-    read_contents,
 )
 from retrieval.index.renumbering import MAX_DELETED, Renumbered, plain
+from retrieval.index.row_tables import CONTENTS, RowTables, read_contents
 from retrieval.registry import make_indexer
 from retrieval.storage.compatible import joined_rows, with_unique_ids
 from retrieval.storage.embeddings import Embeddings
@@ -39,16 +39,15 @@ Its lists, axes and search options were chosen for the first rows.
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """The facts of an index after it followed its embeddings, and numbers of changed rows."""
+    """The facts of an index after it followed its embeddings, and numbers of changed rows.
+
+    is_change: whether rows, or their labels, paths or columns, have changed.
+    """
 
     facts: IndexFacts
-    added: int
-    deleted: int
-
-    @property
-    def is_change(self) -> bool:
-        """Return whether any row was added or deleted."""
-        return bool(self.added or self.deleted)
+    added: int = 0
+    deleted: int = 0
+    is_change: bool = False
 
 
 def follow_embeddings(
@@ -82,7 +81,7 @@ def follow_embeddings(
 
 def _followed(folder: Place, opened: OpenIndex, sets: Sequence[Embeddings]) -> Followed | None:
     if opened.facts.embeddings == tuple(each.identity for each in sets):
-        return Followed(opened.facts, 0, 0)
+        return Followed(opened.facts)
     change = _Change.between(opened, sets)
     if change.is_large(opened):
         return None
@@ -95,8 +94,8 @@ def _followed(folder: Place, opened: OpenIndex, sets: Sequence[Embeddings]) -> F
             added=opened.facts.added + len(change.added),
         )
         blocks = shards_of(sets, change.rows, folder)
-        facts = write_index(partial, folder, index, change.rows, facts, blocks, change.contents)
-        return Followed(facts, len(change.added), len(change.deleted))
+        facts = write_index(partial, folder, index, change.tables, facts, blocks)
+        return Followed(facts, len(change.added), len(change.deleted), is_change=True)
 
 
 def _may_follow(
@@ -127,21 +126,27 @@ def _may_follow(
 class _Change:
     """From the rows of an index to those of its embeddings.
 
-    rows, contents: of the embeddings. old: (rows,) for each, its row in the index, or -1.
+    tables: of the embeddings. old: (rows,) for each of their rows, its row in the index, or -1.
     """
 
-    rows: pa.Table
-    contents: pa.ChunkedArray
+    tables: RowTables
     old: Rows
     index_rows: int
 
     @classmethod
     def between(cls, opened: OpenIndex, sets: Sequence[Embeddings]) -> "_Change":
         rows = joined_rows([each.rows() for each in sets], sets)
-        contents = pa.chunked_array([c for each in sets for c in each.contents().chunks])
-        keys = _keys(opened.rows["id"], read_contents(opened.folder, opened.facts))
-        old = pc.index_in(_keys(rows["id"], contents), value_set=keys).fill_null(-1)
-        return cls(rows, contents, np.asarray(old, np.int64), len(opened.rows))
+        tables = RowTables.of(rows, sets)
+        assert tables.contents is not None, "all images are files"
+        before = read_contents(local_files(opened.folder, opened.facts), opened.facts.rows)
+        keys = _keys(opened.rows["id"], before)
+        old = pc.index_in(_keys(rows["id"], tables.contents), value_set=keys).fill_null(-1)
+        return cls(tables, np.asarray(old, np.int64), len(opened.rows))
+
+    @property
+    def rows(self) -> pa.Table:
+        """Ids, labels and paths of the embeddings."""
+        return self.tables.rows
 
     @property
     def added(self) -> Rows:

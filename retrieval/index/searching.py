@@ -2,26 +2,29 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
+
+import pyarrow as pa
 
 from retrieval.contracts import Encoder, Filtering, Hits, Json, Vectors
 from retrieval.embedding.embed import Embedder
 from retrieval.embedding.queries import QueryImage, query_images
-from retrieval.errors import BadImage, BadInput
+from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.hits import as_vectors
 from retrieval.images import Given, Item, as_images
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
-from retrieval.index.filters import Selection, select_rows
 from retrieval.index.folder import OpenIndex, open_index
 from retrieval.index.text_column import TextColumn
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
 from retrieval.values import shown, whole_number
+from retrieval.where.selection import Selection, select_rows
 
 Queries = Vectors | Sequence[Sequence[float]]
 
@@ -191,13 +194,12 @@ class Searcher:
         queries: (q, dim), an array or lists of numbers, converted to float32. A single query is
             (1, dim). The result for no queries, (0, dim) or [], is [].
         k: None for 10, or for all rows if there are fewer.
-        where: a filter such as `label=cat` or `label=cat,dog`, to search only the rows that match;
-            see `parse_filter`. Or what `select` returned. A query has less than k hits if fewer
-            rows match, or an approximate index finds fewer.
+        where: a filter such as `label = cat` or `width > 1000 and taken >= 2024-05-01`, to search
+            only the rows that match; see `select_rows`. Or what `select` returned. A query has less
+            than k hits if fewer rows match, or an approximate index finds fewer.
 
-        Raises BadInput if k is not between 1 and the number of rows, UnknownName for an unknown
-        column, BadInput for a filter that no row matches, Mismatch for queries of another
-        dimension.
+        Raises BadInput if k is not between 1 and the number of rows, Mismatch for queries of
+        another dimension, and the errors of `select_rows`.
         """
         return self.named(self.hits(queries, k, where))
 
@@ -213,7 +215,7 @@ class Searcher:
         k = min(DEFAULT_K, len(self)) if k is None else k
         if selected is None:
             return index.search(queries, k)
-        if isinstance(index, Filtering):
+        if isinstance(index, Filtering) and selected.where is not None:
             return index.search_where(queries, k, selected.mask, selected.where)
         return index.search(queries, k, selected.mask)
 
@@ -226,7 +228,7 @@ class Searcher:
             raise BadInput(f"k is {k:,}; give 1 to {len(self):,}, the rows of the index")
         if where is None or isinstance(where, Selection):
             return where
-        return select_rows(self.opened.rows, where)
+        return select_rows(self.opened.rows, where, self.opened.columns)
 
     def named(self, hits: Hits) -> list[list[Hit]]:
         """Return the hits with the ids, labels and paths of their rows."""
@@ -242,10 +244,32 @@ class Searcher:
             named.append([*map(Hit, count(1), *of_rows)])  # stops at the last row
         return named
 
+    def columns(self, ids: Sequence[str], names: Sequence[str]) -> list[dict[str, Json]]:
+        """Return these columns of the rows with these ids; times are text in ISO 8601.
+
+        Raises UnknownName for a column that there is not.
+        """
+        import pyarrow.compute as pc
+
+        further = self.opened.columns
+        for name in names:
+            if name not in further.names:
+                raise UnknownName("column of the index", name, further.names)
+        at = pc.index_in(pa.array(ids, pa.string()), value_set=self.opened.rows["id"])
+        found = further.table(names).take(at)
+        return [
+            {name: _as_json(value) for name, value in row.items()}
+            for row in found.select([*names]).to_pylist()
+        ]
+
     @cached_property
     def _columns(self) -> tuple[TextColumn, TextColumn, TextColumn]:
         rows = self.opened.rows
         return TextColumn(rows["id"]), TextColumn(rows["label"]), TextColumn(rows["path"])
+
+
+def _as_json(value: Any) -> Json:
+    return cast(Json, value.isoformat() if isinstance(value, datetime) else value)
 
 
 def label_of_own_hit(path: str, hits: Sequence[Hit]) -> str | None:

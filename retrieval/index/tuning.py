@@ -19,6 +19,7 @@ from retrieval.hits import InMemory
 from retrieval.index.build import check_target, locked_build, unwritten_facts, write_index
 from retrieval.index.folder import IndexFacts
 from retrieval.index.measuring import Stage, TuningQueries
+from retrieval.index.row_tables import RowTables
 from retrieval.index.sampling import Progress, SampleResult, sample_results
 from retrieval.index.trials import Target, Trial, Tuning, reason_of, unreached
 from retrieval.registry import make_indexer
@@ -73,7 +74,9 @@ def build_best(
         whole.mkdir()
         index = chosen.indexer.load(chosen.folder)
         facts = unwritten_facts(chosen.backend, chosen.indexer, index, sets)
-        built = write_index(whole, folder, index, rows, facts, InMemory(vectors))
+        built = write_index(
+            whole, folder, index, RowTables.of(rows, sets), facts, InMemory(vectors)
+        )
     if not few:
         reason = reason_of(checked, target)
     tuning = Tuning(

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from retrieval.contracts import Growing, Readable, Shrinking
 from retrieval.errors import BadInput, Mismatch
 from retrieval.index.build import partial_folder, replace_files, write_index
-from retrieval.index.filters import select_rows
-from retrieval.index.folder import ROWS, IndexFacts, OpenIndex, open_index, read_rows
+from retrieval.index.folder import IndexFacts, OpenIndex, open_index
 from retrieval.index.renumbering import Renumbered, plain
+from retrieval.index.row_tables import ROWS, RowTables, read_rows
 from retrieval.storage.compatible import (
     check_same_encoder,
     common_facts,
@@ -26,6 +26,7 @@ from retrieval.storage.files import locked, sha256_of
 from retrieval.storage.places import Place, RemotePath
 from retrieval.storage.roots import roots_of, with_root
 from retrieval.storage.tables import check_unique, write_table
+from retrieval.where.selection import select_rows
 
 
 def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
@@ -64,9 +65,9 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
         rows, vectors = read_all(sets)
         if len(rows) == 0:
             raise BadInput("there are no embeddings to add; encode some images first")
-        rows = pa.concat_tables([opened.rows, rows])
+        tables = RowTables.of(rows, sets).below(opened.rows, opened.columns)
         names = " and ".join(str(each.folder) for each in sets)
-        check_unique(rows["id"], f"{folder} and {names}")
+        check_unique(tables.rows["id"], f"{folder} and {names}")
         cast(Growing, index).add(vectors)
         blocks = index.stored() if isinstance(index, Readable) else None
         facts = replace(
@@ -74,7 +75,7 @@ def add_rows(folder: Place, sets: Sequence[Embeddings]) -> IndexFacts:
             embeddings=(*facts.embeddings, *(each.identity for each in sets)),
             added=facts.added + len(vectors),
         )
-        return write_index(partial, folder, index, rows, facts, blocks)
+        return write_index(partial, folder, index, tables, facts, blocks)
 
 
 def _with_new_ids(rows: pa.Table, sets: Sequence[Embeddings]) -> list[Embeddings]:
@@ -106,10 +107,10 @@ def _contains_all(opened: OpenIndex, sets: Sequence[Embeddings]) -> bool:
 def delete_rows(folder: Place, where: str) -> IndexFacts:
     """Delete the rows that match a filter from the index in the folder; return its facts.
 
-    where: a filter such as `label=cat` or `id=a.png,b.png`; see `parse_filter`. The new index
+    where: a filter such as `label=cat` or `id=a.png,b.png`; see `select_rows`. The new index
     replaces the old one once it is complete.
 
-    Raises the errors of `open_index` and `parse_filter`, BadInput for a filter that matches all
+    Raises the errors of `open_index` and `select_rows`, BadInput for a filter that matches all
     rows, Busy if another process writes there.
     """
     IndexFacts.read(folder)
@@ -120,17 +121,17 @@ def delete_rows(folder: Place, where: str) -> IndexFacts:
             raise BadInput("an index in parts cannot delete rows; index again without them")
         if not isinstance(index, Shrinking):
             index = Renumbered(index, np.arange(len(index)))
-        gone = select_rows(opened.rows, where).mask
+        gone = select_rows(opened.rows, where, opened.columns).mask
         if gone.all():
             raise BadInput(
                 f"'{where}' matches all {len(gone):,} rows; delete the folder {folder}, or give a "
                 "filter that matches fewer rows"
             )
         index.delete(np.flatnonzero(gone))
-        rows = opened.rows.filter(pa.array(~gone))
+        tables = RowTables.some(opened.rows, opened.columns, ~gone)
         facts = replace(facts, deleted=facts.deleted + int(gone.sum()))
         blocks = index.stored() if isinstance(index, Readable) else None
-        return write_index(partial, folder, index, rows, facts, blocks)
+        return write_index(partial, folder, index, tables, facts, blocks)
 
 
 def relocate_index(folder: Place, old: str, new: str) -> None:

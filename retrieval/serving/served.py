@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from retrieval.contracts import Framing, Json, Vectors
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.images import read_image
-from retrieval.index.filters import Selection, select_rows
 from retrieval.index.folder import INDEX
 from retrieval.index.searching import DEFAULT_K, Hit, Searcher
 from retrieval.runtime.threads import usable_cores
@@ -28,6 +27,7 @@ from retrieval.storage.files import sha256_of
 from retrieval.storage.manifest import MANIFEST
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
+from retrieval.where.selection import Selection, select_rows
 
 MAX_HITS = 1_000  # in one answer
 MAX_LISTED_LABELS = 1_000
@@ -170,7 +170,7 @@ class Served:
         """Return up to `limit` random rows among those that match."""
         rows = np.arange(len(self.rows))
         if where is not None:
-            rows = np.flatnonzero(select_rows(self.rows, where).mask)
+            rows = np.flatnonzero(select_rows(self.rows, where, self.searcher.opened.columns).mask)
         drawn = np.random.default_rng(seed).permutation(rows)[:limit]
         found = self.rows.take(pa.array(drawn)).to_pylist()
         return [row | {"path": row["path"] and restored(row["path"])} for row in found]

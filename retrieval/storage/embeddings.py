@@ -12,7 +12,15 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import (
     sha256_of,
 )
-from retrieval.storage.manifest import FILE_FIELDS, MANIFEST, ROW_FIELDS, Facts, Manifest
+from retrieval.storage.manifest import (
+    FILE_FIELDS,
+    MANIFEST,
+    PHOTO_FIELDS,
+    ROW_FIELDS,
+    Facts,
+    Manifest,
+    Shard,
+)
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.shards import read_columns, read_shard, vectors_of
 from retrieval.storage.tables import check_unique
@@ -55,9 +63,15 @@ class Embeddings:
         return self.manifest.rows
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield the table of each shard. Raises BadData for one that is not as listed."""
+        """Yield the table of each shard. Raises BadData for one that is not as listed.
+
+        A label is that of a table beside the images, if one gives it.
+        """
+        further = self._further()
         for shard in self.manifest.shards:
             table = read_shard(self.folder, shard, self.facts)
+            if further is not None and "label" in further.column_names:
+                table = _labeled(table, further)
             if self.prefix:
                 place = table.schema.get_field_index("id")
                 table = table.set_column(
@@ -95,6 +109,38 @@ class Embeddings:
             raise BadInput(f"the images of {self.folder} are not files, which have hashes")
         return self.files()["content"]
 
+    def columns(self) -> pa.Table:
+        """Return the columns that filters can name, of all rows, without checking the shards.
+
+        They are those of PHOTO_FIELDS, if the images are files, and those of tables beside the
+        images but for their labels. Raises BadData for a damaged file.
+        """
+        from retrieval.storage.columns import aligned, overlaid  # a search does not need them
+
+        photo = pa.table({})
+        if self.facts.has_files:
+            photo = pa.concat_tables([self._photo_columns(s) for s in self.manifest.shards])
+        further = self._further()
+        if further is None:
+            return photo
+        names = [name for name in further.column_names if name != "label"]
+        return overlaid(photo, aligned(further.select(names), replace(self, prefix="").ids()))
+
+    def _photo_columns(self, shard: Shard) -> pa.Table:
+        names = [field.name for field in PHOTO_FIELDS]
+        table = read_columns(self.folder / shard.file, names)
+        if table is None:  # of version 3
+            columns = [pa.nulls(shard.rows, field.type) for field in PHOTO_FIELDS]
+            return pa.table(columns, schema=pa.schema(PHOTO_FIELDS))
+        return table.replace_schema_metadata()
+
+    def _further(self) -> pa.Table | None:
+        """Return the table of further columns; None without one."""
+        from retrieval.storage.columns import read_further
+
+        file = self.manifest.columns
+        return None if file is None else read_further(self.folder, file.file, file.sha256)
+
     def _prefixed(self, ids: pa.ChunkedArray) -> pa.Array:
         return pa.array([self.prefix + each for each in ids.to_pylist()], pa.string())
 
@@ -126,6 +172,19 @@ class Embeddings:
         joined = pa.concat_tables([none, *(table.replace_schema_metadata() for table in rows)])
         check_unique(joined["id"], str(self.folder))
         return joined
+
+
+def _labeled(table: pa.Table, further: pa.Table) -> pa.Table:
+    """Return the table of a shard with the labels of another table, where that has one."""
+    import pyarrow.compute as pc
+
+    from retrieval.storage.columns import aligned
+
+    labels = aligned(further.select(["id", "label"]), table["id"])["label"]
+    labels = pc.utf8_normalize(pc.cast(labels, pa.string()), "NFC")
+    place = table.schema.get_field_index("label")
+    field = table.schema.field(place)
+    return table.set_column(place, field, pc.coalesce(labels, table["label"]))
 
 
 def open_embeddings(folder: Place | str) -> Embeddings:

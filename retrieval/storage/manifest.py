@@ -24,7 +24,9 @@ from retrieval.storage.files import (
 from retrieval.storage.places import Place
 
 FORMAT = "retr-embeddings"
-VERSION = 3  # 1 had no checksum; 2 had no root, and so could not be brought up to date
+VERSION = (
+    4  # 1 had no checksum; 2 no root, and so could not be brought up to date; 3 no photo columns
+)
 MANIFEST = "manifest.json"
 REMEDY = "encode again"
 SCHEMA_KEY = b"retr"  # key of the facts in each shard's Parquet schema metadata
@@ -39,6 +41,22 @@ FILE_FIELDS = (
 )
 """Columns of a set whose images are files: what tells whether a file has changed, and a hash of its
 bytes."""
+PHOTO_FIELDS = (
+    pa.field("taken", pa.timestamp("ms")),
+    pa.field("modified", pa.timestamp("ms", "UTC")),
+    pa.field("bytes", pa.int64()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("camera", pa.string()),
+    pa.field("latitude", pa.float64()),
+    pa.field("longitude", pa.float64()),
+)
+"""Columns of such a set for filters. Each is null where it is not known.
+
+taken: the date in the EXIF data, in the camera's local time. modified, bytes: time of the last
+change and size of the file. width, height: in pixels, upright. camera: the model. latitude,
+longitude: in degrees, north and east positive.
+"""
 
 
 class Dtype(StrEnum):
@@ -129,7 +147,7 @@ class Facts:
         element = pa.field("element", number, nullable=False)
         embedding = pa.field("embedding", pa.list_(element, self.dim), nullable=False)
         metadata = {SCHEMA_KEY: json.dumps(self.to_json(), sort_keys=True).encode()}
-        of_files = FILE_FIELDS if self.has_files else ()
+        of_files = (*FILE_FIELDS, *PHOTO_FIELDS) if self.has_files else ()
         return pa.schema([*ROW_FIELDS, embedding, *of_files], metadata=metadata)
 
     @property
@@ -167,6 +185,15 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnsFile:
+    """The file of further columns. source: fingerprint of the tables that they were read from."""
+
+    file: str
+    sha256: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The manifest of an embeddings folder."""
 
@@ -178,6 +205,8 @@ class Manifest:
     )
     skipped_folders: int = 0  # folders that could not be listed
     passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by suffix
+    columns: ColumnsFile | None = None
+    version: int = VERSION  # read from the file
 
     @property
     def rows(self) -> int:
@@ -200,6 +229,8 @@ class Manifest:
             "skipped_sha256": self.skipped_sha256,
             "skipped_folders": self.skipped_folders,
             "passed_over": dict(self.passed_over),
+            "columns": None if self.columns is None else asdict(self.columns),
+            "version": self.version,
         }
         write_sealed(folder / name, FORMAT, VERSION, document)
 
@@ -219,8 +250,10 @@ class Manifest:
         stated = {"shards": None, "complete": None, **fields_of(document, cls)}
         stated["facts"] = Facts.of_json(document, path)
         manifest = parsed(stated, cls, path, REMEDY)
-        if any(Path(shard.file).name != shard.file for shard in manifest.shards):
-            raise BadData(f"{path} names a shard outside its folder; {REMEDY}")
+        names = [shard.file for shard in manifest.shards]
+        names += [manifest.columns.file] if manifest.columns else []
+        if any(Path(name).name != name for name in names):
+            raise BadData(f"{path} names a file outside its folder; {REMEDY}")
         manifest._check_counts(path)
         return manifest
 

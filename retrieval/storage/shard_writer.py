@@ -1,48 +1,52 @@
 """Write embeddings shard by shard, and continue after an interruption."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from retrieval.contracts import Vectors
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadInput
+from retrieval.storage.columns import FurtherColumns, write_columns
 from retrieval.storage.files import (
     check_free,
     locked,
     made_folder,
     moved,
     sha256_of,
-    write_whole,
 )
-from retrieval.storage.manifest import MANIFEST, Facts, Manifest, Shard, Skipped
-from retrieval.storage.names import restored, storable
+from retrieval.storage.manifest import (
+    MANIFEST,
+    VERSION,
+    ColumnsFile,
+    Facts,
+    Manifest,
+    Shard,
+    Skipped,
+)
+from retrieval.storage.names import storable
 from retrieval.storage.places import Place
 from retrieval.storage.shards import read_stored, shard_name, write_shard, write_shard_table
-from retrieval.storage.tables import read_table
-
-SKIPPED = "skipped.parquet"
-SKIPPED_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("reason", pa.string()),
-        ("shard", pa.int32()),
-        ("stamp", pa.uint64()),
-    ]
+from retrieval.storage.skipped import (
+    SKIPPED,
+    UPDATE_SKIPPED,
+    SkippedRow,
+    read_skipped,
+    skipped_file,
+    skipped_of,
+    skipped_row,
+    write_skipped,
 )
+
 UPDATE = "update.json"
-UPDATE_SKIPPED = "update-skipped.parquet"
 MAX_SMALL_SHARDS = 8
 """Shards beyond twice the number that the rows need, from which small ones are joined."""
-_SHARD_NAME = re.compile(r"part-\d+\.parquet")
-_SkippedRow = tuple[str, str, int | None, int | None]  # no shard for a folder; the file's stamp
+_OWN_NAME = re.compile(r"part-\d+\.parquet|columns-[0-9a-f]{16}\.parquet")
 
 
 def _is_whole(path: Place, shard: Shard) -> bool:
@@ -80,8 +84,8 @@ class ShardWriter:
         """
         self.folder = folder
         self.facts = facts
-        self._folders: list[_SkippedRow] = [_skipped_row(each, None) for each in folders]
-        self._skipped: list[_SkippedRow] = []
+        self._folders: list[SkippedRow] = [skipped_row(each, None) for each in folders]
+        self._skipped: list[SkippedRow] = []
         self._live: dict[str, NDArray[np.bool_]] = {}
         self.published: Manifest | None = None  # the complete set that is brought up to date
         self.manifest = self._resumed(check_content)
@@ -98,7 +102,8 @@ class ShardWriter:
         if not (self.folder / MANIFEST).exists():
             return Manifest(self.facts)
         found = Manifest.read(self.folder)
-        is_checked = check_content and found.complete and found.facts.has_files
+        is_old = found.version < VERSION  # its shards lack columns
+        is_checked = (check_content or is_old) and found.complete and found.facts.has_files
         if _is_same_run(found.facts, self.facts) and not is_checked:
             self.facts = found.facts
             return self._continued(found, skipped_file(self.folder, found))
@@ -133,7 +138,7 @@ class ShardWriter:
             whole.append(shard)
         # Written before the manifest, it may tell of a shard that the manifest does not know.
         known = {shard.number for shard in whole}
-        self._skipped += [row for row in _read_skipped(skipped) if row[2] in known]
+        self._skipped += [row for row in read_skipped(skipped) if row[2] in known]
         return replace(
             found,
             shards=tuple(whole),
@@ -150,13 +155,13 @@ class ShardWriter:
     @property
     def skipped(self) -> list[Skipped]:
         """The images that could not be read so far, those of earlier runs included."""
-        return [_skipped(row) for row in self._skipped]
+        return [skipped_of(row) for row in self._skipped]
 
     @property
     def skipped_now(self) -> list[Skipped]:
         """The images that this run could not read before it was killed."""
         numbers = {shard.number for shard in self.manifest.shards}
-        return [_skipped(row) for row in self._skipped if row[2] in numbers]
+        return [skipped_of(row) for row in self._skipped if row[2] in numbers]
 
     @property
     def rows(self) -> int:
@@ -192,7 +197,7 @@ class ShardWriter:
     def record(self, shard: Shard, skipped: Sequence[Skipped] = ()) -> None:
         """Say in the manifest that this is the next shard; its file is in the folder already."""
         if skipped:
-            self._skipped += [_skipped_row(each, shard.number) for each in skipped]
+            self._skipped += [skipped_row(each, shard.number) for each in skipped]
             self._write_skipped()
         self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
         self.manifest.write(self.folder, MANIFEST if self.published is None else UPDATE)
@@ -204,6 +209,19 @@ class ShardWriter:
         """
         self._live = dict(live)
         self._skipped = [row for row in self._skipped if row[0] in skipped]
+
+    def describe(self, further: FurtherColumns | None) -> None:
+        """Set the further columns, which may be none.
+
+        For a complete set this takes effect at once, else in `finish`.
+        """
+        columns = None
+        if further is not None:
+            columns = ColumnsFile(*write_columns(self.folder, further), further.fingerprint)
+        self.manifest = replace(self.manifest, columns=columns)
+        if self.manifest.complete:
+            self.manifest.write(self.folder)
+            self._clean()
 
     def finish(self) -> Manifest:
         """Publish the complete set, and delete what it no longer refers to."""
@@ -218,7 +236,7 @@ class ShardWriter:
             self._write_skipped()
         else:
             self.manifest = replace(self.manifest, skipped_sha256=None)
-        self.manifest = replace(self.manifest, complete=True)
+        self.manifest = replace(self.manifest, complete=True, version=VERSION)
         self.manifest.write(self.folder)
         self.published = None
         self._clean()
@@ -269,15 +287,17 @@ class ShardWriter:
         elif not self.manifest.skipped + self.manifest.skipped_folders:
             (self.folder / SKIPPED).unlink(missing_ok=True)
         names = {shard.file for shard in self.manifest.shards}
+        if self.manifest.columns is not None:
+            names.add(self.manifest.columns.file)
         paths: list[Place] = [*self.folder.iterdir()]
         for path in paths:
-            is_shard = _SHARD_NAME.fullmatch(path.name) and path.name not in names
-            if is_shard or path.name in (UPDATE, UPDATE_SKIPPED):
+            is_stale = _OWN_NAME.fullmatch(path.name) and path.name not in names
+            if is_stale or path.name in (UPDATE, UPDATE_SKIPPED):
                 path.unlink(missing_ok=True)
 
     def _write_skipped(self) -> None:
         name = SKIPPED if self.published is None else UPDATE_SKIPPED
-        sha256 = _write_skipped(self.folder / name, [*self._folders, *self._skipped])
+        sha256 = write_skipped(self.folder / name, [*self._folders, *self._skipped])
         self.manifest = replace(self.manifest, skipped_sha256=sha256)
 
 
@@ -335,59 +355,3 @@ def _difference(found: Facts, wanted: Facts) -> str | None:
     if found.shard_images != wanted.shard_images:
         return f"in shards of {found.shard_images} images, not {wanted.shard_images}"
     return None
-
-
-def _skipped(row: _SkippedRow) -> Skipped:
-    path, reason, _, stamp = row
-    return Skipped(path, reason, stamp)
-
-
-def _skipped_row(skipped: Skipped, shard: int | None) -> _SkippedRow:
-    return skipped.path, skipped.reason, shard, skipped.stamp
-
-
-def skipped_file(folder: Place, manifest: Manifest) -> Place:
-    """Return the file of skipped images that belongs to the manifest.
-
-    An update that was killed after its manifest leaves the file under the name of the update.
-    """
-    update = folder / UPDATE_SKIPPED
-    is_ready = manifest.complete and update.is_file()
-    return update if is_ready and sha256_of(update) == manifest.skipped_sha256 else folder / SKIPPED
-
-
-def skipped_kinds(folder: Place) -> dict[str, int]:
-    """Return the number of images that could not be read, by their suffix in lower case."""
-    suffixes = (
-        PurePosixPath(path).suffix.lower()
-        for path, _, shard, _ in _read_skipped(folder / SKIPPED)
-        if shard is not None
-    )
-    return dict(Counter(suffixes))
-
-
-def _write_skipped(file: Place, rows: Sequence[_SkippedRow]) -> str:
-    """Write the rows of `SKIPPED`; the sha256 of the file."""
-    columns = zip(*((storable(path), *others) for path, *others in rows), strict=True)
-    table = pa.table([*columns], schema=SKIPPED_SCHEMA)
-    stream = pa.BufferOutputStream()
-    pq.write_table(table, stream)
-    content = stream.getvalue()
-    write_whole(file, lambda partial: partial.write_bytes(content))
-    return hashlib.sha256(content).hexdigest()
-
-
-def _read_skipped(path: Place) -> list[_SkippedRow]:
-    if not path.is_file():
-        return []
-    try:
-        table = read_table(path.read_bytes())
-        if "stamp" not in table.column_names:  # of version 2
-            table = table.append_column("stamp", pa.nulls(len(table), pa.uint64()))
-        table = table.cast(SKIPPED_SCHEMA)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); delete the folder and encode again") from None
-    return [
-        (restored(row["path"]), row["reason"], row["shard"], row["stamp"])
-        for row in table.to_pylist()
-    ]

@@ -10,7 +10,7 @@ with the same files as an uninterrupted run.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from retrieval.labels import as_ids, as_labels
 from retrieval.storage.files import (
     write_whole,
 )
-from retrieval.storage.manifest import FILE_FIELDS, Dtype, Facts, Shard, Skipped
+from retrieval.storage.manifest import FILE_FIELDS, PHOTO_FIELDS, Dtype, Facts, Shard, Skipped
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.roots import at_moved_roots
@@ -32,10 +32,14 @@ from retrieval.storage.tables import read_table, with_nfc_labels
 
 
 class FileFacts(NamedTuple):
-    """Facts about an image file: what tells whether it has changed, and a hash of its bytes."""
+    """Facts about an image file: what tells whether it has changed, and a hash of its bytes.
+
+    photo: values of columns of PHOTO_FIELDS, by name; a column that is missing is null.
+    """
 
     stamp: int
     content: bytes
+    photo: Mapping[str, object] = {}
 
 
 def shard_name(number: int) -> str:
@@ -80,6 +84,10 @@ def write_shard(
         columns += [
             pa.array([each.stamp for each in files], FILE_FIELDS[0].type),
             pa.array([each.content for each in files], FILE_FIELDS[1].type),
+            *(
+                pa.array([each.photo.get(field.name) for each in files], field.type)
+                for field in PHOTO_FIELDS
+            ),
         ]
     return write_shard_table(file, pa.table(columns, schema=facts.schema), len(skipped))
 
@@ -138,6 +146,8 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
         raise BadData(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); {remedy}") from None
+    if facts.has_files:
+        table = with_photo_columns(table)
     if not table.schema.equals(facts.schema):
         raise BadData(f"{path} has other columns than its manifest says; {remedy}")
     if len(table) != shard.rows:
@@ -149,6 +159,15 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
         row = int(np.argmin(finite))
         raise BadData(f"{path} has NaN or infinity in row {row} ({table['id'][row]}); {remedy}")
     return with_nfc_labels(table)
+
+
+def with_photo_columns(table: pa.Table) -> pa.Table:
+    """Return the table of a shard with PHOTO_FIELDS, which are null in shards of version 3."""
+    if any(field.name in table.column_names for field in PHOTO_FIELDS):
+        return table
+    for field in PHOTO_FIELDS:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
 def read_columns(file: Place, names: Sequence[str]) -> pa.Table | None:
@@ -188,7 +207,7 @@ def _parquet(table: pa.Table) -> pa.Buffer:
         row_group_size=max(1, len(table)),
         use_dictionary=False,
         # Embeddings do not compress; ids and paths do.
-        compression={"id": "zstd", "label": "zstd", "path": "zstd"},
+        compression={name: "zstd" for name in table.column_names if name != "embedding"},
         write_statistics=["id", "label", "path"],
     )
     return stream.getvalue()

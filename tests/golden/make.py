@@ -4,6 +4,7 @@ Those whose format has a new version are committed, once, and never made again f
 retr opens them in every later version; tests/unit/storage/test_golden.py checks their contents.
 """
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import ExifTags, Image
 
 from benchmarks.suite.report import FORMAT, VERSION
 from benchmarks.suite.run import Row, SuiteReport, with_front
+from encoders.toy import Toy
 from encoders.training.recipe import Loss, Optimizer, Recipe, Sampler
 from encoders.training.trainer import train
 from retrieval.contracts import Json, Metric
+from retrieval.embedding.encode import encode_source
+from retrieval.images import open_source
 from retrieval.index.build import build_index
 from retrieval.index.build_segments import build_segments
 from retrieval.pairs.calibration import Calibration, FittedTo, Method
@@ -29,7 +33,7 @@ from retrieval.storage.cards import WEIGHTS, Card
 from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import locked, made_folder, write_json
 from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.shard_writer import ShardWriter, relocate_embeddings
 
 HERE = Path(__file__).parent
 DIM = 4
@@ -69,6 +73,7 @@ def main() -> None:
         build_index(sets, backend, HERE / sys.argv[1] / backend)
     build_segments(sets, "exact", HERE / sys.argv[1] / "parts", 2)
     make_copies(HERE / sys.argv[1])
+    make_photos(HERE / sys.argv[1])
     make_encoder(HERE / sys.argv[1] / "encoder")
     make_files(HERE / sys.argv[1])
 
@@ -96,6 +101,26 @@ def make_copies(folder: Path) -> None:
         writer.finish()
         for backend in ("hnsw", "hnsw-pca", "vamana", "milvus"):
             build_index([open_embeddings(Path(name))], backend, folder / f"copies-{backend}")
+
+
+def make_photos(folder: Path) -> None:
+    """Encode and index photographs in a folder that was moved, with EXIF data and a metadata.csv.
+
+    Their colors are those of a gray step each, by which `toy` tells them apart.
+    """
+    with TemporaryDirectory() as name:
+        photos = made_folder(Path(name) / "photos" / "trip")
+        for number in range(ROWS):
+            exif = Image.Exif()
+            exif[ExifTags.Base.Model] = "Golden 1"
+            exif[ExifTags.Base.DateTime] = f"2024:05:0{number + 1} 10:00:00"
+            path = photos / f"{number}.jpg"
+            Image.new("RGB", (12, 8), (40 * number,) * 3).save(path, exif=exif)
+            os.utime(path, (1_700_000_000, 1_700_000_000))
+        (photos / "metadata.csv").write_text("file_name,label,stars\n0.jpg,first,5\n")
+        encode_source(open_source(str(photos.parent)), Toy(), folder / "photos", shard_images=4)
+    relocate_embeddings(folder / "photos", "/golden/photos")
+    build_index([open_embeddings(folder / "photos")], "exact", folder / "photos-exact")
 
 
 def stripes(seed: int) -> tuple[str, np.ndarray]:

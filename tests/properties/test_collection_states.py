@@ -134,6 +134,17 @@ class Collection(RuleBasedStateMachine):
     def touch_one(self, number: int) -> None:
         self.touch(self.pick(number))
 
+    @rule(number=NUMBERS, stars=st.integers(0, 5))
+    def describe(self, number: int, stars: int) -> None:
+        path = self.pick(number).relative_to(self.folder)
+        metadata = self.folder / "metadata.csv"
+        metadata.write_text(f"file_name,stars\n{path},{stars}\n")
+        self.touch(metadata)
+
+    @rule()
+    def describe_nothing(self) -> None:
+        (self.folder / "metadata.csv").unlink(missing_ok=True)
+
     @rule()
     def move(self) -> None:
         moved = self.base / ("photos" if self.folder.name == "moved" else "moved")
@@ -170,10 +181,12 @@ class Collection(RuleBasedStateMachine):
         shutil.rmtree(fresh, ignore_errors=True)
         self.encode(Toy(), fresh)
         assert rows_of(self.embeddings) == rows_of(fresh)
+        assert columns_of(self.embeddings) == columns_of(fresh)
         assert Manifest.read(self.embeddings).skipped == Manifest.read(fresh).skipped
         rows, vectors = open_embeddings(self.embeddings).read()
         opened = open_index(self.index)
         assert opened.rows.equals(rows)
+        assert opened.columns.table().equals(open_embeddings(self.embeddings).columns())
         nearest = opened.index.search(vectors, 1).distances[:, 0]
         np.testing.assert_allclose(nearest, 0, atol=1e-4)
         for folder in (self.embeddings, self.index):
@@ -191,6 +204,13 @@ def rows_of(folder: Path) -> list[str]:
     return sorted(
         repr(row) for table in open_embeddings(folder).tables() for row in table.to_pylist()
     )
+
+
+def columns_of(folder: Path) -> dict[str, object]:
+    """The columns for filters of each image, by its id."""
+    embeddings = open_embeddings(folder)
+    rows = embeddings.columns().to_pylist()
+    return dict(zip(embeddings.ids().to_pylist(), rows, strict=True))
 
 
 def run(steps: int) -> None:

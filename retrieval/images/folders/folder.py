@@ -24,8 +24,10 @@ from retrieval.images.folders.listing import (
     stamp,
     unread_suffix,
 )
+from retrieval.images.folders.metadata import METADATA_FILES, fingerprint_of, read_metadata
 from retrieval.images.optional.formats import OPTIONAL_FORMATS, install_command
 from retrieval.images.source import Item, natural, text
+from retrieval.storage.columns import FurtherColumns
 from retrieval.storage.manifest import Skipped
 
 ALL_FILES_GLOB = ("**",)
@@ -114,6 +116,15 @@ class FolderSource:
         place = self.root / path
         label = text(folder) if below else None
         return Item(text(path), label, str(place), place, stamp)
+
+    @property
+    def columns_fingerprint(self) -> str | None:
+        """The sha256 of names, sizes and times of the metadata files; None without any."""
+        return fingerprint_of(self.left_out.metadata)
+
+    def further_columns(self) -> FurtherColumns | None:
+        """Read the metadata files; see `metadata.read_metadata`."""
+        return read_metadata(self.root, self.left_out.metadata, self.listing.paths())
 
     def changes(self) -> Changes:
         """List the files again, and compare."""
@@ -238,6 +249,8 @@ class _Walk:
                     own = self._real(entry, real)
                     if self._is_first(own, _FOLDER):
                         yield from self.below(Path(entry.path), rules, names, own)
+            elif entry.name in METADATA_FILES and kind is _FILE:
+                self.left_out.metadata["/".join(names)] = fact_of(names, entry.path)
             elif kind is not _OTHER and matches(names, self.pattern):
                 if Path(entry.name).suffix.lower() not in self.suffixes:
                     self._pass_over(entry)

@@ -127,6 +127,7 @@ class LeftOut:
     links: number of paths through links to images that are listed under another path.
     noted: files with the suffixes that were asked for, by their path below the root.
     excluded: number of folders and of files that were left out by their name or a pattern.
+    metadata: metadata files by their path below the root, each with a fact that changes with it.
     """
 
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -134,6 +135,7 @@ class LeftOut:
     links: int = 0
     noted: dict[str, Path] = field(default_factory=dict)
     excluded: Counter[str] = field(default_factory=Counter)
+    metadata: dict[str, object] = field(default_factory=dict)
 
     def exclude(self, name: str, is_folder: bool) -> None:
         """Count what an exclude left out. Files with a dot, which every system hides, are not."""

@@ -16,11 +16,13 @@ from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.excludes import NO_EXCLUDES, Excludes
 from retrieval.images.folders.folder import ALL_FILES_GLOB, matches, none_in
 from retrieval.images.folders.listing import Changes, LeftOut, Listing, unread_suffix
+from retrieval.images.folders.metadata import METADATA_FILES, fingerprint_of, read_metadata
 from retrieval.images.folders.splits import are_splits, chosen_split
 from retrieval.images.source import CHUNK_ITEMS, Item, Note, Source, natural
 from retrieval.images.tables.choice import Columns
 from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.images.tables.parquet import ParquetSource, by_split
+from retrieval.storage.columns import FurtherColumns
 from retrieval.storage.places import RemotePath, RemoteStat
 
 FETCH_BYTES = 64 << 20  # images that are fetched at a time
@@ -53,8 +55,10 @@ class RemoteSource:
         images = _chosen(files, pattern, SUFFIXES, excludes)
         sizes = array("Q", [stat.st_size for stat in images.values()])
         left_out = LeftOut()
-        for path in files:
+        for path, stat in files.items():
             parts = tuple(path.split("/"))
+            if parts[-1] in METADATA_FILES and not excludes.leaves_out(parts):
+                left_out.metadata[path] = _fact(path, stat)
             suffix = unread_suffix(path)
             if suffix is None or not matches(parts, pattern):
                 continue
@@ -69,6 +73,15 @@ class RemoteSource:
 
     def __len__(self) -> int:
         return len(self.listing)
+
+    @property
+    def columns_fingerprint(self) -> str | None:
+        """The sha256 of names, sizes and versions of the metadata files; None without any."""
+        return fingerprint_of(self.left_out.metadata)
+
+    def further_columns(self) -> FurtherColumns | None:
+        """Read the metadata files; see `metadata.read_metadata`."""
+        return read_metadata(self.root, self.left_out.metadata, self.listing.paths())
 
     def changes(self) -> Changes:
         """List the files again, and compare."""

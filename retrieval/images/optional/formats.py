@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 from PIL import Image
 
@@ -32,12 +32,25 @@ in errors. The third is the framing that the image will get. Raises BadImage, or
 the decoders of Pillow raise too."""
 
 
+class Header(NamedTuple):
+    """Header of an image file: size in pixels, upright, and EXIF data."""
+
+    width: int
+    height: int
+    exif: Image.Exif
+
+
+HeaderReader = Callable[[BinaryIO], Header]
+"""Return the header of a file. Raises an exception that the decoders of Pillow raise too."""
+
+
 @dataclass(frozen=True, slots=True)
 class OptionalFormat:
     """A format that needs a package.
 
     package: name of the module to import. extra: the extra of retr that installs the package.
-    reader: module in `retrieval.images.optional` with the function `read`, a `Reader`.
+    reader: module in `retrieval.images.optional` with the function `read`, a `Reader`, and
+        `read_header`, a `HeaderReader`, if `has_header`.
     suffixes: in lower case. in_memory: whether its decoder holds the whole file in memory.
     """
 
@@ -47,6 +60,7 @@ class OptionalFormat:
     reader: str
     suffixes: frozenset[str]
     in_memory: bool = True
+    has_header: bool = True
 
     def is_installed(self) -> bool:
         """Return whether the package can be imported. It is not imported."""
@@ -60,6 +74,11 @@ class OptionalFormat:
         """Read the image, as `Reader` says."""
         module = import_module(f"retrieval.images.optional.{self.reader}")
         return cast(Reader, module.read)(stream, path, framing, decode_jpeg)
+
+    def read_header(self, stream: BinaryIO) -> Header:
+        """Read the header, as `HeaderReader` says."""
+        module = import_module(f"retrieval.images.optional.{self.reader}")
+        return cast(HeaderReader, module.read_header)(stream)
 
 
 def check_file_size(kind: OptionalFormat, size: int, path: str) -> None:
@@ -89,7 +108,13 @@ RAW = OptionalFormat(
     ),
 )
 VIDEO = OptionalFormat(
-    "video", "av", "video", "video", _suffixes("mp4 mov m4v avi mkv webm"), in_memory=False
+    "video",
+    "av",
+    "video",
+    "video",
+    _suffixes("mp4 mov m4v avi mkv webm"),
+    in_memory=False,
+    has_header=False,
 )
 OPTIONAL_FORMATS = (HEIC, JPEG_XL, RAW, VIDEO)
 

@@ -7,7 +7,7 @@ from pillow_heif import HeifImageFile
 
 from retrieval.contracts import Framing
 from retrieval.images.decoding_limits import check_size
-from retrieval.images.optional.formats import DecodeJpeg
+from retrieval.images.optional.formats import DecodeJpeg, Header
 
 
 def read(
@@ -19,3 +19,10 @@ def read(
     check_size(image.width * image.height, path)
     image.load()
     return image
+
+
+def read_header(stream: BinaryIO) -> Header:
+    """Return size and EXIF data of the primary image."""
+    stream.seek(0)
+    image = cast(Image.Image, HeifImageFile(stream, ""))
+    return Header(image.width, image.height, image.getexif())

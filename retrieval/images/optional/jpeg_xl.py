@@ -1,5 +1,7 @@
 """Read JPEG XL files with pillow-jxl-plugin."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from PIL import Image
@@ -8,7 +10,7 @@ from pillow_jxl import Decoder
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images.decoding_limits import check_size
-from retrieval.images.optional.formats import DecodeJpeg
+from retrieval.images.optional.formats import DecodeJpeg, Header
 
 _CODESTREAM = b"\xff\x0a"
 _HEADER_BYTES = 16  # the size of the image is in the first 11
@@ -76,18 +78,46 @@ class _Bits:
         return taken
 
 
+def read_header(stream: BinaryIO) -> Header:
+    """Return the size, and the EXIF data if it is not compressed."""
+    stream.seek(0)
+    content = stream.read()
+    exif = Image.Exif()
+    for kind, body in _boxes(content):
+        if kind == b"Exif":
+            with suppress(Exception):  # whatever Pillow raises for damaged EXIF data
+                exif.load(b"Exif\0\0" + _tiff(body.tobytes()))
+    return Header(*image_size(content), exif)
+
+
+def _tiff(body: bytes) -> bytes:
+    """Return the EXIF data of a box, which begins with an offset; some encoders leave it out."""
+    if body.startswith((b"II*\0", b"MM\0*")):
+        return body
+    return body[4 + int.from_bytes(body[:4], "big") :]
+
+
 def _codestream_head(content: bytes) -> bytes:
     """Return the first bytes of the codestream in a container of boxes."""
-    found, at = b"", 0
-    while at + 8 <= len(content) and len(found) < _HEADER_BYTES:
+    found = b""
+    for kind, body in _boxes(content):
+        if kind in (b"jxlc", b"jxlp"):
+            start = 4 if kind == b"jxlp" else 0  # a part begins with its number
+            found += body[start : start + _HEADER_BYTES]
+        if len(found) >= _HEADER_BYTES:
+            break
+    return found
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the kind and the body of each box of a container."""
+    view, at = memoryview(content), 0
+    while at + 8 <= len(content):
         size, kind, begin = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8], 8
         if size == 1:  # the size has 64 bits
             size, begin = int.from_bytes(content[at + 8 : at + 16], "big"), 16
         end = at + size if size else len(content)
         if end < at + begin:
-            break
-        if kind in (b"jxlc", b"jxlp"):
-            start = at + begin + (4 if kind == b"jxlp" else 0)  # a part begins with its number
-            found += content[start : min(end, start + _HEADER_BYTES)]
+            return
+        yield kind, view[at + begin : end]
         at = end
-    return found

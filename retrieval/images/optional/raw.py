@@ -1,6 +1,7 @@
 """Read camera RAW files with rawpy: the preview in them, or the sensor's pixels at half size."""
 
 import io
+import struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images.decoding_limits import check_size
-from retrieval.images.optional.formats import DecodeJpeg
+from retrieval.images.optional.formats import DecodeJpeg, Header
 
 MIN_PREVIEW_SIDE = 1024
 """Pixels of the longer side that a preview must have where the image gets no framing."""
@@ -21,6 +22,7 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
 }
 """LibRaw's `flip`, and the turn that makes the picture upright."""
+_NO_EXIF = (OSError, ValueError, struct.error)
 _BACK = {5: Image.Transpose.ROTATE_270, 6: Image.Transpose.ROTATE_90}
 
 
@@ -42,6 +44,38 @@ def read(
             return _developed(raw, path) if image is None else image
     except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
         raise BadImage(path, "truncated or damaged") from error
+
+
+def read_header(stream: BinaryIO) -> Header:
+    """Return the size of the sensor's picture, and EXIF data.
+
+    Most files are built as a TIFF, whose tags are the EXIF data. Those of others are in the
+    preview, into which LibRaw writes them. Raises RuntimeError for a damaged file.
+    """
+    stream.seek(0)
+    try:
+        with rawpy.RawPy() as raw:
+            raw.open_buffer(stream)
+            width, height = _sensor_size(raw)
+            if raw.sizes.flip in _BACK:
+                width, height = height, width
+            stream.seek(0)
+            exif = Image.Exif()
+            try:
+                exif.load_from_fp(stream)
+            except (SyntaxError, *_NO_EXIF):
+                exif = _exif_of_preview(raw)
+            return Header(width, height, exif)
+    except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
+        raise RuntimeError("damaged") from error
+
+
+def _exif_of_preview(raw: Any) -> Image.Exif:
+    try:
+        with Image.open(io.BytesIO(raw.extract_thumb().data), formats=["JPEG"]) as image:
+            return image.getexif()
+    except (rawpy.LibRawError, rawpy.NotSupportedError, SyntaxError, TypeError, *_NO_EXIF):
+        return Image.Exif()
 
 
 def _preview(raw: Any, side: int, decode_jpeg: DecodeJpeg) -> Image.Image | None:

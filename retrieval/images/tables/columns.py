@@ -113,6 +113,11 @@ def wanted(schema: pa.Schema, found: FoundColumns) -> list[str]:
     return [*images, *([found.label] if found.label else [])]
 
 
+def class_names(where: str, schema: pa.Schema, name: str) -> tuple[str, ...] | None:
+    """Return the names of the integers in a column; None if they have none."""
+    return _names(where, _features(where, schema), name)
+
+
 def label_kind(schema: pa.Schema, found: FoundColumns) -> str | None:
     """Return the kind of the file's labels: text, numbers, …; None without labels."""
     if found.label is None:

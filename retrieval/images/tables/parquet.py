@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from retrieval.errors import BadImage, BadSource
 from retrieval.images.source import Item, Note, digest, name_and_size, natural, no_note, text
 from retrieval.images.tables.cells import content_of, contents, labels
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.images.tables.columns import FoundColumns, find, label_kind, wanted
+from retrieval.images.tables.further import check_further, read_further_columns
 from retrieval.images.tables.table import opened
+from retrieval.storage.columns import FurtherColumns, unified
 from retrieval.storage.places import Place
 
 SPLITS = ("train", "validation", "test")
@@ -78,6 +82,29 @@ class ParquetSource:
     def __len__(self) -> int:
         return sum(each.rows for each in self.tables)
 
+    @property
+    def columns_fingerprint(self) -> str | None:
+        """The sha256 of the source's fingerprint and the names of its further columns."""
+        return digest([self.fingerprint, *self.columns.others]) if self.columns.others else None
+
+    def further_columns(self) -> FurtherColumns | None:
+        """Return the further columns that were chosen."""
+        fingerprint = self.columns_fingerprint
+        if fingerprint is None:
+            return None
+        tables, before = [], 0
+        for each in self.tables:
+            if each.rows:
+                numbers = range(before, before + each.rows)
+                ids = [
+                    f"{each.name}#{n - before}" if self.split is None else f"{self.split}/{n:05}"
+                    for n in numbers
+                ]
+                table = read_further_columns(each.file, self.columns.others)
+                tables.append(table.add_column(0, "id", pa.array(ids, pa.string())))
+            before += each.rows
+        return FurtherColumns(unified(tables), fingerprint)
+
     def items(self, start: int = 0) -> Iterator[Item]:
         """Yield the items from position `start` on, read by record batches."""
         before = 0
@@ -125,6 +152,7 @@ def _table_file(file: Place, name: str, columns: Columns) -> TableFile:
         if not table.rows:  # pandas writes an empty frame without the types of its columns
             return TableFile(file, 0, name, None, None)
         found = find(text(file), table.schema, columns)
+        check_further(text(file), table.schema, columns.others)
         known = found.label is not None and table.has_values(found.label)
         kind = label_kind(table.schema, found) if known else None
         return TableFile(file, table.rows, name, found, kind)

@@ -47,6 +47,25 @@ def test_a_collection_follows_its_folder(collection: Retr) -> None:
     )
 
 
+def test_a_collection_is_filtered_by_columns_that_follow_its_files(collection: Retr) -> None:
+    metadata = collection.cwd / "photos" / "metadata.csv"
+    for stars in (3, 4):
+        metadata.write_text(f'file_name,stars,caption\n1/3.png,{stars},"sea, noon"\n0/0.png,1,\n')
+        found = collection.json(
+            *("search", "photos/0/4.png", *IN, "--where", "stars > 2", "--show", "stars,caption")
+        )
+        assert ids(found) == ["1/3.png"]
+        assert found[0]["hits"][0]["columns"] == {"stars": stars, "caption": "sea, noon"}
+    shown = collection("search", "photos/0/4.png", *IN, "--where", "stars > 2", "--show", "stars")
+    assert "stars" in shown.out
+    assert (
+        "nothing found" in collection("search", "photos/0/4.png", *IN, "--where", "stars > 9").out
+    )
+    metadata.write_text("file_name,stars\ngone.png,1\n")
+    said = collection("search", "photos/0/4.png", *IN).err
+    assert "describes 1 file that is not among the images" in said
+
+
 def test_the_state_is_in_a_workspace_that_exists_but_never_among_the_photographs(
     collection: Retr,
 ) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images import decode
+from retrieval.images.facts import facts_of
 from retrieval.images.megapixels import MEGAPIXELS_VARIABLE
 from tests.damaged import refused
 
@@ -193,3 +194,10 @@ def test_a_cut_file_is_refused() -> None:
 def test_damaged_files_are_refused_or_decoded(with_preview: bool) -> None:
     content = dng(sensor(24, 32), preview(160, 120) if with_preview else None)
     assert refused(content, "x.dng") > 20
+
+
+def test_facts_are_those_of_the_sensor_and_of_its_tags() -> None:
+    mosaic = np.zeros((96, CROSS_WIDTH), np.uint16)
+    facts = facts_of(dng(mosaic, orientation=6), "a.dng")
+    assert (facts.width, facts.height) == (96, CROSS_WIDTH)
+    assert (facts.format, facts.camera) == ("camera RAW", "Model")

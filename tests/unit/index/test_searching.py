@@ -19,7 +19,6 @@ from retrieval.errors import BadData, BadImage, BadInput, Busy, Mismatch, Unknow
 from retrieval.images import open_source
 from retrieval.index import build
 from retrieval.index.build import build_index
-from retrieval.index.filters import select_rows
 from retrieval.index.folder import open_index
 from retrieval.index.searching import label_of_own_hit
 from retrieval.inspection import verify
@@ -27,6 +26,7 @@ from retrieval.registry import make_indexer
 from retrieval.storage.files import locked, made_folder, sealed
 from retrieval.storage.manifest import ROW_FIELDS
 from retrieval.storage.tables import with_nfc_labels
+from retrieval.where.selection import select_rows
 from tests.made import embeddings
 
 
@@ -193,7 +193,10 @@ def test_an_index_is_replaced_whole(index: Path, tmp_path: Path) -> None:
     embeddings = open_embeddings(tmp_path / "embeddings")
     build_index([embeddings], "hnsw", index, Metric.COSINE)
     names = sorted(p.name for p in index.iterdir())
-    assert names == [".lock", "contents.parquet", "index.hnsw", "index.json", "rows.parquet"]
+    assert names == [
+        *(".lock", "columns.parquet", "contents.parquet"),
+        *("index.hnsw", "index.json", "rows.parquet"),
+    ]
     assert open_index(index).facts.metric is Metric.COSINE
     assert not list(tmp_path.glob("index.*"))
 

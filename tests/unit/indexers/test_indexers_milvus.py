@@ -27,11 +27,11 @@ from indexers.milvus.index import MilvusIndex, expression_of, rows_expression
 from retrieval.contracts import Filter, Filtering, Metric, Storing
 from retrieval.errors import BadData, BadInput, Mismatch, UnknownName
 from retrieval.index.build import UNFINISHED_FOLDER, build_index
-from retrieval.index.filters import parse_filter
 from retrieval.index.folder import INDEX, IndexFacts, open_index
 from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
 from retrieval.storage.embeddings import Embeddings
+from retrieval.where.selection import select_rows
 from tests.made import OTHER, embeddings
 from tests.milvus_rows import DIM, collections, vectors
 
@@ -88,9 +88,8 @@ def test_ids_labels_and_paths_are_stored_and_filtered_by(
         mask = np.array([each == label for each in labels])
         hits = searcher.hits(queries, 4, f"label={label}")
         assert hits.rows.tolist() == true.search(queries, 4, mask).rows.tolist(), label
-        where = parse_filter(
-            searcher.opened.rows, f"label={label}"
-        )  # also in its other Unicode form
+        where = select_rows(searcher.opened.rows, f"label={label}").where
+        assert where is not None  # with its other Unicode form
         assert label in where.values
         assert asked and all(expression_of(where) in each for each in asked)
         asked.clear()
@@ -98,6 +97,11 @@ def test_ids_labels_and_paths_are_stored_and_filtered_by(
         [*line, -1, -1, -1] for line in true.search(queries, 2, np.isin(range(90), (7, 11))).rows
     ]
     assert all('id in ["a7", "a11"]' in each for each in asked)
+    asked.clear()
+    assert searcher.hits(queries, 2, "id = a7 or id = a11").rows.tolist() == [
+        [*line] for line in true.search(queries, 2, np.isin(range(90), (7, 11))).rows
+    ]
+    assert all("row in [7, 11]" in each for each in asked)
     with pytest.raises(UnknownName):
         searcher.hits(queries, 1, "label=dog")
     everything = np.ones(90, np.bool_)

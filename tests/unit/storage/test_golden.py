@@ -8,6 +8,7 @@ import pytest
 from benchmarks.suite import report
 from retrieval.contracts import Framing, Metric
 from retrieval.index.folder import open_index
+from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
 from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.exchange import read_queries
@@ -87,6 +88,29 @@ def test_graphs_of_distinct_vectors(backend: str) -> None:
     step = np.sqrt(1 + 0.25 + 0.0625)
     np.testing.assert_allclose(hits.distances[0], [0, 0, step, step], rtol=1e-6)
     assert verify(GOLDEN / "v3" / f"copies-{backend}").problems == ()
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+def test_photographs_and_their_columns(version: str) -> None:
+    """Version 3 has no columns; version 4 has those of EXIF and of metadata.csv."""
+    embeddings = open_embeddings(GOLDEN / version / "photos")
+    opened = open_index(GOLDEN / version / "photos-exact")
+    columns = embeddings.columns()
+    assert opened.rows.equals(embeddings.rows())
+    assert opened.rows["path"].to_pylist()[5] == "/golden/photos/trip/5.jpg"
+    if version == "v3":
+        assert columns["camera"].to_pylist() == [None] * 6
+        assert opened.columns.names == []
+    else:
+        assert opened.columns.table().equals(columns)
+        assert columns["camera"].to_pylist() == ["Golden 1"] * 6
+        assert columns["stars"].to_pylist() == [5, *[None] * 5]
+        assert opened.rows["label"].to_pylist() == ["first", *["trip"] * 5]
+        found = Searcher(opened).select(None, "taken > 2024-05-02 and width = 12")
+        assert found is not None
+        assert found.mask.tolist() == [False, False, True, True, True, True]
+    for folder in ("photos", "photos-exact"):
+        assert verify(GOLDEN / version / folder).problems == ()
 
 
 @pytest.mark.parametrize(

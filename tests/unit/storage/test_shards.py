@@ -125,7 +125,7 @@ def test_missing_shard(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 4}, r"version 4 of retr-embeddings, this retr reads up to 3; use a newer"),
+        ({"version": 5}, r"version 5 of retr-embeddings, this retr reads up to 4; use a newer"),
         ({"version": "one"}, "has no version"),
         ({"format": "other"}, "not of the format retr-embeddings"),
         ({"dim": -3}, "field 'dim' must be 1 or more, not -3; encode again"),
