@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SIDE = 240  # pixels of the square pieces of a photograph
 STEP = 80  # pixels between pieces
+WHERE = "taken between 2023 and 2024-05-10 and width = 240"
 
 
 def show_collection(output: Output, out: Path, encoder: str | None, device: str) -> "Json":
@@ -45,18 +46,20 @@ def show_collection(output: Output, out: Path, encoder: str | None, device: str)
     output.say("\n4. The whole folder is renamed, and so its images have new paths")
     (photos / "china").rename(photos / "travel")
     fourth = _searched(output, photos, workspace, query, encoder, device)
+    output.say(f"\n5. Only photographs that match: {WHERE}")
+    fifth = _searched(output, photos, workspace, query, encoder, device, WHERE)
     output.say(f"\ntry: retr search {query} --in {photos} --workspace {workspace.folder}")
-    return {"photos": str(photos), "searches": [first, second, third, fourth]}
+    return {"photos": str(photos), "searches": [first, second, third, fourth, fifth]}
 
 
 def _write_photos(folder: Path) -> "list[Image]":
     """Write pieces of two photographs into a folder for each; return some that are not written."""
-    from PIL import Image
+    from PIL import ExifTags, Image
     from sklearn.datasets import load_sample_images
 
     spare: list[Image.Image] = []
-    names = ("china", "flower")
-    for name, pixels in zip(names, load_sample_images().images, strict=True):
+    years = {"china": 2023, "flower": 2024}
+    for (name, year), pixels in zip(years.items(), load_sample_images().images, strict=True):
         (folder / name).mkdir(parents=True)
         photo = Image.fromarray(pixels)
         corners = [
@@ -69,7 +72,9 @@ def _write_photos(folder: Path) -> "list[Image]":
             if number % 5 == 2:
                 spare.append(piece)
             else:
-                piece.save(folder / name / f"IMG_{number:04}.jpg")
+                exif = Image.Exif()
+                exif[ExifTags.Base.DateTime] = f"{year}:05:{number + 1:02} 12:00:00"
+                piece.save(folder / name / f"IMG_{number:04}.jpg", exif=exif)
     return spare
 
 
@@ -89,6 +94,7 @@ def _searched(
     query: Path,
     encoder: str | None,
     device: str,
+    where: str | None = None,
 ) -> "dict[str, Json]":
     """Bring the collection up to date, search it, and print both."""
     from retrieval.collection import open_collection
@@ -104,9 +110,11 @@ def _searched(
     said = ", ".join(f"{what} {number}" for what, number in counts.items() if number)
     output.say(f"   {plural(len(state.embeddings), 'image')}: {said}; {duration(seconds)}")
     searcher = Searcher.open(state.index, encoder=state.encoder, device=device)
-    hits = searcher.search_images([query], 3)[0]
-    for hit in hits:
-        output.say(f"   {hit.rank}  {hit.distance:.4f}  {hit.id}")
+    hits = searcher.search_images([query], 3, where)[0]
+    columns = searcher.columns([hit.id for hit in hits], ["taken"])
+    for hit, values in zip(hits, columns, strict=True):
+        taken = "" if where is None else f"  {values['taken']}"
+        output.say(f"   {hit.rank}  {hit.distance:.4f}  {hit.id}{taken}")
     found: list[Json] = [hit.id for hit in hits]
     return {**counts, "seconds": seconds, "found": found}
 

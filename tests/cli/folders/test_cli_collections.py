@@ -106,7 +106,7 @@ def test_a_data_set_keeps_its_encoder_and_a_folder_that_of_its_embeddings(
 
 def test_demo_of_photos_shows_the_life_of_a_collection(collection: Retr) -> None:
     document = collection.json("demo", "photos", "--encoder", "toy", "--out", "demo")
-    first, second, third, fourth = (
+    first, second, third, fourth, fifth = (
         [search[what] for what in ("encoded", "kept", "removed", "renamed")]
         for search in document["searches"]
     )
@@ -114,6 +114,9 @@ def test_demo_of_photos_shows_the_life_of_a_collection(collection: Retr) -> None
     assert second == [0, 24, 0, 0]
     assert third == [3, 21, 1, 1]
     assert fourth[0] == 0 and sum(fourth) == 25
+    assert fifth == [0, 25, 0, 0]
+    whole, filtered = (set(search["found"]) for search in document["searches"][3:])
+    assert len(filtered) == 3 and whole != filtered
     assert "there are: cifar10, photos" in collection.refused("demo", "pictures")
 
 
