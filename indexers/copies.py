@@ -110,7 +110,7 @@ class Copies:
         """Return blocks with only the first row of each vector."""
         return blocks if self.vector_of is None else _Distinct(blocks, self)
 
-    def fetched(self, dim: int, fetch: Callable[[Rows], Vectors]) -> Blocks:
+    def fetched(self, dim: int, fetch: Callable[[Rows], Vectors]) -> Fetched:
         """Return the vectors (rows, dim) of all rows in blocks.
 
         fetch: returns distinct vectors (n, dim) by their numbers (n,).

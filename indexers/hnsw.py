@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.graph.hnsw_file import checked_dim
+from indexers.graph.products import build_products, inside, load_products
 from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput, RetrError
 from retrieval.hits import (
     BLOCK_ROWS,
+    Fetched,
     Found,
     InMemory,
     answer,
@@ -54,7 +56,9 @@ class Hnsw:
     build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
     their timing.
 
-    Inner products are stored as 1 - dot in float32: products far below 1 lose precision.
+    Inner products have the graph that finds more of them in a sample; see
+    `indexers.graph.products`. In that of the products themselves, distances are 1 - dot in float32:
+    products far below 1 lose precision.
 
     Copies of a vector are linked once, and all copies are found; see `indexers.copies`.
     """
@@ -86,21 +90,29 @@ class Hnsw:
 
     def apply(self, index: Index) -> None:
         """Set `ef`; None leaves it as it is."""
+        index = inside(index)
         assert isinstance(index, HnswIndex)
         if self.ef is not None:
             index.graph.set_ef(self.ef)
 
     def settled(self, index: Index) -> "Hnsw":
         """Return these options with the index's own `ef` in place of None."""
+        index = inside(index)
         assert isinstance(index, HnswIndex)
         return replace(self, ef=int(index.graph.ef))
 
-    def build(self, vectors: Vectors) -> "HnswIndex":
+    def build(self, vectors: Vectors) -> Index:
         """Build an index of a copy of vectors (n, dim), n ≥ 1. Raises BadInput for others."""
         return self.build_from(InMemory(vectors))
 
-    def build_from(self, blocks: Blocks) -> "HnswIndex":
+    def build_from(self, blocks: Blocks) -> Index:
         """Build an index from blocks of vectors; see `Streaming`."""
+        if self.metric is Metric.INNER_PRODUCT:
+            return build_products(self, blocks)
+        return self.build_graph(blocks)
+
+    def build_graph(self, blocks: Blocks) -> "HnswIndex":
+        """Build the graph of these vectors and this metric."""
         copies = Copies.find(blocks, self.metric)
         distinct = copies.distinct(blocks)
         graph = hnswlib.Index(SPACES[self.metric], blocks.dim)
@@ -117,11 +129,15 @@ class Hnsw:
             settle_ef(graph.set_ef, index, blocks, self.metric)
         return index
 
-    def load(self, folder: Path) -> "HnswIndex":
+    def load(self, folder: Path) -> Index:
         """Load the index saved in the folder, with this `ef`; 128 for None.
 
         Raises BadData if it is missing or damaged.
         """
+        return load_products(self, folder)
+
+    def load_graph(self, folder: Path) -> "HnswIndex":
+        """Load the graph of this metric."""
         path = folder / FILE
         graph = hnswlib.Index(SPACES[self.metric], checked_dim(path))
         try:
@@ -180,7 +196,7 @@ class HnswIndex:
         self.graph.add_items(vectors, labels, num_threads=self.build_threads or usable_cores())
         self.copies = copies
 
-    def stored(self) -> Blocks:
+    def stored(self) -> Fetched:
         """Return the vectors of all rows."""
         return self.copies.fetched(self.dim, lambda rows: np.asarray(self.graph.get_items(rows)))
 

@@ -5,8 +5,7 @@ makes the build fast, too. `indexers.graph.walk` searches the graph by codes of 
 the candidates by their vectors.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -21,6 +20,8 @@ from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import walk
 from indexers.graph.effort import DEFAULT_EF, settle_ef
+from indexers.graph.parallel import spread
+from indexers.graph.products import build_products, inside, load_products
 from indexers.options import EFFORTS, check_graph, check_range
 from indexers.projection import AXES_MULTIPLE, SAMPLE_ROWS, projection
 from retrieval.choices import choice
@@ -28,6 +29,7 @@ from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
     BLOCK_ROWS,
+    Fetched,
     Found,
     InMemory,
     answer,
@@ -35,7 +37,6 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
 )
-from retrieval.runtime.threads import usable_cores
 from retrieval.values import resolve_options
 
 WALK_METRICS = {
@@ -54,8 +55,6 @@ AXES = (16, 32, 64, 96, 128)
 
 CODE_RANGE_QUANTILE = 0.99  # quantile of the vectors' lengths
 CODE_RANGE_MARGIN = 2.0  # factor on that length; codes that would be longer are shortened
-MIN_QUERIES_PER_CHUNK = 64
-CHUNKS_PER_THREAD = 4  # more chunks let threads finish at about the same time
 COMPARED_PER_CANDIDATE = 8  # with fewer matching rows per candidate, all of them are compared
 NO_MASK = np.empty(0, np.bool_)
 
@@ -73,6 +72,9 @@ class HnswPca:
     `indexers.graph.effort`.
     build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
     their timing.
+
+    Inner products have the graph that finds more of them in a sample; see
+    `indexers.graph.products`.
 
     Copies of a vector are linked once, and all copies are found; see `indexers.copies`. The first
     use on a machine takes some seconds more, to compile the walk.
@@ -112,21 +114,29 @@ class HnswPca:
 
     def apply(self, index: Index) -> None:
         """Set `ef`; None leaves it as it is."""
+        index = inside(index)
         assert isinstance(index, HnswPcaIndex)
         if self.ef is not None:
             index.ef = self.ef
 
     def settled(self, index: Index) -> "HnswPca":
         """Return these options with the index's own `ef` in place of None."""
+        index = inside(index)
         assert isinstance(index, HnswPcaIndex)
         return replace(self, ef=index.ef)
 
-    def build(self, vectors: Vectors) -> "HnswPcaIndex":
+    def build(self, vectors: Vectors) -> Index:
         """Build an index of vectors (n, dim), n ≥ 1, which are not changed. Raises BadInput."""
         return self.build_from(InMemory(vectors))
 
-    def build_from(self, blocks: Blocks) -> "HnswPcaIndex":
+    def build_from(self, blocks: Blocks) -> Index:
         """Build an index from blocks of vectors; see `Streaming`."""
+        if self.metric is Metric.INNER_PRODUCT:
+            return build_products(self, blocks)
+        return self.build_graph(blocks)
+
+    def build_graph(self, blocks: Blocks) -> "HnswPcaIndex":
+        """Build the graph of these vectors and this metric."""
         copies = Copies.find(blocks, self.metric)
         distinct = copies.distinct(blocks)
         rows, dim = distinct.rows, distinct.dim
@@ -153,11 +163,15 @@ class HnswPca:
             settle_ef(partial(setattr, built, "ef"), built, blocks, self.metric)
         return built
 
-    def load(self, folder: Path) -> "HnswPcaIndex":
+    def load(self, folder: Path) -> Index:
         """Load the index saved in the folder, with this `ef`; 128 for None.
 
         Raises BadData if it is missing or damaged.
         """
+        return load_products(self, folder)
+
+    def load_graph(self, folder: Path) -> "HnswPcaIndex":
+        """Load the graph of this metric."""
         index = bridge.load_refined(folder, faiss.IndexHNSWFlat, GRAPH_METRICS[self.metric])
         return HnswPcaIndex(index, self, Copies.load(folder, int(index.ntotal)))
 
@@ -210,7 +224,7 @@ class HnswPcaIndex:
         self.copies = copies
         self._prepare()
 
-    def stored(self) -> Blocks:
+    def stored(self) -> Fetched:
         """Return the vectors of all rows."""
         return self.copies.fetched(self.dim, self.vectors.__getitem__)
 
@@ -284,7 +298,7 @@ class HnswPcaIndex:
         def walk_chunk(chunk: slice) -> None:
             self._walk(queries[chunk], ef, mask, rows[chunk], distances[chunk])
 
-        _spread(walk_chunk, len(queries))
+        spread(walk_chunk, len(queries))
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
             candidates = np.arange(self.rows) if among is None else np.flatnonzero(among)
@@ -347,19 +361,6 @@ def _add(index: Any, vectors: Vectors, metric: Metric) -> None:
     index.base_index.add(placed)
     index.refine_index.add(vectors)
     index.ntotal = index.refine_index.ntotal
-
-
-def _spread(call: Callable[[slice], object], queries: int) -> None:
-    """Call with slices of the queries, on all cores if there are many queries."""
-    cores = usable_cores()
-    chunk_size = max(MIN_QUERIES_PER_CHUNK, ceil(queries / (CHUNKS_PER_THREAD * cores)))
-    chunks = [slice(first, first + chunk_size) for first in range(0, queries, chunk_size)]
-    threads = min(cores, len(chunks))
-    if threads <= 1:
-        call(slice(0, queries))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(call, chunks))  # raises the error of a call
 
 
 def _view_of(values: Any) -> NDArray[Any]:

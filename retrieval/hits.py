@@ -199,7 +199,7 @@ class InMemory:
 class Fetched:
     """Vectors (rows, dim) in blocks that are fetched one by one.
 
-    fetch: returns the vectors (n, dim) of consecutive rows (n,).
+    fetch: returns the vectors (n, dim) of rows (n,).
     """
 
     rows: int

@@ -56,10 +56,12 @@ def _new_queries(blocks: Blocks, metric: Metric) -> Vectors:
 
     The recall of a graph is too high for its own rows, because they are linked to their neighbors.
     Each query is made of four near vectors: half the sum of three, minus half of the fourth. It has
-    the mean and the covariance of the distribution that the four come from.
+    the mean and the covariance of the distribution that the four come from. Near is by Euclidean
+    distance for inner products, which are largest for the longest vectors, not for near ones.
     """
     _, queries = drawn_rows(blocks, 0, metric)
-    near = _Nearest.of(queries, blocks, metric).vectors[:, 1:]
+    distance = Metric.EUCLIDEAN if metric is Metric.INNER_PRODUCT else metric
+    near = _Nearest.of(queries, blocks, distance).vectors[:, 1:]
     draw = np.random.default_rng(0)
     picks = draw.permuted(np.tile(np.arange(near.shape[1]), (len(queries), 1)), axis=1)[:, :3]
     first, second, third = (near[np.arange(len(queries)), pick] for pick in picks.T)
