@@ -12,7 +12,14 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import (
     sha256_of,
 )
-from retrieval.storage.manifest import FILE_FIELDS, MANIFEST, ROW_FIELDS, Facts, Manifest
+from retrieval.storage.manifest import (
+    FILE_FIELDS,
+    MANIFEST,
+    ROW_FIELDS,
+    THUMBNAIL_FIELD,
+    Facts,
+    Manifest,
+)
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.shards import read_columns, read_shard, vectors_of
 from retrieval.storage.tables import check_unique
@@ -85,6 +92,17 @@ class Embeddings:
                 table = pa.table(columns, schema=schema)
             tables.append(table.cast(schema))
         return pa.concat_tables(tables)
+
+    def thumbnails(self) -> pa.ChunkedArray:
+        """Return the thumbnails of all rows, without checking the shards; null if not stored."""
+        chunks = [pa.array([], THUMBNAIL_FIELD.type)]
+        for shard in self.manifest.shards:
+            table = read_columns(self.folder / shard.file, [THUMBNAIL_FIELD.name])
+            if table is None:
+                chunks.append(pa.nulls(shard.rows, THUMBNAIL_FIELD.type))
+            else:
+                chunks += table[THUMBNAIL_FIELD.name].chunks
+        return pa.chunked_array(chunks)
 
     def contents(self) -> pa.ChunkedArray:
         """Return the hashes of the image files of all rows, without checking the shards.

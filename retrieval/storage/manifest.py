@@ -39,6 +39,9 @@ FILE_FIELDS = (
 )
 """Columns of a set whose images are files: what tells whether a file has changed, and a hash of its
 bytes."""
+THUMBNAIL_SIDE = 16  # pixels
+THUMBNAIL_FIELD = pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3))
+"""The last column of such a set: pixels of `retrieval.images.thumbnail`. Older sets lack it."""
 
 
 class Dtype(StrEnum):
@@ -129,7 +132,7 @@ class Facts:
         element = pa.field("element", number, nullable=False)
         embedding = pa.field("embedding", pa.list_(element, self.dim), nullable=False)
         metadata = {SCHEMA_KEY: json.dumps(self.to_json(), sort_keys=True).encode()}
-        of_files = FILE_FIELDS if self.has_files else ()
+        of_files = (*FILE_FIELDS, THUMBNAIL_FIELD) if self.has_files else ()
         return pa.schema([*ROW_FIELDS, embedding, *of_files], metadata=metadata)
 
     @property

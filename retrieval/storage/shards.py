@@ -24,7 +24,7 @@ from retrieval.labels import as_ids, as_labels
 from retrieval.storage.files import (
     write_whole,
 )
-from retrieval.storage.manifest import FILE_FIELDS, Dtype, Facts, Shard, Skipped
+from retrieval.storage.manifest import FILE_FIELDS, THUMBNAIL_FIELD, Dtype, Facts, Shard, Skipped
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.roots import at_moved_roots
@@ -32,10 +32,14 @@ from retrieval.storage.tables import read_table, with_nfc_labels
 
 
 class FileFacts(NamedTuple):
-    """Facts about an image file: what tells whether it has changed, and a hash of its bytes."""
+    """Facts about an image file: what tells whether it has changed, and a hash of its bytes.
+
+    thumbnail: the pixels of `retrieval.images.thumbnail`; None if it is not known.
+    """
 
     stamp: int
     content: bytes
+    thumbnail: bytes | None = None
 
 
 def shard_name(number: int) -> str:
@@ -80,6 +84,7 @@ def write_shard(
         columns += [
             pa.array([each.stamp for each in files], FILE_FIELDS[0].type),
             pa.array([each.content for each in files], FILE_FIELDS[1].type),
+            pa.array([each.thumbnail for each in files], THUMBNAIL_FIELD.type),
         ]
     return write_shard_table(file, pa.table(columns, schema=facts.schema), len(skipped))
 
@@ -123,7 +128,8 @@ def whole_paths(paths: pa.ChunkedArray, root: str) -> pa.Array:
 def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     """Return the table of one shard as it is in the file, with paths relative to the root.
 
-    It is checked: hash, schema, rows, finiteness. Raises BadData.
+    The column `thumbnail` is null if the file does not have it. The table is checked: hash, schema,
+    rows, finiteness. Raises BadData.
     """
     path = folder / shard.file
     remedy = "run the same 'retr encode' again to write it again"
@@ -138,6 +144,8 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
         raise BadData(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); {remedy}") from None
+    if facts.has_files and THUMBNAIL_FIELD.name not in table.column_names:
+        table = table.append_column(THUMBNAIL_FIELD, pa.nulls(len(table), THUMBNAIL_FIELD.type))
     if not table.schema.equals(facts.schema):
         raise BadData(f"{path} has other columns than its manifest says; {remedy}")
     if len(table) != shard.rows:
