@@ -16,7 +16,7 @@ from retrieval.images.decoding import decode, read_item
 from retrieval.images.framing import frame
 from retrieval.images.thumbnail import thumbnail
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import Skipped
+from retrieval.storage.manifest import THUMBNAIL_SIDE, Skipped
 from retrieval.storage.shards import FileFacts
 
 BATCH_IMAGES = 500  # images decoded and handed to the encoder at once
@@ -113,6 +113,8 @@ class Decoder:
                 if origin is None and file is not None:
                     image = decode(item.content, item.path, self.framing)
                     images[len(batch.decoded)] = frame(image, self.framing, self.many)
+                    if self.framing.side < THUMBNAIL_SIDE:  # a JPEG may be smaller than that
+                        image = decode(item.content, item.path, Framing(THUMBNAIL_SIDE))
                     file = file._replace(thumbnail=thumbnail(image).tobytes())
                 elif origin is None:
                     images[len(batch.decoded)] = load(item, self.framing, self.many)

@@ -102,6 +102,8 @@ def _exif(image: ImageFile.ImageFile) -> dict[int, Any]:
 def _date_taken(tags: Mapping[int, Any]) -> float | None:
     """Return the date taken in seconds since 1970, as local time; None without one."""
     for tag in _DATE_TAGS:
+        if tag not in tags:
+            continue
         with suppress(ValueError, OverflowError):
-            return datetime.strptime(str(tags.get(tag))[:19], "%Y:%m:%d %H:%M:%S").timestamp()
+            return datetime.strptime(str(tags[tag])[:19], "%Y:%m:%d %H:%M:%S").timestamp()
     return None
