@@ -109,6 +109,7 @@ def duplicates(
     from retrieval.pairs.exact_copies import current_contents
     from retrieval.pairs.groups import Keep, find_groups
     from retrieval.pairs.likeness import AS_IT_IS, TURNS
+    from retrieval.pairs.stored import stored_thumbnails
 
     chosen = parsed_choice("keep", keep, Keep)
     _check_folders(files)
@@ -123,6 +124,7 @@ def duplicates(
             least=correlation,
             turns=(AS_IT_IS,) if as_is else TURNS,
             contents=current_contents(opened),
+            stored=stored_thumbnails(opened),
             progress=show,
         )
     groups = find_groups(found, chosen)

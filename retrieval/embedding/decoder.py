@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from retrieval.contracts import Framing, Images
 from retrieval.embedding.plan import Origin
 from retrieval.errors import BadImage
 from retrieval.images import Item, load
-from retrieval.images.decoding import read_item
+from retrieval.images.decoding import decode, read_item
 from retrieval.images.facts import facts_of
+from retrieval.images.framing import frame
+from retrieval.images.thumbnail import thumbnail
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import Skipped
+from retrieval.storage.manifest import THUMBNAIL_SIDE, Skipped
 from retrieval.storage.shards import FileFacts
 
 BATCH_IMAGES = 500  # images decoded and handed to the encoder at once
@@ -36,6 +39,10 @@ class ReadImage:
     item: Item
     file: FileFacts | None = None
     origin: Origin | None = None
+
+    def with_thumbnail(self, thumbnail: bytes | None) -> Self:
+        """Return the image with this thumbnail among the facts about its file."""
+        return replace(self, file=self.file and self.file._replace(thumbnail=thumbnail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,13 @@ class Decoder:
                     item, content = read_item(item)
                     file = FileFacts(item.stamp or 0, content, photo_columns(item, placed))
                     origin = self.origin(bare, content)
-                if origin is None:
+                if origin is None and file is not None:
+                    image = decode(item.content, item.path, self.framing)
+                    images[len(batch.decoded)] = frame(image, self.framing, self.many)
+                    if self.framing.side < THUMBNAIL_SIDE:  # a JPEG may be smaller than that
+                        image = decode(item.content, item.path, Framing(THUMBNAIL_SIDE))
+                    file = file._replace(thumbnail=thumbnail(image).tobytes())
+                elif origin is None:
                     images[len(batch.decoded)] = load(item, self.framing, self.many)
             except BadImage as error:
                 batch.skipped.append(Skipped(error.path, error.reason, bare.stamp))

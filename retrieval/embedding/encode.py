@@ -286,8 +286,10 @@ class ShardEncoder:
                 f"{facts.source.name} has changed: it ended after {done:,} of "
                 f"{facts.source.images:,} images; encode it again"
             )
-        vectors.append(self.copier.vectors([each.origin for each in copied if each.origin]))
-        return EncodedShard(encoded + copied, np.concatenate(vectors), skipped, len(encoded))
+        known, thumbnails = self.copier.copied([each.origin for each in copied if each.origin])
+        vectors.append(known)
+        read = [*encoded, *map(ReadImage.with_thumbnail, copied, thumbnails)]
+        return EncodedShard(read, np.concatenate(vectors), skipped, len(encoded))
 
 
 NOTHING_FURTHER = Further(None, is_new=False)

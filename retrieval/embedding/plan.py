@@ -26,7 +26,15 @@ from retrieval.images.decoding import read_item
 from retrieval.images.folders.listing import Listed, listed
 from retrieval.images.source import text
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import FILE_FIELDS, PHOTO_FIELDS, ROW_FIELDS, Facts, Shard, Skipped
+from retrieval.storage.manifest import (
+    FILE_FIELDS,
+    PHOTO_FIELDS,
+    ROW_FIELDS,
+    THUMBNAIL_FIELD,
+    Facts,
+    Shard,
+    Skipped,
+)
 from retrieval.storage.places import Place
 from retrieval.storage.shard_writer import ShardWriter
 from retrieval.storage.shards import read_columns, read_stored, vectors_of
@@ -242,19 +250,26 @@ def _still_skipped(source: Listed, unmatched: Rows, skipped: Sequence[Skipped]) 
 
 
 class Copier:
-    """Copies embeddings of rows that are there. It keeps the last shard that it read."""
+    """Copies embeddings and thumbnails of rows. It keeps the last shard that it read."""
 
     def __init__(self, folder: Place, facts: Facts) -> None:
         self.folder = folder
         self._facts = facts
-        self._read = lru_cache(1)(self._vectors)
+        self._read = lru_cache(1)(self._columns)
 
-    def _vectors(self, shard: Shard) -> Vectors:
-        return vectors_of(read_stored(self.folder, shard, self._facts))
+    def _columns(self, shard: Shard) -> tuple[Vectors, pa.ChunkedArray]:
+        table = read_stored(self.folder, shard, self._facts)
+        return vectors_of(table), table[THUMBNAIL_FIELD.name]
 
-    def vectors(self, origins: Sequence[Origin]) -> Vectors:
-        """Return the embeddings (n, dim) of these rows. Raises the errors of `read_stored`."""
+    def copied(self, origins: Sequence[Origin]) -> tuple[Vectors, list[bytes | None]]:
+        """Return the embeddings (n, dim) and the thumbnails of these rows.
+
+        Raises the errors of `read_stored`.
+        """
         found = np.empty((len(origins), self._facts.dim), np.float32)
+        thumbnails: list[bytes | None] = [None] * len(origins)
         for at in sorted(range(len(origins)), key=lambda at: origins[at].shard.number):
-            found[at] = self._read(origins[at].shard)[origins[at].row]
-        return found
+            vectors, column = self._read(origins[at].shard)
+            found[at] = vectors[origins[at].row]
+            thumbnails[at] = column[origins[at].row].as_py()
+        return found, thumbnails

@@ -144,8 +144,10 @@ def _tags(exif: Image.Exif) -> dict[int, Any]:
 def _date_taken(tags: Mapping[int, Any]) -> datetime | None:
     """Return the date taken, in local time; None without one."""
     for tag in _DATE_TAGS:
+        if tag not in tags:
+            continue
         with suppress(ValueError):
-            return datetime.strptime(str(tags.get(tag))[:19], "%Y:%m:%d %H:%M:%S")
+            return datetime.strptime(str(tags[tag])[:19], "%Y:%m:%d %H:%M:%S")
     return None
 
 

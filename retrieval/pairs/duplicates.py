@@ -34,6 +34,7 @@ from retrieval.pairs.likeness import (
     likeness,
     turned,
 )
+from retrieval.pairs.stored import StoredThumbnails
 from retrieval.pairs.thumbnails import Thumbnails, indexer_for
 from retrieval.quality.labelled import Labelled
 from retrieval.runtime.threads import usable_cores
@@ -122,6 +123,7 @@ def find_duplicates(
     least: float = MIN_CORRELATION,
     turns: Sequence[Turn] = TURNS,
     contents: Sequence[Sequence[bytes | None]] | None = None,
+    stored: Sequence[StoredThumbnails] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Duplicates:
     """Return near-identical images within `first`, or for each image of `first` in `second`.
@@ -131,7 +133,8 @@ def find_duplicates(
         differ by more, in proportion.
     turns: how images are turned; `(AS_IT_IS,)` for neither mirrored nor rotated ones.
     contents: for each set, the hash of each image's bytes, as `current_contents` returns them.
-    progress: called with the images that were read, and their total.
+    stored: for each set, the thumbnails that it holds. Images without one are read.
+    progress: called with the images whose thumbnail is there, and their total.
 
     Raises BadInput if a row has no path of an image, no image can be read, or a number is out of
     range; Mismatch if the sets differ in dimension.
@@ -148,7 +151,10 @@ def find_duplicates(
     nearest = np.argsort(distances, kind="stable")[:MAX_COMPARED_PAIRS]
     left_out = len(a) - len(nearest)
     where = [paths[part][row] for part, row in places]
-    comparison = Comparison.of(where, least, turns, progress)
+    thumbnails = Thumbnails.read(
+        where, progress, None if stored is None else _gathered(stored, places)
+    )
+    comparison = Comparison.of(where, thumbnails, least, turns)
     a, b = comparison.with_partners(a[nearest], b[nearest], members)
     matches = comparison.matches(a, b)
     return Duplicates(
@@ -195,10 +201,9 @@ class Comparison:
 
     @classmethod
     def of(
-        cls, paths: Sequence[str], least: float, turns: Sequence[Turn], progress: Progress
+        cls, paths: Sequence[str], thumbnails: Thumbnails, least: float, turns: Sequence[Turn]
     ) -> "Comparison":
-        """Read the thumbnails of all images. Raises BadInput if none can be read."""
-        thumbnails = Thumbnails.read(paths, progress)
+        """Return the comparison of the images. Raises BadInput if none could be read."""
         if not thumbnails.known.any():
             raise BadInput(
                 f"none of the {len(paths):,} images could be read, the first is "
@@ -255,6 +260,21 @@ class Comparison:
             key=lambda match: match.correlation - MIN_ADVANTAGE * (match.turn != AS_IT_IS),
             default=None,
         )
+
+
+def _gathered(
+    stored: Sequence[StoredThumbnails], places: Sequence[tuple[int, int]]
+) -> StoredThumbnails:
+    """Return the thumbnails of the images at these places: sets and rows."""
+    part, row = np.array(places, np.int64).reshape(-1, 2).T
+    found = StoredThumbnails(
+        np.zeros((len(places), *stored[0].pixels.shape[1:]), np.uint8),
+        np.zeros(len(places), np.bool_),
+    )
+    for number, each in enumerate(stored):
+        here = part == number
+        found.pixels[here], found.known[here] = each.pixels[row[here]], each.known[row[here]]
+    return found
 
 
 def _proposed(

@@ -15,9 +15,8 @@ import numpy as np
 from retrieval.contracts import Rows
 from retrieval.errors import BadImage
 from retrieval.images.decoding import read_item
-from retrieval.images.folders.folder import fact_of
-from retrieval.images.folders.listing import stamp
 from retrieval.images.source import Item
+from retrieval.pairs.stored import is_unchanged
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.names import restored
@@ -53,11 +52,9 @@ def _current(id_: str, path: str | None, stored: int, content: bytes) -> bytes |
 
     It is `content` if the file has the stored stamp. A file in a store is not asked.
     """
-    if path is None or "://" in path:
+    if path is None or is_unchanged(id_, path, stored):
         return content
     place = restored(path)
-    if stamp(fact_of(tuple(restored(id_).split("/")), place)) == stored:
-        return content
     try:
         return read_item(Item(id_, None, place, Path(place)))[1]
     except BadImage:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from retrieval.contracts import Images, Resample, Rows
+from retrieval.contracts import Images, Rows
+from retrieval.images.thumbnail import stretched
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -52,12 +53,6 @@ def framed(image: Image.Image) -> Frame:
     side = 1 << max(1, shorter // MIN_REDUCTION).bit_length() - 1
     side = min(max(side, MIN_SIDE), MAX_SIDE)
     return Frame(stretched(image, side), image.width / image.height, 1 / shorter)
-
-
-def stretched(image: Image.Image, side: int) -> Images:
-    """Return the whole image scaled to (side, side, 3)."""
-    resample = Image.Resampling[Resample.BILINEAR.name]
-    return np.asarray(image.resize((side, side), resample))
 
 
 class Turn(NamedTuple):

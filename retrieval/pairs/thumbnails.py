@@ -14,21 +14,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from math import isqrt
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from retrieval.choices import choice
 from retrieval.contracts import Framing, Images, Indexer, Metric, Rows, Vectors
 from retrieval.errors import BadImage
 from retrieval.images import read_each
-from retrieval.pairs.likeness import Patterns, Turn, stretched, turned_pixels
+from retrieval.images.thumbnail import thumbnail
+from retrieval.pairs.likeness import Patterns, Turn, turned_pixels
+from retrieval.pairs.stored import StoredThumbnails
 from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
+from retrieval.storage.manifest import THUMBNAIL_SIDE
 
-SIDE = 16  # pixels
+SIDE = THUMBNAIL_SIDE
 FREQUENCIES = (6, 3, 3)  # lowest ones of each axis: luma, and two differences of colors
 MAX_PARTNERS = 10  # nearest ones of each image
 MAX_EXACT_IMAGES = 20_000  # neighbors among more are searched in the nearest clusters
@@ -54,19 +57,29 @@ class Thumbnails:
     unreadable: list[BadImage]
 
     @classmethod
-    def read(cls, paths: Sequence[str], progress: Progress) -> Self:
-        """Read the images. `progress` is called with the number of images read, and of all."""
+    def read(
+        cls, paths: Sequence[str], progress: Progress, stored: StoredThumbnails | None = None
+    ) -> Self:
+        """Return the stored thumbnails of the images (n,), and read those that are not known.
+
+        `progress` is called with the number of images that are known or read, and of all.
+        """
         pixels = np.zeros((len(paths), SIDE, SIDE, 3), np.uint8)
         known = np.zeros(len(paths), np.bool_)
+        if stored is not None:
+            pixels, known = stored.pixels.copy(), stored.known.copy()
         unreadable: list[BadImage] = []
-        for start in range(0, len(paths), BLOCK_SIZE):
-            some = paths[start : start + BLOCK_SIZE]
-            for i, found in enumerate(read_each(some, Framing(SIDE), _shrunk), start):
+        missing = np.flatnonzero(~known)
+        ready = len(paths) - len(missing)
+        for start in range(0, len(missing), BLOCK_SIZE):
+            rows = missing[start : start + BLOCK_SIZE].tolist()
+            each = read_each([paths[row] for row in rows], Framing(SIDE), thumbnail)
+            for row, found in zip(rows, each, strict=True):
                 if isinstance(found, BadImage):
                     unreadable.append(found)
                 else:
-                    pixels[i], known[i] = found, True
-            progress(start + len(some), len(paths))
+                    pixels[row], known[row] = found, True
+            progress(ready + start + len(rows), len(paths))
         return cls(pixels, known, unreadable)
 
     @cached_property
@@ -155,7 +168,8 @@ def indexer_for(rows: int, metric: Metric | str) -> Indexer:
     metric = choice(Metric, metric)
     if rows <= MAX_EXACT_IMAGES:
         return make_indexer("exact", {"metric": metric})
-    return make_indexer("ivf", {"metric": metric, "n_probe": N_PROBE})
+    # Each image is searched once, so that few lists, which are made in less time, are best.
+    return make_indexer("ivf", {"metric": metric, "n_lists": isqrt(rows), "n_probe": N_PROBE})
 
 
 def turned_spectra(spectra: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
@@ -166,10 +180,6 @@ def turned_spectra(spectra: NDArray[np.float32], turn: Turn) -> NDArray[np.float
     for _ in range(turn.rotated // 90):  # upside down, and rows for columns
         spectra = (spectra * signs[:, None]).swapaxes(-1, -2)
     return spectra
-
-
-def _shrunk(image: Image.Image) -> Images:
-    return stretched(image, SIDE)
 
 
 def _squared_radius(least: float) -> float:

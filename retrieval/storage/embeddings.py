@@ -17,6 +17,7 @@ from retrieval.storage.manifest import (
     MANIFEST,
     PHOTO_FIELDS,
     ROW_FIELDS,
+    THUMBNAIL_FIELD,
     Facts,
     Manifest,
     Shard,
@@ -99,6 +100,17 @@ class Embeddings:
                 table = pa.table(columns, schema=schema)
             tables.append(table.cast(schema))
         return pa.concat_tables(tables)
+
+    def thumbnails(self) -> pa.ChunkedArray:
+        """Return the thumbnails of all rows, without checking the shards; null if not stored."""
+        chunks = [pa.array([], THUMBNAIL_FIELD.type)]
+        for shard in self.manifest.shards:
+            table = read_columns(self.folder / shard.file, [THUMBNAIL_FIELD.name])
+            if table is None:
+                chunks.append(pa.nulls(shard.rows, THUMBNAIL_FIELD.type))
+            else:
+                chunks += table[THUMBNAIL_FIELD.name].chunks
+        return pa.chunked_array(chunks)
 
     def contents(self) -> pa.ChunkedArray:
         """Return the hashes of the image files of all rows, without checking the shards.

@@ -57,6 +57,11 @@ taken: the date in the EXIF data, in the camera's local time. modified, bytes: t
 change and size of the file. width, height: in pixels, upright. camera: the model. latitude,
 longitude: in degrees, north and east positive.
 """
+THUMBNAIL_SIDE = 16  # pixels
+THUMBNAIL_FIELD = pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3))
+"""The last column of such a set: pixels of `retrieval.images.thumbnail`. Older sets lack it."""
+LATER_FIELDS = (*PHOTO_FIELDS, THUMBNAIL_FIELD)
+"""Columns that version 3 lacks."""
 
 
 class Dtype(StrEnum):
@@ -147,7 +152,7 @@ class Facts:
         element = pa.field("element", number, nullable=False)
         embedding = pa.field("embedding", pa.list_(element, self.dim), nullable=False)
         metadata = {SCHEMA_KEY: json.dumps(self.to_json(), sort_keys=True).encode()}
-        of_files = (*FILE_FIELDS, *PHOTO_FIELDS) if self.has_files else ()
+        of_files = (*FILE_FIELDS, *LATER_FIELDS) if self.has_files else ()
         return pa.schema([*ROW_FIELDS, embedding, *of_files], metadata=metadata)
 
     @property

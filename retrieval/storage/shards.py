@@ -24,7 +24,16 @@ from retrieval.labels import as_ids, as_labels
 from retrieval.storage.files import (
     write_whole,
 )
-from retrieval.storage.manifest import FILE_FIELDS, PHOTO_FIELDS, Dtype, Facts, Shard, Skipped
+from retrieval.storage.manifest import (
+    FILE_FIELDS,
+    LATER_FIELDS,
+    PHOTO_FIELDS,
+    THUMBNAIL_FIELD,
+    Dtype,
+    Facts,
+    Shard,
+    Skipped,
+)
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.roots import at_moved_roots
@@ -35,11 +44,13 @@ class FileFacts(NamedTuple):
     """Facts about an image file: what tells whether it has changed, and a hash of its bytes.
 
     photo: values of columns of PHOTO_FIELDS, by name; a column that is missing is null.
+    thumbnail: the pixels of `retrieval.images.thumbnail`; None if it is not known.
     """
 
     stamp: int
     content: bytes
     photo: Mapping[str, object] = {}
+    thumbnail: bytes | None = None
 
 
 def shard_name(number: int) -> str:
@@ -88,6 +99,7 @@ def write_shard(
                 pa.array([each.photo.get(field.name) for each in files], field.type)
                 for field in PHOTO_FIELDS
             ),
+            pa.array([each.thumbnail for each in files], THUMBNAIL_FIELD.type),
         ]
     return write_shard_table(file, pa.table(columns, schema=facts.schema), len(skipped))
 
@@ -131,7 +143,8 @@ def whole_paths(paths: pa.ChunkedArray, root: str) -> pa.Array:
 def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     """Return the table of one shard as it is in the file, with paths relative to the root.
 
-    It is checked: hash, schema, rows, finiteness. Raises BadData.
+    Columns that an earlier version did not write are null. The table is checked: hash, schema,
+    rows, finiteness. Raises BadData.
     """
     path = folder / shard.file
     remedy = "run the same 'retr encode' again to write it again"
@@ -147,7 +160,7 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadData(f"cannot read {path} ({error}); {remedy}") from None
     if facts.has_files:
-        table = with_photo_columns(table)
+        table = with_later_columns(table)
     if not table.schema.equals(facts.schema):
         raise BadData(f"{path} has other columns than its manifest says; {remedy}")
     if len(table) != shard.rows:
@@ -161,12 +174,11 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     return with_nfc_labels(table)
 
 
-def with_photo_columns(table: pa.Table) -> pa.Table:
-    """Return the table of a shard with PHOTO_FIELDS, which are null in shards of version 3."""
-    if any(field.name in table.column_names for field in PHOTO_FIELDS):
-        return table
-    for field in PHOTO_FIELDS:
-        table = table.append_column(field, pa.nulls(len(table), field.type))
+def with_later_columns(table: pa.Table) -> pa.Table:
+    """Return the table of a shard with LATER_FIELDS, which are null in shards of version 3."""
+    for field in LATER_FIELDS:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     return table
 
 

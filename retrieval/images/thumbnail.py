@@ -1,0 +1,21 @@
+"""Small thumbnails of whole images, which sets of embeddings store.
+
+The search for duplicates compares them, and so reads only images that may have a duplicate.
+"""
+
+import numpy as np
+from PIL import Image
+
+from retrieval.contracts import Images, Resample
+from retrieval.storage.manifest import THUMBNAIL_SIDE
+
+
+def thumbnail(image: Image.Image) -> Images:
+    """Return the whole RGB image scaled to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)."""
+    return stretched(image, THUMBNAIL_SIDE)
+
+
+def stretched(image: Image.Image, side: int) -> Images:
+    """Return the whole image scaled to (side, side, 3)."""
+    resample = Image.Resampling[Resample.BILINEAR.name]
+    return np.asarray(image.resize((side, side), resample))
