@@ -157,10 +157,7 @@ def search(
     if paths:
         output.paths((hit.path for answer in answers for hit in answer.hits if hit.path), null)
     else:
-        for answer in answers:
-            _print_hits(output, answer, shown)
-        if skipped:
-            output.say(f"{plural(len(skipped), 'image')} could not be read")
+        _print(output, answers, len(skipped), shown)
     _warn_of_gone(output, answers)
     _draw(output, answers, str(folder), sheet, preview)
     output.document([shown.to_json(answer) for answer in answers])
@@ -269,6 +266,13 @@ class _Shown:
             hits = zip(answer.hits, self.of_hits(answer), strict=True)
             document["hits"] = [hit.to_json() | {"columns": columns} for hit, columns in hits]
         return document
+
+
+def _print(output: Output, answers: "list[ImageHits]", skipped: int, shown: _Shown) -> None:
+    for answer in answers:
+        _print_hits(output, answer, shown)
+    if skipped:
+        output.say(f"{plural(skipped, 'image')} could not be read")
 
 
 def _print_hits(output: Output, answer: "ImageHits", shown: _Shown) -> None:

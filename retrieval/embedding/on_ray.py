@@ -90,15 +90,13 @@ def encode_on_cluster(
         workers = cluster_workers(names.device)
         plan = plan_of(source, writer, check_content, progress)
         queue = Queue(writer, plan, progress, listed(source))
-        run = queue.folder / uuid4().hex
-        run.touch()
         task = ShardTask(
             names=replace(names.absolute(), device="cuda" if workers.gpus else "cpu"),
             plan=plan,
             source=source if listed(source) else None,
             first=first_path(source),
             folder=queue.folder,
-            run=run,
+            run=_new_run(queue.folder),
             threads=workers.cpus,
             attempts=attempts,
             version=version("retr"),
@@ -108,3 +106,10 @@ def encode_on_cluster(
             for outcome in map_on_workers(ShardMaker(task), missing, workers):
                 queue.add(EarlyShard.of_json(json.loads(outcome)))
         return queue.tally.outcome(finished(writer, further), further)
+
+
+def _new_run(folder: Place) -> Place:
+    """Write an empty file, by which workers see that they share the folder; return it."""
+    run = folder / uuid4().hex
+    run.touch()
+    return run

@@ -35,8 +35,8 @@ from retrieval.images.framing import frame, shorter_side
 from retrieval.images.megapixels import max_pixels
 from retrieval.images.optional.formats import (
     VIDEO,
-    Header,
     OptionalFormat,
+    PhotoHeader,
     check_file_size,
     format_of,
     install_command,
@@ -177,7 +177,7 @@ class ImageHeader(NamedTuple):
     image: of an optional format, its header. format: the name of the optional format.
     """
 
-    image: ImageFile.ImageFile | Header
+    image: ImageFile.ImageFile | PhotoHeader
     size: int
     changed: float | None
     format: str | None

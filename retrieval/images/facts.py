@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageFile
 from retrieval.contracts import Images
 from retrieval.errors import BadImage
 from retrieval.images.decoding import opened_header
-from retrieval.images.optional.formats import Header
+from retrieval.images.optional.formats import PhotoHeader
 from retrieval.images.reading import content_of
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.places import Place
@@ -83,7 +83,7 @@ def facts_of(content: bytes | Place | Images | BadImage, path: str) -> ImageFact
         return ImageFacts(content.shape[1], content.shape[0])
     with opened_header(content, path) as header:
         image = header.image
-        if isinstance(image, Header):
+        if isinstance(image, PhotoHeader):
             size, tags, kind = (image.width, image.height), _tags(image.exif), header.format
         else:
             tags, kind = _exif(image), image.format

@@ -29,7 +29,7 @@ CHECKED = ("id", "label")
 """Columns for which a value that no row has is an error: it is a slip of the pen."""
 
 
-class Columns(Protocol):
+class ColumnValues(Protocol):
     """The columns of rows, by name."""
 
     @property
@@ -43,7 +43,7 @@ class Columns(Protocol):
 class Condition(Protocol):
     """A condition that each row meets or not."""
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         """Return which rows meet the condition.
 
         Raises UnknownName for a column or label that there is not, BadInput for a value that does
@@ -60,14 +60,14 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ColumnComparison:
     """`column = values`: the column is any of the values; `!=`: none; `<` and others take one."""
 
     column: str
     operator: str
     values: tuple[Value, ...]
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         found = _column(columns, self.column)
         if self.operator in ("=", "!="):
             is_any = self._equal(columns, found)
@@ -79,14 +79,14 @@ class Comparison:
             return _compared_times(found, self.operator, interval_of(value.text, found.type))
         return _COMPARE[self.operator](found, _scalar(self.column, found, value))
 
-    def _equal(self, columns: Columns, found: pa.ChunkedArray) -> Truth:
+    def _equal(self, columns: ColumnValues, found: pa.ChunkedArray) -> Truth:
         """Return which rows have one of the values."""
         if pa.types.is_string(found.type):
             return self._equal_text(found)
         each = [self._equal_value(columns, found, value) for value in self.values]
         return _joined(pc.or_kleene, each)
 
-    def _equal_value(self, columns: Columns, found: pa.ChunkedArray, value: Value) -> Truth:
+    def _equal_value(self, columns: ColumnValues, found: pa.ChunkedArray, value: Value) -> Truth:
         if (other := _other_column(columns, found, value)) is not None:
             return pc.equal(found, other)
         if pa.types.is_timestamp(found.type):
@@ -112,10 +112,10 @@ class Between:
     first: Value
     last: Value
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         ends = (
-            Comparison(self.column, ">=", (self.first,)),
-            Comparison(self.column, "<=", (self.last,)),
+            ColumnComparison(self.column, ">=", (self.first,)),
+            ColumnComparison(self.column, "<=", (self.last,)),
         )
         return AllOf(ends).met(columns)
 
@@ -131,7 +131,7 @@ class Like:
     pattern: str
     ignore_case: bool = False
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         found = _column(columns, self.column)
         if not pa.types.is_string(found.type):
             raise BadInput(
@@ -149,7 +149,7 @@ class IsNull:
 
     column: str
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         return _column(columns, self.column).is_null()
 
 
@@ -159,7 +159,7 @@ class Not:
 
     condition: Condition
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         return pc.invert(self.condition.met(columns))
 
 
@@ -169,7 +169,7 @@ class AllOf:
 
     conditions: tuple[Condition, ...]
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         return _joined(pc.and_kleene, [each.met(columns) for each in self.conditions])
 
 
@@ -179,7 +179,7 @@ class AnyOf:
 
     conditions: tuple[Condition, ...]
 
-    def met(self, columns: Columns) -> Truth:
+    def met(self, columns: ColumnValues) -> Truth:
         return _joined(pc.or_kleene, [each.met(columns) for each in self.conditions])
 
 
@@ -201,13 +201,15 @@ def kind_of(found: pa.ChunkedArray) -> str:
     return "text" if pa.types.is_string(kind) else "numbers"
 
 
-def _column(columns: Columns, name: str) -> pa.ChunkedArray:
+def _column(columns: ColumnValues, name: str) -> pa.ChunkedArray:
     if name not in columns.names:
         raise UnknownName("column to filter by", name, columns.names)
     return columns.column(name)
 
 
-def _other_column(columns: Columns, found: pa.ChunkedArray, value: Value) -> pa.ChunkedArray | None:
+def _other_column(
+    columns: ColumnValues, found: pa.ChunkedArray, value: Value
+) -> pa.ChunkedArray | None:
     """Return the column that a word on the right names, to compare numbers or times with it."""
     if value.is_quoted or value.text not in columns.names or pa.types.is_string(found.type):
         return None

@@ -13,7 +13,7 @@ from retrieval.where.conditions import (
     AllOf,
     AnyOf,
     Between,
-    Comparison,
+    ColumnComparison,
     Condition,
     IsNull,
     Like,
@@ -112,13 +112,13 @@ class _Conditions(Transformer[Any, Any]):
             raise BadInput(
                 f"the filter compares {column} {operator} {len(values)} values; give one"
             )
-        return Comparison(column, operator, values)
+        return ColumnComparison(column, operator, values)
 
     def among(self, column: str, *values: Value) -> Condition:
-        return Comparison(column, "=", values)
+        return ColumnComparison(column, "=", values)
 
     def not_among(self, column: str, *values: Value) -> Condition:
-        return Comparison(column, "!=", values)
+        return ColumnComparison(column, "!=", values)
 
     def like(self, column: str, word: str, pattern: Value) -> Condition:
         return Like(column, pattern.text, word.lower() == "ilike")

@@ -71,9 +71,9 @@ def _condition(table: "_RowColumns", where: str) -> "Condition":
 
 def _filter_of(condition: "Condition") -> Filter | None:
     """Return the condition as a filter that a backend may apply; None if it is another one."""
-    from retrieval.where.conditions import Comparison
+    from retrieval.where.conditions import ColumnComparison
 
-    if not isinstance(condition, Comparison) or condition.column not in SHORT_FIELDS:
+    if not isinstance(condition, ColumnComparison) or condition.column not in SHORT_FIELDS:
         return None
     if condition.operator != "=":
         return None

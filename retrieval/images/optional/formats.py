@@ -32,15 +32,15 @@ in errors. The third is the framing that the image will get. Raises BadImage, or
 the decoders of Pillow raise too."""
 
 
-class Header(NamedTuple):
-    """Header of an image file: size in pixels, upright, and EXIF data."""
+class PhotoHeader(NamedTuple):
+    """PhotoHeader of an image file: size in pixels, upright, and EXIF data."""
 
     width: int
     height: int
     exif: Image.Exif
 
 
-HeaderReader = Callable[[BinaryIO], Header]
+HeaderReader = Callable[[BinaryIO], PhotoHeader]
 """Return the header of a file. Raises an exception that the decoders of Pillow raise too."""
 
 
@@ -75,7 +75,7 @@ class OptionalFormat:
         module = import_module(f"retrieval.images.optional.{self.reader}")
         return cast(Reader, module.read)(stream, path, framing, decode_jpeg)
 
-    def read_header(self, stream: BinaryIO) -> Header:
+    def read_header(self, stream: BinaryIO) -> PhotoHeader:
         """Read the header, as `HeaderReader` says."""
         module = import_module(f"retrieval.images.optional.{self.reader}")
         return cast(HeaderReader, module.read_header)(stream)

@@ -7,7 +7,7 @@ from pillow_heif import HeifImageFile
 
 from retrieval.contracts import Framing
 from retrieval.images.decoding_limits import check_size
-from retrieval.images.optional.formats import DecodeJpeg, Header
+from retrieval.images.optional.formats import DecodeJpeg, PhotoHeader
 
 
 def read(
@@ -21,8 +21,8 @@ def read(
     return image
 
 
-def read_header(stream: BinaryIO) -> Header:
+def read_header(stream: BinaryIO) -> PhotoHeader:
     """Return size and EXIF data of the primary image."""
     stream.seek(0)
     image = cast(Image.Image, HeifImageFile(stream, ""))
-    return Header(image.width, image.height, image.getexif())
+    return PhotoHeader(image.width, image.height, image.getexif())

@@ -10,7 +10,7 @@ from pillow_jxl import Decoder
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images.decoding_limits import check_size
-from retrieval.images.optional.formats import DecodeJpeg, Header
+from retrieval.images.optional.formats import DecodeJpeg, PhotoHeader
 
 _CODESTREAM = b"\xff\x0a"
 _HEADER_BYTES = 16  # the size of the image is in the first 11
@@ -78,7 +78,7 @@ class _Bits:
         return taken
 
 
-def read_header(stream: BinaryIO) -> Header:
+def read_header(stream: BinaryIO) -> PhotoHeader:
     """Return the size, and the EXIF data if it is not compressed."""
     stream.seek(0)
     content = stream.read()
@@ -87,7 +87,7 @@ def read_header(stream: BinaryIO) -> Header:
         if kind == b"Exif":
             with suppress(Exception):  # whatever Pillow raises for damaged EXIF data
                 exif.load(b"Exif\0\0" + _tiff(body.tobytes()))
-    return Header(*image_size(content), exif)
+    return PhotoHeader(*image_size(content), exif)
 
 
 def _tiff(body: bytes) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images.decoding_limits import check_size
-from retrieval.images.optional.formats import DecodeJpeg, Header
+from retrieval.images.optional.formats import DecodeJpeg, PhotoHeader
 
 MIN_PREVIEW_SIDE = 1024
 """Pixels of the longer side that a preview must have where the image gets no framing."""
@@ -46,7 +46,7 @@ def read(
         raise BadImage(path, "truncated or damaged") from error
 
 
-def read_header(stream: BinaryIO) -> Header:
+def read_header(stream: BinaryIO) -> PhotoHeader:
     """Return the size of the sensor's picture, and EXIF data.
 
     Most files are built as a TIFF, whose tags are the EXIF data. Those of others are in the
@@ -65,7 +65,7 @@ def read_header(stream: BinaryIO) -> Header:
                 exif.load_from_fp(stream)
             except (SyntaxError, *_NO_EXIF):
                 exif = _exif_of_preview(raw)
-            return Header(width, height, exif)
+            return PhotoHeader(width, height, exif)
     except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
         raise RuntimeError("damaged") from error
 
