@@ -58,7 +58,7 @@ def test_further_numbers_make_all_vectors_equally_long() -> None:
 
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_the_graph_that_finds_more_of_a_sample_is_built(kind: Any) -> None:
-    database = clusters(3200)
+    database = clusters(6200)
     queries, database = database[:200], database[200:]
     index = kind(PRODUCT).build(database)
     true = Exact(PRODUCT, "cpu").build(database).search(queries, 10).distances
