@@ -38,7 +38,7 @@ LENGTHENED = "lengthened.json"
 
 SAMPLE_ROWS = 5_000
 SAMPLE_QUERIES = 200  # rows of the sample that are not indexed
-MIN_ROWS = 1_000  # of fewer rows, the graph of products finds nearly all
+MIN_ROWS = 1_000  # with fewer, the graph of products finds nearly all
 SIMILAR_LENGTHS = 0.9
 """Ratio of the shortest to the longest vector from which both graphs are alike."""
 
