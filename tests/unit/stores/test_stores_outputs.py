@@ -152,11 +152,13 @@ def test_index_files_are_fetched_once_and_again_if_they_are_damaged(
     monkeypatch.setattr(RemotePath, "download", counted)
     for _ in range(3):
         open_index(root / "index")
-    assert sorted(fetched) == ["contents.parquet", "index.faiss", "rows.parquet"]
+    assert sorted(fetched) == [
+        *("columns.parquet", "contents.parquet", "index.faiss", "rows.parquet")
+    ]
     (kept,) = (tmp_path / "cache" / "retr" / "indices").glob("*/index.faiss")
     kept.write_bytes(kept.read_bytes()[:-1])
     open_index(root / "index")
-    assert len(fetched) == 4
+    assert len(fetched) == 5
     monkeypatch.setenv(cache.CACHE_BYTES_VARIABLE, "10")
     build_index([open_embeddings(root / "out")], "hnsw", root / "other")
     open_index(root / "other")
