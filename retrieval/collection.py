@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retrieval.contracts import Encoder
 from retrieval.images import Source
-from retrieval.images.described import described
+from retrieval.images.described import has_same_columns
 from retrieval.images.source import Note, no_note
 from retrieval.index.folder import IndexFacts, is_index
 from retrieval.storage.embeddings import Embeddings, open_embeddings
@@ -68,13 +68,11 @@ def open_collection(
 def _is_current(folder: Place, source: Source) -> bool:
     """Return whether the embeddings are those of the present files, and know their columns."""
     manifest = Manifest.read(folder)
-    found = described(source)
-    wanted = None if found is None else found.columns_fingerprint
     return (
         manifest.complete
         and manifest.facts.source.fingerprint == source.fingerprint
         and (manifest.version == VERSION or not manifest.facts.has_files)
-        and wanted == (None if manifest.columns is None else manifest.columns.source)
+        and has_same_columns(source, manifest.columns and manifest.columns.source)
     )
 
 

@@ -268,6 +268,12 @@ class _Shown:
         return document
 
 
+def _cell(value: "JsonValue") -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "–" if value is None else str(value)
+
+
 def _print(output: Output, answers: "list[ImageHits]", skipped: int, shown: _Shown) -> None:
     for answer in answers:
         _print_hits(output, answer, shown)
@@ -287,7 +293,7 @@ def _print_hits(output: Output, answer: "ImageHits", shown: _Shown) -> None:
         [
             (
                 *(str(hit.rank), distance, hit.label or "–", hit.id),
-                *("–" if value is None else str(value) for value in columns.values()),
+                *map(_cell, columns.values()),
                 hit.path or "–",
             )
             for hit, distance, columns in zip(

@@ -16,7 +16,7 @@ from retrieval.embedding.decoder import Decoder, ReadImage
 from retrieval.embedding.plan import Copier, Plan, plan_of
 from retrieval.errors import BadData, BadSource
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
-from retrieval.images.described import described
+from retrieval.images.described import described, has_same_columns
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
 from retrieval.storage.columns import FurtherColumns
@@ -151,11 +151,10 @@ class Further:
 
         Raises BadSource for a table that cannot be read.
         """
-        found = described(source)
         there = writer.manifest.columns
-        fingerprint = None if found is None else found.columns_fingerprint
-        if writer.manifest.complete and fingerprint == (there and there.source):
+        if writer.manifest.complete and has_same_columns(source, there and there.source):
             return cls(None, is_new=False)
+        found = described(source)
         return cls(None if found is None else found.further_columns(), is_new=True)
 
     @property

@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+from retrieval.images.folders.listing import listed
 from retrieval.images.source import First, Source
 from retrieval.storage.columns import FurtherColumns
 
@@ -16,6 +17,18 @@ class Described(Protocol):
 
     def further_columns(self) -> FurtherColumns | None:
         """Read the further columns. Raises BadSource for tables that cannot be read."""
+
+
+def has_same_columns(source: Source, known: str | None) -> bool:
+    """Return whether the further columns that are known are still those of the source.
+
+    known: their fingerprint; None if there are none. A table of images for which no columns were
+    chosen keeps what is known.
+    """
+    found = described(source)
+    if found is None:
+        return known is None or listed(source) is None
+    return found.columns_fingerprint == known
 
 
 def described(source: Source) -> Described | None:

@@ -294,6 +294,8 @@ def test_chosen_columns_of_a_table(table: Path, tmp_path: Path) -> None:
         "kind": ["cat", "dog"] * 3,
         "tags": ["", "a", "a, b"] * 2,
     }
+    assert encode().encoded == 0
+    assert opened(tmp_path).columns().column_names == ["caption", "stars", "kind", "tags"]
     assert verify(tmp_path / "e").problems == ()
 
 
