@@ -72,7 +72,7 @@ def _is_current(folder: Place, source: Source) -> bool:
         manifest.complete
         and manifest.facts.source.fingerprint == source.fingerprint
         and (manifest.version == VERSION or not manifest.facts.has_files)
-        and has_same_columns(source, manifest.columns and manifest.columns.source)
+        and has_same_columns(source, manifest.columns_source)
     )
 
 

@@ -151,8 +151,8 @@ class Further:
 
         Raises BadSource for a table that cannot be read.
         """
-        there = writer.manifest.columns
-        if writer.manifest.complete and has_same_columns(source, there and there.source):
+        there = writer.manifest
+        if there.complete and has_same_columns(source, there.columns_source):
             return cls(None, is_new=False)
         found = described(source)
         return cls(None if found is None else found.further_columns(), is_new=True)

@@ -214,6 +214,11 @@ class Manifest:
     version: int = VERSION  # read from the file
 
     @property
+    def columns_source(self) -> str | None:
+        """The fingerprint of the tables of further columns; None if there are none."""
+        return None if self.columns is None else self.columns.source
+
+    @property
     def rows(self) -> int:
         """The rows of all shards."""
         return sum(shard.rows for shard in self.shards)
