@@ -250,7 +250,8 @@ class _Shown:
     def of(cls, searcher: "Searcher", show: str | None) -> "_Shown":
         """Return the columns of the option --show. Raises UnknownName before the search."""
         names = [] if show is None else [name.strip() for name in show.split(",")]
-        searcher.columns([], names)
+        if names:  # the libraries that read columns are slow to import
+            searcher.columns([], names)
         return cls(searcher, names)
 
     def of_hits(self, answer: "ImageHits") -> "list[dict[str, JsonValue]]":
