@@ -196,7 +196,8 @@ def test_full_disk_while_curves_are_written(
         raise CannotWrite(folder / CURVES, OSError(28, "No space left on device"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "write_reports", full)
+        patched.setattr(training_run, "CURVES_SECONDS", 0)  # after every epoch
+        patched.setattr(training_run, "draw_log", full)
         with pytest.raises(RetrError, match="the last checkpoint is whole") as e:
             train(SMALL, tmp_path)
     assert e.value.exit_code == 1
