@@ -23,15 +23,22 @@ PRELOADED = (
     "encoders.training.trainer",
     "indexers.exact",
     "indexers.hnsw",
+    "indexers.hnsw_pca",
     "indexers.ivf",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pydantic.types",
     "retrieval.drawing.plots",
     "retrieval.images.datasets.digits",
     "retrieval.inspection",
     "retrieval.quality.evaluation",
     "retrieval.index.build_segments",
     "retrieval.index.update",
+    "s3fs",
     "sklearn.datasets",
     "torch._dynamo",
+    "tests.cli.running",
+    "tests.large_pages",  # the last: it changes the memory of all others
 )
 
 
