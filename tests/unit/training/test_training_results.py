@@ -237,7 +237,7 @@ def test_autoencoder_writes_a_picture_of_reconstructions(tmp_path: Path) -> None
         encoder="autoencoder",
         network={"width": 8, "dim": 10, "projection": 0},
         losses=(Loss("reconstruction"),),
-        epochs=6,
+        epochs=3,
         data=Data("digits", per_class=80, validation=60),
         optimizer=Optimizer("adamw", lr=1e-2),
     )
@@ -273,7 +273,7 @@ def test_reconstructions_of_few_images(tmp_path: Path, images: int) -> None:
 
 
 def test_training_separates_classes(tmp_path: Path) -> None:
-    card = train(replace(SMALL, epochs=8, data=Data("digits", validation=300)), tmp_path)
+    card = train(replace(SMALL, epochs=4, data=Data("digits", validation=300)), tmp_path)
     metrics = card.training.metrics
     assert metrics["map"] > 0.8  # type: ignore[operator]
     assert metrics["precision_at_10"] > 0.85  # type: ignore[operator]
