@@ -7,6 +7,9 @@ Each process of pytest has one such server. Its first user decides what it impor
 import multiprocessing
 from functools import cache
 from multiprocessing.context import ForkServerContext
+from tempfile import TemporaryDirectory
+
+import pytest
 
 from cli.main import COMMANDS
 
@@ -48,6 +51,8 @@ def forking() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
     first = context.Process(target=int)
-    first.start()
-    first.join()
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", folder)  # where matplotlib writes its list of fonts
+        first.start()
+        first.join()
     return context
