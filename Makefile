@@ -31,7 +31,7 @@ test-fast: $(READY_DEV) ## run the tests of one module: make test-fast MODULE=re
 	files=$$($(BIN)/python tests/selection.py $(MODULE)) && $(BIN)/python -m pytest --seconds 25 $$files
 
 test-all: $(READY_DEV) ## run all tests, and install a wheel into an empty environment
-	$(BIN)/python -m pytest -m ''
+	RETR_EXAMPLES=all $(BIN)/python -m pytest -m ''
 
 faults: $(READY_DEV) ## kill each writing run at 100 random moments and at every step; half an hour
 	RETR_FAULTS=100 $(BIN)/python -m pytest tests/faults

@@ -1,5 +1,6 @@
 """Fixtures and marks of all tests."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # umap would set it for torch, too
 
+gc.disable()  # until all modules are imported: there is no garbage to collect
 STARTED = time.monotonic()
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
 
@@ -38,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if not root or not (Path(root) / name).is_dir():
                 why = f"needs the data set {name} in RETR_DATA_DIR"
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect garbage from now on."""
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

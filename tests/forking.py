@@ -7,6 +7,9 @@ Each process of pytest has one such server. Its first user decides what it impor
 import multiprocessing
 from functools import cache
 from multiprocessing.context import ForkServerContext
+from tempfile import TemporaryDirectory
+
+import pytest
 
 from cli.main import COMMANDS
 
@@ -23,15 +26,22 @@ PRELOADED = (
     "encoders.training.trainer",
     "indexers.exact",
     "indexers.hnsw",
+    "indexers.hnsw_pca",
     "indexers.ivf",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pydantic.types",
     "retrieval.drawing.plots",
     "retrieval.images.datasets.digits",
     "retrieval.inspection",
     "retrieval.quality.evaluation",
     "retrieval.index.build_segments",
     "retrieval.index.update",
+    "s3fs",
     "sklearn.datasets",
     "torch._dynamo",
+    "tests.cli.running",
+    "tests.large_pages",  # the last: it changes the memory of all others
 )
 
 
@@ -41,6 +51,8 @@ def forking() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
     first = context.Process(target=int)
-    first.start()
-    first.join()
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", folder)  # where matplotlib writes its list of fonts
+        first.start()
+        first.join()
     return context

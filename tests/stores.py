@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +25,34 @@ KEYS = {
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Run a server and yield its address."""
-    from moto.server import ThreadedMotoServer  # slow to import
+    from moto import backends  # slow to import
+    from moto.moto_server.werkzeug_app import MotoRequestHandler
+    from moto.server import ThreadedMotoServer
 
+    services = frozenset(backends.list_of_moto_modules())
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        # Each request would look for 200 folders, log a line and open a connection.
+        patch.setattr(backends, "list_of_moto_modules", lambda: services)
+        patch.setattr(MotoRequestHandler, "log_request", lambda *_: None)
+        patch.setattr(MotoRequestHandler, "protocol_version", "HTTP/1.1")
+        server.start()
+        host, port = server.get_host_and_port()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.stop()
+
+
+@cache
+def shared_loader(folders: str | None = None) -> Any:
+    """Return the reader of botocore's service descriptions, the same one for all clients.
+
+    Each client reads megabytes of JSON otherwise, which takes most of the time to make it.
+    """
+    from botocore.loaders import create_loader  # slow to import
+
+    return create_loader(folders)
 
 
 def lead_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

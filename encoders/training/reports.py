@@ -21,9 +21,13 @@ RECONSTRUCTIONS = "reconstructions.png"
 LIBRARIES = ("retr", "torch", "pytorch-metric-learning", "timm")
 
 
-def write_reports(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
-    """Write the log of the epochs so far as CSV, and its curves as PNG."""
+def write_log(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
+    """Write the log of the epochs so far as CSV."""
     write_csv(folder / LOG, rows)
+
+
+def draw_log(folder: Path, rows: Sequence[Mapping[str, Json]]) -> None:
+    """Draw the curves of the log as PNG."""
     draw_curves(folder / CURVES, rows)
 
 

@@ -27,7 +27,7 @@ from encoders.training.publishing import (
     write_image_ids,
     write_weights,
 )
-from encoders.training.reports import write_reports
+from encoders.training.reports import draw_log, write_log
 from encoders.training.scoring import MAX_SCORED_IMAGES, embed, score
 from encoders.training.seeds import generator_of, seed_of
 from encoders.training.setup import RunSetup, check_same_recipe
@@ -37,6 +37,8 @@ from retrieval.storage.cards import Card
 
 CHECKPOINT_VERSION = 1
 CHECKPOINT_SECONDS = 60
+CURVES_SECONDS = 10
+"""Minimum time between two drawings of the curves. A drawing takes longer than a small epoch."""
 MAX_SAMPLE_PIXELS = 10_000 * 32 * 32
 """Pixels of the sample of images that `Network.prepare` is given."""
 
@@ -81,6 +83,7 @@ class Run:
         self.optimizers = Optimizers(self.recipe.optimizer, self.network, self.terms)
         self.position = Position()
         self.rows: list[dict[str, Json]] = []
+        self.drawn = time.perf_counter()  # when the curves were last drawn
         self.load()
 
     def _sample(self) -> Tensor:
@@ -172,8 +175,15 @@ class Run:
         total = here.total_seconds + here.seconds + time.perf_counter() - trained
         self.position = Position(epoch=here.epoch + 1, total_seconds=total)
         self.save()
-        write_reports(self.folder, self.rows)
+        self.report()
         return row
+
+    def report(self) -> None:
+        """Write the log. Draw its curves if they were not drawn within `CURVES_SECONDS`."""
+        write_log(self.folder, self.rows)
+        if time.perf_counter() - self.drawn > CURVES_SECONDS:
+            draw_log(self.folder, self.rows)
+            self.drawn = time.perf_counter()
 
     def step(self, rows: Tensor, done: float) -> float:
         """Train on the images of these rows (n,) and return the loss.
@@ -264,7 +274,8 @@ class Run:
         write_weights(self.folder, weights)
         self.network.load_state_dict(weights)  # score the weights that were written
         if self.rows:
-            write_reports(self.folder, self.rows)
+            write_log(self.folder, self.rows)
+            draw_log(self.folder, self.rows)
         if self.network.draws:
             write_drawings(self.setup, self.folder)
         write_image_ids(self.setup, self.folder)

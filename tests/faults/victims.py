@@ -72,10 +72,13 @@ def train(folder: Path) -> None:
     """Train a small encoder of digits."""
     import torch
 
+    from encoders.training import run as training_run
     from encoders.training.recipe import Augmentation, Data, Loss, Optimizer, Recipe, Sampler
     from encoders.training.trainer import train
 
     torch.set_num_threads(1)
+    if ALL:
+        training_run.CURVES_SECONDS = 0  # kill while curves are drawn after each epoch, too
     recipe = Recipe(
         encoder="siamese",
         network={"widths": [8, 8, 8], "dim": 6},

@@ -17,6 +17,7 @@ from PIL import Image
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage
 from retrieval.images import Item, decode, frame, open_source
+from tests.examples import examples
 
 COUNTS = st.sampled_from([1, 2, 5, 255, 256, 257, 600])  # around one chunk of 256, and three chunks
 
@@ -102,7 +103,7 @@ def seen(item: Item) -> tuple[str, str | None, str, object]:
     return item.id, item.label, item.path, plain
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     make=st.sampled_from([folder, parquet, empty_between, arrow, tar, idx, binary_cifar]),
     count=COUNTS,
@@ -146,7 +147,7 @@ def key(path: str) -> list[tuple[list[tuple[int, object]], str]]:
     return keys
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.sets(st.lists(NAME, min_size=1, max_size=3).map(tuple), min_size=1, max_size=8))
 @example({("09", "1"), ("9", "0")})
 def test_a_folder_lists_all_paths_in_natural_order(paths: set[tuple[str, ...]]) -> None:
@@ -187,7 +188,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(content[: draw(st.integers(0, len(content)))])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(damaged() | st.binary(max_size=60))
 def test_any_bytes_are_an_rgb_image_or_raise_bad_image(content: bytes) -> None:
     try:
@@ -200,7 +201,7 @@ def test_any_bytes_are_an_rgb_image_or_raise_bad_image(content: bytes) -> None:
         assert np.asarray(image).shape == (image.height, image.width, 3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     width=st.integers(1, 80),
     height=st.integers(1, 80),

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from retrieval.contracts import Metric, Vectors
 from retrieval.registry import make_indexer
+from tests.examples import examples
 
 # Whole numbers: squares, sums and products are exact in float32, so that ties are ties.
 NUMBERS = st.integers(-4, 4)
@@ -55,7 +56,7 @@ def searches(draw: st.DrawFn) -> tuple[Vectors, Vectors, Any, int]:
 # ivf has one list for this few rows, so it is exact too. hnsw may miss a row far from many
 # copies of another; the distances of the rows that it finds must be right.
 @pytest.mark.parametrize(("name", "metric"), CASES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(search=searches())
 def test_hits_equal_brute_force(
     name: str, metric: Metric, search: tuple[Vectors, Vectors, Any, int]

@@ -15,6 +15,7 @@ from retrieval.errors import BadInput
 from retrieval.quality import metrics
 from retrieval.quality.evaluation import Evaluation, evaluate
 from retrieval.quality.labelled import Labelled
+from tests.examples import examples
 
 KS = (1, 2, 3, 7, 40)
 
@@ -109,7 +110,7 @@ def labelled(items: Sequence[tuple[Point, str | None]], ids: list[str]) -> Label
     )
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=examples(100), deadline=None)  # the machine may be busy
 @given(labelled_pairs(), st.sampled_from(Metric))
 def test_every_measure_equals_the_oracle(pair: tuple[Labelled, Labelled], metric: Metric) -> None:
     expected = oracle(*pair, metric)
@@ -120,7 +121,7 @@ def test_every_measure_equals_the_oracle(pair: tuple[Labelled, Labelled], metric
         assert flat(evaluate(*pair, metric, KS)) == pytest.approx(expected)
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=examples(100), deadline=None)  # the machine may be busy
 @given(labelled_pairs(), st.sampled_from(Metric), st.randoms(use_true_random=False))
 def test_the_order_of_queries_does_not_matter(
     pair: tuple[Labelled, Labelled], metric: Metric, random: Random
@@ -135,7 +136,7 @@ def test_the_order_of_queries_does_not_matter(
     )
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=examples(100), deadline=None)  # the machine may be busy
 @given(st.integers(0, 2**32 - 1), st.sampled_from(Metric))
 def test_without_ties_the_order_of_the_database_does_not_matter(seed: int, metric: Metric) -> None:
     rng = np.random.default_rng(seed)
@@ -146,7 +147,7 @@ def test_without_ties_the_order_of_the_database_does_not_matter(seed: int, metri
     )
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=examples(100), deadline=None)  # the machine may be busy
 @given(labelled_pairs(), st.sampled_from([Metric.COSINE, Metric.EUCLIDEAN, Metric.MANHATTAN]))
 def test_scale_does_not_matter(pair: tuple[Labelled, Labelled], metric: Metric) -> None:
     if oracle(*pair, metric) is None:
@@ -157,7 +158,7 @@ def test_scale_does_not_matter(pair: tuple[Labelled, Labelled], metric: Metric) 
     assert flat(evaluate(small, smaller, metric, KS)) == flat(evaluate(*pair, metric, KS))
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=examples(100), deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(1, 60), unique=True, min_size=1), st.integers(0, 20))
 def test_relations_between_measures(found: list[int], missed: int) -> None:
     ranks = np.sort(np.array(found))

@@ -9,6 +9,7 @@ from PIL import Image
 from retrieval.contracts import Framing, Images, Resample
 from retrieval.images import frame, resizing
 from retrieval.images.resizing import Order, coefficients
+from tests.examples import examples
 
 
 def noise(width: int, height: int, seed: int) -> Images:
@@ -28,7 +29,7 @@ def noise(width: int, height: int, seed: int) -> Images:
     resample=st.sampled_from([*Resample]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_the_same_pixels_as_pillow(
     width: int, height: int, side: int, crop: float, resample: Resample, seed: int
 ) -> None:

@@ -15,6 +15,7 @@ from retrieval.inspection import verify
 from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
 from retrieval.storage.shard_writer import ShardWriter
+from tests.examples import examples
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 numbers = st.floats(-1e4, 1e4, width=16)
@@ -35,7 +36,7 @@ def sets(draw: st.DrawFn):  # type: ignore[no-untyped-def]
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(sets())
 def test_rows_are_read_as_they_were_written(drawn) -> None:  # type: ignore[no-untyped-def]
     ids, labels, paths, vectors, dtype, metric, shard_images = drawn

@@ -9,7 +9,7 @@ import pytest
 
 from retrieval.storage import places
 from retrieval.storage.places import RemotePath
-from tests.stores import lead_to, s3_server
+from tests.stores import lead_to, s3_server, shared_loader
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,10 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No contact of another test counts, nor a connection."""
+    import botocore.session
     import s3fs
 
+    monkeypatch.setattr(botocore.session, "create_loader", shared_loader)
     monkeypatch.setattr(places, "_reached", set())
     s3fs.S3FileSystem.clear_instance_cache()
     yield

@@ -30,20 +30,34 @@ finally:
 """
 
 
-@pytest.fixture
-def indexed(retr: Retr) -> Path:
-    """Write photos/0.png to 23.png, their siamese-quick embeddings, and an index."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write photos/0.png to 23.png, their siamese-quick embeddings, an index and the network."""
+    home = tmp_path_factory.mktemp("exports")
     for number in range(IMAGES):
-        save(retr.cwd / "photos" / f"{number}.png", seed=number)
-    forked = Retr(retr.cwd, start=fork)
-    forked("encode", "photos", "--encoder", "siamese-quick")
+        save(home / "photos" / f"{number}.png", seed=number)
+    forked = Retr(home, places(home), start=fork)
+    forked("encode", home / "photos", "--encoder", "siamese-quick")
     forked("index", "--backend", "hnsw")
-    return retr.cwd / "photos"
+    return home
 
 
-def fingerprint_of(retr: Retr) -> str:
-    forked = Retr(retr.cwd, start=fork)
-    facts = forked.json("encode", "photos", "--encoder", "siamese-quick")["encoder"]
+def places(home: Path) -> dict[str, str]:
+    """Return the variables that name the workspace and the cache."""
+    return {"RETR_WORKSPACE": str(home / "workspace"), "XDG_CACHE_HOME": str(home / "cache")}
+
+
+@pytest.fixture
+def indexed(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of photos, with its workspace and cache in use."""
+    for name, value in places(home).items():
+        monkeypatch.setenv(name, value)
+    return home / "photos"
+
+
+def fingerprint_of(photos: Path) -> str:
+    forked = Retr(photos.parent, start=fork)
+    facts = forked.json("encode", photos, "--encoder", "siamese-quick")["encoder"]
     return str(facts["fingerprint"])
 
 
@@ -84,11 +98,11 @@ def test_a_search_needs_no_torch_and_finds_the_same(retr: Retr, indexed: Path) -
     check_alike(quick, slow)
 
 
-def test_a_search_in_python_needs_no_torch_either(retr: Retr, indexed: Path) -> None:
+def test_a_search_in_python_needs_no_torch_either(home: Path, indexed: Path) -> None:
     program = f"""
 import sys
 from retrieval import Searcher
-searcher = Searcher.open({str(index_folder(retr))!r})
+searcher = Searcher.open({str(index_folder(home))!r})
 for hits in searcher.search_images([{str(indexed / "3.png")!r}, {str(indexed / "5.png")!r}], k=2):
     print(hits[0].id)
 print(*(name for name in {SLOW} if name in sys.modules))
@@ -99,13 +113,13 @@ print(*(name for name in {SLOW} if name in sys.modules))
     assert finished.stdout.split() == ["3.png", "5.png", "onnxruntime"]
 
 
-def index_folder(retr: Retr) -> Path:
-    [folder] = (retr.cwd / "workspace" / "indices").iterdir()
+def index_folder(home: Path) -> Path:
+    [folder] = (home / "workspace" / "indices").iterdir()
     return folder
 
 
 def test_first_search_caches_the_network(retr: Retr, indexed: Path) -> None:
-    folder = export_folder(fingerprint_of(retr))
+    folder = export_folder(fingerprint_of(indexed))
     (folder / NETWORK).write_bytes(b"damaged")
     image = str(indexed / "0.png")
     first, imported = told(retr, "search", image, "--json")

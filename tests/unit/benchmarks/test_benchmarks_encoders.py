@@ -112,12 +112,12 @@ def test_each_part_of_an_embedding_has_a_row(tmp_path: Path) -> None:
         optimizer=Optimizer("adamw", lr=0.01),
     )
     train(recipe, tmp_path)
-    rows = [*ablation.measure(tmp_path, "train", 1_000)]
+    rows = [*ablation.measure(tmp_path, "train", 300)]
     assert [row["numbers"] for row in rows] == [3, 3, 13, 3, 13]
     held_out = 1437 - 70  # the rest of the test split, without training images
-    assert {row["images"] for row in rows} == {1_000}
+    assert {row["images"] for row in rows} == {300}
     assert len({row["map"] for row in rows}) == len(rows)
-    (few, *_) = ablation.measure(tmp_path, "train", 10_000)
+    few = next(ablation.measure(tmp_path, "train", 10_000))
     assert few["images"] == held_out
 
 

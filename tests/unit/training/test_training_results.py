@@ -60,6 +60,22 @@ def test_a_run_leaves_weights_card_log_and_curves(trained: Path) -> None:
     assert len(ids) == len(set(ids)) == 160
 
 
+@pytest.mark.parametrize(("seconds", "drawn"), [(0, True), (100, False)])
+def test_curves_are_drawn_at_intervals_and_the_log_is_always_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, drawn: bool
+) -> None:
+    monkeypatch.setattr(training_run, "CURVES_SECONDS", seconds)
+    found: list[tuple[int, bool]] = []
+
+    def look(row: object) -> None:
+        rows = (tmp_path / LOG).read_text().splitlines()
+        found.append((len(rows) - 1, (tmp_path / CURVES).exists()))
+
+    train(SMALL, tmp_path, on_epoch=look)
+    assert found == [(1, drawn), (2, drawn)]
+    assert (tmp_path / CURVES).exists()
+
+
 def test_the_result_is_an_encoder(trained: Path) -> None:
     encoder = open_encoder(str(trained))
     assert encoder.name == f"siamese:{trained}"
@@ -221,7 +237,7 @@ def test_autoencoder_writes_a_picture_of_reconstructions(tmp_path: Path) -> None
         encoder="autoencoder",
         network={"width": 8, "dim": 10, "projection": 0},
         losses=(Loss("reconstruction"),),
-        epochs=6,
+        epochs=3,
         data=Data("digits", per_class=80, validation=60),
         optimizer=Optimizer("adamw", lr=1e-2),
     )
@@ -257,7 +273,7 @@ def test_reconstructions_of_few_images(tmp_path: Path, images: int) -> None:
 
 
 def test_training_separates_classes(tmp_path: Path) -> None:
-    card = train(replace(SMALL, epochs=8, data=Data("digits", validation=300)), tmp_path)
+    card = train(replace(SMALL, epochs=4, data=Data("digits", validation=300)), tmp_path)
     metrics = card.training.metrics
     assert metrics["map"] > 0.8  # type: ignore[operator]
     assert metrics["precision_at_10"] > 0.85  # type: ignore[operator]

@@ -1,11 +1,12 @@
 """Stopped and killed training runs continue; a folder of another run is refused."""
 
 import json
+import resource
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from encoders.training.trainer import train
 from retrieval.errors import BadData, CannotWrite, Mismatch, RetrError
 from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed
+from tests.forking import forking
 from tests.training_runs import SMALL, Stop, same, stop_after, train_small
 
 
@@ -92,24 +94,21 @@ def test_stopped_run_of_any_recipe_ends_with_the_same_weights(
     assert same(tmp_path / "whole", tmp_path / "stopped")
 
 
+def train_slowly(folder: Path) -> None:
+    training_run.CHECKPOINT_SECONDS = 0
+    train(SMALL, folder, on_step=lambda done, total: time.sleep(0.2))
+
+
 def test_killed_run_continues(trained: Path, tmp_path: Path) -> None:
-    code = (
-        "import time\n"
-        "from pathlib import Path\n"
-        "from encoders.training import run, trainer\n"
-        "from encoders.training.recipe import *\n"
-        "run.CHECKPOINT_SECONDS = 0\n"
-        f"recipe = {SMALL!r}\n"
-        f"trainer.train(recipe, Path({str(tmp_path)!r}), on_step=lambda d, t: time.sleep(0.2))\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = forking().Process(target=train_slowly, args=(tmp_path,))
+    process.start()
     deadline = time.monotonic() + 100
     while not (tmp_path / CHECKPOINT).exists():
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (tmp_path / CARD).exists()
     train(SMALL, tmp_path)
     assert same(trained, tmp_path)
@@ -153,6 +152,18 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         train(SMALL, tmp_path)
 
 
+def train_on_full_disk(folder: Path, limit: int, writer: Connection) -> None:
+    """Train where files have at most `limit` bytes, and send the error."""
+    sys.dont_write_bytecode = True  # Python does not notice that it wrote half of a .pyc file
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    training_run.CHECKPOINT_SECONDS = 0
+    try:
+        train(SMALL, folder)
+    except RetrError as error:
+        writer.send(str(error))
+
+
 def test_full_disk_keeps_the_last_checkpoint(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,27 +173,16 @@ def test_full_disk_keeps_the_last_checkpoint(
         train(SMALL, tmp_path, on_step=stop_after(3))
     before = (tmp_path / CHECKPOINT).read_bytes()
     assert len(before) > limit
-    code = (
-        "import resource, signal\n"
-        "from retrieval.errors import RetrError\n"
-        "from pathlib import Path\n"
-        "from encoders.training import run, trainer\n"
-        "from encoders.training.recipe import *\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "run.CHECKPOINT_SECONDS = 0\n"
-        f"recipe = {SMALL!r}\n"
-        "try:\n"
-        f"    trainer.train(recipe, Path({str(tmp_path)!r}))\n"
-        "except RetrError as error:\n"
-        "    print(error)\n"
-    )
-    # -B: Python does not notice that it wrote half of a .pyc file.
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith(f"cannot write into {tmp_path}")
-    assert "the last checkpoint is whole" in done.stdout
+    (reader, writer) = forking().Pipe(duplex=False)
+    process = forking().Process(target=train_on_full_disk, args=(tmp_path, limit, writer))
+    process.start()
+    process.join(100)
+    assert process.exitcode == 0
+    message = reader.recv()
+    reader.close()
+    writer.close()
+    assert message.startswith(f"cannot write into {tmp_path}")
+    assert "the last checkpoint is whole" in message
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert [p for p in tmp_path.iterdir() if "partial" in p.name] == []
     train(SMALL, tmp_path)
@@ -196,7 +196,8 @@ def test_full_disk_while_curves_are_written(
         raise CannotWrite(folder / CURVES, OSError(28, "No space left on device"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "write_reports", full)
+        patched.setattr(training_run, "CURVES_SECONDS", 0)  # after every epoch
+        patched.setattr(training_run, "draw_log", full)
         with pytest.raises(RetrError, match="the last checkpoint is whole") as e:
             train(SMALL, tmp_path)
     assert e.value.exit_code == 1
