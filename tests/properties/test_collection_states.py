@@ -5,9 +5,11 @@
 
 import os
 import shutil
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from retrieval.storage.shard_writer import relocate_embeddings
 SHARD_IMAGES = 4
 STEPS = int(os.environ.get("RETR_STATES", "60"))
 STEPS_OF_A_RUN = 20
+UPDATED_STEPS = 3
 NUMBERS = st.integers(0, 10**6)
 
 
@@ -53,7 +56,13 @@ class Stopping(Toy):
 
 
 class Collection(RuleBasedStateMachine):
-    """A folder, its embeddings and an index, and what may happen to them."""
+    """A folder, its embeddings and an index, and what may happen to them.
+
+    Whatever rules hypothesis chooses, the collection is brought up to date and checked after every
+    third step, and at the end.
+    """
+
+    done: ClassVar[Counter[str]] = Counter()  # steps, and updates that were checked
 
     @initialize()
     def start(self) -> None:
@@ -68,6 +77,7 @@ class Collection(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "home"):
+            self.update()
             self.home.cleanup()
 
     def write(self, name: str, seed: int) -> None:
@@ -158,7 +168,12 @@ class Collection(RuleBasedStateMachine):
         with suppress(Stopped):
             self.encode(Stopping(batches))
 
-    @rule()
+    @invariant()
+    def update_after_every_third_step(self) -> None:
+        self.done["steps"] += 1
+        if self.done["steps"] % UPDATED_STEPS == 0 and hasattr(self, "home"):
+            self.update()
+
     def update(self) -> None:
         self.encode(Toy())
         sets = [open_embeddings(self.embeddings)]
@@ -177,6 +192,7 @@ class Collection(RuleBasedStateMachine):
 
     def check(self) -> None:
         """Check that embeddings and index are those of a fresh run."""
+        self.done["updates"] += 1
         fresh = self.base / "fresh"
         shutil.rmtree(fresh, ignore_errors=True)
         self.encode(Toy(), fresh)
@@ -214,13 +230,16 @@ def columns_of(folder: Path) -> dict[str, object]:
 
 
 def run(steps: int) -> None:
+    Collection.done.clear()
     Collection.TestCase.settings = settings(
-        max_examples=-(-steps // STEPS_OF_A_RUN),
+        max_examples=-(-2 * steps // STEPS_OF_A_RUN),  # some have fewer steps
         stateful_step_count=STEPS_OF_A_RUN,
         deadline=None,
         suppress_health_check=[*HealthCheck],
     )
     Collection.TestCase("runTest").runTest()
+    assert Collection.done["steps"] >= steps
+    assert Collection.done["updates"] >= steps / UPDATED_STEPS
 
 
 def test_a_collection_equals_a_fresh_run_after_random_changes() -> None:
