@@ -27,7 +27,7 @@ from retrieval.images import open_source
 COPIES_PER_IMAGE = 0.1
 IMAGES_PER_FOLDER = 1000
 JPEG_QUALITY = 90
-KINDS = ("exact", "jpeg", "smaller", "larger", "mirrored", "rotated 90", "rotated 180")
+COPY_KINDS = ("exact", "jpeg", "smaller", "larger", "mirrored", "rotated 90", "rotated 180")
 
 
 def make_images(folder: Path, images: int, data: Path | None) -> list[tuple[str, str, str]]:
@@ -47,7 +47,7 @@ def make_images(folder: Path, images: int, data: Path | None) -> list[tuple[str,
     with ThreadPoolExecutor() as threads:
         list(threads.map(write, names, map(Image.fromarray, pixels)))
         for i, original in enumerate(chosen):
-            kind = KINDS[i % len(KINDS)]
+            kind = COPY_KINDS[i % len(COPY_KINDS)]
             suffix = Path(names[original]).suffix if kind == "exact" else ".jpg"
             name = f"copies-{i // IMAGES_PER_FOLDER:03d}/{i:06d}{suffix}"
             planted.append((name, names[original], kind))
@@ -127,7 +127,7 @@ def found_shares(
         for number, group in enumerate(document["groups"])
         for name in (group["keep"], *group["remove"])
     }
-    for kind in KINDS:
+    for kind in COPY_KINDS:
         pairs = [(copy, image) for copy, image, its in planted if its == kind]
         found = sum(group_of.get(a, -1) == group_of.get(b, -2) for a, b in pairs)
         yield kind, found / max(1, len(pairs))

@@ -28,7 +28,7 @@ from retrieval.pairs.crops.rectangle import Canvas, find_crop
 from retrieval.pairs.duplicates import MIN_CORRELATION
 
 CROPS_PER_PHOTO = 10
-NEIGHBORS = 10  # of each image of CIFAR-10
+NEIGHBORS = 10  # lookalikes for each image of CIFAR-10
 MIN_SIDE = 100  # pixels of a photograph
 
 

@@ -1,4 +1,4 @@
-"""How two images are alike: turned copies, exact copies, and crops."""
+"""Relations of two images that are alike: turned copies, exact copies and crops."""
 
 from typing import NamedTuple
 

@@ -13,7 +13,7 @@ from retrieval.runtime.threads import usable_cores
 
 Gray = NDArray[np.float32]
 
-WINDOW_SIDES = (8, 10, 12, 14, 16)  # of a thumbnail of 16 pixels, that a crop may show
+WINDOW_SIDES = (8, 10, 12, 14, 16)  # pixels; windows of a thumbnail of 16 pixels
 BLOCK_SIZE = 256  # pairs compared in one step
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 

@@ -30,7 +30,7 @@ from retrieval.pairs.match import Box
 
 Gray = NDArray[np.float32]
 
-MIN_SHARE = 0.5  # of a side, that the crop shows
+MIN_SHARE = 0.5  # smallest share of a side that a crop shows
 MAX_SHARE = 0.95
 SHARE_TOLERANCE = 0.01
 CANVAS_SIDE = 2 * MAX_SIDE  # shorter side of a compared image in pixels, at most

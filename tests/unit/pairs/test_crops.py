@@ -24,7 +24,7 @@ from retrieval.pairs.thumbnails import Thumbnails
 from retrieval.quality.labelled import Labelled
 from retrieval.storage.names import storable
 
-LEAST = 0.95
+MIN_CORRELATION = 0.95
 BOXES = (
     Box(0.0, 0.0, 0.5, 0.5),
     Box(0.3, 0.2, 0.9, 0.8),
@@ -54,7 +54,7 @@ def as_jpeg(image: Image.Image, scale: float, quality: int = 85) -> Image.Image:
 
 
 def crop_of(whole: Image.Image, part: Image.Image) -> Box | None:
-    found = find_crop(Canvas.of(whole), Canvas.of(part), LEAST)
+    found = find_crop(Canvas.of(whole), Canvas.of(part), MIN_CORRELATION)
     return None if found is None else found.box
 
 
@@ -152,7 +152,7 @@ def test_only_the_likeliest_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) 
     images = [photo(0), photo(1), cut(photo(0), BOXES[1])]
     pixels = np.stack([thumbnail(image) for image in images])
     thumbnails = Thumbnails(pixels, np.ones(3, np.bool_), [])
-    found = CropSearch.of(["a", "b", "c"], thumbnails, LEAST, 1.0)
+    found = CropSearch.of(["a", "b", "c"], thumbnails, MIN_CORRELATION, 1.0)
     assert found.matches(np.array([0, 1]), np.array([1, 2])) == {}
     assert found.matches(np.array([0, 0]), np.array([1, 2])) == {}
     assert len(compared) == 2
