@@ -141,6 +141,9 @@ def main() -> None:
     parser.add_argument("--encoder", default="toy")
     parser.add_argument("--data", type=Path, help="folder with cifar10")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--read", action="store_true", help="touch the files, so that all images are read again"
+    )
     given = parser.parse_args()
     images, embeddings = given.folder / "images", given.folder / "embeddings"
     list_of_copies = given.folder / "copies.json"
@@ -152,6 +155,9 @@ def main() -> None:
         ["encode", str(images), "--encoder", given.encoder, "--out", str(embeddings), "--json"],
         given.folder / "encode.json",
     )
+    if given.read:
+        for file in images.rglob("*.*"):
+            file.touch()
     out = given.folder / "duplicates.json"
     runs = [timed(["duplicates", str(embeddings), "--json"], out) for _ in range(given.repeats)]
     document = json.loads(out.read_text())
