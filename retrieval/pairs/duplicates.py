@@ -157,8 +157,10 @@ def find_duplicates(
     comparison = Comparison.of(where, thumbnails, least, turns)
     compared = comparison.with_partners(a[nearest], b[nearest], members)
     matches = comparison.matches(*compared)
-    cropping = CropSearch.of(where, thumbnails, least, tolerance_of(least)) if crops else None
-    if cropping is not None:
+    cropping = None
+    if crops:
+        tolerance = tolerance_of(least)
+        cropping = CropSearch.of(where, thumbnails, least, tolerance, comparison.unreadable)
         pairs = zip(a.tolist(), b.tolist(), strict=True)
         others = np.array([pair not in matches for pair in pairs], np.bool_)
         matches |= cropping.matches(a[others], b[others])
@@ -168,7 +170,7 @@ def find_duplicates(
         _duplicates(images, distinct, matches, metric),
         len(compared[0]),
         len(compared[0]) + left_out,
-        comparison.thumbnails.unreadable,
+        [*thumbnails.unreadable, *comparison.unreadable.values()],
         distinct,
         matches,
         comparison,
@@ -196,7 +198,8 @@ def _check(first: Labelled, second: Labelled | None, neighbors: int, least: floa
 class Comparison:
     """Compares images, by number, by their pixels. Thread-safe.
 
-    least: minimum correlation of near-identical images.
+    least: minimum correlation of near-identical images. unreadable: errors of images that have a
+    stored thumbnail, by path.
     """
 
     paths: Sequence[str]
@@ -204,6 +207,7 @@ class Comparison:
     least: float
     turns: Sequence[Turn]
     frame: Callable[[str], Frame | None]
+    unreadable: dict[str, BadImage]
 
     @classmethod
     def of(
@@ -216,7 +220,17 @@ class Comparison:
                 f"{thumbnails.unreadable[0]}; if their folder was moved, name the new one with "
                 "--root"
             )
-        return cls(paths, thumbnails, least, turns, lru_cache(MAX_CACHED_FRAMES)(_read_frame))
+        unreadable: dict[str, BadImage] = {}
+
+        def read(path: str) -> Frame | None:
+            try:
+                return framed(read_image(path, Framing(MAX_SIDE)))
+            except BadImage as error:
+                unreadable[path] = error
+                return None
+
+        frame = lru_cache(MAX_CACHED_FRAMES)(read)
+        return cls(paths, thumbnails, least, turns, frame, unreadable)
 
     def with_partners(self, a: Rows, b: Rows, members: Sequence[Rows]) -> tuple[Rows, Rows]:
         """Return the pairs (n,), and those that thumbnails add, each once."""
@@ -350,11 +364,3 @@ def _pairs(
             *((row, two[b][0]) for row in one[a][1:]),
         )
     ]
-
-
-def _read_frame(path: str) -> Frame | None:
-    """Return the frame of an image; None if it can no longer be read."""
-    try:
-        return framed(read_image(path, Framing(MAX_SIDE)))
-    except BadImage:
-        return None

@@ -36,11 +36,27 @@ class CropSearch:
 
     @classmethod
     def of(
-        cls, paths: Sequence[str], thumbnails: Thumbnails, least: float, tolerance: float
+        cls,
+        paths: Sequence[str],
+        thumbnails: Thumbnails,
+        least: float,
+        tolerance: float,
+        unreadable: dict[str, BadImage],
     ) -> "CropSearch":
-        """Return the search among the images at these paths."""
-        read = lru_cache(MAX_CACHED_CANVASES)(_read_canvas)
-        return cls(paths, thumbnails, least, tolerance, read)
+        """Return the search among the images at these paths.
+
+        unreadable: gets the errors of images that can no longer be read, by path.
+        """
+
+        def read(path: str) -> Canvas | None:
+            try:
+                return Canvas.of(read_image(path, Framing(CANVAS_SIDE)))
+            except BadImage as error:
+                unreadable[path] = error
+                return None
+
+        canvas = lru_cache(MAX_CACHED_CANVASES)(read)
+        return cls(paths, thumbnails, least, tolerance, canvas)
 
     def matches(self, a: Rows, b: Rows) -> dict[tuple[int, int], Match]:
         """Return the pairs (n,) of which one is a crop of the other, in either order.
@@ -83,11 +99,3 @@ class CropSearch:
         if one is None or two is None:
             return None
         return find_crop(one, two, self.least, self.tolerance)
-
-
-def _read_canvas(path: str) -> Canvas | None:
-    """Return the canvas of an image; None if it can no longer be read."""
-    try:
-        return Canvas.of(read_image(path, Framing(CANVAS_SIDE)))
-    except BadImage:
-        return None

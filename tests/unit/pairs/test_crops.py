@@ -152,7 +152,7 @@ def test_only_the_likeliest_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) 
     images = [photo(0), photo(1), cut(photo(0), BOXES[1])]
     pixels = np.stack([thumbnail(image) for image in images])
     thumbnails = Thumbnails(pixels, np.ones(3, np.bool_), [])
-    found = CropSearch.of(["a", "b", "c"], thumbnails, MIN_CORRELATION, 1.0)
+    found = CropSearch.of(["a", "b", "c"], thumbnails, MIN_CORRELATION, 1.0, {})
     assert found.matches(np.array([0, 1]), np.array([1, 2])) == {}
     assert found.matches(np.array([0, 0]), np.array([1, 2])) == {}
     assert len(compared) == 2

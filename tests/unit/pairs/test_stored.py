@@ -46,11 +46,13 @@ def encoded(folder: Path, out: Path) -> Embeddings:
     return open_embeddings(out)
 
 
-def found_in(embeddings: Embeddings, stored: bool = True) -> Duplicates:
+def found_in(embeddings: Embeddings, stored: bool = True, crops: bool = False) -> Duplicates:
     rows, vectors = embeddings.read()
     images = Labelled(vectors, rows["id"].to_pylist(), rows["label"].to_pylist(), rows["path"])
     thumbnails = stored_thumbnails([embeddings]) if stored else None
-    return find_duplicates(images, None, Metric.EUCLIDEAN, neighbors=2, stored=thumbnails)
+    return find_duplicates(
+        images, None, Metric.EUCLIDEAN, neighbors=9, crops=crops, stored=thumbnails
+    )
 
 
 def without_thumbnails(out: Path) -> None:
@@ -105,6 +107,20 @@ def test_changed_and_missing_files_are_read_again(photos: Path, tmp_path: Path) 
     found = found_in(embeddings)
     assert ("0.png", "5.png") in {(pair["a"], pair["b"]) for pair in found.rows()}
     assert [Path(error.path).name for error in found.unreadable] == ["1.png"]
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_damaged_files_of_the_same_size_and_time_are_reported(
+    photos: Path, tmp_path: Path, crops: bool
+) -> None:
+    embeddings = encoded(photos, tmp_path / "out")
+    damaged = photos / ("7.png" if crops else "b.png")  # b.png has a copy
+    status = damaged.stat()
+    damaged.write_bytes(bytes(status.st_size))
+    os.utime(damaged, ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = found_in(embeddings, crops=crops)
+    assert [Path(error.path).name for error in found.unreadable] == [damaged.name]
+    assert len(found.matches) == (2 if crops else 1)
 
 
 def test_sets_without_the_column_are_read_and_brought_up_to_date(
