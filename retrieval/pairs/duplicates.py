@@ -149,18 +149,13 @@ def find_duplicates(
     members = [np.unique(numbers) for numbers in distinct.of_rows]
     a, b, distances = _proposed(images, members, metric, neighbors)
     nearest = np.argsort(distances, kind="stable")[:MAX_COMPARED_PAIRS]
-    left_out = len(a) - len(nearest)
     where = [paths[part][row] for part, row in places]
-    thumbnails = Thumbnails.read(
-        where, progress, None if stored is None else _gathered(stored, places)
-    )
+    thumbnails = Thumbnails.read(where, progress, _gathered(stored, places))
     comparison = Comparison.of(where, thumbnails, least, turns)
     compared = comparison.with_partners(a[nearest], b[nearest], members)
     matches = comparison.matches(*compared)
-    cropping = None
-    if crops:
-        tolerance = tolerance_of(least)
-        cropping = CropSearch.of(where, thumbnails, least, tolerance, comparison.unreadable)
+    cropping = comparison.crop_search() if crops else None
+    if cropping is not None:
         pairs = zip(a.tolist(), b.tolist(), strict=True)
         others = np.array([pair not in matches for pair in pairs], np.bool_)
         matches |= cropping.matches(a[others], b[others])
@@ -169,7 +164,7 @@ def find_duplicates(
         sets[-1],
         _duplicates(images, distinct, matches, metric),
         len(compared[0]),
-        len(compared[0]) + left_out,
+        len(compared[0]) + len(a) - len(nearest),
         [*thumbnails.unreadable, *comparison.unreadable.values()],
         distinct,
         matches,
@@ -244,6 +239,11 @@ class Comparison:
         a, b = np.unique(pairs, axis=0).T
         return a, b
 
+    def crop_search(self) -> CropSearch:
+        """Return the search for crops among the images."""
+        tolerance = tolerance_of(self.least)
+        return CropSearch.of(self.paths, self.thumbnails, self.least, tolerance, self.unreadable)
+
     def matches(self, a: Rows, b: Rows) -> dict[tuple[int, int], Match]:
         """Return the pairs (n,) that are near-identical, and how."""
         alike = self.thumbnails.alike(a, b, self.least, self.turns)
@@ -288,9 +288,11 @@ def tolerance_of(least: float) -> float:
 
 
 def _gathered(
-    stored: Sequence[StoredThumbnails], places: Sequence[tuple[int, int]]
-) -> StoredThumbnails:
-    """Return the thumbnails of the images at these places: sets and rows."""
+    stored: Sequence[StoredThumbnails] | None, places: Sequence[tuple[int, int]]
+) -> StoredThumbnails | None:
+    """Return the thumbnails of the images at these places: sets and rows. None for None."""
+    if stored is None:
+        return None
     part, row = np.array(places, np.int64).reshape(-1, 2).T
     found = StoredThumbnails(
         np.zeros((len(places), *stored[0].pixels.shape[1:]), np.uint8),
