@@ -117,7 +117,7 @@ def draw_duplicates(
             Picture(open_picture(of[row]), label or text(Path(of[row]).name))
             for of, row, label in zip(paths, rows, labels, strict=True)
         )
-        turned = Turn(pair.mirrored, pair.rotated).in_words()
+        turned = "crop" if pair.crop else Turn(pair.mirrored, pair.rotated).in_words()
         note = ", ".join(filter(None, (f"{pair.correlation:.3f}", turned)))
         same = None if None in labels else labels[0] == labels[1]
         pictures.append(PairPicture(one, two, note, same))

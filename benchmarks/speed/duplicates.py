@@ -27,7 +27,7 @@ from retrieval.images import open_source
 COPIES_PER_IMAGE = 0.1
 IMAGES_PER_FOLDER = 1000
 JPEG_QUALITY = 90
-KINDS = ("exact", "jpeg", "smaller", "larger", "mirrored", "rotated 90", "rotated 180")
+COPY_KINDS = ("exact", "jpeg", "smaller", "larger", "mirrored", "rotated 90", "rotated 180")
 
 
 def make_images(folder: Path, images: int, data: Path | None) -> list[tuple[str, str, str]]:
@@ -47,7 +47,7 @@ def make_images(folder: Path, images: int, data: Path | None) -> list[tuple[str,
     with ThreadPoolExecutor() as threads:
         list(threads.map(write, names, map(Image.fromarray, pixels)))
         for i, original in enumerate(chosen):
-            kind = KINDS[i % len(KINDS)]
+            kind = COPY_KINDS[i % len(COPY_KINDS)]
             suffix = Path(names[original]).suffix if kind == "exact" else ".jpg"
             name = f"copies-{i // IMAGES_PER_FOLDER:03d}/{i:06d}{suffix}"
             planted.append((name, names[original], kind))
@@ -127,7 +127,7 @@ def found_shares(
         for number, group in enumerate(document["groups"])
         for name in (group["keep"], *group["remove"])
     }
-    for kind in KINDS:
+    for kind in COPY_KINDS:
         pairs = [(copy, image) for copy, image, its in planted if its == kind]
         found = sum(group_of.get(a, -1) == group_of.get(b, -2) for a, b in pairs)
         yield kind, found / max(1, len(pairs))
@@ -141,6 +141,9 @@ def main() -> None:
     parser.add_argument("--encoder", default="toy")
     parser.add_argument("--data", type=Path, help="folder with cifar10")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--read", action="store_true", help="touch the files, so that all images are read again"
+    )
     given = parser.parse_args()
     images, embeddings = given.folder / "images", given.folder / "embeddings"
     list_of_copies = given.folder / "copies.json"
@@ -152,6 +155,9 @@ def main() -> None:
         ["encode", str(images), "--encoder", given.encoder, "--out", str(embeddings), "--json"],
         given.folder / "encode.json",
     )
+    if given.read:
+        for file in images.rglob("*.*"):
+            file.touch()
     out = given.folder / "duplicates.json"
     runs = [timed(["duplicates", str(embeddings), "--json"], out) for _ in range(given.repeats)]
     document = json.loads(out.read_text())

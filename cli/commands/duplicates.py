@@ -12,7 +12,7 @@ from cli.output import Output, distinguishable, plural
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json
-    from retrieval.pairs.duplicates import Duplicates
+    from retrieval.pairs.duplicates import Duplicate, Duplicates
     from retrieval.pairs.groups import Groups
     from retrieval.quality.labelled import Labelled
     from retrieval.storage.embeddings import Embeddings
@@ -56,6 +56,15 @@ AsIsOption = Annotated[
     typer.Option("--as-is", help="Leave out mirrored and rotated copies."),
 ]
 
+CropsOption = Annotated[
+    bool,
+    typer.Option(
+        "--crops",
+        help="Also find crops: images that show a rectangle of another, with 50 to 95% of its "
+        "width or height.",
+    ),
+]
+
 KeepOption = Annotated[
     str,
     typer.Option(
@@ -90,6 +99,7 @@ def duplicates(
     between: BetweenOption = None,
     keep: KeepOption = "largest",
     as_is: AsIsOption = False,
+    crops: CropsOption = False,
     neighbors: NeighborsOption = 10,
     correlation: CorrelationOption = 0.95,
     metric: MetricName = None,
@@ -102,6 +112,10 @@ def duplicates(
     their nearest neighbors, and with images whose thumbnails are similar, also mirrored or rotated
     by 90, 180 or 270 degrees. This finds copies in another size, format or quality. It does not
     find images that differ in a part or clearly in brightness.
+
+    With --crops, an image is also a duplicate if it is near-identical to a rectangle of one of its
+    neighbors, at any scale. Each side of the rectangle has at least 50% of the whole image's side,
+    and one has at most 95%. The rectangle is not mirrored or rotated. The whole image is kept.
 
     Example: retr duplicates --keep oldest --page duplicates.html --csv duplicates.csv
     """
@@ -123,6 +137,7 @@ def duplicates(
             neighbors=neighbors,
             least=correlation,
             turns=(AS_IT_IS,) if as_is else TURNS,
+            crops=crops,
             contents=current_contents(opened),
             stored=stored_thumbnails(opened),
             progress=show,
@@ -196,10 +211,12 @@ def _print(output: Output, found: "Duplicates", groups: "Groups") -> None:
     if rows > MAX_ROWS_SHOWN:
         output.say(f"… and {rows - MAX_ROWS_SHOWN:,} more")
     exact = sum(pair.exact for pair in found.duplicates)
+    cut = sum(pair.crop is not None for pair in found.duplicates)
     output.say(
-        f"{plural(len(found.duplicates) - exact, 'pair')} of near-identical images among "
+        f"{plural(len(found.duplicates) - exact - cut, 'pair')} of near-identical images among "
         f"{plural(found.compared, 'pair')} of neighbors that were compared by pixels; "
         f"{plural(exact, 'pair')} of exact copies"
+        + (f"; {plural(cut, 'crop')}" if found.cropping else "")
     )
     if found.compared < found.proposed:
         output.say(
@@ -225,7 +242,7 @@ def _print_groups(output: Output, groups: "Groups") -> int:
             (
                 keep.id,
                 image.id,
-                "exact copy" if image.exact else image.match.turn.in_words(),
+                "exact copy" if image.exact else image.match.in_words(),
                 f"{image.match.correlation:.4f}",
                 f"{image.facts.width}×{image.facts.height}",
                 "–" if image.facts.bytes is None else size(image.facts.bytes),
@@ -239,8 +256,6 @@ def _print_groups(output: Output, groups: "Groups") -> int:
 
 def _print_pairs(output: Output, found: "Duplicates") -> int:
     """Print the most similar pairs of two sets; return the number of all."""
-    from retrieval.pairs.likeness import Turn
-
     shown = found.duplicates[:MAX_ROWS_SHOWN]
     distances = distinguishable([pair.distance for pair in shown])
     output.table(
@@ -249,7 +264,7 @@ def _print_pairs(output: Output, found: "Duplicates") -> int:
             (
                 f"{pair.correlation:.4f}",
                 distance,
-                "exact copy" if pair.exact else Turn(pair.mirrored, pair.rotated).in_words(),
+                _relation(pair),
                 str(found.first.ids[pair.first]),
                 found.first.labels[pair.first] or "–",
                 str(found.second.ids[pair.second]),
@@ -260,6 +275,15 @@ def _print_pairs(output: Output, found: "Duplicates") -> int:
         left=7,
     )
     return len(found.duplicates)
+
+
+def _relation(pair: "Duplicate") -> str:
+    """Return how the images of a pair differ, in words."""
+    from retrieval.pairs.likeness import Turn
+
+    if pair.crop:
+        return "b is a crop of a" if pair.crop.of_first else "a is a crop of b"
+    return "exact copy" if pair.exact else Turn(pair.mirrored, pair.rotated).in_words()
 
 
 def _write(

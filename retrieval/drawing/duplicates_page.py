@@ -10,7 +10,6 @@ from retrieval.drawing.galleries import open_picture
 from retrieval.drawing.pages import embedded_picture, write_page
 from retrieval.images.facts import is_local_file
 from retrieval.pairs.groups import Group, GroupImage, Groups
-from retrieval.pairs.likeness import AS_IT_IS
 from retrieval.runtime.threads import usable_cores
 from retrieval.units import size
 
@@ -66,9 +65,7 @@ def _likeness(image: GroupImage) -> str:
     if image.exact:
         return "exact copy"
     correlation = f"correlation {image.match.correlation:.4f}"
-    if image.match.turn == AS_IT_IS:
-        return correlation
-    return f"{image.match.turn.in_words()}, {correlation}"
+    return ", ".join(filter(None, (image.match.in_words(), correlation)))
 
 
 def _row(group: Group) -> _Row:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Framing, Json, Metric, Rows, Vectors
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import read_image
+from retrieval.pairs.crops.search import CropSearch
 from retrieval.pairs.draw import Pairs, pair_distances
 from retrieval.pairs.exact_copies import Distinct
 from retrieval.pairs.likeness import (
@@ -34,6 +34,7 @@ from retrieval.pairs.likeness import (
     likeness,
     turned,
 )
+from retrieval.pairs.match import EXACT, Crop, Match
 from retrieval.pairs.stored import StoredThumbnails
 from retrieval.pairs.thumbnails import Thumbnails, indexer_for
 from retrieval.quality.labelled import Labelled
@@ -48,22 +49,13 @@ MIN_ADVANTAGE = 1e-3  # in correlation, of a turned image over one as it is
 Progress = Callable[[int, int], None]
 
 
-class Match(NamedTuple):
-    """Likeness of two images: the correlation of the second and the turned first, at most 1."""
-
-    correlation: float
-    turn: Turn
-
-
-EXACT = Match(1.0, AS_IT_IS)
-
-
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """Two near-identical images: a row in the first set and a row in the second.
 
     distance: of the embeddings. correlation: of the pixels, at most 1. mirrored, rotated: how the
     first image is turned for this correlation; see `Turn`. exact: the files have the same bytes.
+    crop: None unless one image is a crop of the other.
     """
 
     first: int
@@ -72,6 +64,7 @@ class Duplicate:
     correlation: float
     mirrored: bool
     rotated: int = 0
+    crop: Crop | None = None
     exact: bool = False
 
 
@@ -83,7 +76,8 @@ class Duplicates:
 
     compared: number of pairs that were compared by pixels. proposed: number of pairs of neighbors.
     distinct: the images without their exact copies. matches: their pairs that are near-identical,
-    the smaller number first. comparison: compares them.
+    the smaller number first. comparison: compares them. cropping: finds crops among them; None if
+    they were not asked for.
     """
 
     first: Labelled
@@ -95,6 +89,7 @@ class Duplicates:
     distinct: Distinct
     matches: dict[tuple[int, int], Match]
     comparison: "Comparison"
+    cropping: CropSearch | None = None
 
     def rows(self) -> list[dict[str, Json]]:
         """Return a row for each pair, as `retr duplicates` writes it."""
@@ -109,6 +104,8 @@ class Duplicates:
                 "mirrored": pair.mirrored,
                 "rotated": pair.rotated,
                 "exact": pair.exact,
+                "crop": pair.crop and ("b" if pair.crop.of_first else "a"),
+                "box": pair.crop and [round(share, 4) for share in pair.crop.box],
             }
             for pair in self.duplicates
         ]
@@ -122,6 +119,7 @@ def find_duplicates(
     neighbors: int = NEIGHBORS,
     least: float = MIN_CORRELATION,
     turns: Sequence[Turn] = TURNS,
+    crops: bool = False,
     contents: Sequence[Sequence[bytes | None]] | None = None,
     stored: Sequence[StoredThumbnails] | None = None,
     progress: Progress = lambda done, total: None,
@@ -132,6 +130,8 @@ def find_duplicates(
     least: minimum correlation of the pixels. A value below MIN_CORRELATION also lets single pixels
         differ by more, in proportion.
     turns: how images are turned; `(AS_IT_IS,)` for neither mirrored nor rotated ones.
+    crops: also find images that are crops of others, among the same neighbors; see
+        `retrieval.pairs.crops.rectangle`.
     contents: for each set, the hash of each image's bytes, as `current_contents` returns them.
     stored: for each set, the thumbnails that it holds. Images without one are read.
     progress: called with the images whose thumbnail is there, and their total.
@@ -149,24 +149,27 @@ def find_duplicates(
     members = [np.unique(numbers) for numbers in distinct.of_rows]
     a, b, distances = _proposed(images, members, metric, neighbors)
     nearest = np.argsort(distances, kind="stable")[:MAX_COMPARED_PAIRS]
-    left_out = len(a) - len(nearest)
     where = [paths[part][row] for part, row in places]
-    thumbnails = Thumbnails.read(
-        where, progress, None if stored is None else _gathered(stored, places)
-    )
+    thumbnails = Thumbnails.read(where, progress, _gathered(stored, places))
     comparison = Comparison.of(where, thumbnails, least, turns)
-    a, b = comparison.with_partners(a[nearest], b[nearest], members)
-    matches = comparison.matches(a, b)
+    compared = comparison.with_partners(a[nearest], b[nearest], members)
+    matches = comparison.matches(*compared)
+    cropping = comparison.crop_search() if crops else None
+    if cropping is not None:
+        pairs = zip(a.tolist(), b.tolist(), strict=True)
+        others = np.array([pair not in matches for pair in pairs], np.bool_)
+        matches |= cropping.matches(a[others], b[others])
     return Duplicates(
         first,
         sets[-1],
         _duplicates(images, distinct, matches, metric),
-        len(a),
-        len(a) + left_out,
-        comparison.thumbnails.unreadable,
+        len(compared[0]),
+        len(compared[0]) + len(a) - len(nearest),
+        [*thumbnails.unreadable, *comparison.unreadable.values()],
         distinct,
         matches,
         comparison,
+        cropping,
     )
 
 
@@ -190,7 +193,8 @@ def _check(first: Labelled, second: Labelled | None, neighbors: int, least: floa
 class Comparison:
     """Compares images, by number, by their pixels. Thread-safe.
 
-    least: minimum correlation of near-identical images.
+    least: minimum correlation of near-identical images. unreadable: errors of images that have a
+    stored thumbnail, by path.
     """
 
     paths: Sequence[str]
@@ -198,6 +202,7 @@ class Comparison:
     least: float
     turns: Sequence[Turn]
     frame: Callable[[str], Frame | None]
+    unreadable: dict[str, BadImage]
 
     @classmethod
     def of(
@@ -210,7 +215,17 @@ class Comparison:
                 f"{thumbnails.unreadable[0]}; if their folder was moved, name the new one with "
                 "--root"
             )
-        return cls(paths, thumbnails, least, turns, lru_cache(MAX_CACHED_FRAMES)(_read_frame))
+        unreadable: dict[str, BadImage] = {}
+
+        def read(path: str) -> Frame | None:
+            try:
+                return framed(read_image(path, Framing(MAX_SIDE)))
+            except BadImage as error:
+                unreadable[path] = error
+                return None
+
+        frame = lru_cache(MAX_CACHED_FRAMES)(read)
+        return cls(paths, thumbnails, least, turns, frame, unreadable)
 
     def with_partners(self, a: Rows, b: Rows, members: Sequence[Rows]) -> tuple[Rows, Rows]:
         """Return the pairs (n,), and those that thumbnails add, each once."""
@@ -223,6 +238,11 @@ class Comparison:
         )
         a, b = np.unique(pairs, axis=0).T
         return a, b
+
+    def crop_search(self) -> CropSearch:
+        """Return the search for crops among the images."""
+        tolerance = tolerance_of(self.least)
+        return CropSearch.of(self.paths, self.thumbnails, self.least, tolerance, self.unreadable)
 
     def matches(self, a: Rows, b: Rows) -> dict[tuple[int, int], Match]:
         """Return the pairs (n,) that are near-identical, and how."""
@@ -248,7 +268,7 @@ class Comparison:
         one, two = self.frame(self.paths[a]), self.frame(self.paths[b])
         if one is None or two is None:
             return None
-        tolerance = max(1.0, (1 - self.least) / (1 - MIN_CORRELATION))
+        tolerance = tolerance_of(self.least)
         found = [
             Match(correlation, turn)
             for turn in turns
@@ -262,10 +282,17 @@ class Comparison:
         )
 
 
+def tolerance_of(least: float) -> float:
+    """Return the factor on differences of single pixels for this minimum correlation."""
+    return max(1.0, (1 - least) / (1 - MIN_CORRELATION))
+
+
 def _gathered(
-    stored: Sequence[StoredThumbnails], places: Sequence[tuple[int, int]]
-) -> StoredThumbnails:
-    """Return the thumbnails of the images at these places: sets and rows."""
+    stored: Sequence[StoredThumbnails] | None, places: Sequence[tuple[int, int]]
+) -> StoredThumbnails | None:
+    """Return the thumbnails of the images at these places: sets and rows. None for None."""
+    if stored is None:
+        return None
     part, row = np.array(places, np.int64).reshape(-1, 2).T
     found = StoredThumbnails(
         np.zeros((len(places), *stored[0].pixels.shape[1:]), np.uint8),
@@ -308,7 +335,9 @@ def _duplicates(
     one, two = distinct.of_rows[0][first], distinct.of_rows[-1][second]
     distances = pair_distances(images, Pairs(one, two, np.zeros(len(found), np.bool_)), metric)
     duplicates = [
-        Duplicate(*pair, float(distance), match.correlation, *match.turn, exact=match is EXACT)
+        Duplicate(
+            *pair, float(distance), match.correlation, *match.turn, match.crop, match is EXACT
+        )
         for (pair, match), distance in zip(found, distances, strict=True)
     ]
     return sorted(
@@ -337,11 +366,3 @@ def _pairs(
             *((row, two[b][0]) for row in one[a][1:]),
         )
     ]
-
-
-def _read_frame(path: str) -> Frame | None:
-    """Return the frame of an image; None if it can no longer be read."""
-    try:
-        return framed(read_image(path, Framing(MAX_SIDE)))
-    except BadImage:
-        return None

@@ -1,7 +1,8 @@
 """Groups of near-identical images, and the one of each to keep. Nothing is deleted.
 
-Every image of a group is near-identical to the kept one. A chain of similar images is not enough:
-what differs from the kept image is in another group, or in none.
+Every image of a group is near-identical to the kept one, or a crop of it. A chain of similar images
+is not enough: what differs from the kept image is in another group, or in none. A crop is never
+kept in place of the whole image.
 """
 
 import math
@@ -18,7 +19,8 @@ from retrieval.contracts import Json
 from retrieval.errors import BadImage
 from retrieval.images.facts import ImageFacts, facts_of_each
 from retrieval.images.source import natural
-from retrieval.pairs.duplicates import EXACT, Duplicates, Match
+from retrieval.pairs.duplicates import Duplicates
+from retrieval.pairs.match import EXACT, Match
 
 _FORMATS = ("TIFF", "PNG", "BMP", "JPEG2000", "HEIF", "AVIF", "WEBP", "JPEG", "MPO", "GIF")
 """Pillow's names of formats, the best first: those without loss, then those of finer loss."""
@@ -101,6 +103,7 @@ class Groups:
                 "rotated": image.match.turn.rotated,
                 **_columns("keep", group.keep),
                 **_columns("remove", image),
+                "crop": image.match.crop is not None,
             }
             for number, group in enumerate(self.groups, start=1)
             for image in group.remove
@@ -218,24 +221,51 @@ def _within(found: Duplicates, images: dict[int, list[GroupImage]], keep: Keep) 
     """Return the groups within one set. images: rows of each image, the ones to keep first."""
     matches: dict[tuple[int, int], Match] = {}
     edges: dict[int, set[int]] = defaultdict(set)
+    wholes: dict[int, set[int]] = defaultdict(set)
     for (a, b), match in found.matches.items():
         if a in images and b in images:
             matches[a, b] = match
-            matches[b, a] = Match(match.correlation, match.turn.reversed())
+            matches[b, a] = match.reversed()
             edges[a].add(b)
             edges[b].add(a)
+            if match.crop:
+                whole, part = (a, b) if match.crop.of_first else (b, a)
+                wholes[part].add(whole)
 
     def alike(kept: int, others: Sequence[int]) -> list[int]:
         more = found.comparison.matches(np.full(len(others), kept), np.array(others))
+        if found.cropping is not None:
+            left = [other for other in others if (kept, other) not in more]
+            more |= found.cropping.crops_of(kept, left)
         matches.update(more)
         return [other for _, other in more]
 
-    ranked = sorted(images, key=lambda number: _preference(images[number][0], keep))
+    depths = crop_depths(wholes)
+    ranked = sorted(
+        images,
+        key=lambda number: (depths.get(number, 0), *_preference(images[number][0], keep)),
+    )
     return [
         _group(images[kept], [(images[other], matches[kept, other]) for other in joined])
         for kept, joined in stars(ranked, edges, alike)
         if joined or len(images[kept]) > 1
     ]
+
+
+def crop_depths(wholes: Mapping[int, Collection[int]]) -> dict[int, int]:
+    """Return the depth of each crop: 1 for a crop of a whole image, 2 for a crop of that.
+
+    wholes: for each crop, the images that it is a crop of.
+    """
+    depths = dict.fromkeys(wholes, 1)
+    for _ in wholes:  # at most as many rounds as there are crops, also if some are in a circle
+        deeper = {
+            part: 1 + max(depths.get(whole, 0) for whole in found) for part, found in wholes.items()
+        }
+        if deeper == depths:
+            break
+        depths = deeper
+    return depths
 
 
 def _between(
@@ -249,8 +279,8 @@ def _between(
     """
     best = {number: (number, EXACT) for number in second if number in first}
     for (a, b), match in found.matches.items():
-        if a not in first or b not in second:
-            continue
+        if a not in first or b not in second or (match.crop and not match.crop.of_first):
+            continue  # the first set keeps its images, and a whole image is not removed for a crop
         other = best.get(b)
         if other is None or (other[1] is not EXACT and match.correlation > other[1].correlation):
             best[b] = a, match

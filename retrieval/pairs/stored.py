@@ -55,7 +55,7 @@ def stored_thumbnails(sets: Sequence[Embeddings]) -> list[StoredThumbnails]:
 
 
 def unchanged(embeddings: Embeddings, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return a mask of all rows of the set: those of `rows` whose file has not changed."""
+    """Return a mask of all rows of the set: those of `rows` with an unchanged file."""
     chosen = pa.array(rows)
     described = embeddings.rows().take(chosen)
     stamps = embeddings.files()["stamp"].take(chosen).to_pylist()

@@ -169,7 +169,7 @@ def indexer_for(rows: int, metric: Metric | str) -> Indexer:
     if rows <= MAX_EXACT_IMAGES:
         return make_indexer("exact", {"metric": metric})
     # Each image is searched once, so that few lists, which are made in less time, are best.
-    return make_indexer("ivf", {"metric": metric, "n_lists": isqrt(rows), "n_probe": N_PROBE})
+    return make_indexer("ivf", {"metric": metric, "n_lists": 2 * isqrt(rows), "n_probe": N_PROBE})
 
 
 def turned_spectra(spectra: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:

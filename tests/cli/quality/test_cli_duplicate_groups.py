@@ -36,6 +36,28 @@ def photos(tmp_path: Path, retr: Retr) -> Path:
     return folder
 
 
+def test_crops_are_found_if_asked_for(retr: Retr, photos: Path) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(256, size=(24, 32, 3), dtype=np.uint8)
+    whole = Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC)
+    whole.save(photos / "whole.png")
+    whole.crop((32, 24, 288, 216)).resize((640, 480)).save(photos / "crop.png")
+    retr("encode", photos, "--encoder", "toy")
+    assert "crop.png" not in str(retr.json("duplicates")["groups"])
+    found = retr.json("duplicates", "--crops", "-k", 20, "--csv", "crops.csv")
+    assert groups(found)["whole.png"] == ["crop.png"], "the crop has more pixels"
+    (pair,) = (pair for pair in found["pairs"] if pair["crop"])
+    assert (pair["a"], pair["b"], pair["crop"]) == ("crop.png", "whole.png", "a")
+    assert pair["box"] == pytest.approx([0.1, 0.1, 0.9, 0.9], abs=0.01)
+    assert {each["box"] for each in found["pairs"] if not each["crop"]} == {None}
+    with (retr.cwd / "crops.csv").open(newline="") as file:
+        assert {row["remove"] for row in csv.DictReader(file) if row["crop"] == "True"} == {
+            "crop.png"
+        }
+    out = retr("duplicates", "--crops", "-k", 20).out
+    assert "1 crop" in out
+
+
 def groups(document: Any) -> dict[str, list[str]]:
     return {group["keep"]: sorted(group["remove"]) for group in document["groups"]}
 
