@@ -35,7 +35,7 @@ def limited_megapixels(count: int | None) -> int | None:
     Raises BadInput below 1, and if the variable RETR_MAX_MEGAPIXELS is not a number.
     """
     from retrieval.errors import BadInput
-    from retrieval.images.megapixels import limit_megapixels, max_megapixels
+    from retrieval.images.pixels.megapixels import limit_megapixels, max_megapixels
 
     if count is None:
         max_megapixels()

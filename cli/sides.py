@@ -8,7 +8,7 @@ from cli.output import Output
 
 if TYPE_CHECKING:
     from retrieval.quality.protocols import Sides
-    from retrieval.storage.embeddings import Embeddings
+    from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 
@@ -16,8 +16,8 @@ def open_folders(
     workspace: "Workspace", queries: str | None, database: str | None
 ) -> "tuple[Embeddings, Embeddings]":
     """Return the embeddings of both sides. Raises Mismatch unless one encoder made them."""
-    from retrieval.storage.compatible import check_same_encoder
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.compatible import check_same_encoder
+    from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 
     asked = open_embeddings(

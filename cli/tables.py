@@ -7,7 +7,7 @@ from retrieval.units import size
 
 if TYPE_CHECKING:
     from benchmarks.suite.run import SuiteReport
-    from retrieval.index.trials import Trial, Tuning
+    from retrieval.index.auto.trials import Trial, Tuning
     from retrieval.quality.evaluation import Evaluation
 
 GROUP_TITLES = {"joint": "all", "trained": "trained on", "held_out": "held out"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retrieval.quality.evaluation import evaluate as evaluate
     from retrieval.quality.labelled import Labelled as Labelled
     from retrieval.registry import open_encoder as open_encoder
-    from retrieval.storage.embeddings import open_embeddings as open_embeddings
+    from retrieval.storage.sets.embeddings import open_embeddings as open_embeddings
 
 # Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
 _HOMES = {
@@ -29,7 +29,7 @@ _HOMES = {
     "Searcher": "index.searching",
     "build_index": "index.build",
     "evaluate": "quality.evaluation",
-    "open_embeddings": "storage.embeddings",
+    "open_embeddings": "storage.sets.embeddings",
     "open_encoder": "registry",
     "open_index": "index.folder",
 }

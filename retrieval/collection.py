@@ -10,9 +10,9 @@ from retrieval.images import Source
 from retrieval.images.described import has_same_columns
 from retrieval.images.source import Note, no_note
 from retrieval.index.folder import IndexFacts, is_index
-from retrieval.storage.embeddings import Embeddings, open_embeddings
-from retrieval.storage.manifest import VERSION, Dtype, Manifest
 from retrieval.storage.places import Place
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
+from retrieval.storage.sets.manifest import VERSION, Dtype, Manifest
 from retrieval.workspace import Workspace
 
 if TYPE_CHECKING:

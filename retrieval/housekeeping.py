@@ -10,8 +10,8 @@ from retrieval.errors import BadInput
 from retrieval.images.reading import is_gone
 from retrieval.index.folder import IndexFacts, is_index
 from retrieval.storage.files import PARTIAL, locked
-from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.names import restored
+from retrieval.storage.sets.manifest import MANIFEST, Manifest
 from retrieval.workspace import Role, Workspace
 
 

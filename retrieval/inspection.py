@@ -10,14 +10,14 @@ from retrieval.errors import BadData, BadInput
 from retrieval.index.folder import INDEX, IndexFacts, is_index, open_index
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
-from retrieval.storage.columns import read_further
-from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
-from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import UPDATE
-from retrieval.storage.shards import read_shard
-from retrieval.storage.skipped import SKIPPED, UPDATE_SKIPPED, skipped_file
+from retrieval.storage.sets.columns import read_further
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import MANIFEST, Manifest
+from retrieval.storage.sets.shard_writer import UPDATE
+from retrieval.storage.sets.shards import read_shard
+from retrieval.storage.sets.skipped import SKIPPED, UPDATE_SKIPPED, skipped_file
 from retrieval.storage.tables import check_unique
 
 

@@ -18,8 +18,8 @@ from retrieval.images import Source
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First, text
 from retrieval.storage.files import made_folder, read_json, write_json
-from retrieval.storage.manifest import MANIFEST, Dtype, EncoderFacts, Manifest
 from retrieval.storage.places import Place, RemotePath, place_of
+from retrieval.storage.sets.manifest import MANIFEST, Dtype, EncoderFacts, Manifest
 
 LATEST = "latest.json"
 

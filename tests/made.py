@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Images, Metric, Vectors
-from retrieval.storage.embeddings import Embeddings, open_embeddings
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
 from retrieval.storage.publishing import READY, STALE
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
 
 ENCODER = EncoderFacts("made", "a" * 64)
 OTHER = EncoderFacts("made", "c" * 64)

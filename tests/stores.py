@@ -11,8 +11,8 @@ import pytest
 from encoders.toy import Toy
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
-from retrieval.storage.manifest import Manifest
 from retrieval.storage.places import Place, RemotePath
+from retrieval.storage.sets.manifest import Manifest
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "key",

@@ -25,8 +25,8 @@ from retrieval.contracts import Framing, Metric, Vectors
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import load, open_source
 from retrieval.quality.ranking import nearest
-from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import made_folder
+from retrieval.storage.sets.embeddings import open_embeddings
 
 TARGETS = (0.90, 0.95, 0.99)
 BASELINE = "hnswlib"

@@ -9,8 +9,8 @@ import faiss
 from benchmarks.peers.peer import Ladders, Peer
 from benchmarks.suite.machine import cores
 from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
-from retrieval.index.trials import Target
-from retrieval.index.tuning import tried
+from retrieval.index.auto.trials import Target
+from retrieval.index.auto.tuning import tried
 from retrieval.registry import make_indexer
 
 RECALL_TARGETS = (0.95, 0.99)  # an index that reaches 0.95 also reaches 0.9

@@ -136,7 +136,7 @@ def main() -> None:
         searcher = Searcher.open(given.index)
     except BadInput as problem:
         raise SystemExit(str(problem)) from None
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.embeddings import open_embeddings
 
     vectors = open_embeddings(given.embeddings).vectors()
     alone = np.array(bare(searcher, vectors))

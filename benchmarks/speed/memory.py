@@ -24,10 +24,10 @@ from PIL import Image
 from benchmarks.speed.overhead import clustered
 from benchmarks.suite import machine
 from retrieval.contracts import Json, Metric
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter
-from retrieval.storage.shards import vectors_of
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
+from retrieval.storage.sets.shards import vectors_of
 
 BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnswlib", "hnsw-pca", "vamana")
 SHARD_ROWS = 10_000

@@ -18,7 +18,7 @@ from retrieval.pairs.draw import Scheme, draw_pairs, pair_distances
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Distances
 from retrieval.quality.significance import interval_over_pairs
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 
 
 def contrastive(distances: Distances, alike: Alike, margin: float) -> Distances:

@@ -24,7 +24,7 @@ from retrieval.images import open_source
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of
 from retrieval.registry import indexer_names, make_indexer
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 
 K = 10
 DIM = 128

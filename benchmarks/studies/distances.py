@@ -13,8 +13,8 @@ from retrieval.choices import choice
 from retrieval.contracts import Json, Metric
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
-from retrieval.storage.compatible import check_same_encoder
-from retrieval.storage.embeddings import Embeddings, open_embeddings
+from retrieval.storage.sets.compatible import check_same_encoder
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
 
 METRICS = (Metric.MANHATTAN, Metric.EUCLIDEAN, Metric.COSINE)
 

@@ -19,7 +19,7 @@ from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import TRAINING_IMAGES_PER_CLASS, Protocol, sides_of
 from retrieval.quality.provenance import provenance_of, seen
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 
 Stored = Callable[[Vectors, Vectors], Vectors]
 """Map vectors (n, dim) and the database's mean (dim,) to the vectors after storage."""

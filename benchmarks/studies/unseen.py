@@ -10,7 +10,7 @@ from retrieval.errors import BadInput
 from retrieval.images import load, open_source
 from retrieval.quality.provenance import Provenance
 from retrieval.storage.cards import Card
-from retrieval.storage.manifest import SourceFacts
+from retrieval.storage.sets.manifest import SourceFacts
 
 
 def unseen(

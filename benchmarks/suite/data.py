@@ -8,8 +8,8 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows
-from retrieval.storage.compatible import check_same_encoder
-from retrieval.storage.embeddings import Embeddings, open_embeddings
+from retrieval.storage.sets.compatible import check_same_encoder
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
 from retrieval.workspace import Role, Workspace
 
 HELD_OUT_ROWS = 1000  # queries, without a test split

@@ -152,7 +152,7 @@ def _data(
 ) -> "BenchData":
     from benchmarks.suite.data import data_of_embeddings, data_of_hdf5, latest_test_split
     from retrieval.errors import BadInput
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 
     if hdf5 is not None:

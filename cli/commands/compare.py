@@ -75,7 +75,7 @@ def compare(
     from retrieval.pairs.calibration import find_calibration
     from retrieval.pairs.comparing import compare, knows_probability
     from retrieval.registry import open_encoder, open_scorer
-    from retrieval.storage.manifest import EncoderFacts
+    from retrieval.storage.sets.manifest import EncoderFacts
 
     asked = _asked(output, images or [], pairs)
     opened = open_encoder(encoder, device)

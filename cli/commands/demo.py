@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
     from retrieval.images import Source
-    from retrieval.storage.embeddings import Embeddings
+    from retrieval.storage.sets.embeddings import Embeddings
 
 QUERIES_SHOWN = 8
 NEIGHBORS_SHOWN = 10
@@ -194,7 +194,7 @@ def _encoded(output: Output, source: "Source", encoder: "Encoder", out: Path) ->
     import time
 
     from retrieval.embedding.encode import encode_source
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.embeddings import open_embeddings
 
     folder = out / "embeddings" / source.name.replace("/", "-")
     before = time.perf_counter()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrieval.pairs.duplicates import Duplicate, Duplicates
     from retrieval.pairs.groups import Groups
     from retrieval.quality.labelled import Labelled
-    from retrieval.storage.embeddings import Embeddings
+    from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 MAX_ROWS_SHOWN = 20  # in a table
@@ -164,8 +164,8 @@ def _open(
 ) -> "list[Embeddings]":
     """Return the embeddings of one folder, or of the two of --between."""
     from retrieval.errors import BadInput
-    from retrieval.storage.compatible import common_facts
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.compatible import common_facts
+    from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 
     if between is None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from retrieval.images import Source
     from retrieval.images.folders.excludes import Excludes
     from retrieval.images.folders.listing import Listed
-    from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import Place
+    from retrieval.storage.sets.manifest import Dtype
     from retrieval.workspace import Workspace
 
 
@@ -155,8 +155,8 @@ def encode(
     from retrieval.embedding.ray_worker import Names
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.listing import listed
-    from retrieval.storage.manifest import Dtype
     from retrieval.storage.places import place_of
+    from retrieval.storage.sets.manifest import Dtype
 
     number_type = parsed_choice("dtype", dtype, Dtype)
     on_ray = is_ray(engine, address)
@@ -293,7 +293,7 @@ def _print(output: Output, run: EncodeRun) -> None:
 def _say_kinds(output: Output, folder: "Place") -> None:
     """Say how many images of formats that need an extra could not be read."""
     from retrieval.images.optional.formats import installed_suffixes
-    from retrieval.storage.skipped import skipped_kinds
+    from retrieval.storage.sets.skipped import skipped_kinds
 
     kinds = {
         suffix: number

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.exchange import Difference
     from retrieval.quality.protocols import Sides
-    from retrieval.storage.embeddings import Embeddings
+    from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 

@@ -23,10 +23,10 @@ from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric
+    from retrieval.index.auto.trials import Target, Tuning
     from retrieval.index.folder import IndexFacts
-    from retrieval.index.trials import Target, Tuning
-    from retrieval.storage.embeddings import Embeddings
     from retrieval.storage.places import Place
+    from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 AUTO = "auto"
@@ -80,7 +80,7 @@ class AutoTarget:
 
     def target(self) -> "Target":
         """Return the requirements on the index. Raises BadInput for a value out of range."""
-        from retrieval.index.trials import Target
+        from retrieval.index.auto.trials import Target
 
         given = {
             "recall": self.target_recall,
@@ -258,7 +258,7 @@ def _standing(workspace: "Workspace", out: str | None) -> "Place":
 
 
 def _open(workspace: "Workspace", folders: list[str] | None) -> "list[Embeddings]":
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 
     if folders:
@@ -327,8 +327,8 @@ def _build_best(
     auto: AutoTarget,
 ) -> IndexChange:
     """Build the fastest index that reaches the target, and print how it was chosen."""
-    from retrieval.index.tuning import build_best
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.index.auto.tuning import build_best
+    from retrieval.storage.sets.embeddings import open_embeddings
 
     target = auto.target()
     queries = None if auto.queries is None else open_embeddings(auto.queries)

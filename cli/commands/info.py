@@ -34,8 +34,8 @@ def info(output: Output, folder: Folder) -> None:
 
 def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     from retrieval.images.folders.listing import said_of
-    from retrieval.storage.embeddings import open_embeddings
-    from retrieval.storage.manifest import Manifest
+    from retrieval.storage.sets.embeddings import open_embeddings
+    from retrieval.storage.sets.manifest import Manifest
 
     manifest = Manifest.read(folder)
     facts = manifest.facts

@@ -148,8 +148,8 @@ def pairs(
     from retrieval.errors import BadInput
     from retrieval.pairs.prepare import prepare_pair_test
     from retrieval.registry import open_scorer
-    from retrieval.storage.embeddings import open_embeddings
     from retrieval.storage.files import made_folder
+    from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 
     test = open_embeddings(

@@ -139,7 +139,7 @@ def _plot_embeddings(
     from retrieval.drawing.plots import draw_map, draw_scatter_matrix
     from retrieval.errors import BadInput, UnknownName
     from retrieval.quality.labelled import Labelled
-    from retrieval.storage.embeddings import open_embeddings
+    from retrieval.storage.sets.embeddings import open_embeddings
 
     if method not in (SCATTER, *Layout):
         raise UnknownName("method", method, (SCATTER, *Layout))

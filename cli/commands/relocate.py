@@ -34,7 +34,7 @@ def relocate(output: Output, folder: FolderArgument, root: RootArgument) -> None
     from retrieval.inspection import Kind, kind_of
     from retrieval.storage.places import place_of
     from retrieval.storage.roots import parsed_root
-    from retrieval.storage.shard_writer import relocate_embeddings
+    from retrieval.storage.sets.shard_writer import relocate_embeddings
 
     place = place_of(folder)
     old, new = parsed_root(root)

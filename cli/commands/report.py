@@ -14,7 +14,7 @@ from cli.sides import open_folders, open_sides
 
 if TYPE_CHECKING:
     from retrieval.drawing.report import Bench
-    from retrieval.storage.embeddings import Embeddings
+    from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 

@@ -15,7 +15,7 @@ from retrieval.quality.curves import confusion, extremes, precision_recall
 from retrieval.quality.evaluation import KS, Evaluation, evaluate
 from retrieval.quality.metrics import DEFINITIONS
 from retrieval.quality.protocols import Sides
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.sets.embeddings import Embeddings
 
 NEIGHBORS_SHOWN = 10  # of each query
 MAX_CONFUSED_CLASSES = 50  # more are unreadable in a matrix

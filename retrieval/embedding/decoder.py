@@ -15,13 +15,13 @@ from retrieval.contracts import Framing, Images
 from retrieval.embedding.plan import Origin
 from retrieval.errors import BadImage
 from retrieval.images import Item, load
-from retrieval.images.decoding import decode, read_item
 from retrieval.images.facts import facts_of
-from retrieval.images.framing import frame
-from retrieval.images.thumbnail import thumbnail
+from retrieval.images.pixels.decoding import decode, read_item
+from retrieval.images.pixels.framing import frame
+from retrieval.images.pixels.thumbnail import thumbnail
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import THUMBNAIL_SIDE, Skipped
-from retrieval.storage.shards import FileFacts
+from retrieval.storage.sets.manifest import THUMBNAIL_SIDE, Skipped
+from retrieval.storage.sets.shards import FileFacts
 
 BATCH_IMAGES = 500  # images decoded and handed to the encoder at once
 BATCH_BYTES = 64 << 20  # encoded images that fill a batch

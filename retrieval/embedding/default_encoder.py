@@ -10,8 +10,8 @@ from retrieval.images.datasets.cifar import CifarSource
 from retrieval.images.datasets.idx import IdxSource
 from retrieval.images.source import Note, no_note
 from retrieval.registry import open_encoder
-from retrieval.storage.manifest import MANIFEST, Manifest
 from retrieval.storage.places import Place
+from retrieval.storage.sets.manifest import MANIFEST, Manifest
 
 DATA_SET_ENCODER = "siamese"  # trained on CIFAR-10
 PHOTO_ENCODER = "pretrained:convnext_nano.in12k_ft_in1k"

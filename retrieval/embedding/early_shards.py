@@ -18,10 +18,10 @@ from retrieval.storage.files import (
     remove,
     sha256_of,
 )
-from retrieval.storage.manifest import Facts, Shard, Skipped
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import ShardWriter
-from retrieval.storage.shards import shard_name
+from retrieval.storage.sets.manifest import Facts, Shard, Skipped
+from retrieval.storage.sets.shard_writer import ShardWriter
+from retrieval.storage.sets.shards import shard_name
 
 OUTCOME = "outcome.json"
 SETTLE_SECONDS = 10.0  # until all nodes see a new file of a shared folder

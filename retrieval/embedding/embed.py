@@ -21,7 +21,7 @@ from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import Given, Item, as_images, frame_given
 from retrieval.registry import open_encoder
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import EncoderFacts
+from retrieval.storage.sets.manifest import EncoderFacts
 from retrieval.values import shown
 
 CHUNK_IMAGES = 256

@@ -19,9 +19,11 @@ from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
 from retrieval.images.described import described, has_same_columns
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First
-from retrieval.storage.columns import FurtherColumns
 from retrieval.storage.files import PARTIAL, locked, made_folder, remove
-from retrieval.storage.manifest import (
+from retrieval.storage.names import storable
+from retrieval.storage.places import Place
+from retrieval.storage.sets.columns import FurtherColumns
+from retrieval.storage.sets.manifest import (
     Dtype,
     EncoderFacts,
     Facts,
@@ -30,11 +32,9 @@ from retrieval.storage.manifest import (
     Skipped,
     SourceFacts,
 )
-from retrieval.storage.names import storable
-from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import ShardWriter, check_embeddings_folder
-from retrieval.storage.shards import shard_name, write_shard
-from retrieval.storage.skipped import SKIPPED
+from retrieval.storage.sets.shard_writer import ShardWriter, check_embeddings_folder
+from retrieval.storage.sets.shards import shard_name, write_shard
+from retrieval.storage.sets.skipped import SKIPPED
 
 SHARD_IMAGES = 10_000
 EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones

@@ -33,16 +33,16 @@ from retrieval.embedding.ray_worker import Names, ShardMaker, ShardTask, first_p
 from retrieval.errors import RetrError
 from retrieval.images import Source
 from retrieval.images.folders.listing import listed
-from retrieval.images.megapixels import max_megapixels
+from retrieval.images.pixels.megapixels import max_megapixels
 from retrieval.runtime.ray import cluster_workers, connected, map_on_workers
 from retrieval.storage.files import (
     locked,
     made_folder,
     remove,
 )
-from retrieval.storage.manifest import Dtype
 from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import check_embeddings_folder
+from retrieval.storage.sets.manifest import Dtype
+from retrieval.storage.sets.shard_writer import check_embeddings_folder
 
 MAX_ATTEMPTS = 5  # to encode one shard, before the run fails
 

@@ -23,7 +23,7 @@ from retrieval.storage.files import (
     write_sealed,
     write_whole,
 )
-from retrieval.storage.manifest import EncoderFacts
+from retrieval.storage.sets.manifest import EncoderFacts
 
 FORMAT = "retr-export"
 VERSION = 2  # 1 had no checksum

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from retrieval.contracts import Rows, Vectors
 from retrieval.errors import BadImage
 from retrieval.images import Item, Source
-from retrieval.images.decoding import read_item
 from retrieval.images.folders.listing import Listed, listed
+from retrieval.images.pixels.decoding import read_item
 from retrieval.images.source import text
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import (
+from retrieval.storage.places import Place
+from retrieval.storage.sets.manifest import (
     FILE_FIELDS,
     PHOTO_FIELDS,
     ROW_FIELDS,
@@ -35,9 +36,8 @@ from retrieval.storage.manifest import (
     Shard,
     Skipped,
 )
-from retrieval.storage.places import Place
-from retrieval.storage.shard_writer import ShardWriter
-from retrieval.storage.shards import read_columns, read_stored, vectors_of
+from retrieval.storage.sets.shard_writer import ShardWriter
+from retrieval.storage.sets.shards import read_columns, read_stored, vectors_of
 
 NO_ROW = -1
 HASHED_IMAGES = 1_000  # at a time, by threads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retrieval.errors import BadInput
 from retrieval.images import Item
-from retrieval.images.decoding import SUFFIXES
+from retrieval.images.pixels.decoding import SUFFIXES
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.storage.places import place_of

@@ -19,8 +19,8 @@ from retrieval.errors import Mismatch, WorkerFailed
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, open_source
 from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE
 from retrieval.images.folders.listing import listed
-from retrieval.images.megapixels import DEFAULT_MEGAPIXELS, limit_megapixels
 from retrieval.images.opening import absolute_source
+from retrieval.images.pixels.megapixels import DEFAULT_MEGAPIXELS, limit_megapixels
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.registry import encoder_names, open_encoder
 from retrieval.runtime.threads import limit_threads
@@ -29,7 +29,7 @@ from retrieval.storage.files import (
     write_json,
 )
 from retrieval.storage.places import Place
-from retrieval.storage.shards import shard_name
+from retrieval.storage.sets.shards import shard_name
 
 ATTEMPT_MARKER = "begun"
 

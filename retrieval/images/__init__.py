@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from retrieval.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from retrieval.images.decoding import FAST_RESIZE_IMAGES as FAST_RESIZE_IMAGES
-    from retrieval.images.decoding import decode as decode
-    from retrieval.images.decoding import load as load
-    from retrieval.images.framing import check_framed as check_framed
-    from retrieval.images.framing import frame as frame
     from retrieval.images.given import Given as Given
     from retrieval.images.given import as_images as as_images
     from retrieval.images.given import frame_given as frame_given
     from retrieval.images.opening import DATA_SET_NAMES as DATA_SET_NAMES
     from retrieval.images.opening import open_source as open_source
+    from retrieval.images.pixels.decoding import FAST_RESIZE_IMAGES as FAST_RESIZE_IMAGES
+    from retrieval.images.pixels.decoding import decode as decode
+    from retrieval.images.pixels.decoding import load as load
+    from retrieval.images.pixels.framing import check_framed as check_framed
+    from retrieval.images.pixels.framing import frame as frame
     from retrieval.images.reading import read_each as read_each
     from retrieval.images.reading import read_image as read_image
     from retrieval.images.source import Item as Item
@@ -31,15 +31,15 @@ _HOMES = {
     "Columns": "tables.choice",
     "Given": "given",
     "Item": "source",
-    "FAST_RESIZE_IMAGES": "decoding",
+    "FAST_RESIZE_IMAGES": "pixels.decoding",
     "DATA_SET_NAMES": "opening",
     "Source": "source",
     "as_images": "given",
-    "check_framed": "framing",
-    "decode": "decoding",
-    "frame": "framing",
+    "check_framed": "pixels.framing",
+    "decode": "pixels.decoding",
+    "frame": "pixels.framing",
     "frame_given": "given",
-    "load": "decoding",
+    "load": "pixels.decoding",
     "open_source": "opening",
     "read_each": "reading",
     "read_image": "reading",

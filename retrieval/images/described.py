@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 from retrieval.images.folders.listing import listed
 from retrieval.images.source import First, Source
-from retrieval.storage.columns import FurtherColumns
+from retrieval.storage.sets.columns import FurtherColumns
 
 
 @runtime_checkable

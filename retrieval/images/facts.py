@@ -14,8 +14,8 @@ from PIL import ExifTags, Image, ImageFile
 
 from retrieval.contracts import Images
 from retrieval.errors import BadImage
-from retrieval.images.decoding import opened_header
 from retrieval.images.optional.formats import PhotoHeader
+from retrieval.images.pixels.decoding import opened_header
 from retrieval.images.reading import content_of
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.places import Place

@@ -10,8 +10,8 @@ from PIL import Image
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadInput
-from retrieval.images.decoding import decode, load
-from retrieval.images.framing import frame
+from retrieval.images.pixels.decoding import decode, load
+from retrieval.images.pixels.framing import frame
 from retrieval.images.reading import read_image
 from retrieval.images.source import Item
 from retrieval.storage.places import RemotePath

@@ -15,11 +15,11 @@ from retrieval.images.datasets.catalog import (
     open_split,
     splits,
 )
-from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.excludes import NO_EXCLUDES, Excludes
 from retrieval.images.folders.folder import ALL_FILES_GLOB, FolderSource, none_in, walk
 from retrieval.images.folders.listing import LeftOut, listed
 from retrieval.images.folders.splits import are_splits, chosen_split, is_split_name
+from retrieval.images.pixels.decoding import SUFFIXES
 from retrieval.images.source import First, Note, Source, natural, no_note, text
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.images.tables.endings import PARQUET

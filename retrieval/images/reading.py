@@ -11,7 +11,7 @@ from PIL import Image
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar, idx
-from retrieval.images.decoding import decode
+from retrieval.images.pixels.decoding import decode
 from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.places import Place, RemotePath

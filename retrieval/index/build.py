@@ -37,13 +37,6 @@ from retrieval.index.folder import (
 )
 from retrieval.index.row_tables import RowTables
 from retrieval.registry import make_indexer
-from retrieval.storage.compatible import (
-    common_facts,
-    joined_rows,
-    read_all,
-    with_unique_ids,
-)
-from retrieval.storage.embeddings import Embeddings, embeddings_list
 from retrieval.storage.files import (
     LOCK,
     PARTIAL,
@@ -56,7 +49,14 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.places import Place, RemotePath, place_of
 from retrieval.storage.publishing import finish, publish
-from retrieval.storage.shards import vectors_of
+from retrieval.storage.sets.compatible import (
+    common_facts,
+    joined_rows,
+    read_all,
+    with_unique_ids,
+)
+from retrieval.storage.sets.embeddings import Embeddings, embeddings_list
+from retrieval.storage.sets.shards import vectors_of
 from retrieval.values import named_options
 
 UNFINISHED_FOLDER = ".unfinished" + PARTIAL  # files of an interrupted build, for the next build

@@ -32,10 +32,10 @@ from retrieval.index.folder import (
 )
 from retrieval.index.row_tables import read_rows
 from retrieval.runtime.threads import limit_threads, usable_cores
-from retrieval.storage.compatible import with_unique_ids
-from retrieval.storage.embeddings import Embeddings, open_embeddings
 from retrieval.storage.files import locked, made_folder, sha256_of
 from retrieval.storage.places import Place, place_of
+from retrieval.storage.sets.compatible import with_unique_ids
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
 from retrieval.storage.tables import check_unique
 
 

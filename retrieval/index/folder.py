@@ -32,16 +32,16 @@ from retrieval.index.row_tables import COLUMNS, RowColumns, read_rows
 from retrieval.index.segments import SegmentedIndex
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
-from retrieval.storage.compatible import check_same_encoder
 from retrieval.storage.document import check_at_least, read_document
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import (
     sha256_of,
     write_sealed,
 )
-from retrieval.storage.manifest import EncoderFacts
 from retrieval.storage.places import Place, place_of
 from retrieval.storage.publishing import settle
+from retrieval.storage.sets.compatible import check_same_encoder
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import EncoderFacts
 
 FORMAT = "retr-index"
 VERSION = 3  # 1 had no checksum and no parts; 2 linked each copy of a vector

@@ -23,11 +23,11 @@ from retrieval.index.folder import (
 from retrieval.index.renumbering import MAX_DELETED, Renumbered, plain
 from retrieval.index.row_tables import CONTENTS, RowTables, read_contents
 from retrieval.registry import make_indexer
-from retrieval.storage.compatible import joined_rows, with_unique_ids
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
 from retrieval.storage.places import Place
-from retrieval.storage.shards import vectors_of
+from retrieval.storage.sets.compatible import joined_rows, with_unique_ids
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.shards import vectors_of
 from retrieval.values import named_options
 
 MAX_ADDED = 0.5

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from retrieval.contracts import Mask
 from retrieval.errors import BadData
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import native_path
-from retrieval.storage.manifest import ROW_FIELDS
 from retrieval.storage.places import Place
 from retrieval.storage.roots import at_moved_roots
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import ROW_FIELDS
 from retrieval.storage.tables import read_table, with_nfc_labels, write_table
 
 ROWS = "rows.parquet"
@@ -139,7 +139,7 @@ def _unified(tables: Sequence[pa.Table], rows: Sequence[int]) -> pa.Table | None
         return None
     if len(tables) == 1:
         return tables[0]
-    from retrieval.storage.columns import unified  # slow to import
+    from retrieval.storage.sets.columns import unified  # slow to import
 
     return unified(tables, rows)
 

@@ -20,9 +20,9 @@ from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.index.folder import OpenIndex, open_index
 from retrieval.index.text_column import TextColumn
-from retrieval.storage.manifest import Skipped
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
+from retrieval.storage.sets.manifest import Skipped
 from retrieval.values import shown, whole_number
 from retrieval.where.selection import Selection, select_rows
 

@@ -14,17 +14,17 @@ from retrieval.index.build import partial_folder, replace_files, write_index
 from retrieval.index.folder import IndexFacts, OpenIndex, open_index
 from retrieval.index.renumbering import Renumbered, plain
 from retrieval.index.row_tables import ROWS, RowTables, read_rows
-from retrieval.storage.compatible import (
+from retrieval.storage.files import locked, sha256_of
+from retrieval.storage.places import Place, RemotePath
+from retrieval.storage.roots import roots_of, with_root
+from retrieval.storage.sets.compatible import (
     check_same_encoder,
     common_facts,
     read_all,
     source_names,
     with_unique_ids,
 )
-from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.files import locked, sha256_of
-from retrieval.storage.places import Place, RemotePath
-from retrieval.storage.roots import roots_of, with_root
+from retrieval.storage.sets.embeddings import Embeddings
 from retrieval.storage.tables import check_unique, write_table
 from retrieval.where.selection import select_rows
 

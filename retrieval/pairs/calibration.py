@@ -21,7 +21,7 @@ from retrieval.quality.provenance import provenance_of
 from retrieval.quality.ranking import Distances
 from retrieval.storage.document import read_document
 from retrieval.storage.files import made_folder, write_sealed
-from retrieval.storage.manifest import EncoderFacts
+from retrieval.storage.sets.manifest import EncoderFacts
 
 FORMAT = "retr-calibration"
 VERSION = 2  # 1 had no checksum

@@ -14,12 +14,12 @@ import numpy as np
 
 from retrieval.contracts import Rows
 from retrieval.errors import BadImage
-from retrieval.images.decoding import read_item
+from retrieval.images.pixels.decoding import read_item
 from retrieval.images.source import Item
 from retrieval.pairs.stored import is_unchanged
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.names import restored
+from retrieval.storage.sets.embeddings import Embeddings
 
 
 def current_contents(sets: Sequence[Embeddings]) -> list[list[bytes | None]]:

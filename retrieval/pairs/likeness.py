@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrieval.contracts import Images, Rows
-from retrieval.images.thumbnail import stretched
+from retrieval.images.pixels.thumbnail import stretched
 
 Number = TypeVar("Number", bound=np.generic)
 

@@ -19,9 +19,9 @@ from retrieval.pairs.verification import (
 )
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.provenance import Provenance, known_provenance, seen
-from retrieval.storage.compatible import check_same_encoder
-from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.manifest import EncoderFacts
+from retrieval.storage.sets.compatible import check_same_encoder
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import EncoderFacts
 
 MAX_SCORED_IMAGES = 500  # a scorer's maps of an image take 2 MB
 

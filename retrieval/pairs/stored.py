@@ -16,9 +16,9 @@ from retrieval.contracts import Images
 from retrieval.images.folders.folder import fact_of
 from retrieval.images.folders.listing import stamp
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.manifest import THUMBNAIL_SIDE
 from retrieval.storage.names import restored
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import THUMBNAIL_SIDE
 
 FILES_PER_TASK = 1024
 

@@ -24,12 +24,12 @@ from retrieval.choices import choice
 from retrieval.contracts import Framing, Images, Indexer, Metric, Rows, Vectors
 from retrieval.errors import BadImage
 from retrieval.images import read_each
-from retrieval.images.thumbnail import thumbnail
+from retrieval.images.pixels.thumbnail import thumbnail
 from retrieval.pairs.likeness import Patterns, Turn, turned_pixels
 from retrieval.pairs.stored import StoredThumbnails
 from retrieval.registry import make_indexer
 from retrieval.runtime.threads import usable_cores
-from retrieval.storage.manifest import THUMBNAIL_SIDE
+from retrieval.storage.sets.manifest import THUMBNAIL_SIDE
 
 SIDE = THUMBNAIL_SIDE
 FREQUENCIES = (6, 3, 3)  # lowest ones of each axis: luma, and two differences of colors

@@ -27,7 +27,7 @@ from retrieval.quality.labelled import Labelled
 from retrieval.quality.provenance import Provenance, ids_within
 from retrieval.quality.ranking import Distances
 from retrieval.quality.significance import interval_over_pairs
-from retrieval.storage.manifest import SourceFacts
+from retrieval.storage.sets.manifest import SourceFacts
 
 Interval = tuple[float, float]
 DistancesOf = Callable[[Labelled, Pairs], Distances]

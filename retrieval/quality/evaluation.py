@@ -21,8 +21,8 @@ from retrieval.quality.metrics import DEFINITIONS, Ranks
 from retrieval.quality.per_query import PerQuery
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import bootstrap
-from retrieval.storage.compatible import check_same_encoder
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.sets.compatible import check_same_encoder
+from retrieval.storage.sets.embeddings import Embeddings
 from retrieval.values import shown, whole_number
 
 KS = (1, 5, 10, 100)

@@ -14,8 +14,8 @@ from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.hits import as_vectors
 from retrieval.labels import as_ids, as_labels, is_number, label_set
 from retrieval.quality.ranking import Rows
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.names import restored
+from retrieval.storage.sets.embeddings import Embeddings
 
 MAX_ROUNDING = 1e-3
 """Maximum distance between two embeddings of one image, as a share of the vector's length: from

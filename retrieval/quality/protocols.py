@@ -17,8 +17,8 @@ from retrieval.quality.draws import draw_of_each_class
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.provenance import known_provenance, seen
 from retrieval.quality.ranking import Rows
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import made_folder, read_sealed, write_sealed
+from retrieval.storage.sets.embeddings import Embeddings
 
 DRAW = "retr-draw"
 VERSION = 2  # 1 had no checksum

@@ -12,7 +12,7 @@ from retrieval.errors import BadData
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import trained_folder
 from retrieval.storage.cards import IMAGES, Card
-from retrieval.storage.manifest import EncoderFacts, SourceFacts
+from retrieval.storage.sets.manifest import EncoderFacts, SourceFacts
 
 WEIGHTS = "weights_sha256"  # in the configuration of an encoder that has a card
 

@@ -22,11 +22,11 @@ from retrieval.index.searching import DEFAULT_K, Hit, Searcher
 from retrieval.runtime.threads import usable_cores
 from retrieval.serving.effort import Effort
 from retrieval.serving.folders import Folders
-from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sha256_of
-from retrieval.storage.manifest import MANIFEST
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import MANIFEST
 from retrieval.where.selection import Selection, select_rows
 
 MAX_HITS = 1_000  # in one answer

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from retrieval import open_encoder
 from retrieval.contracts import Metric
 from retrieval.storage.files import sealed, sha256_of
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
 
 PART = "part-00000.parquet"
 

@@ -25,7 +25,7 @@ from retrieval.errors import BadInput, Mismatch, WorkerFailed
 from retrieval.images import open_source
 from retrieval.registry import open_encoder
 from retrieval.runtime.ray import connected, run_tasks
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.filterwarnings(

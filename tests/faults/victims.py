@@ -32,7 +32,7 @@ def encode(folder: Path) -> None:
 
 def update(folder: Path) -> None:
     """Bring the embeddings in `out` up to date with the folder `images`, which was moved."""
-    from retrieval.storage.shard_writer import relocate_embeddings
+    from retrieval.storage.sets.shard_writer import relocate_embeddings
 
     relocate_embeddings(folder / "out", str(folder / "images"))
     encode(folder)

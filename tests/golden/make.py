@@ -30,10 +30,10 @@ from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, Sides
 from retrieval.storage.cards import WEIGHTS, Card
-from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import locked, made_folder, write_json
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter, relocate_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter, relocate_embeddings
 
 HERE = Path(__file__).parent
 DIM = 4

@@ -26,9 +26,9 @@ from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
 from retrieval.index.follow import follow_embeddings
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import Manifest
-from retrieval.storage.shard_writer import relocate_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Manifest
+from retrieval.storage.sets.shard_writer import relocate_embeddings
 
 SHARD_IMAGES = 4
 STEPS = int(os.environ.get("RETR_STATES", "60"))

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval.contracts import Framing, Images, Resample
-from retrieval.images import frame, resizing
-from retrieval.images.resizing import Order, coefficients
+from retrieval.images import frame
+from retrieval.images.pixels import resizing
+from retrieval.images.pixels.resizing import Order, coefficients
 from tests.examples import examples
 
 

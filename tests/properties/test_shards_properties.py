@@ -12,9 +12,9 @@ from retrieval.contracts import Metric
 from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, Skipped, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
 from tests.examples import examples
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

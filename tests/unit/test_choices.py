@@ -25,8 +25,8 @@ from retrieval.contracts import Framing, Metric, Resample
 from retrieval.drawing.layout import Layout, laid_out
 from retrieval.errors import BadInput, UnknownName
 from retrieval.hits import checked_vectors, prepared
-from retrieval.index.trials import Target
-from retrieval.index.tuning import tried
+from retrieval.index.auto.trials import Target
+from retrieval.index.auto.tuning import tried
 from retrieval.pairs.calibration import Calibration, FittedTo, Method, file_name
 from retrieval.pairs.draw import Pairs, Scheme, draw_pairs, pair_distances
 from retrieval.pairs.verification import Procedure, verify
@@ -35,7 +35,7 @@ from retrieval.quality.evaluation import evaluate_hits, evaluate_index
 from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.quality.ranking import distances_of, map_rankings, nearest, pairwise
 from retrieval.registry import indexer_names, indexer_plugin, make_indexer
-from retrieval.storage.manifest import Dtype
+from retrieval.storage.sets.manifest import Dtype
 from retrieval.workspace import Role, Workspace
 from tests.made import embeddings
 
@@ -120,7 +120,7 @@ def test_every_public_function_and_class_refuses_what_is_no_member() -> None:
     assert len(found) > 80
     assert {
         "retrieval.quality.evaluation.evaluate(metric)",
-        "retrieval.storage.manifest.Facts(dtype)",
+        "retrieval.storage.sets.manifest.Facts(dtype)",
         "retrieval.workspace.Workspace.latest(role)",
         "indexers.hnsw.Hnsw(metric)",
         "indexers.hnsw.Hnsw.candidates(metric)",

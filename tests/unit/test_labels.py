@@ -29,8 +29,8 @@ from retrieval.quality.evaluation import evaluate_hits
 from retrieval.quality.exchange import write_qrels, write_queries, write_run
 from retrieval.quality.protocols import Protocol, sides_of
 from retrieval.quality.ranking import nearest
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import SourceFacts
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import SourceFacts
 from tests.made import embeddings
 
 

@@ -14,7 +14,6 @@ from os import DirEntry, scandir
 from pathlib import Path
 
 from retrieval.errors import BadSource
-from retrieval.images.decoding import PILLOW_SUFFIXES, SUFFIXES, begins_like_image
 from retrieval.images.folders.excludes import IGNORE_FILE, NO_EXCLUDES, Excludes, Rules
 from retrieval.images.folders.listing import (
     Changes,
@@ -26,9 +25,10 @@ from retrieval.images.folders.listing import (
 )
 from retrieval.images.folders.metadata import METADATA_FILES, fingerprint_of, read_metadata
 from retrieval.images.optional.formats import OPTIONAL_FORMATS, install_command
+from retrieval.images.pixels.decoding import PILLOW_SUFFIXES, SUFFIXES, begins_like_image
 from retrieval.images.source import Item, natural, text
-from retrieval.storage.columns import FurtherColumns
-from retrieval.storage.manifest import Skipped
+from retrieval.storage.sets.columns import FurtherColumns
+from retrieval.storage.sets.manifest import Skipped
 
 ALL_FILES_GLOB = ("**",)
 _CACHED_REAL_PATHS = 1_000  # folders whose links are resolved

@@ -14,11 +14,11 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
-from retrieval.images.decoding import SUFFIXES
 from retrieval.images.optional.formats import OPTIONAL_FORMATS, install_command
+from retrieval.images.pixels.decoding import SUFFIXES
 from retrieval.images.source import First, Item, Source, digest, natural
-from retrieval.storage.manifest import Skipped
 from retrieval.storage.places import Place
+from retrieval.storage.sets.manifest import Skipped
 
 BLOCK_NAMES = 1_000
 MAX_LISTED_FOLDERS = 10  # skipped folders, in a message

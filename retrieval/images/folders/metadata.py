@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from retrieval.errors import BadSource
 from retrieval.images.source import digest
-from retrieval.storage.columns import FurtherColumns, plain_columns, unified
 from retrieval.storage.names import storable
 from retrieval.storage.places import Place
+from retrieval.storage.sets.columns import FurtherColumns, plain_columns, unified
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"

@@ -12,18 +12,18 @@ from glob import escape, has_magic
 from pathlib import PurePosixPath
 
 from retrieval.errors import BadSource, UnknownName
-from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders.excludes import NO_EXCLUDES, Excludes
 from retrieval.images.folders.folder import ALL_FILES_GLOB, matches, none_in
 from retrieval.images.folders.listing import Changes, LeftOut, Listing, unread_suffix
 from retrieval.images.folders.metadata import METADATA_FILES, fingerprint_of, read_metadata
 from retrieval.images.folders.splits import are_splits, chosen_split
+from retrieval.images.pixels.decoding import SUFFIXES
 from retrieval.images.source import CHUNK_ITEMS, Item, Note, Source, natural
 from retrieval.images.tables.choice import Columns
 from retrieval.images.tables.endings import ARROW, PARQUET, TAR
 from retrieval.images.tables.parquet import ParquetSource, by_split
-from retrieval.storage.columns import FurtherColumns
 from retrieval.storage.places import RemotePath, RemoteStat
+from retrieval.storage.sets.columns import FurtherColumns
 
 FETCH_BYTES = 64 << 20  # images that are fetched at a time
 

@@ -6,8 +6,8 @@ from PIL import Image
 from pillow_heif import HeifImageFile
 
 from retrieval.contracts import Framing
-from retrieval.images.decoding_limits import check_size
 from retrieval.images.optional.formats import DecodeJpeg, PhotoHeader
+from retrieval.images.pixels.decoding_limits import check_size
 
 
 def read(

@@ -9,8 +9,8 @@ from pillow_jxl import Decoder
 
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
-from retrieval.images.decoding_limits import check_size
 from retrieval.images.optional.formats import DecodeJpeg, PhotoHeader
+from retrieval.images.pixels.decoding_limits import check_size
 
 _CODESTREAM = b"\xff\x0a"
 _HEADER_BYTES = 16  # the size of the image is in the first 11

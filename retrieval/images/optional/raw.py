@@ -10,8 +10,8 @@ from PIL import Image
 
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
-from retrieval.images.decoding_limits import check_size
 from retrieval.images.optional.formats import DecodeJpeg, PhotoHeader
+from retrieval.images.pixels.decoding_limits import check_size
 
 MIN_PREVIEW_SIDE = 1024
 """Pixels of the longer side that a preview must have where the image gets no framing."""

@@ -8,8 +8,8 @@ from PIL import Image
 
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
-from retrieval.images.decoding_limits import check_size
 from retrieval.images.optional.formats import DecodeJpeg
+from retrieval.images.pixels.decoding_limits import check_size
 
 MAX_PACKETS = 500
 """Maximum packets of a video that are decoded until there is a frame."""

@@ -9,8 +9,8 @@ from retrieval.images.source import text
 from retrieval.images.tables.cells import labels
 from retrieval.images.tables.columns import class_names
 from retrieval.images.tables.table import Table, opened
-from retrieval.storage.columns import as_column, plain_columns
 from retrieval.storage.places import Place
+from retrieval.storage.sets.columns import as_column, plain_columns
 
 
 def check_further(where: str, schema: pa.Schema, names: Sequence[str]) -> None:

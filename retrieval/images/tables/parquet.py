@@ -16,8 +16,8 @@ from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.images.tables.columns import FoundColumns, find, label_kind, wanted
 from retrieval.images.tables.further import check_further, read_further_columns
 from retrieval.images.tables.table import opened
-from retrieval.storage.columns import FurtherColumns, unified
 from retrieval.storage.places import Place
+from retrieval.storage.sets.columns import FurtherColumns, unified
 
 SPLITS = ("train", "validation", "test")
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images.datasets import cifar
-from retrieval.images.decoding import PILLOW_SUFFIXES, SUFFIXES
+from retrieval.images.pixels.decoding import PILLOW_SUFFIXES, SUFFIXES
 from retrieval.images.source import Item, Note, digest, name_and_size, no_note, text
 from retrieval.images.tables.cells import label_text
 from retrieval.images.tables.choice import NO_CHOICE, Columns

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from retrieval.images.thumbnail import stretched
+from retrieval.images.pixels.thumbnail import stretched
 from retrieval.pairs.likeness import (
     MAX_SIDE,
     MIN_REDUCTION,

@@ -7,8 +7,8 @@ import pytest
 
 from retrieval import open_embeddings
 from retrieval.errors import BadInput
-from retrieval.storage.manifest import Dtype, EncoderFacts
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
 from tests.cli.damage import Copied, edit_json, make_embeddings
 from tests.cli.gallery import Gallery
 from tests.cli.running import Retr

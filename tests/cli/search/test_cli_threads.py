@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval.runtime.threads import available_cores, usable_cores
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 from tests.cli.gallery import Gallery
 from tests.cli.running import Retr
 

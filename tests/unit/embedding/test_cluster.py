@@ -27,9 +27,9 @@ from retrieval.images import Columns, Source, open_source
 from retrieval.images.folders.listing import listed
 from retrieval.runtime import ray as cluster
 from retrieval.runtime.ray import WorkerPlan, check, plan_workers
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import Dtype
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Dtype
+from retrieval.storage.sets.shard_writer import ShardWriter
 
 
 def node(cpus: float, gpus: float = 0) -> dict[str, float]:

@@ -20,9 +20,9 @@ from retrieval.embedding.encode import Outcome, bring_up_to_date
 from retrieval.errors import BadData, BadInput, BadSource, UnknownName
 from retrieval.images import Columns, open_source
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.manifest import LATER_FIELDS, PHOTO_FIELDS, Manifest
-from retrieval.storage.shards import write_shard_table
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import LATER_FIELDS, PHOTO_FIELDS, Manifest
+from retrieval.storage.sets.shards import write_shard_table
 
 CHANGED = 1_600_000_000
 PHOTO = [field.name for field in PHOTO_FIELDS]

@@ -22,7 +22,7 @@ from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import Item, open_source
 from retrieval.index.build import build_index
 from retrieval.index.text_column import TextColumn
-from retrieval.storage.manifest import EncoderFacts
+from retrieval.storage.sets.manifest import EncoderFacts
 from retrieval.testing import check_encoder
 
 COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}

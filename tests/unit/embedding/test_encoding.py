@@ -19,9 +19,9 @@ from retrieval.images.folders import folder as folder_module
 from retrieval.images.folders.listing import Changes, listed
 from retrieval.inspection import verify
 from retrieval.quality.labelled import Labelled
-from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import locked
-from retrieval.storage.manifest import Manifest
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Manifest
 
 
 class Stopping(Toy):

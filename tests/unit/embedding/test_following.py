@@ -16,9 +16,9 @@ from retrieval.embedding.encode import Outcome, bring_up_to_date
 from retrieval.errors import BadInput
 from retrieval.images import open_source
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import Manifest
-from retrieval.storage.shard_writer import MAX_SMALL_SHARDS, UPDATE
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Manifest
+from retrieval.storage.sets.shard_writer import MAX_SMALL_SHARDS, UPDATE
 
 SHARD_IMAGES = 8
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from retrieval.contracts import Framing
-from retrieval.images import color_profiles, decode
+from retrieval.images import decode
+from retrieval.images.pixels import color_profiles
 
 WHITE = (0.9642, 1.0, 0.8249)  # D50, to which the primaries are adapted
 # Columns of the matrices from linear RGB to XYZ, for Display P3 and for sRGB.

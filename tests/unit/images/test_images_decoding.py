@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from retrieval.errors import BadImage
-from retrieval.images import decode, decoding_limits
+from retrieval.images import decode
+from retrieval.images.pixels import decoding_limits
 
 LOSSLESS = ["PNG", "WEBP", "BMP", "TIFF"]
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from retrieval.errors import BadImage, BadSource, UnknownName
 from retrieval.images import decode, open_source
-from retrieval.images.decoding import SUFFIXES
 from retrieval.images.folders import folder as folder_module
 from retrieval.images.folders.listing import Listing, listed, said_of, unread_suffix
+from retrieval.images.pixels.decoding import SUFFIXES
 from retrieval.images.source import Source, natural
 
 names = st.lists(st.sampled_from("ab12"), min_size=1, max_size=3).map("".join)

@@ -14,10 +14,8 @@ from PIL import Image
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage, BadSource
 from retrieval.images import decode, open_source
-from retrieval.images.decoding import PILLOW_SUFFIXES, SUFFIXES
 from retrieval.images.folders.folder import none_in
 from retrieval.images.folders.listing import UNREAD_SUFFIXES, LeftOut, said_of
-from retrieval.images.megapixels import MEGAPIXELS_VARIABLE
 from retrieval.images.optional import formats
 from retrieval.images.optional.formats import (
     HEIC,
@@ -29,6 +27,8 @@ from retrieval.images.optional.formats import (
     install_command,
     installed_suffixes,
 )
+from retrieval.images.pixels.decoding import PILLOW_SUFFIXES, SUFFIXES
+from retrieval.images.pixels.megapixels import MEGAPIXELS_VARIABLE
 from tests.damaged import refused
 
 

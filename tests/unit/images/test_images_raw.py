@@ -13,7 +13,7 @@ from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images import decode
 from retrieval.images.facts import facts_of
-from retrieval.images.megapixels import MEGAPIXELS_VARIABLE
+from retrieval.images.pixels.megapixels import MEGAPIXELS_VARIABLE
 from tests.damaged import refused
 
 pytest.importorskip("rawpy")

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from test_images_decoding import png
 
 from retrieval.images import decode
-from retrieval.images.transparency import background_level, on_background
+from retrieval.images.pixels.transparency import background_level, on_background
 
 Draw = ImageDraw.ImageDraw
 CLEAR = (0, 0, 0, 0)

@@ -15,7 +15,7 @@ from retrieval import open_embeddings
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadImage
 from retrieval.images import decode, frame, open_source
-from retrieval.images.megapixels import MEGAPIXELS_VARIABLE
+from retrieval.images.pixels.megapixels import MEGAPIXELS_VARIABLE
 from tests.damaged import refused
 
 av = pytest.importorskip("av")

@@ -21,10 +21,10 @@ from retrieval.index.update import delete_rows
 from retrieval.inspection import verify
 from retrieval.quality.metrics import index_recall_at
 from retrieval.registry import indexer_names, make_indexer
-from retrieval.storage.embeddings import Embeddings, open_embeddings
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter
-from retrieval.storage.shards import FileFacts, shard_name, write_shard
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
+from retrieval.storage.sets.shards import FileFacts, shard_name, write_shard
 
 BACKENDS = sorted({*indexer_names()} - {"faiss"})
 CANNOT_ADD = {"vamana", "milvus"}

@@ -18,7 +18,7 @@ from retrieval.index.folder import columns_of, open_index
 from retrieval.index.follow import follow_embeddings
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.sets.embeddings import Embeddings
 
 WIDTHS = range(20, 30)
 

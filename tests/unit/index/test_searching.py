@@ -24,7 +24,7 @@ from retrieval.index.searching import label_of_own_hit
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import locked, made_folder, sealed
-from retrieval.storage.manifest import ROW_FIELDS
+from retrieval.storage.sets.manifest import ROW_FIELDS
 from retrieval.storage.tables import with_nfc_labels
 from retrieval.where.selection import select_rows
 from tests.made import embeddings

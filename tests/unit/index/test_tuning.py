@@ -13,16 +13,16 @@ from indexers.hnsw import Hnsw
 from indexers.ivf import Ivf
 from retrieval.contracts import Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Busy, Mismatch
-from retrieval.index import measuring, sampling, trials, tuning
+from retrieval.index.auto import measuring, sampling, trials, tuning
+from retrieval.index.auto.trials import Target, Trial
+from retrieval.index.auto.tuning import build_best
 from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
-from retrieval.index.trials import Target, Trial
-from retrieval.index.tuning import build_best
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
 from retrieval.registry import indexer_plugin
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
+from retrieval.storage.sets.embeddings import Embeddings
 from tests.made import OTHER, embeddings
 
 ROWS, DIM = 3000, 16

@@ -13,8 +13,8 @@ from retrieval.index.folder import IndexFacts, check_indexed, open_index
 from retrieval.index.searching import Searcher
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import Embeddings
 from retrieval.storage.files import locked
+from retrieval.storage.sets.embeddings import Embeddings
 from tests.made import OTHER, embeddings
 
 DIM = 4

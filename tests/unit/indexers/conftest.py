@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.sets.embeddings import Embeddings
 from tests.made import embeddings
 from tests.milvus_rows import vectors
 

@@ -30,7 +30,7 @@ from retrieval.index.build import UNFINISHED_FOLDER, build_index
 from retrieval.index.folder import INDEX, IndexFacts, open_index
 from retrieval.index.searching import Searcher
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.sets.embeddings import Embeddings
 from retrieval.where.selection import select_rows
 from tests.made import OTHER, embeddings
 from tests.milvus_rows import DIM, collections, vectors
@@ -146,7 +146,7 @@ import os, signal, sys
 from pathlib import Path
 from indexers.milvus import collection, holding
 from retrieval.index.build import build_index
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 holding.BATCH_ROWS = 30
 insert = collection.insert
 def until(database, keys, *others, **more):

@@ -28,7 +28,7 @@ from retrieval.contracts import Metric
 from retrieval.errors import BadInput
 from retrieval.index.build import build_index
 from retrieval.index.folder import open_index
-from retrieval.storage.embeddings import Embeddings
+from retrieval.storage.sets.embeddings import Embeddings
 from tests.milvus_rows import DIM, collections, vectors
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus")

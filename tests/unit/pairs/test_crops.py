@@ -11,7 +11,7 @@ from pyarrow import chunked_array
 from sklearn.datasets import load_sample_images
 
 from retrieval.contracts import Metric
-from retrieval.images.thumbnail import thumbnail
+from retrieval.images.pixels.thumbnail import thumbnail
 from retrieval.pairs.crops import search
 from retrieval.pairs.crops.candidates import window_correlations
 from retrieval.pairs.crops.rectangle import Canvas, find_crop

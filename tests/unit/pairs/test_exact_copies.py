@@ -8,7 +8,7 @@ from encoders.toy import Toy
 from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.pairs.exact_copies import Distinct, current_contents
-from retrieval.storage.embeddings import open_embeddings
+from retrieval.storage.sets.embeddings import open_embeddings
 
 
 def encoded(folder: Path, out: Path) -> None:

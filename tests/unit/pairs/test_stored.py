@@ -15,13 +15,13 @@ from encoders.toy import Toy
 from retrieval.contracts import Framing, Metric
 from retrieval.embedding.encode import bring_up_to_date, encode_source
 from retrieval.images import open_source, read_image
-from retrieval.images.thumbnail import thumbnail
+from retrieval.images.pixels.thumbnail import thumbnail
 from retrieval.pairs.duplicates import Duplicates, find_duplicates
 from retrieval.pairs.stored import StoredThumbnails, stored_thumbnails
 from retrieval.quality.labelled import Labelled
-from retrieval.storage.embeddings import Embeddings, open_embeddings
-from retrieval.storage.manifest import Manifest
-from retrieval.storage.shards import write_shard_table
+from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
+from retrieval.storage.sets.manifest import Manifest
+from retrieval.storage.sets.shards import write_shard_table
 
 
 def scene(seed: int, size: tuple[int, int] = (80, 60)) -> Image.Image:

@@ -31,7 +31,7 @@ from retrieval.pairs.verification import (
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import open_encoder
 from retrieval.storage.files import read_json, sealed, write_json
-from retrieval.storage.manifest import EncoderFacts, SourceFacts
+from retrieval.storage.sets.manifest import EncoderFacts, SourceFacts
 from retrieval.workspace import Workspace
 
 # Pairs by distance: alike at .1, .2, .3 and .6; others at .25, .5, .7 and .9.

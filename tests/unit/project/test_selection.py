@@ -23,7 +23,7 @@ def test_no_module_selects_more_than_a_tenth_of_the_test_files() -> None:
     ("module", "test"),
     [
         ("retrieval/quality/significance.py", "tests/unit/quality/test_significance.py"),
-        ("retrieval/images/decoding.py", "tests/unit/images/test_images_decoding.py"),
+        ("retrieval/images/pixels/decoding.py", "tests/unit/images/test_images_decoding.py"),
         ("indexers/ivf.py", "tests/unit/indexers/test_indexers_ivf.py"),
         ("encoders/training/optimization/losses.py", "tests/unit/training/test_training_losses.py"),
         ("cli/commands/search.py", "tests/cli/search/test_cli_search.py"),

@@ -15,8 +15,8 @@ from retrieval.quality.exchange import read_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, read_draw
 from retrieval.registry import open_encoder
-from retrieval.storage.embeddings import open_embeddings
-from retrieval.storage.manifest import Dtype
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Dtype
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 V1 = GOLDEN / "v1"

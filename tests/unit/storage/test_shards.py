@@ -12,11 +12,11 @@ import pytest
 from retrieval.contracts import Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.inspection import verify
-from retrieval.storage.embeddings import open_embeddings
 from retrieval.storage.files import sealed, sha256_of
-from retrieval.storage.manifest import Dtype, EncoderFacts, Facts, SourceFacts
-from retrieval.storage.shard_writer import ShardWriter
-from retrieval.storage.shards import shard_name, vectors_of
+from retrieval.storage.sets.embeddings import open_embeddings
+from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, SourceFacts
+from retrieval.storage.sets.shard_writer import ShardWriter
+from retrieval.storage.sets.shards import shard_name, vectors_of
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(6, 2)
 

@@ -21,9 +21,9 @@ from retrieval.errors import BadInput, BadSource, Unreachable
 from retrieval.images import open_source
 from retrieval.inspection import verify
 from retrieval.storage import places
-from retrieval.storage.manifest import Dtype
 from retrieval.storage.places import RemotePath, place_of
-from retrieval.storage.shard_writer import ShardWriter
+from retrieval.storage.sets.manifest import Dtype
+from retrieval.storage.sets.shard_writer import ShardWriter
 from tests.stores import encoded, lead_to, put
 
 

@@ -24,7 +24,7 @@ from retrieval.images import load, open_source
 from retrieval.quality.provenance import Provenance
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import IMAGES, Card
-from retrieval.storage.manifest import SourceFacts
+from retrieval.storage.sets.manifest import SourceFacts
 from tests.training_runs import CLUSTERED, SMALL, Stop, same, stop_after, train_small, weights
 
 

@@ -10,8 +10,8 @@ from retrieval.contracts import (
     Vectors,
 )
 from retrieval.errors import BadInput, Mismatch
-from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.manifest import EncoderFacts
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import EncoderFacts
 from retrieval.storage.tables import check_unique
 
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import BadData
 from retrieval.storage.files import write_whole
-from retrieval.storage.manifest import PHOTO_FIELDS
 from retrieval.storage.names import storable
 from retrieval.storage.places import Place
+from retrieval.storage.sets.manifest import PHOTO_FIELDS
 from retrieval.storage.tables import read_table
 
 COLUMNS_FILE = "columns-{}.parquet"

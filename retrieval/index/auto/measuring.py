@@ -11,8 +11,8 @@ import numpy as np
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Indexer, Metric, Tunable, Vectors
 from retrieval.errors import BadInput
+from retrieval.index.auto.trials import Target, Trial, setting_of, verdict_of
 from retrieval.index.folder import options_of
-from retrieval.index.trials import Target, Trial, setting_of, verdict_of
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
 from retrieval.registry import make_indexer

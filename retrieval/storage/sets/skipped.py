@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import BadData
 from retrieval.storage.files import sha256_of, write_whole
-from retrieval.storage.manifest import Manifest, Skipped
 from retrieval.storage.names import restored, storable
 from retrieval.storage.places import Place
+from retrieval.storage.sets.manifest import Manifest, Skipped
 from retrieval.storage.tables import read_table
 
 SKIPPED = "skipped.parquet"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from retrieval.contracts import Framing
-from retrieval.images.framing import shorter_side
+from retrieval.images.pixels.framing import shorter_side
 
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform

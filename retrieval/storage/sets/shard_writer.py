@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from retrieval.contracts import Vectors
 from retrieval.errors import BadInput
-from retrieval.storage.columns import FurtherColumns, write_columns
 from retrieval.storage.files import (
     check_free,
     locked,
@@ -20,7 +19,10 @@ from retrieval.storage.files import (
     moved,
     sha256_of,
 )
-from retrieval.storage.manifest import (
+from retrieval.storage.names import storable
+from retrieval.storage.places import Place
+from retrieval.storage.sets.columns import FurtherColumns, write_columns
+from retrieval.storage.sets.manifest import (
     MANIFEST,
     VERSION,
     ColumnsFile,
@@ -29,10 +31,8 @@ from retrieval.storage.manifest import (
     Shard,
     Skipped,
 )
-from retrieval.storage.names import storable
-from retrieval.storage.places import Place
-from retrieval.storage.shards import read_stored, shard_name, write_shard, write_shard_table
-from retrieval.storage.skipped import (
+from retrieval.storage.sets.shards import read_stored, shard_name, write_shard, write_shard_table
+from retrieval.storage.sets.skipped import (
     SKIPPED,
     UPDATE_SKIPPED,
     SkippedRow,

@@ -15,8 +15,8 @@ import numpy as np
 from retrieval.choices import choice
 from retrieval.contracts import Indexer, Metric, Tunable, Vectors
 from retrieval.errors import RetrError
-from retrieval.index.measuring import Stage, TuningQueries
-from retrieval.index.trials import (
+from retrieval.index.auto.measuring import Stage, TuningQueries
+from retrieval.index.auto.trials import (
     Target,
     Trial,
     Tried,

@@ -12,7 +12,8 @@ from retrieval.errors import BadInput
 from retrieval.storage.files import (
     sha256_of,
 )
-from retrieval.storage.manifest import (
+from retrieval.storage.places import Place, place_of
+from retrieval.storage.sets.manifest import (
     FILE_FIELDS,
     MANIFEST,
     PHOTO_FIELDS,
@@ -22,8 +23,7 @@ from retrieval.storage.manifest import (
     Manifest,
     Shard,
 )
-from retrieval.storage.places import Place, place_of
-from retrieval.storage.shards import read_columns, read_shard, vectors_of
+from retrieval.storage.sets.shards import read_columns, read_shard, vectors_of
 from retrieval.storage.tables import check_unique
 from retrieval.values import shown
 
@@ -127,7 +127,7 @@ class Embeddings:
         They are those of PHOTO_FIELDS, if the images are files, and those of tables beside the
         images but for their labels. Raises BadData for a damaged file.
         """
-        from retrieval.storage.columns import aligned, overlaid  # a search does not need them
+        from retrieval.storage.sets.columns import aligned, overlaid  # a search does not need them
 
         photo = pa.table({})
         if self.facts.has_files:
@@ -148,7 +148,7 @@ class Embeddings:
 
     def _further(self) -> pa.Table | None:
         """Return the table of further columns; None without one."""
-        from retrieval.storage.columns import read_further
+        from retrieval.storage.sets.columns import read_further
 
         file = self.manifest.columns
         return None if file is None else read_further(self.folder, file.file, file.sha256)
@@ -190,7 +190,7 @@ def _labeled(table: pa.Table, further: pa.Table) -> pa.Table:
     """Return the table of a shard with the labels of another table, where that has one."""
     import pyarrow.compute as pc
 
-    from retrieval.storage.columns import aligned
+    from retrieval.storage.sets.columns import aligned
 
     labels = aligned(further.select(["id", "label"]), table["id"])["label"]
     labels = pc.utf8_normalize(pc.cast(labels, pa.string()), "NFC")

@@ -59,7 +59,7 @@ longitude: in degrees, north and east positive.
 """
 THUMBNAIL_SIDE = 16  # pixels
 THUMBNAIL_FIELD = pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3))
-"""The last column of such a set: pixels of `retrieval.images.thumbnail`. Older sets lack it."""
+"""Last column of such a set: pixels of `retrieval.images.pixels.thumbnail`. Older sets lack it."""
 LATER_FIELDS = (*PHOTO_FIELDS, THUMBNAIL_FIELD)
 """Columns that version 3 lacks."""
 

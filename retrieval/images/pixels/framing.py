@@ -5,7 +5,7 @@ from PIL import Image
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadInput
-from retrieval.images.quiet_pillow import pillow_quiet
+from retrieval.images.pixels.quiet_pillow import pillow_quiet
 
 
 def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
@@ -23,7 +23,9 @@ def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
         least = min(width, height)
         size = (shorter * width // least, shorter * height // least)
         if many:
-            from retrieval.images.resizing import resized  # a second, and some more the first time
+            from retrieval.images.pixels.resizing import (
+                resized,  # a second, and some more the first time
+            )
 
             return resized(image, size, _corner(size, side), side, framing.resample)
         image = image.resize(size, Image.Resampling[framing.resample.name])

@@ -24,7 +24,10 @@ from retrieval.labels import as_ids, as_labels
 from retrieval.storage.files import (
     write_whole,
 )
-from retrieval.storage.manifest import (
+from retrieval.storage.names import restored, storable
+from retrieval.storage.places import Place, place_of
+from retrieval.storage.roots import at_moved_roots
+from retrieval.storage.sets.manifest import (
     FILE_FIELDS,
     LATER_FIELDS,
     PHOTO_FIELDS,
@@ -34,9 +37,6 @@ from retrieval.storage.manifest import (
     Shard,
     Skipped,
 )
-from retrieval.storage.names import restored, storable
-from retrieval.storage.places import Place, place_of
-from retrieval.storage.roots import at_moved_roots
 from retrieval.storage.tables import read_table, with_nfc_labels
 
 
@@ -44,7 +44,7 @@ class FileFacts(NamedTuple):
     """Facts about an image file: what tells whether it has changed, and a hash of its bytes.
 
     photo: values of columns of PHOTO_FIELDS, by name; a column that is missing is null.
-    thumbnail: the pixels of `retrieval.images.thumbnail`; None if it is not known.
+    thumbnail: the pixels of `retrieval.images.pixels.thumbnail`; None if it is not known.
     """
 
     stamp: int

@@ -10,9 +10,9 @@ from PIL.TiffImagePlugin import ROWSPERSTRIP, TILELENGTH, TILEWIDTH, TiffImageFi
 
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
-from retrieval.images.framing import shorter_side
-from retrieval.images.megapixels import DEFAULT_MEGAPIXELS, max_megapixels, max_pixels
-from retrieval.images.quiet_pillow import quiet_libtiff
+from retrieval.images.pixels.framing import shorter_side
+from retrieval.images.pixels.megapixels import DEFAULT_MEGAPIXELS, max_megapixels, max_pixels
+from retrieval.images.pixels.quiet_pillow import quiet_libtiff
 
 JPEG_BYTES_PER_PIXEL = 10
 """Memory that a JPEG may take, for each pixel of the limit on images. A progressive JPEG without

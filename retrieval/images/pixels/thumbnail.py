@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval.contracts import Images, Resample
-from retrieval.storage.manifest import THUMBNAIL_SIDE
+from retrieval.storage.sets.manifest import THUMBNAIL_SIDE
 
 
 def thumbnail(image: Image.Image) -> Images:

@@ -29,10 +29,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from retrieval.contracts import Framing, Images
 from retrieval.errors import BadImage, Unreachable
-from retrieval.images.color_profiles import color_space, to_srgb
-from retrieval.images.decoding_limits import check_other_format, check_size, reduce_jpeg
-from retrieval.images.framing import frame, shorter_side
-from retrieval.images.megapixels import max_pixels
 from retrieval.images.optional.formats import (
     VIDEO,
     OptionalFormat,
@@ -42,9 +38,13 @@ from retrieval.images.optional.formats import (
     install_command,
     installed_suffixes,
 )
-from retrieval.images.quiet_pillow import pillow_quiet
+from retrieval.images.pixels.color_profiles import color_space, to_srgb
+from retrieval.images.pixels.decoding_limits import check_other_format, check_size, reduce_jpeg
+from retrieval.images.pixels.framing import frame, shorter_side
+from retrieval.images.pixels.megapixels import max_pixels
+from retrieval.images.pixels.quiet_pillow import pillow_quiet
+from retrieval.images.pixels.transparency import apply_16_bit_key, has_color_key, on_background
 from retrieval.images.source import Item
-from retrieval.images.transparency import apply_16_bit_key, has_color_key, on_background
 from retrieval.storage.places import Place, RemotePath
 
 FAST_RESIZE_IMAGES = 500
@@ -125,11 +125,11 @@ def decode(
     """Return the image in RGB, upright as its EXIF orientation says, in its own size.
 
     Of an animation or a video it is the first frame. Colors with an ICC profile are converted to
-    sRGB. What is transparent is laid on the ground that
-    `retrieval.images.transparency` chooses, nearly always white. 16 bit pixels keep their upper
-    8 bits. With a `framing` that the image will get, a JPEG may come smaller
-    than it is, but with at least twice the size that the framing needs. So may an image whose
-    profile is converted, and the preview in a RAW file.
+    sRGB. What is transparent is laid on the ground that `retrieval.images.pixels.transparency`
+    chooses, nearly always white. 16 bit pixels keep their upper 8 bits. With a `framing` that
+    the image will get, a JPEG may come smaller than it is, but with at least twice the size
+    that the framing needs. So may an image whose profile is converted, and the preview in a RAW
+    file.
 
     `path` is the image's name in errors. Raises BadImage for what is missing, empty, truncated,
     damaged, of no format in FORMATS or OPTIONAL_FORMATS, of a format whose package is not

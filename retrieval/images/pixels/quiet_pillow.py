@@ -10,7 +10,7 @@ from typing import cast
 
 from PIL import Image
 
-from retrieval.images.megapixels import max_pixels
+from retrieval.images.pixels.megapixels import max_pixels
 
 
 @cache

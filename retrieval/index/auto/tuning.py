@@ -16,17 +16,17 @@ from retrieval.choices import choice
 from retrieval.contracts import Indexer, Metric, Tunable, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.hits import InMemory
+from retrieval.index.auto.measuring import Stage, TuningQueries
+from retrieval.index.auto.sampling import Progress, SampleResult, sample_results
+from retrieval.index.auto.trials import Target, Trial, Tuning, reason_of, unreached
 from retrieval.index.build import check_target, locked_build, unwritten_facts, write_index
 from retrieval.index.folder import IndexFacts
-from retrieval.index.measuring import Stage, TuningQueries
 from retrieval.index.row_tables import RowTables
-from retrieval.index.sampling import Progress, SampleResult, sample_results
-from retrieval.index.trials import Target, Trial, Tuning, reason_of, unreached
 from retrieval.registry import make_indexer
-from retrieval.storage.compatible import check_same_encoder, common_facts, read_all
-from retrieval.storage.embeddings import Embeddings
-from retrieval.storage.manifest import EncoderFacts
 from retrieval.storage.places import Place
+from retrieval.storage.sets.compatible import check_same_encoder, common_facts, read_all
+from retrieval.storage.sets.embeddings import Embeddings
+from retrieval.storage.sets.manifest import EncoderFacts
 
 EXACT_MAX_NUMBERS = 2**20  # rows × dim up to which exact search takes a tenth of a millisecond
 

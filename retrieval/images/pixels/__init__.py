@@ -1,0 +1,1 @@
+"""Pixels of images: decoding and its limits, framing, colors, transparency."""

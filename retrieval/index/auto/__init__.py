@@ -1,0 +1,1 @@
+"""The choice of an index by measurement: `retr index --backend auto`."""

@@ -1,0 +1,1 @@
+"""Sets of embeddings: a folder of Parquet shards and a manifest."""
