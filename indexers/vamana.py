@@ -31,6 +31,7 @@ from retrieval.contracts import Hits, Index, Json, Mask, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.hits import Found, InMemory, answer, checked_vectors, prepared, prepared_blocks
 from retrieval.runtime.threads import usable_cores
+from retrieval.storage.document import parsed
 from retrieval.storage.files import native_path, read_json, write_json
 from retrieval.values import resolve_options
 
@@ -355,19 +356,21 @@ def _shape_of(file: Path) -> tuple[int, int]:
     return rows, columns
 
 
-def _checked_facts(folder: Path) -> tuple[float, bool]:
-    """Return the scale, and whether the graph uses squared differences.
+@dataclass(frozen=True)
+class _Facts:
+    """vamana.json: the factor on the vectors, the walk's metric, the sizes of SVS's files."""
 
-    Raises BadData if a file's size has changed: SVS trusts its files.
-    """
+    scale: float
+    squares: bool
+    bytes: dict[str, int]
+
+
+def _checked_facts(folder: Path) -> tuple[float, bool]:
+    """Return scale, and whether the graph squares. Raises BadData for a changed size of a file."""
     path = folder / FACTS
-    try:
-        facts: Any = read_json(path)
-        scale, squares, sizes = float(facts["scale"]), facts["squares"], dict(facts["bytes"])
-    except (KeyError, TypeError, ValueError):
-        raise BadData(f"{path} is missing or damaged; build the index again") from None
-    check_file_sizes(folder, _files(folder), sizes)
-    return scale, bool(squares)
+    facts = parsed(read_json(path), _Facts, path, "build the index again")
+    check_file_sizes(folder, _files(folder), facts.bytes)
+    return facts.scale, facts.squares
 
 
 def _files(folder: Path) -> list[Path]:

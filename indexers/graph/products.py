@@ -31,6 +31,7 @@ from retrieval.hits import (
     unit_vectors,
 )
 from retrieval.quality.metrics import index_recall_at
+from retrieval.storage.document import parsed
 from retrieval.storage.files import read_json, write_json
 
 LENGTHENED = "lengthened.json"
@@ -152,11 +153,11 @@ def load_products(indexer: GraphIndexer, folder: Path) -> Index:
     path = folder / LENGTHENED
     if indexer.metric is not Metric.INNER_PRODUCT or not path.is_file():
         return indexer.load_graph(folder)
-    longest = read_json(path).get("longest")
-    if not isinstance(longest, float) or not np.isfinite(longest) or longest < 0:
-        raise BadData(f"{path} has no length of the longest vector; index again")
+    facts = parsed(read_json(path), _LengthenedFacts, path, "index again")
+    if not 0 < facts.longest < np.inf:
+        raise BadData(f"{path}: the longest vector has length {facts.longest}; index again")
     longer = _euclidean(indexer, indexer.ef)
-    return LengthenedIndex(longer, longer.load_graph(folder), longest)
+    return LengthenedIndex(longer, longer.load_graph(folder), facts.longest)
 
 
 def inside(index: Index) -> Index:
@@ -169,6 +170,13 @@ def lengthened(vectors: Vectors, longest: float) -> Vectors:
     squares = np.vecdot(vectors, vectors, dtype=np.float64)
     further = np.sqrt(np.maximum(longest**2 - squares, 0))
     return np.hstack([vectors, further[:, None].astype(np.float32)])
+
+
+@dataclass(frozen=True, slots=True)
+class _LengthenedFacts:
+    """lengthened.json."""
+
+    longest: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,21 @@
 """Facts about a Milvus collection, stored in the collection and in milvus.json."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Self, cast
 
 from indexers.milvus.database import Database, Server, files_in
 from retrieval.contracts import Json
 from retrieval.errors import BadData
+from retrieval.storage.document import fields_of, parsed
 from retrieval.storage.files import check_format, read_json, write_json
 
 FACTS = "milvus.json"
 FORMAT, VERSION = "retr-milvus", 2  # version 1 has a row for each copy of a vector
+
+REMEDY = "build the index again"
 
 BATCH_BYTES = 2**22  # vectors of one insert; servers accept up to 64 MB
 BATCH_ROWS = 5_000
@@ -76,23 +79,25 @@ class CollectionFacts:
         try:
             if form != FORMAT or int(version) > VERSION:
                 return None
-            return cls.read(json.loads(document))
-        except (TypeError, ValueError):
+            return parsed(json.loads(document), cls, "the collection", REMEDY).checked(form)
+        except (BadData, ValueError):
             return None
 
-    @classmethod
-    def read(cls, document: Any) -> "CollectionFacts":
-        """Read the fields from JSON. Raises TypeError or ValueError."""
-        holds = cls(**document)
-        kinds: dict[str, Any] = {"rows": int, "dim": int, "source": list, "build": dict}
-        kinds["distinct"] = int | None
-        for field in fields(cls):
-            value = getattr(holds, field.name)
-            if not isinstance(value, kinds.get(field.name, str)) or isinstance(value, bool):
-                raise ValueError(f"{field.name}: {value!r}")
-        if not 1 <= holds.stored <= holds.rows:
-            raise ValueError(f"distinct: {holds.distinct!r}")
-        return holds
+    def checked(self, where: object) -> Self:
+        """Return the facts. Raises BadData if their numbers of rows are impossible."""
+        if not 1 <= self.stored <= self.rows:
+            raise BadData(f"{where}: {self.stored:,} distinct vectors of {self.rows:,}; {REMEDY}")
+        return self
+
+
+@dataclass(frozen=True)
+class _Document:
+    """milvus.json, apart from its format."""
+
+    collection: str
+    uri: str | None
+    holds: CollectionFacts
+    bytes: dict[str, int]
 
 
 def write_facts(folder: Path, database: Database, holds: CollectionFacts) -> None:
@@ -115,22 +120,14 @@ def read_facts(folder: Path) -> tuple[str, str | None, CollectionFacts]:
     Raises BadData.
     """
     path = folder / FACTS
-    document: Any = read_json(path)
+    document = read_json(path)
     check_format(document, FORMAT, VERSION, path)
-    try:
-        collection, uri, sizes = document["collection"], document["uri"], dict(document["bytes"])
-        holds = CollectionFacts.read(document["holds"])
-        if not isinstance(collection, str) or not isinstance(uri, str | None):
-            raise ValueError(f"collection {collection!r}, uri {uri!r}")
-    except (KeyError, TypeError, ValueError) as problem:
-        raise BadData(
-            f"{path} has a missing or invalid field ({problem}); build the index again"
-        ) from None
+    facts = parsed(fields_of(document, _Document), _Document, path, REMEDY)
     there = {file.name: file.stat().st_size for file in files_in(folder)}
-    for name in sorted({*sizes, *there}):
-        if sizes.get(name) != there.get(name):
+    for name in sorted({*facts.bytes, *there}):
+        if facts.bytes.get(name) != there.get(name):
             raise BadData(
-                f"{folder / name} has {there.get(name, 0):,} of {sizes.get(name, 0):,} bytes; "
-                "build the index again"
+                f"{folder / name} has {there.get(name, 0):,} of {facts.bytes.get(name, 0):,} "
+                f"bytes; {REMEDY}"
             )
-    return collection, uri, holds
+    return facts.collection, facts.uri, facts.holds.checked(path)

@@ -156,7 +156,7 @@ def test_info_describes_each_kind_of_folder(retr: Retr, gallery: Gallery) -> Non
     assert embeddings.keys() == {
         "kind", "format", "version", "encoder", "dim", "dtype", "metric", "source",
         "shard_images", "rows", "shards", "skipped", "complete", "size_bytes",
-        "passed_over", "skipped_folders",
+        "passed_over", "skipped_folders", "columns",
     }  # fmt: skip
     assert (embeddings["kind"], embeddings["rows"], embeddings["dim"]) == ("embeddings", 60, 3)
     assert (embeddings["shards"], embeddings["complete"]) == (1, True)
@@ -165,13 +165,13 @@ def test_info_describes_each_kind_of_folder(retr: Retr, gallery: Gallery) -> Non
     assert index.keys() == {
         "kind", "backend", "options", "metric", "dim", "rows", "encoder", "embeddings",
         "details", "versions", "files", "deleted", "added", "at", "parts",
-        "size_bytes",
+        "size_bytes", "columns",
     }  # fmt: skip
     assert (index["kind"], index["backend"], index["rows"]) == ("index", "hnsw", 60)
     assert index["options"]["ef"] == 128
 
 
-@pytest.mark.parametrize(("kind", "files"), [("embeddings", 1), ("exact", 3), ("hnsw", 3)])
+@pytest.mark.parametrize(("kind", "files"), [("embeddings", 1), ("exact", 4), ("hnsw", 4)])
 def test_verify_accepts_intact_folders(retr: Retr, gallery: Gallery, kind: str, files: int) -> None:
     report = retr.json("verify", gallery.folder / kind)
     assert report == {
@@ -354,7 +354,9 @@ def test_an_index_is_replaced_in_place(retr: Retr, gallery: Gallery) -> None:
     left = {path.name for path in retr.cwd.iterdir()}
     assert left == {"index", "reds"}
     files = {path.name for path in (retr.cwd / "index").iterdir()}
-    assert files - {".lock"} == {*("index.faiss", "rows.parquet", "contents.parquet", "index.json")}
+    assert files - {".lock"} == {
+        *("index.faiss", "rows.parquet", "columns.parquet", "contents.parquet", "index.json")
+    }
 
 
 def test_building_an_index_keeps_other_files_of_the_folder(retr: Retr, gallery: Gallery) -> None:

@@ -131,9 +131,9 @@ def test_k_out_of_range(index: Path, k: int) -> None:
         ("label=blu", "unknown label in the index 'blu'; did you mean 'blue'?"),
         ("label=red,pink", "unknown label in the index 'pink'"),
         ("id=red/99.png", "no row of the index has the id 'red/99.png'"),
-        ("colour=red", "unknown field to filter by 'colour'.*there are: id, label"),
-        ("red", "write it as 'label=cat'"),
-        ("label=", "write it as 'label=cat'"),
+        ("colour=red", "unknown column to filter by 'colour'.*there are: bytes, camera"),
+        ("red", "write for example label = cat"),
+        ("label=", "write for example label = cat"),
     ],
 )
 def test_invalid_filters_are_refused(index: Path, where: str, message: str) -> None:

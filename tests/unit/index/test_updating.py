@@ -90,7 +90,7 @@ def test_what_cannot_be_added_changes_nothing(first: Embeddings, tmp_path: Path)
     for where, wrong, message in (
         ("label=purple", UnknownName, "purple"),
         ("label=odd,even", BadInput, "all 60 rows"),
-        ("odd", BadInput, "invalid filter"),
+        ("odd", BadInput, "cannot read the filter"),
     ):
         with pytest.raises(wrong, match=message):
             delete_rows(folder, where)

@@ -52,7 +52,7 @@ def bomb() -> bytes:
         (png(), "image/png", {"k": "many"}, 400, "k: "),
         (png(), "image/png", {"index": "none"}, 404, "unknown index 'none'"),
         (png(), "image/png", {"where": "label=dog"}, 404, "unknown label in the index 'dog'"),
-        (png(), "image/png", {"where": "label"}, 400, "invalid filter"),
+        (png(), "image/png", {"where": "label"}, 400, "cannot read the filter"),
         (png(), "image/png", {"effort": "3"}, 400, "exact has no option"),
         (png(), "image/png", {"index": "ivf", "effort": "5"}, 400, "n_probe is '5'; give one of 1"),
         (bytes(queue.MAX_BODY_BYTES), "image/png", {}, 413, "larger than 20 MB"),
