@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -146,8 +146,7 @@ def photo_columns(item: Item, file: Item) -> dict[str, object]:
             }
     with suppress(BadImage):  # an image whose header is damaged or not known may still be decoded
         facts = facts_of(item.content, item.path)
-        known = asdict(facts)
-        values |= {name: known[name] for name in _HEADER_COLUMNS}
+        values |= {name: getattr(facts, name) for name in _HEADER_COLUMNS}
     return values
 
 

@@ -10,9 +10,14 @@ from retrieval.contracts import Images, Resample
 from retrieval.storage.sets.manifest import THUMBNAIL_SIDE
 
 
+REDUCING_GAP = 2.0
+"""Pillow averages blocks of pixels first, to this many times the size, in a quarter of the time."""
+
+
 def thumbnail(image: Image.Image) -> Images:
     """Return the whole RGB image scaled to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)."""
-    return stretched(image, THUMBNAIL_SIDE)
+    size, resample = (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR
+    return np.asarray(image.resize(size, resample, reducing_gap=REDUCING_GAP))
 
 
 def stretched(image: Image.Image, side: int) -> Images:
