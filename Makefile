@@ -28,7 +28,7 @@ test: $(READY_DEV) ## run all tests but the slow ones
 	$(BIN)/python -m pytest
 
 test-fast: $(READY_DEV) ## run the tests of one module: make test-fast MODULE=retrieval/hits.py
-	files=$$($(BIN)/python tests/selection.py $(MODULE)) && $(BIN)/python -m pytest --seconds 25 $$files
+	files=$$($(BIN)/python tests/selection.py $(MODULE)) && $(BIN)/python -m pytest --seconds 15 $$files
 
 test-all: $(READY_DEV) ## run all tests, and install a wheel into an empty environment
 	RETR_EXAMPLES=all $(BIN)/python -m pytest -m ''

@@ -79,9 +79,14 @@ class CollectionFacts:
         try:
             if form != FORMAT or int(version) > VERSION:
                 return None
-            return parsed(json.loads(document), cls, "the collection", REMEDY).checked(form)
+            return cls.read(json.loads(document), "the collection")
         except (BadData, ValueError):
             return None
+
+    @classmethod
+    def read(cls, document: object, where: object) -> Self:
+        """Read the fields from JSON. Raises BadData, which names `where`."""
+        return parsed(document, cls, where, REMEDY).checked(where)
 
     def checked(self, where: object) -> Self:
         """Return the facts. Raises BadData if their numbers of rows are impossible."""

@@ -9,7 +9,6 @@ from PIL import Image
 from retrieval.contracts import Images, Resample
 from retrieval.storage.sets.manifest import THUMBNAIL_SIDE
 
-
 REDUCING_GAP = 2.0
 """Pillow averages blocks of pixels first, to this many times the size, in a quarter of the time."""
 

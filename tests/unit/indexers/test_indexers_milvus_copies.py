@@ -117,12 +117,12 @@ def test_the_version_says_whether_copies_are_stored_once(tmp_path: Path, server:
     facts = {folder: json.loads((folder / FACTS).read_text()) for folder in (plain, copies)}
     assert facts[plain]["version"] == 1 and "distinct" not in facts[plain]["holds"]
     assert facts[copies]["version"] == 2 and facts[copies]["holds"]["distinct"] == DISTINCT
-    holds = CollectionFacts.read(facts[copies]["holds"])
+    holds = CollectionFacts.read(facts[copies]["holds"], "facts")
     assert holds.text().startswith("retr-milvus 2 ") and CollectionFacts.of(holds.text()) == holds
 
     for wrong in (0, ROWS + 1, True, "60"):
-        with pytest.raises(ValueError, match="distinct"):
-            CollectionFacts.read({**facts[copies]["holds"], "distinct": wrong})
+        with pytest.raises(BadData, match=r"facts: .*distinct"):
+            CollectionFacts.read({**facts[copies]["holds"], "distinct": wrong}, "facts")
     del facts[copies]["holds"]["distinct"]  # a collection that links every copy lacks it
     (copies / FACTS).write_text(json.dumps(facts[copies]))
     with pytest.raises(BadData, match="has 60 vectors, the graph 90"):
