@@ -1,5 +1,6 @@
 """Tables of ids, labels and paths as Parquet files."""
 
+import hashlib
 from pathlib import Path
 from unicodedata import is_normalized
 
@@ -10,6 +11,7 @@ from retrieval.errors import BadData
 from retrieval.storage.files import (
     write_whole,
 )
+from retrieval.storage.places import Place
 
 
 def with_nfc_labels(table: pa.Table) -> pa.Table:
@@ -41,6 +43,24 @@ def read_table(content: bytes) -> pa.Table:
     """
     with pq.ParquetFile(pa.BufferReader(content)) as file:
         return file.read(use_threads=len(content) > MIN_THREADED_BYTES)
+
+
+def read_checked(path: Place, sha256: str, remedy: str) -> pa.Table:
+    """Return the table in a Parquet file that has this sha256.
+
+    Raises BadData, which ends with the remedy, for a file that is missing, damaged or not a file.
+    """
+    try:
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise BadData(f"{path} is not a file; {remedy}")  # a pipe or a device has no end
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise BadData(f"{path} is damaged: checksum mismatch; {remedy}")
+        return read_table(content)
+    except FileNotFoundError:
+        raise BadData(f"{path} is missing; {remedy}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadData(f"cannot read {path} ({error}); {remedy}") from None
 
 
 def write_table(path: Path, table: pa.Table, compression: str = "snappy") -> None:

@@ -10,7 +10,7 @@ from retrieval.contracts import Images, Resample
 from retrieval.storage.sets.manifest import THUMBNAIL_SIDE
 
 REDUCING_GAP = 2.0
-"""Pillow averages blocks of pixels first, to this many times the size, in a quarter of the time."""
+"""Pillow averages blocks of pixels first, to this many times the size, which takes less time."""
 
 
 def thumbnail(image: Image.Image) -> Images:

@@ -18,7 +18,7 @@ from retrieval.storage.files import write_whole
 from retrieval.storage.names import storable
 from retrieval.storage.places import Place
 from retrieval.storage.sets.manifest import PHOTO_FIELDS
-from retrieval.storage.tables import read_table
+from retrieval.storage.tables import read_checked
 
 COLUMNS_FILE = "columns-{}.parquet"
 OWN_NAMES = ("id", "path", "embedding", "stamp", "content")
@@ -159,15 +159,7 @@ def write_columns(folder: Place, further: FurtherColumns) -> tuple[str, str]:
 def read_further(folder: Place, name: str, sha256: str) -> pa.Table:
     """Return the table of further columns, with the id. Raises BadData for a damaged file."""
     path, remedy = folder / name, "run the same 'retr encode' again"
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise BadData(f"{path} is damaged: checksum mismatch; {remedy}")
-        table = read_table(content)
-    except FileNotFoundError:
-        raise BadData(f"{path} is missing; {remedy}") from None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); {remedy}") from None
+    table = read_checked(path, sha256, remedy)
     if "id" not in table.column_names:
         raise BadData(f"{path} has no column id; {remedy}")
     return table

@@ -37,7 +37,7 @@ from retrieval.storage.sets.manifest import (
     Shard,
     Skipped,
 )
-from retrieval.storage.tables import read_table, with_nfc_labels
+from retrieval.storage.tables import read_checked, with_nfc_labels
 
 
 class FileFacts(NamedTuple):
@@ -148,17 +148,7 @@ def read_stored(folder: Place, shard: Shard, facts: Facts) -> pa.Table:
     """
     path = folder / shard.file
     remedy = "run the same 'retr encode' again to write it again"
-    try:
-        if isinstance(path, Path) and path.exists() and not path.is_file():
-            raise BadData(f"{path} is not a file; {remedy}")  # a pipe or a device has no end
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != shard.sha256:
-            raise BadData(f"{path} is damaged: checksum mismatch; {remedy}")
-        table = read_table(content)
-    except FileNotFoundError:
-        raise BadData(f"{path} is missing; {remedy}") from None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise BadData(f"cannot read {path} ({error}); {remedy}") from None
+    table = read_checked(path, shard.sha256, remedy)
     if facts.has_files:
         table = with_later_columns(table)
     if not table.schema.equals(facts.schema):

@@ -244,6 +244,13 @@ def test_damaged_columns_are_told(
     (folder / "metadata.csv").write_text("file_name,stars\ntrip/1.jpg,5\n")
     encode()
     (file,) = (tmp_path / "e").glob("columns-*")
+    whole = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)  # reading it would not end
+    with pytest.raises(BadData, match="is not a file"):
+        opened(tmp_path).columns()
+    file.unlink()
+    file.write_bytes(whole)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
