@@ -138,8 +138,9 @@ def fingerprint_of(
     return digest.hexdigest()
 
 
-def _fields(framing: Framing) -> tuple[int, float, str]:
-    return framing.side, framing.crop, str(framing.resample)
+def _fields(framing: Framing) -> tuple[int | float | str, ...]:
+    fields = framing.side, framing.crop, str(framing.resample)
+    return (*fields, "squash") if framing.squash else fields  # no field in earlier fingerprints
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Export a network to ONNX, and compare its output with torch's."""
+"""Export networks to ONNX, and compare their output with torch's."""
 
 import copy
 import warnings
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retrieval.errors import CannotExport
 
 MAX_DEVIATION = 1e-4  # share of the longest embedding's length
-COMPARED_IMAGES = 3  # another batch size than the traced one
+COMPARED = 3  # another batch size than the traced one
 
 
 class _FromBytes(nn.Module):
@@ -32,24 +32,38 @@ def write_onnx(network: nn.Module, side: int, path: Path) -> None:
     Raises CannotExport if ONNX cannot express the network, or if ONNX Runtime's embeddings differ
     from torch's in float32 by more than rounding.
     """
-    whole = _FromBytes(copy.deepcopy(network).cpu()).eval()
+    whole = _FromBytes(copy.deepcopy(network).cpu())
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (COMPARED_IMAGES, side, side, 3), generator=generator).byte()
-    free = {0: "images"}  # any number of images
+    images = torch.randint(0, 256, (COMPARED, side, side, 3), generator=generator).byte()
+    _write(whole, "images", images, path)
+
+
+def write_text_onnx(network: nn.Module, tokens: Tensor, path: Path) -> None:
+    """Write a text tower, for tokens (n, context) int64, to `path`.
+
+    tokens: of at least three texts, to compare with. Raises CannotExport as `write_onnx` does.
+    """
+    _write(copy.deepcopy(network).cpu(), "tokens", tokens, path)
+
+
+def _write(network: nn.Module, name: str, example: Tensor, path: Path) -> None:
+    """Write the network with one input of this name, and `embeddings` as its output."""
+    network = network.eval()
+    free = {0: "number"}  # any number of images or texts
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             # The newer exporter takes ten times as long: 5 s.
             torch.onnx.export(
-                whole,
-                (images[:2],),
+                network,
+                (example[:2],),
                 path,
                 dynamo=False,
-                input_names=["images"],
+                input_names=[name],
                 output_names=["embeddings"],
-                dynamic_axes={"images": free, "embeddings": free},
+                dynamic_axes={name: free, "embeddings": free},
             )
-        _check(whole, images, path)
+        _check(network, name, example, path)
     except CannotExport:
         raise
     except Exception as error:  # from several libraries
@@ -58,12 +72,12 @@ def write_onnx(network: nn.Module, side: int, path: Path) -> None:
 
 
 @torch.inference_mode()
-def _check(network: nn.Module, images: Tensor, path: Path) -> None:
+def _check(network: nn.Module, name: str, example: Tensor, path: Path) -> None:
     from onnxruntime import InferenceSession, disable_telemetry_events
 
     disable_telemetry_events()
-    expected = network(images).numpy()
-    met = InferenceSession(path).run(None, {"images": images.numpy()})[0]
+    expected = network(example).numpy()
+    met = InferenceSession(path).run(None, {name: example.numpy()})[0]
     apart = np.abs(met - expected).max() / np.linalg.norm(expected, axis=1).max()
     if not apart <= MAX_DEVIATION:
         raise CannotExport(

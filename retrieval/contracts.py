@@ -57,13 +57,15 @@ class Framing:
     """Resizing and cropping of an image of any size to the square that an encoder sees.
 
     The image is resized so that its shorter side measures `side / crop` pixels, rounded, and
-    the central `side` × `side` pixels are kept. An image that has this size already is
-    not resampled.
+    the central `side` × `side` pixels are kept. With `squash`, the whole image is resized to a
+    square instead, and may lose its proportions. An image that has this size already is not
+    resampled.
     """
 
     side: int
     crop: float = 1.0
     resample: Resample = Resample.BICUBIC
+    squash: bool = False
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -134,12 +136,59 @@ class TextEncoder(Encoder, Protocol):
 
 
 @runtime_checkable
+class Tokenizing(TextEncoder, Protocol):
+    """A text encoder that says how much of a text it reads."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens of a text, those of start and end included."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text; those beyond the maximum are not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """How a text encoder tells classes apart by their names (zero-shot classification).
+
+    templates: sentences with `{}` for the name; a class is the mean of their unit vectors.
+    scale: factor of a cosine in a class's logit, as in training.
+    bias: added to it. With a bias, the logistic function of the logit is the probability that text
+        and image belong together, as SigLIP is trained (arXiv:2303.15343). None for an encoder
+        that was trained to compare classes by a softmax, as CLIP (arXiv:2103.00020).
+    """
+
+    templates: tuple[str, ...] = ("{}",)
+    scale: float = 100.0  # CLIP's, after training
+    bias: float | None = None
+
+
+@runtime_checkable
+class Prompted(TextEncoder, Protocol):
+    """A text encoder that says how it tells classes apart; others get the default `Prompts`."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """Templates, scale and bias."""
+
+
+@runtime_checkable
 class Exportable(Encoder, Protocol):
     """An encoder whose network can run elsewhere, without the library that trained it."""
 
     def export(self, path: Path) -> None:
         """Write the network as ONNX: `images` (n, side, side, 3) uint8 in, `embeddings` (n, dim)
         float32 out. Raises CannotExport if the exported network has other output."""
+
+
+@runtime_checkable
+class TextExportable(Exportable, TextEncoder, Protocol):
+    """A text encoder whose two networks can run elsewhere."""
+
+    def export_text(self, network: Path, tokenizer: Path) -> Mapping[str, Json]:
+        """Write the text tower as ONNX, `tokens` (n, tokens) int64 in, `embeddings` (n, dim)
+        float32 out, and the tokenizer. Return the settings of the tokenizer. Raises CannotExport.
+        """
 
 
 @runtime_checkable

@@ -17,6 +17,8 @@ def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
     are cut off before: resized whole, it could outgrow memory.
     """
     side, shorter = framing.side, shorter_side(framing)
+    if framing.squash:
+        return _squashed(image, framing, many)
     if min(image.size) != shorter:
         image = _without_ends(image)
         width, height = image.size
@@ -32,6 +34,18 @@ def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
     if image.size != (side, side):
         left, top = _corner(image.size, side)
         image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image)
+
+
+def _squashed(image: Image.Image, framing: Framing, many: bool) -> Images:
+    """Return the pixels of the whole image, resized to a square."""
+    size = (framing.side, framing.side)
+    if image.size != size and many:
+        from retrieval.images.pixels.resizing import resized
+
+        return resized(image, size, (0, 0), framing.side, framing.resample)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling[framing.resample.name])
     return np.asarray(image)
 
 
