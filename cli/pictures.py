@@ -7,6 +7,7 @@ import numpy as np
 
 from cli.output import distinguishable
 from retrieval.drawing.figures import PairPicture, Picture, save_pairs, save_sheet
+from retrieval.drawing.figures import written as words_picture
 from retrieval.drawing.galleries import open_picture
 from retrieval.errors import CannotWrite
 from retrieval.images.source import text
@@ -23,18 +24,19 @@ Rows = Sequence[tuple[Picture, Sequence[Picture]]]
 
 def pictured(
     names: Sequence[str],
-    paths: Sequence[str],
+    paths: Sequence[str | None],
     labels: Sequence[str | None],
     answers: Sequence[Sequence[Hit]],
 ) -> Rows:
     """Return the picture of each query, and those of its hits.
 
     Hits are marked as right or wrong if both labels are known. The image is None if it cannot be
-    read.
+    read. A query without a path is drawn as its words.
     """
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
-        query = Picture(open_picture(at), label or text(Path(name).name), "query")
+        asked = words_picture(name) if at is None else open_picture(at)
+        query = Picture(asked, label or text(name if at is None else Path(name).name), "query")
         neighbors = [
             Picture(
                 open_picture(hit.path),

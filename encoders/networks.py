@@ -98,6 +98,17 @@ class Network(nn.Module, ABC):
         """Return the parameters that start at random while the others start from weights."""
         return ()
 
+    def part_like(self, trained: "Network") -> "Network | None":
+        """Return the part that can start from this trained network's weights; None without one."""
+        return self if type(self) is type(trained) else None
+
+    def caption_logits(self, embeddings: Tensor, texts: Sequence[str]) -> Tensor | None:
+        """Return the logits (n, texts) that embeddings (n, dim) and texts belong together.
+
+        None for a network without a text tower.
+        """
+        return None
+
     def make_proxies(self, classes: int) -> None:
         """Add class proxies, which extend an embedding by its shares in the classes."""
         self.register_buffer("proxies", torch.zeros(classes, self.training_dim))

@@ -1,21 +1,24 @@
-"""Encoders whose network was exported to ONNX: the same embeddings, without torch.
+"""Encoders whose networks were exported to ONNX: the same embeddings, without torch.
 
 ONNX Runtime is imported in a fiftieth of torch's time, which a search for one image waits for. For
 many images torch is faster on processors with bfloat16 instructions.
 """
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions, disable_telemetry_events
 
-from retrieval.contracts import Images, Vectors
-from retrieval.embedding.onnx_cache import NETWORK, ExportFacts
+from retrieval.contracts import Images, Prompts, Vectors
+from retrieval.embedding.onnx_cache import NETWORK, TEXT_NETWORK, TOKENIZER, ExportFacts, checked
 from retrieval.errors import BadData, BadInput
 from retrieval.images import check_framed
 from retrieval.runtime.threads import usable_cores
 
 IMAGES_PER_BATCH = 50
+TEXTS_PER_BATCH = 64
 LOG_FATAL = 4  # level of ONNX Runtime's log; errors are raised too
 
 
@@ -27,30 +30,82 @@ class Exported:
 
     def __init__(self, folder: str, device: str = "auto") -> None:
         """Open the folder. Raises BadData if it is damaged, BadInput for a GPU."""
+        self._read(folder, device)
+        _ = self._session
+
+    def _read(self, folder: str, device: str) -> None:
+        """Read the facts of the folder."""
         if device not in ("auto", "cpu"):
             raise BadInput(f"an exported encoder cannot run on '{device}'; give auto or cpu")
-        place = Path(folder).expanduser()
-        facts = ExportFacts.read(place)
+        self.folder = Path(folder).expanduser()
+        self.facts = facts = ExportFacts.read(self.folder)
         self.name = facts.encoder.name
         self.dim = facts.dim
         self.metric = facts.metric
         self.framing = facts.framing
         self.config = dict(facts.encoder.config)
         self.fingerprint = facts.encoder.fingerprint
-        options = SessionOptions()
-        options.intra_op_num_threads = usable_cores()
-        options.log_severity_level = LOG_FATAL
-        try:
-            self.session = InferenceSession(place / NETWORK, options)
-        except Exception as error:  # ONNX Runtime's errors share no type
-            reason = str(error).splitlines()[0]
-            raise BadData(f"cannot read {place / NETWORK} ({reason}); export it again") from None
+
+    @cached_property
+    def _session(self) -> InferenceSession:
+        return _opened(checked(self.folder / NETWORK, self.facts.network_sha256))
 
     def encode(self, images: Images) -> Vectors:
         """Return embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
         check_framed(images, self.framing)
         vectors = np.empty((len(images), self.dim), np.float32)
         for start in range(0, len(images), IMAGES_PER_BATCH):
-            batch = np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])
-            vectors[start : start + IMAGES_PER_BATCH] = self.session.run(None, {"images": batch})[0]
+            part = slice(start, start + IMAGES_PER_BATCH)
+            batch = np.ascontiguousarray(images[part])
+            vectors[part] = self._session.run(None, {"images": batch})[0]
         return vectors
+
+
+class ExportedText(Exported):
+    """`exported-text:FOLDER`: an encoder that `TextExportable.export_text` wrote.
+
+    The network for images is opened when the first image comes: a search in words does not wait
+    for it.
+    """
+
+    def __init__(self, folder: str, device: str = "auto") -> None:
+        """Open the text tower. Raises BadData if it is damaged or missing, BadInput for a GPU."""
+        from encoders.words.tokenizer import Tokenizer
+
+        self._read(folder, device)
+        text = self.facts.text
+        if text is None:
+            raise BadData(f"{self.folder} has no text tower; export it again")
+        tokenizer = checked(self.folder / TOKENIZER, text.tokenizer_sha256)
+        self.tokenizer = Tokenizer.read(tokenizer, text.tokenizer)
+        self._text = _opened(checked(self.folder / TEXT_NETWORK, text.network_sha256))
+        self.prompts: Prompts = text.prompts
+
+    @property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens of a text, those of start and end included."""
+        return self.tokenizer.context
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text; those beyond the maximum are not read."""
+        return self.tokenizer.counts(texts)
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        """Return the embeddings (n, dim) of n texts."""
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            part = slice(start, start + TEXTS_PER_BATCH)
+            vectors[part] = self._text.run(None, {"tokens": self.tokenizer(texts[part])})[0]
+        return vectors
+
+
+def _opened(network: Path) -> InferenceSession:
+    """Return a session of the network. Raises BadData if it cannot be read."""
+    options = SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.log_severity_level = LOG_FATAL
+    try:
+        return InferenceSession(network, options)
+    except Exception as error:  # ONNX Runtime's errors share no type
+        reason = str(error).splitlines()[0]
+        raise BadData(f"cannot read {network} ({reason}); export it again") from None

@@ -6,6 +6,9 @@ searcher = Searcher.open("photos-index")
 for hit in searcher.search_images(["query.jpg"], k=10)[0]:
     print(hit.rank, hit.distance, hit.path)
 
+words = Query(images="beach.jpg", texts="at night", without="people")
+hits = searcher.search(words, k=10)[0]
+
 result = evaluate(open_embeddings("test-embeddings"), open_embeddings("train-embeddings"))
 print(result.map, result.precision_at[10])
 """
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING
 from retrieval.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from retrieval.embedding.query import Query as Query
+    from retrieval.embedding.query import Weights as Weights
     from retrieval.index.build import build_index as build_index
     from retrieval.index.folder import open_index as open_index
     from retrieval.index.searching import Searcher as Searcher
@@ -26,7 +31,9 @@ if TYPE_CHECKING:
 # Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
 _HOMES = {
     "Labelled": "quality.labelled",
+    "Query": "embedding.query",
     "Searcher": "index.searching",
+    "Weights": "embedding.query",
     "build_index": "index.build",
     "evaluate": "quality.evaluation",
     "open_embeddings": "storage.sets.embeddings",

@@ -1,4 +1,4 @@
-"""`retr search`: the nearest neighbors of images."""
+"""`retr search`: the images nearest to images and to words."""
 
 import sys
 from dataclasses import dataclass
@@ -23,16 +23,43 @@ from retrieval.errors import BadInput
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
-    from retrieval.index.searching import ImageHits, Searcher
+    from retrieval.index.searching import QueryHits, Searcher
     from retrieval.storage.places import Place
+    from retrieval.storage.sets.manifest import Skipped
     from retrieval.workspace import Workspace
 
 
-ImagesArgument = Annotated[
-    list[str],
+QueriesArgument = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="IMAGE...",
-        help="Image files, folders, globs, or FILE#ROW for a row of a table.",
+        metavar="QUERY...",
+        help="Image files, folders, globs, or FILE#ROW for a row of a table; or words. What looks "
+        "like a path is never taken as words.",
+    ),
+]
+
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="WORDS",
+        help="Words for what the images should show. With --text or --not, all that is given is "
+        "one query. Repeatable.",
+    ),
+]
+
+NotOption = Annotated[
+    list[str] | None,
+    typer.Option("--not", metavar="WORDS", help="Words for what they should not show. Repeatable."),
+]
+
+WeightOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        metavar="PART=NUMBER",
+        help="Weight of a part of such a query: images, text or not.  [default: images=1, text=1, "
+        "not=0.5]",
     ),
 ]
 
@@ -106,7 +133,10 @@ PreviewOption = Annotated[
 def search(
     output: Output,
     workspace: "Workspace",
-    images: ImagesArgument,
+    queries: QueriesArgument = None,
+    text: TextOption = None,
+    excluded: NotOption = None,
+    weight: WeightOption = None,
     k: KOption = None,
     index: IndexOption = None,
     inside: InOption = None,
@@ -123,12 +153,18 @@ def search(
     options: SearchOptions = None,
     device: Device = "auto",
 ) -> None:
-    """Find the nearest images of each query image.
+    """Find the images nearest to each query: an image, or words.
+
+    Words need an index whose encoder takes them, such as clip:ViT-B-32-256.
 
     With --in, the folder is encoded and indexed first. Later searches encode only files that are
     new or have changed.
 
     Example: retr search img.png --in photos/
+
+    Example: retr search "a dog on a beach" --in photos/
+
+    Example: retr search beach.jpg --text "at night" --not people
 
     Example: retr search img.png --in photos/ --paths -0 | xargs -0 cp -t similar/
 
@@ -136,10 +172,14 @@ def search(
 
     Example: retr search img.png --where "taken >= 2024-05 and width > height" --show taken
     """
+    from retrieval.embedding.query import parsed_weights
     from retrieval.images.tables.choice import Columns
+    from retrieval.index.asking import check_asked, search_each, search_joined
     from retrieval.index.searching import Searcher
     from retrieval.registry import open_encoder
 
+    joined = bool(text or excluded)
+    check_asked(queries or [], joined, weight or [])
     paths = paths or null
     if paths and output.json:
         raise BadInput("--paths and --json exclude each other; give one of them")
@@ -148,9 +188,14 @@ def search(
         opened = open_encoder(encoder, device)
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     shown = _Shown.of(searcher, show)
-    answers, skipped = searcher.search_files(
-        images, k, where, output.warn, Columns(image_column, label_column)
-    )
+    columns = Columns(image_column, label_column)
+    if joined:
+        weights = parsed_weights(weight or [])
+        asked = queries or [], text or [], excluded or [], weights
+        answers = [search_joined(searcher, *asked, k, where, output.warn, columns)]
+        skipped: list[Skipped] = []
+    else:
+        answers, skipped = search_each(searcher, queries or [], k, where, output.warn, columns)
     answers = [answer.within(max_distance) for answer in answers]
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")
@@ -198,7 +243,7 @@ def _index_folder(
     return collection.index, collection.encoder
 
 
-def _warn_of_gone(output: Output, answers: "list[ImageHits]") -> None:
+def _warn_of_gone(output: Output, answers: "list[QueryHits]") -> None:
     """Say once that images are no longer where they were."""
     from retrieval.images.reading import is_gone
 
@@ -213,7 +258,7 @@ def _warn_of_gone(output: Output, answers: "list[ImageHits]") -> None:
 
 
 def _draw(
-    output: Output, answers: "list[ImageHits]", heading: str, sheet: Path | None, preview: bool
+    output: Output, answers: "list[QueryHits]", heading: str, sheet: Path | None, preview: bool
 ) -> None:
     """Draw queries and neighbors in the terminal, into a file, or both."""
     preview = preview and output.for_people and sys.stdout.isatty()
@@ -254,13 +299,13 @@ class _Shown:
             searcher.columns([], names)
         return cls(searcher, names)
 
-    def of_hits(self, answer: "ImageHits") -> "list[dict[str, JsonValue]]":
+    def of_hits(self, answer: "QueryHits") -> "list[dict[str, JsonValue]]":
         """Return the values of the columns for each hit."""
         if not self.names:
             return [{} for _ in answer.hits]
         return self.searcher.columns([hit.id for hit in answer.hits], self.names)
 
-    def to_json(self, answer: "ImageHits") -> "dict[str, JsonValue]":
+    def to_json(self, answer: "QueryHits") -> "dict[str, JsonValue]":
         """Return the document of an answer; hits have `columns` if any are shown."""
         document = answer.to_json()
         if self.names:
@@ -275,14 +320,14 @@ def _cell(value: "JsonValue") -> str:
     return "–" if value is None else str(value)
 
 
-def _print(output: Output, answers: "list[ImageHits]", skipped: int, shown: _Shown) -> None:
+def _print(output: Output, answers: "list[QueryHits]", skipped: int, shown: _Shown) -> None:
     for answer in answers:
         _print_hits(output, answer, shown)
     if skipped:
         output.say(f"{plural(skipped, 'image')} could not be read")
 
 
-def _print_hits(output: Output, answer: "ImageHits", shown: _Shown) -> None:
+def _print_hits(output: Output, answer: "QueryHits", shown: _Shown) -> None:
     label = "" if answer.label is None else f" ({answer.label})"
     output.say(f"{answer.name}{label}")
     if not answer.hits:

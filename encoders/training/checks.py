@@ -8,7 +8,15 @@ from torch import nn
 from encoders.networks import Network
 from encoders.training.batches.sampling import check_sampler
 from encoders.training.batches.training_set import NO_LABEL, TrainingSet
-from encoders.training.optimization.losses import RECONSTRUCTION, Term, check_loss, has_classes
+from encoders.training.optimization.captions import captions_of
+from encoders.training.optimization.losses import (
+    CAPTIONS,
+    OF_NETWORKS,
+    RECONSTRUCTION,
+    Term,
+    check_loss,
+    has_classes,
+)
 from encoders.training.recipe import Loss, Recipe
 from retrieval.errors import BadInput
 
@@ -27,7 +35,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise BadInput("keep_start needs an encoder to start from; set start, or remove keep_start")
     for loss in recipe.losses:
         check_loss(loss, recipe.sampler.name == "pairs")
-    terms = [loss for loss in recipe.losses if loss.name != RECONSTRUCTION]
+    terms = [loss for loss in recipe.losses if loss.name not in OF_NETWORKS]
     _check_clusters(recipe)
     _check_views(recipe, terms)
     if 0 < recipe.data.side <= recipe.augmentation.translate:
@@ -60,6 +68,7 @@ def check_data(recipe: Recipe, network: type[Network], data: TrainingSet) -> Non
             f"{recipe.encoder} is trained on at most {network.max_images} images, got "
             f"{len(data.training):,}; set data.per_class lower"
         )
+    captions_of(recipe.captions, data.names)
     by_class = any(loss.labels == "class" for loss in recipe.losses if loss.name != RECONSTRUCTION)
     if NO_LABEL in data.names and (by_class or network.fits_labels):
         raise BadInput(
@@ -83,6 +92,7 @@ def check_network(recipe: Recipe, network: Network, terms: nn.ModuleList, images
             f"the loss {RECONSTRUCTION} needs drawings, and {recipe.encoder} draws no images; "
             "remove it, or train an autoencoder"
         )
+    _check_captions(recipe, network)
     found = [term.proxies() for term in terms if isinstance(term, Term)]
     if network.proxies is not None and all(proxies is None for proxies in found):
         raise BadInput(
@@ -103,6 +113,21 @@ def check_network(recipe: Recipe, network: Network, terms: nn.ModuleList, images
             "data.side or [network]"
         ) from None
     network.train(training)
+
+
+def _check_captions(recipe: Recipe, network: Network) -> None:
+    """Raise BadInput for captions without a text tower, or a text tower without captions."""
+    wanted = any(loss.name == CAPTIONS for loss in recipe.losses)
+    reads = network.caption_logits(torch.zeros(1, network.training_dim), ["x"]) is not None
+    if wanted and not reads:
+        raise BadInput(
+            f"the loss {CAPTIONS} needs a text tower, and {recipe.encoder} has none; remove it, or "
+            "train words"
+        )
+    if reads and recipe.epochs and not wanted:
+        raise BadInput(
+            f"the text tower of {recipe.encoder} learns nothing without the loss {CAPTIONS}; add it"
+        )
 
 
 def _check_outputs(recipe: Recipe, network: Network) -> None:

@@ -21,6 +21,15 @@ SUFFIX = ".toml"
 
 
 @dataclass(frozen=True)
+class Also(Settings):
+    """Images of a further source."""
+
+    source: str
+    classes: tuple[str, ...] = ()  # classes to train on; empty: all
+    per_class: Amount = 0  # images drawn of each class; 0: all
+
+
+@dataclass(frozen=True)
 class Data(Settings):
     """Images to train on."""
 
@@ -28,9 +37,19 @@ class Data(Settings):
     side: Amount = 0  # pixels; images are framed to side × side; 0: see `Network.natural_side`
     classes: tuple[str, ...] = ()  # classes to train on; empty: all
     per_class: Amount = 0  # images drawn of each class; 0: all
+    also: tuple[Also, ...] = ()  # further sources, with classes of other names
     validation: Amount = 0  # images that are held out and scored after each epoch
     clusters: Amount = 0  # number of clusters of images, for losses with labels = "cluster"
     clustered_by: str = ""  # encoder whose embeddings are clustered
+
+
+@dataclass(frozen=True)
+class Captions(Settings):
+    """Captions of images, made by rule: a template with a name of the image's class in it."""
+
+    templates: tuple[str, ...] = ("{}",)  # sentences with {} for the name
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a class; none: its label
+    per_class: Count = 1  # captions of each class in a step
 
 
 @dataclass(frozen=True)
@@ -108,6 +127,7 @@ class Recipe(Settings):
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # the range of k-means' seeds
     about: str = ""
     data: Data = Data()
+    captions: Captions = Captions()
     sampler: Sampler = Sampler()
     augmentation: Augmentation = Augmentation()
     optimizer: Optimizer = Optimizer()

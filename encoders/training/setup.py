@@ -12,7 +12,7 @@ from encoders.inference import torch_device
 from encoders.networks import Network
 from encoders.training.batches.training_set import TrainingSet, read_training_set
 from encoders.training.checks import check_data, check_network
-from encoders.training.optimization.losses import RECONSTRUCTION, Term
+from encoders.training.optimization.losses import OF_NETWORKS, Term
 from encoders.training.recipe import Recipe, typed
 from encoders.training.seeds import seed_of
 from encoders.training.start import Start, start_from
@@ -42,7 +42,9 @@ class RunSetup:
 
     def origin(self) -> dict[str, Json]:
         """Return the facts about images and start that a checkpoint and a card keep."""
-        return self.data.facts() | self.start.facts()
+        facts = self.data.facts() | self.start.facts()
+        also = dict.fromkeys((*self.data.also, *self.start.sources))
+        return facts | {"also_seen": [*also]} if also else facts
 
     def check_origin(self, file: Path, made_from: Mapping[str, Json]) -> None:
         """Raise Mismatch unless the file was made from the same images and the same start."""
@@ -151,6 +153,6 @@ def _loss_terms(recipe: Recipe, network: Network, classes: int) -> nn.ModuleList
             network.training_dim,
         )
         for loss in recipe.losses
-        if loss.name != RECONSTRUCTION
+        if loss.name not in OF_NETWORKS
     ]
     return nn.ModuleList(terms)

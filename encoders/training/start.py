@@ -84,13 +84,13 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
             "with weights; give one of these"
         )
     there = encoder.trained.state_dict()
-    _check_weights(spec, encoder.trained, network, there)
+    part = _part_to_start(spec, encoder.trained, network, there)
     fitting = {
         name: there[name]
-        for name, tensor in network.state_dict().items()
+        for name, tensor in part.state_dict().items()
         if name in there and there[name].shape == tensor.shape
     }
-    network.load_state_dict(fitting, strict=False)
+    part.load_state_dict(fitting, strict=False)
     start = _start(encoder, folder, data)
     if held_out := start.has_seen(data, data.held_out):
         listed = (
@@ -105,21 +105,26 @@ def start_from(spec: str, network: Network, data: TrainingSet) -> Start:
     return start
 
 
-def _check_weights(
+def _part_to_start(
     spec: str, trained: Network, network: Network, there: Mapping[str, Tensor]
-) -> None:
-    """Raise BadInput unless the trained network has all parameters of the other."""
-    if type(trained) is not type(network):
+) -> Network:
+    """Return the part of the network that starts from the trained one's weights.
+
+    Raises BadInput unless the trained network has all parameters of that part.
+    """
+    part = network.part_like(trained)
+    if part is None:
         raise BadInput(
             f"start: {spec} has another kind of network than the recipe; set encoder to that of "
             "its card"
         )
-    for name, parameter in network.named_parameters():
+    for name, parameter in part.named_parameters():
         if name not in there or there[name].shape != parameter.shape:
             raise BadInput(
                 f"start: {spec} has no weights for {name} {tuple(parameter.shape)}; set [network] "
                 "to that of its card"
             )
+    return part
 
 
 def _start(encoder: TrainedEncoder, folder: Path, data: TrainingSet) -> Start:

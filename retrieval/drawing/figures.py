@@ -59,6 +59,27 @@ def save_sheet(
     sheet.save(path, "PNG")
 
 
+def written(words: str) -> Image.Image:
+    """Return a square picture of the words, for a query that has no image."""
+    side, margin, letters = 2 * TILE, GAP, 2 * TEXT
+    picture = Image.new("RGB", (side, side), PAPER)
+    font = ImageFont.load_default(letters)
+    lines: list[str] = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > side - 2 * margin:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    most = (side - 2 * margin) // (letters + 6)
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1] + " …"]
+    height = len(lines) * (letters + 6)
+    top = max(margin, (side - height) // 2)
+    ImageDraw.Draw(picture).multiline_text((margin, top), "\n".join(lines), INK, font, spacing=6)
+    return picture
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PairPicture:
     """Two images side by side, with a line of text below.

@@ -15,10 +15,22 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts import Encoder, Framing, Images, TextEncoder, Vectors
+from retrieval.choices import choice
+from retrieval.contracts import (
+    Encoder,
+    Framing,
+    Images,
+    Metric,
+    TextEncoder,
+    Tokenizing,
+    Vectors,
+)
+from retrieval.embedding.default_encoder import WORDS_ENCODER
 from retrieval.embedding.onnx_cache import open_export
+from retrieval.embedding.query import Query, checked_texts
 from retrieval.errors import BadImage, BadInput, Mismatch
 from retrieval.images import Given, Item, as_images, frame_given
+from retrieval.images.source import Note, no_note
 from retrieval.registry import open_encoder
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.sets.manifest import EncoderFacts
@@ -72,6 +84,7 @@ class Embedder:
         self._owner = owner
         self._registered = None if encoder is None else self._checked(encoder)
         self._without_torch: Encoder | None = None
+        self._text_without_torch: Encoder | None = None
 
     @classmethod
     def of(cls, encoder: Encoder) -> Self:
@@ -94,7 +107,11 @@ class Embedder:
 
         Raises BadImage for the first that cannot be read, BadInput for what is not an image.
         """
-        embedded = self.embed(as_images(images))
+        return self._embedded(as_images(images))
+
+    def _embedded(self, images: Sequence[Given | Item]) -> Vectors:
+        """Return the vectors of all images. Raises BadImage for the first that cannot be read."""
+        embedded = self.embed(images)
         for error in embedded.errors.values():
             raise error
         return embedded.vectors
@@ -124,19 +141,43 @@ class Embedder:
                     vectors.append(encoder.encode(np.stack(readable)))
             return Embedded(np.concatenate(vectors), np.array(positions, np.int64), errors)
 
-    def embed_texts(self, texts: str | Iterable[str]) -> Vectors:
+    def embed_texts(self, texts: str | Iterable[str], note: Note = no_note) -> Vectors:
         """Return the vectors (n, dim) of one or several texts, in the space of the images.
 
-        Raises BadInput if the encoder cannot embed text.
+        note: is told of a text that is too long to be read to its end.
+
+        Raises BadInput for an empty text, and if the encoder cannot embed text.
+        """
+        given = checked_texts(texts)
+        with self.lock:
+            encoder = self._opened_for_text()
+            if isinstance(encoder, Tokenizing):
+                for text, count in zip(given, encoder.count_tokens(given), strict=True):
+                    if count > encoder.max_tokens:
+                        note(
+                            f"the text {shown(text)} has {count:,} tokens, and {encoder.name} "
+                            f"reads {encoder.max_tokens}: the rest is ignored"
+                        )
+            return encoder.encode_text(given)
+
+    def embed_query(self, query: Query, note: Note = no_note) -> Vectors:
+        """Return the vector (1, dim) of a query of pictures and words.
+
+        note: as for `embed_texts`.
+
+        Raises BadImage for an image that cannot be read, BadInput for words if the encoder cannot
+        embed text, and for parts that cancel each other out.
         """
         with self.lock:
-            encoder = self._opened_by_name()
-            if not isinstance(encoder, TextEncoder):
-                raise BadInput(
-                    f"encoder {encoder.name} cannot embed text; search by image, or encode the "
-                    "images with an encoder that can"
-                )
-            return encoder.encode_text([texts] if isinstance(texts, str) else [*texts])
+            pictures = self._embedded(query.pictures) if query.pictures else None
+            words = self.embed_texts(query.words, note) if query.words else None
+            opened = self._without_torch or self._text_without_torch or self.encoder
+            none = np.empty((0, opened.dim), np.float32)
+            return query.joined(
+                choice(Metric, opened.metric),
+                none if pictures is None else pictures,
+                none if words is None else words,
+            )
 
     def _opened(self, many: bool) -> Encoder:
         """Return the encoder in the runtime that suits a few images, or many."""
@@ -148,6 +189,21 @@ class Embedder:
                 if self._without_torch is not None:
                     return self._without_torch
             return self._opened_by_name()
+
+    def _opened_for_text(self) -> TextEncoder:
+        """Return the encoder with its text tower. Raises BadInput if it has none."""
+        with self.lock:
+            if self._registered is None and self._text_without_torch is None:
+                self._text_without_torch = open_export(
+                    self._wanted.fingerprint, self._device, text=True
+                )
+            encoder = self._text_without_torch or self._opened_by_name()
+            if not isinstance(encoder, TextEncoder):
+                raise BadInput(
+                    f"encoder {encoder.name} cannot embed text; search by image, or encode the "
+                    f"images with one that can, such as {WORDS_ENCODER}"
+                )
+            return encoder
 
     def _opened_by_name(self) -> Encoder:
         if self._registered is None:

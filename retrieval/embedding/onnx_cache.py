@@ -5,13 +5,23 @@ written into the user's cache, under the encoder's fingerprint, by the first com
 open, and `encoders.onnx_encoder` runs it. docs/formats.md writes the folder out.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from retrieval.choices import resolve_choices
-from retrieval.contracts import Encoder, Exportable, Framing, Metric
+from retrieval.contracts import (
+    Encoder,
+    Exportable,
+    Framing,
+    Json,
+    Metric,
+    Prompted,
+    Prompts,
+    TextExportable,
+)
 from retrieval.errors import BadData, Busy
 from retrieval.registry import open_encoder
 from retrieval.storage.document import read_document
@@ -26,10 +36,23 @@ from retrieval.storage.files import (
 from retrieval.storage.sets.manifest import EncoderFacts
 
 FORMAT = "retr-export"
-VERSION = 2  # 1 had no checksum
+VERSION = 3  # 1 had no checksum, 2 no text
 EXPORT = "export.json"
 NETWORK = "network.onnx"
+TEXT_NETWORK = "text.onnx"
+TOKENIZER = "tokenizer.json"
 PLUGIN = "exported"  # the encoder that runs an export
+TEXT_PLUGIN = "exported-text"  # and the one that also runs its text tower
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """The text tower of an export. tokenizer: the settings that belong to `tokenizer.json`."""
+
+    network_sha256: str
+    tokenizer_sha256: str
+    tokenizer: Mapping[str, Json]
+    prompts: Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +64,7 @@ class ExportFacts:
     metric: Metric
     framing: Framing
     network_sha256: str
+    text: TextFacts | None = None  # of an encoder that takes words
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -51,16 +75,22 @@ class ExportFacts:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return the facts of the folder.
+        """Return the facts of the folder. Raises BadData if they are missing or damaged."""
+        return read_document(folder / EXPORT, cls, FORMAT, VERSION, "export again")
 
-        Raises BadData if they or the network are missing or damaged.
-        """
-        path = folder / EXPORT
-        facts = read_document(path, cls, FORMAT, VERSION, "export again")
-        network = folder / NETWORK
-        if not network.is_file() or sha256_of(network) != facts.network_sha256:
-            raise BadData(f"{network} has a checksum mismatch with {EXPORT}; export again")
-        return facts
+    def check(self, folder: Path) -> None:
+        """Raise BadData unless all files are there and undamaged."""
+        checked(folder / NETWORK, self.network_sha256)
+        if self.text is not None:
+            checked(folder / TEXT_NETWORK, self.text.network_sha256)
+            checked(folder / TOKENIZER, self.text.tokenizer_sha256)
+
+
+def checked(file: Path, sha256: str) -> Path:
+    """Return the file. Raises BadData if it is missing or damaged."""
+    if not file.is_file() or sha256_of(file) != sha256:
+        raise BadData(f"{file} has a checksum mismatch with {EXPORT}; export again")
+    return file
 
 
 def export_folder(fingerprint: str) -> Path:
@@ -85,19 +115,39 @@ def keep_export(encoder: Encoder) -> None:
             metric=encoder.metric,
             framing=encoder.framing,
             network_sha256=sha256_of(folder / NETWORK),
+            text=_kept_text(encoder, folder) if isinstance(encoder, TextExportable) else None,
         ).write(folder)
 
 
-def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
+def _kept_text(encoder: TextExportable, folder: Path) -> TextFacts:
+    """Export the text tower into the folder."""
+    settings: dict[str, Json] = {}
+
+    def write(network: Path) -> None:
+        def write_tokenizer(tokenizer: Path) -> None:
+            settings.update(encoder.export_text(network, tokenizer))
+
+        write_whole(folder / TOKENIZER, write_tokenizer)
+
+    write_whole(folder / TEXT_NETWORK, write)
+    return TextFacts(
+        network_sha256=sha256_of(folder / TEXT_NETWORK),
+        tokenizer_sha256=sha256_of(folder / TOKENIZER),
+        tokenizer=settings,
+        prompts=encoder.prompts if isinstance(encoder, Prompted) else Prompts(),
+    )
+
+
+def open_export(fingerprint: str, device: str = "auto", text: bool = False) -> Encoder | None:
     """Return the encoder of this fingerprint from the user's cache; None if missing or damaged.
 
-    device: auto or cpu; None is returned for another.
+    device: auto or cpu; None is returned for another. text: the encoder is to embed text.
     """
     folder = export_folder(fingerprint)
     if device not in ("auto", "cpu") or not folder.is_dir():  # nor is the runtime imported
         return None
     try:
-        found = open_encoder(f"{PLUGIN}:{folder}", device)
+        found = open_encoder(f"{TEXT_PLUGIN if text else PLUGIN}:{folder}", device)
     except BadData:
         return None
     return found if found.fingerprint == fingerprint else None
@@ -106,6 +156,8 @@ def open_export(fingerprint: str, device: str = "auto") -> Encoder | None:
 def _is_of(folder: Path, fingerprint: str) -> bool:
     """Return whether the folder holds the complete export of this encoder."""
     try:
-        return ExportFacts.read(folder).encoder.fingerprint == fingerprint
+        facts = ExportFacts.read(folder)
+        facts.check(folder)
+        return facts.encoder.fingerprint == fingerprint
     except BadData:
         return False

@@ -1,5 +1,7 @@
-"""Arguments of a search expanded to images: files, folders, globs, URLs and rows of containers."""
+"""Arguments of a search: words, or images as files, folders, globs, URLs and rows of containers."""
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -11,6 +13,29 @@ from retrieval.images.pixels.decoding import SUFFIXES
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.storage.places import place_of
+
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")  # of a file's name
+MAX_PATH_CHARACTERS = 4096  # of Linux
+
+
+def is_words(given: str) -> bool:
+    """Return whether an argument is words to search for, not an image.
+
+    It is, unless a file or folder has this name or it looks like a path: it has a slash, a `*`, a
+    `[`, a `#`, an ending such as `.jpg`, or begins with a dot or a tilde. So a path that is
+    mistyped is an error, and no search in words.
+    """
+    looks = given.startswith((".", "~")) or any(mark in given for mark in "/\\*[#")
+    if looks or not given.strip() or ENDING.search(given):
+        return False
+    return len(given) > MAX_PATH_CHARACTERS or not _exists(given)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):  # too long for a name, or a NUL in it
+        return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from retrieval.contracts import Encoder, Filtering, Hits, Json, Vectors
 from retrieval.embedding.embed import Embedder
 from retrieval.embedding.queries import QueryImage, query_images
+from retrieval.embedding.query import Query
 from retrieval.errors import BadImage, BadInput, UnknownName
 from retrieval.hits import as_vectors
 from retrieval.images import Given, Item, as_images
@@ -58,19 +59,22 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageHits:
-    """The hits of one query image.
+class QueryHits:
+    """The hits of one query.
 
-    name: as the user wrote it. label: the class, from the image's source or from its own row in the
-    index; None if unknown.
+    name: what was asked, for people: a path as the user wrote it, or the words.
+    query: what was asked, for programs.
+    path: of the query's only image; None for words.
+    label: the class, from the image's source or from its own row in the index; None if unknown.
     """
 
     name: str
-    path: str
+    query: Json
+    path: str | None
     label: str | None
     hits: list[Hit]
 
-    def within(self, distance: float | None) -> "ImageHits":
+    def within(self, distance: float | None) -> "QueryHits":
         """Return only the hits at this distance or nearer; all of them for None."""
         if distance is None:
             return self
@@ -78,7 +82,7 @@ class ImageHits:
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that `retr search --json` prints."""
-        return {"query": self.name, "hits": [hit.to_json() for hit in self.hits]}
+        return {"query": self.query, "hits": [hit.to_json() for hit in self.hits]}
 
 
 class Searcher:
@@ -140,14 +144,20 @@ class Searcher:
         return self.search(self.embedder.embed_images(given), k, selected) if given else []
 
     def search_text(
-        self, texts: str | Iterable[str], k: int | None = None, where: str | None = None
+        self,
+        texts: str | Iterable[str],
+        k: int | None = None,
+        where: str | None = None,
+        note: Note = no_note,
     ) -> list[list[Hit]]:
         """Return the k images nearest to each text, nearest first: a list for each text.
+
+        note: is told of a text that is too long for the encoder.
 
         Raises BadInput if the index's encoder takes no text, and the errors of `search`.
         """
         selected = self.select(k, where)
-        return self.search(self.embedder.embed_texts(texts), k, selected)
+        return self.search(self.embedder.embed_texts(texts, note), k, selected)
 
     def search_files(
         self,
@@ -156,7 +166,7 @@ class Searcher:
         where: str | None = None,
         note: Note = no_note,
         columns: Columns = NO_CHOICE,
-    ) -> tuple[list[ImageHits], list[Skipped]]:
+    ) -> tuple[list[QueryHits], list[Skipped]]:
         """Return the k nearest neighbors of each image in files, and the images not read.
 
         files: paths, folders, globs, URLs and rows of containers, as `query_images` expands them.
@@ -180,27 +190,40 @@ class Searcher:
         found = self.search(embedded.vectors, k, selected)
         queries = [asked[position] for position in embedded.positions]
         return [
-            ImageHits(
-                query.name, query.path, query.label or label_of_own_hit(query.path, hits), hits
+            QueryHits(
+                query.name,
+                query.name,
+                query.path,
+                query.label or label_of_own_hit(query.path, hits),
+                hits,
             )
             for query, hits in zip(queries, found, strict=True)
         ], skipped
 
     def search(
-        self, queries: Queries, k: int | None = None, where: str | Selection | None = None
+        self,
+        queries: Queries | Query,
+        k: int | None = None,
+        where: str | Selection | None = None,
+        note: Note = no_note,
     ) -> list[list[Hit]]:
         """Return the k nearest neighbors of each query vector, nearest first.
 
         queries: (q, dim), an array or lists of numbers, converted to float32. A single query is
-            (1, dim). The result for no queries, (0, dim) or [], is [].
+            (1, dim). The result for no queries, (0, dim) or [], is []. Or a `Query` of pictures
+            and words, with one list as its result.
         k: None for 10, or for all rows if there are fewer.
         where: a filter such as `label = cat` or `width > 1000 and taken >= 2024-05-01`, to search
             only the rows that match; see `select_rows`. Or what `select` returned. A query has less
             than k hits if fewer rows match, or an approximate index finds fewer.
+        note: is told of a text that is too long for the encoder.
 
         Raises BadInput if k is not between 1 and the number of rows, Mismatch for queries of
-        another dimension, and the errors of `select_rows`.
+        another dimension, and the errors of `select_rows` and of `Embedder.embed_query`.
         """
+        if isinstance(queries, Query):
+            where = self.select(k, where)
+            queries = self.embedder.embed_query(queries, note)
         return self.named(self.hits(queries, k, where))
 
     def hits(

@@ -1,6 +1,6 @@
 """Labeled images for training, in memory once, as bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class TrainingSet:
     fingerprint: str
     clustered_by: str  # fingerprint of the encoder that found the clusters, or empty
     unreadable: tuple[str, ...] = ()  # errors of images that were left out
+    also: tuple[str, ...] = ()  # names and fingerprints of the further sources
 
     def facts(self) -> dict[str, Json]:
         """Return the facts about the data for a card."""
@@ -49,6 +50,8 @@ class TrainingSet:
         }
         if self.clustered_by:
             facts["clustered_by"] = self.clustered_by
+        if self.also:
+            facts["also_seen"] = [*self.also]
         if self.unreadable:
             facts["unreadable"] = [*self.unreadable]
         return facts
@@ -61,15 +64,68 @@ def read_training_set(
 
     seed: seed of the random draws. folder: folder of data sets.
 
-    Raises UnknownName for a class that the source lacks, BadInput for a class with too few images.
+    Raises UnknownName for a class that a source lacks, BadInput for a class with too few images,
+    or a class that two sources have.
     """
+    generator = np.random.default_rng(seed)
+    wanted = [
+        recipe.Also(settings.source, settings.classes, settings.per_class),
+        *settings.also,
+    ]
+    parts = [_read_part(each, framing, generator, folder) for each in wanted]
+    _check_classes(parts)
+    names = tuple(sorted(name for part in parts for name in part.names))
+    number = {name: i for i, name in enumerate(names)}
+    labels = [number[part.names[label]] for part in parts for label in part.labels.tolist()]
+    first, *others = parts
+    ids = [*first.ids, *(f"{part.source}: {name}" for part in others for name in part.ids)]
+    if settings.validation >= len(ids):
+        raise BadInput(
+            f"data.validation {settings.validation:,} leaves none of {len(ids):,} images to "
+            "train on; set it lower"
+        )
+    images = np.concatenate([part.images for part in parts]) if others else first.images
+    order = generator.permutation(len(ids))
+    training = np.sort(order[settings.validation :])
+    clusters, clustered_by = _clustered(settings, images, training, framing, seed)
+    return TrainingSet(
+        images,
+        np.array(labels, np.int64),
+        clusters,
+        names,
+        tuple(ids),
+        training,
+        np.sort(order[: settings.validation]),
+        first.source,
+        first.fingerprint,
+        clustered_by,
+        tuple(reason for part in parts for reason in part.unreadable),
+        tuple(fact for part in others for fact in (part.source, part.fingerprint)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The images (n, side, side, 3) of one source, with labels (n,) as numbers of its names."""
+
+    images: Images
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    ids: list[str]
+    source: str
+    fingerprint: str
+    unreadable: list[str]
+
+
+def _read_part(
+    settings: recipe.Also, framing: Framing, generator: np.random.Generator, folder: Path | None
+) -> _Part:
     source = open_source(settings.source, data_dir=folder)
     given = [item.label or NO_LABEL for item in source.items()]
     names = _classes(settings, given)
     number = {name: i for i, name in enumerate(names)}
     rows = np.array([row for row, name in enumerate(given) if name in number])
     labels = np.array([number[given[row]] for row in rows], np.int64)
-    generator = np.random.default_rng(seed)
     drawn = _drawn(labels, names, settings.per_class, generator)
     rows, labels = rows[drawn], labels[drawn]
     ids: list[str] = []
@@ -86,31 +142,25 @@ def read_training_set(
             continue
         ids.append(item.id)
         read.append(place)
-    images, labels = images[: len(ids)], labels[read]
-    if settings.validation >= len(ids):
-        raise BadInput(
-            f"data.validation {settings.validation:,} leaves none of {len(ids):,} images to "
-            "train on; set it lower"
-        )
-    order = generator.permutation(len(ids))
-    training = np.sort(order[settings.validation :])
-    clusters, clustered_by = _clustered(settings, images, training, framing, seed)
-    return TrainingSet(
-        images,
-        labels,
-        clusters,
-        names,
-        tuple(ids),
-        training,
-        np.sort(order[: settings.validation]),
-        source.name,
-        source.fingerprint,
-        clustered_by,
-        tuple(unreadable),
+    return _Part(
+        images[: len(ids)], labels[read], names, ids, source.name, source.fingerprint, unreadable
     )
 
 
-def _classes(settings: recipe.Data, labels: Iterable[str]) -> tuple[str, ...]:
+def _check_classes(parts: Sequence[_Part]) -> None:
+    """Raise BadInput for a class, or a source, that is there twice."""
+    owner: dict[str, str] = {}
+    for part in parts:
+        for name in (part.source, *part.names):
+            if name in owner:
+                raise BadInput(
+                    f"data.also: {owner[name]} and {part.source} both have '{name}'; name the "
+                    "classes of each with classes, or leave one out"
+                )
+            owner[name] = part.source
+
+
+def _classes(settings: recipe.Also, labels: Iterable[str]) -> tuple[str, ...]:
     there = set(labels)
     wanted = {*map(nfc, settings.classes)}
     for name in sorted(wanted - there):

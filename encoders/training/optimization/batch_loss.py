@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from encoders.inference import autocast, floats
 from encoders.training.batches.augmentation import Mixed, augmented, cut_mixed
+from encoders.training.optimization.captions import caption_loss, captions_of, drawn_captions
 from encoders.training.optimization.depthwise import FastDepthwise
-from encoders.training.optimization.losses import RECONSTRUCTION, Term, pairs_of
+from encoders.training.optimization.losses import CAPTIONS, RECONSTRUCTION, Term, pairs_of
 from encoders.training.seeds import generator_of, seed_of
 from encoders.training.setup import RunSetup
 
@@ -30,9 +31,13 @@ class BatchLoss:
         recipe, data, device = setup.recipe, setup.data, setup.device
         self.recipe, self.network, self.terms = recipe, setup.network, setup.terms
         self.device = device
-        self.drawing_weight = sum(
-            loss.weight for loss in recipe.losses if loss.name == RECONSTRUCTION
+        self.drawing_weight, self.caption_weight = (
+            sum(loss.weight for loss in recipe.losses if loss.name == name)
+            for name in (RECONSTRUCTION, CAPTIONS)
         )
+        self.captions = captions_of(recipe.captions, data.names)
+        self.texts: list[str] = []  # captions of the current step
+        self.text_classes = torch.empty(0, dtype=torch.int64)
         self.pixels = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
         self.clusters = torch.from_numpy(data.clusters).to(device)
@@ -46,6 +51,10 @@ class BatchLoss:
         torch.manual_seed(seed_of(*place))  # for dropout
         generator = generator_of(*place, device=self.device)
         rows = rows.to(self.device)
+        if self.caption_weight:
+            self.texts, self.text_classes = drawn_captions(
+                self.captions, recipe.captions.per_class, generator_of(*place, "captions")
+            )
         images = augmented(
             floats(self.pixels[rows]),
             recipe.augmentation,
@@ -89,4 +98,8 @@ class BatchLoss:
         for term in self.terms:
             assert isinstance(term, Term)
             total = total + term(embeddings, labels[term.settings.labels], pairs)
+        if self.caption_weight:
+            total = total + self.caption_weight * caption_loss(
+                self.network, embeddings, labels["class"], self.texts, self.text_classes
+            )
         return total

@@ -117,6 +117,9 @@ DISTANCES: Mapping[str, Callable[[], nn.Module]] = {
 }
 OURS_AND_THEIRS = ("encoders.", "pytorch_metric_learning.losses", "pytorch_metric_learning.miners")
 RECONSTRUCTION = "reconstruction"  # mean squared error of drawings
+CAPTIONS = "captions"  # see `encoders.training.optimization.captions`
+OF_NETWORKS = (RECONSTRUCTION, CAPTIONS)
+"""Losses of what only some networks do."""
 
 
 class Term(nn.Module):
@@ -160,8 +163,8 @@ def check_loss(settings: Loss, in_pairs: bool) -> None:
 
     in_pairs: batches hold pairs, from which a loss of triplets learns nothing.
     """
-    if settings.name == RECONSTRUCTION:
-        _check_reconstruction(settings)
+    if settings.name in OF_NETWORKS:
+        _check_weight_only(settings)
         return
     generator = torch.Generator().manual_seed(0)
     embeddings = functional.normalize(torch.randn(16, 8, generator=generator), dim=1)
@@ -189,13 +192,13 @@ def check_loss(settings: Loss, in_pairs: bool) -> None:
         )
 
 
-def _check_reconstruction(settings: Loss) -> None:
+def _check_weight_only(settings: Loss) -> None:
     for option in settings.options:
-        raise UnknownName(f"option of loss {RECONSTRUCTION}", option, ["weight"])
+        raise UnknownName(f"option of loss {settings.name}", option, ["weight"])
     plain = Loss(settings.name, settings.weight)
     for name in ("labels", "distance", "miner"):
         if getattr(settings, name) != getattr(plain, name):
-            raise BadInput(f"loss {RECONSTRUCTION} takes a weight only; remove {name}")
+            raise BadInput(f"loss {settings.name} takes a weight only; remove {name}")
 
 
 def has_classes(name: str) -> bool:
@@ -205,7 +208,7 @@ def has_classes(name: str) -> bool:
 
 def _loss(settings: Loss, classes: int, dim: int) -> nn.Module:
     if settings.name not in LOSSES:
-        raise UnknownName("loss", settings.name, (*LOSSES, RECONSTRUCTION))
+        raise UnknownName("loss", settings.name, (*LOSSES, *OF_NETWORKS))
     make = LOSSES[settings.name]
     given: dict[str, object] = {}
     if has_classes(settings.name):
