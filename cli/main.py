@@ -19,6 +19,7 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "serve": "serve",
+    "label": "label",
     "eval": "evaluate",
     "compare": "compare",
     "pairs": "pairs",

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from retrieval.workspace import Workspace
 
 
+def open_database(workspace: "Workspace", database: str | None) -> "Embeddings":
+    """Return the embeddings to search."""
+    from retrieval.storage.sets.embeddings import open_embeddings
+    from retrieval.workspace import Role
+
+    return open_embeddings(database or workspace.needed(Role.DATABASE, "retr encode", "--database"))
+
+
 def open_folders(
     workspace: "Workspace", queries: str | None, database: str | None
 ) -> "tuple[Embeddings, Embeddings]":
@@ -23,9 +31,7 @@ def open_folders(
     asked = open_embeddings(
         queries or workspace.needed(Role.QUERIES, "retr encode --split test", "--queries")
     )
-    searched = open_embeddings(
-        database or workspace.needed(Role.DATABASE, "retr encode", "--database")
-    )
+    searched = open_database(workspace, database)
     check_same_encoder(
         asked.facts.encoder, searched.facts.encoder, str(asked.folder), str(searched.folder)
     )

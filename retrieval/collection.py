@@ -51,6 +51,32 @@ def open_collection(
 
     Raises the errors of `bring_up_to_date`, `open_encoder` and `build_index`.
     """
+    found = encoded_collection(source, workspace, encoder, device, note, progress)
+    index = _index(found.embeddings, workspace)
+    return CollectionState(found.embeddings, index, found.outcome, found.encoder)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCollection:
+    """Embeddings of a folder of images, up to date. The rest is as in `CollectionState`."""
+
+    embeddings: Embeddings
+    outcome: "Outcome | None" = None
+    encoder: Encoder | None = None
+
+
+def encoded_collection(
+    source: Source,
+    workspace: Workspace,
+    encoder: str | None = None,
+    device: str = "auto",
+    note: Note = no_note,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EncodedCollection:
+    """Return the embeddings of the collection, after encoding what changed.
+
+    Arguments and errors are those of `open_collection`.
+    """
     folder = workspace.embeddings_of(source, encoder)
     outcome = opened = None
     if folder is None or not _is_current(folder, source):
@@ -61,8 +87,7 @@ def open_collection(
         opened = encoder_for(source, encoder, folder, device, note)
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
         outcome = bring_up_to_date(source, opened, folder, progress=progress)
-    embeddings = open_embeddings(folder)
-    return CollectionState(embeddings, _index(embeddings, workspace), outcome, opened)
+    return EncodedCollection(open_embeddings(folder), outcome, opened)
 
 
 def _is_current(folder: Place, source: Source) -> bool:

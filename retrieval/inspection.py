@@ -12,6 +12,7 @@ from retrieval.registry import open_encoder
 from retrieval.storage.cards import CARD, is_trained
 from retrieval.storage.files import sha256_of
 from retrieval.storage.places import Place
+from retrieval.storage.sets.assigned import read_assigned
 from retrieval.storage.sets.columns import read_further
 from retrieval.storage.sets.embeddings import open_embeddings
 from retrieval.storage.sets.manifest import MANIFEST, Manifest
@@ -89,12 +90,14 @@ def _verify_embeddings(folder: Place) -> FolderCheck:
     except BadInput as error:
         problems.append(str(error))
     listed = {shard.file for shard in manifest.shards} | {SKIPPED}
-    if manifest.columns is not None:
-        listed.add(manifest.columns.file)
-        try:
+    listed |= {*manifest.column_files}
+    try:
+        if manifest.columns is not None:
             read_further(folder, manifest.columns.file, manifest.columns.sha256)
-        except BadData as error:
-            problems.append(str(error))
+        if manifest.assigned is not None:
+            read_assigned(folder, manifest.assigned)
+    except BadData as error:
+        problems.append(str(error))
     if (folder / UPDATE).is_file():
         listed |= {shard.file for shard in Manifest.read(folder, UPDATE).shards} | {UPDATE_SKIPPED}
     names = sorted(path.name for path in folder.iterdir() if path.suffix == ".parquet")

@@ -9,6 +9,7 @@ import typer
 from cli.command import command
 from cli.options import (
     Database,
+    Device,
     Ks,
     MetricName,
     Queries,
@@ -19,13 +20,15 @@ from cli.options import (
     parsed_options,
 )
 from cli.output import Output
-from cli.sides import open_folders, open_sides
+from cli.sides import open_database, open_folders, open_sides
 from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
+    from retrieval.quality.captions import CaptionRecall
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.exchange import Difference
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
     from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
@@ -77,6 +80,25 @@ ProtocolOption = Annotated[
     ),
 ]
 
+TextsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Text queries in place of images: a CSV file with the columns text,label (images with "
+        "the label are relevant; also prints the zero-shot accuracy) or text,id (captions: recall "
+        "of images by texts, and of texts by images).",
+    ),
+]
+
+TemplatesOption = Annotated[
+    bool,
+    typer.Option(
+        "--in-templates",
+        help="With --texts: put each text into the templates of the encoder, and search with the "
+        "mean vector.",
+    ),
+]
+
 DrawOption = Annotated[
     Path | None,
     typer.Option(
@@ -98,6 +120,9 @@ def evaluate(
     protocol: ProtocolOption = None,
     seed: Seed = 0,
     draw: DrawOption = None,
+    texts: TextsOption = None,
+    in_templates: TemplatesOption = False,
+    device: Device = "auto",
     *,
     files: EvaluationFiles,
 ) -> None:
@@ -107,9 +132,17 @@ def evaluate(
     the same folder.
 
     Example: retr eval --queries test-embeddings --database train-embeddings
+
+    Example: retr eval --texts captions.csv --database photos-embeddings
     """
     from retrieval.quality import evaluation, exchange
 
+    if texts is not None:
+        words = _Words(texts, in_templates, device)
+        words.evaluate(
+            output, workspace, queries or protocol, database, metric, k, index, options, files
+        )
+        return
     asked, searched = folders = open_folders(workspace, queries, database)
     ks = parsed_ks(k)
     other = None if files.against is None else exchange.read_queries(files.against)
@@ -128,12 +161,65 @@ def evaluate(
         "metric": result.metric.value,
         "protocol": sides.name,
     }
-    written = _write(files, result, sides, facts)
+    written = _write(files, result, sides.database, facts)
     _print(output, result, sides.name)
     _print_differences(output, differences, files.against)
     if written:
         output.say(written)
     output.document(result.to_json() | facts | _details(result, sides, differences, files))
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """An evaluation of texts. device: for the encoder."""
+
+    texts: Path
+    in_templates: bool
+    device: str
+
+    def evaluate(
+        self,
+        output: Output,
+        workspace: "Workspace",
+        excluded: str | None,
+        database: str | None,
+        metric: str | None,
+        k: str,
+        index: str | None,
+        options: list[str] | None,
+        files: EvaluationFiles,
+    ) -> None:
+        """Evaluate, print and write. excluded: what goes with images only, if it was given."""
+        from cli.word_evaluation import evaluate_texts, print_words
+        from retrieval.errors import BadInput
+        from retrieval.quality import exchange
+
+        if excluded is not None:
+            raise BadInput("--texts takes the place of --queries and --protocol; leave these out")
+        other = None if files.against is None else exchange.read_queries(files.against)
+        ks = parsed_ks(k)
+        found = evaluate_texts(
+            output,
+            self.texts,
+            open_database(workspace, database),
+            parsed_metric(metric),
+            ks,
+            0 if files.export_run is None else max(ks),
+            index,
+            parsed_options(options),
+            self.in_templates,
+            self.device,
+        )
+        result, facts = found.result, found.facts
+        differences = {} if other is None else exchange.compare_evaluations(result, other, None)
+        written = _write(files, result, found.database, facts)
+        print_words(output, found, self.texts)
+        _print_differences(output, differences, files.against)
+        if written:
+            output.say(written)
+        told = {name: of.to_json() for name, of in differences.items()}
+        against: dict[str, JsonValue] = {"against": str(files.against), "differences": {**told}}
+        output.document(found.to_json() | (against if other is not None else {}))
 
 
 def _through(
@@ -155,7 +241,10 @@ def _through(
 
 
 def _write(
-    files: EvaluationFiles, result: "Evaluation", sides: "Sides", facts: "dict[str, JsonValue]"
+    files: EvaluationFiles,
+    result: "Evaluation | CaptionRecall",
+    database: "Labelled",
+    facts: "dict[str, JsonValue]",
 ) -> str:
     """Write the files that are asked for, and return lines that name them."""
     from retrieval.quality import exchange
@@ -165,11 +254,11 @@ def _write(
         exchange.write_queries(files.save, result, facts)
         lines.append(f"\nmeasures of each query: {files.save}")
     if files.export_run is not None:
-        exchange.write_run(files.export_run, result, sides.database, str(facts["encoder"]))
+        exchange.write_run(files.export_run, result, database, str(facts["encoder"]))
         depth = result.per_query.rows.shape[1]
         lines.append(f"\nrankings up to {depth:,}: {files.export_run}")
     if files.export_qrels is not None:
-        exchange.write_qrels(files.export_qrels, result, sides.database)
+        exchange.write_qrels(files.export_qrels, result, database)
         lines.append(f"\nwhat is relevant: {files.export_qrels}")
     return "".join(lines)
 

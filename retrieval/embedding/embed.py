@@ -21,6 +21,8 @@ from retrieval.contracts import (
     Framing,
     Images,
     Metric,
+    Prompted,
+    Prompts,
     TextEncoder,
     Tokenizing,
     Vectors,
@@ -159,6 +161,12 @@ class Embedder:
                             f"reads {encoder.max_tokens}: the rest is ignored"
                         )
             return encoder.encode_text(given)
+
+    @property
+    def prompts(self) -> Prompts:
+        """How the encoder tells classes apart by their names. Raises BadInput if it cannot."""
+        encoder = self._opened_for_text()
+        return encoder.prompts if isinstance(encoder, Prompted) else Prompts()
 
     def embed_query(self, query: Query, note: Note = no_note) -> Vectors:
         """Return the vector (1, dim) of a query of pictures and words.

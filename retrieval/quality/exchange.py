@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Mismatch
+from retrieval.quality.captions import CaptionRecall
 from retrieval.quality.evaluation import Evaluation
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.significance import Values, bootstrap, permutation_test
@@ -62,7 +63,9 @@ class Difference:
         }
 
 
-def write_queries(path: Path, evaluation: Evaluation, facts: Mapping[str, Json]) -> None:
+def write_queries(
+    path: Path, evaluation: Evaluation | CaptionRecall, facts: Mapping[str, Json]
+) -> None:
     """Write the measures of each query as Parquet: id, label and a column for each measure.
 
     facts: facts about the evaluation, kept in the file.
@@ -96,7 +99,7 @@ def read_queries(path: Path) -> QueryTable:
 
 
 def compare_evaluations(
-    evaluation: Evaluation, other: QueryTable, protocol: str | None
+    evaluation: Evaluation | CaptionRecall, other: QueryTable, protocol: str | None
 ) -> dict[str, Difference]:
     """Return the difference of each measure that both evaluations have, by its column.
 
@@ -128,7 +131,9 @@ def compare_evaluations(
     return found
 
 
-def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) -> None:
+def write_run(
+    path: Path, evaluation: Evaluation | CaptionRecall, database: Labelled, tag: str
+) -> None:
     """Write the rows that the evaluation kept, nearest first, as `query Q0 item rank score tag`.
 
     Scores decrease by 1 from rank to rank, for readers that sort by score. White space in ids is
@@ -147,9 +152,16 @@ def write_run(path: Path, evaluation: Evaluation, database: Labelled, tag: str) 
     _write_lines(path, lines())
 
 
-def write_qrels(path: Path, evaluation: Evaluation, database: Labelled) -> None:
-    """Write all items relevant to each query, without the query itself, as `query 0 item 1`."""
+def write_qrels(path: Path, evaluation: Evaluation | CaptionRecall, database: Labelled) -> None:
+    """Write all items relevant to each query, without the query itself, as `query 0 item 1`.
+
+    To a caption, its image is relevant.
+    """
     of = evaluation.per_query
+    if isinstance(evaluation, CaptionRecall):
+        both = zip(of.ids, of.labels, strict=True)
+        _write_lines(path, (f"{_token(text)} 0 {_token(image)} 1\n" for text, image in both))
+        return
     names = [_token(name) for name in database.ids]
     of_label: dict[str, list[int]] = {}
     for row, label in enumerate(database.labels):

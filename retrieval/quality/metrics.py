@@ -83,6 +83,17 @@ DEFINITIONS = {
         "true neighbor, with a tolerance of a thousandth of that distance (a hundred-thousandth "
         "for inner product). Duplicates therefore do not lower it. It does not depend on labels."
     ),
+    "caption_recall_at": (
+        "recall@k of captions: text → image, the share of texts whose image is among the first k "
+        "images; image → text, the share of described images with one of their texts among the "
+        "first k texts. Equal distances rank by row. The intervals are from 1,000 samples of "
+        "images, each with all its texts."
+    ),
+    "zero_shot": (
+        "zero-shot accuracy: the share of images whose label is that of the nearest class. A class "
+        "is the mean of its texts' vectors, each of unit length for the cosine distance. Images "
+        "whose label has no text are left out. Equally near classes rank as in the file."
+    ),
     "map_loss": (
         "mAP lost: mAP@100 of exact search minus mAP@100 through the index, on the same queries."
     ),

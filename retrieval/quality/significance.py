@@ -31,6 +31,23 @@ def bootstrap(values: Values, seed: int = 0) -> Values:
     return ends
 
 
+def bootstrap_of_groups(values: Values, group: Rows, seed: int = 0) -> Values:
+    """Return the ends (2, m) of the 95% confidence intervals of the means of values (q, m).
+
+    group: (q,), numbers from 0. Queries of one group, such as the captions of an image, are not
+    independent. So groups are drawn, with all their queries, and otherwise as `bootstrap` draws.
+    """
+    counts = np.bincount(group).astype(np.float64)
+    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
+    generator = np.random.default_rng(seed)
+    means = np.empty((RESAMPLES, values.shape[1]))
+    for row in range(RESAMPLES):
+        times = np.bincount(generator.integers(len(counts), size=len(counts)), minlength=len(sums))
+        means[row] = times @ sums / (times @ counts)
+    ends: Values = np.percentile(means, [2.5, 97.5], axis=0)
+    return ends
+
+
 def interval_over_pairs(values: Values, first: Rows, second: Rows) -> Values:
     """Return the ends (2, m) of the 95% confidence intervals of means over pairs of images.
 

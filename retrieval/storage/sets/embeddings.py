@@ -1,18 +1,19 @@
 """Open a complete embeddings folder for reading."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from retrieval.contracts import Vectors
+from retrieval.contracts import Json, Vectors
 from retrieval.errors import BadInput
 from retrieval.storage.files import (
     sha256_of,
 )
 from retrieval.storage.places import Place, place_of
+from retrieval.storage.sets.assigned import about_assigned, of_keys, read_assigned
 from retrieval.storage.sets.manifest import (
     FILE_FIELDS,
     MANIFEST,
@@ -66,13 +67,16 @@ class Embeddings:
     def tables(self) -> Iterator[pa.Table]:
         """Yield the table of each shard. Raises BadData for one that is not as listed.
 
-        A label is that of a table beside the images, if one gives it.
+        A label is that of `retr label`, or else of a table beside the images, if one gives it.
         """
-        further = self._further()
+        further, assigned = self._further(), self._assigned()
         for shard in self.manifest.shards:
             table = read_shard(self.folder, shard, self.facts)
             if further is not None and "label" in further.column_names:
-                table = _labeled(table, further)
+                table = _labeled(table, _labels_of(further, table["id"]))
+            if assigned is not None:
+                keys = table["content" if self.facts.has_files else "id"]
+                table = _labeled(table, of_keys(assigned, keys)["label"])
             if self.prefix:
                 place = table.schema.get_field_index("id")
                 table = table.set_column(
@@ -125,18 +129,34 @@ class Embeddings:
         """Return the columns that filters can name, of all rows, without checking the shards.
 
         They are those of PHOTO_FIELDS, if the images are files, and those of tables beside the
-        images but for their labels. Raises BadData for a damaged file.
+        images but for their labels. Labels of `retr label` add their probability. Raises BadData
+        for a damaged file.
         """
         from retrieval.storage.sets.columns import aligned, overlaid  # a search does not need them
 
         photo = pa.table({})
         if self.facts.has_files:
             photo = pa.concat_tables([self._photo_columns(s) for s in self.manifest.shards])
-        further = self._further()
-        if further is None:
-            return photo
-        names = [name for name in further.column_names if name != "label"]
-        return overlaid(photo, aligned(further.select(names), replace(self, prefix="").ids()))
+        further, assigned = self._further(), self._assigned()
+        if further is not None:
+            names = [name for name in further.column_names if name != "label"]
+            photo = overlaid(photo, aligned(further.select(names), replace(self, prefix="").ids()))
+        if assigned is not None:
+            photo = overlaid(photo, of_keys(assigned, self.keys()).drop_columns("label"))
+        return photo
+
+    def keys(self) -> pa.ChunkedArray:
+        """Return what the labels of `retr label` belong to, of all rows: content, or id."""
+        return self.contents() if self.facts.has_files else replace(self, prefix="").ids()
+
+    def assigned(self) -> Mapping[str, Json]:
+        """Return how `retr label` found the labels; empty if it found none."""
+        table = self._assigned()
+        return {} if table is None else about_assigned(table)
+
+    def _assigned(self) -> pa.Table | None:
+        file = self.manifest.assigned
+        return None if file is None else read_assigned(self.folder, file)
 
     def _photo_columns(self, shard: Shard) -> pa.Table:
         names = [field.name for field in PHOTO_FIELDS]
@@ -186,17 +206,23 @@ class Embeddings:
         return joined
 
 
-def _labeled(table: pa.Table, further: pa.Table) -> pa.Table:
-    """Return the table of a shard with the labels of another table, where that has one."""
+def _labeled(table: pa.Table, labels: pa.ChunkedArray) -> pa.Table:
+    """Return the table of a shard with these labels, where they are not null."""
+    import pyarrow.compute as pc
+
+    place = table.schema.get_field_index("label")
+    field = table.schema.field(place)
+    return table.set_column(place, field, pc.coalesce(labels, table["label"]))
+
+
+def _labels_of(further: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the labels of a table beside the images, for these ids."""
     import pyarrow.compute as pc
 
     from retrieval.storage.sets.columns import aligned
 
-    labels = aligned(further.select(["id", "label"]), table["id"])["label"]
-    labels = pc.utf8_normalize(pc.cast(labels, pa.string()), "NFC")
-    place = table.schema.get_field_index("label")
-    field = table.schema.field(place)
-    return table.set_column(place, field, pc.coalesce(labels, table["label"]))
+    labels = aligned(further.select(["id", "label"]), ids)["label"]
+    return pc.utf8_normalize(pc.cast(labels, pa.string()), "NFC")
 
 
 def open_embeddings(folder: Place | str) -> Embeddings:

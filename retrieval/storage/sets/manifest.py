@@ -211,12 +211,18 @@ class Manifest:
     skipped_folders: int = 0  # folders that could not be listed
     passed_over: Mapping[str, int] = field(default_factory=dict)  # image-like files, by suffix
     columns: ColumnsFile | None = None
+    assigned: ColumnsFile | None = None  # labels of `retr label`; source: how they were found
     version: int = VERSION  # read from the file
 
     @property
     def columns_source(self) -> str | None:
         """The fingerprint of the tables of further columns; None if there are none."""
         return None if self.columns is None else self.columns.source
+
+    @property
+    def column_files(self) -> list[str]:
+        """The files of columns beside the shards."""
+        return [each.file for each in (self.columns, self.assigned) if each is not None]
 
     @property
     def rows(self) -> int:
@@ -240,6 +246,7 @@ class Manifest:
             "skipped_folders": self.skipped_folders,
             "passed_over": dict(self.passed_over),
             "columns": None if self.columns is None else asdict(self.columns),
+            "assigned": None if self.assigned is None else asdict(self.assigned),
             "version": self.version,
         }
         write_sealed(folder / name, FORMAT, VERSION, document)
@@ -261,7 +268,7 @@ class Manifest:
         stated["facts"] = Facts.of_json(document, path)
         manifest = parsed(stated, cls, path, REMEDY)
         names = [shard.file for shard in manifest.shards]
-        names += [manifest.columns.file] if manifest.columns else []
+        names += manifest.column_files
         if any(Path(name).name != name for name in names):
             raise BadData(f"{path} names a file outside its folder; {REMEDY}")
         manifest._check_counts(path)

@@ -46,7 +46,7 @@ from retrieval.storage.sets.skipped import (
 UPDATE = "update.json"
 MAX_SMALL_SHARDS = 8
 """Shards beyond twice the number that the rows need, from which small ones are joined."""
-_OWN_NAME = re.compile(r"part-\d+\.parquet|columns-[0-9a-f]{16}\.parquet")
+_OWN_NAME = re.compile(r"part-\d+\.parquet|(columns|labels)-[0-9a-f]{16}\.parquet")
 
 
 def _is_whole(path: Place, shard: Shard) -> bool:
@@ -224,7 +224,11 @@ class ShardWriter:
             self._clean()
 
     def finish(self) -> Manifest:
-        """Publish the complete set, and delete what it no longer refers to."""
+        """Publish the complete set, and delete what it no longer refers to.
+
+        Labels of `retr label` stay with the images that have them.
+        """
+        assigned = self.manifest if self.published is None else self.published
         is_update = self.published is not None or not all(map(np.all, self._live.values()))
         shards = self._compacted() if is_update else self.shards
         counts = Counter(row[2] for row in self._skipped)
@@ -236,7 +240,9 @@ class ShardWriter:
             self._write_skipped()
         else:
             self.manifest = replace(self.manifest, skipped_sha256=None)
-        self.manifest = replace(self.manifest, complete=True, version=VERSION)
+        self.manifest = replace(
+            self.manifest, complete=True, version=VERSION, assigned=assigned.assigned
+        )
         self.manifest.write(self.folder)
         self.published = None
         self._clean()
@@ -286,9 +292,7 @@ class ShardWriter:
             moved(self.folder / UPDATE_SKIPPED, self.folder / SKIPPED)
         elif not self.manifest.skipped + self.manifest.skipped_folders:
             (self.folder / SKIPPED).unlink(missing_ok=True)
-        names = {shard.file for shard in self.manifest.shards}
-        if self.manifest.columns is not None:
-            names.add(self.manifest.columns.file)
+        names = {shard.file for shard in self.manifest.shards} | {*self.manifest.column_files}
         paths: list[Place] = [*self.folder.iterdir()]
         for path in paths:
             is_stale = _OWN_NAME.fullmatch(path.name) and path.name not in names
