@@ -55,7 +55,7 @@ def print_tuning(output: Output, tuning: "Tuning") -> None:
     for problem in tuning.failed:
         output.warn(f"not measured: {problem}")
     if tuning.trials:
-        source = "rows held out of the samples" if tuning.held_out else "the given embeddings"
+        source = "rows held out of the samples" if tuning.held_out else "the given ones"
         output.say(f"{tuning.queries:,} queries: {source}")
         output.table(
             ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95 ms", "size", ""),

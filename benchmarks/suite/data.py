@@ -8,6 +8,7 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows
+from retrieval.quality.texts import text_queries
 from retrieval.storage.sets.compatible import check_same_encoder
 from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
 from retrieval.workspace import Role, Workspace
@@ -64,6 +65,15 @@ def data_of_embeddings(
     check_same_encoder(queries.facts.encoder, facts.encoder, *where)
     sides = Labelled.of(queries), Labelled.of(database)
     return BenchData(*sides, chosen, str(queries.folder), *names)
+
+
+def data_of_texts(file: str, database: Embeddings, metric: Metric | str | None) -> BenchData:
+    """Return the data of text queries of a CSV file. Raises the errors of `text_queries`."""
+    facts = database.facts
+    chosen = facts.metric if metric is None else choice(Metric, metric)
+    asked = text_queries(file, facts.encoder)
+    names = file, str(database.folder), facts.encoder.name
+    return BenchData(asked, Labelled.of(database), chosen, *names)
 
 
 def data_of_hdf5(file: Path, metric: Metric | str | None) -> BenchData:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.command import command
-from cli.options import Database, MetricName, Queries, Seed, parsed_metric
+from cli.options import Database, MetricName, Seed, parsed_metric
 from cli.output import Output
 from cli.tables import print_bench
 
@@ -61,6 +61,16 @@ ThreadsOption = Annotated[
     ),
 ]
 
+BenchQueries = Annotated[
+    str | None,
+    typer.Option(
+        "--queries",
+        metavar="DIR|FILE",
+        help="Embeddings folder of the queries, or a CSV file with a column text: queries in "
+        "words.  [default: the last test split]",
+    ),
+]
+
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -83,7 +93,7 @@ ComparedOption = Annotated[
 def bench(
     output: Output,
     workspace: "Workspace",
-    queries: Queries = None,
+    queries: BenchQueries = None,
     database: Database = None,
     backends: BackendsOption = None,
     metric: MetricName = None,
@@ -150,8 +160,14 @@ def _data(
     metric: "Metric | None",
     seed: int,
 ) -> "BenchData":
-    from benchmarks.suite.data import data_of_embeddings, data_of_hdf5, latest_test_split
+    from benchmarks.suite.data import (
+        data_of_embeddings,
+        data_of_hdf5,
+        data_of_texts,
+        latest_test_split,
+    )
     from retrieval.errors import BadInput
+    from retrieval.quality.texts import is_texts
     from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 
@@ -162,6 +178,8 @@ def _data(
     searched = open_embeddings(
         database or workspace.needed(Role.DATABASE, "retr encode", "--database")
     )
+    if queries is not None and is_texts(queries):
+        return data_of_texts(queries, searched, metric)
     asked = open_embeddings(queries) if queries else latest_test_split(workspace, searched)
     return data_of_embeddings(asked, searched, metric, seed)
 

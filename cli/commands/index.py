@@ -22,7 +22,7 @@ from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.contracts import Metric
+    from retrieval.contracts import Metric, Vectors
     from retrieval.index.auto.trials import Target, Tuning
     from retrieval.index.folder import IndexFacts
     from retrieval.storage.places import Place
@@ -64,9 +64,9 @@ class AutoTarget:
     queries: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR",
-            help="With --backend auto: embeddings of the queries to measure with.  [default: a "
-            "sample of the rows]",
+            metavar="DIR|FILE",
+            help="With --backend auto: embeddings of the queries to measure with, or a CSV file "
+            "with a column text, for searches in words.  [default: a sample of the rows]",
         ),
     ] = None
     seed: Annotated[int | None, seed_option("Random seed (--backend auto only).  [default: 0]")] = (
@@ -328,10 +328,15 @@ def _build_best(
 ) -> IndexChange:
     """Build the fastest index that reaches the target, and print how it was chosen."""
     from retrieval.index.auto.tuning import build_best
+    from retrieval.quality.texts import is_texts, text_queries
     from retrieval.storage.sets.embeddings import open_embeddings
 
     target = auto.target()
-    queries = None if auto.queries is None else open_embeddings(auto.queries)
+    queries: Embeddings | Vectors | None = None
+    if auto.queries is not None and is_texts(auto.queries):
+        queries = text_queries(auto.queries, sets[0].facts.encoder).vectors
+    elif auto.queries is not None:
+        queries = open_embeddings(auto.queries)
     seed = auto.seed or 0
     with output.steps() as step:
         facts, tuning = build_best(

@@ -36,6 +36,7 @@ class WordsSettings(Settings):
     dim: Count = 118  # dimension of both towers' output
     mirror: bool = True  # also embed the mirror image, at twice the time
     shift: Amount = 0  # pixels; also embed views moved two ways, at three times the time
+    frozen_blocks: Amount = 0  # first blocks of images that keep the weights of the start
     context: Count = 32  # tokens of a text
     merges: Amount = 8192 - BYTES  # merges of CLIP's vocabulary
     text_width: Count = 128
@@ -71,8 +72,21 @@ class WordsNetwork(Network):
             layers=settings.text_layers,
             output_dim=settings.dim,
         )
+        for layer in self._frozen():
+            layer.requires_grad_(False)
         self.scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
         self.bias = nn.Parameter(torch.tensor(FIRST_BIAS))
+
+    def _frozen(self) -> Sequence[nn.Module]:
+        count = self.settings.frozen_blocks
+        return [self.image.whitening, *self.image.blocks[:count]] if count else []
+
+    def train(self, mode: bool = True) -> "WordsNetwork":
+        """Set the mode of the network; frozen blocks stay in evaluation mode."""
+        super().train(mode)
+        for layer in self._frozen():
+            layer.eval()
+        return self
 
     @property
     def training_dim(self) -> int:

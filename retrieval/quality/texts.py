@@ -9,14 +9,18 @@ from typing import Self
 import numpy as np
 
 from retrieval.contracts import Metric, Prompts, Vectors
+from retrieval.embedding.embed import Embedder
 from retrieval.embedding.query import checked_texts
 from retrieval.errors import BadInput
 from retrieval.labels import as_labels
 from retrieval.quality.labelled import Labelled
 from retrieval.storage.names import nfc
+from retrieval.storage.sets.manifest import EncoderFacts
 
 TEXT, LABEL, ID = "text", "label", "id"
 MAX_FIELD = 10_000_000  # characters; Python's own limit is 131,072
+
+ENDINGS = (".csv",)  # of a file of texts, in place of a folder of embeddings
 
 Embed = Callable[[Sequence[str]], Vectors]
 """Returns the vectors (n, dim) of n texts."""
@@ -26,7 +30,8 @@ Embed = Callable[[Sequence[str]], Vectors]
 class TextQueries:
     """Texts, each with the label or the image id that is relevant to it.
 
-    by: `label`, if images with the label are relevant, or `id`, if one image is.
+    by: `label`, if images with the label are relevant; `id`, if one image is; empty if that is
+    not known.
     """
 
     name: str
@@ -35,10 +40,11 @@ class TextQueries:
     relevant: list[str]
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, needs_relevant: bool = True) -> Self:
         """Read a CSV file in UTF-8 with the columns `text,label` or `text,id`.
 
-        Other columns are ignored. Raises BadInput for another file, and for an empty text.
+        Other columns are ignored. needs_relevant: False if `text` alone is enough. Raises BadInput
+        for another file, and for an empty text.
         """
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
@@ -52,16 +58,17 @@ class TextQueries:
             ) from None
         columns = [name for name in rows[0] if name is not None] if rows else []
         known = [by for by in (LABEL, ID) if by in columns]
-        if TEXT not in columns or len(known) != 1:
+        if TEXT not in columns or len(known) > 1 or (needs_relevant and not known):
             met = f"the columns {', '.join(columns)}" if columns else "no rows"
             raise BadInput(f"{path} has {met}; give it {TEXT},{LABEL} or {TEXT},{ID}, and rows")
-        by = known[0]
+        by = known[0] if known else ""
         texts, relevant = [], []
         for line, row in enumerate(rows, start=2):
-            if not (row[TEXT] or "").strip() or not (row[by] or "").strip():
-                raise BadInput(f"{path}: row {line} has no {TEXT} or no {by}; fill it in")
+            for name in (TEXT, by):
+                if name and not (row[name] or "").strip():
+                    raise BadInput(f"{path}: row {line} has no {name}; fill it in")
             texts.append(row[TEXT])
-            relevant.append(nfc(row[by]))
+            relevant.append(nfc(row[by]) if by else "")
         return cls(path.name, by, checked_texts(texts), relevant)
 
     @property
@@ -70,8 +77,9 @@ class TextQueries:
         return [f"{self.name}: {number}" for number in range(1, len(self.texts) + 1)]
 
     def labelled(self, vectors: Vectors) -> Labelled:
-        """Return the texts with their vectors (n, dim) as queries of an evaluation by label."""
-        return Labelled(vectors, self.ids, as_labels(self.relevant))
+        """Return the texts with their vectors (n, dim) as queries; without labels if by id."""
+        labels = self.relevant if self.by == LABEL else [None] * len(self.texts)
+        return Labelled(vectors, self.ids, as_labels(labels))
 
     def by_label(self) -> dict[str, list[int]]:
         """Return the positions of each label's texts, in the order of their first text."""
@@ -79,6 +87,21 @@ class TextQueries:
         for position, label in enumerate(self.relevant):
             found.setdefault(label, []).append(position)
         return found
+
+
+def is_texts(name: str) -> bool:
+    """Return whether the name is that of a file of texts, not of a folder of embeddings."""
+    return Path(name).suffix.lower() in ENDINGS
+
+
+def text_queries(file: str | Path, encoder: EncoderFacts, device: str = "auto") -> Labelled:
+    """Return the texts of a CSV file as queries, embedded by the encoder of a database.
+
+    The file needs the column `text` only. Raises the errors of `TextQueries.read`, and BadInput
+    for an encoder that takes no text.
+    """
+    asked = TextQueries.read(Path(file), needs_relevant=False)
+    return asked.labelled(Embedder(encoder, device, owner="the database").embed_texts(asked.texts))
 
 
 def in_templates(texts: Sequence[str], prompts: Prompts, embed: Embed, metric: Metric) -> Vectors:

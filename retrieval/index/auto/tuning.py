@@ -37,13 +37,14 @@ def build_best(
     target: Target,
     *,
     metric: Metric | str | None = None,
-    queries: Embeddings | None = None,
+    queries: Embeddings | Vectors | None = None,
     seed: int = 0,
     progress: Progress = lambda _: None,
 ) -> tuple[IndexFacts, Tuning]:
     """Build the fastest index over the embeddings that reaches the target, in `folder`.
 
-    queries: embeddings of typical queries; None to hold out rows of the sets as queries.
+    queries: embeddings of typical queries, or vectors (q, dim) of queries in words by the same
+        encoder; None to hold out rows of the sets as queries.
     seed: random seed. Times differ between runs, so that another run may choose another of several
         candidates that are equally fast.
 
@@ -54,11 +55,12 @@ def build_best(
     metric = None if metric is None else choice(Metric, metric)
     encoder = common_facts(sets)
     metric = metric or sets[0].facts.metric
-    if queries is not None:
+    if isinstance(queries, Embeddings):
         _check_queries(queries, encoder, sets)
     check_target(folder)
     rows, vectors = read_all(sets)
-    asked = TuningQueries.of(vectors, None if queries is None else queries.read()[1], seed)
+    given = queries.vectors() if isinstance(queries, Embeddings) else queries
+    asked = TuningQueries.of(vectors, given, seed)
     with locked_build(folder) as partial:
         found = SampleResult([], [], [("exact", make_indexer("exact", {"metric": metric}))])
         reason = f"{len(vectors):,} rows are few: exact search, without trials"
