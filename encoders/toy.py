@@ -1,12 +1,20 @@
-"""The toy encoder: an image's mean color, readable by eye, for tests and first steps."""
+"""The toy encoder: an image's mean color, readable by eye, for tests and first steps.
+
+It takes words, too: the names of colors.
+"""
 
 import hashlib
+import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from PIL import ImageColor
 
 from retrieval.contracts import Framing, Images, Json, Metric, Vectors
 from retrieval.errors import BadInput
+
+GRAY = (128, 128, 128)
 
 
 class Toy:
@@ -29,3 +37,14 @@ class Toy:
             raise BadInput(f"images must be (n, {side}, {side}, 3), got {images.shape}")
         means: Vectors = images.reshape(len(images), side * side, 3).mean(axis=1, dtype=np.float32)
         return means / np.float32(255)
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        """Return the mean (n, 3) of the colors that each text names, as CSS does; else gray."""
+        colors = [_colors(text) or [GRAY] for text in texts]
+        means = [np.mean(of_text, axis=0, dtype=np.float32) for of_text in colors]
+        return np.array(means, np.float32).reshape(-1, 3) / np.float32(255)
+
+
+def _colors(text: str) -> list[tuple[int, ...]]:
+    words = re.findall("[a-z]+", text.lower())
+    return [ImageColor.getrgb(word) for word in words if word in ImageColor.colormap]

@@ -1,12 +1,13 @@
 """Searches as the command line asks for them: images and words, alone or joined to one query."""
 
+import os
 from collections.abc import Sequence
 from itertools import groupby
 
 from retrieval.contracts import Json
 from retrieval.embedding.queries import is_words, query_images
 from retrieval.embedding.query import Query, Weights
-from retrieval.errors import BadInput
+from retrieval.errors import BadImage, BadInput
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.index.searching import QueryHits, Searcher, label_of_own_hit
@@ -36,10 +37,24 @@ def search_each(
                 for text, hits in zip(given, found, strict=True)
             ]
         else:
-            found_files, unread = searcher.search_files(given, k, where, note, columns)
+            try:
+                found_files, unread = searcher.search_files(given, k, where, note, columns)
+            except BadImage as error:
+                raise _with_hint(error, given) from None
             answers += found_files
             skipped += unread
     return answers, skipped
+
+
+def _with_hint(error: BadImage, given: Sequence[str]) -> BadImage:
+    """Return the error with a hint at --text, if the first argument may have been meant as words.
+
+    It was taken as a path because it looks like one, and no such file exists.
+    """
+    if "://" in given[0] or os.path.lexists(given[0]):
+        return error
+    problem = error.reason.partition(";")[0]
+    return BadImage(given[0], f"{problem}; correct the path, or search for words with --text")
 
 
 def search_joined(
