@@ -2,7 +2,8 @@
 
 The measurements alternate, each in its own process, so that a slow phase of the machine affects
 all: the bare interpreter, the imports that such a command needs, torch's import for comparison,
-`retr --help`, a search through the encoder's exported network, and the same search through torch.
+`retr --help`, a search through the encoder's exported network, and the same search through torch;
+with --text, also a search in words.
 A first search is not counted: it may export the network, and reads files that are cached later.
 """
 
@@ -22,7 +23,7 @@ from retrieval.index.folder import IndexFacts
 RETR = (sys.executable, "-c", "from cli.main import main; main()")
 
 
-def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
+def measure(index: Path, image: Path, k: int, repeats: int, text: str = "") -> dict[str, Json]:
     """Return the seconds of each measurement in each repetition, and their median.
 
     Raises BadInput if `folder` has no index, CalledProcessError if a command fails.
@@ -38,6 +39,10 @@ def measure(index: Path, image: Path, k: int, repeats: int) -> dict[str, Json]:
         "search": search,
         "search_with_torch": (*search, "--encoder", facts.encoder.name),
     }
+    if text:
+        words = (*RETR, "search", "--text", text, "-k", str(k), "--index", str(index))
+        ways["search_in_words"] = words
+        seconds(words)
     seconds(search)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -68,8 +73,10 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--text", default="", help="words to search for; none: no such search")
     given = parser.parse_args()
-    print(json.dumps(measure(given.index, given.image, given.k, given.repeats), indent=2))
+    results = measure(given.index, given.image, given.k, given.repeats, given.text)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

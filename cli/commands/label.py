@@ -100,8 +100,10 @@ def label(
     from retrieval.storage.sets.assigned import clear_labels
     from retrieval.storage.sets.embeddings import open_embeddings
 
-    if clear == (names is not None):
-        raise BadInput("give the classes with --with, or take labels away with --clear")
+    if clear and names is not None:
+        raise BadInput("--with and --clear exclude each other; give one of them")
+    if not clear and names is None:
+        raise BadInput("no classes are given; name them with --with, or take labels away: --clear")
     embeddings = _embeddings(output, workspace, folder, encoder, device)
     if clear:
         clear_labels(embeddings.folder)

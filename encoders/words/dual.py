@@ -43,7 +43,8 @@ class DualEncoder(TorchEncoder):
         """
         self.tokenizer = tokenizer
         self.prompts = prompts
-        super().__init__(
+        TorchEncoder.__init__(  # a subclass may have another base between
+            self,
             network,
             name=name,
             dim=dim,
