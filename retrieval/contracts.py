@@ -149,7 +149,7 @@ class Tokenizing(TextEncoder, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """How a text encoder tells classes apart by their names (zero-shot classification).
+    """Settings by which a text encoder tells classes apart by their names (zero-shot).
 
     templates: sentences with `{}` for the name; a class is the mean of their unit vectors.
     scale: factor of a cosine in a class's logit, as in training.

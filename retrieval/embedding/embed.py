@@ -164,7 +164,7 @@ class Embedder:
 
     @property
     def prompts(self) -> Prompts:
-        """How the encoder tells classes apart by their names. Raises BadInput if it cannot."""
+        """The encoder's prompts for names of classes. Raises BadInput if it takes no text."""
         encoder = self._opened_for_text()
         return encoder.prompts if isinstance(encoder, Prompted) else Prompts()
 

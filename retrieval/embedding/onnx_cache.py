@@ -42,7 +42,7 @@ NETWORK = "network.onnx"
 TEXT_NETWORK = "text.onnx"
 TOKENIZER = "tokenizer.json"
 PLUGIN = "exported"  # the encoder that runs an export
-TEXT_PLUGIN = "exported-text"  # and the one that also runs its text tower
+TEXT_PLUGIN = "exported-text"  # the encoder that also runs its text tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ExportFacts:
     metric: Metric
     framing: Framing
     network_sha256: str
-    text: TextFacts | None = None  # of an encoder that takes words
+    text: TextFacts | None = None  # for an encoder that takes words
 
     def __post_init__(self) -> None:
         resolve_choices(self)

@@ -14,7 +14,7 @@ from retrieval.values import shown
 
 Pictures = tuple[Given | Item, ...]
 
-LEAST_SHARE = 1e-5  # of the longest part; a shorter sum is rounding
+LEAST_SHARE = 1e-5  # share of the longest part; a shorter sum is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """What the images found should be like, and what they should not.
+    """One query: what the images found should be like, and what they should not.
 
     images: pictures that they should be like, as `retrieval.images.as_images` takes them.
     texts: words for what they should show.

@@ -22,9 +22,10 @@ def search_each(
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> tuple[list[QueryHits], list[Skipped]]:
-    """Return the hits of each query, words or images, in the order given; and images not read.
+    """Return the hits of each query, in the order given, and the images that cannot be read.
 
-    A query that `is_words` says is no path is words. The rest is as for `Searcher.search_files`.
+    A query is words if `is_words` says so, else images. The rest is as for
+    `Searcher.search_files`.
     """
     answers: list[QueryHits] = []
     skipped: list[Skipped] = []

@@ -20,7 +20,7 @@ from retrieval.storage.sets.manifest import EncoderFacts
 TEXT, LABEL, ID = "text", "label", "id"
 MAX_FIELD = 10_000_000  # characters; Python's own limit is 131,072
 
-ENDINGS = (".csv",)  # of a file of texts, in place of a folder of embeddings
+ENDINGS = (".csv",)  # endings of files of texts; other names are folders of embeddings
 
 Embed = Callable[[Sequence[str]], Vectors]
 """Returns the vectors (n, dim) of n texts."""

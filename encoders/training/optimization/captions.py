@@ -10,7 +10,7 @@ from encoders.networks import Network
 from encoders.training.recipe import Captions
 from retrieval.errors import BadInput, UnknownName
 
-PLACE = "{}"  # of a name in a template
+PLACE = "{}"  # stands for the name in a template
 
 
 def captions_of(settings: Captions, classes: Sequence[str]) -> list[list[str]]:
