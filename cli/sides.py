@@ -20,6 +20,15 @@ def open_database(workspace: "Workspace", database: str | None) -> "Embeddings":
     return open_embeddings(database or workspace.needed(Role.DATABASE, "retr encode", "--database"))
 
 
+def warn_of_assigned(output: Output, embeddings: "Embeddings") -> None:
+    """Say that the labels come from words, so that an evaluation does not measure the truth."""
+    if embeddings.manifest.assigned is not None:
+        output.warn(
+            f"the labels of {embeddings.folder} are from 'retr label', not given: 'retr label "
+            f"{embeddings.folder} --clear' takes them away"
+        )
+
+
 def open_folders(
     workspace: "Workspace", queries: str | None, database: str | None
 ) -> "tuple[Embeddings, Embeddings]":
@@ -55,6 +64,8 @@ def open_sides(
     from retrieval.errors import BadInput
     from retrieval.quality.protocols import Protocol, sides_of_folders
 
+    for each in {str(each.folder): each for each in folders}.values():
+        warn_of_assigned(output, each)
     chosen = None if protocol is None else parsed_choice("protocol", protocol, Protocol)
     if draw is not None and (chosen is None or not chosen.draws):
         raise BadInput("--draw needs a hashing protocol; add --protocol hashing-54k or hashing-59k")

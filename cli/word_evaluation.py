@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.output import Output
+from cli.sides import warn_of_assigned
 from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def evaluate_texts(
     from retrieval.quality.zero_shot import accuracy
 
     asked = TextQueries.read(file)
+    warn_of_assigned(output, searched)
     embedder = Embedder(searched.facts.encoder, device, owner=str(searched.folder))
     chosen = metric or searched.facts.metric
     vectors = _vectors(output, asked, embedder, chosen, in_templates)

@@ -1,7 +1,7 @@
 """`retr info`: describe a folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cli.command import command
 from cli.options import Folder
@@ -52,6 +52,10 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     columns = open_embeddings(folder).columns().column_names if manifest.complete else []
     if columns:
         output.say(f"  columns   {', '.join(columns)}")
+    assigned = dict(open_embeddings(folder).assigned()) if manifest.complete else {}
+    if assigned:
+        names = ", ".join(map(str, cast("list[str]", assigned["with"])))
+        output.say(f"  labels    by 'retr label', from the words {names}")
     output.say(
         f"  complete  {'yes' if manifest.complete else 'no: run the same retr encode again'}"
     )
@@ -65,6 +69,7 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
         "passed_over": dict(manifest.passed_over),
         "complete": manifest.complete,
         "columns": columns,
+        "assigned": assigned or None,
         "size_bytes": n_bytes,
     }
 

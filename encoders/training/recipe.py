@@ -48,7 +48,9 @@ class Captions(Settings):
     """Captions of images, made by rule: a template with a name of the image's class in it."""
 
     templates: tuple[str, ...] = ("{}",)  # sentences with {} for the name
-    names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names of a class; none: its label
+    names: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # names of a class; none: its label
     per_class: Count = 1  # captions of each class in a step
 
 

@@ -22,9 +22,9 @@ def search_each(
     note: Note = no_note,
     columns: Columns = NO_CHOICE,
 ) -> tuple[list[QueryHits], list[Skipped]]:
-    """Return the hits of each query, in the order given, and the images that cannot be read.
+    """Return the answers to all queries in order, and the images that could not be read.
 
-    A query is words if `is_words` says so, else images. The rest is as for
+    A query is words where `is_words` is true, else images. The rest is as for
     `Searcher.search_files`.
     """
     answers: list[QueryHits] = []
