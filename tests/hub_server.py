@@ -21,12 +21,14 @@ LARGE = (".safetensors", ".bin")  # stored elsewhere, and reached by a redirect
 class Hub:
     """Repositories of a hub, and the faults of its server.
 
-    references: commit of each (repository, branch or tag). commits: files of each (repository,
-    commit). gated: repositories that deny access. cuts: number of downloads of large files that
-    end in the middle. delay: seconds before each answer. requests: those that came.
+    elsewhere: the server's other address, where large files are. references: commit of each
+    (repository, branch or tag). commits: files of each (repository, commit). gated: repositories
+    that deny access. cuts: number of downloads of large files that end in the middle. delay:
+    seconds before each answer. requests: those that came.
     """
 
     url: str = ""
+    elsewhere: str = ""
     references: dict[tuple[str, str], str] = field(default_factory=dict)
     commits: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
@@ -112,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         digest = sha256(body).hexdigest()
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(body))}
-            self.send(302, headers | {"Location": f"{self.hub.url}/cdn/{digest}"})
+            self.send(302, headers | {"Location": f"{self.hub.elsewhere}/cdn/{digest}"})
         else:
             self.send(200, headers | {"ETag": f'"{digest[:32]}"'}, body, head)
 
@@ -155,7 +157,8 @@ def hub_server() -> Iterator[Hub]:
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub.elsewhere = f"http://localhost:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield hub
     finally:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from timm.utils import reparameterize_model
 
 from encoders.hub import LocalFolder, Repository
 from encoders.inference import torch_device
@@ -53,7 +54,7 @@ class Clip(DualEncoder):
         framing, mean, std = framing_of(network.visual.preprocess_cfg)
         weights = network.state_dict()
         prompts = prompts_of(network)
-        visual = network.visual
+        visual = reparameterize_model(network.visual, inplace=True)  # FastViT's branches in one
         del network.visual
         super().__init__(
             ImageTower(visual, mean, std),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
 
 from encoders.hub import LocalFolder, Repository
 from encoders.words.tokenizer import CLEANING, CLIP_CONTEXT, Tokenizer
@@ -96,33 +95,15 @@ def _by_tokenizers(path: Path, settings_path: Path | None) -> tuple[Backend, int
         raise BadData(f"cannot read {path} ({_line(error)}); save the tokenizer again") from None
     if settings.get("padding_side") == "left":
         raise BadInput(f"{path} pads texts on the left, which is not supported; choose another")
-    if not {"add_bos_token", "add_eos_token"}.isdisjoint(settings):
-        _set_ends(backend, settings, path)
-    names = [_content(settings.get("pad_token"))]
-    padding = next(
-        (backend.token_to_id(name) for name in names if name),
-        backend.padding["pad_id"] if backend.padding else None,
-    )
+    named = _content(settings.get("pad_token"))
+    padding = backend.token_to_id(named) if named else None
+    if padding is None and backend.padding:
+        padding = backend.padding["pad_id"]
     for name in USUAL_PADDING:
         padding = backend.token_to_id(name) if padding is None else padding
     if padding is None:
         raise BadData(f"{path} has no token for padding; save the tokenizer again")
     return backend, padding, backend.token_to_id(_content(settings.get("sep_token")) or "[SEP]")
-
-
-def _set_ends(backend: Backend, settings: Mapping[str, Any], path: Path) -> None:
-    """Put the tokens of start and end around a text, as transformers does for these settings."""
-    sides = [
-        _content(settings.get(f"{side}_token")) if settings.get(f"add_{side}_token") else ""
-        for side in ("bos", "eos")
-    ]
-    numbers = {name: backend.token_to_id(name) for name in sides if name}
-    if None in numbers.values():
-        raise BadData(f"{path} lacks a token that {SETTINGS} names; save the tokenizer again")
-    backend.post_processor = processors.TemplateProcessing(
-        single=" ".join(part for part in (sides[0], "$A", sides[1]) if part),
-        special_tokens=list(numbers.items()),
-    )
 
 
 def _content(token: Any) -> str:
