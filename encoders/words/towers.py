@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from open_clip.factory import load_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from encoders.hub import LocalFolder
 from encoders.words.checkpoints import CONFIG, Checkpoint
@@ -26,6 +27,18 @@ from retrieval.errors import BadData, BadInput
 WEIGHT_SOURCES = {"hf_model_name", "hf_model_pretrained", "timm_model_pretrained"}
 TRANSFORMER_ORIGIN = {"_name_or_path", "transformers_version"}
 TOKENIZER_KEYS = {"hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"}
+
+# Functions that fill a weight with random numbers.
+DRAWS = frozenset(
+    {
+        nn.init.kaiming_uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        Tensor.normal_,
+        Tensor.uniform_,
+        Tensor.erfinv_,
+    }
+)
 
 
 class ImageTower(nn.Module):
@@ -60,6 +73,22 @@ class TextTower(nn.Module):
         return vectors
 
 
+class _WithoutRandomWeights(TorchFunctionMode):
+    """Leave new weights as they are in memory: all are replaced, and drawing them takes seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def load_model(checkpoint: Checkpoint) -> tuple[Any, dict[str, Json]]:
     """Return open_clip's model with its weights in float32, and its configuration as a key.
 
@@ -80,7 +109,8 @@ def load_model(checkpoint: Checkpoint) -> tuple[Any, dict[str, Json]]:
         text["hf_model_name"] = str(path.parent)
     _check_timm(config["vision_cfg"].get("timm_model_name"))
     with _root_logger_untouched(), torch.random.fork_rng(devices=[]):
-        model = _built(config, checkpoint)
+        with _WithoutRandomWeights():
+            model = _built(config, checkpoint)
         try:
             load_checkpoint(model, str(checkpoint.weights))
         except Exception as error:  # from several libraries
