@@ -114,9 +114,13 @@ def load_model(checkpoint: Checkpoint) -> tuple[Any, dict[str, Json]]:
         try:
             load_checkpoint(model, str(checkpoint.weights))
         except Exception as error:  # from several libraries
+            remedy = (
+                "save the model again"
+                if isinstance(checkpoint.home, LocalFolder)
+                else "delete the file, and it will be fetched again"
+            )
             raise BadData(
-                f"cannot load the weights {checkpoint.weights} ({_line(error)}); "
-                "fetch or save the model again"
+                f"cannot load the weights {checkpoint.weights.resolve()} ({_line(error)}); {remedy}"
             ) from None
     if hasattr(model, "text_decoder"):
         del model.text_decoder  # CoCa's, which writes captions

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from encoders.inference import fingerprint_of
 from encoders.words.clip import TEMPLATES, Clip
 from retrieval.contracts import Prompted, Resample, TextExportable, Tokenizing
 from retrieval.errors import BadInput
 from retrieval.images import frame
 from tests.dual_models import CONFIGS, save_model, write_config
 
-KINDS = sorted(CONFIGS)
 TEXTS = [
     "a red car in the snow",
     "two dogs",
@@ -29,7 +29,7 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small model, for each kind."""
     kind: str = request.param
@@ -43,7 +43,7 @@ def encoder(folder: Path) -> Clip:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> tuple[Any, Any]:
-    """The same model and its preprocessing, opened by open_clip."""
+    """Open the same model and its preprocessing by open_clip."""
     network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     return network.eval(), preprocess
 
@@ -119,6 +119,14 @@ def test_config_has_no_paths_and_no_tokenizer_names(folder: Path, encoder: Clip)
     assert str(folder.parent) not in text
     assert "hf_tokenizer_name" not in text
     assert encoder.name == f"clip:{folder.resolve()}"
+
+
+def test_fingerprint_is_of_the_weights_as_they_are_saved(
+    encoder: Clip, model: tuple[Any, Any]
+) -> None:
+    saved = model[0].state_dict().items()
+    weights = {name: tensor for name, tensor in saved if not name.startswith("text_decoder.")}
+    assert fingerprint_of(encoder.config, encoder.framing, weights) == encoder.fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from encoders import hub as hub_module
 from encoders.words.clip import Clip
 from encoders.words.published import DEFAULT_MODEL, find_published, preferred_tag
-from retrieval.errors import BadInput, RetrError, UnknownName
+from retrieval.errors import BadData, BadInput, RetrError, UnknownName
 from retrieval.registry import open_encoder
 from tests.dual_models import CONFIGS, PREPROCESSING, TOKENIZER_OF_SIGLIP, save_model
 from tests.hub_server import Hub, hub_server
@@ -181,6 +181,25 @@ def test_a_download_that_ends_early_leaves_no_half_file(
     assert not list((tmp_path / "cache").rglob("blobs/*"))
     hub.cuts = 0
     assert Clip("tiny-CLIP", "cpu").dim == 16
+
+
+def test_a_damaged_file_in_the_cache(hub: Hub, folders: dict[str, Path], tmp_path: Path) -> None:
+    Clip("tiny-CLIP", "cpu")
+    (path,) = (tmp_path / "cache").rglob(WEIGHTS)
+    path.resolve().write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        BadData, match=r"cannot load the weights (\S+) .*; delete the file"
+    ) as error:
+        Clip("tiny-CLIP", "cpu")
+    Path(str(error.value).split()[4]).unlink()
+    assert Clip("tiny-CLIP", "cpu").dim == 16
+
+
+def test_no_progress_is_shown_without_a_terminal(
+    hub: Hub, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Clip("tiny-CLIP", "cpu")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_hub_that_does_not_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
