@@ -24,6 +24,7 @@ from retrieval.errors import BadInput, RetrError
 HUB_TIMEOUT_SECONDS = 8
 DEFAULT_REVISION = "main"
 REVISION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)  # a path below the cache's `refs`
+COMMIT = re.compile(r"[0-9a-f]{40}")
 DENIED = (401, 403)  # status codes
 
 
@@ -49,29 +50,39 @@ class Repository:
     def __str__(self) -> str:
         return self.name
 
-    def find(self, *names: str) -> Path | None:
+    def find(self, *names: str, recheck: bool = False) -> Path | None:
         """Return the first of these files that the repository has; None if it has none of them.
 
-        A file in the hub's cache needs no request. Raises BadInput for a repository or revision
-        that is not found or denies access, RetrError if the hub cannot be reached.
+        A file in the hub's cache needs no request, nor does one that is known to be missing.
+        recheck: whether to ask the hub again for files that a branch or tag did not have. Raises
+        BadInput for a repository or revision that is not found or denies access, RetrError if the
+        hub cannot be reached.
         """
+        known = {name: self._cached(name) for name in names}
+        path = next((Path(place) for place in known.values() if isinstance(place, str)), None)
+        asked_again = recheck and not COMMIT.fullmatch(self.revision)
         for name in names:
-            path = self._find(name)
-            if path is not None:
-                self.revision = path.parent.name
-                return path
-        return None
+            if path is None and (known[name] is None or asked_again):
+                path = self._fetched(name)
+        if path is not None:
+            self.revision = path.parent.name
+        return path
 
-    def _find(self, name: str) -> Path | None:
+    def _cached(self, name: str) -> object:
+        """Return the path of the file in the cache, None if it is unknown, else another value."""
         try:
-            cached = try_to_load_from_cache(self.name, name, revision=self.revision)
-            if cached is None:
-                if not huggingface_hub.constants.is_offline_mode():
-                    check_reachable(huggingface_hub.constants.ENDPOINT)
-                cached = hf_hub_download(self.name, name, revision=self.revision)
+            return try_to_load_from_cache(self.name, name, revision=self.revision)
+        except HFValidationError:
+            raise self._not_found() from None
+
+    def _fetched(self, name: str) -> Path | None:
+        try:
+            if not huggingface_hub.constants.is_offline_mode():
+                check_reachable(huggingface_hub.constants.ENDPOINT)
+            return Path(hf_hub_download(self.name, name, revision=self.revision))
         except RemoteEntryNotFoundError:
             return None
-        except (HFValidationError, RepositoryNotFoundError):
+        except RepositoryNotFoundError:
             raise self._not_found() from None
         except RevisionNotFoundError:
             raise BadInput(
@@ -84,7 +95,6 @@ class Repository:
                 f"cannot fetch {name} of {self.name} from the model hub ({_reason(error)}); "
                 "connect to the network and try again, or name a local folder"
             ) from error
-        return Path(cached) if isinstance(cached, str) else None  # it may be known to be missing
 
     def _not_found(self) -> BadInput:
         return BadInput(

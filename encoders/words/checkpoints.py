@@ -102,7 +102,7 @@ def _of_folder(place: Path) -> Checkpoint:
 def _of_repository(spec: str) -> Checkpoint:
     name, revision = split_revision(spec)
     home = Repository(name, revision or DEFAULT_REVISION)
-    config = home.find(CONFIG)
+    config = home.find(CONFIG, recheck=True)
     if config is None:
         raise BadInput(f"{name} has no {CONFIG}; name a repository of an open_clip model")
     weights = home.find(*HUB_WEIGHTS)
@@ -119,7 +119,7 @@ def _of_repository(spec: str) -> Checkpoint:
 
 def _of_model(published: Published) -> Checkpoint:
     home = Repository(published.repository, published.revision or DEFAULT_REVISION)
-    weights = home.find(*([published.file] if published.file else HUB_WEIGHTS))
+    weights = home.find(*([published.file] if published.file else HUB_WEIGHTS), recheck=True)
     if weights is None:
         others = [tag for tag in published.tags if tag != published.tag]
         raise BadInput(

@@ -12,6 +12,7 @@ import importlib.util
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -159,6 +160,7 @@ CLEANING: Mapping[str, Callable[[str], str]] = {
 }
 
 
+@cache
 def _clip_backend(merges: int) -> Backend:
     """Return the byte-pair encoding of CLIP's vocabulary, with its first merges.
 

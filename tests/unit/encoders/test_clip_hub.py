@@ -146,6 +146,19 @@ def test_pickles_are_refused(hub: Hub, folders: dict[str, Path]) -> None:
     assert not [request for request in hub.requests if "/cdn/" in request]
 
 
+def test_weights_that_were_added_later_are_found(hub: Hub, folders: dict[str, Path]) -> None:
+    files = {path.name: path.read_bytes() for path in folders["CLIP"].iterdir()}
+    hub.push("tiny/CLIP", {"README.md": b""})
+    with pytest.raises(BadInput, match="pickles are not loaded"):
+        Clip("tiny-CLIP", "cpu")
+    second_name = {"open_clip_pytorch_model.safetensors": files[WEIGHTS]}
+    commit = hub.push("tiny/CLIP", second_name)
+    assert Clip("tiny-CLIP", "cpu").config["revision"] == commit
+    hub.requests.clear()
+    assert Clip("tiny-CLIP", "cpu").config["revision"] == commit
+    assert hub.requests == []
+
+
 def test_a_file_with_another_name(hub: Hub, folders: dict[str, Path]) -> None:
     hub.push(
         "tiny/CLIP-file", {"pytorch_model.safetensors": (folders["CLIP"] / WEIGHTS).read_bytes()}
