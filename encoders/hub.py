@@ -69,7 +69,7 @@ class Repository:
         return path
 
     def _cached(self, name: str) -> object:
-        """Return the path of the file in the cache, None if it is unknown, else another value."""
+        """Return the path in the cache, None if not known, another value if known to be missing."""
         try:
             return try_to_load_from_cache(self.name, name, revision=self.revision)
         except HFValidationError:

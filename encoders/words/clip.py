@@ -9,11 +9,13 @@ from timm.utils import reparameterize_model
 from encoders.hub import LocalFolder, Repository
 from encoders.inference import torch_device
 from encoders.words.checkpoints import Checkpoint, open_checkpoint
-from encoders.words.dual import DualEncoder
+from encoders.words.dual import COMPARED_TEXTS, DualEncoder
 from encoders.words.hub_tokenizer import open_tokenizer
 from encoders.words.published import DEFAULT_MODEL
-from encoders.words.towers import ImageTower, TextTower, framing_of, load_model
+from encoders.words.tokenizer import Tokenizer
+from encoders.words.towers import ImageTower, TextTower, framing_of, load_model, vocabulary_of
 from retrieval.contracts import Json, Prompts
+from retrieval.errors import BadData
 
 VERSION = 1  # raise it when the arithmetic here changes; part of the fingerprint
 IMAGES_PER_BATCH = 32
@@ -52,6 +54,7 @@ class Clip(DualEncoder):
         tokenizer = open_tokenizer(checkpoint.text, _tokenizer_home(checkpoint))
         network, key = load_model(checkpoint)
         framing, mean, std = framing_of(network.visual.preprocess_cfg)
+        _check_vocabulary(tokenizer, vocabulary_of(network))
         weights = network.state_dict()
         prompts = prompts_of(network)
         visual = reparameterize_model(network.visual, inplace=True)  # FastViT's branches in one
@@ -87,6 +90,15 @@ def prompts_of(network: Any) -> Prompts:
             templates=TEMPLATES,
             scale=float(network.logit_scale.exp().reshape(())),
             bias=None if bias is None else float(bias.reshape(())),
+        )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Raise BadData if ordinary texts have tokens that the text tower does not know."""
+    if tokenizer(COMPARED_TEXTS).max() >= vocabulary:
+        raise BadData(
+            f"the tokenizer has {tokenizer.vocabulary:,} tokens, the text tower {vocabulary:,}; "
+            "save the model with its own tokenizer"
         )
 
 

@@ -54,7 +54,7 @@ def open_tokenizer(text: Mapping[str, Any], home: LocalFolder | Repository | Non
         )
     if home is None:
         return Tokenizer.of_clip(context, clean)
-    if "hf_model_name" in text or not (path := home.find(TOKENIZER)):
+    if text.get("hf_model_name") or not (path := home.find(TOKENIZER)):
         backend, padding, separator = _by_transformers(home)
     else:
         backend, padding, separator = _by_tokenizers(path, home.find(SETTINGS))

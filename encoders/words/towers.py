@@ -13,6 +13,7 @@ import open_clip
 import timm
 import torch
 from open_clip.factory import load_checkpoint
+from open_clip.hf_configs import arch_dict
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -67,8 +68,11 @@ class TextTower(nn.Module):
         """Wrap a model of open_clip without its image tower."""
         super().__init__()
         self.model = model
+        self.vocabulary = vocabulary_of(model)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # A tokenizer may have a few more tokens, which no text contains but on purpose.
+        tokens = tokens.clamp(max=self.vocabulary - 1)
         vectors: Tensor = cast(Any, self.model).encode_text(tokens, normalize=True)
         return vectors
 
@@ -99,7 +103,7 @@ def load_model(checkpoint: Checkpoint) -> tuple[Any, dict[str, Json]]:
     config = deepcopy(checkpoint.model)
     key = _key(config)
     text = config["text_cfg"]
-    if "hf_model_name" in text:
+    if text.get("hf_model_name"):
         path = _transformer_config(checkpoint)
         key["transformer"] = {
             name: value
@@ -125,6 +129,11 @@ def load_model(checkpoint: Checkpoint) -> tuple[Any, dict[str, Json]]:
     if hasattr(model, "text_decoder"):
         del model.text_decoder  # CoCa's, which writes captions
     return model.eval(), key
+
+
+def vocabulary_of(model: Any) -> int:
+    """Return the number of tokens that the text tower has embeddings of."""
+    return int(model.vocab_size if hasattr(model, "vocab_size") else model.text.vocab_size)
 
 
 def framing_of(preprocess: Mapping[str, Any]) -> tuple[Framing, list[float], list[float]]:
@@ -196,6 +205,12 @@ def _transformer_config(checkpoint: Checkpoint) -> Path:
     if found is None:
         raise BadInput(f"{name} has no config.json; name another repository")
     check_no_code(found)
+    kind = read_settings(found).get("model_type")
+    if kind not in arch_dict:  # others may fetch weights when they are built
+        raise BadInput(
+            f"open_clip has no text tower of the kind '{kind}'; "
+            f"choose one of {', '.join(arch_dict)}"
+        )
     return found
 
 

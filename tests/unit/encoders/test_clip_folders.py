@@ -172,6 +172,25 @@ def test_tokenizers_that_are_missing_or_damaged(folder: Path) -> None:
     refused(folder, r"cannot read .*tokenizer.json .*; save the tokenizer again")
 
 
+def test_a_tokenizer_with_more_tokens_than_the_text_tower(tmp_path: Path) -> None:
+    folder = save_model("SigLIP", tmp_path / "siglip")
+    numbers = Clip(str(folder), "cpu").tokenizer(["犬", "two dogs in the snow"])
+    known = int(numbers[0].max())  # all but the last, which is 犬
+    assert known > numbers[1].max()
+    with_embeddings(folder, known)
+    assert Clip(str(folder), "cpu").encode_text(["犬"]).shape == (1, 64)
+    with_embeddings(folder, 8)
+    refused(folder, r"the tokenizer has \d+ tokens, the text tower 8; save the model with its own")
+
+
+def with_embeddings(folder: Path, count: int) -> None:
+    """Keep only the first embeddings of tokens."""
+    with_changes(folder, "text_cfg", vocab_size=count)
+    found = load_file(folder / WEIGHTS)
+    found["text.token_embedding.weight"] = found["text.token_embedding.weight"][:count].clone()
+    save_file(found, folder / WEIGHTS)
+
+
 @pytest.mark.parametrize("options", [{"reduction_mask": "random"}, {"language": "fr"}])
 def test_options_of_tokenizers_that_are_not_supported(
     options: dict[str, str], folder: Path
@@ -199,6 +218,12 @@ def test_code_of_a_repository_is_not_run(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(facts))
     (folder / "code.py").write_text("raise AssertionError('code was run')")
     refused(folder, r"config.json names code to run, which is not loaded; choose another", BadInput)
+
+
+def test_text_towers_of_other_kinds_are_not_built(folder: Path) -> None:
+    with_changes(folder, "text_cfg", hf_model_name="tiny/text", hf_tokenizer_name="")
+    (folder / "config.json").write_text(json.dumps({"model_type": "detr"}))
+    refused(folder, "has no text tower of the kind 'detr'; choose one of roberta, ", BadInput)
 
 
 def test_a_device_is_checked_before_anything_is_fetched(folder: Path) -> None:
