@@ -6,7 +6,6 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import get_model_config
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -147,12 +146,3 @@ def write_tokenizer(folder: Path, settings: dict[str, Any] | None = None) -> Non
         "unk_token": "<unk>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps({**usual, **(settings or {})}))
-
-
-def shrunk_config(model: str) -> dict[str, Any]:
-    """Return the configuration of one of open_clip's models, with few layers."""
-    config: dict[str, Any] = get_model_config(model)
-    for part in ("text_cfg", "vision_cfg"):
-        if isinstance(config[part].get("layers"), int):
-            config[part]["layers"] = 1
-    return config
