@@ -78,7 +78,7 @@ EncoderName = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="Encoder: siamese, siamese-quick, autoencoder, autoencoder-10, toy, "
+        help="Encoder: clip:MODEL, siamese, siamese-quick, autoencoder, autoencoder-10, toy, "
         "pretrained:MODEL or pretrained:MODEL@LAYER+LAYER (any timm model), the name of a "
         "plug-in, or a folder made by 'retr train'.",
     ),

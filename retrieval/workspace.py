@@ -71,7 +71,7 @@ class Workspace:
             is_part = facts.source.first_of is not None
             if (facts.source.name, is_part) != (text(source.name), isinstance(source, First)):
                 continue
-            if encoder in (None, facts.encoder.name):
+            if encoder is None or _names(encoder, facts.encoder.name):
                 found.append((path.stat().st_mtime_ns, path.parent))
         return max(found)[1] if found else None
 
@@ -139,6 +139,11 @@ class Workspace:
                 f"run '{command}' first, or name one with {option}"
             )
         return found
+
+
+def _names(given: str, encoder: str) -> bool:
+    """Return whether the given name is the encoder's, maybe without its tag and revision."""
+    return given == encoder or encoder.startswith((f"{given}@", f"{given}#"))
 
 
 def user_data() -> Path:

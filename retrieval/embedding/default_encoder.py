@@ -14,8 +14,7 @@ from retrieval.storage.places import Place
 from retrieval.storage.sets.manifest import MANIFEST, Manifest
 
 DATA_SET_ENCODER = "siamese"  # trained on CIFAR-10
-PHOTO_ENCODER = "pretrained:convnext_nano.in12k_ft_in1k"
-WORDS_ENCODER = "clip:ViT-B-32-256"  # takes words; MIT license
+PHOTO_ENCODER = "clip:ViT-B-32-256"  # takes words
 OFFLINE_PHOTO_ENCODER = "pretrained:tf_efficientnet_lite0"  # retr brings its weights
 
 

@@ -27,7 +27,6 @@ from retrieval.contracts import (
     Tokenizing,
     Vectors,
 )
-from retrieval.embedding.default_encoder import WORDS_ENCODER
 from retrieval.embedding.onnx_cache import open_export
 from retrieval.embedding.query import Query, checked_texts
 from retrieval.errors import BadImage, BadInput, Mismatch
@@ -207,9 +206,11 @@ class Embedder:
                 )
             encoder = self._text_without_torch or self._opened_by_name()
             if not isinstance(encoder, TextEncoder):
+                from retrieval.embedding.default_encoder import PHOTO_ENCODER  # imports sources
+
                 raise BadInput(
                     f"encoder {encoder.name} cannot embed text; search by image, or encode the "
-                    f"images with one that can, such as {WORDS_ENCODER}"
+                    f"images with one that can, such as {PHOTO_ENCODER}"
                 )
             return encoder
 
