@@ -10,6 +10,7 @@ from retrieval.embedding.embed import Embedder
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.index.folder import IndexFacts, is_index, open_index
 from retrieval.index.searching import Searcher
+from retrieval.serving.encoding import Encoding
 from retrieval.serving.served import Served, version_of
 from retrieval.storage.places import Place
 
@@ -38,7 +39,7 @@ class Collection:
         self.served: dict[str, Served] = {}
         self.ready = Event()
         """Set when the encoders are open, or have been found not to open."""
-        self._embedders: dict[str, Embedder] = {}
+        self._encodings: dict[str, Encoding] = {}
         """By the encoder's fingerprint: indices of one encoder share it."""
         self._device = device
         self._embeddings = embeddings
@@ -56,11 +57,11 @@ class Collection:
         version = version_of(folder)  # if the index changes from here on, `refresh` opens it again
         opened = open_index(folder)
         wanted = opened.facts.encoder
-        embedder = self._embedders.setdefault(
-            wanted.fingerprint, Embedder(wanted, self._device, owner=str(folder))
+        encoding = self._encodings.setdefault(
+            wanted.fingerprint, Encoding(Embedder(wanted, self._device, owner=str(folder)))
         )
-        searcher = Searcher(opened, embedder)
-        return Served(name, searcher, self._embeddings, self._images, version)
+        searcher = Searcher(opened, encoding.embedder)
+        return Served(name, searcher, encoding, self._embeddings, self._images, version)
 
     def refresh(self) -> list[str]:
         """Open indices that have changed on disk, and return their names.
@@ -109,9 +110,9 @@ class Collection:
         """
         opened = []
         try:
-            for embedder in self._embedders.values():
+            for encoding in self._encodings.values():
                 try:
-                    opened.append(embedder.encoder)
+                    opened.append(encoding.open())
                 except Exception:  # any error of torch, a model hub or a plug-in
                     log.warning("an encoder does not open", exc_info=True)
             for served in self.served.values():
