@@ -52,7 +52,7 @@ class Asked:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the query is one picture or one text, so that its vector is that of the part."""
+        """True for one picture or one text, whose vector is the query's."""
         wanted = (*self.images, *self.like, *self.texts)
         if len(wanted) != 1 or self.without or self.unlike:
             return False

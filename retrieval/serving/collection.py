@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Event, Thread
 
 from retrieval.contracts import Encoder
@@ -77,6 +77,8 @@ class Collection:
                     continue
                 new = self._opened(name)
                 new.vectors()
+                if self.ready.is_set():
+                    _encoders([new.encoding])
             except (RetrError, OSError):
                 log.warning("cannot open the new version of index %s", name, exc_info=True)
                 continue
@@ -108,18 +110,24 @@ class Collection:
 
         Log an encoder that does not open: each search that needs it says why.
         """
-        opened = []
         try:
-            for encoding in self._encodings.values():
-                try:
-                    opened.append(encoding.open())
-                except Exception:  # any error of torch, a model hub or a plug-in
-                    log.warning("an encoder does not open", exc_info=True)
+            opened = _encoders(self._encodings.values())
             for served in self.served.values():
                 served.vectors()
         finally:
             self.ready.set()
         return opened
+
+
+def _encoders(encodings: Iterable[Encoding]) -> list[Encoder]:
+    """Return the encoders that open. Log those that do not."""
+    opened = []
+    for encoding in encodings:
+        try:
+            opened.append(encoding.open())
+        except Exception:  # any error of torch, a model hub or a plug-in
+            log.warning("an encoder does not open", exc_info=True)
+    return opened
 
 
 def _free_name(name: str, taken: Mapping[str, object]) -> str:

@@ -84,7 +84,7 @@ def test_many_clients_are_served_or_told_to_retry(
 def test_serve_ends_silently_when_interrupted(service: tuple[subprocess.Popen[str], str]) -> None:
     process, url = service
     with urllib.request.urlopen(url, timeout=60) as page:
-        assert "<title>retr: search by picture</title>" in page.read().decode()
+        assert "<title>retr: image search</title>" in page.read().decode()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0, "to be stopped is how it ends"
     assert process.stderr is not None
