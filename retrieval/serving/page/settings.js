@@ -52,7 +52,7 @@ function showEffortValue() {
 function showWordsHelp() {
   const { words, encoder } = current();
   $("words").disabled = words === false;
-  $("words").placeholder = words === false ? "No search in words" : "a dog on the beach -people";
+  $("words").placeholder = words === false ? "Pictures only" : "a dog on the beach -people";
   $("words-help").textContent = words === false
     ? `The encoder ${encoder} of this index takes no words. Search by picture, or encode the images ` +
       `with ${WORDS_ENCODER}, which takes words.`
