@@ -24,7 +24,7 @@ from retrieval.embedding.encode import encode_source
 from retrieval.images import open_source
 from retrieval.serving.app import make_app
 from retrieval.serving.collection import Collection
-from tests.unit.embedding.test_embed import WithWords
+from tests.unit.embedding.test_embed import ImagesOnly
 from tests.web.browsing import COLORS, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(folder: Path) -> Iterator[str]:
-    """Run the service and yield its address. Its encoder takes no words."""
+    """Run the service and yield its address. Its encoder takes words."""
     arguments = ["--index", "ivf", "--index", "exact", "--embeddings", "embeddings"]
     command = [str(Path(sys.executable).parent / "retr"), "serve", *arguments, "--port", "0"]
     with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, cwd=folder) as process:
@@ -65,23 +65,16 @@ def address(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def wordy_address(folder: Path) -> Iterator[str]:
-    """Serve the indices with an encoder that takes words; yield the address."""
-    with serving([folder / "ivf", folder / "exact"], [folder / "embeddings"], WithWords()) as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
 def plain_address(folder: Path) -> Iterator[str]:
     """Serve one index with an encoder without words, and without embeddings; yield the address."""
-    with serving([folder / "exact"], [], Toy()) as url:
+    with serving([folder / "exact"], ImagesOnly()) as url:
         yield url
 
 
 @contextmanager
-def serving(indices: list[Path], embeddings: list[Path], encoder: Encoder) -> Iterator[str]:
-    """Serve in a thread of this process, and yield the address."""
-    collection = Collection(indices, embeddings)
+def serving(indices: list[Path], encoder: Encoder) -> Iterator[str]:
+    """Serve without embeddings, in a thread of this process, and yield the address."""
+    collection = Collection(indices)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embed, "open_export", lambda *given, **named: None)
         patch.setattr(embed, "open_encoder", lambda name, device: encoder)
@@ -125,8 +118,3 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, address: str) -> Page:
     return Page(browser, address)
-
-
-@pytest.fixture
-def wordy(browser: Any, wordy_address: str) -> Page:
-    return Page(browser, wordy_address)

@@ -19,14 +19,14 @@ from retrieval.serving.app import make_app
 from retrieval.serving.asked import MAX_PARTS, MAX_TEXT_CHARACTERS
 from retrieval.serving.collection import Collection
 from retrieval.storage.sets.manifest import EncoderFacts
-from tests.unit.embedding.test_embed import WithWords
+from tests.unit.embedding.test_embed import ImagesOnly
 from tests.uploads import HERE, asked, png, searched
 
 IMAGES_ONLY = "encoder toy cannot embed text; search by image, or encode the images with one that"
 
 
-class Brief(WithWords):
-    """The toy encoder with words, which reads two tokens of a text."""
+class Brief(Toy):
+    """The toy encoder, which reads two words of a text."""
 
     max_tokens = 2
 
@@ -36,7 +36,7 @@ class Brief(WithWords):
 
 @pytest.fixture
 def wordy(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> Collection:
-    """The collection, whose encoder takes words."""
+    """The collection, whose encoder reads two words of a text."""
     monkeypatch.setattr(embed, "open_encoder", lambda name, device: Brief())
     return collection
 
@@ -77,7 +77,9 @@ def test_a_query_is_the_weighted_sum_of_its_parts(words: TestClient, wordy: Coll
     )
     own, other = vector_of(wordy, "green/3.png"), vector_of(wordy, "blue/4.png")
     images = np.mean([[1, 0, 0], [0, 0, 1], own], axis=0)
-    query = 2 * images + 0.5 * np.array([0, 0.5, 0.5]) - 0.25 * np.array([1, 0, 0]) - 0.25 * other
+    query = (
+        2 * images + 0.5 * np.array([0, 64 / 255, 0.5]) - 0.25 * np.array([1, 0, 0]) - 0.25 * other
+    )
     hits = answer.json()["hits"]
     assert len(hits) == 28
     assert {"green/3.png", "blue/4.png"}.isdisjoint({hit["id"] for hit in hits})
@@ -151,7 +153,10 @@ def test_bad_queries(
     assert error in answer.json()["error"]
 
 
-def test_an_encoder_without_words_refuses_them(client: TestClient, collection: Collection) -> None:
+def test_an_encoder_without_words_refuses_them(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "open_encoder", lambda name, device: ImagesOnly())
     assert {each["words"] for each in client.get("/api/indices").json()["indices"]} == {None}
     answer = asked(client, ("image", png()), ("text", "red"))
     assert (answer.status_code, IMAGES_ONLY in answer.json()["error"]) == (400, True)
@@ -176,12 +181,12 @@ def test_an_export_tells_whether_it_takes_words(
 
     def from_cache(fingerprint: str, device: str, text: bool = False) -> Encoder:
         opened.append("text" if text else "images")
-        return Brief() if text else Toy()
+        return Brief() if text else ImagesOnly()
 
     def by_name(name: str, device: str) -> Encoder:
         raise AssertionError("opened by name")
 
-    toy = Toy()
+    toy = ImagesOnly()
     text = TextFacts("0", "0", {}, Prompts()) if has_words else None
     folder = export_folder(toy.fingerprint)
     folder.mkdir(parents=True)
@@ -224,7 +229,7 @@ def test_embeddings_of_words(words: TestClient) -> None:
 
 def test_columns_and_items(photos: Path, tmp_path: Path) -> None:
     (photos / "metadata.csv").write_text("file_name,stars,good\nred/1.png,5,true\n")
-    encode_source(open_source(str(photos)), WithWords(), tmp_path / "starred")
+    encode_source(open_source(str(photos)), Toy(), tmp_path / "starred")
     build_index([open_embeddings(tmp_path / "starred")], "exact", tmp_path / "stars")
     with TestClient(make_app(Collection([tmp_path / "stars"])), base_url=HERE) as client:
         [index] = client.get("/api/indices").json()["indices"]
