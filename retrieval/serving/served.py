@@ -158,15 +158,7 @@ class Served:
         Raises UnknownItem for an id, BadImage for an image that cannot be read, BadInput for words
         that the encoder does not take, and the errors of `Searcher.search`.
         """
-        selected = self._select(k, where)
-        vector, encode_ms, notes = self._vector_of(asked)
-        k = min(DEFAULT_K, len(self.rows)) if k is None else k
-        named = {*asked.like, *asked.unlike}
-        wanted = min(k + len(named), len(self.rows))
-        hits, search_ms = self._nearest(vector, wanted, selected, effort)
-        others = [hit for hit in hits if hit.id not in named][:k]
-        ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
-        return SearchAnswer(ranked, None, encode_ms, search_ms, notes)
+        return self._answer(asked, k, where, effort)[0]
 
     def neighbors(
         self, id_: str, k: int | None, where: str | None, effort: str | None
@@ -176,12 +168,27 @@ class Served:
         Raises UnknownItem, BadImage if neither the row's vector nor its image is found, and what
         `Searcher.search` raises.
         """
-        answer = self.search(Asked(like=[id_]), k, where, effort)
-        return replace(answer, label=self.rows["label"][self.row_of(id_)].as_py())
+        answer, [row] = self._answer(Asked(like=[id_]), k, where, effort)
+        return replace(answer, label=self.rows["label"][row].as_py())
+
+    def _answer(
+        self, asked: Asked, k: int | None, where: str | None, effort: str | None
+    ) -> tuple[SearchAnswer, list[int]]:
+        """Return the answer of `search`, and the rows that the query names."""
+        selected = self._select(k, where)
+        rows = [self.row_of(id_) for id_ in (*asked.like, *asked.unlike)]
+        vector, encode_ms, notes = self._vector_of(asked, rows)
+        k = min(DEFAULT_K, len(self.rows)) if k is None else k
+        named = {*asked.like, *asked.unlike}
+        wanted = min(k + len(named), len(self.rows))
+        hits, search_ms = self._nearest(vector, wanted, selected, effort)
+        others = [hit for hit in hits if hit.id not in named][:k]
+        ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
+        return SearchAnswer(ranked, None, encode_ms, search_ms, notes), rows
 
     def embedding(self, asked: Asked) -> tuple[Vectors, list[str]]:
-        """Return the vector (dim,) of a query, and notes. Raises the errors of `search`."""
-        vector, _, notes = self._vector_of(asked)
+        """Return the vector (dim,) of images and words, and notes. Raises as `search` does."""
+        vector, _, notes = self._vector_of(asked, [])
         return cast(Vectors, vector[0]), notes
 
     def item(self, id_: str) -> dict[str, Json]:
@@ -220,9 +227,11 @@ class Served:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
         return self.searcher.select(k, where)
 
-    def _vector_of(self, asked: Asked) -> tuple[Vectors, float, list[str]]:
-        """Return the vector (1, dim) of a query, milliseconds of encoding, and notes."""
-        rows = [self.row_of(id_) for id_ in (*asked.like, *asked.unlike)]
+    def _vector_of(self, asked: Asked, rows: list[int]) -> tuple[Vectors, float, list[str]]:
+        """Return the vector (1, dim) of a query, milliseconds of encoding, and notes.
+
+        rows: those of like, then those of unlike.
+        """
         stored = self.vectors() if rows else None
         to_read = [*asked.images, *(map(self._path_of, rows) if stored is None else ())]
         words = asked.query.words

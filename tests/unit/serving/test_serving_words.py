@@ -249,3 +249,19 @@ def test_columns_and_items(photos: Path, tmp_path: Path) -> None:
     assert item["columns"]["modified"].startswith("20") and item["columns"]["taken"] is None
     assert other["columns"]["stars"] is None
     assert (unknown.status_code, "has the id 'red'" in unknown.json()["error"]) == (404, True)
+
+
+def test_the_encoder_of_a_new_version_opens_at_once(
+    collection: Collection, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(ImagesOnly):
+        fingerprint = "e" * 64
+
+    collection.open_encoders()
+    assert collection["exact"].described["words"] is True
+    encode_source(open_source(str(photos)), Other(), tmp_path / "others")
+    build_index([open_embeddings(tmp_path / "others")], "exact", tmp_path / "exact")
+    monkeypatch.setattr(embed, "open_encoder", lambda name, device: Other())
+    assert collection.refresh() == ["exact"]
+    assert collection["exact"].described["words"] is False
+    assert collection["ivf"].described["words"] is True
