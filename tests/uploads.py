@@ -17,3 +17,17 @@ def png(color: tuple[int, int, int] = (210, 40, 40), side: int = 20) -> bytes:
 
 def searched(client: TestClient, content: bytes, kind: str = "image/png", **form: Any) -> Any:
     return client.post("/api/search", files={"image": ("a.png", content, kind)}, data=form)
+
+
+def asked(client: TestClient, *fields: tuple[str, Any], address: str = "/api/search") -> Any:
+    """Send a form of these fields: text, or the bytes of an image."""
+    return client.post(
+        address,
+        files=[
+            (
+                name,
+                ("a.png", value, "image/png") if isinstance(value, bytes) else (None, str(value)),
+            )
+            for name, value in fields
+        ],
+    )

@@ -1,4 +1,4 @@
-"""`retr serve`: a web page and an API to search by image."""
+"""`retr serve`: a web page and an API to search by images and words."""
 
 import os
 import threading
@@ -76,7 +76,7 @@ def serve(
     watch: WatchOption = False,
     device: Device = "auto",
 ) -> None:
-    """Serve a web page and an API to search by image.
+    """Serve a web page and an API to search by images and words.
 
     The API is described at /docs.
 

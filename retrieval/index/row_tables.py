@@ -97,6 +97,13 @@ class RowColumns:
         found = [name for file, _ in self._files for name in _names(file)]
         return [*dict.fromkeys(found)]
 
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Return names and types of the columns. Raises BadData for a damaged file."""
+        empty = [_schema(file).empty_table() for file, _ in self._files]
+        found = _unified(empty, [0] * len(empty))
+        return pa.schema([]) if found is None else found.schema
+
     def table(self, names: Sequence[str] | None = None) -> pa.Table:
         """Return these columns of all rows; None for all. Raises BadData for a damaged file."""
         chosen = self.names if names is None else [*names]
@@ -106,10 +113,14 @@ class RowColumns:
 
 
 def _names(file: pa.Buffer | None) -> list[str]:
+    return [*_schema(file).names]
+
+
+def _schema(file: pa.Buffer | None) -> pa.Schema:
     if file is None:
-        return []
+        return pa.schema([])
     with _parquet(file) as parquet:
-        return [*parquet.schema_arrow.names]
+        return parquet.schema_arrow
 
 
 def _read(file: pa.Buffer | None, rows: int, names: Sequence[str]) -> pa.Table:

@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, cast
 
-from fastapi import FastAPI, File, Form, Path, Query, Request, UploadFile
+from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
@@ -16,17 +16,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
 from retrieval.serving.access import Access, loopback_hosts
 from retrieval.serving.collection import Collection
+from retrieval.serving.encoding import BadUpload
+from retrieval.serving.forms import EmbedForm, SearchForm, WrongMedia
 from retrieval.serving.json_errors import JsonErrors
 from retrieval.serving.measures import Measured, Measures
 from retrieval.serving.queue import MAX_BODY_BYTES, RequestQueue
-from retrieval.serving.served import PICTURE_PIXELS, BadUpload, SearchAnswer, Served
+from retrieval.serving.served import PICTURE_PIXELS, SearchAnswer, Served
 from retrieval.storage.names import escaped
 
 PAGE = pathlib.Path(__file__).parent / "page"
-IMAGE_MEDIA_TYPES = (
-    "image/",
-    "application/octet-stream",
-)  # media types of an upload that may be an image
 MAX_ITEMS = 200
 
 Index = Annotated[str | None, Query(description="The index's name; the first where left out.")]
@@ -41,10 +39,6 @@ Where = Annotated[
 Effort = Annotated[
     str | None, Query(description="A value of the option that trades recall for time.")
 ]
-
-
-class WrongMedia(BadInput):
-    """An upload whose media type is not that of an image."""
 
 
 class Utf8Json(JSONResponse):
@@ -70,7 +64,7 @@ def make_app(
         default_response_class=Utf8Json,
         static_url="/docs-static",
         title="retr",
-        summary="Search images by picture.",
+        summary="Search images by pictures and words.",
         description='Errors are JSON, `{"error": "…"}`, with the status that fits.',
     )
     measures = Measures()
@@ -103,7 +97,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def of_arguments(request: Request, error: RequestValidationError) -> Utf8Json:
         first = error.errors()[0]
-        return _error(400, f"{first['loc'][-1]}: {first['msg']}; see /docs")
+        field = next(each for each in reversed(first["loc"]) if isinstance(each, str))
+        return _error(400, f"{field}: {first['msg']}; see /docs")
 
     @app.exception_handler(HTTPException)
     def of_http(request: Request, error: HTTPException) -> Utf8Json:
@@ -111,43 +106,33 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    for address, file in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+    for file in sorted(PAGE.iterdir()):
 
-        def of_file(file: str = file) -> FileResponse:
-            return FileResponse(PAGE / file, headers={"cache-control": "no-cache"})
+        def of_file(file: pathlib.Path = file) -> FileResponse:
+            return FileResponse(file, headers={"cache-control": "no-cache"})
 
+        address = "/" if file.name == "index.html" else f"/{file.name}"
         app.add_api_route(address, of_file, include_in_schema=False)
 
 
 def _add_searches(app: FastAPI, collection: Collection, measures: Measures) -> None:
     @app.post("/api/search")
-    def search(
-        image: Annotated[
-            UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
-        ],
-        k: Annotated[int | None, Form()] = None,
-        index: Annotated[str | None, Form()] = None,
-        where: Annotated[str | None, Form()] = None,
-        effort: Annotated[str | None, Form()] = None,
-    ) -> dict[str, Any]:
-        """Return the images nearest to an image that is sent."""
-        served = collection[index]
-        answer = served.search(_file(image), k, where or None, effort or None)
+    def search(form: Annotated[SearchForm, Depends()]) -> dict[str, Any]:
+        """Return the images nearest to a query of images, words and rows of the index."""
+        served = collection[form.index]
+        answer = served.search(form.asked(), form.k, form.where or None, form.effort or None)
         return _observed(measures, served, answer)
 
     @app.post("/api/embed")
-    def embed(
-        image: Annotated[
-            UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000.")
-        ],
-        index: Annotated[str | None, Form()] = None,
-    ) -> dict[str, Any]:
-        """Return the embedding of an image that is sent, by the index's encoder."""
-        served = collection[index]
+    def embed(form: Annotated[EmbedForm, Depends()]) -> dict[str, Any]:
+        """Return the embedding of an image or of a text, by the index's encoder."""
+        served = collection[form.index]
         encoder = served.facts.encoder
+        vector, notes = served.embedding(form.asked())
         return {
-            "embedding": served.embedding(_file(image)).tolist(),
+            "embedding": vector.tolist(),
             "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+            **({"notes": notes} if notes else {}),
         }
 
 
@@ -182,6 +167,11 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
         content, kind = served.picture(served.row_of(item), size)
         return Response(content, media_type=kind, headers={"cache-control": "max-age=3600"})
 
+    @app.get("/api/items/{id:path}")  # after the longer addresses, as ids may have slashes
+    def row(item: Id, index: Index = None) -> dict[str, Any]:
+        """Return one of the collection's images: id, label, path and columns."""
+        return collection[index].item(item)
+
     @app.get("/api/map")
     def plane(
         index: Index = None, method: str = "pca", seed: Annotated[int, Query(ge=0, lt=2**32)] = 0
@@ -193,7 +183,7 @@ def _add_items(app: FastAPI, collection: Collection, measures: Measures) -> None
 def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None:
     @app.get("/api/indices")
     def indices() -> dict[str, Any]:
-        """Return the indices that are served, with their options, labels and metrics."""
+        """Return the indices that are served, with their options, labels, metrics and columns."""
         return {"indices": [served.described for served in collection.served.values()]}
 
     @app.get("/healthz")
@@ -206,16 +196,6 @@ def _add_state(app: FastAPI, collection: Collection, measures: Measures) -> None
         """Counts and times, for Prometheus."""
         # Not by a thread: these may all be waiting for something.
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _file(image: UploadFile) -> BinaryIO:
-    """Return the file of an upload. Raises WrongMedia if its media type is not an image's."""
-    kind = image.content_type or IMAGE_MEDIA_TYPES[-1]
-    if not kind.startswith(IMAGE_MEDIA_TYPES):
-        raise WrongMedia(
-            f"{kind} is not an image; send JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
-        )
-    return image.file
 
 
 def _observed(measures: Measures, served: Served, answer: SearchAnswer) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Event, Thread
 
 from retrieval.contracts import Encoder
@@ -10,6 +10,7 @@ from retrieval.embedding.embed import Embedder
 from retrieval.errors import BadInput, RetrError, UnknownName
 from retrieval.index.folder import IndexFacts, is_index, open_index
 from retrieval.index.searching import Searcher
+from retrieval.serving.encoding import Encoding
 from retrieval.serving.served import Served, version_of
 from retrieval.storage.places import Place
 
@@ -38,7 +39,7 @@ class Collection:
         self.served: dict[str, Served] = {}
         self.ready = Event()
         """Set when the encoders are open, or have been found not to open."""
-        self._embedders: dict[str, Embedder] = {}
+        self._encodings: dict[str, Encoding] = {}
         """By the encoder's fingerprint: indices of one encoder share it."""
         self._device = device
         self._embeddings = embeddings
@@ -56,11 +57,11 @@ class Collection:
         version = version_of(folder)  # if the index changes from here on, `refresh` opens it again
         opened = open_index(folder)
         wanted = opened.facts.encoder
-        embedder = self._embedders.setdefault(
-            wanted.fingerprint, Embedder(wanted, self._device, owner=str(folder))
+        encoding = self._encodings.setdefault(
+            wanted.fingerprint, Encoding(Embedder(wanted, self._device, owner=str(folder)))
         )
-        searcher = Searcher(opened, embedder)
-        return Served(name, searcher, self._embeddings, self._images, version)
+        searcher = Searcher(opened, encoding.embedder)
+        return Served(name, searcher, encoding, self._embeddings, self._images, version)
 
     def refresh(self) -> list[str]:
         """Open indices that have changed on disk, and return their names.
@@ -76,6 +77,8 @@ class Collection:
                     continue
                 new = self._opened(name)
                 new.vectors()
+                if self.ready.is_set():
+                    _encoders([new.encoding])
             except (RetrError, OSError):
                 log.warning("cannot open the new version of index %s", name, exc_info=True)
                 continue
@@ -107,18 +110,24 @@ class Collection:
 
         Log an encoder that does not open: each search that needs it says why.
         """
-        opened = []
         try:
-            for embedder in self._embedders.values():
-                try:
-                    opened.append(embedder.encoder)
-                except Exception:  # any error of torch, a model hub or a plug-in
-                    log.warning("an encoder does not open", exc_info=True)
+            opened = _encoders(self._encodings.values())
             for served in self.served.values():
                 served.vectors()
         finally:
             self.ready.set()
         return opened
+
+
+def _encoders(encodings: Iterable[Encoding]) -> list[Encoder]:
+    """Return the encoders that open. Log those that do not."""
+    opened = []
+    for encoding in encodings:
+        try:
+            opened.append(encoding.open())
+        except Exception:  # any error of torch, a model hub or a plug-in
+            log.warning("an encoder does not open", exc_info=True)
+    return opened
 
 
 def _free_name(name: str, taken: Mapping[str, object]) -> str:

@@ -15,7 +15,7 @@ DOCS_POLICY = PAGE_POLICY + b"; script-src 'self' 'unsafe-inline'; style-src 'se
 
 PLAIN_ERRORS = {
     400: "unknown host name; use the address that 'retr serve' printed",
-    413: f"the image is larger than {MAX_BODY_BYTES // 2**20} MB; send a smaller one",
+    413: f"the request is larger than {MAX_BODY_BYTES // 2**20} MB; send smaller images",
 }
 """What to say in place of the plain text of Starlette's middlewares, by status."""
 

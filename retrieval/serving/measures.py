@@ -28,7 +28,7 @@ class Measures:
         )
         self.encode_seconds = Histogram(
             "retr_encode_seconds",
-            "Seconds to decode and encode an image.",
+            "Seconds to decode and encode the images and words of a query.",
             ("index",),
             registry=self.registry,
         )

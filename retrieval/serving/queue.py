@@ -105,7 +105,9 @@ async def _received(scope: Scope, receive: Receive, send: Send, body: IO[bytes])
     """Receive the body into `body`; return whether it is complete. Send an error if it is not."""
     kind = Headers(scope=scope).get("content-type", "").lower()
     if scope["method"] == "POST" and not kind.startswith("multipart/form-data"):
-        await refuse(send, 415, "send the image as multipart/form-data, in the field 'image'")
+        await refuse(
+            send, 415, "the request is not a form; send multipart/form-data with image or text"
+        )
         return False
     until = time.monotonic() + BODY_TIMEOUT_SECONDS
     more = True

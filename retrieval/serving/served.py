@@ -5,22 +5,24 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from threading import BoundedSemaphore, Lock
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.contracts import Framing, Json, Vectors
-from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
+from retrieval.errors import BadData, BadInput, UnknownName
 from retrieval.images import read_image
 from retrieval.index.folder import INDEX
 from retrieval.index.searching import DEFAULT_K, Hit, Searcher
 from retrieval.runtime.threads import usable_cores
+from retrieval.serving.asked import Asked
 from retrieval.serving.effort import Effort
+from retrieval.serving.encoding import Encoding
 from retrieval.serving.folders import Folders
 from retrieval.storage.files import sha256_of
 from retrieval.storage.names import restored
@@ -41,13 +43,6 @@ MAX_CACHED_PIXELS = 256  # longer side of a cached picture: about 10 kB
 log = logging.getLogger(__name__)
 
 
-class BadUpload(BadImage):
-    """An uploaded image that cannot be read."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("that was sent", reason)
-
-
 class UnknownItem(UnknownName):
     """An id that no row of the index has."""
 
@@ -63,9 +58,11 @@ class SearchAnswer:
     label: str | None
     encode_ms: float  # 0 for a row of the index, whose vector is known
     search_ms: float
+    notes: list[str] = field(default_factory=list)  # sentences about the query
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that `POST /api/search` answers."""
+        notes: dict[str, Json] = {"notes": [*self.notes]} if self.notes else {}
         return {
             "hits": [hit.to_json() for hit in self.hits],
             "label": self.label,
@@ -73,6 +70,7 @@ class SearchAnswer:
                 "encode": round(self.encode_ms, 3),
                 "search": round(self.search_ms, 3),
             },
+            **notes,
         }
 
 
@@ -88,18 +86,21 @@ class Served:
         self,
         name: str,
         searcher: Searcher,
+        encoding: Encoding,
         embeddings: Sequence[Place] = (),
         images: Sequence[str] = (),
         version: str = "",
     ) -> None:
-        """embeddings: folders that may hold the embeddings that the index was built from. version:
-        as `version_of` returns it before the index is opened.
+        """encoding: of the searcher's embedder. embeddings: folders that may hold the embeddings
+        that the index was built from. version: as `version_of` returns it before the index is
+        opened.
 
         images: folders whose images may be shown; None for the one that all images of the index
         share.
         """
         self.name = name
         self.searcher = searcher
+        self.encoding = encoding
         self.facts = searcher.opened.facts
         self.rows = searcher.opened.rows
         self.version = version or version_of(searcher.opened.folder)
@@ -109,15 +110,22 @@ class Served:
         self._searching = Lock()
         self._reading = Lock()
         self._laying_out = Lock()
+        self._looking_up = Lock()
         self._vectors: Vectors | None = None
         self._looked_for_vectors = False
         self._drawing = BoundedSemaphore(usable_cores())  # large images fill memory
         self._kept_picture = lru_cache(CACHED_PICTURES)(self._picture)
         self._kept_plane = lru_cache(1)(self._plane)
+        self._kept_columns = lru_cache(CACHED_PICTURES)(self._columns_of)
 
-    @cached_property
+    @property
     def described(self) -> dict[str, Json]:
         """Return this index's entry in the answer of `GET /api/indices`."""
+        return self._described | {"words": self.encoding.takes_words}
+
+    @cached_property
+    def _described(self) -> dict[str, Json]:
+        """Return the facts that do not change while the index is served."""
         labels = sorted(self.rows["label"].drop_null().unique().to_pylist())
         return {
             "name": self.name,
@@ -130,41 +138,71 @@ class Served:
             "options": dict(self.facts.options),
             "effort": None if self.efforts is None else self.efforts.to_json(),
             "labels": [*labels[:MAX_LISTED_LABELS]],
+            "columns": self._columns(),
         }
 
-    def search(
-        self, image: BinaryIO, k: int | None, where: str | None, effort: str | None
-    ) -> SearchAnswer:
-        """Return the neighbors of an image file.
+    def _columns(self) -> list[Json]:
+        """Return name and type of each column for filters, apart from id, label and path."""
+        try:
+            schema = self.searcher.opened.columns.schema
+        except BadData:  # filters by them fail with this error, too
+            log.warning("the columns of index %s cannot be read", self.name, exc_info=True)
+            return []
+        return [{"name": each.name, "type": _type_name(each.type)} for each in schema]
 
-        Raises BadImage, and the errors of `Searcher.search`.
+    def search(
+        self, asked: Asked, k: int | None, where: str | None, effort: str | None
+    ) -> SearchAnswer:
+        """Return the images nearest to a query, without the rows that it names.
+
+        Raises UnknownItem for an id, BadImage for an image that cannot be read, BadInput for words
+        that the encoder does not take, and the errors of `Searcher.search`.
         """
-        selected = self._select(k, where)
-        vector, encode_ms = self._embedded(image)
-        hits, search_ms = self._nearest(vector, k, selected, effort)
-        return SearchAnswer(hits, None, encode_ms, search_ms)
+        return self._answer(asked, k, where, effort)[0]
 
     def neighbors(
         self, id_: str, k: int | None, where: str | None, effort: str | None
     ) -> SearchAnswer:
-        """Return the neighbors of a row, without the row itself.
+        """Return the neighbors of a row, without the row itself, and the row's label.
 
         Raises UnknownItem, BadImage if neither the row's vector nor its image is found, and what
         `Searcher.search` raises.
         """
-        selected = self._select(k, where)
-        row = self.row_of(id_)
-        k = DEFAULT_K if k is None else k
-        wanted = min(k + 1, len(self.rows))
-        vector, encode_ms = self._vector_of(row)
-        hits, search_ms = self._nearest(vector, wanted, selected, effort)
-        others = [hit for hit in hits if hit.id != id_][:k]
-        ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
-        return SearchAnswer(ranked, self.rows["label"][row].as_py(), encode_ms, search_ms)
+        answer, [row] = self._answer(Asked(like=[id_]), k, where, effort)
+        return replace(answer, label=self.rows["label"][row].as_py())
 
-    def embedding(self, image: BinaryIO) -> Vectors:
-        """Return the embedding (dim,) of an image file. Raises BadImage."""
-        return cast(Vectors, self._embedded(image)[0][0])
+    def _answer(
+        self, asked: Asked, k: int | None, where: str | None, effort: str | None
+    ) -> tuple[SearchAnswer, list[int]]:
+        """Return the answer of `search`, and the rows that the query names."""
+        selected = self._select(k, where)
+        rows = [self.row_of(id_) for id_ in (*asked.like, *asked.unlike)]
+        vector, encode_ms, notes = self._vector_of(asked, rows)
+        k = min(DEFAULT_K, len(self.rows)) if k is None else k
+        named = {*asked.like, *asked.unlike}
+        wanted = min(k + len(named), len(self.rows))
+        hits, search_ms = self._nearest(vector, wanted, selected, effort)
+        others = [hit for hit in hits if hit.id not in named][:k]
+        ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
+        return SearchAnswer(ranked, None, encode_ms, search_ms, notes), rows
+
+    def embedding(self, asked: Asked) -> tuple[Vectors, list[str]]:
+        """Return the vector (dim,) of images and words, and notes. Raises as `search` does."""
+        vector, _, notes = self._vector_of(asked, [])
+        return cast(Vectors, vector[0]), notes
+
+    def item(self, id_: str) -> dict[str, Json]:
+        """Return id, label, path and columns of a row. Raises UnknownItem."""
+        row: dict[str, Json] = self.rows.slice(self.row_of(id_), 1).to_pylist()[0]
+        path = cast("str | None", row["path"])
+        return row | {"path": path and restored(path), "columns": self._kept_columns(id_)}
+
+    def _columns_of(self, id_: str) -> dict[str, Json]:
+        names = self.searcher.opened.columns.names
+        if not names:
+            return {}
+        with self._looking_up:  # the columns of all rows are read
+            return self.searcher.columns([id_], names)[0]
 
     def items(self, where: str | None, limit: int, seed: int) -> list[dict[str, Json]]:
         """Return up to `limit` random rows among those that match."""
@@ -189,29 +227,23 @@ class Served:
             raise BadInput(f"k is {k:,}; give 1 to {most:,}")
         return self.searcher.select(k, where)
 
-    def _embedded(self, image: BinaryIO | str) -> tuple[Vectors, float]:
-        """Return the embedding (1, dim) of an upload or of a path, and the milliseconds it took.
+    def _vector_of(self, asked: Asked, rows: list[int]) -> tuple[Vectors, float, list[str]]:
+        """Return the vector (1, dim) of a query, milliseconds of encoding, and notes.
 
-        Raises RetrError, a failure of the service, if the encoder cannot be opened.
+        rows: those of like, then those of unlike.
         """
-        embedder = self.searcher.embedder
-        with embedder.lock:  # the wait for it is not part of the time
-            began = time.perf_counter()
-            try:
-                _ = embedder.encoder  # open it
-            except BadInput as error:
-                raise RetrError(str(error)) from error
-            try:
-                vector = embedder.embed_images(image)
-            except BadImage as error:
-                raise error if isinstance(image, str) else BadUpload(error.reason) from None
-            return vector, 1000 * (time.perf_counter() - began)
-
-    def _vector_of(self, row: int) -> tuple[Vectors, float]:
-        vectors = self.vectors()
-        if vectors is not None:
-            return vectors[row : row + 1], 0.0
-        return self._embedded(self._path_of(row))
+        stored = self.vectors() if rows else None
+        to_read = [*asked.images, *(map(self._path_of, rows) if stored is None else ())]
+        words = asked.query.words
+        pictures = of_words = np.empty((0, self.facts.dim), np.float32)
+        encode_ms, notes = 0.0, []
+        if to_read or words:
+            encoded = self.encoding.encoded(to_read, words)
+            pictures, of_words = encoded.pictures, encoded.words
+            encode_ms, notes = encoded.milliseconds, encoded.notes
+        if stored is not None:
+            pictures = np.concatenate([pictures, stored[rows]])
+        return asked.joined(self.facts.metric, pictures, of_words), encode_ms, notes
 
     def _nearest(
         self, vector: Vectors, k: int | None, where: Selection | None, effort: str | None
@@ -319,3 +351,12 @@ class Served:
             "label_of": [-1 if each is None else each for each in labels.indices.to_pylist()],
             "method": method,
         }
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """Return the type of a column as the page names it: text, number, time or boolean."""
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_timestamp(kind):
+        return "time"
+    return "text" if pa.types.is_string(kind) else "number"

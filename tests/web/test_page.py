@@ -1,132 +1,15 @@
-"""The page of `retr serve` in a browser: searches, clicks, settings and errors."""
+"""The page of `retr serve` in a browser: searches by picture, settings and errors."""
 
 import json
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from retrieval import build_index, open_embeddings, open_encoder
-from retrieval.contracts import Metric
-from retrieval.embedding.encode import encode_source
-from retrieval.images import open_source
+from tests.web.browsing import COLORS, Page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-TIMEOUT_SECONDS = 20  # for any action on the page
-COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210)}
-
-pytestmark = [
-    pytest.mark.web,
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make 30 images of three colors, a query of a fourth, and two indices."""
-    root = tmp_path_factory.mktemp("web")
-    rng = np.random.default_rng(0)
-    for label, color in COLORS.items():
-        (root / "photos" / label).mkdir(parents=True)
-        for number in range(10):
-            pixels = np.clip(np.array(color) + rng.integers(-20, 21, (48, 64, 3)), 0, 255)
-            name = root / "photos" / label / f"{number}.png"
-            Image.fromarray(pixels.astype(np.uint8)).save(name)
-    Image.new("RGB", (90, 90), (200, 60, 60)).save(root / "query.png")
-    (root / "bad.png").write_bytes(b"not an image")
-    encode_source(open_source(str(root / "photos")), open_encoder("toy"), root / "embeddings")
-    sets = [open_embeddings(root / "embeddings")]
-    build_index(sets, "ivf", root / "ivf", Metric.COSINE, {"n_lists": 4, "n_probe": 4})
-    build_index(sets, "exact", root / "exact", Metric.EUCLIDEAN)
-    return root
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    """Run the service and yield its address."""
-    arguments = ["--index", "ivf", "--index", "exact", "--embeddings", "embeddings"]
-    command = [str(Path(sys.executable).parent / "retr"), "serve", *arguments, "--port", "0"]
-    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, cwd=folder) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["url"]
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "window-size=1280,900", f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-class Page:
-    """The page in the browser, with its elements."""
-
-    def __init__(self, browser: Any, address: str) -> None:
-        self.browser = browser
-        browser.get("about:blank")
-        browser.get_log("performance")
-        browser.get(address)
-        self.wait(lambda: len(self.all("#items .card")) == 24)
-
-    def wait(self, condition: Callable[[], Any]) -> None:
-        """Wait until the condition holds. Raises TimeoutException after `TIMEOUT_SECONDS`."""
-        from selenium.common.exceptions import StaleElementReferenceException
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        patient = WebDriverWait(
-            self.browser, TIMEOUT_SECONDS, ignored_exceptions=[StaleElementReferenceException]
-        )
-        patient.until(lambda _: condition())
-
-    def all(self, selector: str) -> list[Any]:
-        return list(self.browser.find_elements("css selector", selector))
-
-    def one(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
-    def far(self, *distances: float) -> Any:
-        return self.browser.execute_script("return far([...arguments])", *distances)
-
-    def labels(self) -> list[str]:
-        return [each.text for each in self.all("#hits .what")]
-
-    def choose(self, select: str, value: str) -> None:
-        from selenium.webdriver.support.ui import Select
-
-        Select(self.one(select)).select_by_value(value)
-
-    def upload(self, file: Path) -> None:
-        self.one("#file").send_keys(str(file))
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Page:
-    return Page(browser, address)
+pytestmark = pytest.mark.web
 
 
 def test_an_upload_shows_its_neighbors(page: Page, folder: Path) -> None:
@@ -134,7 +17,7 @@ def test_an_upload_shows_its_neighbors(page: Page, folder: Path) -> None:
     page.wait(
         lambda: page.labels() == ["red"] * 10 + page.labels()[10:] and len(page.labels()) == 12
     )
-    assert page.one("#asked").text == "query.png"
+    assert page.chips() == ["picture query.png"]
     assert "search" in page.one("#time").text and "encoding" in page.one("#time").text
     page.wait(lambda: all(
         page.browser.execute_script("return arguments[0].naturalWidth", image) > 0
@@ -146,29 +29,32 @@ def test_an_upload_shows_its_neighbors(page: Page, folder: Path) -> None:
 
 
 def test_different_distances_are_shown_with_enough_digits(page: Page) -> None:
-    assert page.far(0.5, 0.25, 0.5) == ["0.5", "0.25", "0.5"]
-    assert page.far(0.0001213, 0.0001251, 0.00012512) == ["0.0001213", "0.0001251", "0.00012512"]
-    assert page.far(0, 5.96e-8, 0.3333333) == ["0", "5.96e-8", "0.333"]
-    assert page.far() == []
+    def texts(*distances: float) -> Any:
+        return page.module("dom.js", "return module.distanceTexts(given)", *distances)
+
+    assert texts(0.5, 0.25, 0.5) == ["0.5", "0.25", "0.5"]
+    assert texts(0.0001213, 0.0001251, 0.00012512) == ["0.0001213", "0.0001251", "0.00012512"]
+    assert texts(0, 5.96e-8, 0.3333333) == ["0", "5.96e-8", "0.333"]
+    assert texts() == []
 
 
-def test_a_click_searches_by_that_image_and_back_returns(page: Page, folder: Path) -> None:
+def test_searches_by_images_of_the_collection_and_back(page: Page, folder: Path) -> None:
     page.upload(folder / "query.png")
     page.wait(lambda: len(page.labels()) == 12)
-    first = page.all("#hits .card")[0]
-    name = first.get_attribute("title")
-    first.click()
-    page.wait(lambda: page.one("#asked").text == f"red · {name}")
-    page.wait(lambda: page.labels()[:9] == ["red"] * 9)
-    assert len(page.all("#hits .right")) == 9 and len(page.all("#hits .wrong")) == 3
-    assert page.one("#heading").text == "Neighbours: 9 of 12 right"
-    second = page.all("#hits .card")[-1].get_attribute("title")
-    page.all("#hits .card")[-1].click()
-    page.wait(lambda: page.one("#asked").text.endswith(second))
+    name = page.one("#hits .card").get_attribute("data-id")
+    page.click("#hits .open")
+    page.click("#alone")
+    page.wait(lambda: page.chips() == [f"more like {name}"])
+    page.wait(lambda: len(page.all("#hits .right")) == 9)
+    assert page.labels()[:9] == ["red"] * 9 and len(page.all("#hits .wrong")) == 3
+    assert page.one("#count").text == "12 images found, 9 with the label red"
+    page.click("#hits .like")
+    page.wait(lambda: len(page.chips()) == 2)
     page.browser.back()
-    page.wait(lambda: page.one("#asked").text.endswith(name))
+    page.wait(lambda: page.chips() == [f"more like {name}"])
     page.browser.back()
-    page.wait(lambda: page.one("#asked").text == "query.png")
+    page.wait(lambda: page.chips() == ["picture query.png"])
+    page.wait(lambda: page.all("#hits .right") == [] and len(page.labels()) == 12)
 
 
 def test_label_k_and_metric_change_the_results(page: Page, folder: Path) -> None:
@@ -176,7 +62,7 @@ def test_label_k_and_metric_change_the_results(page: Page, folder: Path) -> None
     page.wait(lambda: len(page.labels()) == 12)
     page.choose("#label", "blue")
     page.wait(lambda: set(page.labels()) == {"blue"})
-    assert {each.text for each in page.all("#items .what")} == {"blue"}
+    page.wait(lambda: {each.text for each in page.all("#items .what")} == {"blue"})
     page.choose("#label", "")
     count = page.one("#k")
     count.clear()
@@ -204,14 +90,16 @@ def test_a_click_on_the_map_searches_by_that_image(page: Page) -> None:
     page.wait(lambda: "30 images by PCA" in page.one("#map-help").text)
     assert {each.text for each in page.all("#legend li")} == set(COLORS)
     # Click the point with the most distance to its nearest one, as pixels are rounded.
-    at = page.browser.execute_script(
+    at = page.module(
+        "map.js",
+        "const { map, places } = module;"
         "const at = places(), box = document.getElementById('map').getBoundingClientRect();"
         "const far = (i, j) => Math.hypot(at.x(i) - at.x(j), at.y(i) - at.y(j));"
-        "const all = state.map.ids.map((_, i) => i);"
+        "const all = map.ids.map((_, i) => i);"
         "const others = (i) => all.filter((j) => j !== i);"
         "const apart = all.map((i) => Math.min(...others(i).map((j) => far(i, j))));"
         "const i = apart.indexOf(Math.max(...apart));"
-        "return [at.x(i) - box.width / 2, at.y(i) - box.height / 2, state.map.ids[i]]"
+        "return [at.x(i) - box.width / 2, at.y(i) - box.height / 2, map.ids[i]]",
     )
     from selenium.webdriver import ActionChains
 
@@ -221,7 +109,7 @@ def test_a_click_on_the_map_searches_by_that_image(page: Page) -> None:
         canvas, round(at[0]), round(at[1])
     ).click().perform()
     page.wait(lambda: len(page.labels()) == 12)
-    assert page.one("#asked").text.split(" · ")[1] == at[2]
+    assert page.chips() == [f"more like {at[2]}"]
 
 
 def test_an_error_is_shown_until_the_next_search(page: Page, folder: Path) -> None:
@@ -231,16 +119,6 @@ def test_an_error_is_shown_until_the_next_search(page: Page, folder: Path) -> No
     page.upload(folder / "query.png")
     page.wait(lambda: len(page.labels()) == 12)
     assert not page.one("#error").is_displayed()
-
-
-def test_the_page_works_by_keyboard_alone(page: Page) -> None:
-    from selenium.webdriver import ActionChains, Keys
-
-    keys = ActionChains(page.browser)
-    keys.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ENTER).perform()
-    page.wait(lambda: len(page.labels()) == 12)
-    ActionChains(page.browser).send_keys("/").perform()
-    assert page.browser.switch_to.active_element.get_attribute("id") == "label"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -277,5 +155,5 @@ def test_the_page_asks_no_other_host_and_logs_no_error(page: Page, address: str)
     others = {url for url in asked if not url.startswith((address, "data:", "blob:"))}
     assert others <= {"about:blank"}
     severe = [each for each in page.browser.get_log("browser") if each["level"] == "SEVERE"]
-    # The upload that is not an image is the only refused request.
+    # The upload that is not an image, and a map without embeddings, are the only refused requests.
     assert all("status of 400" in each["message"] for each in severe), severe

@@ -143,6 +143,7 @@ def test_an_index_in_parts(folder: Path, tmp_path: Path) -> None:
     ]
     opened = open_index(index)
     assert opened.columns.table().equals(embeddings.columns())
+    assert opened.columns.schema == opened.columns.table().schema
     assert columns_of(index, opened.facts).names == opened.columns.names
 
 

@@ -93,7 +93,10 @@ def test_requests_without_a_form_or_an_image_are_refused(client: TestClient) -> 
     assert client.post("/api/search", json={"k": 3}).status_code == 415
     assert client.post("/api/search", content=png()).status_code == 415
     answer = client.post("/api/search", files={"other": ("a", b"b")})
-    assert (answer.status_code, "image: " in answer.json()["error"]) == (400, True)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "the query is empty; send image, text, not, like or unlike"
+    answer = client.post("/api/search", files={"image": (None, "no file")})
+    assert (answer.status_code, answer.json()["error"][:7]) == (400, "image: ")
     assert client.delete("/api/items").status_code == 405
 
 

@@ -103,6 +103,7 @@ def test_photographs_and_their_columns(version: str) -> None:
         assert opened.columns.names == []
     else:
         assert opened.columns.table().equals(columns)
+        assert opened.columns.schema == opened.columns.table().schema
         assert columns["camera"].to_pylist() == ["Golden 1"] * 6
         assert columns["stars"].to_pylist() == [5, *[None] * 5]
         assert opened.rows["label"].to_pylist() == ["first", *["trip"] * 5]
