@@ -1,13 +1,13 @@
 """The core of retr: contracts, data on disk, search and evaluation.
 
-from retrieval import Searcher, evaluate, open_embeddings
+from retrieval import Query, Searcher, evaluate, open_embeddings
 
 searcher = Searcher.open("photos-index")
 for hit in searcher.search_images(["query.jpg"], k=10)[0]:
     print(hit.rank, hit.distance, hit.path)
 
-words = Query(images="beach.jpg", texts="at night", without="people")
-hits = searcher.search(words, k=10)[0]
+dusk = Query(images="query.jpg", texts="at night", without="people")
+hits = searcher.search(dusk, k=10)[0]
 
 result = evaluate(open_embeddings("test-embeddings"), open_embeddings("train-embeddings"))
 print(result.map, result.precision_at[10])

@@ -69,8 +69,9 @@ def data_of_embeddings(
 
 def data_of_texts(file: str, database: Embeddings, metric: Metric | str | None) -> BenchData:
     """Return the data of text queries of a CSV file. Raises the errors of `text_queries`."""
+    chosen = None if metric is None else choice(Metric, metric)
     facts = database.facts
-    chosen = facts.metric if metric is None else choice(Metric, metric)
+    chosen = chosen or facts.metric
     asked = text_queries(file, facts.encoder)
     names = file, str(database.folder), facts.encoder.name
     return BenchData(asked, Labelled.of(database), chosen, *names)

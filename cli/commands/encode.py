@@ -49,8 +49,8 @@ ChosenEncoder = Annotated[
         "--encoder",
         help="Encoder: clip:MODEL (any model of open_clip, for words too), pretrained:MODEL or "
         "pretrained:MODEL@LAYER+LAYER (any timm model), siamese, siamese-quick, autoencoder, "
-        "autoencoder-10, toy, the name of a plug-in, or a folder made by 'retr train'.  [default: that of the folder's embeddings, or an encoder for "
-        "photographs, or siamese for data sets]",
+        "autoencoder-10, toy, the name of a plug-in, or a folder made by 'retr train'.  [default: "
+        "that of the folder's embeddings, or an encoder for photographs, or siamese for data sets]",
     ),
 ]
 

@@ -167,21 +167,24 @@ class Embedder:
         encoder = self._opened_for_text()
         return encoder.prompts if isinstance(encoder, Prompted) else Prompts()
 
-    def embed_query(self, query: Query, note: Note = no_note) -> Vectors:
+    def embed_query(
+        self, query: Query, metric: Metric | str | None = None, note: Note = no_note
+    ) -> Vectors:
         """Return the vector (1, dim) of a query of pictures and words.
 
-        note: as for `embed_texts`.
+        metric: that the vector is compared by; None for the encoder's. note: as for `embed_texts`.
 
         Raises BadImage for an image that cannot be read, BadInput for words if the encoder cannot
         embed text, and for parts that cancel each other out.
         """
+        chosen = None if metric is None else choice(Metric, metric)
         with self.lock:
             pictures = self._embedded(query.pictures) if query.pictures else None
             words = self.embed_texts(query.words, note) if query.words else None
             opened = self._without_torch or self._text_without_torch or self.encoder
             none = np.empty((0, opened.dim), np.float32)
             return query.joined(
-                choice(Metric, opened.metric),
+                chosen or opened.metric,
                 none if pictures is None else pictures,
                 none if words is None else words,
             )

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import Given, Item, as_images
@@ -79,11 +80,12 @@ class Query:
         """The texts, then those without."""
         return [*self.texts, *self.without]
 
-    def joined(self, metric: Metric, pictures: Vectors, words: Vectors) -> Vectors:
+    def joined(self, metric: Metric | str, pictures: Vectors, words: Vectors) -> Vectors:
         """Return the query's vector (1, dim) from those of `pictures` and of `words`.
 
         Raises BadInput if the parts cancel each other out.
         """
+        metric = choice(Metric, metric)
         wanted, texts = len(self.images), len(self.texts)  # type: ignore[arg-type]
         weights = self.weights
         parts = [

@@ -223,7 +223,7 @@ class Searcher:
         """
         if isinstance(queries, Query):
             where = self.select(k, where)
-            queries = self.embedder.embed_query(queries, note)
+            queries = self.embedder.embed_query(queries, self.opened.facts.metric, note)
         return self.named(self.hits(queries, k, where))
 
     def hits(

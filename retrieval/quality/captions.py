@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric, Vectors
 from retrieval.errors import BadInput
 from retrieval.quality.labelled import Labelled
@@ -56,6 +57,9 @@ class CaptionRecall:
     metric: Metric
     per_query: PerQuery = field(repr=False)
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     def to_json(self) -> dict[str, Json]:
         """Return the document that `retr eval --json` prints."""
         return {
@@ -72,7 +76,7 @@ def caption_recall(
     queries: TextQueries,
     texts: Vectors,
     database: Labelled,
-    metric: Metric,
+    metric: Metric | str,
     ks: Sequence[int] = CAPTION_KS,
     depth: int = 0,
 ) -> CaptionRecall:
@@ -85,6 +89,7 @@ def caption_recall(
     of described images with one of their texts among the first k texts. Equal distances rank by
     row. Raises BadInput if no text has its image in the database.
     """
+    metric = choice(Metric, metric)
     rows = _rows_of(queries.relevant, database)
     known = np.flatnonzero(rows >= 0)
     if not len(known):

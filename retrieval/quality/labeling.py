@@ -89,7 +89,7 @@ def label_by_words(
     for an encoder that takes no text, and for too few labels in `calibrated_on`.
     """
     prompts = _prompts(embedder.prompts, templates)
-    classes = named_classes(names, embedder, prompts, embeddings.facts.metric)
+    classes = named_classes(names, embedder, prompts)
     own = replace(embeddings, manifest=replace(embeddings.manifest, assigned=None))
     images = Labelled.of(own)
     logits = classes.logits(units(images.vectors, Metric.COSINE))
@@ -116,9 +116,7 @@ def label_by_words(
     return labeling
 
 
-def named_classes(
-    names: Sequence[str], embedder: Embedder, prompts: Prompts, metric: Metric
-) -> NamedClasses:
+def named_classes(names: Sequence[str], embedder: Embedder, prompts: Prompts) -> NamedClasses:
     """Return the classes with their vectors. Raises the errors of `label_by_words`."""
     given = [nfc(name.strip()) for name in checked_texts(names)]
     if len(given) < 2:

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Prompts, Vectors
 from retrieval.embedding.embed import Embedder
 from retrieval.embedding.query import checked_texts
@@ -104,12 +105,15 @@ def text_queries(file: str | Path, encoder: EncoderFacts, device: str = "auto") 
     return asked.labelled(Embedder(encoder, device, owner="the database").embed_texts(asked.texts))
 
 
-def in_templates(texts: Sequence[str], prompts: Prompts, embed: Embed, metric: Metric) -> Vectors:
+def in_templates(
+    texts: Sequence[str], prompts: Prompts, embed: Embed, metric: Metric | str
+) -> Vectors:
     """Return the mean vector (n, dim) of each text in all templates.
 
     For the cosine distance, each vector has unit length before, and the mean has it after: Radford
     et al., arXiv:2103.00020, section 3.1.4.
     """
+    metric = choice(Metric, metric)
     whole = [
         template.replace("{}", text)
         for text in checked_texts(texts)
@@ -121,9 +125,9 @@ def in_templates(texts: Sequence[str], prompts: Prompts, embed: Embed, metric: M
     return units(means, metric)
 
 
-def units(vectors: Vectors, metric: Metric) -> Vectors:
+def units(vectors: Vectors, metric: Metric | str) -> Vectors:
     """Return the vectors (n, dim) with unit length if the metric is cosine, else as they are."""
-    if metric != Metric.COSINE:
+    if choice(Metric, metric) is not Metric.COSINE:
         return vectors
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-30), np.float32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.choices import choice
 from retrieval.contracts import Json, Metric, Prompts, Vectors
 from retrieval.errors import BadInput
 from retrieval.quality.labelled import Labelled
@@ -81,11 +82,12 @@ class Accuracy:
         }
 
 
-def accuracy(texts: Labelled, images: Labelled, metric: Metric) -> Accuracy | None:
+def accuracy(texts: Labelled, images: Labelled, metric: Metric | str) -> Accuracy | None:
     """Return the zero-shot accuracy of labelled images, by texts with the names of their classes.
 
     Return None if no image has the label of a text.
     """
+    metric = choice(Metric, metric)
     names = [*dict.fromkeys(str(label) for label in texts.labels)]
     of_text, of_image = texts.numbers(names), images.numbers(names)
     vectors = units(texts.vectors, metric)

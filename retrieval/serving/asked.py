@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.embedding.query import Query, Weights
 from retrieval.errors import BadInput
@@ -58,13 +59,14 @@ class Asked:
             return False
         return (self.weights.text if self.texts else self.weights.images) == 1.0
 
-    def joined(self, metric: Metric, pictures: Vectors, words: Vectors) -> Vectors:
+    def joined(self, metric: Metric | str, pictures: Vectors, words: Vectors) -> Vectors:
         """Return the query's vector (1, dim).
 
         pictures: vectors of images, like and unlike. words: vectors of texts and without.
 
         Raises BadInput if the parts cancel each other out.
         """
+        metric = choice(Metric, metric)
         if self.is_plain:
             return words if self.texts else pictures
         return self.query.joined(metric, pictures, words)
