@@ -145,17 +145,22 @@ class UnitLength(nn.Module):
 
 
 class Words(DualEncoder, TrainedEncoder):
-    """`words:FOLDER`: images and words in one space, by a folder that `retr train` made."""
+    """`words-small`, and `words:FOLDER` for a folder that `retr train` made.
+
+    `words-small` knows the classes of CIFAR-10, Fashion-MNIST and MNIST, in images of 32 × 32
+    pixels. It shows how searches in words work; it is not for photographs.
+    """
 
     plugin: ClassVar[str] = "words"
+    ships_as: ClassVar[str] = "words-small"
     network_type = WordsNetwork
 
-    def __init__(self, folder: str, device: str = "auto") -> None:
-        """Load the weights of a trained encoder's folder.
+    def __init__(self, folder: str | None = None, device: str = "auto") -> None:
+        """Load the weights of a trained encoder's folder, or those that ship with retr.
 
         device: auto, cpu or cuda. Raises BadData for another folder or a damaged one.
         """
-        path = Path(folder).expanduser().resolve()
+        path = self.shipped() if folder is None else Path(folder).expanduser().resolve()
         card = Card.read(path)
         network, weights = load_network(self.network_type, card, path)
         assert isinstance(network, WordsNetwork)
@@ -166,7 +171,7 @@ class Words(DualEncoder, TrainedEncoder):
             network.text_embedder(),
             network.tokenizer,
             Prompts(_templates(card), network.scale.exp().item(), network.bias.item()),
-            name=f"{self.plugin}:{path}",
+            name=path.name if folder is None else f"{self.plugin}:{path}",
             dim=network.dim,
             framing=card.framing,
             config={

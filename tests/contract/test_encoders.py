@@ -14,7 +14,11 @@ from tests.dual_models import save_model
 
 # Encoders that need an argument, with one that works without a network.
 ARGUMENTS = {"pretrained": "tf_efficientnet_lite0"}
-OF_FOLDERS = {"exported", "clip"}  # tests create such a folder and run the suite on it
+OF_FOLDERS = {
+    "exported",
+    "exported-text",
+    "clip",
+}  # tests create such a folder and run the suite on it
 
 
 def specs() -> list[str]:

@@ -71,8 +71,11 @@ class Page:
         return self.browser.switch_to.active_element
 
     def click(self, selector: str) -> None:
-        """Click the first such element, even if it shows only under the pointer."""
-        self.browser.execute_script("arguments[0].click()", self.one(selector))
+        """Click the first such element, even if it shows only under the pointer.
+
+        It is found and clicked in one step: an answer may replace it meanwhile.
+        """
+        self.browser.execute_script("document.querySelector(arguments[0]).click()", selector)
 
     def set(self, selector: str, value: str) -> None:
         """Set an input, as its user does."""
