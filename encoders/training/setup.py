@@ -126,7 +126,8 @@ def _trainable(name: str) -> type[Network] | None:
     Several encoders may run one network. Only the one whose `plugin` is its own name is trained.
     """
     plugin = encoder_plugin(name)
-    return plugin.network_type if getattr(plugin, "plugin", None) == name else None
+    is_own = getattr(plugin, "plugin", None) == name
+    return getattr(plugin, "network_type", None) if is_own else None
 
 
 def _framing(recipe: Recipe) -> Framing:

@@ -11,8 +11,6 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData
@@ -37,6 +35,8 @@ def assign_labels(
     Raises Busy if another process writes there.
     """
     table = pa.table({"key": keys, LABEL: labels, PROBABILITY: probabilities})
+    import pyarrow.parquet as pq  # slow to import, as the next: a plain search needs neither
+
     numbered = table.append_column("row", pa.array(range(len(table)), pa.int64()))
     first = numbered.group_by("key", use_threads=False).aggregate([("row", "min")])["row_min"]
     table = table.take(first)  # copies of a file have one label
@@ -88,5 +88,7 @@ def about_assigned(table: pa.Table) -> Mapping[str, Json]:
 
 def of_keys(assigned: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
     """Return label and probability of each key; null where there is none."""
+    import pyarrow.compute as pc
+
     at = pc.index_in(keys, value_set=assigned["key"].combine_chunks())
     return assigned.drop_columns("key").take(at)
