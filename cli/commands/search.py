@@ -206,7 +206,8 @@ def search(
     _warn_of_gone(output, answers)
     _draw(output, answers, str(folder), sheet, preview)
     output.document([shown.to_json(answer) for answer in answers])
-    keep_for_searches(output, searcher.encoder)
+    if (by_name := searcher.embedder.opened_by_name) is not None:
+        keep_for_searches(output, by_name)
 
 
 def _index_folder(

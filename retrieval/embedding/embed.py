@@ -101,6 +101,11 @@ class Embedder:
         """
         return self._opened(many=False)
 
+    @property
+    def opened_by_name(self) -> Encoder | None:
+        """The encoder that was given or opened by its name; None if exports did all so far."""
+        return self._registered
+
     def embed_images(self, images: Given | Iterable[Given]) -> Vectors:
         """Return the vectors (n, dim) of one or several images, in the order given.
 
