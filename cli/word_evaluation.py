@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric
     from retrieval.embedding.embed import Embedder
-    from retrieval.quality.captions import CaptionRecall
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.labelled import Labelled
-    from retrieval.quality.texts import TextQueries
-    from retrieval.quality.zero_shot import Accuracy
+    from retrieval.quality.words.captions import CaptionRecall
+    from retrieval.quality.words.texts import TextQueries
+    from retrieval.quality.words.zero_shot import Accuracy
     from retrieval.storage.sets.embeddings import Embeddings
 
 
@@ -57,11 +57,11 @@ def evaluate_texts(
     takes no text.
     """
     from retrieval.embedding.embed import Embedder
-    from retrieval.quality.captions import caption_recall
     from retrieval.quality.evaluation import evaluate, evaluate_index
     from retrieval.quality.labelled import Labelled
-    from retrieval.quality.texts import LABEL, TextQueries
-    from retrieval.quality.zero_shot import accuracy
+    from retrieval.quality.words.captions import caption_recall
+    from retrieval.quality.words.texts import LABEL, TextQueries
+    from retrieval.quality.words.zero_shot import accuracy
 
     asked = TextQueries.read(file)
     warn_of_assigned(output, searched)
@@ -101,7 +101,7 @@ def _vectors(
     metric: "Metric",
     in_templates: bool,
 ) -> Any:
-    from retrieval.quality.texts import in_templates as templated
+    from retrieval.quality.words.texts import in_templates as templated
 
     if in_templates:
         prompts = embedder.prompts
@@ -120,8 +120,8 @@ def _refuse_index() -> None:
 
 def print_words(output: Output, of: WordResult, file: Path) -> None:
     """Print the measures with their intervals and definitions."""
-    from retrieval.quality.captions import CaptionRecall
     from retrieval.quality.metrics import DEFINITIONS
+    from retrieval.quality.words.captions import CaptionRecall
 
     if isinstance(of.result, CaptionRecall):
         _print_captions(output, of.result, file)

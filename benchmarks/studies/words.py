@@ -22,8 +22,8 @@ from retrieval.quality.evaluation import Evaluation, evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import distances_of, nearest
-from retrieval.quality.texts import in_templates
-from retrieval.quality.zero_shot import Accuracy, accuracy
+from retrieval.quality.words.texts import in_templates
+from retrieval.quality.words.zero_shot import Accuracy, accuracy
 from retrieval.registry import make_indexer, open_encoder
 
 UNSEEN = (

@@ -8,7 +8,7 @@ from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Json, Metric
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.ranking import Rows
-from retrieval.quality.texts import text_queries
+from retrieval.quality.words.texts import text_queries
 from retrieval.storage.sets.compatible import check_same_encoder
 from retrieval.storage.sets.embeddings import Embeddings, open_embeddings
 from retrieval.workspace import Role, Workspace

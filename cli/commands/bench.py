@@ -167,7 +167,7 @@ def _data(
         latest_test_split,
     )
     from retrieval.errors import BadInput
-    from retrieval.quality.texts import is_texts
+    from retrieval.quality.words.texts import is_texts
     from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.workspace import Role
 

@@ -25,11 +25,11 @@ from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.quality.captions import CaptionRecall
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.exchange import Difference
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
+    from retrieval.quality.words.captions import CaptionRecall
     from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 

@@ -328,7 +328,7 @@ def _build_best(
 ) -> IndexChange:
     """Build the fastest index that reaches the target, and print how it was chosen."""
     from retrieval.index.auto.tuning import build_best
-    from retrieval.quality.texts import is_texts, text_queries
+    from retrieval.quality.words.texts import is_texts, text_queries
     from retrieval.storage.sets.embeddings import open_embeddings
 
     target = auto.target()

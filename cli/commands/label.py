@@ -11,7 +11,7 @@ from cli.output import Output, plural
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
-    from retrieval.quality.labeling import Labeling
+    from retrieval.quality.words.labeling import Labeling
     from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
@@ -96,7 +96,7 @@ def label(
     """
     from retrieval.embedding.embed import Embedder
     from retrieval.errors import BadInput
-    from retrieval.quality.labeling import label_by_words
+    from retrieval.quality.words.labeling import label_by_words
     from retrieval.storage.sets.assigned import clear_labels
     from retrieval.storage.sets.embeddings import open_embeddings
 

@@ -23,6 +23,8 @@ from retrieval.errors import BadInput
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
+    from retrieval.images.source import Note
+    from retrieval.images.tables.choice import Columns
     from retrieval.index.searching import QueryHits, Searcher
     from retrieval.storage.places import Place
     from retrieval.storage.sets.manifest import Skipped
@@ -38,30 +40,60 @@ QueriesArgument = Annotated[
     ),
 ]
 
-TextOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text",
-        metavar="WORDS",
-        help="Words for what the images should show. With --text or --not, all that is given is "
-        "one query. Repeatable.",
-    ),
-]
 
-NotOption = Annotated[
-    list[str] | None,
-    typer.Option("--not", metavar="WORDS", help="Words for what they should not show. Repeatable."),
-]
+@dataclass(frozen=True, slots=True)
+class WordOptions:
+    """The options that join images and words to one query."""
 
-WeightOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--weight",
-        metavar="PART=NUMBER",
-        help="Weight of a part of such a query: images, text or not.  [default: images=1, text=1, "
-        "not=0.5]",
-    ),
-]
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="WORDS",
+            help="Words for what the images should show. With --text or --not, all that is given "
+            "is one query. Repeatable.",
+        ),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not", metavar="WORDS", help="Words for what they should not show. Repeatable."
+        ),
+    ] = None
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weight",
+            metavar="PART=NUMBER",
+            help="Weight of a part of such a query: images, text or not. Repeatable.  [default: "
+            "images=1, text=1, not=0.5]",
+        ),
+    ] = None
+
+    def search(
+        self,
+        searcher: "Searcher",
+        queries: list[str],
+        k: int | None,
+        where: str | None,
+        note: "Note",
+        columns: "Columns",
+    ) -> "tuple[list[QueryHits], list[Skipped]]":
+        """Return the hits of each query, or of all joined, and the images not read."""
+        from retrieval.embedding.query import parsed_weights
+        from retrieval.index.asking import search_each, search_joined
+
+        if not (self.text or self.without):
+            return search_each(searcher, queries, k, where, note, columns)
+        words = self.text or [], self.without or [], parsed_weights(self.weight or [])
+        return [search_joined(searcher, queries, *words, k, where, note, columns)], []
+
+    def check(self, queries: list[str]) -> None:
+        """Raise BadInput if nothing is asked for, before an index is opened."""
+        from retrieval.index.asking import check_asked
+
+        check_asked(queries, bool(self.text or self.without), self.weight or [])
+
 
 KOption = Annotated[
     int | None,
@@ -134,9 +166,6 @@ def search(
     output: Output,
     workspace: "Workspace",
     queries: QueriesArgument = None,
-    text: TextOption = None,
-    excluded: NotOption = None,
-    weight: WeightOption = None,
     k: KOption = None,
     index: IndexOption = None,
     inside: InOption = None,
@@ -152,6 +181,8 @@ def search(
     label_column: LabelColumn = None,
     options: SearchOptions = None,
     device: Device = "auto",
+    *,
+    words: WordOptions,
 ) -> None:
     """Find the images nearest to each query: an image, or words.
 
@@ -172,14 +203,12 @@ def search(
 
     Example: retr search img.png --where "taken >= 2024-05 and width > height" --show taken
     """
-    from retrieval.embedding.query import parsed_weights
     from retrieval.images.tables.choice import Columns
-    from retrieval.index.asking import check_asked, search_each, search_joined
     from retrieval.index.searching import Searcher
     from retrieval.registry import open_encoder
 
-    joined = bool(text or excluded)
-    check_asked(queries or [], joined, weight or [])
+    asked = queries or []
+    words.check(asked)
     paths = paths or null
     if paths and output.json:
         raise BadInput("--paths and --json exclude each other; give one of them")
@@ -189,13 +218,7 @@ def search(
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
     shown = _Shown.of(searcher, show)
     columns = Columns(image_column, label_column)
-    if joined:
-        weights = parsed_weights(weight or [])
-        asked = queries or [], text or [], excluded or [], weights
-        answers = [search_joined(searcher, *asked, k, where, output.warn, columns)]
-        skipped: list[Skipped] = []
-    else:
-        answers, skipped = search_each(searcher, queries or [], k, where, output.warn, columns)
+    answers, skipped = words.search(searcher, asked, k, where, output.warn, columns)
     answers = [answer.within(max_distance) for answer in answers]
     for bad in skipped:
         output.warn(f"skipped {bad.path}: {bad.reason}")

@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Mismatch
-from retrieval.quality.captions import CaptionRecall
 from retrieval.quality.evaluation import Evaluation
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.significance import Values, bootstrap, permutation_test
+from retrieval.quality.words.captions import CaptionRecall
 from retrieval.storage.files import check_format, made_folder, write_whole
 from retrieval.storage.tables import read_table, write_table
 

@@ -10,7 +10,7 @@ from retrieval.embedding.embed import Embedder
 from retrieval.images import load, open_source
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.ranking import nearest
-from retrieval.quality.zero_shot import accuracy
+from retrieval.quality.words.zero_shot import accuracy
 from retrieval.registry import open_encoder
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -56,7 +56,8 @@ def test_a_picture_and_a_word_find_both(words: Words) -> None:
     assert found(-1).count("ship") == 0
 
 
-@pytest.mark.data("cifar10", "fashion-mnist")
+@pytest.mark.data("cifar10")
+@pytest.mark.data("fashion-mnist")
 @pytest.mark.parametrize(
     ("data_set", "names"), [("cifar10", {name: name for name in CIFAR}), ("fashion-mnist", FASHION)]
 )

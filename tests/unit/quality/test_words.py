@@ -14,11 +14,11 @@ from retrieval.embedding.embed import Embedder
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadInput
 from retrieval.images import open_source
-from retrieval.quality.captions import caption_recall
-from retrieval.quality.labeling import label_by_words
 from retrieval.quality.significance import bootstrap, bootstrap_of_groups
-from retrieval.quality.texts import TextQueries, in_templates
-from retrieval.quality.zero_shot import (
+from retrieval.quality.words.captions import caption_recall
+from retrieval.quality.words.labeling import label_by_words
+from retrieval.quality.words.texts import TextQueries, in_templates
+from retrieval.quality.words.zero_shot import (
     NamedClasses,
     accuracy,
     calibration_error,

@@ -18,7 +18,7 @@ from retrieval.embedding.onnx_cache import ExportFacts, export_folder, keep_expo
 from retrieval.errors import BadInput, UnknownName
 from retrieval.images import load, open_source
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.zero_shot import accuracy
+from retrieval.quality.words.zero_shot import accuracy
 from retrieval.registry import open_encoder
 from retrieval.storage.cards import Card
 from retrieval.storage.sets.manifest import EncoderFacts

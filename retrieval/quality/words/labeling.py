@@ -14,8 +14,8 @@ from retrieval.embedding.embed import Embedder
 from retrieval.embedding.query import checked_texts
 from retrieval.errors import BadInput
 from retrieval.quality.labelled import Labelled
-from retrieval.quality.texts import in_templates, units
-from retrieval.quality.zero_shot import (
+from retrieval.quality.words.texts import in_templates, units
+from retrieval.quality.words.zero_shot import (
     MIN_FITTED,
     SOMETHING,
     Classes,

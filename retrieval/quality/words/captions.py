@@ -13,7 +13,7 @@ from retrieval.quality.metrics import DEFINITIONS
 from retrieval.quality.per_query import PerQuery
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap_of_groups
-from retrieval.quality.texts import TextQueries
+from retrieval.quality.words.texts import TextQueries
 
 CAPTION_KS = (1, 5, 10)
 

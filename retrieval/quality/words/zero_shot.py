@@ -16,7 +16,7 @@ from retrieval.quality.labelled import Labelled
 from retrieval.quality.metrics import DEFINITIONS
 from retrieval.quality.ranking import nearest
 from retrieval.quality.significance import bootstrap
-from retrieval.quality.texts import units
+from retrieval.quality.words.texts import units
 
 Values = NDArray[np.float64]
 Classes = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""Quality of searches in words: text queries, captions, classes by their names, labels."""
