@@ -9,6 +9,7 @@ RetrError                     a failure at run time: exit code 1
     ├── CannotWrite           a file that cannot be written where it was asked for
     ├── BadSource             a source of images that is missing or not understood
     ├── BadData               a shard, manifest or index that is damaged
+    ├── TakesNoWords          an encoder that embeds images only, and a text
     ├── Mismatch              two things that do not belong together: encoder, dimension, metric
     ├── Unreachable           a store or cluster that does not answer or denies access
     ├── NoCluster             a cluster that is unreachable, or lacks resources for the work
@@ -92,6 +93,10 @@ class BadSource(BadInput):
 
 class BadData(BadInput):
     """A file of retr that is damaged, incomplete or not as its manifest says."""
+
+
+class TakesNoWords(BadInput):
+    """A text was to be embedded by an encoder that embeds images only."""
 
 
 class Mismatch(BadInput):

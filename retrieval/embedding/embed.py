@@ -29,7 +29,7 @@ from retrieval.contracts import (
 )
 from retrieval.embedding.onnx_cache import open_export
 from retrieval.embedding.query import Query, checked_texts
-from retrieval.errors import BadImage, BadInput, Mismatch
+from retrieval.errors import BadImage, BadInput, Mismatch, TakesNoWords
 from retrieval.images import Given, Item, as_images, frame_given
 from retrieval.images.source import Note, no_note
 from retrieval.registry import open_encoder
@@ -216,7 +216,7 @@ class Embedder:
             if not isinstance(encoder, TextEncoder):
                 from retrieval.embedding.default_encoder import PHOTO_ENCODER  # imports sources
 
-                raise BadInput(
+                raise TakesNoWords(
                     f"encoder {encoder.name} cannot embed text; search by image, or encode the "
                     f"images with one that can, such as {PHOTO_ENCODER}"
                 )

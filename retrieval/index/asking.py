@@ -7,7 +7,7 @@ from itertools import groupby
 from retrieval.contracts import Json
 from retrieval.embedding.queries import is_words, query_images
 from retrieval.embedding.query import Query, Weights
-from retrieval.errors import BadImage, BadInput
+from retrieval.errors import BadImage, BadInput, TakesNoWords
 from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.index.searching import QueryHits, Searcher, label_of_own_hit
@@ -32,7 +32,10 @@ def search_each(
     for words, group in groupby(queries, is_words):
         given = [*group]
         if words:
-            found = searcher.search_text(given, k, where, note)
+            try:
+                found = searcher.search_text(given, k, where, note)
+            except TakesNoWords as error:
+                raise TakesNoWords(f"there is no file '{given[0]}', and {error}") from None
             answers += [
                 QueryHits(f'"{text}"', text, None, None, hits)
                 for text, hits in zip(given, found, strict=True)

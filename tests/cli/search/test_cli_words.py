@@ -90,3 +90,14 @@ def test_words_of_any_script_are_printed(retr: Retr, gallery: Gallery) -> None:
     answers = retr.json("search", "红色的车 🚗", "x" * 10_000, "--index", gallery.index())
     assert answers[0]["query"] == "红色的车 🚗"
     assert len(answers[1]["query"]) == 10_000
+
+
+def test_an_index_without_words_names_an_encoder_that_has_them(retr: Retr) -> None:
+    for number in range(3):
+        save(retr.cwd / "three" / f"{number}.png", seed=number)
+    retr("encode", "three", "--encoder", "siamese-quick", "--out", "embeddings")
+    retr("index", "embeddings", "--backend", "exact", "--out", "index")
+    said = retr.refused("search", "imgg", "--index", "index")
+    assert "there is no file 'imgg', and encoder siamese-quick cannot embed text" in said
+    assert said.rstrip().endswith("encode the images with one that can, such as clip:ViT-B-32-256")
+    assert "there is no file" not in retr.refused("search", "--text", "imgg", "--index", "index")
