@@ -156,7 +156,7 @@ def test_info_describes_each_kind_of_folder(retr: Retr, gallery: Gallery) -> Non
     assert embeddings.keys() == {
         "kind", "format", "version", "encoder", "dim", "dtype", "metric", "source",
         "shard_images", "rows", "shards", "skipped", "complete", "size_bytes",
-        "passed_over", "skipped_folders", "columns",
+        "passed_over", "skipped_folders", "columns", "assigned",
     }  # fmt: skip
     assert (embeddings["kind"], embeddings["rows"], embeddings["dim"]) == ("embeddings", 60, 3)
     assert (embeddings["shards"], embeddings["complete"]) == (1, True)

@@ -40,7 +40,7 @@ def check(retr: Retr, gallery: Gallery, arguments: list[str], said: list[str]) -
             [
                 "unknown encoder 'toyy'",
                 "did you mean 'toy'?",
-                "autoencoder, autoencoder-10, exported, layers, pretrained, siamese",
+                "there are: autoencoder, autoencoder-10, clip, exported, exported-text, layers",
             ],
         ),
         (["encode", "{images}", "--encoder", "toy:3"], ["'toy' takes no argument", "'toy:3'"]),
@@ -144,7 +144,7 @@ def test_unknown_names_are_refused_with_a_list_of_known_names(
         ([*SEARCH, "--where", "width > red"], ["width holds numbers, not 'red'"]),
         ([*SEARCH, "--show", "camara"], ["'camara'", "did you mean 'camera'?"]),
         ([*SEARCH, "--where", ""], ["''"]),
-        (["search"], ["IMAGE", "retr search --help"]),
+        (["search"], ["nothing to search for", "give an image, or words"]),
         (["info"], ["'DIR'", "retr info --help"]),
         ([*SEARCH, "--index"], ["--index", "requires an argument", "--help"]),
         (["index", "{embeddings}", "--json=yes"], ["--json"]),

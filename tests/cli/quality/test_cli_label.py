@@ -62,7 +62,9 @@ def test_labels_can_be_cleared(retr: Retr, gallery: Gallery, photos: Path) -> No
     folder = retr.json("encode", gallery.images, "--encoder", "toy", "--out", "gallery")["out"]
     own = retr.json("eval", "--queries", folder, "--database", folder)["map"]
     retr("label", folder, "--with", "red,blue")
-    assert retr.json("eval", "--queries", folder, "--database", folder)["map"] != own
+    other = retr.run("eval", "--queries", folder, "--database", folder, "--json")
+    assert other.document["map"] != own
+    assert other.err.count("the labels of gallery are from 'retr label', not given") == 1
     assert "their own labels again" in retr("label", folder, "--clear").out
     assert retr.json("eval", "--queries", folder, "--database", folder)["map"] == own
 
