@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
+SHOWN_TEMPLATES = 4
+
 FolderArgument = Annotated[
     str,
     typer.Argument(
@@ -174,6 +176,8 @@ def _print(output: Output, labeling: "Labeling", folder: str) -> None:
             "probabilities are the encoder's own, not fitted to labels; fit them with "
             "--calibrate-on"
         )
-    output.say(
-        f"{plural(total, 'image')} of {folder}; templates: {len(labeling.prompts.templates)}"
-    )
+    templates = labeling.prompts.templates
+    further = len(templates) - SHOWN_TEMPLATES
+    more = f" and {further} more" if further > 0 else ""
+    output.say(f"templates: {', '.join(templates[:SHOWN_TEMPLATES])}{more}")
+    output.say(f"{plural(total, 'image')} of {folder}")
