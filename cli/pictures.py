@@ -36,7 +36,7 @@ def pictured(
     rows = []
     for name, at, label, hits in zip(names, paths, labels, answers, strict=True):
         asked = words_picture(name) if at is None else open_picture(at)
-        title = "in words" if at is None else text(Path(name).name)
+        title = "" if at is None else text(Path(name).name)
         query = Picture(asked, label or title, "query")
         neighbors = [
             Picture(

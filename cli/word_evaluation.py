@@ -160,4 +160,4 @@ def _print_captions(output: Output, recall: "CaptionRecall", file: Path) -> None
 
 
 def _rank(of: Any) -> str:
-    return f"{of.median_rank:g} of {of.queries:,}"
+    return f"{of.median_rank:g} of {of.ranked:,}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.contracts import Encoder
+from retrieval.embedding.embed import checked_words
 from retrieval.images import Source
 from retrieval.images.described import has_same_columns
 from retrieval.images.source import Note, no_note
@@ -43,15 +44,18 @@ def open_collection(
     device: str = "auto",
     note: Note = no_note,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    words: bool = False,
 ) -> CollectionState:
     """Return the collection of the images of `source`, after encoding and indexing what changed.
 
     encoder: name of the encoder; None for that of the collection, or else the default. The encoder
     is not opened if no file has changed. note: is called with a sentence about the default encoder.
+    words: whether it is to be searched in words.
 
-    Raises the errors of `bring_up_to_date`, `open_encoder` and `build_index`.
+    Raises the errors of `bring_up_to_date`, `open_encoder` and `build_index`; TakesNoWords, before
+    anything is encoded, for an encoder that takes none.
     """
-    found = encoded_collection(source, workspace, encoder, device, note, progress)
+    found = encoded_collection(source, workspace, encoder, device, note, progress, words)
     index = _index(found.embeddings, workspace)
     return CollectionState(found.embeddings, index, found.outcome, found.encoder)
 
@@ -72,6 +76,7 @@ def encoded_collection(
     device: str = "auto",
     note: Note = no_note,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    words: bool = False,
 ) -> EncodedCollection:
     """Return the embeddings of the collection, after encoding what changed.
 
@@ -85,6 +90,8 @@ def encoded_collection(
         from retrieval.embedding.encode import bring_up_to_date
 
         opened = encoder_for(source, encoder, folder, device, note)
+        if words:
+            checked_words(opened)
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
         outcome = bring_up_to_date(source, opened, folder, progress=progress)
     return EncodedCollection(open_embeddings(folder), outcome, opened)

@@ -139,7 +139,7 @@ def _embeddings(
     given = None if workspace.folder == Workspace.at(None).folder else workspace.folder
     chosen = Workspace.of_collection(given, Path(folder).resolve())
     with output.progress(f"encode {source.name}", "image") as show:
-        found = encoded_collection(source, chosen, encoder, device, output.hint, show)
+        found = encoded_collection(source, chosen, encoder, device, output.hint, show, words=True)
     return found.embeddings
 
 
@@ -161,8 +161,8 @@ def _print(output: Output, labeling: "Labeling", folder: str) -> None:
         output.say(f"{plural(unlabelled, 'image')} below the least probability, without a label")
     if labeling.agreement is not None:
         output.say(
-            f"{labeling.agreement:.1%} of {plural(labeling.compared, 'image')} with a label of "
-            "their own among these got that label"
+            f"{labeling.agreement:.1%} of {plural(labeling.compared, 'image')} whose own label is "
+            "among these got it"
         )
     temperature = labeling.temperature
     if temperature.images:

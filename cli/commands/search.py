@@ -19,6 +19,7 @@ from cli.options import (
 )
 from cli.output import Output, distinguishable, plural
 from retrieval.errors import BadInput
+from retrieval.values import shortened
 
 if TYPE_CHECKING:
     from retrieval.contracts import Encoder
@@ -87,6 +88,12 @@ class WordOptions:
             return search_each(searcher, queries, k, where, note, columns)
         words = self.text or [], self.without or [], parsed_weights(self.weight or [])
         return [search_joined(searcher, queries, *words, k, where, note, columns)], []
+
+    def takes_words(self, queries: list[str]) -> bool:
+        """Return whether there are any words."""
+        from retrieval.embedding.queries import is_words
+
+        return bool(self.text or self.without) or any(map(is_words, queries))
 
     def check(self, queries: list[str]) -> None:
         """Raise BadInput if nothing is asked for, before an index is opened."""
@@ -212,7 +219,9 @@ def search(
     paths = paths or null
     if paths and output.json:
         raise BadInput("--paths and --json exclude each other; give one of them")
-    folder, opened = _index_folder(output, workspace, index, inside, encoder, device)
+    folder, opened = _index_folder(
+        output, workspace, index, inside, encoder, device, words.takes_words(asked)
+    )
     if opened is None and encoder is not None:
         opened = open_encoder(encoder, device)
     searcher = Searcher.open(folder, parsed_options(options), opened, device)
@@ -240,6 +249,7 @@ def _index_folder(
     inside: str | None,
     encoder: str | None,
     device: str,
+    words: bool,
 ) -> "tuple[Place, Encoder | None]":
     """Return the index to search, and its encoder if it was opened. --in brings it up to date."""
     from retrieval.storage.places import place_of
@@ -257,7 +267,7 @@ def _index_folder(
     given = None if workspace.folder == Workspace.at(None).folder else workspace.folder
     chosen = Workspace.of_collection(given, Path(inside).resolve())
     with output.progress(f"encode {source.name}", "image") as show:
-        collection = open_collection(source, chosen, encoder, device, output.hint, show)
+        collection = open_collection(source, chosen, encoder, device, output.hint, show, words)
     for sentence in () if collection.outcome is None else collection.outcome.notes:
         output.warn(sentence)
     if collection.outcome is not None and collection.outcome.manifest.skipped:
@@ -353,7 +363,7 @@ def _print(output: Output, answers: "list[QueryHits]", skipped: int, shown: _Sho
 
 def _print_hits(output: Output, answer: "QueryHits", shown: _Shown) -> None:
     label = "" if answer.label is None else f" ({answer.label})"
-    output.say(f"{answer.name}{label}")
+    output.say(f"{answer.name if answer.path else shortened(answer.name)}{label}")
     if not answer.hits:
         output.say("nothing found\n")
         return

@@ -212,15 +212,7 @@ class Embedder:
                 self._text_without_torch = open_export(
                     self._wanted.fingerprint, self._device, text=True
                 )
-            encoder = self._text_without_torch or self._opened_by_name()
-            if not isinstance(encoder, TextEncoder):
-                from retrieval.embedding.default_encoder import PHOTO_ENCODER  # imports sources
-
-                raise TakesNoWords(
-                    f"encoder {encoder.name} cannot embed text; search by image, or encode the "
-                    f"images with one that can, such as {PHOTO_ENCODER}"
-                )
-            return encoder
+            return checked_words(self._text_without_torch or self._opened_by_name())
 
     def _opened_by_name(self) -> Encoder:
         if self._registered is None:
@@ -238,6 +230,18 @@ class Embedder:
                 f"({encoder.fingerprint[:8]}); use that encoder, or encode and index again"
             )
         return encoder
+
+
+def checked_words(encoder: Encoder) -> TextEncoder:
+    """Return the encoder. Raises TakesNoWords if it embeds images only."""
+    if isinstance(encoder, TextEncoder):
+        return encoder
+    from retrieval.embedding.default_encoder import PHOTO_ENCODER  # imports sources
+
+    raise TakesNoWords(
+        f"encoder {encoder.name} cannot embed text; search by image, or encode the images with one "
+        f"that can, such as {PHOTO_ENCODER}"
+    )
 
 
 def _chunks(images: Iterator[Given | Item]) -> Iterator[tuple[int, list[Given | Item]]]:

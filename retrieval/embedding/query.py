@@ -1,6 +1,5 @@
 """One query of pictures and words, and how their vectors become one."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -15,6 +14,7 @@ from retrieval.values import shown
 
 Pictures = tuple[Given | Item, ...]
 
+MAX_WEIGHT = 1_000_000
 LEAST_SHARE = 1e-5  # share of the longest part; a shorter sum is rounding
 
 
@@ -34,8 +34,11 @@ class Weights:
         for name in ("images", "text", "without"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
-                raise BadInput(f"the weight of {name} is {shown(value)}; give a finite number")
+            if not number or not abs(value) <= MAX_WEIGHT:
+                raise BadInput(
+                    f"the weight of {name} is {shown(value)}; give a finite number, from "
+                    f"{-MAX_WEIGHT:,} to {MAX_WEIGHT:,}"
+                )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,14 +114,16 @@ def parsed_weights(given: Iterable[str]) -> Weights:
         try:
             weights[parts[name.strip()]] = float(number)
         except ValueError:
-            told = f"'{number}' is not a number" if equals else "has no number"
-            raise BadInput(f"the weight {each}: {told}; write images=0.5") from None
+            told = f"is '{number}', not a number" if equals else "has no number"
+            raise BadInput(f"the weight of {name} {told}; write {name.strip()}=0.5") from None
     return Weights(**weights)
 
 
 def checked_texts(texts: str | Iterable[str]) -> list[str]:
     """Return the texts, with lone surrogates replaced. Raises BadInput for an empty one."""
     checked = []
+    if not isinstance(texts, Iterable):
+        raise BadInput(f"the texts are {shown(texts)}; give a string, or several")
     for text in [texts] if isinstance(texts, str) else texts:
         if not isinstance(text, str):
             raise BadInput(f"a text is {shown(text)}; give a string")
@@ -144,6 +149,8 @@ def _weighted(metric: Metric, parts: Sequence[tuple[Vectors, float]]) -> Vectors
         part = weight * wide.mean(0)
         total += part
         largest = max(largest, float(np.linalg.norm(part)))
+    if not any(len(vectors) and weight for vectors, weight in parts):
+        raise BadInput("all parts of the query have the weight 0; give one of them another")
     length = float(np.linalg.norm(total))
     if not length > LEAST_SHARE * largest:
         raise BadInput(

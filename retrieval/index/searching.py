@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
+import numpy as np
 import pyarrow as pa
 
 from retrieval.contracts import Encoder, Filtering, Hits, Json, Vectors
@@ -202,7 +203,7 @@ class Searcher:
 
     def search(
         self,
-        queries: Queries | Query,
+        queries: Queries | Query | Sequence[Query],
         k: int | None = None,
         where: str | Selection | None = None,
         note: Note = no_note,
@@ -210,8 +211,8 @@ class Searcher:
         """Return the k nearest neighbors of each query vector, nearest first.
 
         queries: (q, dim), an array or lists of numbers, converted to float32. A single query is
-            (1, dim). The result for no queries, (0, dim) or [], is []. Or a `Query` of pictures
-            and words, with one list as its result.
+            (1, dim). The result for no queries, (0, dim) or [], is []. Or one `Query` of pictures
+            and words, or several: a list for each.
         k: None for 10, or for all rows if there are fewer.
         where: a filter such as `label = cat` or `width > 1000 and taken >= 2024-05-01`, to search
             only the rows that match; see `select_rows`. Or what `select` returned. A query has less
@@ -221,10 +222,12 @@ class Searcher:
         Raises BadInput if k is not between 1 and the number of rows, Mismatch for queries of
         another dimension, and the errors of `select_rows` and of `Embedder.embed_query`.
         """
-        if isinstance(queries, Query):
-            where = self.select(k, where)
-            queries = self.embedder.embed_query(queries, self.opened.facts.metric, note)
-        return self.named(self.hits(queries, k, where))
+        asked = _as_queries(queries)
+        if asked:
+            where, metric = self.select(k, where), self.opened.facts.metric
+            vectors = [self.embedder.embed_query(each, metric, note) for each in asked]
+            return self.named(self.hits(np.concatenate(vectors), k, where))
+        return self.named(self.hits(cast(Queries, queries), k, where))
 
     def hits(
         self, queries: Queries, k: int | None = None, where: str | Selection | None = None
@@ -289,6 +292,15 @@ class Searcher:
     def _columns(self) -> tuple[TextColumn, TextColumn, TextColumn]:
         rows = self.opened.rows
         return TextColumn(rows["id"]), TextColumn(rows["label"]), TextColumn(rows["path"])
+
+
+def _as_queries(queries: object) -> list[Query]:
+    """Return the queries of pictures and words; none if these are vectors."""
+    if isinstance(queries, Query):
+        return [queries]
+    if isinstance(queries, list | tuple) and queries and isinstance(queries[0], Query):
+        return [*queries]
+    return []
 
 
 def _as_json(value: Any) -> Json:

@@ -24,10 +24,12 @@ Interval = tuple[float, float]
 class Direction:
     """Recall@k in one direction, with 95% confidence intervals, and the median rank.
 
-    queries: number of texts, or of images. recall_at, intervals: by k.
+    queries: number of texts, or of images. ranked: number of images, or of texts. recall_at,
+    intervals: by k.
     """
 
     queries: int
+    ranked: int
     recall_at: dict[int, float]
     intervals: dict[int, Interval]
     median_rank: float
@@ -36,6 +38,7 @@ class Direction:
         """Return the document that `retr eval --json` prints."""
         return {
             "queries": self.queries,
+            "ranked": self.ranked,
             "recall_at": {str(k): value for k, value in self.recall_at.items()},
             "intervals": {"recall_at": {str(k): list(ends) for k, ends in self.intervals.items()}},
             "median_rank": self.median_rank,
@@ -110,8 +113,8 @@ def caption_recall(
     ranks = np.array(map_rankings(texts[known], database.vectors, metric, rank_of_image))
     back = map_rankings(database.vectors[described], texts[known], metric, rank_of_first_text)
     return CaptionRecall(
-        _direction(ranks, group, ks),
-        _direction(np.array(back), np.arange(len(described)), ks),
+        _direction(ranks, group, ks, len(database)),
+        _direction(np.array(back), np.arange(len(described)), ks, len(known)),
         len(rows) - len(known),
         len(database),
         metric,
@@ -134,12 +137,13 @@ def _rows_of(wanted: Sequence[str], database: Labelled) -> Rows:
     return np.array([row_of.get(name, -1) for name in wanted], np.int64)
 
 
-def _direction(ranks: Rows, group: Rows, ks: Sequence[int]) -> Direction:
+def _direction(ranks: Rows, group: Rows, ks: Sequence[int], ranked: int) -> Direction:
     """Return the recalls. group: (q,), the image of each query: its queries are drawn together."""
     hits: Values = (ranks[:, None] <= np.array(ks)).astype(np.float64)
     ends = bootstrap_of_groups(hits, group)
     return Direction(
         len(ranks),
+        ranked,
         dict(zip(ks, hits.mean(axis=0).tolist(), strict=True)),
         dict(zip(ks, map(tuple, ends.T.tolist()), strict=True)),
         float(np.median(ranks)),

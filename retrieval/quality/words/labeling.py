@@ -163,6 +163,11 @@ def _fitted_elsewhere(
     images = Labelled.of(labelled)
     truth = _truth(images, classes)
     known = truth >= 0
+    if known.sum() < MIN_FITTED:
+        raise BadInput(
+            f"{known.sum():,} of {len(images):,} images of {labelled.folder} have a label among "
+            f"{', '.join(classes.names)}; give embeddings with at least {MIN_FITTED}"
+        )
     vectors = units(images.vectors[known], Metric.COSINE)
     return fitted_temperature(classes.logits(vectors), truth[known])
 
@@ -179,5 +184,5 @@ def _write(embeddings: Embeddings, labeling: Labeling) -> None:
             "encoder": embeddings.facts.encoder.name,
         },
     )
-    likely = pa.array(labeling.probabilities, pa.float64())
+    likely = pa.array(labeling.probabilities, pa.float64(), mask=labeling.classes < 0)
     assign_labels(embeddings.folder, embeddings.keys(), labels, likely, about)

@@ -76,7 +76,7 @@ class Embeddings:
                 table = _labeled(table, _labels_of(further, table["id"]))
             if assigned is not None:
                 keys = table["content" if self.facts.has_files else "id"]
-                table = _labeled(table, of_keys(assigned, keys)["label"])
+                table = _relabeled(table, assigned, keys)
             if self.prefix:
                 place = table.schema.get_field_index("id")
                 table = table.set_column(
@@ -213,6 +213,16 @@ def _labeled(table: pa.Table, labels: pa.ChunkedArray) -> pa.Table:
     place = table.schema.get_field_index("label")
     field = table.schema.field(place)
     return table.set_column(place, field, pc.coalesce(labels, table["label"]))
+
+
+def _relabeled(table: pa.Table, assigned: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
+    """Return the table of a shard with the assigned labels, which may be null, of these keys."""
+    import pyarrow.compute as pc
+
+    known = pc.is_in(keys, value_set=assigned["key"].combine_chunks())
+    labels = pc.if_else(known, of_keys(assigned, keys)["label"], table["label"])
+    place = table.schema.get_field_index("label")
+    return table.set_column(place, table.schema.field(place), labels)
 
 
 def _labels_of(further: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:

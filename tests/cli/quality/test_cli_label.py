@@ -164,3 +164,21 @@ def test_indices_are_measured_with_queries_in_words(retr: Retr, gallery: Gallery
     assert found["rows"][0]["recall_at"]["10"] == 1.0
     built = retr.json("index", gallery.embeddings, "--backend", "auto", *asked, "--out", "index")
     assert built["tuning"]["queries"] == 3
+
+
+def test_an_encoder_without_words_is_refused_before_anything_is_encoded(
+    retr: Retr, photos: Path
+) -> None:
+    retr("label", "photos", "--with", "red,lime", "--encoder", "toy")
+    outcome = retr.run("label", "photos", "--with", "red,lime", "--encoder", "siamese-quick")
+    assert outcome.code == 2 and "siamese-quick cannot embed text" in outcome.err
+    outcome = retr.run("search", "red", "--in", "photos", "--encoder", "siamese-quick")
+    assert outcome.code == 2 and "siamese-quick cannot embed text" in outcome.err
+    (answer,) = retr.json("search", "red", "-k", "2", "--in", "photos", "--where", "label = red")
+    assert {hit["label"] for hit in answer["hits"]} == {"red"}
+
+
+def test_few_labels_among_the_names_are_counted(retr: Retr, gallery: Gallery) -> None:
+    given = ["label", gallery.embeddings, "--with", "zebra,lion"]
+    said = retr.refused(*given, "--calibrate-on", gallery.embeddings)
+    assert "0 of 60 images of" in said and "have a label among zebra, lion; give" in said

@@ -65,7 +65,7 @@ def test_a_path_that_is_none_is_no_words(retr: Retr, gallery: Gallery, path: str
         (["red", "--weight", "text=2"], "--weight is for queries with --text or --not"),
         (["--text", "red", "--weight", "text=nan"], "give a finite number"),
         (["--text", "red", "--weight", "words=1"], "unknown part of a query 'words'"),
-        (["--text", "red", "--weight", "text=0"], "cancel each other out"),
+        (["--text", "red", "--weight", "text=0"], "all parts of the query have the weight 0"),
     ],
 )
 def test_wrong_queries_are_refused(

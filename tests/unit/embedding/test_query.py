@@ -72,7 +72,7 @@ def test_a_weight_of_0_leaves_a_part_out_and_a_negative_one_excludes_it() -> Non
     np.testing.assert_array_equal(joined(only), UNITS[2])
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, "1", None, True])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e300, "1", None, True])
 def test_weights_are_finite_numbers(wrong: object) -> None:
     with pytest.raises(BadInput, match="give a finite number"):
         Weights(text=wrong)  # type: ignore[arg-type]
@@ -83,7 +83,10 @@ def test_weights_of_the_command_line() -> None:
     assert parsed_weights(["images=0.5", "not = 2", "text=-1"]) == Weights(0.5, -1, 2)
     with pytest.raises(UnknownName, match="unknown part of a query 'image'; did you mean"):
         parsed_weights(["image=1"])
-    for wrong, reason in [("text=much", "'much' is not a number"), ("text", "has no number")]:
+    for wrong, reason in [
+        ("text=much", "the weight of text is 'much', not a number; write text=0.5"),
+        ("text", "has no number"),
+    ]:
         with pytest.raises(BadInput, match=reason):
             parsed_weights([wrong])
     with pytest.raises(BadInput, match="give a finite number"):
@@ -110,8 +113,10 @@ def test_parts_that_cancel_each_other_out_are_refused() -> None:
     embedder = Embedder.of(Cosine())
     with pytest.raises(BadInput, match="cancel each other out; change the words or the weights"):
         embedder.embed_query(Query(texts="red", without="red", weights=Weights(without=1)))
-    with pytest.raises(BadInput, match="cancel each other out"):
+    with pytest.raises(BadInput, match="all parts of the query have the weight 0; give one of"):
         embedder.embed_query(Query(texts="red", weights=Weights(text=0)))
+    with pytest.raises(BadInput, match="the texts are None; give a string, or several"):
+        embedder.embed_texts(None)  # type: ignore[arg-type]
 
 
 def test_the_vector_of_a_query_of_images_and_words() -> None:
@@ -130,6 +135,8 @@ def test_a_searcher_takes_a_query(photos: Path, tmp_path: Path) -> None:
     searcher = Searcher.open(tmp_path / "index")
     [hits] = searcher.search(Query(texts=["red", "red"], without="blue"), k=5)
     assert [hit.label for hit in hits] == ["red"] * 5
+    both = searcher.search([Query(texts="red"), Query(texts="blue")], k=2)
+    assert [hit.label for hits in both for hit in hits] == ["red", "red", "blue", "blue"]
     [filtered] = searcher.search(Query(texts="red"), k=2, where="label=blue")
     assert [hit.label for hit in filtered] == ["blue"] * 2
     with pytest.raises(BadInput, match="k is 99"):

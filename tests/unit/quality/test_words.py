@@ -99,6 +99,7 @@ def test_recall_of_captions(seed: int, images: int, captions: int) -> None:
         order = sorted(range(captions), key=lambda i: (apart[i, image], i))
         back.append(next(place for place, i in enumerate(order) if own[i] == image))
     assert found.image_to_text.queries == len(back)
+    assert (found.text_to_image.ranked, found.image_to_text.ranked) == (images, captions)
     assert found.image_to_text.recall_at[3] == pytest.approx(np.mean([r < 3 for r in back]))
     for direction in (found.text_to_image, found.image_to_text):
         for k, value in direction.recall_at.items():
@@ -196,7 +197,13 @@ def test_images_are_labelled_by_words(colors: Embeddings) -> None:
     assert again.columns()["label_probability"].to_pylist() == pytest.approx(found.probabilities)
     assert again.assigned()["with"] == ["red", "lime", "blue"]
     sure = label_by_words(again, ["red", "blue"], Embedder.of(Toy()), least=0.9999)
-    assert (sure.classes < 0).sum() >= 10
+    unsure = sure.classes < 0
+    assert unsure.sum() >= 10
+    again = open_embeddings(colors.folder)
+    labels = again.rows()["label"].to_pylist()
+    assert [label is None for label in labels] == unsure.tolist(), "not the folder's label"
+    known = again.columns()["label_probability"].to_pylist()
+    assert [value is None for value in known] == unsure.tolist()
     clear_labels(colors.folder)
     assert open_embeddings(colors.folder).rows()["label"].to_pylist() == before
 
