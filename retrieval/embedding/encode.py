@@ -4,7 +4,8 @@ The run waits for the network only, because threads decode the images ahead of i
 few batches and the embeddings of one shard, whatever the number of images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -108,8 +109,10 @@ def bring_up_to_date(
         done = len(source) - len(plan.positions)
         progress(done, len(source))
         many = len(source) >= FAST_RESIZE_IMAGES
-        with Decoder(encoder.framing, many=many, origin=plan.origin) as decoder:
-            items = plan.items(source, plan.first)
+        with (
+            Decoder(encoder.framing, many=many, origin=plan.origin) as decoder,
+            closed(plan.items(source, plan.first)) as items,
+        ):
             encoder_of_shards = ShardEncoder(plan, encoder, decoder, Copier(folder, writer.facts))
             for number in plan.numbers:
                 encoded = encoder_of_shards.encode(number, items, done, progress)
@@ -119,6 +122,20 @@ def bring_up_to_date(
                 tally.add(encoded.encoded, encoded.copied)
                 done += len(plan.positions_of(number))
         return tally.outcome(finished(writer, further), further)
+
+
+@contextmanager
+def closed(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """Close the iterator at the end, if it is a generator.
+
+    A source may fetch ahead in a thread. If an error left its generator to the garbage collector,
+    that could wait for the thread while another one starts, which never ends.
+    """
+    try:
+        yield items
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 def writer_of(
