@@ -40,7 +40,7 @@ def s3(server: str, forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     client = s3fs.S3FileSystem(use_listings_cache=False)
     if client.exists("bucket"):
         client.rm("bucket", recursive=True)
-    client.mkdir("bucket")
+    client.makedirs("bucket", exist_ok=True)
     return client
 
 

@@ -17,7 +17,9 @@ def address() -> Iterator[str]:
     import s3fs
 
     with s3_server() as url:
-        s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url).mkdir("bucket")
+        s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url).makedirs(
+            "bucket", exist_ok=True
+        )
         yield url
 
 
