@@ -11,7 +11,7 @@ from retrieval.units import duration
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from retrieval.collection import CollectionState
+    from retrieval.collection import EncodedCollection
     from retrieval.contracts import Json
     from retrieval.workspace import Workspace
 
@@ -24,7 +24,7 @@ def show_collection(output: Output, out: Path, encoder: str | None, device: str)
     """Make a folder of photographs, search it, change it, and search it again; return the counts.
 
     The photographs are pieces of scikit-learn's two sample images. Raises the errors of
-    `open_collection`.
+    `encoded_collection`.
     """
     from retrieval.storage.files import made_folder
     from retrieval.workspace import Workspace
@@ -97,19 +97,20 @@ def _searched(
     where: str | None = None,
 ) -> "dict[str, Json]":
     """Bring the collection up to date, search it, and print both."""
-    from retrieval.collection import open_collection
+    from retrieval.collection import encoded_collection, indexed_collection
     from retrieval.images import open_source
     from retrieval.index.searching import Searcher
 
     started = time.perf_counter()
     with output.progress("encode", "image") as show:
         source = open_source(str(photos), note=output.warn)
-        state = open_collection(source, workspace, encoder, device, output.hint, show)
+        state = encoded_collection(source, workspace, encoder, device, output.hint, show)
+        index = indexed_collection(state.embeddings, workspace)
     seconds = time.perf_counter() - started
     counts = _counts(state)
     said = ", ".join(f"{what} {number}" for what, number in counts.items() if number)
     output.say(f"   {plural(len(state.embeddings), 'image')}: {said}; {duration(seconds)}")
-    searcher = Searcher.open(state.index, encoder=state.encoder, device=device)
+    searcher = Searcher.open(index, encoder=state.encoder, device=device)
     hits = searcher.search_images([query], 3, where)[0]
     columns = searcher.columns([hit.id for hit in hits], ["taken"])
     for hit, values in zip(hits, columns, strict=True):
@@ -119,7 +120,7 @@ def _searched(
     return {**counts, "seconds": seconds, "found": found}
 
 
-def _counts(state: "CollectionState") -> "dict[str, Json]":
+def _counts(state: "EncodedCollection") -> "dict[str, Json]":
     done = state.outcome
     if done is None:
         return {"encoded": 0, "kept": len(state.embeddings), "removed": 0, "renamed": 0}

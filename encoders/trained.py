@@ -35,27 +35,34 @@ class TrainedEncoder(TorchEncoder):
 
         device: auto, cpu or cuda. Raises BadData for another folder or a damaged one.
         """
-        path = self.shipped() if folder is None else Path(folder).expanduser().resolve()
-        card = Card.read(path)
-        network, weights = load_network(self.network_type, card, path)
+        network, _, facts = self.loaded(folder)
         self.trained = network.to(torch_device(device))
-        super().__init__(
-            network.embedder(),
-            name=path.name if folder is None else f"{self.plugin}:{path}",
-            dim=network.dim,
-            metric=network.metric,
-            framing=card.framing,
-            config={
-                "encoder": self.plugin,
+        super().__init__(network.embedder(), metric=network.metric, device=device, **facts)
+
+    @classmethod
+    def loaded(cls, folder: str | None) -> tuple[Network, Card, dict[str, Any]]:
+        """Return the network in the folder, its card, and arguments of `TorchEncoder`.
+
+        folder: None for the weights that ship with retr. Raises BadData as `__init__` does.
+        """
+        path = cls.shipped() if folder is None else Path(folder).expanduser().resolve()
+        card = Card.read(path)
+        network, weights = load_network(cls.network_type, card, path)
+        facts = {
+            "name": path.name if folder is None else f"{cls.plugin}:{path}",
+            "dim": network.dim,
+            "framing": card.framing,
+            "config": {
+                "encoder": cls.plugin,
                 "version": VERSION,
                 "network": dict(card.network),
                 "weights_sha256": card.weights_sha256,
             },
-            weights=weights,
-            device=device,
-            batch=network.at_once,
-            bfloat16=network.bfloat16_embeddings,
-        )
+            "weights": weights,
+            "batch": network.at_once,
+            "bfloat16": network.bfloat16_embeddings,
+        }
+        return network, card, facts
 
 
 def load_network(

@@ -25,44 +25,11 @@ BACKEND = "hnsw"
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionState:
-    """Embeddings and index of a folder of images, up to date.
+class EncodedCollection:
+    """Embeddings of a folder of images, up to date.
 
     outcome: what was encoded; None if nothing had changed. encoder: None unless it was opened.
     """
-
-    embeddings: Embeddings
-    index: Path
-    outcome: "Outcome | None" = None
-    encoder: Encoder | None = None
-
-
-def open_collection(
-    source: Source,
-    workspace: Workspace,
-    encoder: str | None = None,
-    device: str = "auto",
-    note: Note = no_note,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    words: bool = False,
-) -> CollectionState:
-    """Return the collection of the images of `source`, after encoding and indexing what changed.
-
-    encoder: name of the encoder; None for that of the collection, or else the default. The encoder
-    is not opened if no file has changed. note: is called with a sentence about the default encoder.
-    words: whether it is to be searched in words.
-
-    Raises the errors of `bring_up_to_date`, `open_encoder` and `build_index`; TakesNoWords, before
-    anything is encoded, for an encoder that takes none.
-    """
-    found = encoded_collection(source, workspace, encoder, device, note, progress, words)
-    index = _index(found.embeddings, workspace)
-    return CollectionState(found.embeddings, index, found.outcome, found.encoder)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedCollection:
-    """Embeddings of a folder of images, up to date. The rest is as in `CollectionState`."""
 
     embeddings: Embeddings
     outcome: "Outcome | None" = None
@@ -78,9 +45,14 @@ def encoded_collection(
     progress: Callable[[int, int], None] = lambda done, total: None,
     words: bool = False,
 ) -> EncodedCollection:
-    """Return the embeddings of the collection, after encoding what changed.
+    """Return the embeddings of the images of `source`, after encoding what changed.
 
-    Arguments and errors are those of `open_collection`.
+    encoder: name of the encoder; None for that of the collection, or else the default. The encoder
+    is not opened if no file has changed. note: is called with a sentence about the default encoder.
+    words: whether the collection is for searches in words.
+
+    Raises the errors of `bring_up_to_date` and `open_encoder`; TakesNoWords, before anything is
+    encoded, for an encoder that takes none.
     """
     folder = workspace.embeddings_of(source, encoder)
     outcome = opened = None
@@ -108,8 +80,11 @@ def _is_current(folder: Place, source: Source) -> bool:
     )
 
 
-def _index(embeddings: Embeddings, workspace: Workspace) -> Path:
-    """Return the folder of an index of all rows, brought up to date or built."""
+def indexed_collection(embeddings: Embeddings, workspace: Workspace) -> Path:
+    """Return the folder of an index of all rows, brought up to date or built.
+
+    Raises the errors of `build_index`.
+    """
     backend = "exact" if len(embeddings) <= MAX_EXACT_ROWS else BACKEND
     metric = embeddings.facts.metric
     folder = workspace.index_folder(embeddings.folder, backend, metric)

@@ -1,10 +1,10 @@
 """`retr label`: label images by words."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.collections import encoded
 from cli.command import command
 from cli.options import Device
 from cli.output import Output, plural
@@ -131,15 +131,7 @@ def _embeddings(
 
     if (place_of(folder) / MANIFEST).is_file():
         return open_embeddings(folder)
-    from retrieval.collection import encoded_collection
-    from retrieval.images import open_source
-    from retrieval.workspace import Workspace
-
-    source = open_source(folder, note=output.warn)
-    given = None if workspace.folder == Workspace.at(None).folder else workspace.folder
-    chosen = Workspace.of_collection(given, Path(folder).resolve())
-    with output.progress(f"encode {source.name}", "image") as show:
-        found = encoded_collection(source, chosen, encoder, device, output.hint, show, words=True)
+    found, _ = encoded(output, workspace, folder, encoder, device, words=True)
     return found.embeddings
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.collections import encoded
 from cli.command import command
 from cli.onnx_cache import keep_for_searches
 from cli.options import (
@@ -253,28 +254,17 @@ def _index_folder(
 ) -> "tuple[Place, Encoder | None]":
     """Return the index to search, and its encoder if it was opened. --in brings it up to date."""
     from retrieval.storage.places import place_of
-    from retrieval.workspace import Role, Workspace
+    from retrieval.workspace import Role
 
     if inside is None:
         place = place_of(index) if index else workspace.needed(Role.INDEX, "retr index", "--index")
         return place, None
     if index is not None:
         raise BadInput("--in and --index exclude each other; give one of them")
-    from retrieval.collection import open_collection
-    from retrieval.images import open_source
+    from retrieval.collection import indexed_collection
 
-    source = open_source(inside, note=output.warn)
-    given = None if workspace.folder == Workspace.at(None).folder else workspace.folder
-    chosen = Workspace.of_collection(given, Path(inside).resolve())
-    with output.progress(f"encode {source.name}", "image") as show:
-        collection = open_collection(source, chosen, encoder, device, output.hint, show, words)
-    for sentence in () if collection.outcome is None else collection.outcome.notes:
-        output.warn(sentence)
-    if collection.outcome is not None and collection.outcome.manifest.skipped:
-        skipped = plural(collection.outcome.manifest.skipped, "image")
-        listed = collection.embeddings.folder / "skipped.parquet"
-        output.warn(f"{skipped} could not be read; {listed} lists them with the reasons")
-    return collection.index, collection.encoder
+    found, chosen = encoded(output, workspace, inside, encoder, device, words)
+    return indexed_collection(found.embeddings, chosen), found.encoder
 
 
 def _warn_of_gone(output: Output, answers: "list[QueryHits]") -> None:

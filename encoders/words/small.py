@@ -6,7 +6,6 @@ names that its captions had, not language.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from encoders.networks import Amount, Count, Network, Settings
 from encoders.siamese import SiameseNetwork, SiameseSettings
-from encoders.trained import VERSION, TrainedEncoder, load_network
+from encoders.trained import TrainedEncoder
 from encoders.words.dual import DualEncoder
 from encoders.words.tokenizer import Tokenizer
 from retrieval.contracts import Json, Metric, Prompts
@@ -160,9 +159,7 @@ class Words(DualEncoder, TrainedEncoder):
 
         device: auto, cpu or cuda. Raises BadData for another folder or a damaged one.
         """
-        path = self.shipped() if folder is None else Path(folder).expanduser().resolve()
-        card = Card.read(path)
-        network, weights = load_network(self.network_type, card, path)
+        network, card, facts = self.loaded(folder)
         assert isinstance(network, WordsNetwork)
         self.trained = network
         DualEncoder.__init__(
@@ -171,19 +168,8 @@ class Words(DualEncoder, TrainedEncoder):
             network.text_embedder(),
             network.tokenizer,
             Prompts(_templates(card), network.scale.exp().item(), network.bias.item()),
-            name=path.name if folder is None else f"{self.plugin}:{path}",
-            dim=network.dim,
-            framing=card.framing,
-            config={
-                "encoder": self.plugin,
-                "version": VERSION,
-                "network": dict(card.network),
-                "weights_sha256": card.weights_sha256,
-            },
-            weights=weights,
             device=device,
-            batch=network.at_once,
-            bfloat16=network.bfloat16_embeddings,
+            **facts,
         )
 
 
