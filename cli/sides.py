@@ -7,6 +7,10 @@ from cli.options import parsed_choice
 from cli.output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from retrieval.quality.evaluation import Evaluation
+    from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
     from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
@@ -75,3 +79,21 @@ def open_sides(
             "them out"
         )
     return sides_of_folders(*folders, chosen, seed, draw, output.warn)
+
+
+def evaluated_through(
+    index: str,
+    options: "Mapping[str, object] | None",
+    searched: "Embeddings",
+    queries: "Labelled",
+    database: "Labelled",
+    ks: "Sequence[int]",
+    depth: int,
+) -> "Evaluation":
+    """Evaluate the hits of an index of the database. Raises Mismatch for another index."""
+    from retrieval.index.folder import check_indexed, open_index
+    from retrieval.quality.evaluation import evaluate_index
+
+    opened = open_index(index, options)
+    check_indexed(opened, searched)
+    return evaluate_index(queries, database, opened.index, opened.facts.metric, ks, depth)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.output import Output
-from cli.sides import warn_of_assigned
+from cli.sides import evaluated_through, warn_of_assigned
 from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def evaluate_texts(
     takes no text.
     """
     from retrieval.embedding.embed import Embedder
-    from retrieval.quality.evaluation import evaluate, evaluate_index
+    from retrieval.quality.evaluation import evaluate
     from retrieval.quality.labelled import Labelled
+    from retrieval.quality.provenance import ids_within
     from retrieval.quality.words.captions import caption_recall
     from retrieval.quality.words.texts import LABEL, TextQueries
     from retrieval.quality.words.zero_shot import accuracy
@@ -79,19 +80,15 @@ def evaluate_texts(
     if asked.by != LABEL:
         if index is not None:
             _refuse_index()
-        captions = caption_recall(asked, vectors, database, chosen, ks, depth)
+        ids = ids_within(database, searched.facts.source)
+        captions = caption_recall(asked, vectors, database, chosen, ks, depth, ids)
         return WordResult(captions, database, None, facts)
     queries = asked.labelled(vectors)
     if index is None:
         result = evaluate(queries, database, chosen, ks, depth)
     else:
-        from retrieval.index.folder import check_indexed, open_index
-
-        opened = open_index(index, options)
-        check_indexed(opened, searched)
-        chosen = opened.facts.metric
-        result = evaluate_index(queries, database, opened.index, chosen, ks, depth)
-    return WordResult(result, database, accuracy(queries, database, chosen), facts)
+        result = evaluated_through(index, options, searched, queries, database, ks, depth)
+    return WordResult(result, database, accuracy(queries, database, result.metric), facts)
 
 
 def _vectors(

@@ -12,10 +12,16 @@ from statistics import median
 from typing import Any, cast
 
 import numpy as np
+from onnxruntime import InferenceSession
 
 from benchmarks.suite import machine
 from retrieval.contracts import Json, TextEncoder
-from retrieval.embedding.onnx_cache import keep_export, open_export
+from retrieval.embedding.onnx_cache import (
+    TEXT_NETWORK,
+    export_folder,
+    keep_export,
+    open_export,
+)
 from retrieval.errors import BadInput
 from retrieval.registry import open_encoder
 
@@ -33,7 +39,7 @@ def measure(name: str, batch: int, repeats: int) -> dict[str, Json]:
     if not isinstance(exported, TextEncoder):
         raise BadInput(f"{name} takes no words; name another encoder")
     results: dict[str, Json] = {"encoder": name, "machine": machine.describe()}
-    session = cast(Any, exported)._text
+    session = InferenceSession(export_folder(encoder.fingerprint) / TEXT_NETWORK)
     at_once = 64
     for kind, count in (("one", 1), ("batch", batch)):
         texts = [f"{TEXTS[i % len(TEXTS)]} {i}" for i in range(count)]

@@ -20,7 +20,7 @@ from cli.options import (
     parsed_options,
 )
 from cli.output import Output
-from cli.sides import open_database, open_folders, open_sides
+from cli.sides import evaluated_through, open_database, open_folders, open_sides
 from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
     from retrieval.quality.words.captions import CaptionRecall
-    from retrieval.storage.sets.embeddings import Embeddings
     from retrieval.workspace import Workspace
 
 
@@ -152,7 +151,9 @@ def evaluate(
         chosen = parsed_metric(metric) or searched.facts.metric
         result = evaluation.evaluate(sides.queries, sides.database, chosen, ks, depth)
     else:
-        result = _through(index, options, searched, sides, ks, depth)
+        result = evaluated_through(
+            index, parsed_options(options), searched, sides.queries, sides.database, ks, depth
+        )
     differences = {} if other is None else exchange.compare_evaluations(result, other, sides.name)
     facts: dict[str, JsonValue] = {
         "queries": str(asked.folder),
@@ -220,24 +221,6 @@ class _Words:
         told = {name: of.to_json() for name, of in differences.items()}
         against: dict[str, JsonValue] = {"against": str(files.against), "differences": {**told}}
         output.document(found.to_json() | (against if other is not None else {}))
-
-
-def _through(
-    index: str,
-    options: list[str] | None,
-    searched: "Embeddings",
-    sides: "Sides",
-    ks: list[int],
-    depth: int,
-) -> "Evaluation":
-    """Evaluate the hits of an index of the database."""
-    from retrieval.index.folder import check_indexed, open_index
-    from retrieval.quality.evaluation import evaluate_index
-
-    opened = open_index(index, parsed_options(options))
-    check_indexed(opened, searched)
-    metric = opened.facts.metric
-    return evaluate_index(sides.queries, sides.database, opened.index, metric, ks, depth)
 
 
 def _write(

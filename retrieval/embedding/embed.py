@@ -186,13 +186,12 @@ class Embedder:
         with self.lock:
             pictures = self._embedded(query.pictures) if query.pictures else None
             words = self.embed_texts(query.words, note) if query.words else None
-            opened = self._without_torch or self._text_without_torch or self.encoder
-            none = np.empty((0, opened.dim), np.float32)
-            return query.joined(
-                chosen or opened.metric,
-                none if pictures is None else pictures,
-                none if words is None else words,
-            )
+            if pictures is None:
+                assert words is not None, "a query has one or the other"
+                pictures = words[:0]
+            if words is None:
+                words = pictures[:0]
+            return query.joined(chosen or self.encoder.metric, pictures, words)
 
     def _opened(self, many: bool) -> Encoder:
         """Return the encoder in the runtime that suits a few images, or many."""

@@ -23,7 +23,7 @@ class Weights:
     """The weight of each part of a query: of its pictures, its words, and what it excludes.
 
     A weight of 0 leaves the part out. A negative weight turns wanted into unwanted, and back.
-    docs/words.md has the measurement behind the defaults.
+    docs/results.md shows what weights do, under Words.
     """
 
     images: float = 1.0

@@ -5,7 +5,7 @@ from typing import Annotated, BinaryIO
 
 from fastapi import File, Form, UploadFile
 
-from retrieval.embedding.query import Weights
+from retrieval.embedding.query import MAX_WEIGHT, Weights
 from retrieval.errors import BadInput
 from retrieval.serving.asked import Asked
 
@@ -14,7 +14,6 @@ IMAGE_MEDIA_TYPES = (
     "application/octet-stream",
 )  # media types of an upload that may be an image
 IMAGE_FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000"
-MAX_WEIGHT = 1_000.0
 
 Uploads = Annotated[list[UploadFile] | None, File(description=f"Images: {IMAGE_FORMATS}.")]
 Weight = Annotated[

@@ -14,6 +14,7 @@ from retrieval.quality.per_query import PerQuery
 from retrieval.quality.ranking import Rows, map_rankings
 from retrieval.quality.significance import Values, bootstrap_of_groups
 from retrieval.quality.words.texts import TextQueries
+from retrieval.storage.names import nfc
 
 CAPTION_KS = (1, 5, 10)
 
@@ -82,18 +83,19 @@ def caption_recall(
     metric: Metric | str,
     ks: Sequence[int] = CAPTION_KS,
     depth: int = 0,
+    ids: Sequence[str] | None = None,
 ) -> CaptionRecall:
     """Return recall@k of texts that each describe one image, from exact rankings.
 
-    queries: with the id of each text's image; the name of the source before it may be missing.
-    texts: their vectors (t, dim). depth: rows to keep of each text's ranking.
+    queries: with the id of each text's image. texts: their vectors (t, dim). depth: rows to keep of
+    each text's ranking. ids: (n,), of the images; None for those of the database.
 
     text→image: the share of texts whose image is among the first k images. image→text: the share
     of described images with one of their texts among the first k texts. Equal distances rank by
     row. Raises BadInput if no text has its image in the database.
     """
     metric = choice(Metric, metric)
-    rows = _rows_of(queries.relevant, database)
+    rows = _rows_of(queries.relevant, [*map(str, database.ids)] if ids is None else ids)
     known = np.flatnonzero(rows >= 0)
     if not len(known):
         raise BadInput(
@@ -129,12 +131,10 @@ def caption_recall(
     )
 
 
-def _rows_of(wanted: Sequence[str], database: Labelled) -> Rows:
-    """Return the row (t,) of each id; -1 if it is not there."""
-    row_of = {str(name): row for row, name in enumerate(database.ids)}
-    for row, name in enumerate(database.ids):
-        row_of.setdefault(str(name).partition(": ")[2], row)
-    return np.array([row_of.get(name, -1) for name in wanted], np.int64)
+def _rows_of(wanted: Sequence[str], ids: Sequence[str]) -> Rows:
+    """Return the row (t,) of each id, in any form of Unicode; -1 if it is not there."""
+    row_of = {nfc(name): row for row, name in enumerate(ids)}
+    return np.array([row_of.get(nfc(name), -1) for name in wanted], np.int64)
 
 
 def _direction(ranks: Rows, group: Rows, ks: Sequence[int], ranked: int) -> Direction:

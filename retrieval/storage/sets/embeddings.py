@@ -210,9 +210,12 @@ def _labeled(table: pa.Table, labels: pa.ChunkedArray) -> pa.Table:
     """Return the table of a shard with these labels, where they are not null."""
     import pyarrow.compute as pc
 
+    return _with_labels(table, pc.coalesce(labels, table["label"]))
+
+
+def _with_labels(table: pa.Table, labels: pa.ChunkedArray) -> pa.Table:
     place = table.schema.get_field_index("label")
-    field = table.schema.field(place)
-    return table.set_column(place, field, pc.coalesce(labels, table["label"]))
+    return table.set_column(place, table.schema.field(place), labels)
 
 
 def _relabeled(table: pa.Table, assigned: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
@@ -220,9 +223,8 @@ def _relabeled(table: pa.Table, assigned: pa.Table, keys: pa.ChunkedArray) -> pa
     import pyarrow.compute as pc
 
     known = pc.is_in(keys, value_set=assigned["key"].combine_chunks())
-    labels = pc.if_else(known, of_keys(assigned, keys)["label"], table["label"])
-    place = table.schema.get_field_index("label")
-    return table.set_column(place, table.schema.field(place), labels)
+    labels = of_keys(assigned, keys)["label"]
+    return _with_labels(table, pc.if_else(known, labels, table["label"]))
 
 
 def _labels_of(further: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:
