@@ -61,7 +61,7 @@ def encoded_collection(
         from retrieval.embedding.default_encoder import encoder_for
         from retrieval.embedding.encode import bring_up_to_date
 
-        opened = encoder_for(source, encoder, folder, device, note)
+        opened = encoder_for(source, encoder, folder, device, note, words)
         if words:
             checked_words(opened)
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)

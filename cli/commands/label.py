@@ -64,7 +64,7 @@ EncoderOption = Annotated[
     str | None,
     typer.Option(
         help="Encoder for a folder of images; it must take words.  [default: that of its "
-        "embeddings, or else the default for photographs]"
+        "embeddings, or else clip:ViT-B-32-256]"
     ),
 ]
 

@@ -235,11 +235,11 @@ def checked_words(encoder: Encoder) -> TextEncoder:
     """Return the encoder. Raises TakesNoWords if it embeds images only."""
     if isinstance(encoder, TextEncoder):
         return encoder
-    from retrieval.embedding.default_encoder import PHOTO_ENCODER  # imports sources
+    from retrieval.embedding.default_encoder import WORDS_ENCODER  # imports sources
 
     raise TakesNoWords(
-        f"encoder {encoder.name} cannot embed text; search by image, or encode the images with one "
-        f"that can, such as {PHOTO_ENCODER}"
+        f"encoder {encoder.name} cannot embed text; search by image, or encode the images with "
+        f"--encoder {WORDS_ENCODER} or another that can"
     )
 
 

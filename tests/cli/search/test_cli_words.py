@@ -102,6 +102,6 @@ def test_an_index_without_words_names_an_encoder_that_has_them(retr: Retr) -> No
     said = outcome.err.rstrip()
     assert (outcome.code, outcome.out, said.count("\n")) == (2, "", 0)
     assert "there is no file 'imgg', and encoder siamese-quick cannot embed text; " in said
-    assert said.endswith("encode the images with one that can, such as clip:ViT-B-32-256")
+    assert said.endswith("encode the images with --encoder clip:ViT-B-32-256 or another that can")
     explicit = retr.run("search", "--text", "imgg", "--index", "index")
     assert explicit.code == 2 and "there is no file" not in explicit.err

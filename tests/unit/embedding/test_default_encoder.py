@@ -10,6 +10,7 @@ from retrieval.embedding.default_encoder import (
     DATA_SET_ENCODER,
     OFFLINE_PHOTO_ENCODER,
     PHOTO_ENCODER,
+    WORDS_ENCODER,
     encoder_for,
 )
 from retrieval.embedding.encode import encode_source
@@ -24,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def opened(name: str, device: str = "auto") -> Toy:
         names.append(name)
-        if name == PHOTO_ENCODER:
+        if name in (PHOTO_ENCODER, WORDS_ENCODER):
             raise RetrError("cannot fetch the weights")
         return Toy()
 
@@ -40,6 +41,18 @@ def test_photographs_get_the_offline_encoder_without_a_network(
     assert asked == [PHOTO_ENCODER, OFFLINE_PHOTO_ENCODER]
     assert len(said) == 1
     assert "needs no network" in said[0] and PHOTO_ENCODER in said[0]
+
+
+def test_searches_in_words_get_an_encoder_that_takes_them_or_none(
+    asked: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RetrError, match="cannot fetch the weights"):
+        encoder_for(open_source(str(photos)), None, None, words=True)
+    assert asked == [WORDS_ENCODER], "an encoder of images only would not do"
+    monkeypatch.setattr(default_encoder, "open_encoder", lambda name, device: Toy())
+    said: list[str] = []
+    encoder_for(open_source(str(photos)), None, None, note=said.append, words=True)
+    assert "the default for searches in words; choose another with --encoder" in said[0]
 
 
 def test_data_sets_keep_their_encoder(asked: list[str], tmp_path: Path) -> None:
