@@ -22,7 +22,7 @@ from retrieval.storage.sets.manifest import EncoderFacts
 from tests.unit.embedding.test_embed import ImagesOnly
 from tests.uploads import HERE, asked, png, searched
 
-IMAGES_ONLY = "encoder toy cannot embed text; search by image, or encode the images with one that"
+IMAGES_ONLY = "encoder toy cannot embed text; search by image, or encode the images with --encoder"
 
 
 class Brief(Toy):
