@@ -1,21 +1,25 @@
 """The common part of torch encoders: device, batches, precision, weights, fingerprint."""
 
+import copy
 import ctypes
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from encoders.write_onnx import write_onnx
 from retrieval.choices import choice
-from retrieval.contracts import Framing, Images, Json, Metric, Vectors
+from retrieval.contracts import Arithmetic, Framing, Images, Json, Metric, Precision, Vectors
 from retrieval.errors import BadData, BadInput
 from retrieval.images import check_framed
 
@@ -40,12 +44,13 @@ class TorchEncoder:
         device: str,
         batch: int,
         bfloat16: bool = True,
+        files: Sequence[Path] = (),
     ) -> None:
         """Move the network to the device and compute the fingerprint.
 
         config: everything else that embeddings depend on, besides `weights` and `framing`. device:
         auto, cpu or cuda. batch: images per forward pass. bfloat16: whether a CPU may round to it,
-        see `Network`.
+        see `Network`. files: see `FromFiles`.
         """
         keep_freed_memory()
         self.name = name
@@ -56,6 +61,8 @@ class TorchEncoder:
         self.device = torch_device(device)
         self.batch = batch
         self.bfloat16 = bfloat16
+        self.precision = Precision.BALANCED
+        self.files = tuple(files)
         self.fingerprint = fingerprint_of(config, framing, weights)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
 
@@ -72,6 +79,27 @@ class TorchEncoder:
             vectors[start : start + len(pixels)] = output.float().cpu().numpy()
         return vectors
 
+    @property
+    def library(self) -> str:
+        """Name and version of the library that runs the network."""
+        return f"torch {torch.__version__.partition('+')[0]}"
+
+    @property
+    def gpu(self) -> str | None:
+        """The name of the GPU that runs the network; None on a CPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The numbers that most of the network computes with."""
+        return arithmetic_of(self.device, self.precision, self.bfloat16)
+
+    def with_precision(self, precision: Precision) -> Self:
+        """Return the same encoder, with the arithmetic that it has for this precision."""
+        found = copy.copy(self)
+        found.precision = precision
+        return found
+
     def export(self, path: Path) -> None:
         """Write the network as ONNX, for `encoders.onnx_encoder`. Raises CannotExport."""
         write_onnx(self.network, self.framing.side, path)
@@ -79,7 +107,9 @@ class TorchEncoder:
     @torch.inference_mode()
     def forward(self, batch: Tensor) -> Tensor:
         """Return the network's output (n, dim) for images (n, 3, side, side) from 0 to 1."""
-        with fast_inference(self.device, self.bfloat16):
+        exact = self.precision is Precision.EXACT
+        no_tf32 = cudnn.flags(enabled=True, allow_tf32=False) if exact else nullcontext()
+        with no_tf32, computing_in(self.arithmetic, self.device):
             output: Tensor = self.network(batch)
         if self.device.type == "cuda" and not output.isfinite().all():
             output = self.network(batch)  # an intermediate number overflowed float16
@@ -103,22 +133,45 @@ def floats(images: Tensor) -> Tensor:
 
 def autocast(device: torch.device) -> torch.autocast:
     """Return the precision of training: bfloat16 on hardware that multiplies it, else float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def fast_inference(device: torch.device) -> torch.autocast:
+    """Return the context of embedding, see `arithmetic_of`."""
+    return computing_in(arithmetic_of(device), device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bfloat16."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def fast_inference(device: torch.device, bfloat16: bool = True) -> torch.autocast:
-    """Return the precision of embedding: float16 on a GPU with units for it, else see `autocast`.
+def arithmetic_of(
+    device: torch.device, precision: Precision = Precision.BALANCED, bfloat16: bool = True
+) -> Arithmetic:
+    """Return the arithmetic of embedding: float16 on a GPU with units for it, else see `autocast`.
 
     On such a GPU float16 is as fast as bfloat16, and rounds to 11 bits, not to 8. docs/results.md
     shows the effect of each on embeddings. bfloat16: False for float32 on a CPU.
     """
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):
-        return torch.autocast("cuda", torch.float16)
-    return autocast(device) if bfloat16 else torch.autocast(device.type, enabled=False)
+    if precision is Precision.EXACT:
+        return Arithmetic.FLOAT32
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (7, 0):
+            return Arithmetic.FLOAT16
+    elif not bfloat16:
+        return Arithmetic.FLOAT32
+    return Arithmetic.BFLOAT16 if has_bfloat16(device) else Arithmetic.FLOAT32
+
+
+def computing_in(arithmetic: Arithmetic, device: torch.device) -> torch.autocast:
+    """Return the context in which torch computes in this arithmetic."""
+    if arithmetic is Arithmetic.FLOAT32:
+        return torch.autocast(device.type, enabled=False)
+    dtype = torch.float16 if arithmetic is Arithmetic.FLOAT16 else torch.bfloat16
+    return torch.autocast(device.type, dtype)
 
 
 def fingerprint_of(

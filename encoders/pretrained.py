@@ -19,7 +19,7 @@ from encoders.blocks.heads import Rotation, ViewsAveraged, Whitening
 from encoders.inference import TorchEncoder
 from encoders.networks import Amount, Count, Network, Positive, Settings, Share
 from encoders.timm.features import Features
-from encoders.timm.published import OFFLINE_MODEL, check_known, load_published
+from encoders.timm.published import OFFLINE_MODEL, check_known, load_published, published_files
 from encoders.trained import TrainedEncoder
 from retrieval.contracts import Framing, Json, Metric, Resample
 from retrieval.errors import BadInput
@@ -281,4 +281,5 @@ class Pretrained(TrainedEncoder):
             device=device,
             batch=self.network_type.at_once,
             bfloat16=self.network_type.bfloat16_embeddings,
+            files=published_files(model),
         )

@@ -8,7 +8,7 @@ import torch
 from encoders.inference import TorchEncoder, load_weights, torch_device
 from encoders.networks import Network
 from retrieval.errors import BadData
-from retrieval.storage.cards import Card
+from retrieval.storage.cards import CARD, WEIGHTS, Card
 
 VERSION = 3  # raise it when a network's arithmetic changes; part of the fingerprint
 SHIPPED = Path(__file__).parent / "weights"
@@ -61,6 +61,7 @@ class TrainedEncoder(TorchEncoder):
             "weights": weights,
             "batch": network.at_once,
             "bfloat16": network.bfloat16_embeddings,
+            "files": (path / CARD, path / WEIGHTS),
         }
         return network, card, facts
 

@@ -60,12 +60,14 @@ def encoded_collection(
         # A search of files that have not changed does not wait for these.
         from retrieval.embedding.default_encoder import encoder_for
         from retrieval.embedding.encode import bring_up_to_date
+        from retrieval.embedding.runtimes.choice import runner_for
 
         opened = encoder_for(source, encoder, folder, device, note, words)
         if words:
             checked_words(opened)
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
-        outcome = bring_up_to_date(source, opened, folder, progress=progress)
+        runner = runner_for(opened, source, note=note)
+        outcome = bring_up_to_date(source, runner, folder, progress=progress)
     return EncodedCollection(open_embeddings(folder), outcome, opened)
 
 

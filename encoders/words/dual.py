@@ -34,6 +34,7 @@ class DualEncoder(TorchEncoder):
         device: str,
         batch: int,
         bfloat16: bool = True,
+        files: Sequence[Path] = (),
     ) -> None:
         """Move both networks to the device, and compute the fingerprint.
 
@@ -55,6 +56,7 @@ class DualEncoder(TorchEncoder):
             device=device,
             batch=batch,
             bfloat16=bfloat16,
+            files=files,
         )
         self.text = text.eval().to(self.device)
 

@@ -4,12 +4,12 @@ docs/results.md says how the encoder for photographs was chosen.
 """
 
 from retrieval.contracts import Encoder
+from retrieval.embedding.known import open_known
 from retrieval.errors import BadInput, RetrError
 from retrieval.images import DATA_SET_NAMES, Source
 from retrieval.images.datasets.cifar import CifarSource
 from retrieval.images.datasets.idx import IdxSource
 from retrieval.images.source import Note, no_note
-from retrieval.registry import open_encoder
 from retrieval.storage.places import Place
 from retrieval.storage.sets.manifest import MANIFEST, Manifest
 
@@ -28,16 +28,16 @@ def default_encoder(
     are for searches in words. Raises the errors of `open_encoder`.
     """
     if is_data_set(source):
-        return open_encoder(DATA_SET_ENCODER, device), ""
+        return open_known(DATA_SET_ENCODER, device), ""
     if words:
-        encoder = open_encoder(WORDS_ENCODER, device)
+        encoder = open_known(WORDS_ENCODER, device, words)
         return encoder, _sentence(encoder, "the default for searches in words")
     try:
-        encoder = open_encoder(PHOTO_ENCODER, device)
+        encoder = open_known(PHOTO_ENCODER, device)
     except BadInput:
         raise
     except RetrError:
-        encoder = open_encoder(OFFLINE_PHOTO_ENCODER, device)
+        encoder = open_known(OFFLINE_PHOTO_ENCODER, device)
         reason = f"needs no network; the model hub, which has {PHOTO_ENCODER}, cannot be reached"
     else:
         reason = "the default for photographs"
@@ -67,7 +67,7 @@ def encoder_for(
         there = (folder / MANIFEST).exists()
         name = Manifest.read(folder).facts.encoder.name if there else None
     if name is not None:
-        return open_encoder(name, device)
+        return open_known(name, device, words)
     encoder, reason = default_encoder(source, device, words)
     if reason:
         note(reason)

@@ -6,7 +6,7 @@ few batches and the embeddings of one shard, whatever the number of images.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -15,6 +15,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Encoder, Vectors
 from retrieval.embedding.decoder import Decoder, ReadImage
 from retrieval.embedding.plan import Copier, Plan, plan_of
+from retrieval.embedding.runtimes.running import Running
 from retrieval.errors import BadData, BadSource
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
 from retrieval.images.described import described, has_same_columns
@@ -24,6 +25,7 @@ from retrieval.storage.files import PARTIAL, locked, made_folder, remove
 from retrieval.storage.names import storable
 from retrieval.storage.places import Place
 from retrieval.storage.sets.columns import FurtherColumns
+from retrieval.storage.sets.made_by import MadeBy
 from retrieval.storage.sets.manifest import (
     Dtype,
     EncoderFacts,
@@ -246,6 +248,7 @@ class EncodedShard:
     vectors: Vectors
     skipped: list[Skipped]
     encoded: int
+    made_by: MadeBy | None = None
 
     @property
     def copied(self) -> tuple[tuple[str, str], ...]:
@@ -255,7 +258,7 @@ class EncodedShard:
     def write(self, file: Place, facts: Facts) -> Shard:
         """Write the shard; return its manifest entry. Raises the errors of `write_shard`."""
         items = [each.item for each in self.read]
-        return write_shard(
+        shard = write_shard(
             file,
             facts,
             ids=[item.id for item in items],
@@ -265,6 +268,7 @@ class EncodedShard:
             skipped=self.skipped,
             files=[each.file for each in self.read if each.file],
         )
+        return replace(shard, made_by=self.made_by if self.encoded else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +309,8 @@ class ShardEncoder:
         known, thumbnails = self.copier.copied([each.origin for each in copied if each.origin])
         vectors.append(known)
         read = [*encoded, *map(ReadImage.with_thumbnail, copied, thumbnails)]
-        return EncodedShard(read, np.concatenate(vectors), skipped, len(encoded))
+        made_by = self.encoder.made_by if isinstance(self.encoder, Running) else None
+        return EncodedShard(read, np.concatenate(vectors), skipped, len(encoded), made_by)
 
 
 NOTHING_FURTHER = Further(None, is_new=False)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from retrieval.contracts import Encoder, Json
+from retrieval.contracts import Encoder, Json, Precision
 from retrieval.embedding.decoder import Decoder
 from retrieval.embedding.early_shards import OUTCOME, appears
 from retrieval.embedding.encode import EncodedShard, ShardEncoder, check_root, facts_of
 from retrieval.embedding.onnx_cache import EXPORT
 from retrieval.embedding.plan import Copier, Plan
+from retrieval.embedding.runtimes.choice import AUTO, runner_for
 from retrieval.errors import Mismatch, WorkerFailed
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, open_source
 from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE
@@ -36,7 +37,10 @@ ATTEMPT_MARKER = "begun"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of a source and an encoder, as `open_source` and `open_encoder` take them."""
+    """Names of a source and an encoder, as `open_source` and `open_encoder` take them.
+
+    runtime, precision: as for `runner_for`, which holds no race on a cluster.
+    """
 
     source: str
     encoder: str
@@ -45,6 +49,8 @@ class Names:
     limit: int | None = None
     device: str = "auto"
     columns: Columns = NO_CHOICE
+    runtime: str = AUTO
+    precision: Precision = Precision.BALANCED
 
     def absolute(self) -> Self:
         """Return the names, as they may be given to a process in another folder, with other
@@ -168,7 +174,8 @@ class _Opened:
                 f"encoder {wanted.encoder.name} differs from that of the run; "
                 "install the same retr and the same plug-ins on every node"
             )
-        return cls(task.plan, source, encoder, task.folder.parent)
+        runner = runner_for(encoder, source, names.precision, names.runtime, races=False)
+        return cls(task.plan, source, runner, task.folder.parent)
 
     def encode(self, number: int) -> EncodedShard:
         """Return the shard of this number, encoded."""

@@ -22,6 +22,7 @@ from retrieval.storage.files import (
     write_sealed,
 )
 from retrieval.storage.places import Place
+from retrieval.storage.sets.made_by import MadeBy
 
 FORMAT = "retr-embeddings"
 VERSION = (
@@ -163,13 +164,17 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard, as the manifest lists it."""
+    """One shard, as the manifest lists it.
+
+    made_by: what computed the rows that were encoded; None where that is not known.
+    """
 
     file: str
     rows: int
     skipped: int
     bytes: int
     sha256: str
+    made_by: MadeBy | None = None
 
     @property
     def number(self) -> int:
@@ -223,6 +228,11 @@ class Manifest:
     def column_files(self) -> list[str]:
         """The files of columns beside the shards."""
         return [each.file for each in (self.columns, self.assigned) if each is not None]
+
+    @property
+    def made_by(self) -> list[MadeBy]:
+        """What computed the embeddings, each once."""
+        return [*dict.fromkeys(shard.made_by for shard in self.shards if shard.made_by)]
 
     @property
     def rows(self) -> int:

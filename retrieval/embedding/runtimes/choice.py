@@ -1,0 +1,290 @@
+"""Choose the library and the arithmetic that run an encoder's network on a source of images."""
+
+import hashlib
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from retrieval.choices import choice
+from retrieval.contracts import (
+    Arithmetic,
+    Encoder,
+    Exportable,
+    Images,
+    Precision,
+    Rounding,
+    Runtime,
+)
+from retrieval.embedding.decoder import Decoder
+from retrieval.embedding.encode import closed
+from retrieval.embedding.onnx_cache import NETWORK, checked, export_folder, keep_export
+from retrieval.embedding.runtimes.decision import TORCH, Decision, Machine
+from retrieval.embedding.runtimes.race import Way, Ways, raced, rate_of
+from retrieval.embedding.runtimes.running import Encode, Running, Threaded
+from retrieval.errors import BadData, BadInput, Busy, Mismatch, RetrError, UnknownName
+from retrieval.images import FAST_RESIZE_IMAGES, Source
+from retrieval.images.source import Note, no_note
+from retrieval.registry import open_encoder, open_quantizer, open_runtime, runtime_names
+from retrieval.runtime.processor import processor
+from retrieval.runtime.threads import usable_cores
+from retrieval.storage.files import locked, moved, sha256_of
+from retrieval.storage.sets.made_by import MadeBy
+
+AUTO = "auto"
+RACE_IMAGES = 2_000
+"""Number of images from which a race pays: it takes some seconds."""
+
+COMPILING = {"openvino"}
+COMPILED_IMAGES = 200
+"""Without a race: number of images from which a runtime that compiles networks is taken. That takes
+a second, and the network is faster then."""
+
+SAMPLE_IMAGES = 256
+"""First images of a source, on which the ways are compared and int8 is calibrated."""
+
+INT8_SECONDS = 60
+"""Time that encoding takes in float32, from which the search for layers that permit int8 pays."""
+
+
+def runner_for(
+    encoder: Encoder,
+    source: Source,
+    precision: Precision | str = Precision.BALANCED,
+    runtime: str = AUTO,
+    note: Note = no_note,
+    races: bool = True,
+) -> Encoder:
+    """Return the encoder, run in the fastest way on this machine that keeps the promise.
+
+    precision: see `retrieval.embedding.runtimes.agreement`. runtime: torch, onnx, openvino or
+    another plug-in; auto for the fastest, found by a race if the source has RACE_IMAGES or more,
+    and remembered. note: is called with a sentence about the outcome of a race. races: False for
+    one of several processes on this machine, whose races would disturb each other.
+
+    Raises UnknownName for a runtime that is not there, BadInput for one that cannot run the
+    encoder, and for `fast` without a race.
+    """
+    precision = choice(Precision, precision)
+    if runtime not in (AUTO, TORCH, *runtime_names()):
+        raise UnknownName("runtime", runtime, [AUTO, TORCH, *runtime_names()])
+    on_gpu = isinstance(encoder, Rounding) and encoder.gpu is not None
+    folder = None if runtime == TORCH or on_gpu else _exported(encoder, runtime)
+    if folder is None:
+        if runtime not in (AUTO, TORCH):
+            problem = "runs on a GPU" if on_gpu else "cannot be exported"
+            raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
+        return _own(encoder, precision)
+    return _Choice(encoder, source, precision, runtime, folder).made(note, races)
+
+
+def _exported(encoder: Encoder, runtime: str) -> Path | None:
+    """Return the folder with the encoder's exported network; None if it has none.
+
+    Raises BadInput if this runtime was asked for, and the network cannot be exported.
+    """
+    folder = export_folder(encoder.fingerprint)
+    if isinstance(encoder, Exportable):
+        try:
+            keep_export(encoder)
+        except (RetrError, OSError) as error:
+            if runtime != AUTO:
+                raise BadInput(f"{error}; give --runtime torch") from error
+            return None
+    return folder if (folder / NETWORK).is_file() else None
+
+
+def _own(encoder: Encoder, precision: Precision) -> Encoder:
+    """Return the encoder, run by its own library."""
+    if not isinstance(encoder, Rounding):
+        return encoder
+    rounding = encoder.with_precision(precision)
+    where = rounding.gpu or processor()
+    facts = MadeBy(rounding.library, rounding.arithmetic, precision, where)
+    return Running(encoder, rounding.encode, facts)
+
+
+class _Choice:
+    """The choice for one encoder with an exported network, and one source."""
+
+    def __init__(
+        self, encoder: Encoder, source: Source, precision: Precision, runtime: str, folder: Path
+    ) -> None:
+        self.encoder = encoder
+        self.source = source
+        self.precision = precision
+        self.runtime = runtime
+        self.folder = folder
+        self.runtimes = _opened(runtime)
+        self.machine = Machine.here({name: each.version for name, each in self.runtimes.items()})
+
+    def made(self, note: Note, races: bool) -> Encoder:
+        """Return the encoder, run in the way chosen."""
+        known = Decision.read(self.folder, self.precision, self.runtime, self.machine)
+        if known is not None and (found := self._remembered(known)) is not None:
+            return found
+        if self.precision is Precision.FAST and not races:
+            raise BadInput(
+                "precision fast is calibrated by one process; give --precision balanced, or "
+                "encode with --engine local"
+            )
+        small = len(self.source) < RACE_IMAGES and self.precision is not Precision.FAST
+        if small or not races:
+            return self._without_race()
+        return self._by_race(note)
+
+    def _remembered(self, decision: Decision) -> Encoder | None:
+        """Return the encoder, run as it was decided; None if that is no longer possible."""
+        if decision.runtime == TORCH:
+            return _own(self._with_torch(), self.precision)
+        file = self.folder / NETWORK
+        if decision.network is not None:
+            assert decision.network_sha256 is not None
+            if decision.images != _hash(self._sample()):
+                return None
+            file = self.folder / decision.network
+        try:
+            if decision.network_sha256 is not None:
+                checked(file, decision.network_sha256)
+            return self._running(decision.runtime, decision.arithmetic, file, decision.wide)
+        except (BadData, KeyError):
+            return None
+
+    def _without_race(self) -> Encoder:
+        """Return the encoder, run in float32, or by its own library if that is open already."""
+        if self.runtime == AUTO and isinstance(self.encoder, Rounding):
+            return _own(self.encoder, self.precision)
+        few = len(self.source) < COMPILED_IMAGES
+        names = sorted(self.runtimes, key=lambda name: (name in COMPILING) == few)
+        return self._running(names[0], Arithmetic.FLOAT32, self.folder / NETWORK, ())
+
+    def _running(
+        self, name: str, arithmetic: Arithmetic, file: Path, wide: tuple[str, ...]
+    ) -> Encoder:
+        run = self.runtimes[name].open(file, arithmetic, usable_cores(), wide)
+        return self._with_facts(name, arithmetic, Threaded(run, self.encoder.dim))
+
+    def _with_facts(self, name: str, arithmetic: Arithmetic, encode: Encode) -> Encoder:
+        library = f"{name} {self.machine.versions[name]}"
+        return Running(
+            self.encoder, encode, MadeBy(library, arithmetic, self.precision, processor())
+        )
+
+    def _with_torch(self) -> Encoder:
+        """Return the encoder in its own library."""
+        if isinstance(self.encoder, Rounding):
+            return self.encoder
+        found = open_encoder(self.encoder.name, "cpu")
+        if found.fingerprint != self.encoder.fingerprint:
+            raise Mismatch(
+                f"encoder {found.name} has changed since its network was exported; encode again"
+            )
+        return found
+
+    def _sample(self) -> Images:
+        """Return the first images of the source that can be read."""
+        many = len(self.source) >= FAST_RESIZE_IMAGES
+        with (
+            Decoder(self.encoder.framing, many=many) as decoder,
+            closed(islice(self.source.items(), SAMPLE_IMAGES)) as items,
+        ):
+            return np.concatenate([batch.images for batch in decoder.batches(items)])
+
+    def _by_race(self, note: Note) -> Encoder:
+        """Return the encoder, run in the fastest way, and remember the way."""
+        images = self._sample()
+        if not len(images):
+            return self._without_race()
+        try:
+            with locked(self.folder), TemporaryDirectory(dir=self.folder) as place:
+                ways = self._ways(images, Path(place))
+                rates = raced(ways, images) if len(ways) > 1 else {ways[0].title: 0.0}
+                best = max(ways, key=lambda way: rates[way.title])
+                self._remember(best, rates, images)
+        except Busy:  # another process races now
+            return self._without_race()
+        note(_sentence(best, rates))
+        if best.runtime == TORCH:
+            return _own(self._with_torch(), self.precision)
+        return self._with_facts(best.runtime, best.arithmetic, best.encode)
+
+    def _ways(self, images: Images, place: Path) -> list[Way]:
+        """Return the ways that keep the promise. Raises BadInput if none does."""
+        ways = Ways(
+            self.folder / NETWORK,
+            self.encoder.metric,
+            self.encoder.dim,
+            self.runtimes,
+            open_quantizer(),
+            images,
+            place,
+        )
+        found = [*ways.found(self.precision, self._tries_int8(ways))]
+        if self.runtime == AUTO:
+            own = _own(self._with_torch(), self.precision)
+            off = ways.deviation_of(own.encode)
+            if off.keeps(self.precision) and isinstance(own, Running):
+                found.append(Way(TORCH, own.made_by.arithmetic, own.encode, noise=off.noise))
+        if not found:
+            raise BadInput(
+                f"runtime {self.runtime} gives other embeddings of {self.encoder.name} than "
+                "float32; give --runtime torch"
+            )
+        return found
+
+    def _tries_int8(self, ways: Ways) -> bool:
+        """Return whether the source is large enough to search for layers that permit int8."""
+        if self.precision is not Precision.BALANCED:
+            return True
+        name = next(iter(self.runtimes))
+        run = self.runtimes[name].open(self.folder / NETWORK, Arithmetic.FLOAT32, usable_cores())
+        rate = rate_of(Threaded(run, self.encoder.dim), ways.images)
+        return len(self.source) / rate >= INT8_SECONDS
+
+    def _remember(self, best: Way, rates: Mapping[str, float], images: Images) -> None:
+        """Write the decision, and keep the quantized network."""
+        name = sha256 = calibrated_on = None
+        if best.network is not None:
+            name = f"network-{best.arithmetic}.onnx"
+            sha256, calibrated_on = sha256_of(best.network), _hash(images)
+            moved(best.network, self.folder / name)
+        Decision(
+            self.precision,
+            best.runtime,
+            best.arithmetic,
+            self.machine,
+            best.wide,
+            name,
+            sha256,
+            calibrated_on,
+            best.noise,
+            rates,
+        ).write(self.folder, self.runtime)
+
+
+def _opened(runtime: str) -> dict[str, Runtime]:
+    """Return the runtime that was asked for, or all that are installed, by name.
+
+    Raises BadInput if the one that was asked for is not installed.
+    """
+    found = {}
+    for name in runtime_names() if runtime == AUTO else [runtime]:
+        try:
+            found[name] = open_runtime(name)
+        except BadInput:
+            if runtime != AUTO:
+                raise
+    return found
+
+
+def _hash(images: Images) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+
+
+def _sentence(best: Way, rates: Mapping[str, float]) -> str:
+    others = [f"{title} {rate:,.0f}" for title, rate in rates.items() if title != best.title]
+    beside = f" ({', '.join(others)})" if others else ""
+    layers = f", {len(best.wide)} operators in float32" if best.wide else ""
+    return f"runtime {best.title}{layers}: {rates[best.title]:,.0f} images/s{beside}"
