@@ -5,12 +5,16 @@ that of Pillow's `Reduce.c`: a multiplication by a fraction of 32 bits, which ro
 more often than a division.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.contracts import Images
 from retrieval.runtime.numba import compiled
+
+CACHED_SIZES = 1024  # sizes of blocks; photographs come in few
 
 
 def reduced(pixels: Images, across: int, down: int) -> Images:
@@ -20,21 +24,28 @@ def reduced(pixels: Images, across: int, down: int) -> Images:
     """
     height, width, _ = pixels.shape
     result = np.empty((-(-height // down), -(-width // across), 3), np.uint8)
-    counts = np.arange(1, across * down + 1)
+    shares = _shares((down, height % down or down), (across, width % across or across))
     lines = pixels.reshape(height, -1)
     lines.flags.writeable = False  # as the compiled code takes it
-    _reduce(lines, across, down, _shares(counts), result)
+    _reduce(lines, across, down, shares, result)
     return result
 
 
-def _shares(counts: Any) -> Any:
-    """Return 2 ** 24 / count, as Pillow calculates it in single precision."""
-    return (np.float32(1 << 32) / (256 * counts).astype(np.float32)).astype(np.uint32)
+@lru_cache(CACHED_SIZES)
+def _shares(heights: tuple[int, int], widths: tuple[int, int]) -> NDArray[np.uint32]:
+    """Return 2 ** 24 / pixels of a block (2, 2), as Pillow calculates it in single precision.
+
+    heights, widths: of a block, and of one at the end.
+    """
+    pixels = np.outer(heights, widths)
+    return (np.float32(1 << 32) / (256 * pixels).astype(np.float32)).astype(np.uint32)
 
 
-@compiled("void(Array(uint8, 2, 'C', readonly=True), int64, int64, uint32[::1], uint8[:, :, ::1])")
+@compiled(
+    "void(Array(uint8, 2, 'C', readonly=True), int64, int64, uint32[:, ::1], uint8[:, :, ::1])"
+)
 def _reduce(lines: Any, across: int, down: int, shares: Any, result: Any) -> None:
-    """Write the means. shares: the factor by which a sum of n numbers is multiplied, at n - 1."""
+    """Write the means. shares: as of `_shares`."""
     height, numbers = lines.shape
     width = numbers // 3
     sums = np.empty(numbers, np.uint32)
@@ -53,7 +64,7 @@ def _reduce(lines: Any, across: int, down: int, shares: Any, result: Any) -> Non
                 red += sums[3 * x]
                 green += sums[3 * x + 1]
                 blue += sums[3 * x + 2]
-            share = shares[count - 1]
+            share = shares[int(bottom - top < down), int(right - left < across)]
             result[row, column, 0] = np.uint32(red * share) >> np.uint32(24)
             result[row, column, 1] = np.uint32(green * share) >> np.uint32(24)
             result[row, column, 2] = np.uint32(blue * share) >> np.uint32(24)
