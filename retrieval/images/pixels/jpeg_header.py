@@ -16,14 +16,19 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # baseline, extended and progressive, i
 _PROGRESSIVE = 0xC2
 _SCAN = 0xDA
 _APP0, _APP1, _APP2, _APP13, _APP14 = 0xE0, 0xE1, 0xE2, 0xED, 0xEE
-# Tables, restart intervals, comments and further application segments.
-_PASSED_OVER = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF))
-_KNOWN = _PASSED_OVER | _FRAMES | {_SCAN, _APP0, _APP1, _APP2, _APP13, _APP14}
+_QUANTIZATION = 0xDB
+# Huffman tables, restart intervals, comments and further application segments.
+_PASSED_OVER = frozenset((0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF))
+_KNOWN = _PASSED_OVER | _FRAMES | {_SCAN, _QUANTIZATION, _APP0, _APP1, _APP2, _APP13, _APP14}
 
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
 _ICC_HEADER_BYTES = len(_ICC) + 2  # and the number of the part, and how many there are
-_DENSITY_TAGS = (ExifTags.Base.XResolution, ExifTags.Base.ResolutionUnit)
+_NUMBER_TAGS = (
+    ExifTags.Base.Orientation,
+    ExifTags.Base.XResolution,
+    ExifTags.Base.ResolutionUnit,
+)
 
 
 class JpegFrame(NamedTuple):
@@ -53,7 +58,7 @@ class JpegHeader(NamedTuple):
 
 
 class _Segments:
-    """Application segments of a JPEG, collected as Pillow collects them."""
+    """Segments of a JPEG other than its frame and its scans, collected as Pillow collects them."""
 
     def __init__(self) -> None:
         self.info: dict[str, bytes] = {}
@@ -70,6 +75,8 @@ class _Segments:
             return not data.startswith(b"MPF\0")  # several pictures
         elif marker == _APP13:
             return _is_read_photoshop(data)
+        elif marker == _QUANTIZATION:
+            return _has_whole_tables(data)
         elif marker == _APP0:
             return len(data) >= 7 or not data.startswith(b"JFIF")
         elif marker == _APP14:
@@ -90,14 +97,11 @@ class _Segments:
             return None
         return b"".join(part[_ICC_HEADER_BYTES:] for part in parts)
 
-    def exif(self) -> Image.Exif | None:
+    def exif(self) -> Image.Exif:
         """Return EXIF data with the orientation that XMP may state. Raises what Pillow raises."""
-        if not self.info:
-            return None
         image = Image.Image()
         image.info.update(self.info)
-        with pillow_quiet:
-            return image.getexif()
+        return image.getexif()
 
 
 def jpeg_header(content: bytes) -> JpegHeader | None:
@@ -140,18 +144,26 @@ def _frame(data: bytes, marker: int) -> JpegFrame | None:
 
 
 def _header(frame: JpegFrame, segments: _Segments) -> JpegHeader | None:
-    orientation = 1
+    if not segments.info:
+        return JpegHeader(frame, 1, None, segments.profile())
     try:
-        exif = segments.exif()
-        if exif is not None:
-            orientation = exif.get(ExifTags.Base.Orientation, 1)
+        with pillow_quiet:
+            exif = segments.exif()
             # Pillow calculates with the density as it opens the file.
-            values = [orientation, *(exif.get(tag, 1) for tag in _DENSITY_TAGS)]
-            if not all(isinstance(value, int | float | IFDRational) for value in values):
-                return None
+            orientation, *density = (exif.get(tag, 1) for tag in _NUMBER_TAGS)
     except Exception:  # whatever Pillow raises for damaged EXIF data
         return None
+    if not all(isinstance(value, int | float | IFDRational) for value in (orientation, *density)):
+        return None
     return JpegHeader(frame, orientation, exif, segments.profile())
+
+
+def _has_whole_tables(data: bytes) -> bool:
+    """Return whether a segment consists of tables of 64 numbers, of 1 or 2 bytes each."""
+    at = 0
+    while at < len(data):
+        at += 129 if data[at] >> 4 else 65
+    return at == len(data)
 
 
 def _is_read_photoshop(data: bytes) -> bool:

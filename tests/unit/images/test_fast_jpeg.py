@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def picture(width: int = 170, height: int = 131, seed: int = 0) -> Images:
 def jpeg(pixels: Images | None = None, mode: str = "RGB", **options: Any) -> bytes:
     stream = io.BytesIO()
     image = Image.fromarray(picture() if pixels is None else pixels).convert(mode)
-    image.save(stream, "JPEG", **options)
+    with patch("PIL.ImageFile.MAXBLOCK", 1 << 22):  # else Pillow cannot write some of many restarts
+        image.save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
@@ -114,6 +116,7 @@ LEFT_TO_PILLOW = {
     "no scan": jpeg()[:300],
     "padding": with_segment(jpeg(), b"\xff"),
     "garbage": with_segment(jpeg(), b"garbage"),
+    "short table": with_segment(jpeg(), segment(0xDB, bytes(60))),
     "short JFIF": with_segment(jpeg(), segment(0xE0, b"JFIF\0")),
     "short Adobe": with_segment(jpeg(), segment(0xEE, b"Adobe")),
     "short profile": with_segment(jpeg(), segment(0xE2, b"ICC_PROFILE\0")),
