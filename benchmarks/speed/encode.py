@@ -109,16 +109,23 @@ def _opened(item: Item) -> Image.Image:
     return Image.open(io.BytesIO(content) if isinstance(content, bytes) else str(content))
 
 
-def write_photographs(folder: Path, count: int, seed: int = 0) -> None:
-    """Write JPEG files of 640 × 480 and quality 90 with the file size of photographs.
+def write_photographs(
+    folder: Path,
+    count: int,
+    seed: int = 0,
+    size: tuple[int, int] = (640, 480),
+    patterns: int = PATTERNS,
+) -> None:
+    """Write JPEG files of quality 90 with the file size of photographs.
 
+    size: (width, height) in pixels. patterns: number of different pictures; others are shifted.
     Their spectrum falls with frequency like that of natural scenes: Field, Relations between
     the statistics of natural images and the response properties of cortical cells (1987).
     """
     rng = np.random.default_rng(seed)
-    patterns = [_scene(rng, 640, 480) for _ in range(min(PATTERNS, count))]
+    scenes = [_scene(rng, *size) for _ in range(min(patterns, count))]
     for number in range(count):
-        moved = np.roll(patterns[number % PATTERNS], rng.integers(480, size=2), (0, 1))
+        moved = np.roll(scenes[number % patterns], rng.integers(480, size=2), (0, 1))
         Image.fromarray(moved).save(folder / f"{number:05d}.jpg", quality=90)
 
 

@@ -15,9 +15,11 @@ from retrieval.contracts import Framing, Images
 from retrieval.embedding.plan import Origin
 from retrieval.errors import BadImage
 from retrieval.images import Item, load
-from retrieval.images.facts import facts_of
-from retrieval.images.pixels.decoding import decode, read_item
+from retrieval.images.facts import facts_of, jpeg_facts
+from retrieval.images.pixels.decoding import read_item
+from retrieval.images.pixels.fast_jpeg import decode_fast
 from retrieval.images.pixels.framing import frame
+from retrieval.images.pixels.jpeg_header import JpegHeader, jpeg_header
 from retrieval.images.pixels.thumbnail import thumbnail
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.sets.manifest import THUMBNAIL_SIDE, Skipped
@@ -87,42 +89,41 @@ class Decoder:
 
     def batches(self, items: Iterator[Item], size: int = BATCH_IMAGES) -> Iterator[Batch]:
         """Yield the items in order, `size` at a time; those that fail become `skipped`."""
-        waiting: deque[list[Future[Batch]]] = deque()
+        side = self.framing.side
+        waiting: deque[tuple[Images, list[Future[Batch]]]] = deque()
         while chunk := _chunk(items, size):
             piece = -(-len(chunk) // self.threads)
-            waiting.append(
-                [
-                    self._pool.submit(self._decoded, chunk[start : start + piece])
-                    for start in range(0, len(chunk), piece)
-                ]
-            )
+            images = np.empty((len(chunk), side, side, 3), np.uint8)
+            pieces = [
+                self._pool.submit(
+                    self._decoded, chunk[start : start + piece], images[start : start + piece]
+                )
+                for start in range(0, len(chunk), piece)
+            ]
+            waiting.append((images, pieces))
             if len(waiting) > PREFETCHED_BATCHES:
-                yield _joined(waiting.popleft())
+                yield _joined(*waiting.popleft())
         while waiting:
-            yield _joined(waiting.popleft())
+            yield _joined(*waiting.popleft())
 
-    def _decoded(self, items: Sequence[Item]) -> Batch:
-        side = self.framing.side
-        images = np.empty((len(items), side, side, 3), np.uint8)
+    def _decoded(self, items: Sequence[Item], images: Images) -> Batch:
+        """Write pixels to the first of `images` (len(items), side, side, 3), and return these."""
         batch = Batch([], images, [], [])
         for item in items:
             # Only the last reference keeps the encoded bytes: they are in memory while they are
             # decoded, and no longer.
             bare, placed = replace(item, content=b""), item
             try:
-                file = origin = None
+                file = origin = header = None
                 if item.stamp is not None:
                     item, content = read_item(item)
-                    file = FileFacts(item.stamp or 0, content, photo_columns(item, placed))
+                    header = _jpeg_header(item)
+                    columns = photo_columns(item, placed, header)
+                    file = FileFacts(item.stamp or 0, content, columns)
                     origin = self.origin(bare, content)
-                if origin is None and file is not None:
-                    image = decode(item.content, item.path, self.framing)
-                    images[len(batch.decoded)] = frame(image, self.framing, self.many)
-                    if self.framing.side < THUMBNAIL_SIDE:  # a JPEG may be smaller than that
-                        image = decode(item.content, item.path, Framing(THUMBNAIL_SIDE))
-                    file = file._replace(thumbnail=thumbnail(image).tobytes())
-                elif origin is None:
-                    images[len(batch.decoded)] = load(item, self.framing, self.many)
+                if origin is None:
+                    thumbnail = self._frame(item, header, images[len(batch.decoded)])
+                    file = file and file._replace(thumbnail=thumbnail)
             except BadImage as error:
                 batch.skipped.append(Skipped(error.path, error.reason, bare.stamp))
             else:
@@ -130,11 +131,34 @@ class Decoder:
                 done.append(ReadImage(bare, file, origin))
         return replace(batch, images=images[: len(batch.decoded)])
 
+    def _frame(self, item: Item, header: JpegHeader | None, out: Images) -> bytes | None:
+        """Write the pixels of the item to `out`; return its thumbnail if it is a file.
 
-def photo_columns(item: Item, file: Item) -> dict[str, object]:
+        header: of a JPEG that is a file.
+        """
+        if isinstance(item.content, np.ndarray):
+            out[...] = load(item, self.framing, self.many)
+            return None
+        if item.stamp is None:
+            header = _jpeg_header(item)
+        image = decode_fast(item.content, item.path, self.framing, header)
+        frame(image, self.framing, self.many, out)
+        if item.stamp is None:
+            return None
+        if self.framing.side < THUMBNAIL_SIDE:  # a JPEG may be smaller than that
+            image = decode_fast(item.content, item.path, Framing(THUMBNAIL_SIDE), header)
+        return thumbnail(image, self.many).tobytes()
+
+
+def _jpeg_header(item: Item) -> JpegHeader | None:
+    return jpeg_header(item.content) if isinstance(item.content, bytes) else None
+
+
+def photo_columns(item: Item, file: Item, header: JpegHeader | None = None) -> dict[str, object]:
     """Return the values of PHOTO_FIELDS that are known about an image that is a file.
 
-    item: with the bytes of the file, if they are in memory. file: with its place.
+    item: with the bytes of the file, if they are in memory. file: with its place. header: that
+    `jpeg_header` returns for the bytes.
     """
     values: dict[str, object] = {}
     if isinstance(file.content, Path):
@@ -145,7 +169,10 @@ def photo_columns(item: Item, file: Item) -> dict[str, object]:
                 "modified": datetime.fromtimestamp(int(status.st_mtime), UTC),
             }
     with suppress(BadImage):  # an image whose header is damaged or not known may still be decoded
-        facts = facts_of(item.content, item.path)
+        if header is not None and isinstance(item.content, bytes):
+            facts = jpeg_facts(header, len(item.content))
+        else:
+            facts = facts_of(item.content, item.path)
         values |= {name: getattr(facts, name) for name in _HEADER_COLUMNS}
     return values
 
@@ -163,11 +190,18 @@ def _chunk(items: Iterator[Item], size: int) -> list[Item]:
     return chunk
 
 
-def _joined(pieces: list[Future[Batch]]) -> Batch:
+def _joined(images: Images, pieces: list[Future[Batch]]) -> Batch:
+    """Return the batch of all pieces, whose images lie in parts of `images`."""
     batches = [piece.result() for piece in pieces]
+    start = 0
+    for batch in batches:
+        kept = images[start : start + len(batch.images)]
+        if kept.ctypes.data != batch.images.ctypes.data:  # images before it failed
+            kept[...] = batch.images
+        start += len(batch.images)
     return Batch(
         decoded=[read for batch in batches for read in batch.decoded],
-        images=np.concatenate([batch.images for batch in batches]),
+        images=images[:start],
         copied=[read for batch in batches for read in batch.copied],
         skipped=[skip for batch in batches for skip in batch.skipped],
     )

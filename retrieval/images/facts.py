@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from retrieval.contracts import Images
 from retrieval.errors import BadImage
 from retrieval.images.optional.formats import PhotoHeader
 from retrieval.images.pixels.decoding import opened_header
+from retrieval.images.pixels.jpeg_header import JpegHeader
+from retrieval.images.pixels.quiet_pillow import pillow_quiet
 from retrieval.images.reading import content_of
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.places import Place
@@ -87,19 +90,41 @@ def facts_of(content: bytes | Place | Images | BadImage, path: str) -> ImageFact
             size, tags, kind = (image.width, image.height), _tags(image.exif), header.format
         else:
             tags, kind = _exif(image), image.format
-            lies = kind != "TIFF" and tags.get(ExifTags.Base.Orientation) in _ON_THE_SIDE
-            size = image.size[::-1] if lies else image.size
-        latitude, longitude = _position(tags)
-        return ImageFacts(
-            *size,
-            bytes=header.size,
-            taken=_date_taken(tags),
-            changed=header.changed,
-            format=kind,
-            camera=_camera(tags),
-            latitude=latitude,
-            longitude=longitude,
-        )
+            size = image.size if kind == "TIFF" else _upright_size(image.size, tags)
+        return _facts(size, tags, header.size, header.changed, kind)
+
+
+def jpeg_facts(header: JpegHeader, n_bytes: int) -> ImageFacts:
+    """Return the facts about a JPEG of `n_bytes` in memory, as `facts_of` does, by its header."""
+    with pillow_quiet:
+        tags = {} if header.exif is None else _tags(header.exif)
+    size = _upright_size((header.frame.width, header.frame.height), tags)
+    return _facts(size, tags, n_bytes, None, JpegImageFile.format)
+
+
+def _facts(
+    size: tuple[int, int],
+    tags: Mapping[int, Any],
+    n_bytes: int,
+    changed: float | None,
+    kind: str | None,
+) -> ImageFacts:
+    latitude, longitude = _position(tags)
+    return ImageFacts(
+        *size,
+        bytes=n_bytes,
+        taken=_date_taken(tags),
+        changed=changed,
+        format=kind,
+        camera=_camera(tags),
+        latitude=latitude,
+        longitude=longitude,
+    )
+
+
+def _upright_size(size: tuple[int, int], tags: Mapping[int, Any]) -> tuple[int, int]:
+    """Return (width, height) of an image that is stored in this size."""
+    return size[::-1] if tags.get(ExifTags.Base.Orientation) in _ON_THE_SIDE else size
 
 
 def facts_of_each(paths: Sequence[str]) -> list[ImageFacts | BadImage]:

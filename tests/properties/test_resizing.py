@@ -9,6 +9,7 @@ from PIL import Image
 from retrieval.contracts import Framing, Images, Resample
 from retrieval.images import frame
 from retrieval.images.pixels import resizing
+from retrieval.images.pixels.reducing import reduced
 from retrieval.images.pixels.resizing import Order, coefficients
 from tests.examples import examples
 
@@ -53,6 +54,22 @@ def test_pillow_uses_one_of_the_two_orders() -> None:
         for seed in range(2):
             frame(Image.fromarray(noise(*size, seed)), Framing(64), many=True)
     assert Order.NEITHER not in resizing._orders.values()
+
+
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    across=st.integers(1, 40),
+    down=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=examples(300), deadline=None)
+def test_the_same_means_as_pillow(
+    width: int, height: int, across: int, down: int, seed: int
+) -> None:
+    pixels = noise(width, height, seed)
+    expected = np.asarray(Image.fromarray(pixels).reduce((across, down)))
+    np.testing.assert_array_equal(reduced(pixels, across, down), expected)
 
 
 def test_coefficients_sum_to_one() -> None:

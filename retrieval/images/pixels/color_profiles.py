@@ -51,9 +51,7 @@ def to_srgb(
     that the image will get. What is converted is reduced first, to at least twice the size needed:
     the conversion of 12 megapixels takes longer than their decoding.
     """
-    if not isinstance(profile, bytes) or not 0 < len(profile) <= MAX_PROFILE_BYTES:
-        return image
-    convert = _conversion(profile, space, image.mode)
+    convert = _conversion_of(profile, space, image.mode)
     if convert is None:
         return image
     if framing is not None:
@@ -62,6 +60,17 @@ def to_srgb(
     converted = convert(image)
     converted.info.pop(_PROFILE, None)
     return converted
+
+
+def is_converted(profile: object, space: str, mode: str) -> bool:
+    """Return whether `to_srgb` changes an image of this mode with this profile."""
+    return _conversion_of(profile, space, mode) is not None
+
+
+def _conversion_of(profile: object, space: str, mode: str) -> Conversion | None:
+    if not isinstance(profile, bytes) or not 0 < len(profile) <= MAX_PROFILE_BYTES:
+        return None
+    return _conversion(profile, space, mode)
 
 
 @lru_cache(MAX_CACHED_PROFILES)

@@ -1,6 +1,7 @@
 """Limits on the size of images, and on the memory and time that decoding them takes."""
 
 import io
+from collections.abc import Callable
 from math import ceil
 from typing import BinaryIO
 
@@ -11,6 +12,7 @@ from PIL.TiffImagePlugin import ROWSPERSTRIP, TILELENGTH, TILEWIDTH, TiffImageFi
 from retrieval.contracts import Framing
 from retrieval.errors import BadImage
 from retrieval.images.pixels.framing import shorter_side
+from retrieval.images.pixels.jpeg_header import JpegFrame
 from retrieval.images.pixels.megapixels import DEFAULT_MEGAPIXELS, max_megapixels, max_pixels
 from retrieval.images.pixels.quiet_pillow import quiet_libtiff
 
@@ -26,22 +28,39 @@ MAX_SCANNED_PIXELS = 2_000_000_000
 """Maximum of scans × pixels of a JPEG. A progressive JPEG has about ten scans. A scan of a hundred
 bytes takes a tenth of a second for 100 megapixels. A `--max-megapixels` above 100 raises this limit
 in proportion."""
-_SCAN = b"\xff\xda"  # the marker at the start of a scan of a JPEG
+_JPEG_DIVISORS = (8, 4, 2)  # that libjpeg and Pillow know
+_SCAN = b"\xff\xda"  # at the start of a scan of a JPEG
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xDA), 0xFF))  # without a length, and padding
 _BLOCK = 1 << 20
 
 
 def reduce_jpeg(image: JpegImageFile, stream: BinaryIO, path: str, framing: Framing | None) -> None:
     """Set the size at which a JPEG is decoded. Raises BadImage if that exceeds a limit."""
-    whole = image.width * image.height
-    in_rows = _is_one_scan(stream, image)
-    _check_scans(1 if in_rows else _scans(stream), whole, path)
-    coefficients = 0 if in_rows else _coefficient_bytes(image)
-    if framing is not None:
-        twice = 2 * shorter_side(framing)
-        if min(image.size) >= 2 * twice:
-            image.draft(None, (twice, twice))
-    reduced = image.width * image.height
+    sampling = tuple((across, down) for _, across, down, _ in image.layer)
+    frame = JpegFrame(*image.size, sampling, _is_one_scan(stream, image))
+    divisor = jpeg_divisor(frame, framing)
+    check_jpeg(frame, divisor, lambda: _scans(stream), path)
+    if divisor > 1:
+        image.draft(None, (frame.width // divisor, frame.height // divisor))
+
+
+def jpeg_divisor(frame: JpegFrame, framing: Framing | None) -> int:
+    """Return the divisor (1, 2, 4 or 8) of the size at which a JPEG is decoded for a framing."""
+    if framing is None:
+        return 1
+    fits = min(frame.width, frame.height) // (2 * shorter_side(framing))
+    return next((divisor for divisor in _JPEG_DIVISORS if divisor <= fits), 1)
+
+
+def check_jpeg(frame: JpegFrame, divisor: int, scans: Callable[[], int], path: str) -> None:
+    """Raise BadImage for a JPEG that exceeds a limit if it is decoded at a part of its size.
+
+    scans: returns the number of scans in the file.
+    """
+    whole = frame.width * frame.height
+    _check_scans(1 if frame.in_one_scan else scans(), whole, path)
+    coefficients = 0 if frame.in_one_scan else _coefficient_bytes(frame)
+    reduced = ceil(frame.width / divisor) * ceil(frame.height / divisor)
     check_size(reduced, path)
     needed, most = coefficients + 4 * reduced, JPEG_BYTES_PER_PIXEL * max_pixels()
     if needed > most:
@@ -50,6 +69,11 @@ def reduce_jpeg(image: JpegImageFile, stream: BinaryIO, path: str, framing: Fram
             f"a progressive JPEG of {whole:,} pixels takes {ceil(needed / 1e6):,} MB to decode, "
             f"and {most // 1_000_000:,} MB are allowed" + _remedy(needed / JPEG_BYTES_PER_PIXEL),
         )
+
+
+def scans_in(content: bytes) -> int:
+    """Return the number of scans of the JPEGs in a file."""
+    return content.count(_SCAN)  # inside of scans, FF stands before 00 or D0 to D7
 
 
 def check_other_format(image: ImageFile.ImageFile, stream: BinaryIO, path: str) -> None:
@@ -103,12 +127,11 @@ def _scans(stream: BinaryIO) -> int:
     return scans
 
 
-def _coefficient_bytes(image: JpegImageFile) -> int:
+def _coefficient_bytes(frame: JpegFrame) -> int:
     """Return the bytes of all coefficients, which a JPEG of several scans holds in memory."""
-    sampling = [(across, down) for _, across, down, _ in image.layer]
-    most = max(across for across, _ in sampling) * max(down for _, down in sampling)
-    share = sum(across * down for across, down in sampling) / most
-    return int(2 * share * image.width * image.height)
+    most = max(across for across, _ in frame.sampling) * max(down for _, down in frame.sampling)
+    share = sum(across * down for across, down in frame.sampling) / most
+    return int(2 * share * frame.width * frame.height)
 
 
 def _piece(image: TiffImageFile) -> int:

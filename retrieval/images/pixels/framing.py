@@ -8,45 +8,58 @@ from retrieval.errors import BadInput
 from retrieval.images.pixels.quiet_pillow import pillow_quiet
 
 
-def frame(image: Image.Image, framing: Framing, many: bool = False) -> Images:
+def frame(
+    image: Image.Image | Images,
+    framing: Framing,
+    many: bool = False,
+    out: Images | None = None,
+) -> Images:
     """Return the pixels (side, side, 3) of an RGB image, resized and cropped as `Framing` says.
 
-    many: it is one of many, for which it pays to load code that resizes three times as fast; the
-    pixels are the same. They equal what torchvision's Resize and CenterCrop make of it, bit by bit.
-    Only of an image more than 16 times as long as wide the ends, which are far outside the square,
-    are cut off before: resized whole, it could outgrow memory.
+    image: of Pillow, or an array (height, width, 3). many: it is one of many, for which it pays to
+    load code that resizes three times as fast; the pixels are the same. They equal what
+    torchvision's Resize and CenterCrop make of it, bit by bit. Only of an image more than 16 times
+    as long as wide the ends, which are far outside the square, are cut off before: resized whole,
+    it could outgrow memory. out: contiguous array that the pixels are written to, and that is
+    returned.
     """
     side, shorter = framing.side, shorter_side(framing)
-    if framing.squash:
-        return _squashed(image, framing, many)
-    if min(image.size) != shorter:
+    if not framing.squash and min(_size(image)) != shorter:
         image = _without_ends(image)
-        width, height = image.size
-        least = min(width, height)
-        size = (shorter * width // least, shorter * height // least)
-        if many:
-            from retrieval.images.pixels.resizing import (
-                resized,  # a second, and some more the first time
-            )
+    size = _resized_size(_size(image), framing)
+    corner = _corner(size, side)
+    if size != _size(image) and many:
+        from retrieval.images.pixels.resizing import (
+            resized,  # a second, and some more the first time
+        )
 
-            return resized(image, size, _corner(size, side), side, framing.resample)
-        image = image.resize(size, Image.Resampling[framing.resample.name])
-    if image.size != (side, side):
-        left, top = _corner(image.size, side)
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image)
+        return resized(image, size, corner, side, framing.resample, out)
+    if size != _size(image):
+        image = _pillow(image).resize(size, Image.Resampling[framing.resample.name])
+    if size != (side, side):
+        left, top = corner
+        image = _pillow(image).crop((left, top, left + side, top + side))
+    pixels = np.asarray(image)
+    if out is None:
+        return pixels
+    out[...] = pixels
+    return out
 
 
-def _squashed(image: Image.Image, framing: Framing, many: bool) -> Images:
-    """Return the pixels of the whole image, resized to a square."""
-    size = (framing.side, framing.side)
-    if image.size != size and many:
-        from retrieval.images.pixels.resizing import resized
+def _resized_size(size: tuple[int, int], framing: Framing) -> tuple[int, int]:
+    """Return (width, height) of an image of this size after it is resized."""
+    if framing.squash:
+        return framing.side, framing.side
+    shorter, least = shorter_side(framing), min(size)
+    return shorter * size[0] // least, shorter * size[1] // least
 
-        return resized(image, size, (0, 0), framing.side, framing.resample)
-    if image.size != size:
-        image = image.resize(size, Image.Resampling[framing.resample.name])
-    return np.asarray(image)
+
+def _size(image: Image.Image | Images) -> tuple[int, int]:
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+
+
+def _pillow(image: Image.Image | Images) -> Image.Image:
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 def _corner(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -69,12 +82,12 @@ def shorter_side(framing: Framing) -> int:
     return round(framing.side / framing.crop)
 
 
-def _without_ends(image: Image.Image) -> Image.Image:
+def _without_ends(image: Image.Image | Images) -> Image.Image | Images:
     """Return the image with its longer side cut to the middle 16 times its shorter side."""
-    width, height = image.size
+    width, height = _size(image)
     most = 16 * min(width, height)
     if max(width, height) <= most:
         return image
     x, y = max(0, (width - most) // 2), max(0, (height - most) // 2)
     with pillow_quiet:
-        return image.crop((x, y, x + min(width, most), y + min(height, most)))
+        return _pillow(image).crop((x, y, x + min(width, most), y + min(height, most)))

@@ -48,35 +48,47 @@ _orders: dict[tuple[Size, Size, Resample], Order] = {}
 
 
 def resized(
-    image: Image.Image, size: Size, corner: Size, side: int, resample: Resample | str
+    image: Image.Image | Images,
+    size: Size,
+    corner: Size,
+    side: int,
+    resample: Resample | str,
+    out: Images | None = None,
 ) -> Images:
     """Return the square (side, side, 3) at the corner (left, top) of an RGB image resized to
     `size`.
 
-    size: (width, height). The square lies inside it.
+    image: of Pillow, or a contiguous array (height, width, 3). size: (width, height). The square
+    lies inside it. out: contiguous array that the square is written to, and that is returned.
     """
     resample = choice(Resample, resample)
-    key = (image.size, size, resample)
+    if isinstance(image, np.ndarray):
+        height, width = image.shape[:2]
+    else:
+        width, height = image.size
+    out = np.empty((side, side, 3), np.uint8) if out is None else out
+    key = ((width, height), size, resample)
     order = _orders.get(key)
-
-    def square(first: Order) -> NDArray[np.uint8]:
-        across = coefficients(image.width, size[0], corner[0], side, resample)
-        down = coefficients(image.height, size[1], corner[1], side, resample)
-        return _square(image, across, down, first)
-
+    across = coefficients(width, size[0], corner[0], side, resample)
+    down = coefficients(height, size[1], corner[1], side, resample)
     if order is Order.ACROSS or order is Order.DOWN:
-        return square(order)
+        _square(_pixels(image), across, down, order, out)
+        return out
     left, top = corner
-    whole = image.resize(size, Image.Resampling[resample.name])
-    expected = np.asarray(whole.crop((left, top, left + side, top + side)))
+    pillow = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    whole = pillow.resize(size, Image.Resampling[resample.name])
+    out[...] = np.asarray(whole.crop((left, top, left + side, top + side)))
     if order is None:
         _orders[key] = Order.UNTOLD  # images of many sizes gain nothing
     elif order is Order.UNTOLD:
-        both = (Order.ACROSS, Order.DOWN)
-        same = [each for each in both if np.array_equal(square(each), expected)]
+        same, square = [], np.empty_like(out)
+        for each in (Order.ACROSS, Order.DOWN):
+            _square(_pixels(image), across, down, each, square)
+            if np.array_equal(square, out):
+                same.append(each)
         if len(same) < 2:  # else this image does not tell
             _orders[key] = same[0] if same else Order.NEITHER
-    return expected
+    return out
 
 
 @lru_cache(CACHED_SIZES)
@@ -119,10 +131,12 @@ _FILTERS: dict[Resample, tuple[Callable[[Values], Values], float]] = {
 """Each filter, and how far it reaches."""
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the image's own memory (height, width, 4), or a copy (height, width, 3) of a large
-    one.
+def _pixels(image: Image.Image | Images) -> NDArray[np.uint8]:
+    """Return the image's own memory (height, width, 3 or 4), or a copy (height, width, 3) of a
+    large one.
     """
+    if isinstance(image, np.ndarray):
+        return _unchanging(image.view())  # the caller's stays writable
     try:
         flat: Any = pa.array(image).flatten().to_numpy(zero_copy_only=True)
         return cast(NDArray[np.uint8], flat.reshape(image.height, image.width, 4))
@@ -131,14 +145,14 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _square(
-    image: Image.Image, across: Coefficients, down: Coefficients, first: Order
-) -> NDArray[np.uint8]:
-    pixels = _pixels(image)
+    pixels: NDArray[np.uint8], across: Coefficients, down: Coefficients, first: Order, out: Images
+) -> None:
+    """Write the square (side, side, 3) to `out`."""
     height, width, channels = pixels.shape
     side = len(across[0])
     top, bottom = int(down[0][0]), int(down[0][-1] + down[1][-1])
     left, right = int(across[0][0]), int(across[0][-1] + across[1][-1])
-    result = np.empty((side, 3 * side), np.uint8)
+    result = out.reshape(side, 3 * side)
     if first is Order.ACROSS:
         narrow = np.empty((bottom - top, 3 * side), np.uint8)
         _across(pixels, top, 0, *across, narrow)
@@ -147,7 +161,6 @@ def _square(
         low = np.empty((side, (right - left) * channels), np.uint8)
         _down(pixels.reshape(height, width * channels), 0, left * channels, *down, low)
         _across(_unchanging(low).reshape(side, right - left, channels), 0, left, *across, result)
-    return result.reshape(side, side, 3)
 
 
 def _unchanging(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

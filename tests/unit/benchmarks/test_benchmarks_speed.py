@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.speed import encode, guard, memory, runtimes, scale
+from benchmarks.speed import decode, encode, guard, memory, runtimes, scale
 from retrieval.contracts import Framing
 from retrieval.errors import RetrError
 from retrieval.images import load, open_source
@@ -152,3 +152,15 @@ def test_memory_of_indexing_and_encoding_is_measured_separately() -> None:
     assert 0.8 < found["exact"]["ratio"] < 20
     encoded: Any = memory.measure_encoding([100])
     assert 0 < encoded["100"]["bytes"] < 2**30
+
+
+def test_all_ways_to_decode_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "ARRAYS", 10)
+    found: Any = decode.measure((600, 500), count=3, threads=2, repeats=2)
+    assert found["images"] == 3
+    assert 10_000 < found["bytes"] < 200_000
+    for name in decode.WAYS:
+        assert 0 < found[name]["min"] <= found[name]["median"] <= found[name]["max"]
+    arrays: Any = decode.measure_arrays(threads=2, repeats=1)
+    assert arrays["images"] == 10
+    assert arrays["decoder"]["median"] > 0
