@@ -1,11 +1,13 @@
-"""Compare `retr encode` with the bare network: `python -m benchmarks.speed.encode --help`.
+"""Compare `retr encode` with its parts: `python -m benchmarks.speed.encode --help`.
 
-Three ways from images to embeddings alternate, so that a slow phase of the machine affects all: the
-bare network on tensors in memory, in its own batch size; all of `retr encode`, from files to shards
-on disk; and a loop that opens, transforms and encodes one image after the other, in float32, as
-img2vec does, over the first images. `decode` is the rate of `retr encode`'s decoder alone. Decoding
-and encoding both need all cores, so a program with this decoder cannot be faster than
-1 / (1 / bare + 1 / decode).
+These ways alternate, so that a slow phase of the machine affects all. `bare`: the network in the
+way that `retr encode` runs it, on images in memory. `torch`: the same by the encoder's own
+library. `decode`: the decoder of `retr encode` alone. `encode`: all of it, from files to shards on
+disk. `loop`: open, transform and encode one image after the other, in float32, as img2vec does,
+over the first images.
+
+Decoding and the network both need all cores. So `most`, 1 / (1 / bare + 1 / decode), is the highest
+rate that a program of these two parts can reach.
 """
 
 import argparse
@@ -27,39 +29,46 @@ from benchmarks.suite import machine
 from retrieval.contracts import Framing, Images, Json
 from retrieval.embedding.decoder import BATCH_IMAGES, Decoder
 from retrieval.embedding.encode import encode_source
+from retrieval.embedding.runtimes.choice import runner_for
+from retrieval.embedding.runtimes.running import IMAGES_PER_CALL
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, load, open_source
 from retrieval.registry import open_encoder
 
 LOOP_IMAGES = 200  # timed in the loop over single images
-MEMORY_IMAGES = 1000  # images of noise; the network's time does not depend on the content
-WAYS = ("bare", "encode", "loop", "decode")
+MEMORY_IMAGES = 500  # images of noise; the network's time does not depend on the content
+WAYS = ("bare", "torch", "encode", "loop", "decode")
 PATTERNS = 10  # photographs are shifted copies of these; each takes half a second to make
 AMPLITUDE_EXPONENT = 1.3  # fall of amplitude with frequency; gives files of 110 kB
 
 
 def measure(
-    encoder_name: str, source: Source, repeats: int, ways: Sequence[str] = WAYS
+    encoder_name: str,
+    source: Source,
+    repeats: int,
+    ways: Sequence[str] = WAYS,
+    precision: str = "balanced",
+    runtime: str = "auto",
 ) -> dict[str, Json]:
     """Return images per second of each way, and the ratios of `retr encode` to the others.
 
-    Raises BadInput for an encoder without a torch network.
+    precision, runtime: as for `runner_for`. Raises BadInput for an encoder without a torch network.
     """
-    encoder = cast(Any, open_encoder(encoder_name))
+    encoder = cast(Any, open_encoder(encoder_name, "cpu"))
+    runner = cast(Any, runner_for(encoder, source, precision, runtime))
     items = [item for item, _ in zip(source.items(), range(MEMORY_IMAGES), strict=False)]
     pixels = np.stack([load(item, encoder.framing) for item in items])
-    ready = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
-    batches = [batch.to(encoder.device) for batch in torch.split(ready, encoder.batch)]
 
     def bare() -> int:
-        rounds = max(1, len(source) // len(items))
-        for _ in range(rounds):
-            for batch in batches:
-                encoder.forward(batch).cpu()
-        return rounds * len(items)
+        runner.encode(pixels)
+        return len(items)
+
+    def bare_torch() -> int:
+        encoder.encode(pixels)
+        return len(items)
 
     def whole() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            return encode_source(source, encoder, Path(folder) / "out").rows
+            return encode_source(source, runner, Path(folder) / "out").rows
 
     transform = as_torchvision(encoder.framing)
 
@@ -67,15 +76,15 @@ def measure(
     def loop() -> int:
         for item in items[:LOOP_IMAGES]:
             image = transform(_opened(item).convert("RGB"))
-            encoder.network(image[None].to(encoder.device)).cpu().numpy()
+            encoder.network(image[None]).numpy()
         return min(LOOP_IMAGES, len(items))
 
     def decode() -> int:
         with Decoder(encoder.framing, many=len(source) >= FAST_RESIZE_IMAGES) as decoder:
             return sum(batch.seen for batch in decoder.batches(source.items(), BATCH_IMAGES))
 
-    encoder.forward(batches[0])  # the first pass allocates
-    runs = {"bare": bare, "encode": whole, "loop": loop, "decode": decode}
+    runner.encode(pixels[:IMAGES_PER_CALL])  # the first pass allocates
+    runs = {"bare": bare, "torch": bare_torch, "encode": whole, "loop": loop, "decode": decode}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name in ways:
@@ -84,12 +93,14 @@ def measure(
     ratios = {
         f"encode_to_{name}": middle["encode"] / middle[name] for name in ways if name != "encode"
     }
-    if "decode" in middle:
-        ratios["most_to_bare"] = 1 / (1 + middle["bare"] / middle["decode"])
+    if {"decode", "bare", "encode"} <= set(middle):
+        most = 1 / (1 / middle["bare"] + 1 / middle["decode"])
+        ratios |= {"most": most, "encode_to_most": middle["encode"] / most}
     return {
         "encoder": encoder.name,
         "source": source.name,
         "images": len(source),
+        "made_by": str(runner.made_by),
         **cast(dict[str, Json], rates),
         **cast(dict[str, Json], ratios),
         "machine": machine.describe(),
@@ -155,6 +166,8 @@ def main() -> None:
     parser.add_argument(
         "--photos", type=int, help="number of generated photographs to encode instead of a source"
     )
+    parser.add_argument("--precision", default="balanced")
+    parser.add_argument("--runtime", default="auto")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.photos:
@@ -162,7 +175,14 @@ def main() -> None:
             source = open_source(folder)
         else:
             source = open_source(given.source, given.split, limit=given.limit)
-        print(json.dumps(measure(given.encoder, source, given.repeats), indent=2))
+        found = measure(
+            given.encoder,
+            source,
+            given.repeats,
+            precision=given.precision,
+            runtime=given.runtime,
+        )
+        print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The run waits for the network only, because threads decode the images ahead of i
 few batches and the embeddings of one shard, whatever the number of images.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,10 @@ from itertools import islice
 import numpy as np
 
 from retrieval.choices import choice
-from retrieval.contracts import Encoder, Vectors
-from retrieval.embedding.decoder import Decoder, ReadImage
+from retrieval.contracts import Encoder, Images, Vectors
+from retrieval.embedding.decoder import BATCH_IMAGES, Decoder, ReadImage
 from retrieval.embedding.plan import Copier, Plan, plan_of
-from retrieval.embedding.runtimes.running import Running
+from retrieval.embedding.runtimes.running import Running, Waiting
 from retrieval.errors import BadData, BadSource
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
 from retrieval.images.described import described, has_same_columns
@@ -40,6 +41,8 @@ from retrieval.storage.sets.shards import shard_name, write_shard
 from retrieval.storage.sets.skipped import SKIPPED
 
 SHARD_IMAGES = 10_000
+SMALL_SIDE = 64  # pixels
+LARGE_BATCH_IMAGES = 128  # of images larger than that
 EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones
 
 Progress = Callable[[int, int], None]
@@ -293,14 +296,25 @@ class ShardEncoder:
         copied: list[ReadImage] = []
         skipped: list[Skipped] = []
         vectors: list[Vectors] = []
-        for batch in self.decoder.batches(islice(items, end - done)):
-            if batch.decoded:
-                vectors.append(self.encoder.encode(batch.images))
+        started: deque[tuple[Waiting, int]] = deque()
+
+        def finish() -> None:
+            nonlocal done
+            waiting, seen = started.popleft()
+            vectors.append(waiting())
+            done += seen
+            progress(done, facts.source.images)
+
+        size = batch_size(self.encoder.framing.side)
+        for batch in self.decoder.batches(islice(items, end - done), size):
+            started.append((self._started(batch.images), batch.seen))
             encoded += batch.decoded
             copied += batch.copied
             skipped += batch.skipped
-            done += batch.seen
-            progress(done, facts.source.images)
+            if len(started) > 1:
+                finish()
+        while started:
+            finish()
         if done < end:
             raise BadSource(
                 f"{facts.source.name} has changed: it ended after {done:,} of "
@@ -311,6 +325,22 @@ class ShardEncoder:
         read = [*encoded, *map(ReadImage.with_thumbnail, copied, thumbnails)]
         made_by = self.encoder.made_by if isinstance(self.encoder, Running) else None
         return EncodedShard(read, np.concatenate(vectors), skipped, len(encoded), made_by)
+
+    def _started(self, images: Images) -> Waiting:
+        """Start to encode images; return what waits for their vectors."""
+        if isinstance(self.encoder, Running):
+            return self.encoder.started(images)
+        vectors = self.encoder.encode(images) if len(images) else self._no_vectors
+        return lambda: vectors
+
+    @property
+    def _no_vectors(self) -> Vectors:
+        return np.empty((0, self.encoder.dim), np.float32)
+
+
+def batch_size(side: int) -> int:
+    """Return the number of images of side × side pixels to encode at once: a second or so."""
+    return BATCH_IMAGES if side <= SMALL_SIDE else LARGE_BATCH_IMAGES
 
 
 NOTHING_FURTHER = Further(None, is_new=False)

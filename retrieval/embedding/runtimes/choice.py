@@ -45,7 +45,7 @@ a second, and the network is faster then."""
 SAMPLE_IMAGES = 256
 """First images of a source, on which the ways are compared and int8 is calibrated."""
 
-INT8_SECONDS = 60
+INT8_SECONDS = 30
 """Time that encoding takes in float32, from which the search for layers that permit int8 pays."""
 
 
@@ -153,9 +153,11 @@ class _Choice:
             return None
 
     def _without_race(self) -> Encoder:
-        """Return the encoder, run in float32, or by its own library if that is open already."""
+        """Return the encoder, run in float32, or by its own library where that rounds."""
         if self.runtime == AUTO and isinstance(self.encoder, Rounding):
-            return _own(self.encoder, self.precision)
+            own = self.encoder.with_precision(self.precision)
+            if own.arithmetic is not Arithmetic.FLOAT32:
+                return _own(self.encoder, self.precision)
         few = len(self.source) < COMPILED_IMAGES
         names = sorted(self.runtimes, key=lambda name: (name in COMPILING) == few)
         return self._running(names[0], Arithmetic.FLOAT32, self.folder / NETWORK, ())

@@ -11,8 +11,9 @@ from retrieval.runtime.threads import usable_cores
 from retrieval.storage.sets.made_by import MadeBy
 
 Encode = Callable[[Images], Vectors]
+Waiting = Callable[[], Vectors]
 
-IMAGES_PER_CALL = 16
+IMAGES_PER_CALL = 8
 """Images of one call, whose feature maps stay in the caches of a core."""
 
 
@@ -31,10 +32,15 @@ class Threaded:
 
     def __call__(self, images: Images) -> Vectors:
         """Return the embeddings (n, dim) of any number of images (n, side, side, 3)."""
+        return self.started(images)()
+
+    def started(self, images: Images) -> Waiting:
+        """Start to encode images (n, side, side, 3); return what waits for their embeddings."""
         starts = range(0, len(images), IMAGES_PER_CALL)
         parts = [images[start : start + IMAGES_PER_CALL] for start in starts]
-        found = self._threads.map(self._run, parts)
-        return np.concatenate([np.empty((0, self._dim), np.float32), *found])
+        running = [self._threads.submit(self._run, part) for part in parts]
+        none = np.empty((0, self._dim), np.float32)
+        return lambda: np.concatenate([none, *(part.result() for part in running)])
 
 
 class Running:
@@ -55,3 +61,14 @@ class Running:
         """Return embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
         check_framed(images, self.framing)
         return self._encode(images)
+
+    def started(self, images: Images) -> Waiting:
+        """Start to encode images, if that can go on meanwhile; return what waits for the vectors.
+
+        Cores that are done with one batch go on with the next one then.
+        """
+        if isinstance(self._encode, Threaded):
+            check_framed(images, self.framing)
+            return self._encode.started(images)
+        vectors = self.encode(images)
+        return lambda: vectors
