@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from onnxruntime import InferenceSession, SessionOptions, disable_telemetry_events
+from onnxruntime import InferenceSession
 
+from encoders.runtimes.onnx_runtime import opened
 from retrieval.contracts import Images, Prompts, Vectors
 from retrieval.embedding.onnx_cache import NETWORK, TEXT_NETWORK, TOKENIZER, ExportFacts, checked
 from retrieval.errors import BadData, BadInput
@@ -19,10 +20,6 @@ from retrieval.runtime.threads import usable_cores
 
 IMAGES_PER_BATCH = 50
 TEXTS_PER_BATCH = 64
-LOG_FATAL = 4  # level of ONNX Runtime's log; errors are raised too
-
-
-disable_telemetry_events()  # searches are private
 
 
 class Exported:
@@ -48,7 +45,7 @@ class Exported:
 
     @cached_property
     def _session(self) -> InferenceSession:
-        return _opened(checked(self.folder / NETWORK, self.facts.network_sha256))
+        return opened(checked(self.folder / NETWORK, self.facts.network_sha256), usable_cores())
 
     def encode(self, images: Images) -> Vectors:
         """Return embeddings (n, dim) of images (n, side, side, 3). Raises BadInput for others."""
@@ -78,7 +75,8 @@ class ExportedText(Exported):
             raise BadData(f"{self.folder} has no text tower; export it again")
         tokenizer = checked(self.folder / TOKENIZER, text.tokenizer_sha256)
         self.tokenizer = Tokenizer.read(tokenizer, text.tokenizer)
-        self._text = _opened(checked(self.folder / TEXT_NETWORK, text.network_sha256))
+        text_network = checked(self.folder / TEXT_NETWORK, text.network_sha256)
+        self._text = opened(text_network, usable_cores())
         self.prompts: Prompts = text.prompts
 
     @property
@@ -97,15 +95,3 @@ class ExportedText(Exported):
             part = slice(start, start + TEXTS_PER_BATCH)
             vectors[part] = self._text.run(None, {"tokens": self.tokenizer(texts[part])})[0]
         return vectors
-
-
-def _opened(network: Path) -> InferenceSession:
-    """Return a session of the network. Raises BadData if it cannot be read."""
-    options = SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = LOG_FATAL
-    try:
-        return InferenceSession(network, options)
-    except Exception as error:  # ONNX Runtime's errors share no type
-        reason = str(error).splitlines()[0]
-        raise BadData(f"cannot read {network} ({reason}); export it again") from None

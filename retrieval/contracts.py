@@ -280,8 +280,11 @@ class Quantizer(Protocol):
         Each is the names of the operators that share one set of weights.
         """
 
-    def calibrated(self, network: Path, images: Images) -> Calibrated:
-        """Measure the ranges of numbers on images (n, side, side, 3)."""
+    def calibrated(self, network: Path, images: Images, folder: Path) -> Calibrated:
+        """Measure the ranges of numbers on images (n, side, side, 3).
+
+        folder: an existing folder for files that the result needs.
+        """
 
 
 @runtime_checkable

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -41,19 +40,21 @@ class Qdq:
                 layers.setdefault(node.input[1], []).append(node.name)  # its weights
         return [tuple(names) for names in layers.values()]
 
-    def calibrated(self, network: Path, images: Images) -> "CalibratedNetwork":
-        """Measure the ranges of numbers on images (n, side, side, 3)."""
-        return CalibratedNetwork(network, images)
+    def calibrated(self, network: Path, images: Images, folder: Path) -> "CalibratedNetwork":
+        """Prepare to measure the ranges of numbers on images (n, side, side, 3).
+
+        folder: an existing folder for files that the result needs.
+        """
+        return CalibratedNetwork(network, images, folder)
 
 
 class CalibratedNetwork:
     """An exported network with the ranges of the numbers inside it."""
 
-    def __init__(self, network: Path, images: Images) -> None:
+    def __init__(self, network: Path, images: Images, folder: Path) -> None:
         """Prepare the network. The ranges are measured when it is first written."""
         self._images = images
-        self._folder = TemporaryDirectory()
-        self._prepared = Path(self._folder.name) / "prepared.onnx"
+        self._prepared = folder / "prepared.onnx"
         with _quiet():
             quant_pre_process(network, self._prepared, skip_symbolic_shape=True)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from retrieval.contracts import Vectors
+from retrieval.contracts import Metric, Precision, Vectors
+from retrieval.embedding.runtimes.agreement import MAX_NOISE, deviation
 from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.hits import as_vectors
 from retrieval.labels import as_ids, as_labels, is_number, label_set
@@ -20,6 +21,10 @@ from retrieval.storage.sets.embeddings import Embeddings
 MAX_ROUNDING = 1e-3
 """Maximum distance between two embeddings of one image, as a share of the vector's length: from
 another encoding, or from rounding to float16."""
+
+MIN_PAIRS = 10
+"""Pairs of vectors from which all are compared together: in another precision, single vectors are
+further apart, and only the mean tells them from other images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +175,15 @@ class Labelled:
 
 
 def _same(a: Vectors, b: Vectors) -> NDArray[np.bool_]:
-    """Return whether vectors a and b, (n, dim), are the same up to rounding, (n,)."""
+    """Return whether vectors a and b, (n, dim), are the same up to rounding, (n,).
+
+    Two encodings of the same images in different precisions are the same.
+    """
     # Numbers that are not finite raise an error later.
     with np.errstate(over="ignore", invalid="ignore"):
         apart = np.linalg.norm(a - b, axis=1)
-        return np.asarray(apart <= MAX_ROUNDING * np.linalg.norm(a, axis=1))
+        near = np.asarray(apart <= MAX_ROUNDING * np.linalg.norm(a, axis=1))
+        if near.all() or len(a) < MIN_PAIRS:
+            return near
+        rounded = deviation(a, b, Metric.EUCLIDEAN).noise <= 2 * MAX_NOISE[Precision.FAST]
+        return np.asarray(near | rounded)

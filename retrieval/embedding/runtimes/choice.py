@@ -45,6 +45,9 @@ a second, and the network is faster then."""
 SAMPLE_IMAGES = 256
 """First images of a source, on which the ways are compared and int8 is calibrated."""
 
+MIN_SAMPLE_IMAGES = 64
+SAMPLE_SECONDS = 6  # of one pass over the sample; a slow network sees fewer images
+
 INT8_SECONDS = 30
 """Time that encoding takes in float32, from which the search for layers that permit int8 pays."""
 
@@ -123,8 +126,10 @@ class _Choice:
     def made(self, note: Note, races: bool) -> Encoder:
         """Return the encoder, run in the way chosen."""
         known = Decision.read(self.folder, self.precision, self.runtime, self.machine)
-        if known is not None and (found := self._remembered(known)) is not None:
-            return found
+        if known is not None and not self._is_outgrown(known):
+            found = self._remembered(known)
+            if found is not None:
+                return found
         if self.precision is Precision.FAST and not races:
             raise BadInput(
                 "precision fast is calibrated by one process; give --precision balanced, or "
@@ -134,6 +139,12 @@ class _Choice:
         if small or not races:
             return self._without_race()
         return self._by_race(note)
+
+    def _is_outgrown(self, decision: Decision) -> bool:
+        """Return whether int8 was not tried, and pays for this source."""
+        if decision.tried_int8 or self.precision is not Precision.BALANCED:
+            return False
+        return len(self.source) / max(decision.rates.values()) >= INT8_SECONDS
 
     def _remembered(self, decision: Decision) -> Encoder | None:
         """Return the encoder, run as it was decided; None if that is no longer possible."""
@@ -201,10 +212,13 @@ class _Choice:
             return self._without_race()
         try:
             with locked(self.folder), TemporaryDirectory(dir=self.folder) as place:
-                ways = self._ways(images, Path(place))
-                rates = raced(ways, images) if len(ways) > 1 else {ways[0].title: 0.0}
+                rate = self._rate(images)
+                tries_int8 = self._tries_int8(rate)
+                tried_on = images[: max(MIN_SAMPLE_IMAGES, int(rate * SAMPLE_SECONDS))]
+                ways = self._ways(tried_on, Path(place), tries_int8)
+                rates = raced(ways, tried_on)
                 best = max(ways, key=lambda way: rates[way.title])
-                self._remember(best, rates, images)
+                self._remember(best, rates, images, tries_int8)
         except Busy:  # another process races now
             return self._without_race()
         note(_sentence(best, rates))
@@ -212,7 +226,7 @@ class _Choice:
             return _own(self._with_torch(), self.precision)
         return self._with_facts(best.runtime, best.arithmetic, best.encode)
 
-    def _ways(self, images: Images, place: Path) -> list[Way]:
+    def _ways(self, images: Images, place: Path, tries_int8: bool) -> list[Way]:
         """Return the ways that keep the promise. Raises BadInput if none does."""
         ways = Ways(
             self.folder / NETWORK,
@@ -223,7 +237,7 @@ class _Choice:
             images,
             place,
         )
-        found = [*ways.found(self.precision, self._tries_int8(ways))]
+        found = [*ways.found(self.precision, tries_int8)]
         if self.runtime == AUTO:
             own = _own(self._with_torch(), self.precision)
             off = ways.deviation_of(own.encode)
@@ -236,16 +250,21 @@ class _Choice:
             )
         return found
 
-    def _tries_int8(self, ways: Ways) -> bool:
-        """Return whether the source is large enough to search for layers that permit int8."""
-        if self.precision is not Precision.BALANCED:
-            return True
+    def _rate(self, images: Images) -> float:
+        """Return the images per second of the first runtime in float32."""
         name = next(iter(self.runtimes))
         run = self.runtimes[name].open(self.folder / NETWORK, Arithmetic.FLOAT32, usable_cores())
-        rate = rate_of(Threaded(run, self.encoder.dim), ways.images)
+        return rate_of(Threaded(run, self.encoder.dim), images)
+
+    def _tries_int8(self, rate: float) -> bool:
+        """Return whether to search for layers that permit int8: if the source is large enough."""
+        if self.precision is not Precision.BALANCED:
+            return self.precision is Precision.FAST
         return len(self.source) / rate >= INT8_SECONDS
 
-    def _remember(self, best: Way, rates: Mapping[str, float], images: Images) -> None:
+    def _remember(
+        self, best: Way, rates: Mapping[str, float], images: Images, tried_int8: bool
+    ) -> None:
         """Write the decision, and keep the quantized network."""
         name = sha256 = calibrated_on = None
         if best.network is not None:
@@ -262,6 +281,7 @@ class _Choice:
             sha256,
             calibrated_on,
             best.noise,
+            tried_int8,
             rates,
         ).write(self.folder, self.runtime)
 

@@ -42,7 +42,8 @@ class Decision:
 
     wide: layers that stay in float32. network: the file of the quantized network, and its sha256;
     none unless the arithmetic is int8. images: hash of the images that it was calibrated on.
-    noise: see `Deviation`. rates: images per second of each way in the race.
+    noise: see `Deviation`. tried_int8: whether int8 was in the race. rates: images per second of
+    each way in the race.
     """
 
     precision: Precision
@@ -54,6 +55,7 @@ class Decision:
     network_sha256: str | None = None
     images: str | None = None
     noise: float = 0.0
+    tried_int8: bool = False
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

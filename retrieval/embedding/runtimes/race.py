@@ -118,7 +118,7 @@ class Ways:
         able = {n: r for n, r in self.runtimes.items() if Arithmetic.INT8 in r.arithmetics()}
         if not able:
             return
-        calibrated = self.quantizer.calibrated(self.network, self.calibration)
+        calibrated = self.quantizer.calibrated(self.network, self.calibration, self.folder)
         judge = next(iter(able.values()))
         tried = self.folder / "tried.onnx"
 

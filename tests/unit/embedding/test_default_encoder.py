@@ -23,13 +23,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of encoders that are opened; the hub cannot be reached."""
     names: list[str] = []
 
-    def opened(name: str, device: str = "auto") -> Toy:
+    def opened(name: str, device: str = "auto", words: bool = False) -> Toy:
         names.append(name)
         if name in (PHOTO_ENCODER, WORDS_ENCODER):
             raise RetrError("cannot fetch the weights")
         return Toy()
 
-    monkeypatch.setattr(default_encoder, "open_encoder", opened)
+    monkeypatch.setattr(default_encoder, "open_known", opened)
     return names
 
 
@@ -49,7 +49,7 @@ def test_searches_in_words_get_an_encoder_that_takes_them_or_none(
     with pytest.raises(RetrError, match="cannot fetch the weights"):
         encoder_for(open_source(str(photos)), None, None, words=True)
     assert asked == [WORDS_ENCODER], "an encoder of images only would not do"
-    monkeypatch.setattr(default_encoder, "open_encoder", lambda name, device: Toy())
+    monkeypatch.setattr(default_encoder, "open_known", lambda *given: Toy())
     said: list[str] = []
     encoder_for(open_source(str(photos)), None, None, note=said.append, words=True)
     assert "the default for searches in words; choose another with --encoder" in said[0]
@@ -72,9 +72,9 @@ def test_embeddings_keep_their_encoder(asked: list[str], photos: Path, tmp_path:
 def test_errors_of_the_installation_are_not_taken_for_a_missing_network(
     monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
-    def opened(name: str, device: str = "auto") -> Toy:
+    def opened(name: str, device: str = "auto", words: bool = False) -> Toy:
         raise BadInput("timm is broken")
 
-    monkeypatch.setattr(default_encoder, "open_encoder", opened)
+    monkeypatch.setattr(default_encoder, "open_known", opened)
     with pytest.raises(BadInput, match="timm is broken"):
         encoder_for(open_source(str(photos)), None, None)
