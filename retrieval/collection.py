@@ -60,14 +60,14 @@ def encoded_collection(
         # A search of files that have not changed does not wait for these.
         from retrieval.embedding.default_encoder import encoder_for
         from retrieval.embedding.encode import bring_up_to_date
-        from retrieval.embedding.runtimes.choice import runner_for
+        from retrieval.embedding.runtimes.choice import RunBy
 
         opened = encoder_for(source, encoder, folder, device, note, words)
         if words:
             checked_words(opened)
         folder = workspace.embeddings_folder(source, opened, Dtype.FLOAT32)
-        runner = runner_for(opened, source, note=note)
-        outcome = bring_up_to_date(source, runner, folder, progress=progress)
+        run_by = RunBy(note=note)
+        outcome = bring_up_to_date(source, opened, folder, progress=progress, run_by=run_by)
     return EncodedCollection(open_embeddings(folder), outcome, opened)
 
 

@@ -133,6 +133,7 @@ def write_photographs(
     Their spectrum falls with frequency like that of natural scenes: Field, Relations between
     the statistics of natural images and the response properties of cortical cells (1987).
     """
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
     scenes = [_scene(rng, *size) for _ in range(min(patterns, count))]
     for number in range(count):

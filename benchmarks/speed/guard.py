@@ -21,8 +21,10 @@ from benchmarks.speed import cold, encode, overhead
 from benchmarks.suite import machine
 from retrieval import Searcher, build_index, open_embeddings, open_encoder
 from retrieval.contracts import Metric
+from retrieval.embedding.default_encoder import OFFLINE_PHOTO_ENCODER
 from retrieval.embedding.encode import encode_source
-from retrieval.images import open_source
+from retrieval.embedding.onnx_cache import keep_export
+from retrieval.images import Source, open_source
 from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import make_indexer
@@ -30,6 +32,7 @@ from retrieval.registry import make_indexer
 BASELINE = Path(__file__).parent / "guard.json"
 MAX_TRIES = 3  # tries of a measure that seems slower
 MIN_CHANGE = 0.10  # share of a ratio that counts as slower
+GUARDED_PHOTOGRAPHS = 150
 MIN_SCATTERS = 3.0  # interquartile ranges, to count as slower
 
 Ratios = Mapping[str, Sequence[float]]
@@ -87,10 +90,41 @@ def naming() -> Ratios:
 
 
 def encoding() -> Ratios:
-    """Return the ratios of `retr encode` on scikit-learn's digits to the bare network."""
-    source = open_source("digits", limit=1000)
-    found: Any = encode.measure("siamese-quick", source, repeats=5, ways=("bare", "encode"))
-    return {"encode, siamese-quick": np.divide(found["bare"], found["encode"]).tolist()}
+    """Return the ratios of `retr encode` on scikit-learn's digits, see `_of_parts`."""
+    return _of_parts("siamese-quick", open_source("digits", limit=1000), "siamese-quick")
+
+
+def photographs() -> Ratios:
+    """Return the ratios of `retr encode` on JPEG files, see `_of_parts`."""
+    with TemporaryDirectory() as folder:
+        encode.write_photographs(Path(folder), GUARDED_PHOTOGRAPHS)
+        return _of_parts(OFFLINE_PHOTO_ENCODER, open_source(folder), "photographs")
+
+
+def _of_parts(encoder: str, source: Source, name: str) -> Ratios:
+    """Return the times of `retr encode` relative to its parts, and of the network to torch's."""
+    ways = ("bare", "torch", "encode", "decode")
+    found: Any = encode.measure(encoder, source, repeats=5, ways=ways)
+    bare, torch, whole, decode = (np.array(found[way]) for way in ways)
+    return {
+        f"encode, {name}": ((1 / whole) / (1 / bare + 1 / decode)).tolist(),
+        f"network to torch, {name}": (torch / bare).tolist(),
+    }
+
+
+def cold_search() -> Ratios:
+    """Return the ratios of a search from a cold process to the imports that it needs."""
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        encode.write_photographs(place / "photos", 20)
+        encoder = open_encoder("siamese-quick")
+        keep_export(encoder)
+        encode_source(open_source(str(place / "photos")), encoder, place / "embeddings")
+        build_index([open_embeddings(place / "embeddings")], "exact", place / "index")
+        image = next((place / "photos").iterdir())
+        found: Any = cold.measure(place / "index", image, k=10, repeats=9)["seconds"]
+    searches, imports = (found[way]["repeats"] for way in ("search", "import_all_needed"))
+    return {"cold search to its imports": np.divide(searches, imports).tolist()}
 
 
 def help_page() -> Ratios:
@@ -123,6 +157,8 @@ MEASURES: Sequence[Callable[[], Ratios]] = (
     walking,
     naming,
     encoding,
+    photographs,
+    cold_search,
     help_page,
     evaluation,
 )

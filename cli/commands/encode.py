@@ -22,7 +22,7 @@ from cli.output import Output, plural
 from retrieval.units import duration
 
 if TYPE_CHECKING:
-    from retrieval.contracts import Encoder
+    from retrieval.contracts import Encoder, Precision
     from retrieval.contracts import Json as JsonValue
     from retrieval.embedding.encode import Outcome
     from retrieval.embedding.ray_worker import Names
@@ -172,14 +172,14 @@ def encode(
     from retrieval.embedding.default_encoder import encoder_for
     from retrieval.embedding.encode import bring_up_to_date
     from retrieval.embedding.ray_worker import Names
-    from retrieval.embedding.runtimes.choice import runner_for
+    from retrieval.embedding.runtimes.choice import RunBy
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.listing import listed
     from retrieval.storage.places import place_of
     from retrieval.storage.sets.manifest import Dtype
 
     number_type = parsed_choice("dtype", dtype, Dtype)
-    promise = parsed_choice("precision", precision, Precision)
+    run_by = RunBy(parsed_choice("precision", precision, Precision), runtime, output.hint)
     on_ray = is_ray(engine, address)
     columns = Columns(image_column, label_column, tuple(column or ()))
     images = open_source(source, split, data, limit, output.warn, columns, in_folder.excludes())
@@ -188,17 +188,17 @@ def encode(
     there = place_of(out) if out else workspace.embeddings_of(images, encoder)
     opened = encoder_for(images, encoder, there, own_device, output.hint)
     folder = place_of(out) if out else workspace.embeddings_folder(images, opened, number_type)
-    if on_ray:
-        names = Names(source, opened.name, split, data, limit, device, columns, runtime, promise)
-        runner, encode_by = opened, partial(_encode_on_cluster, output, names, address)
-    else:
-        runner = runner_for(opened, images, promise, runtime, output.hint)
-        encode_by = partial(bring_up_to_date)
-    encode_images = partial(encode_by, images, runner, folder, number_type)
+    names = Names(
+        source, opened.name, split, data, limit, device, columns, runtime, run_by.precision
+    )
+    on_cluster = partial(_encode_on_cluster, output, names, address)
+    here = partial(bring_up_to_date, run_by=run_by)
+    encode_images = partial(on_cluster if on_ray else here, images, opened, folder, number_type)
     started = time.perf_counter()
     with output.progress(f"encode {images.name}", "image") as show:
         outcome = encode_images(progress=show, check_content=in_folder.check_content)
-    run = EncodeRun(folder, outcome, opened, listed(images), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    run = EncodeRun(folder, outcome, opened, listed(images), seconds, run_by.precision)
     _remember(workspace, folder, split, is_given=out is not None)
     _print(output, run)
     output.document(run.to_json())
@@ -227,6 +227,7 @@ class EncodeRun:
     encoder: "Encoder"
     listing: "Listed | None"
     seconds: float
+    precision: "Precision"
 
     @property
     def images_per_second(self) -> float:
@@ -312,6 +313,21 @@ def _print(output: Output, run: EncodeRun) -> None:
         output.say(", ".join(f"{what} {number:,}" for what, number in counts.items() if number))
     elif not outcome.encoded:
         output.say("nothing to do: all images are encoded already")
+        _warn_of_precision(output, run)
+
+
+def _warn_of_precision(output: Output, run: EncodeRun) -> None:
+    """Warn if the embeddings that are there are less exact than what was asked for."""
+    from retrieval.contracts import Precision
+
+    strictness = [*Precision]
+    found = {made_by.precision for made_by in run.outcome.manifest.made_by}
+    looser = [each for each in strictness[strictness.index(run.precision) + 1 :] if each in found]
+    if looser:
+        output.warn(
+            f"they were encoded with precision {' and '.join(looser)}; name another folder with "
+            f"--out to encode with {run.precision}"
+        )
 
 
 def _say_kinds(output: Output, folder: "Place") -> None:

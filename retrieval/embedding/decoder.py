@@ -1,9 +1,9 @@
 """Read and decode images in threads, ahead of the network."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,3 +205,17 @@ def _joined(images: Images, pieces: list[Future[Batch]]) -> Batch:
         copied=[read for batch in batches for read in batch.copied],
         skipped=[skip for batch in batches for skip in batch.skipped],
     )
+
+
+@contextmanager
+def closed(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """Close the iterator at the end, if it is a generator.
+
+    A source may fetch ahead in a thread. If an error left its generator to the garbage collector,
+    that could wait for the thread while another one starts, which never ends.
+    """
+    try:
+        yield items
+    finally:
+        if isinstance(items, Generator):
+            items.close()

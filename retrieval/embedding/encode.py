@@ -5,8 +5,7 @@ few batches and the embeddings of one shard, whatever the number of images.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -14,8 +13,9 @@ import numpy as np
 
 from retrieval.choices import choice
 from retrieval.contracts import Encoder, Images, Vectors
-from retrieval.embedding.decoder import BATCH_IMAGES, Decoder, ReadImage
+from retrieval.embedding.decoder import BATCH_IMAGES, Decoder, ReadImage, closed
 from retrieval.embedding.plan import Copier, Plan, plan_of
+from retrieval.embedding.runtimes.choice import RunBy
 from retrieval.embedding.runtimes.running import Running, Waiting
 from retrieval.errors import BadData, BadSource
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source
@@ -90,12 +90,15 @@ def bring_up_to_date(
     shard_images: int = SHARD_IMAGES,
     progress: Progress = no_progress,
     check_content: bool = False,
+    run_by: RunBy | None = None,
 ) -> Outcome:
     """Encode the images of `source` that are new or changed, and drop the rows of those gone.
 
     If the folder holds the first shards of the same run, encoding continues after them. If it holds
     an earlier state of the same files, that state can be read until the new one is complete.
     check_content: compare the bytes of all files, not only of those whose size or time changed.
+    run_by: what chooses the runtime, once it is known how many images there are to encode; None to
+    run the encoder by itself.
 
     Raises BadInput if the folder holds something else or cannot be written, Busy if another
     process writes there, BadData if none of the images could be read, BadSource for a table beside
@@ -110,6 +113,8 @@ def bring_up_to_date(
         if writer.manifest.complete:
             return further.unchanged(writer)
         plan = plan_of(source, writer, check_content, progress)
+        if run_by is not None and len(plan.positions):
+            encoder = run_by.runner(encoder, source, len(plan.positions))
         tally = Tally(plan)
         done = len(source) - len(plan.positions)
         progress(done, len(source))
@@ -127,20 +132,6 @@ def bring_up_to_date(
                 tally.add(encoded.encoded, encoded.copied)
                 done += len(plan.positions_of(number))
         return tally.outcome(finished(writer, further), further)
-
-
-@contextmanager
-def closed(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
-    """Close the iterator at the end, if it is a generator.
-
-    A source may fetch ahead in a thread. If an error left its generator to the garbage collector,
-    that could wait for the thread while another one starts, which never ends.
-    """
-    try:
-        yield items
-    finally:
-        if isinstance(items, Generator):
-            items.close()
 
 
 def writer_of(

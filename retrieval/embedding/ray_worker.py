@@ -15,7 +15,7 @@ from retrieval.embedding.early_shards import OUTCOME, appears
 from retrieval.embedding.encode import EncodedShard, ShardEncoder, check_root, facts_of
 from retrieval.embedding.onnx_cache import EXPORT
 from retrieval.embedding.plan import Copier, Plan
-from retrieval.embedding.runtimes.choice import AUTO, runner_for
+from retrieval.embedding.runtimes.choice import AUTO, RunBy
 from retrieval.errors import Mismatch, WorkerFailed
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, open_source
 from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE
@@ -39,7 +39,7 @@ ATTEMPT_MARKER = "begun"
 class Names:
     """Names of a source and an encoder, as `open_source` and `open_encoder` take them.
 
-    runtime, precision: as for `runner_for`, which holds no race on a cluster.
+    runtime, precision: as for `RunBy`; no race is held on a cluster.
     """
 
     source: str
@@ -174,7 +174,7 @@ class _Opened:
                 f"encoder {wanted.encoder.name} differs from that of the run; "
                 "install the same retr and the same plug-ins on every node"
             )
-        runner = runner_for(encoder, source, names.precision, names.runtime, races=False)
+        runner = RunBy(names.precision, names.runtime, races=False).runner(encoder, source)
         return cls(task.plan, source, runner, task.folder.parent)
 
     def encode(self, number: int) -> EncodedShard:

@@ -356,3 +356,17 @@ def test_vectors_may_be_lists() -> None:
     assert evaluate(made, TEXT[1], Metric.COSINE).means == evaluate(*TEXT, Metric.COSINE).means
     with pytest.raises(BadInput, match="vectors are not rows of numbers, all of one length"):
         Labelled([[1.0], [2.0, 3.0]], ["a", "b"], [1, 2])
+
+
+def test_numbered_images_of_two_precisions_are_the_same_images() -> None:
+    """Single vectors of integers of 8 bits are further apart than rounding of float32."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 16), np.float32)
+    rounded = vectors + np.float32(0.05) * rng.standard_normal((40, 16), np.float32)
+    ids, labels = [*range(40)], ["a"] * 40
+    database = Labelled(vectors, ids, labels)
+    assert Labelled(rounded, ids, labels).rows_in(database).tolist() == ids
+    others = Labelled(rng.permutation(rounded), ids, labels)
+    assert (others.rows_in(database) == -1).sum() > 30
+    few = Labelled(rounded[:5], ids[:5], labels[:5])
+    assert (few.rows_in(database) == -1).all(), "too few to tell"

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from retrieval.choices import choice
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import (
     Arithmetic,
     Encoder,
@@ -18,8 +19,7 @@ from retrieval.contracts import (
     Rounding,
     Runtime,
 )
-from retrieval.embedding.decoder import Decoder
-from retrieval.embedding.encode import closed
+from retrieval.embedding.decoder import Decoder, closed
 from retrieval.embedding.onnx_cache import NETWORK, checked, export_folder, keep_export
 from retrieval.embedding.runtimes.decision import TORCH, Decision, Machine
 from retrieval.embedding.runtimes.race import Way, Ways, raced, rate_of
@@ -52,35 +52,63 @@ INT8_SECONDS = 30
 """Time that encoding takes in float32, from which the search for layers that permit int8 pays."""
 
 
+NO_CALIBRATION = (
+    "precision fast is calibrated by one process; give --precision balanced, or encode with "
+    "--engine local"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunBy:
+    """What is asked for of a runtime.
+
+    precision: see `retrieval.embedding.runtimes.agreement`. runtime: torch, onnx, openvino or
+    another plug-in; auto for the fastest, found by a race if there are RACE_IMAGES or more, and
+    remembered. note: is called with a sentence about the outcome of a race. races: False for one of
+    several processes on this machine, whose races would disturb each other; auto is then torch.
+
+    Raises UnknownName for a precision or runtime that is not there.
+    """
+
+    precision: Precision = Precision.BALANCED
+    runtime: str = AUTO
+    note: Note = no_note
+    races: bool = True
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+        if self.runtime not in (known := [AUTO, TORCH, *runtime_names()]):
+            raise UnknownName("runtime", self.runtime, known)
+
+    def runner(self, encoder: Encoder, source: Source, images: int | None = None) -> Encoder:
+        """Return the encoder, run in the fastest way on this machine that keeps the promise.
+
+        images: number of images to encode; None for all of the source.
+
+        Raises BadInput for a runtime that cannot run the encoder, and for `fast` without a race.
+        """
+        on_gpu = isinstance(encoder, Rounding) and encoder.gpu is not None
+        by_itself = self.runtime == TORCH or (self.runtime == AUTO and not self.races)
+        folder = None if by_itself or on_gpu else _exported(encoder, self.runtime)
+        if folder is None:
+            if self.runtime not in (AUTO, TORCH):
+                problem = "runs on a GPU" if on_gpu else "cannot be exported"
+                raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
+            if self.precision is Precision.FAST and by_itself and self.runtime == AUTO:
+                raise BadInput(NO_CALIBRATION)
+            return _own(encoder, self.precision)
+        images = len(source) if images is None else images
+        return _Choice(encoder, source, images, self, folder).made()
+
+
 def runner_for(
     encoder: Encoder,
     source: Source,
     precision: Precision | str = Precision.BALANCED,
     runtime: str = AUTO,
-    note: Note = no_note,
-    races: bool = True,
 ) -> Encoder:
-    """Return the encoder, run in the fastest way on this machine that keeps the promise.
-
-    precision: see `retrieval.embedding.runtimes.agreement`. runtime: torch, onnx, openvino or
-    another plug-in; auto for the fastest, found by a race if the source has RACE_IMAGES or more,
-    and remembered. note: is called with a sentence about the outcome of a race. races: False for
-    one of several processes on this machine, whose races would disturb each other.
-
-    Raises UnknownName for a runtime that is not there, BadInput for one that cannot run the
-    encoder, and for `fast` without a race.
-    """
-    precision = choice(Precision, precision)
-    if runtime not in (AUTO, TORCH, *runtime_names()):
-        raise UnknownName("runtime", runtime, [AUTO, TORCH, *runtime_names()])
-    on_gpu = isinstance(encoder, Rounding) and encoder.gpu is not None
-    folder = None if runtime == TORCH or on_gpu else _exported(encoder, runtime)
-    if folder is None:
-        if runtime not in (AUTO, TORCH):
-            problem = "runs on a GPU" if on_gpu else "cannot be exported"
-            raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
-        return _own(encoder, precision)
-    return _Choice(encoder, source, precision, runtime, folder).made(note, races)
+    """Return the encoder, run in the fastest way for this source, see `RunBy`."""
+    return RunBy(choice(Precision, precision), runtime).runner(encoder, source)
 
 
 def _exported(encoder: Encoder, runtime: str) -> Path | None:
@@ -113,38 +141,40 @@ class _Choice:
     """The choice for one encoder with an exported network, and one source."""
 
     def __init__(
-        self, encoder: Encoder, source: Source, precision: Precision, runtime: str, folder: Path
+        self, encoder: Encoder, source: Source, images: int, asked: RunBy, folder: Path
     ) -> None:
+        """images: number of images to encode."""
         self.encoder = encoder
         self.source = source
-        self.precision = precision
-        self.runtime = runtime
+        self.images = images
+        self.asked = asked
+        self.precision = asked.precision
+        self.runtime = asked.runtime
         self.folder = folder
-        self.runtimes = _opened(runtime)
+        self.runtimes = _opened(asked.runtime)
         self.machine = Machine.here({name: each.version for name, each in self.runtimes.items()})
 
-    def made(self, note: Note, races: bool) -> Encoder:
+    def made(self) -> Encoder:
         """Return the encoder, run in the way chosen."""
         known = Decision.read(self.folder, self.precision, self.runtime, self.machine)
         if known is not None and not self._is_outgrown(known):
             found = self._remembered(known)
             if found is not None:
                 return found
-        if self.precision is Precision.FAST and not races:
-            raise BadInput(
-                "precision fast is calibrated by one process; give --precision balanced, or "
-                "encode with --engine local"
-            )
-        small = len(self.source) < RACE_IMAGES and self.precision is not Precision.FAST
-        if small or not races:
+        if self.precision is Precision.FAST and not self.asked.races:
+            raise BadInput(NO_CALIBRATION)
+        small = self.images < RACE_IMAGES and self.precision is not Precision.FAST
+        if small or not self.asked.races:
             return self._without_race()
-        return self._by_race(note)
+        return self._by_race()
 
     def _is_outgrown(self, decision: Decision) -> bool:
-        """Return whether int8 was not tried, and pays for this source."""
+        """Return whether a race pays now: there was none, or one without int8."""
+        if not decision.rates:
+            return self.images >= RACE_IMAGES and self.asked.races
         if decision.tried_int8 or self.precision is not Precision.BALANCED:
             return False
-        return len(self.source) / max(decision.rates.values()) >= INT8_SECONDS
+        return self.images / max(decision.rates.values()) >= INT8_SECONDS
 
     def _remembered(self, decision: Decision) -> Encoder | None:
         """Return the encoder, run as it was decided; None if that is no longer possible."""
@@ -168,6 +198,10 @@ class _Choice:
         if self.runtime == AUTO and isinstance(self.encoder, Rounding):
             own = self.encoder.with_precision(self.precision)
             if own.arithmetic is not Arithmetic.FLOAT32:
+                # A run that continues this one starts without torch, and must choose the same.
+                Decision(self.precision, TORCH, own.arithmetic, self.machine).write(
+                    self.folder, self.runtime
+                )
                 return _own(self.encoder, self.precision)
         few = len(self.source) < COMPILED_IMAGES
         names = sorted(self.runtimes, key=lambda name: (name in COMPILING) == few)
@@ -205,7 +239,7 @@ class _Choice:
         ):
             return np.concatenate([batch.images for batch in decoder.batches(items)])
 
-    def _by_race(self, note: Note) -> Encoder:
+    def _by_race(self) -> Encoder:
         """Return the encoder, run in the fastest way, and remember the way."""
         images = self._sample()
         if not len(images):
@@ -221,7 +255,7 @@ class _Choice:
                 self._remember(best, rates, images, tries_int8)
         except Busy:  # another process races now
             return self._without_race()
-        note(_sentence(best, rates))
+        self.asked.note(_sentence(best, rates))
         if best.runtime == TORCH:
             return _own(self._with_torch(), self.precision)
         return self._with_facts(best.runtime, best.arithmetic, best.encode)
@@ -260,7 +294,7 @@ class _Choice:
         """Return whether to search for layers that permit int8: if the source is large enough."""
         if self.precision is not Precision.BALANCED:
             return self.precision is Precision.FAST
-        return len(self.source) / rate >= INT8_SECONDS
+        return self.images / rate >= INT8_SECONDS
 
     def _remember(
         self, best: Way, rates: Mapping[str, float], images: Images, tried_int8: bool

@@ -43,7 +43,7 @@ class Decision:
     wide: layers that stay in float32. network: the file of the quantized network, and its sha256;
     none unless the arithmetic is int8. images: hash of the images that it was calibrated on.
     noise: see `Deviation`. tried_int8: whether int8 was in the race. rates: images per second of
-    each way in the race.
+    each way in the race; none without a race.
     """
 
     precision: Precision

@@ -29,7 +29,8 @@ from retrieval.runtime.threads import usable_cores
 
 RACE_ROUNDS = 3
 ROUND_SECONDS = 0.4  # of each way
-SEARCH_SECONDS = 10.0  # for the layers that rounding hurts, see `rounded_layers`
+SEARCH_IMAGES = 64
+SEARCH_SECONDS = 15.0  # for the layers that rounding hurts, see `rounded_layers`
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,9 @@ class Ways:
 
         def noise_of(rounded: Sequence[Layer]) -> float:
             self._write(calibrated, rounded, tried)
-            return self.deviation_of(self._opened(judge, Arithmetic.INT8, tried)).noise
+            encode = self._opened(judge, Arithmetic.INT8, tried)
+            few = self.reference[:SEARCH_IMAGES], encode(self.images[:SEARCH_IMAGES])
+            return deviation(*few, self.metric).noise
 
         chosen = rounded_layers(self._layers, noise_of, MAX_NOISE[precision], SEARCH_SECONDS)
         if chosen is None:

@@ -15,7 +15,7 @@ from retrieval.embedding.encode import bring_up_to_date
 from retrieval.embedding.onnx_cache import NETWORK, export_folder, keep_export, open_export
 from retrieval.embedding.runtimes import choice, race
 from retrieval.embedding.runtimes.agreement import MAX_EXACT_ERROR, MAX_NOISE, deviation
-from retrieval.embedding.runtimes.choice import runner_for
+from retrieval.embedding.runtimes.choice import RunBy, runner_for
 from retrieval.embedding.runtimes.mixed import rounded_layers
 from retrieval.embedding.runtimes.race import Way, Ways
 from retrieval.embedding.runtimes.running import Running, Threaded
@@ -179,13 +179,13 @@ def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("small_race")
 def test_a_race_is_held_once(quick: Any, digits: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    first = runner_for(quick, digits, note=said.append)
+    first = RunBy(note=said.append).runner(quick, digits)
     assert isinstance(first, Running)
     assert len(said) == 1
     titles = [f"{name} float32" for name in runtime_names()]
     assert all(title in said[0] for title in titles) and "images/s" in said[0]
     monkeypatch.setattr(choice, "raced", _no_race)
-    second = runner_for(quick, open_source("digits", limit=50), note=said.append)
+    second = RunBy(note=said.append).runner(quick, open_source("digits", limit=50))
     assert isinstance(second, Running)
     assert second.made_by == first.made_by and len(said) == 1
     from_cache = open_export(quick.fingerprint)
@@ -239,8 +239,8 @@ def test_fast_is_calibrated_on_the_first_images_of_its_source(quick: Any, digits
 
 def test_fast_is_refused_where_no_race_may_be(quick: Any, digits: Source) -> None:
     with pytest.raises(BadInput, match="give --precision balanced"):
-        runner_for(quick, digits, "fast", races=False)
-    assert isinstance(runner_for(quick, digits, races=False), Running)
+        RunBy(Precision.FAST, races=False).runner(quick, digits)
+    assert isinstance(RunBy(races=False).runner(quick, digits), Running)
 
 
 class Wrong:
@@ -301,3 +301,25 @@ def test_the_manifest_says_what_made_the_embeddings(
     (made_by,) = manifest.made_by
     assert isinstance(runner, Running) and made_by == runner.made_by
     assert str(made_by).startswith("onnx ") and "float32 (balanced) on " in str(made_by)
+
+
+def test_a_small_source_stays_with_torch_where_it_rounds(
+    quick: Any, digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoders.inference.has_bfloat16", lambda device: True)
+    first = runner_for(quick, digits)
+    assert isinstance(first, Running)
+    assert first.made_by.arithmetic is Arithmetic.BFLOAT16
+    from_cache = open_export(quick.fingerprint)
+    assert from_cache is not None
+    again = runner_for(from_cache, digits)
+    assert isinstance(again, Running) and again.made_by == first.made_by
+    exact = runner_for(quick, digits, "exact")
+    assert isinstance(exact, Running) and exact.made_by.arithmetic is Arithmetic.FLOAT32
+
+
+def test_processes_that_may_not_race_run_torch(quick: Any, digits: Source) -> None:
+    runner = RunBy(races=False).runner(quick, digits)
+    assert isinstance(runner, Running) and runner.made_by.runtime.startswith("torch ")
+    runner = RunBy(runtime="onnx", races=False).runner(quick, digits)
+    assert isinstance(runner, Running) and runner.made_by.runtime.startswith("onnx ")
