@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor, log10
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json
@@ -44,11 +44,7 @@ class Output:
         if not self.for_people:
             return
         text = "\n".join(map(one_line, text.split("\n")))
-        bars = sys.modules.get("tqdm")
-        if bars is None:
-            print(text)
-        else:
-            bars.tqdm.write(text)  # above a progress bar
+        _above_bars(text, sys.stdout)
         sys.stdout.flush()
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
@@ -78,12 +74,12 @@ class Output:
     def hint(self, text: str) -> None:
         """Print to stderr what people may want to know about the run."""
         if self.for_people:
-            print(one_line(text), file=sys.stderr)
+            _above_bars(one_line(text), sys.stderr)
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr: also with --json, whose document stays alone on stdout."""
         if not self.quiet:
-            print(f"warning: {one_line(text)}", file=sys.stderr)
+            _above_bars(f"warning: {one_line(text)}", sys.stderr)
 
     @contextmanager
     def progress(self, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
@@ -113,6 +109,15 @@ class Output:
             yield bar.set_description_str
         finally:
             bar.close()
+
+
+def _above_bars(text: str, stream: TextIO) -> None:
+    """Print the text, above a progress bar if there is one."""
+    bars = sys.modules.get("tqdm")
+    if bars is None:
+        print(text, file=stream)
+    else:
+        bars.tqdm.write(text, file=stream)
 
 
 _SURROGATES = range(0xD800, 0xE000)  # bytes of names that are not UTF-8

@@ -19,7 +19,8 @@ from torch.backends import cudnn
 
 from encoders.write_onnx import write_onnx
 from retrieval.choices import choice
-from retrieval.contracts import Arithmetic, Framing, Images, Json, Metric, Precision, Vectors
+from retrieval.contracts import Framing, Images, Json, Metric, Vectors
+from retrieval.embedding.runtimes.contract import Arithmetic, Precision
 from retrieval.errors import BadData, BadInput
 from retrieval.images import check_framed
 

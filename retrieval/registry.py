@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from retrieval.choices import choice
-from retrieval.contracts import Encoder, Indexer, PairScorer, Quantizer, Runtime
+from retrieval.contracts import Encoder, Indexer, PairScorer
+from retrieval.embedding.runtimes.contract import Quantizer, Runtime
 from retrieval.errors import BadInput, UnknownName
 from retrieval.storage.cards import CARD, Card, is_trained
 from retrieval.trainer_contract import Trainer

@@ -14,9 +14,10 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.suite import machine
-from retrieval.contracts import Images, Json, Precision, Vectors
+from retrieval.contracts import Images, Json, Vectors
 from retrieval.embedding.runtimes.agreement import deviation
 from retrieval.embedding.runtimes.choice import runner_for
+from retrieval.embedding.runtimes.contract import Precision
 from retrieval.embedding.runtimes.running import Running
 from retrieval.images import Source, load, open_source
 from retrieval.quality.evaluation import evaluate

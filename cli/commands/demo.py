@@ -193,13 +193,16 @@ def _sources(output: Output, data: Path | None, limit: int | None) -> "dict[str,
 def _encoded(output: Output, source: "Source", encoder: "Encoder", out: Path) -> "Embeddings":
     import time
 
-    from retrieval.embedding.encode import encode_source
+    from retrieval.embedding.encode import bring_up_to_date
+    from retrieval.embedding.runtimes.choice import RunBy
     from retrieval.storage.sets.embeddings import open_embeddings
 
     folder = out / "embeddings" / source.name.replace("/", "-")
     before = time.perf_counter()
     with output.progress(f"encode {source.name}", "image") as show:
-        manifest = encode_source(source, encoder, folder, progress=show)
+        run_by = RunBy(note=output.hint)
+        outcome = bring_up_to_date(source, encoder, folder, progress=show, run_by=run_by)
+        manifest = outcome.manifest
     seconds = time.perf_counter() - before
     output.say(
         f"   {source.name}: {plural(manifest.rows, 'image')} in {duration(seconds)}, "

@@ -22,10 +22,11 @@ from cli.output import Output, plural
 from retrieval.units import duration
 
 if TYPE_CHECKING:
-    from retrieval.contracts import Encoder, Precision
+    from retrieval.contracts import Encoder
     from retrieval.contracts import Json as JsonValue
     from retrieval.embedding.encode import Outcome
     from retrieval.embedding.ray_worker import Names
+    from retrieval.embedding.runtimes.contract import Precision
     from retrieval.images import Source
     from retrieval.images.folders.excludes import Excludes
     from retrieval.images.folders.listing import Listed
@@ -168,11 +169,11 @@ def encode(
     import time
 
     from cli.onnx_cache import keep_for_searches
-    from retrieval.contracts import Precision
     from retrieval.embedding.default_encoder import encoder_for
     from retrieval.embedding.encode import bring_up_to_date
     from retrieval.embedding.ray_worker import Names
     from retrieval.embedding.runtimes.choice import RunBy
+    from retrieval.embedding.runtimes.contract import Precision
     from retrieval.images import Columns, open_source
     from retrieval.images.folders.listing import listed
     from retrieval.storage.places import place_of
@@ -318,7 +319,7 @@ def _print(output: Output, run: EncodeRun) -> None:
 
 def _warn_of_precision(output: Output, run: EncodeRun) -> None:
     """Warn if the embeddings that are there are less exact than what was asked for."""
-    from retrieval.contracts import Precision
+    from retrieval.embedding.runtimes.contract import Precision
 
     strictness = [*Precision]
     found = {made_by.precision for made_by in run.outcome.manifest.made_by}

@@ -7,7 +7,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions, disable_telemetry_events
 
-from retrieval.contracts import Arithmetic, Images, Run, Vectors
+from retrieval.contracts import Images, Vectors
+from retrieval.embedding.runtimes.contract import Arithmetic, Run
 from retrieval.errors import BadData
 
 LOG_FATAL = 4  # level of ONNX Runtime's log; errors are raised too

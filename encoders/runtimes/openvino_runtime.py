@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import openvino
 
-from retrieval.contracts import Arithmetic, Images, Run, Vectors
+from retrieval.contracts import Images, Vectors
+from retrieval.embedding.runtimes.contract import Arithmetic, Run
 from retrieval.errors import BadData
 
 CAPABILITIES = {

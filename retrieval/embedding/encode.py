@@ -42,7 +42,7 @@ from retrieval.storage.sets.skipped import SKIPPED
 
 SHARD_IMAGES = 10_000
 SMALL_SIDE = 64  # pixels
-LARGE_BATCH_IMAGES = 128  # of images larger than that
+LARGE_BATCH_IMAGES = 128  # number of larger images to encode at once
 EARLY_FOLDER = f"early{PARTIAL}"  # shards that a cluster finished before earlier ones
 
 Progress = Callable[[int, int], None]
@@ -104,6 +104,8 @@ def bring_up_to_date(
     process writes there, BadData if none of the images could be read, BadSource for a table beside
     the images that cannot be read.
     """
+    if run_by is not None:
+        run_by.check(encoder)
     facts = facts_of(source, encoder, dtype, shard_images)
     check_embeddings_folder(folder)
     made_folder(folder)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from retrieval.contracts import Encoder, Json, Precision
+from retrieval.contracts import Encoder, Json
 from retrieval.embedding.decoder import Decoder
 from retrieval.embedding.early_shards import OUTCOME, appears
 from retrieval.embedding.encode import EncodedShard, ShardEncoder, check_root, facts_of
 from retrieval.embedding.onnx_cache import EXPORT
 from retrieval.embedding.plan import Copier, Plan
 from retrieval.embedding.runtimes.choice import AUTO, RunBy
+from retrieval.embedding.runtimes.contract import Precision
 from retrieval.errors import Mismatch, WorkerFailed
 from retrieval.images import FAST_RESIZE_IMAGES, Item, Source, open_source
 from retrieval.images.datasets.catalog import DATA_DIR_VARIABLE

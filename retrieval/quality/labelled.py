@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from retrieval.contracts import Metric, Precision, Vectors
+from retrieval.contracts import Metric, Vectors
 from retrieval.embedding.runtimes.agreement import MAX_NOISE, deviation
+from retrieval.embedding.runtimes.contract import Precision
 from retrieval.errors import BadInput, Mismatch, UnknownName
 from retrieval.hits import as_vectors
 from retrieval.labels import as_ids, as_labels, is_number, label_set

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.contracts import Metric, Precision, Vectors
+from retrieval.contracts import Metric, Vectors
+from retrieval.embedding.runtimes.contract import Precision
 
 MAX_EXACT_ERROR = 2e-4
 """Limit of an embedding's squared error over its squared length; a cosine of .9999."""
@@ -61,6 +62,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _ratio(error: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Return error / size; 0 where there is no error, infinite where only the size is 0."""
+    """Return error / size. It is 0 without an error; else infinite if the size is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(error == 0, 0.0, error / size)

@@ -10,17 +10,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from retrieval.choices import choice, resolve_choices
-from retrieval.contracts import (
-    Arithmetic,
-    Encoder,
-    Exportable,
-    Images,
-    Precision,
-    Rounding,
-    Runtime,
-)
+from retrieval.contracts import Encoder, Exportable, Images
 from retrieval.embedding.decoder import Decoder, closed
 from retrieval.embedding.onnx_cache import NETWORK, checked, export_folder, keep_export
+from retrieval.embedding.runtimes.contract import Arithmetic, Precision, Rounding, Runtime
 from retrieval.embedding.runtimes.decision import TORCH, Decision, Machine
 from retrieval.embedding.runtimes.race import Way, Ways, raced, rate_of
 from retrieval.embedding.runtimes.running import Encode, Running, Threaded
@@ -46,7 +39,7 @@ SAMPLE_IMAGES = 256
 """First images of a source, on which the ways are compared and int8 is calibrated."""
 
 MIN_SAMPLE_IMAGES = 64
-SAMPLE_SECONDS = 6  # of one pass over the sample; a slow network sees fewer images
+SAMPLE_SECONDS = 6  # for one pass over the sample: fewer images for a slow network
 
 INT8_SECONDS = 30
 """Time that encoding takes in float32, from which the search for layers that permit int8 pays."""
@@ -60,7 +53,7 @@ NO_CALIBRATION = (
 
 @dataclass(frozen=True, slots=True)
 class RunBy:
-    """What is asked for of a runtime.
+    """The runtime and the precision that a user asks for.
 
     precision: see `retrieval.embedding.runtimes.agreement`. runtime: torch, onnx, openvino or
     another plug-in; auto for the fastest, found by a race if there are RACE_IMAGES or more, and
@@ -80,6 +73,16 @@ class RunBy:
         if self.runtime not in (known := [AUTO, TORCH, *runtime_names()]):
             raise UnknownName("runtime", self.runtime, known)
 
+    def check(self, encoder: Encoder) -> None:
+        """Raise BadInput for a runtime that is not installed or cannot run the encoder."""
+        if self.runtime in (AUTO, TORCH):
+            return
+        open_runtime(self.runtime)
+        known = (export_folder(encoder.fingerprint) / NETWORK).is_file()
+        if _is_on_gpu(encoder) or not (known or isinstance(encoder, Exportable)):
+            problem = "runs on a GPU" if _is_on_gpu(encoder) else "cannot be exported"
+            raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
+
     def runner(self, encoder: Encoder, source: Source, images: int | None = None) -> Encoder:
         """Return the encoder, run in the fastest way on this machine that keeps the promise.
 
@@ -87,13 +90,11 @@ class RunBy:
 
         Raises BadInput for a runtime that cannot run the encoder, and for `fast` without a race.
         """
-        on_gpu = isinstance(encoder, Rounding) and encoder.gpu is not None
+        self.check(encoder)
+        on_gpu = _is_on_gpu(encoder)
         by_itself = self.runtime == TORCH or (self.runtime == AUTO and not self.races)
         folder = None if by_itself or on_gpu else _exported(encoder, self.runtime)
         if folder is None:
-            if self.runtime not in (AUTO, TORCH):
-                problem = "runs on a GPU" if on_gpu else "cannot be exported"
-                raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
             if self.precision is Precision.FAST and by_itself and self.runtime == AUTO:
                 raise BadInput(NO_CALIBRATION)
             return _own(encoder, self.precision)
@@ -109,6 +110,10 @@ def runner_for(
 ) -> Encoder:
     """Return the encoder, run in the fastest way for this source, see `RunBy`."""
     return RunBy(choice(Precision, precision), runtime).runner(encoder, source)
+
+
+def _is_on_gpu(encoder: Encoder) -> bool:
+    return isinstance(encoder, Rounding) and encoder.gpu is not None
 
 
 def _exported(encoder: Encoder, runtime: str) -> Path | None:
@@ -244,6 +249,10 @@ class _Choice:
         images = self._sample()
         if not len(images):
             return self._without_race()
+        self.asked.note(
+            f"comparing runtimes for {self.encoder.name} on {len(images)} images; this takes some "
+            "seconds, and the outcome is remembered"
+        )
         try:
             with locked(self.folder), TemporaryDirectory(dir=self.folder) as place:
                 rate = self._rate(images)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from retrieval.choices import resolve_choices
-from retrieval.contracts import Arithmetic, Precision
+from retrieval.embedding.runtimes.contract import Arithmetic, Precision
 from retrieval.errors import BadData
 from retrieval.runtime.processor import processor
 from retrieval.runtime.threads import usable_cores
@@ -24,7 +24,7 @@ TORCH = "torch"  # the encoder's own library
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the speed of a network depends on besides the network. versions: of each runtime."""
+    """Facts that the speed of a network depends on. versions: of each runtime."""
 
     processor: str
     cores: int

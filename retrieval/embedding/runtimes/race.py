@@ -12,17 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
-from retrieval.contracts import (
+from retrieval.contracts import Images, Metric, Vectors
+from retrieval.embedding.runtimes.agreement import MAX_NOISE, Deviation, deviation
+from retrieval.embedding.runtimes.contract import (
     Arithmetic,
     Calibrated,
-    Images,
-    Metric,
     Precision,
     Quantizer,
     Runtime,
-    Vectors,
 )
-from retrieval.embedding.runtimes.agreement import MAX_NOISE, Deviation, deviation
 from retrieval.embedding.runtimes.mixed import Layer, rounded_layers
 from retrieval.embedding.runtimes.running import IMAGES_PER_CALL, Encode, Threaded
 from retrieval.runtime.threads import usable_cores

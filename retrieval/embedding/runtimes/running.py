@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from retrieval.contracts import Encoder, Images, Run, Vectors
+from retrieval.contracts import Encoder, Images, Vectors
+from retrieval.embedding.runtimes.contract import Run
 from retrieval.images import check_framed
 from retrieval.runtime.threads import usable_cores
 from retrieval.storage.sets.made_by import MadeBy

@@ -28,7 +28,7 @@ MAX_SCANNED_PIXELS = 2_000_000_000
 """Maximum of scans × pixels of a JPEG. A progressive JPEG has about ten scans. A scan of a hundred
 bytes takes a tenth of a second for 100 megapixels. A `--max-megapixels` above 100 raises this limit
 in proportion."""
-_JPEG_DIVISORS = (8, 4, 2)  # that libjpeg and Pillow know
+_JPEG_DIVISORS = (8, 4, 2)  # sizes at which libjpeg can decode: an eighth, …
 _SCAN = b"\xff\xda"  # at the start of a scan of a JPEG
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xDA), 0xFF))  # without a length, and padding
 _BLOCK = 1 << 20

@@ -23,7 +23,7 @@ _KNOWN = _PASSED_OVER | _FRAMES | {_SCAN, _QUANTIZATION, _APP0, _APP1, _APP2, _A
 
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
-_ICC_HEADER_BYTES = len(_ICC) + 2  # and the number of the part, and how many there are
+_ICC_HEADER_BYTES = len(_ICC) + 2  # two bytes number the parts of a profile
 _NUMBER_TAGS = (
     ExifTags.Base.Orientation,
     ExifTags.Base.XResolution,

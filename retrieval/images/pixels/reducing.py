@@ -26,7 +26,7 @@ def reduced(pixels: Images, across: int, down: int) -> Images:
     result = np.empty((-(-height // down), -(-width // across), 3), np.uint8)
     shares = _shares((down, height % down or down), (across, width % across or across))
     lines = pixels.reshape(height, -1)
-    lines.flags.writeable = False  # as the compiled code takes it
+    lines.flags.writeable = False  # the compiled code is for read-only arrays
     _reduce(lines, across, down, shares, result)
     return result
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from retrieval.choices import resolve_choices
-from retrieval.contracts import Arithmetic, Precision
+from retrieval.embedding.runtimes.contract import Arithmetic, Precision
 
 
 @dataclass(frozen=True, slots=True)

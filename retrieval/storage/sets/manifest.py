@@ -231,7 +231,7 @@ class Manifest:
 
     @property
     def made_by(self) -> list[MadeBy]:
-        """What computed the embeddings, each once."""
+        """The ways that the embeddings were computed in, each once."""
         return [*dict.fromkeys(shard.made_by for shard in self.shards if shard.made_by)]
 
     @property
