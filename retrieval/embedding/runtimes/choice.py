@@ -77,11 +77,11 @@ class RunBy:
         """Raise BadInput for a runtime that is not installed or cannot run the encoder."""
         if self.runtime in (AUTO, TORCH):
             return
-        open_runtime(self.runtime)
         known = (export_folder(encoder.fingerprint) / NETWORK).is_file()
         if _is_on_gpu(encoder) or not (known or isinstance(encoder, Exportable)):
             problem = "runs on a GPU" if _is_on_gpu(encoder) else "cannot be exported"
             raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
+        open_runtime(self.runtime)
 
     def runner(self, encoder: Encoder, source: Source, images: int | None = None) -> Encoder:
         """Return the encoder, run in the fastest way on this machine that keeps the promise.
