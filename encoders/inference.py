@@ -98,7 +98,7 @@ class TorchEncoder:
     def with_precision(self, precision: Precision) -> Self:
         """Return the same encoder, with the arithmetic that it has for this precision."""
         found = copy.copy(self)
-        found.precision = precision
+        found.precision = choice(Precision, precision)
         return found
 
     def export(self, path: Path) -> None:
@@ -157,7 +157,7 @@ def arithmetic_of(
     On such a GPU float16 is as fast as bfloat16, and rounds to 11 bits, not to 8. docs/results.md
     shows the effect of each on embeddings. bfloat16: False for float32 on a CPU.
     """
-    if precision is Precision.EXACT:
+    if choice(Precision, precision) is Precision.EXACT:
         return Arithmetic.FLOAT32
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (7, 0):
@@ -169,6 +169,7 @@ def arithmetic_of(
 
 def computing_in(arithmetic: Arithmetic, device: torch.device) -> torch.autocast:
     """Return the context in which torch computes in this arithmetic."""
+    arithmetic = choice(Arithmetic, arithmetic)
     if arithmetic is Arithmetic.FLOAT32:
         return torch.autocast(device.type, enabled=False)
     dtype = torch.float16 if arithmetic is Arithmetic.FLOAT16 else torch.bfloat16

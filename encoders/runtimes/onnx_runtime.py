@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions, disable_telemetry_events
 
+from retrieval.choices import choice
 from retrieval.contracts import Images, Vectors
 from retrieval.embedding.runtimes.contract import Arithmetic, Run
 from retrieval.errors import BadData
@@ -29,6 +30,7 @@ class OnnxRuntime:
         self, network: Path, arithmetic: Arithmetic, calls: int, wide: Collection[str] = ()
     ) -> Run:
         """Open the network, see the contract. Raises BadData for a file that cannot be read."""
+        arithmetic = choice(Arithmetic, arithmetic)
         session = opened(network, threads=1)
 
         def run(images: Images) -> Vectors:

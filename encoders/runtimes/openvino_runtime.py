@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import openvino
 
+from retrieval.choices import choice
 from retrieval.contracts import Images, Vectors
 from retrieval.embedding.runtimes.contract import Arithmetic, Run
 from retrieval.errors import BadData
@@ -41,6 +42,7 @@ class OpenVino:
         self, network: Path, arithmetic: Arithmetic, calls: int, wide: Collection[str] = ()
     ) -> Run:
         """Open the network, see the contract. Raises BadData for a file that cannot be read."""
+        arithmetic = choice(Arithmetic, arithmetic)
         settings = {
             "INFERENCE_PRECISION_HINT": HINTS.get(arithmetic, "f32"),
             "PERFORMANCE_HINT": "THROUGHPUT",

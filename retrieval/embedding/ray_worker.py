@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+from retrieval.choices import resolve_choices
 from retrieval.contracts import Encoder, Json
 from retrieval.embedding.decoder import Decoder
 from retrieval.embedding.early_shards import OUTCOME, appears
@@ -52,6 +53,9 @@ class Names:
     columns: Columns = NO_CHOICE
     runtime: str = AUTO
     precision: Precision = Precision.BALANCED
+
+    def __post_init__(self) -> None:
+        resolve_choices(self)
 
     def absolute(self) -> Self:
         """Return the names, as they may be given to a process in another folder, with other

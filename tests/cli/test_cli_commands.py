@@ -46,7 +46,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def check_encoded(document: Any, rows: int) -> None:
     assert document.keys() == {
         "out", "rows", "dim", "shards", "skipped", "encoded", "kept", "removed", "renamed",
-        "encoder", "seconds", "images_per_second", "passed_over", "skipped_folders",
+        "encoder", "made_by", "seconds", "images_per_second", "passed_over", "skipped_folders",
     }  # fmt: skip
     assert document["rows"] == rows
     assert (document["dim"], document["shards"], document["skipped"]) == (3, 1, 0)
@@ -156,7 +156,7 @@ def test_info_describes_each_kind_of_folder(retr: Retr, gallery: Gallery) -> Non
     assert embeddings.keys() == {
         "kind", "format", "version", "encoder", "dim", "dtype", "metric", "source",
         "shard_images", "rows", "shards", "skipped", "complete", "size_bytes",
-        "passed_over", "skipped_folders", "columns", "assigned",
+        "made_by", "passed_over", "skipped_folders", "columns", "assigned",
     }  # fmt: skip
     assert (embeddings["kind"], embeddings["rows"], embeddings["dim"]) == ("embeddings", 60, 3)
     assert (embeddings["shards"], embeddings["complete"]) == (1, True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.embedding.runtimes.contract import Precision
 
@@ -32,19 +33,21 @@ class Deviation:
     worst: float
     noise: float
 
-    def keeps(self, precision: Precision) -> bool:
+    def keeps(self, precision: Precision | str) -> bool:
         """Return whether the promise of this precision is kept."""
+        precision = choice(Precision, precision)
         if precision is Precision.EXACT:
             return self.worst <= MAX_EXACT_ERROR
         return self.noise <= MAX_NOISE[precision]
 
 
-def deviation(reference: Vectors, vectors: Vectors, metric: Metric) -> Deviation:
+def deviation(reference: Vectors, vectors: Vectors, metric: Metric | str) -> Deviation:
     """Return the deviation of vectors (n, dim) from the reference (n, dim), n ≥ 1.
 
     For the cosine, both are scaled to unit length first. A result that is not finite deviates
     without limit.
     """
+    metric = choice(Metric, metric)
     if not np.isfinite(vectors).all():
         return Deviation(np.inf, np.inf)
     first, second = (each.astype(np.float64) for each in (reference, vectors))

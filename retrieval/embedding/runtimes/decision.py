@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from retrieval.choices import resolve_choices
+from retrieval.choices import choice, resolve_choices
 from retrieval.embedding.runtimes.contract import Arithmetic, Precision
 from retrieval.errors import BadData
 from retrieval.runtime.processor import processor
@@ -70,9 +70,10 @@ class Decision:
 
     @classmethod
     def read(
-        cls, folder: Path, precision: Precision, runtime: str, machine: Machine
+        cls, folder: Path, precision: Precision | str, runtime: str, machine: Machine
     ) -> Self | None:
         """Return the decision for this machine; None if there is none, or it is damaged."""
+        precision = choice(Precision, precision)
         file = _file(folder, precision, runtime)
         if not file.is_file():
             return None

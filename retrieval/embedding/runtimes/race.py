@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
+from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Images, Metric, Vectors
 from retrieval.embedding.runtimes.agreement import MAX_NOISE, Deviation, deviation
 from retrieval.embedding.runtimes.contract import (
@@ -42,6 +43,9 @@ class Way:
     network: Path | None = None
     noise: float = 0.0
 
+    def __post_init__(self) -> None:
+        resolve_choices(self)
+
     @property
     def title(self) -> str:
         """The name of the way in a report."""
@@ -66,6 +70,7 @@ class Ways:
         images: int8 is calibrated on the first half, and all ways are compared on the second.
         folder: for quantized networks.
         """
+        metric = choice(Metric, metric)
         middle = len(images) // 2
         self.network = network
         self.metric = metric
@@ -80,6 +85,7 @@ class Ways:
 
     def found(self, precision: Precision, with_int8: bool) -> Iterator[Way]:
         """Yield the ways that keep the promise."""
+        precision = choice(Precision, precision)
         for name, runtime in self.runtimes.items():
             encode = self._opened(runtime, Arithmetic.FLOAT32)
             off = self.deviation_of(encode)
