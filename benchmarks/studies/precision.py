@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.suite import machine
 from retrieval.contracts import Images, Json, Vectors
 from retrieval.embedding.runtimes.agreement import deviation
-from retrieval.embedding.runtimes.choice import runner_for
+from retrieval.embedding.runtimes.choice import RunBy
 from retrieval.embedding.runtimes.contract import Precision
 from retrieval.embedding.runtimes.running import Running
 from retrieval.images import Source, load, open_source
@@ -24,11 +24,14 @@ from retrieval.quality.evaluation import evaluate
 from retrieval.quality.labelled import Labelled
 from retrieval.registry import open_encoder
 
+LARGE_SOURCE_IMAGES = 1_000_000
+"""The ways are those for a large source, for which int8 is tried."""
+
 
 def measure(encoder_name: str, source: Source, runtime: str = "auto") -> dict[str, Json]:
     """Return the measures in float32, and the loss of each other precision and mixture.
 
-    runtime: as for `runner_for`. The source needs labels.
+    runtime: as for `RunBy`. The source needs labels.
     """
     encoder = open_encoder(encoder_name, "cpu")
     items = [*source.items()]
@@ -36,7 +39,7 @@ def measure(encoder_name: str, source: Source, runtime: str = "auto") -> dict[st
     vectors: dict[Precision, Vectors] = {}
     found: dict[str, Any] = {"encoder": encoder.name, "source": source.name, "images": len(items)}
     for precision in Precision:
-        runner = runner_for(encoder, source, precision, runtime)
+        runner = RunBy(precision, runtime).runner(encoder, source, LARGE_SOURCE_IMAGES)
         assert isinstance(runner, Running)
         vectors[precision], rate = _encoded(runner, images)
         off = deviation(vectors[Precision.EXACT], vectors[precision], encoder.metric)

@@ -77,7 +77,7 @@ class RunBy:
         """Raise BadInput for a runtime that is not installed or cannot run the encoder."""
         if self.runtime in (AUTO, TORCH):
             return
-        known = (export_folder(encoder.fingerprint) / NETWORK).is_file()
+        known = _network_of(encoder).is_file()
         if _is_on_gpu(encoder) or not (known or isinstance(encoder, Exportable)):
             problem = "runs on a GPU" if _is_on_gpu(encoder) else "cannot be exported"
             raise BadInput(f"encoder {encoder.name} {problem}; give --runtime auto or torch")
@@ -97,7 +97,7 @@ class RunBy:
         if folder is None:
             if self.precision is Precision.FAST and by_itself and self.runtime == AUTO:
                 raise BadInput(NO_CALIBRATION)
-            return _own(encoder, self.precision)
+            return _own(_with_torch(encoder), self.precision)
         images = len(source) if images is None else images
         return _Choice(encoder, source, images, self, folder).made()
 
@@ -129,7 +129,28 @@ def _exported(encoder: Encoder, runtime: str) -> Path | None:
             if runtime != AUTO:
                 raise BadInput(f"{error}; give --runtime torch") from error
             return None
-    return folder if (folder / NETWORK).is_file() else None
+    return folder if _network_of(encoder).is_file() else None
+
+
+def _with_torch(encoder: Encoder) -> Encoder:
+    """Return the encoder in its own library, if it is an exported network.
+
+    Raises Mismatch if its name stands for another encoder now.
+    """
+    is_export = not isinstance(encoder, Exportable) and _network_of(encoder).is_file()
+    if not is_export:
+        return encoder
+    found = open_encoder(encoder.name, "cpu")
+    if found.fingerprint != encoder.fingerprint:
+        raise Mismatch(
+            f"encoder {found.name} has changed since its network was exported; encode again"
+        )
+    return found
+
+
+def _network_of(encoder: Encoder) -> Path:
+    """Return the file of the encoder's exported network; it may not exist."""
+    return export_folder(encoder.fingerprint) / NETWORK
 
 
 def _own(encoder: Encoder, precision: Precision) -> Encoder:
@@ -184,7 +205,7 @@ class _Choice:
     def _remembered(self, decision: Decision) -> Encoder | None:
         """Return the encoder, run as it was decided; None if that is no longer possible."""
         if decision.runtime == TORCH:
-            return _own(self._with_torch(), self.precision)
+            return _own(_with_torch(self.encoder), self.precision)
         file = self.folder / NETWORK
         if decision.network is not None:
             assert decision.network_sha256 is not None
@@ -224,17 +245,6 @@ class _Choice:
             self.encoder, encode, MadeBy(library, arithmetic, self.precision, processor())
         )
 
-    def _with_torch(self) -> Encoder:
-        """Return the encoder in its own library."""
-        if isinstance(self.encoder, Rounding):
-            return self.encoder
-        found = open_encoder(self.encoder.name, "cpu")
-        if found.fingerprint != self.encoder.fingerprint:
-            raise Mismatch(
-                f"encoder {found.name} has changed since its network was exported; encode again"
-            )
-        return found
-
     def _sample(self) -> Images:
         """Return the first images of the source that can be read."""
         many = len(self.source) >= FAST_RESIZE_IMAGES
@@ -266,7 +276,7 @@ class _Choice:
             return self._without_race()
         self.asked.note(_sentence(best, rates))
         if best.runtime == TORCH:
-            return _own(self._with_torch(), self.precision)
+            return _own(_with_torch(self.encoder), self.precision)
         return self._with_facts(best.runtime, best.arithmetic, best.encode)
 
     def _ways(self, images: Images, place: Path, tries_int8: bool) -> list[Way]:
@@ -282,7 +292,7 @@ class _Choice:
         )
         found = [*ways.found(self.precision, tries_int8)]
         if self.runtime == AUTO:
-            own = _own(self._with_torch(), self.precision)
+            own = _own(_with_torch(self.encoder), self.precision)
             off = ways.deviation_of(own.encode)
             if off.keeps(self.precision) and isinstance(own, Running):
                 found.append(Way(TORCH, own.made_by.arithmetic, own.encode, noise=off.noise))

@@ -319,6 +319,15 @@ def test_a_small_source_stays_with_torch_where_it_rounds(
     assert isinstance(exact, Running) and exact.made_by.arithmetic is Arithmetic.FLOAT32
 
 
+def test_torch_is_torch_also_for_an_exported_network(quick: Any, digits: Source) -> None:
+    keep_export(quick)
+    from_cache = open_export(quick.fingerprint)
+    assert from_cache is not None
+    for asked in (RunBy(runtime="torch"), RunBy(races=False)):
+        runner = asked.runner(from_cache, digits)
+        assert isinstance(runner, Running) and runner.made_by.runtime.startswith("torch ")
+
+
 def test_processes_that_may_not_race_run_torch(quick: Any, digits: Source) -> None:
     runner = RunBy(races=False).runner(quick, digits)
     assert isinstance(runner, Running) and runner.made_by.runtime.startswith("torch ")
