@@ -83,7 +83,7 @@ def open_trainer() -> Trainer:
 
 
 def runtime_names() -> list[str]:
-    """Return the registered runtimes, sorted; those of an extra may not be installed."""
+    """Return the registered runtimes, sorted; their libraries may not be installed."""
     return sorted({point.name for point in _registered(RUNTIMES)})
 
 
@@ -95,7 +95,7 @@ def open_runtime(name: str) -> Runtime:
     except ImportError as error:
         raise BadInput(
             f"runtime '{name}' needs a library that cannot be imported ({error}); "
-            f"pip install 'retr[{name}]'"
+            f"pip install {str(error.name or name).partition('.')[0]}"
         ) from None
 
 
