@@ -323,12 +323,8 @@ class ShardEncoder:
         """Start to encode images; return what waits for their vectors."""
         if isinstance(self.encoder, Running):
             return self.encoder.started(images)
-        vectors = self.encoder.encode(images) if len(images) else self._no_vectors
+        vectors = self.encoder.encode(images)
         return lambda: vectors
-
-    @property
-    def _no_vectors(self) -> Vectors:
-        return np.empty((0, self.encoder.dim), np.float32)
 
 
 def batch_size(side: int) -> int:
