@@ -1,8 +1,7 @@
-"""HNSW over principal axes, searched by retr's own code.
+"""HNSW over short codes of the vectors, built and searched by retr's own compiled code.
 
-faiss builds the graph (Malkov & Yashunin, TPAMI 2020) over the vectors' principal axes, which
-makes the build fast, too. `indexers.graph.walk` searches the graph by codes of 16 bits, and ranks
-the candidates by their vectors.
+`indexers.graph` has its parts: `coding` turns vectors into codes along principal axes, `layers`
+links the codes to a graph, and `walk` searches it and ranks the candidates by their vectors.
 """
 
 from collections.abc import Mapping
@@ -18,15 +17,17 @@ from numpy.typing import NDArray
 
 from indexers.copies import Copies
 from indexers.faiss import bridge
-from indexers.graph import walk
+from indexers.graph import layers_file, walk
+from indexers.graph.coding import BITS, KINDS, Codes, Coding, fitted
+from indexers.graph.distances import COSINE
 from indexers.graph.effort import DEFAULT_EF, settle_ef
+from indexers.graph.layers import Layers
 from indexers.graph.parallel import spread
 from indexers.graph.products import build_products, inside, load_products
 from indexers.options import EFFORTS, check_graph, check_range
-from indexers.projection import AXES_MULTIPLE, SAMPLE_ROWS, projection
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
-from retrieval.errors import BadData, BadInput
+from retrieval.errors import BadInput
 from retrieval.hits import (
     BLOCK_ROWS,
     Fetched,
@@ -39,39 +40,28 @@ from retrieval.hits import (
 )
 from retrieval.values import resolve_options
 
-WALK_METRICS = {
-    Metric.COSINE: walk.COSINE,
-    Metric.EUCLIDEAN: walk.EUCLIDEAN,
-    Metric.INNER_PRODUCT: walk.INNER_PRODUCT,
-}
-GRAPH_METRICS = {
-    Metric.COSINE: Metric.EUCLIDEAN,  # more precise on the axes of vectors of length 1
-    Metric.EUCLIDEAN: Metric.EUCLIDEAN,
-    Metric.INNER_PRODUCT: Metric.INNER_PRODUCT,
-}
-
-AXES = (16, 32, 64, 96, 128)
-"""Numbers of axes that `auto` tries."""
-
-CODE_RANGE_QUANTILE = 0.99  # quantile of the vectors' lengths
-CODE_RANGE_MARGIN = 2.0  # factor on that length; codes that would be longer are shortened
 COMPARED_PER_CANDIDATE = 8  # with fewer matching rows per candidate, all of them are compared
+SAMPLE_ROWS = 50_000  # for the coding
 NO_MASK = np.empty(0, np.bool_)
+NO_CENTER = np.empty(0, np.float32)
+FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
 class HnswPca:
-    """`hnsw-pca`: walk a graph over principal axes in retr's own code, and rank by the vectors.
+    """`hnsw-pca`: walk a graph of short codes in retr's own code, and rank by the vectors.
 
-    axes: number of principal axes, rounded up to a multiple of 16; None for the fewest along which
-    neighbors stay near, see `indexers.projection`. The vectors' own dimensions if they are fewer.
+    axes: numbers of a code, rounded up to a multiple of 16 (of 16 bits) or 32 (of 8 bits). They are
+    principal axes, or all dimensions if these are fewer. In codes of 8 bits, the last number is the
+    length of what the axes leave out. None for the fewest that keep neighbors near; see
+    `indexers.graph.coding`.
+    bits: 8 or 16, of each number of a code; None for those that keep more neighbors near.
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
     ef: candidates kept while a query walks, whose vectors are then compared; more cost time and
     raise recall. None for 128, or for more if the build finds that queries need more; see
     `indexers.graph.effort`.
-    build_threads: threads of the build; 0 for all cores. With more than one, the graph depends on
-    their timing.
+    build_threads: threads of the build; 0 for all cores. The graph does not depend on them.
 
     Inner products have the graph that finds more of them in a sample; see
     `indexers.graph.products`.
@@ -82,6 +72,7 @@ class HnswPca:
 
     metric: Metric = Metric.COSINE
     axes: int | None = None
+    bits: int | None = None
     m: int = 16
     ef_construction: int = 200
     ef: int | None = None
@@ -90,23 +81,19 @@ class HnswPca:
 
     def __post_init__(self) -> None:
         resolve_options(self)
-        if self.metric not in WALK_METRICS:
+        if self.metric not in KINDS:
             raise BadInput(f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf")
         if self.axes is not None:
             check_range("axes", self.axes, 1)
+        if self.bits not in (None, *BITS):
+            raise BadInput(f"option bits is {self.bits}; give 8 or 16")
         check_graph(self.m, self.ef_construction, self.ef, self.build_threads)
 
     @classmethod
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["HnswPca"]:
-        """Return graphs over few axes and over more."""
+        """Return graphs with the default number of links and with many."""
         metric = choice(Metric, metric)
-        if metric not in WALK_METRICS:
-            return []
-        fewer = [axes for axes in AXES if axes < dim]
-        return [
-            cls(metric, axes=axes, ef=EFFORTS[-1])
-            for axes in (fewer if len(fewer) == len(AXES) else [*fewer, dim])
-        ]
+        return [cls(metric, m=m, ef=EFFORTS[-1]) for m in (16, 32) if metric in KINDS]
 
     def ladders(self) -> list[list["HnswPca"]]:
         """Return one ladder, by ascending `ef`."""
@@ -139,26 +126,23 @@ class HnswPca:
         """Build the graph of these vectors and this metric."""
         copies = Copies.find(blocks, self.metric)
         distinct = copies.distinct(blocks)
-        rows, dim = distinct.rows, distinct.dim
-        metric = bridge.METRICS[GRAPH_METRICS[self.metric]]
-        every = ceil(rows / SAMPLE_ROWS)
+        every = ceil(distinct.rows / SAMPLE_ROWS)
         prepared_rows = checked_blocks(distinct, self.metric)
         sample = np.concatenate([block[-first % every :: every] for first, block in prepared_rows])
-        turn = projection(sample, GRAPH_METRICS[self.metric], self.axes)
+        coding = fitted(sample, self.metric, self.axes, self.bits)
         del sample
-        axes = dim if turn is None else turn.d_out
-        graph = faiss.IndexHNSWFlat(axes, self.m, metric)
-        graph.hnsw.efConstruction = self.ef_construction
-        index = faiss.IndexRefineFlat(
-            graph if turn is None else faiss.IndexPreTransform(turn, graph)
+        flat: Any = faiss.IndexFlat(
+            distinct.dim, bridge.METRICS[layers_file.graph_metric(self.metric)]
         )
-        bridge.reserve_vectors(index, rows)
-        storage: Any = faiss.downcast_index(graph.storage)
-        bridge.reserve(storage.codes, rows * storage.code_size)
-        with bridge.threads(self.build_threads):
-            for _, block in checked_blocks(distinct, self.metric):
-                _add(index, block, self.metric)
-        built = HnswPcaIndex(index, self, copies)
+        bridge.reserve(flat.codes, distinct.rows * flat.code_size)
+        codes: list[Codes] = []
+        for _, block in checked_blocks(distinct, self.metric):
+            flat.add(block)
+            codes.append(coding.codes(_placed(block, coding)))
+        built = HnswPcaIndex(
+            flat, np.concatenate(codes), coding, Layers.empty(self.m), self, copies
+        )
+        built.link()
         if self.ef is None:
             settle_ef(partial(setattr, built, "ef"), built, blocks, self.metric)
         return built
@@ -172,23 +156,33 @@ class HnswPca:
 
     def load_graph(self, folder: Path) -> "HnswPcaIndex":
         """Load the graph of this metric."""
-        index = bridge.load_refined(folder, faiss.IndexHNSWFlat, GRAPH_METRICS[self.metric])
-        return HnswPcaIndex(index, self, Copies.load(folder, int(index.ntotal)))
+        flat, codes, coding, layers = layers_file.load(folder, self.metric)
+        return HnswPcaIndex(flat, codes, coding, layers, self, Copies.load(folder, len(codes)))
 
 
 class HnswPcaIndex:
-    """faiss's index, whose graph and vectors are used in place, and codes of the vectors.
+    """Distinct vectors, their codes, and the graph that links them; `copies` has the rows of each.
 
-    It holds distinct vectors; `copies` has the rows of each.
+    flat: faiss's index of the vectors, which are used in place.
     """
 
-    def __init__(self, index: faiss.IndexRefineFlat, settings: HnswPca, copies: Copies) -> None:
-        self.index: Any = index
+    def __init__(
+        self,
+        flat: faiss.IndexFlat,
+        codes: Codes,
+        coding: Coding,
+        layers: Layers,
+        settings: HnswPca,
+        copies: Copies,
+    ) -> None:
+        self.flat: Any = flat
+        self.codes = codes
+        self.coding = coding
+        self.layers = layers
         self.settings = settings
         self.ef = settings.ef or DEFAULT_EF
         self.copies = copies
-        self.kind = WALK_METRICS[settings.metric]
-        self.dim = int(index.d)
+        self.dim = int(flat.d)
         self.tags: list[NDArray[np.uint8]] = []
         self._prepare()
 
@@ -197,8 +191,9 @@ class HnswPcaIndex:
 
     @property
     def details(self) -> Mapping[str, Json]:
-        """The number of axes, and of distinct vectors if rows share some."""
-        return {"axes": int(bridge.inside(self.index).d), **self.copies.details}
+        """The number of axes and bits, and of distinct vectors if rows share some."""
+        coding = self.coding
+        return {"axes": coding.axes, "bits": coding.bits, **self.copies.details}
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
@@ -219,9 +214,18 @@ class HnswPcaIndex:
         vectors = prepared(checked_additions(vectors, self.dim, metric), metric)
         copies = self.copies.joined([self.vectors], vectors)
         vectors = vectors[copies.is_first[len(self) :]]
-        with bridge.threads(self.settings.build_threads):
-            _add(self.index, vectors, metric)
+        self.flat.add(vectors)
+        new = self.coding.codes(_placed(vectors, self.coding))
+        self.codes = np.concatenate([self.codes, new])
         self.copies = copies
+        self.link()
+
+    def link(self) -> None:
+        """Link the rows whose codes the graph does not have yet."""
+        settings = self.settings
+        self.layers = self.layers.grown(
+            self.codes, self.coding, settings.ef_construction, settings.build_threads
+        )
         self._prepare()
 
     def stored(self) -> Fetched:
@@ -229,54 +233,34 @@ class HnswPcaIndex:
         return self.copies.fetched(self.dim, self.vectors.__getitem__)
 
     def save(self, folder: Path) -> None:
-        """Write index.faiss, for `faiss.read_index`; cosine's vectors are of length 1."""
-        bridge.save(self.index, folder)
+        """Write index.faiss, for `faiss.read_index`, and codes.json; see `layers_file`."""
+        layers_file.save(folder, self.flat, self.codes, self.coding, self.layers)
         self.copies.save(folder)
 
     def _prepare(self) -> None:
-        """Prepare the arrays for a walk from faiss's index."""
-        graph: Any = bridge.inside(self.index)
-        layers = graph.hnsw
-        self.rows = int(self.index.ntotal)
-        flat: Any = faiss.downcast_index(self.index.refine_index)
-        storage: Any = faiss.downcast_index(graph.storage)
-        self.vectors, turned = bridge.vectors_of(flat), bridge.vectors_of(storage)
-        self.upper = _view_of(layers.neighbors)
-        self.offsets = _view_of(layers.offsets)
-        if not -1 <= self.upper.min() <= self.upper.max() < self.rows:
-            raise BadData("graph has links out of range; build the index again")
-        degree = layers.nb_neighbors(0)
-        self.links = np.empty((self.rows, degree), np.int32)
-        for column in range(degree):
-            self.links[:, column] = self.upper[self.offsets[:-1] + np.uint64(column)]
-        self.entry, self.levels = int(layers.entry_point), int(layers.max_level)
-        center = np.zeros(graph.d)
-        if self.kind != walk.INNER_PRODUCT:
-            center = turned.mean(axis=0, dtype=np.float64)
-        self.scale = _scale(turned, center)
-        self.codes = np.zeros((self.rows, _rounded_up(graph.d)), np.int16)
+        """Set what a search needs, for vectors, codes and a graph that have changed."""
+        coding, layers = self.coding, self.layers
+        self.rows = int(self.flat.ntotal)
+        self.vectors = bridge.vectors_of(self.flat)
         self.zero: int | None = None
         for start in range(0, self.rows, BLOCK_ROWS):
-            if self.kind == walk.COSINE and self.zero is None:
+            if coding.kind == COSINE and self.zero is None:
                 zeros = np.flatnonzero(~self.vectors[start : start + BLOCK_ROWS].any(axis=1))
                 self.zero = start + int(zeros[0]) if len(zeros) else None
-            block = turned[start : start + BLOCK_ROWS] - center
-            lengths = np.linalg.norm(block, axis=1, keepdims=True) * self.scale
-            block *= self.scale * np.minimum(1, walk.MAX_CODE_LENGTH / np.maximum(lengths, 1))
-            self.codes[start : start + BLOCK_ROWS, : graph.d] = np.rint(block)
-        matrix = _matrix(self.index)
-        self.turn = np.zeros((self.codes.shape[1], matrix.shape[1] + 1), np.float32)
-        self.turn[: graph.d, :-1] = matrix
-        self.turn[: graph.d, -1] = -center
+        center = coding.center if coding.has_rest else NO_CENTER
+        links = layers.links, layers.upper, layers.lines
+        self.arrays = (coding.turn, center, self.codes, *links, self.vectors)
+        self.constants = (layers.entry, layers.top, *coding.geometry, 1 / coding.step)
+        self.is_simple = self.copies.vector_of is None and self.zero is None
         self.tags.clear()
 
     def _is_plain(self, queries: Vectors, k: int) -> bool:
         """Return whether this is one query that the walk can take without checks and conversion."""
         return (
-            self.copies.vector_of is None
-            and self.zero is None
-            and getattr(queries, "shape", None) == (1, self.dim)
-            and queries.dtype == np.float32
+            self.is_simple
+            and type(queries) is np.ndarray
+            and queries.shape == (1, self.dim)
+            and queries.dtype is FLOAT32
             and queries.flags.carray
             and 1 <= k <= self.rows
         )
@@ -291,7 +275,7 @@ class HnswPcaIndex:
             ef = ceil(max(ef, 1.5 * count) * self.rows / matching)
             if matching <= max(bridge.MAX_COMPARED_ROWS, COMPARED_PER_CANDIDATE * ef):
                 candidates = np.flatnonzero(among)
-                walk.compare(queries, self.vectors, candidates, self.kind, rows, distances)
+                walk.compare(queries, self.vectors, candidates, self.coding.kind, rows, distances)
                 return rows, distances
         mask = NO_MASK if among is None else np.require(among, requirements=("C", "W"))
 
@@ -303,7 +287,9 @@ class HnswPcaIndex:
         if len(short):
             candidates = np.arange(self.rows) if among is None else np.flatnonzero(among)
             some, some_distances = rows[short], distances[short]
-            walk.compare(queries[short], self.vectors, candidates, self.kind, some, some_distances)
+            walk.compare(
+                queries[short], self.vectors, candidates, self.coding.kind, some, some_distances
+            )
             rows[short], distances[short] = some, some_distances
         if self.zero is not None and (among is None or among[self.zero]):
             missed = (distances[:, -1] > 1) & (rows != self.zero).all(axis=1)
@@ -323,21 +309,15 @@ class HnswPcaIndex:
             tags = self.tags.pop()
         except IndexError:  # more concurrent calls than before
             tags = np.zeros(self.rows + 1, np.uint8)
+        whole = ef >= self.rows
         short: int = walk.search(
             queries,
-            self.turn,
-            self.codes,
-            self.links,
-            self.upper,
-            self.offsets,
-            self.vectors,
+            *self.arrays,
             among,
             tags,
-            self.kind,
-            self.scale,
-            min(ef, self.rows),
-            self.entry,
-            self.levels,
+            *self.constants,
+            np.inf if whole else self.coding.margin,
+            self.rows if whole else ef,
             rows,
             distances,
         )
@@ -345,56 +325,15 @@ class HnswPcaIndex:
         return short
 
 
-def _add(index: Any, vectors: Vectors, metric: Metric) -> None:
-    """Add prepared vectors (n, dim) to faiss's index.
+def _placed(vectors: Vectors, coding: Coding) -> Vectors:
+    """Return prepared vectors (n, dim) as the graph has them.
 
-    For cosines, the graph has zero vectors on the first axis. At the center, a zero vector would be
-    nearer to most vectors than they are to each other, and take all of their links.
+    For cosines, it has zero vectors on the first axis. At the center, a zero vector would be nearer
+    to most vectors than they are to each other, and take all of their links.
     """
-    zeros = np.flatnonzero(~vectors.any(axis=1)) if metric is Metric.COSINE else ()
+    zeros = np.flatnonzero(~vectors.any(axis=1)) if coding.kind == COSINE else ()
     if not len(zeros):
-        index.add(vectors)
-        return
-    matrix = _matrix(index)
+        return vectors
     placed = vectors.copy()
-    placed[zeros] = matrix[0] if matrix.size else np.eye(1, index.d)
-    index.base_index.add(placed)
-    index.refine_index.add(vectors)
-    index.ntotal = index.refine_index.ntotal
-
-
-def _view_of(values: Any) -> NDArray[Any]:
-    """Return a view of a vector of faiss, valid as long as the vector."""
-    return np.asarray(faiss.rev_swig_ptr(values.data(), values.size()))
-
-
-def _matrix(index: faiss.IndexRefineFlat) -> NDArray[np.float32]:
-    """Return the matrix (axes, dim) onto the axes; (axes, 0) if vectors are not rotated."""
-    base: Any = faiss.downcast_index(index.base_index)
-    if not isinstance(base, faiss.IndexPreTransform):
-        return np.empty((base.d, 0), np.float32)
-    chain: Any = base.chain
-    turn: Any = faiss.downcast_VectorTransform(chain.at(0))
-    return np.asarray(faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in))
-
-
-def _scale(turned: Vectors, center: NDArray[np.float64]) -> float:
-    """Return the factor that takes nearly all vectors (n, axes), less their center, to codes.
-
-    Codes are at most `walk.MAX_CODE_LENGTH` long. A few vectors that are far longer than the others
-    are shortened, so that the codes of the others stay precise.
-    """
-    lengths = np.concatenate(
-        [
-            np.linalg.norm(turned[start : start + BLOCK_ROWS] - center, axis=1)
-            for start in range(0, len(turned), BLOCK_ROWS)
-        ]
-    )
-    reach = min(
-        float(lengths.max()), CODE_RANGE_MARGIN * float(np.quantile(lengths, CODE_RANGE_QUANTILE))
-    )
-    return walk.MAX_CODE_LENGTH / (reach or float(lengths.max()) or 1.0)
-
-
-def _rounded_up(axes: int) -> int:
-    return -(-axes // AXES_MULTIPLE) * AXES_MULTIPLE
+    placed[zeros] = coding.turn[0, :-1]
+    return placed

@@ -75,6 +75,11 @@ def vectors_of(flat: faiss.IndexFlat) -> Vectors:
     return np.asarray(faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d))
 
 
+def view_of(values: Any) -> NDArray[Any]:
+    """Return a view of a vector of faiss, valid as long as the vector."""
+    return np.asarray(faiss.rev_swig_ptr(values.data(), values.size()))
+
+
 def inside(index: Any) -> Any:
     """Return the innermost index, below refinement and rotation, with its own class."""
     index = faiss.downcast_index(index)

@@ -1,24 +1,28 @@
 """Search of `hnsw-pca`, compiled by numba for this machine's processor and cached.
 
-A walk spends most of its time waiting for memory. So it compares codes: 16 bits for each principal
-axis, a few cache lines for a vector. It prefetches all neighbors of a vertex before it compares the
-first. Candidates are in one sorted array, as in Fu et al. (Fast approximate nearest neighbor search
-with the navigating spreading-out graph, VLDB 2019). At the end, the walk compares the query with
-the vectors of the candidates.
+A walk spends most of its time waiting for memory. So it compares codes: 8 or 16 bits for each
+principal axis, a few cache lines for a vector. It prefetches all neighbors of a vertex before it
+compares the first. Candidates are in one sorted array, as in Fu et al. (Fast approximate nearest
+neighbor search with the navigating spreading-out graph, VLDB 2019). At the end, the walk compares
+the query with the vectors of the candidates.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from indexers.graph.distances import (
+    COSINE,
+    EUCLIDEAN,
+    INLINE,
+    INNER_PRODUCT,
+    MAX_CODE_LENGTH,
+    minus_product,
+    squared_difference,
+)
 from indexers.graph.prefetch import prefetch_row
 from retrieval.runtime.numba import compiled
-
-COSINE, EUCLIDEAN, INNER_PRODUCT = 0, 1, 2
-
-MAX_CODE_LENGTH = 23_170
-"""Maximum length of a code: squared differences and products stay below 2^31."""
 
 NOT_FINITE = -1
 """Result of `search` for a query that is not finite."""
@@ -28,29 +32,6 @@ PREFETCHED_CANDIDATES = 3
 
 # The compiler may reorder sums, to add eight numbers at a time. NaN stays NaN.
 REORDER_SUMS = {"reassoc", "contract", "nsz"}
-
-INLINE: Final = "always"  # for functions of the inner loop, whose calls would take time
-
-
-@njit(boundscheck=False)
-def _squared_difference(point: Any, codes: Any, row: int) -> Any:
-    """Return the squared distance of the point and a code, int32."""
-    total = np.int32(0)
-    for i in range(point.shape[0]):
-        difference = np.int16(point[i] - codes[row, i])
-        term = np.int32(np.int32(difference) * np.int32(difference))
-        total = np.int32(total + term)
-    return total
-
-
-@njit(boundscheck=False)
-def _minus_product(point: Any, codes: Any, row: int) -> Any:
-    """Return minus the inner product of the point and a code, int32."""
-    total = np.int32(0)
-    for i in range(point.shape[0]):
-        term = np.int32(np.int32(point[i]) * np.int32(codes[row, i]))
-        total = np.int32(total + term)  # there is an instruction to multiply and add
-    return np.int32(-total)
 
 
 @njit(boundscheck=False, fastmath=REORDER_SUMS)
@@ -115,26 +96,39 @@ def _scaled(source: Any, kind: int, query: Any) -> bool:
 
 
 @njit(boundscheck=False, fastmath=REORDER_SUMS)
-def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> None:
-    """Write the query's code (axes,), no longer than `MAX_CODE_LENGTH`, into `point`.
-
-    turned: (axes,), for intermediate results. turn: see `search`.
-    """
+def _turned(query: Any, turn: Any, turned: Any) -> None:
+    """Write the query's numbers along the axes (axes,) into `turned`; turn: see `search`."""
     dim = turn.shape[1] - 1
-    if dim == 0:
-        for j in range(turned.shape[0]):
-            turned[j] = turn[j, 0] + (query[j] if j < query.shape[0] else 0)
-    else:
-        for j in range(0, turned.shape[0], 4):  # four axes for each pass over the query
-            a, b = turn[j, dim], turn[j + 1, dim]
-            c, d = turn[j + 2, dim], turn[j + 3, dim]
-            for i in range(dim):
-                number = query[i]
-                a += number * turn[j, i]
-                b += number * turn[j + 1, i]
-                c += number * turn[j + 2, i]
-                d += number * turn[j + 3, i]
-            turned[j], turned[j + 1], turned[j + 2], turned[j + 3] = a, b, c, d
+    for j in range(0, turned.shape[0], 4):  # four axes for each pass over the query
+        a, b = turn[j, dim], turn[j + 1, dim]
+        c, d = turn[j + 2, dim], turn[j + 3, dim]
+        for i in range(dim):
+            number = query[i]
+            a += number * turn[j, i]
+            b += number * turn[j + 1, i]
+            c += number * turn[j + 2, i]
+            d += number * turn[j + 3, i]
+        turned[j], turned[j + 1], turned[j + 2], turned[j + 3] = a, b, c, d
+
+
+@njit(boundscheck=False, fastmath=REORDER_SUMS)
+def _rest(query: Any, center: Any, turned: Any) -> Any:
+    """Return the length of what the axes leave out of the query, less the center."""
+    whole, kept = np.float32(0), np.float32(0)
+    for i in range(center.shape[0]):
+        difference = query[i] - center[i]
+        whole += difference * difference
+    for j in range(turned.shape[0]):
+        kept += turned[j] * turned[j]
+    return np.sqrt(max(np.float64(whole) - np.float64(kept), 0.0))
+
+
+@njit(boundscheck=False)
+def _coded(turned: Any, scale: float, rest: float, middle: float, point: Any) -> None:
+    """Write the query's code, no longer than `MAX_CODE_LENGTH`, into `point` (width,).
+
+    rest: the length of the query's rest, times the correlation; negative if codes have none.
+    """
     squares = 0.0
     for j in range(turned.shape[0]):
         squares += np.float64(turned[j]) * np.float64(turned[j])
@@ -143,6 +137,11 @@ def _turned(query: Any, turn: Any, scale: float, turned: Any, point: Any) -> Non
         scale = scale * MAX_CODE_LENGTH / length if length < np.inf else 0.0
     for j in range(turned.shape[0]):
         point[j] = np.int16(np.rint(turned[j] * scale)) if scale > 0 else 0
+    if rest >= 0:
+        number = rest * scale - middle
+        point[point.shape[0] - 1] = np.int16(
+            np.rint(min(max(number, -MAX_CODE_LENGTH), MAX_CODE_LENGTH))
+        )
 
 
 @njit(inline=INLINE, boundscheck=False)
@@ -160,22 +159,19 @@ def _descent(between: Any) -> Any:
     """Build a descent for one distance of codes; see `_walk`."""
 
     @njit(boundscheck=False)
-    def descended(
-        point: Any, codes: Any, upper: Any, offsets: Any, degree: int, entry: int, levels: int
-    ) -> Any:
+    def descended(point: Any, codes: Any, upper: Any, lines: Any, entry: int, levels: int) -> Any:
         """Return the nearest row in the upper layers, where the walk of the lowest layer starts."""
         nearest = between(point, codes, entry)
         for level in range(levels, 0, -1):
             moved = True
             while moved:
                 moved = False
-                first = offsets[entry] + degree + (level - 1) * (degree // 2)
-                last = first
-                while last < first + degree // 2 and upper[last] >= 0:
-                    prefetch_row(codes, upper[last])
+                line, last = lines[entry] + level - 1, 0
+                while last < upper.shape[1] and upper[line, last] >= 0:
+                    prefetch_row(codes, upper[line, last])
                     last += 1
-                for place in range(first, last):
-                    row = upper[place]
+                for place in range(last):
+                    row = upper[line, place]
                     distance = between(point, codes, row)
                     if distance < nearest:
                         nearest, entry, moved = distance, row, True
@@ -185,7 +181,7 @@ def _descent(between: Any) -> Any:
 
 
 @njit(boundscheck=False)
-def _next_tag(tags: Any) -> Any:
+def next_tag(tags: Any) -> Any:
     """Return a new tag for the rows that this walk sees. Clear all tags when all are used."""
     tag = np.uint8(tags[-1] + 1)
     if tag == 0:
@@ -195,20 +191,21 @@ def _next_tag(tags: Any) -> Any:
     return tag
 
 
+descended_by_differences = _descent(squared_difference)
+descended_by_products = _descent(minus_product)
+
+
 def _walk(between: Any) -> Any:
     """Build a walk for one distance of codes: a test in each step would double the time."""
-    descended = _descent(between)
 
     @njit(boundscheck=False)
     def walked(
         point: Any,
         codes: Any,
         links: Any,
-        upper: Any,
-        offsets: Any,
         entry: int,
-        levels: int,
         tags: Any,
+        tag: Any,
         pool: Any,
         unseen: Any,
     ) -> int:
@@ -216,8 +213,6 @@ def _walk(between: Any) -> Any:
 
         Bits of a candidate: 32 of its distance, 31 of its row, 1 if its neighbors are in the pool.
         """
-        entry = descended(point, codes, upper, offsets, links.shape[1], entry, levels)
-        tag = _next_tag(tags)
         tags[entry] = tag
         pool[0] = (np.int64(between(point, codes, entry)) << 32) | (np.int64(entry) << 1)
         size, here = 1, 0
@@ -256,8 +251,8 @@ def _walk(between: Any) -> Any:
     return walked
 
 
-_walked_by_differences = _walk(_squared_difference)
-_walked_by_products = _walk(_minus_product)
+walked_by_differences = _walk(squared_difference)
+walked_by_products = _walk(minus_product)
 
 
 @njit(inline=INLINE, boundscheck=False, fastmath=REORDER_SUMS)
@@ -268,14 +263,20 @@ def _ranked(
     pool: Any,
     kind: int,
     unit: float,
+    offset: float,
     slack: float,
+    margin: float,
     rows: Any,
     distances: Any,
 ) -> int:
     """Fill rows and distances (k,) with the nearest vectors of the pool, and return their number.
 
-    unit: squared distance of codes for a distance of 1; not used for inner products, which have no
-    lower bound. slack: maximum increase of a distance of codes by rounding.
+    It ends where the estimate of the next candidate's distance is too large, at which
+    `d² = (√(code's squared distance + offset) - slack)² / unit`, over `margin`.
+
+    unit: squared distance of codes for a distance of 1; not used for inner products, all of whose
+    candidates are compared. offset: of squared distances of codes, for the query's rest. slack:
+    increase of a distance of codes by rounding.
     """
     size, k, found = pool.shape[0], rows.shape[0], 0
     for place in range(min(PREFETCHED_CANDIDATES, size)):
@@ -284,8 +285,8 @@ def _ranked(
         if place + PREFETCHED_CANDIDATES < size:
             prefetch_row(vectors, (pool[place + PREFETCHED_CANDIDATES] & 0xFFFFFFFF) >> 1)
         if found == k and kind != INNER_PRODUCT:
-            bound = max(np.sqrt(np.float64(pool[place] >> 32)) - slack, 0.0)
-            if bound * bound > distances[k - 1] * unit:
+            estimate = max(np.sqrt(np.float64(pool[place] >> 32) + offset) - slack, 0.0)
+            if estimate * estimate > distances[k - 1] * unit * margin:
                 break
         row = (pool[place] & 0xFFFFFFFF) >> 1
         if among.shape[0] > 0 and not among[row]:
@@ -295,27 +296,26 @@ def _ranked(
     return found
 
 
-@compiled(
-    "int64(float32[:, ::1], float32[:, ::1], int16[:, ::1], int32[:, ::1], int32[::1], uint64[::1],"
-    " float32[:, ::1], boolean[::1], uint8[::1], int64, float64, int64, int64, int64,"
-    " int64[:, ::1], float32[:, ::1])",
-    fastmath=REORDER_SUMS,
-)
+@compiled(fastmath=REORDER_SUMS)
 def search(
     queries: Any,
     turn: Any,
+    center: Any,
     codes: Any,
     links: Any,
     upper: Any,
-    offsets: Any,
+    lines: Any,
     vectors: Any,
     among: Any,
     tags: Any,
-    kind: int,
-    scale: float,
-    ef: int,
     entry: int,
     levels: int,
+    kind: int,
+    correlation: float,
+    middle: float,
+    scale: float,
+    margin: float,
+    ef: int,
     rows: Any,
     distances: Any,
 ) -> int:
@@ -325,36 +325,44 @@ def search(
     Return the number of queries with fewer than k rows, or NOT_FINITE if a query is not finite.
 
     turn: (axes, dim + 1), axes a multiple of 4: a matrix onto the axes, and an offset in the last
-    column, both to be multiplied by `scale`; (axes, 1) if the axes are those of the queries.
-    codes: (n, axes). links: (n, degree), neighbors in the lowest layer, then -1. upper, offsets:
-    neighbors in all layers, as faiss stores them. vectors: (n, dim), of length 1 for cosines.
-    among: (n,) bool of rows that may be found, or (0,) for all. tags: (n + 1,), zeros at first,
-    for one call at a time. kind: a metric above. ef: candidates that a walk keeps. entry: first
-    row of a walk. levels: number of layers above the lowest.
+    column, both to be multiplied by `scale`. center: (dim,) if codes have the length of the rest as
+    their last number, else (0,). codes: (n, width). links: (n, degree), neighbors in the lowest
+    layer, then -1. upper: (u, m), neighbors in the other layers. lines: (n,) a row's first line in
+    `upper`. vectors: (n, dim), of length 1 for cosines. among: (n,) bool of rows that may be found,
+    or (0,) for all. tags: (n + 1,), zeros at first, for one call at a time. entry: first row of a
+    walk. levels: number of layers above the lowest. kind: see `indexers.graph.distances`.
+    correlation, middle, margin: see `Coding`. ef: candidates that a walk keeps.
     """
     dim, axes, k = queries.shape[1], turn.shape[0], rows.shape[1]
     query, turned = np.empty(dim, np.float32), np.empty(axes, np.float32)
-    point = np.empty(axes, np.int16)
+    point = np.zeros(codes.shape[1], np.int16)
     pool, unseen = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
-    # Rounding moves each code by at most half a unit along each axis, and a projection onto axes
-    # increases no distance. So the distance of two codes minus `slack` is a lower bound.
-    slack = np.sqrt(axes) + 1
+    # Without a rest, rounding moves each code by at most half a unit along each axis, and a
+    # projection onto axes increases no distance. So the distance of two codes minus `slack` is a
+    # lower bound. With a rest, it is an estimate, and `margin` allows for its errors.
+    slack = np.sqrt(axes / 6) if center.shape[0] else np.sqrt(axes) + 1
     unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0
     for number in range(queries.shape[0]):
         if not _scaled(queries[number], kind, query):
             return NOT_FINITE
-        _turned(query, turn, scale, turned, point)
+        _turned(query, turn, turned)
+        rest, offset = -1.0, 0.0
+        if center.shape[0] > 0:
+            rest = _rest(query, center, turned)
+            offset = (1 - correlation * correlation) * rest * rest * scale * scale
+        _coded(turned, scale, correlation * rest, middle, point)
+        tag = next_tag(tags)
         if kind == INNER_PRODUCT:
-            size = _walked_by_products(
-                point, codes, links, upper, offsets, entry, levels, tags, pool, unseen
-            )
+            first = descended_by_products(point, codes, upper, lines, entry, levels)
+            size = walked_by_products(point, codes, links, first, tags, tag, pool, unseen)
         else:
-            size = _walked_by_differences(
-                point, codes, links, upper, offsets, entry, levels, tags, pool, unseen
-            )
+            first = descended_by_differences(point, codes, upper, lines, entry, levels)
+            size = walked_by_differences(point, codes, links, first, tags, tag, pool, unseen)
         line, lengths = rows[number], distances[number]
-        found = _ranked(query, vectors, among, pool[:size], kind, unit, slack, line, lengths)
+        found = _ranked(
+            query, vectors, among, pool[:size], kind, unit, offset, slack, margin, line, lengths
+        )
         short += found < k
         _finished(found, kind, line, lengths)
     return short

@@ -11,10 +11,11 @@ from numba import njit
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(signature: str, **options: Any) -> Callable[[Function], Function]:
+def compiled(signature: str | None = None, **options: Any) -> Callable[[Function], Function]:
     """Compile the decorated function for these types, or take it from numba's cache.
 
-    It runs without the GIL and without bounds checks. options: options of `numba.njit`.
+    Without a signature, it is compiled at its first call with each combination of types. It runs
+    without the GIL and without bounds checks. options: options of `numba.njit`.
     """
 
     def made(function: Function) -> Function:

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from numba import types
 
-from indexers import hnsw_pca
 from indexers.exact import Exact
 from indexers.faiss import bridge
-from indexers.graph import walk
+from indexers.graph import distances, walk
 from indexers.hnsw_pca import HnswPca
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData, BadInput
@@ -171,12 +170,13 @@ def compiled_for(function: Any, *arguments: Any) -> str:
     return str(function.inspect_llvm()[arguments])
 
 
-def test_walk_is_vectorized_and_prefetches() -> None:
+@pytest.mark.parametrize("kind", [types.int8, types.int16])
+def test_walk_is_vectorized_and_prefetches(kind: Any) -> None:
     """A loop that the compiler cannot vectorize is still right, and many times slower."""
-    codes = types.int16[::1], types.int16[:, ::1], types.int64
-    for between in (walk._squared_difference, walk._minus_product):
+    codes = types.int16[::1], kind[:, ::1], types.int64
+    for between in (distances.squared_difference, distances.minus_product):
         code = compiled_for(between, *codes)
-        assert re.search(r"load <\d+ x i16>", code)
+        assert re.search(rf"load <\d+ x i{kind.bitwidth}>", code)
         assert re.search(r"mul [a-z ]*<\d+ x i32>", code)
     assert "@llvm.prefetch" in compiled_for(walk.prefetch_row, *codes[1:])
 
@@ -215,9 +215,14 @@ def test_walk_has_the_same_hits_on_the_oldest_processors(tmp_path: Path) -> None
 
 def test_details_name_axes_and_copies() -> None:
     database = vectors(500)
-    assert HnswPca(Metric.EUCLIDEAN).build(database).details == {"axes": 16}
-    assert HnswPca(Metric.EUCLIDEAN, axes=17).build(database).details == {"axes": 32}
-    assert HnswPca(Metric.EUCLIDEAN, axes=1000).build(database).details == {"axes": 40}
+
+    def details(**options: Any) -> Any:
+        return HnswPca(Metric.EUCLIDEAN, **options).build(database).details
+
+    assert details() == {"axes": 16, "bits": 16}
+    assert details(axes=17, bits=16) == {"axes": 32, "bits": 16}
+    assert details(axes=17, bits=8) == {"axes": 31, "bits": 8}
+    assert details(axes=1000, bits=16) == {"axes": 40, "bits": 16}
 
 
 def test_effort_of_the_loading_indexer_applies(tmp_path: Path) -> None:
@@ -292,7 +297,7 @@ def test_load_refuses_another_kind(tmp_path: Path) -> None:
         HnswPca(Metric.INNER_PRODUCT).load(tmp_path)
     inside = faiss.IndexRefineFlat(faiss.IndexFlat(8))
     faiss.write_index(inside, str(tmp_path / "index.faiss"))
-    with pytest.raises(BadData, match="IndexFlatL2, not IndexHNSWFlat"):
+    with pytest.raises(BadData, match="IndexFlatL2, not IndexHNSW"):
         HnswPca(Metric.EUCLIDEAN).load(tmp_path)
 
 
@@ -301,6 +306,7 @@ def test_load_refuses_another_kind(tmp_path: Path) -> None:
     [
         ({"metric": Metric.MANHATTAN}, "no manhattan distance"),
         ({"axes": 0}, "axes is 0; give at least 1"),
+        ({"bits": 4}, "bits is 4; give 8 or 16"),
         ({"m": 1}, "m is 1; give from 2 to 1024"),
         ({"ef": 0}, "ef is 0"),
         ({"ef_construction": 0}, "ef_construction is 0"),
@@ -312,11 +318,10 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
         HnswPca(**options)
 
 
-def test_candidates_have_few_and_more_axes() -> None:
-    def axes(dim: int) -> list[int | None]:
-        return [made.axes for made in HnswPca.candidates(Metric.COSINE, 1000, dim, 0)]
-
-    assert axes(784) == list(hnsw_pca.AXES)
-    assert axes(48) == [16, 32, 48]
-    assert axes(8) == [8]
+def test_candidates_have_the_default_number_of_links_and_more() -> None:
+    candidates = HnswPca.candidates(Metric.COSINE, 1000, 784, 0)
+    assert [(made.m, made.axes, made.bits) for made in candidates] == [
+        (16, None, None),
+        (32, None, None),
+    ]
     assert HnswPca.candidates(Metric.MANHATTAN, 1000, 48, 0) == []

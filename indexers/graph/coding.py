@@ -1,0 +1,309 @@
+"""Codes of vectors: short rows of integers, whose distances are nearly those of the vectors.
+
+A code has the vector's numbers along principal axes, rounded to a step. The axes are rotated at
+random, so that each has a similar share of the variance: then one step serves all of them, and 8
+bits are often enough. The last number of a code may be the length of the vector's rest, which the
+axes leave out. Of two rests, only the lengths are known. Their squared distance is estimated as
+r² + s² - 2 c r s, where c is the mean correlation of rests of neighbors.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from indexers.graph.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MAX_CODE_LENGTH
+from retrieval.contracts import Metric, Vectors
+
+KINDS = {
+    Metric.COSINE: COSINE,
+    Metric.EUCLIDEAN: EUCLIDEAN,
+    Metric.INNER_PRODUCT: INNER_PRODUCT,
+}
+BITS = (8, 16)
+WIDTHS = {8: (32, 64, 128, 192, 256), 16: (16, 32, 64, 96, 128)}
+"""Numbers of a code to try: of 8 bits and of 16 bits, they take the same memory."""
+
+WIDTH_MULTIPLE = {8: 32, 16: 16}  # numbers in a vector register
+LARGEST_8 = 127
+LARGEST = {8: LARGEST_8, 16: MAX_CODE_LENGTH}
+"""Limit of each number in a code of 8 bits, and of the length of a code of 16 bits."""
+
+ENOUGH_KEPT = 0.95
+"""Minimum mean share of the `NEIGHBORS` nearest neighbors that are among the `CANDIDATES` nearest
+by code. Codes of 128 bytes keep .966 of them in Fashion-MNIST (784 numbers), where shorter and
+longer codes make slower searches. In embeddings of CIFAR-10 (128 numbers), 64 bytes keep .997."""
+
+NEIGHBORS = 10
+CANDIDATES = 14
+QUERY_ROWS = 300  # rows of the sample that are queries
+COMPARED_ROWS = 10_000  # rows of the sample that each coding is tried on
+REACH_QUANTILE = 0.99
+REACH_MARGIN = {8: 1.2, 16: 2.0}
+"""Rows have whole codes up to this factor on the quantile of their largest numbers (8 bits) or
+lengths (16 bits). Longer rows are shortened, so that the codes of the others stay precise."""
+
+MARGIN_QUANTILE = 0.999
+"""Share of a query's neighbors whose estimated squared distance is at most `margin` times the true
+one of the last neighbor."""
+
+DEFAULT_CORRELATION = 0.5  # with too few rows to measure it
+DEFAULT_MARGIN = 2.0
+LARGEST_MIDDLE = 8_000  # steps; with a longer rest, codes have none
+
+
+Codes = NDArray[np.signedinteger[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How vectors become codes.
+
+    kind: the metric's, of `indexers.graph.distances`.
+    turn: (width, dim + 1) the matrix onto the axes, and an offset in the last column; zeros for
+    the numbers that are not axes.
+    center: (dim,) where rests begin; the origin for inner products.
+    has_rest: whether the last number of a code is the length of the rest.
+    bits: 8 or 16, of each number. step: the distance of two neighboring integers.
+    middle: the median length of rests, in steps, which is subtracted from them.
+    correlation: mean correlation of the rests of neighbors; 1 without rests.
+    margin: largest quotient of a neighbor's estimated squared distance and the last one's true one.
+    """
+
+    kind: int
+    turn: NDArray[np.float32]
+    center: NDArray[np.float32]
+    bits: int
+    step: float
+    has_rest: bool = False
+    middle: float = 0.0
+    correlation: float = 1.0
+    margin: float = 1.0
+
+    @classmethod
+    def along(
+        cls,
+        kind: int,
+        matrix: NDArray[np.float32],
+        center: NDArray[np.float32],
+        bits: int,
+        step: float = 1.0,
+    ) -> Self:
+        """Return a coding without rests, by the matrix (width, dim) and less the center (dim,)."""
+        offset = -(matrix.astype(np.float64) @ center.astype(np.float64))
+        turn = np.hstack([matrix, offset[:, None].astype(np.float32)])
+        return cls(kind, np.ascontiguousarray(turn), center, bits, step)
+
+    @property
+    def width(self) -> int:
+        """Number of integers of a code."""
+        return int(self.turn.shape[0])
+
+    @property
+    def axes(self) -> int:
+        """Number of principal axes."""
+        return int(np.count_nonzero(self.turn[:, :-1].any(axis=1)))
+
+    @property
+    def geometry(self) -> tuple[int, float, float]:
+        """What compiled functions need to compare codes."""
+        return self.kind, self.correlation, self.middle
+
+    def codes(self, vectors: Vectors) -> Codes:
+        """Return the codes (n, width) of prepared vectors (n, dim)."""
+        turned = self.turned(vectors)
+        codes = self.rounded(turned)
+        if self.has_rest:
+            rests = self.rests(vectors, turned) / self.step - self.middle
+            codes[:, -1] = np.rint(np.clip(rests, -LARGEST_8, LARGEST_8))
+        return codes
+
+    def turned(self, vectors: Vectors) -> Vectors:
+        """Return the numbers (n, width) of vectors (n, dim) along the axes."""
+        return np.asarray(vectors @ self.turn[:, :-1].T + self.turn[:, -1], np.float32)
+
+    def rounded(self, turned: NDArray[np.floating[Any]]) -> Codes:
+        """Return the codes of numbers along the axes (n, width), without rests."""
+        scaled = turned / np.float64(self.step)
+        reach = reaches(scaled, self.bits)[:, None]
+        scaled *= np.minimum(1, LARGEST[self.bits] / np.maximum(reach, 1))
+        return np.rint(scaled).astype(np.int8 if self.bits == 8 else np.int16)
+
+    def points(self, queries: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what codes are compared with (q, width), and offsets (q,) of squared distances.
+
+        Not shortened, as `indexers.graph.walk.search` does for very long queries.
+        """
+        turned = self.turned(queries)
+        points = np.rint(turned / np.float64(self.step))
+        if not self.has_rest:
+            return points, np.zeros(len(queries))
+        rests = self.rests(queries, turned) / self.step
+        points[:, -1] = np.rint(self.correlation * rests - self.middle)
+        return points, (1 - self.correlation**2) * rests**2
+
+    def rests(self, vectors: Vectors, turned: Vectors) -> NDArray[np.float64]:
+        """Return the lengths (n,) of what the axes leave out of vectors (n, dim)."""
+        whole = vectors - self.center
+        squares = np.vecdot(whole, whole).astype(np.float64) - np.vecdot(turned, turned)
+        return np.asarray(np.sqrt(np.maximum(squares, 0)))
+
+
+def reaches(turned: NDArray[Any], bits: int) -> NDArray[np.float64]:
+    """Return how far rows (n, width) reach: what `LARGEST` limits."""
+    if bits == 8:
+        return np.asarray(np.abs(turned).max(axis=1), np.float64)
+    return np.asarray(np.sqrt(np.vecdot(turned, turned, dtype=np.float64)))
+
+
+def step_for(reach: NDArray[np.float64], bits: int) -> float:
+    """Return the step for rows that reach this far (n,)."""
+    most = min(float(reach.max()), REACH_MARGIN[bits] * float(np.quantile(reach, REACH_QUANTILE)))
+    return (most or float(reach.max()) or 1.0) / LARGEST[bits]
+
+
+def fitted(sample: Vectors, metric: Metric, axes: int | None, bits: int | None) -> Coding:
+    """Return a coding for vectors like the sample (n, dim), prepared for the metric.
+
+    axes: numbers of a code, rounded up to a multiple of a register; bits: 8 or 16 of each. None for
+    the shortest codes that keep neighbors near (`ENOUGH_KEPT`); 16 bits where they keep more.
+    """
+    space = _Space.of(sample, metric)
+    if axes is not None:
+        tiers = [[(axes, some) for some in BITS if bits in (None, some)]]
+    else:
+        sizes = [
+            (width * some, width, some)
+            for some in BITS
+            for width in WIDTHS[some]
+            if bits in (None, some)
+        ]
+        by_size = groupby(sorted(sizes), lambda size: size[0])
+        tiers = [[(width, some) for _, width, some in tier] for _, tier in by_size]
+    if len(sample) <= QUERY_ROWS:  # too few rows to decide, and more may be added: the longest
+        dim = sample.shape[1]
+        longest = max(tiers[-1], key=lambda size: (min(size[0], dim) * size[1], size[0]))
+        return space.measured(space.coding(*longest), np.empty((0, 0), np.int64))
+    return space.measured(_shortest(space, tiers), space.near(len(sample)))
+
+
+def _shortest(space: "_Space", tiers: list[list[tuple[int, int]]]) -> Coding:
+    """Return the coding of the first tier that keeps enough neighbors, or the one that keeps most.
+
+    tiers: widths and bits.
+    """
+    near = space.near(COMPARED_ROWS)
+    best, most = None, -1.0
+    for tier in tiers:
+        for width, bits in tier:
+            coding = space.measured(space.coding(width, bits), near)
+            kept = space.kept(coding, near)
+            if kept > most:
+                best, most = coding, kept
+        if most >= ENOUGH_KEPT:
+            break
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Space:
+    """A sample of vectors in random order, and their principal axes.
+
+    center: (dim,). directions: (dim, dim), the axes in columns, those with most variance first.
+    """
+
+    sample: Vectors
+    kind: int
+    center: NDArray[np.float32]
+    directions: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, sample: Vectors, metric: Metric) -> "_Space":
+        sample = sample[np.random.default_rng(0).permutation(len(sample))]
+        kind = KINDS[metric]
+        center = np.zeros(sample.shape[1], np.float32)
+        if kind != INNER_PRODUCT:
+            center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centered = sample - center
+        centered /= np.float32(np.abs(centered).max() or 1)  # squares may overflow float32
+        spread = np.asarray(centered.T @ centered / len(centered), np.float64)
+        return cls(sample, kind, center, np.linalg.eigh(spread)[1][:, ::-1])
+
+    def coding(self, width: int, bits: int) -> Coding:
+        """Return the coding of this width, or one with all axes if these are fewer."""
+        dim = self.sample.shape[1]
+        width = min(width_of(width, bits), width_of(dim, bits))
+        rest = width < dim and bits == 8 and self.kind != INNER_PRODUCT
+        axes = min(width - rest, dim)
+        matrix = np.zeros((width, dim), np.float32)
+        rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((axes, axes)))[0]
+        matrix[:axes] = rotation @ self.directions[:, :axes].T
+        coding = Coding.along(self.kind, matrix, self.center, bits)
+        some = self.sample[:COMPARED_ROWS]
+        turned = coding.turned(some)
+        coding = replace(coding, step=step_for(reaches(turned, bits), bits))
+        if not rest:
+            return coding
+        middle = float(np.median(coding.rests(some, turned))) / coding.step
+        if middle > LARGEST_MIDDLE:
+            return coding
+        return replace(coding, has_rest=True, middle=middle, correlation=DEFAULT_CORRELATION)
+
+    def measured(self, coding: Coding, near: NDArray[np.int64]) -> Coding:
+        """Return the coding with its correlation and margin, measured on neighbors.
+
+        near: (q, k) rows of the sample that are near to each of its first rows.
+        """
+        if not coding.has_rest or not near.size:
+            return replace(coding, margin=DEFAULT_MARGIN) if coding.has_rest else coding
+        queries, rows = self.sample[: len(near)], self.sample[near]
+        one, other = self._rest_vectors(coding, queries)[:, None], self._rest_vectors(coding, rows)
+        lengths = np.linalg.norm(one, axis=2) * np.linalg.norm(other, axis=2)
+        correlations = (one * other).sum(axis=2)[lengths > 0] / lengths[lengths > 0]
+        correlation = float(np.clip(correlations.mean(), 0, 1)) if correlations.size else 0.0
+        coding = replace(coding, correlation=correlation)
+        points, offsets = coding.points(queries)
+        codes = coding.codes(rows.reshape(-1, rows.shape[2])).reshape(*near.shape, -1)
+        squares = ((points[:, None] - codes) ** 2).sum(axis=2) + offsets[:, None]
+        true = ((queries[:, None] - rows).astype(np.float64) ** 2).sum(axis=2) / coding.step**2
+        farthest = true.max(axis=1)
+        estimates = np.maximum(np.sqrt(squares) - np.sqrt(coding.width / 6), 0) ** 2
+        quotients = (estimates[farthest > 0].T / farthest[farthest > 0]).ravel()
+        margin = float(np.quantile(quotients, MARGIN_QUANTILE)) if quotients.size else 1.0
+        return replace(coding, margin=max(1.0, margin))
+
+    def _rest_vectors(self, coding: Coding, vectors: Vectors) -> Vectors:
+        whole = vectors - coding.center
+        matrix = coding.turn[:, :-1]
+        return np.asarray(whole - (whole @ matrix.T) @ matrix, np.float32)
+
+    def near(self, rows: int) -> NDArray[np.int64]:
+        """Return the nearest of this number of rows (q, k) for each of the first ones."""
+        some = self.sample[:rows]
+        count = min(NEIGHBORS + 1, len(some))
+        metric = faiss.METRIC_INNER_PRODUCT if self.kind == INNER_PRODUCT else faiss.METRIC_L2
+        flat: Any = faiss.IndexFlat(some.shape[1], metric)
+        flat.add(some)
+        found: NDArray[np.int64] = flat.search(some[:QUERY_ROWS], count)[1]
+        own = found == np.arange(len(found))[:, None]
+        return np.take_along_axis(found, np.argsort(own, axis=1, kind="stable"), axis=1)[:, :-1]
+
+    def kept(self, coding: Coding, near: NDArray[np.int64]) -> float:
+        """Return the mean share of the near rows (q, k) that are among the nearest by code."""
+        points, _ = coding.points(self.sample[: len(near)])
+        codes = coding.codes(self.sample[:COMPARED_ROWS]).astype(np.float64)
+        distances = -points @ codes.T
+        if self.kind != INNER_PRODUCT:
+            distances = 2 * distances + np.vecdot(codes, codes)
+        distances[np.arange(len(near)), np.arange(len(near))] = np.inf
+        nearest = np.argpartition(distances, CANDIDATES, axis=1)[:, :CANDIDATES]
+        return float(np.mean([np.isin(a, b).mean() for a, b in zip(near, nearest, strict=True)]))
+
+
+def width_of(numbers: int, bits: int) -> int:
+    """Return the width of codes with at least this many numbers: whole vector registers."""
+    return -(-numbers // WIDTH_MULTIPLE[bits]) * WIDTH_MULTIPLE[bits]
