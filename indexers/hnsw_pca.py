@@ -41,7 +41,7 @@ from retrieval.hits import (
 from retrieval.values import resolve_options
 
 COMPARED_PER_CANDIDATE = 8  # with fewer matching rows per candidate, all of them are compared
-SAMPLE_ROWS = 50_000  # for the coding
+SAMPLE_ROWS = 20_000  # for the coding
 NO_MASK = np.empty(0, np.bool_)
 NO_CENTER = np.empty(0, np.float32)
 FLOAT32 = np.dtype(np.float32)
@@ -74,7 +74,7 @@ class HnswPca:
     axes: int | None = None
     bits: int | None = None
     m: int = 16
-    ef_construction: int = 200
+    ef_construction: int = 128
     ef: int | None = None
     build_threads: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"ef"})

@@ -187,7 +187,8 @@ def fitted(sample: Vectors, metric: Metric, axes: int | None, bits: int | None) 
         dim = sample.shape[1]
         longest = max(tiers[-1], key=lambda size: (min(size[0], dim) * size[1], size[0]))
         return space.measured(space.coding(*longest), np.empty((0, 0), np.int64))
-    return space.measured(_shortest(space, tiers), space.near(len(sample)))
+    coding = _shortest(space, tiers)
+    return space.measured(coding, space.near(len(sample))) if coding.has_rest else coding
 
 
 def _shortest(space: "_Space", tiers: list[list[tuple[int, int]]]) -> Coding:

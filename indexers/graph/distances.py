@@ -40,6 +40,14 @@ def minus_product(point: Any, codes: Any, row: int) -> Any:
 
 
 @njit(boundscheck=False)
+def distance(kind: int, point: Any, codes: Any, row: int) -> Any:
+    """Return what is compared for the kind of distance, int32: the smaller, the nearer."""
+    if kind == INNER_PRODUCT:
+        return minus_product(point, codes, row)
+    return squared_difference(point, codes, row)
+
+
+@njit(boundscheck=False)
 def as_point(codes: Any, row: int, correlation: float, middle: float, point: Any) -> Any:
     """Copy the row's code to the point, and return what is to be added to its squared distances.
 

@@ -28,6 +28,9 @@ LEAST_SHARE = 1e-9  # of rows on the highest layer that may exist, as in faiss
 
 Links = NDArray[np.int32]
 
+NO_LINKS = np.empty((0, 0), np.int32)
+NO_LINES = np.empty(0, np.int32)
+
 
 @dataclass(eq=False)
 class Layers:
@@ -119,13 +122,16 @@ class Layers:
         lines = self.lines[here] + level - 1
         links = self.upper[lines]
         links = np.where(links >= 0, numbers[links], -1).astype(np.int32)
-        builder.insert(
+        layer = _Layer(
             np.ascontiguousarray(codes[here]),
             links,
-            np.arange(present, len(here)),
-            lambda rows: np.full(len(rows), numbers[self.entry], np.int64),
             np.arange(len(here)) < present,
+            int(numbers[self.entry]),
+            NO_LINKS,
+            NO_LINES,
+            0,
         )
+        builder.insert(layer, np.arange(present, len(here)))
         self.upper[lines] = np.where(links >= 0, here[links], -1)
 
     def _link_lowest(self, codes: Codes, order: Rows, old: int, builder: "_Builder") -> None:
@@ -136,25 +142,25 @@ class Layers:
             order = _first(order, self.entry)[1:]
             known[self.entry] = True
 
-        def entries(rows: Rows) -> Rows:
-            found = np.empty(len(rows), np.int64)
+        layer = _Layer(codes, self.links, known, self.entry, self.upper, self.lines, self.top)
+        builder.insert(layer, order)
 
-            def descend(part: slice, _: int) -> None:
-                linking.entries_of(
-                    codes,
-                    self.upper,
-                    self.lines,
-                    self.entry,
-                    self.top,
-                    *builder.coding.geometry,
-                    rows[part],
-                    found[part],
-                )
 
-            builder.spread(descend, len(rows))
-            return np.where(known[found], found, self.entry)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """One layer of a graph, and those above it that lead to it.
 
-        builder.insert(codes, self.links, order, entries, known)
+    codes: (n, width). links: (n, degree). known: (n,) whether a row is in the layer. entry: a row
+    that is. upper, lines, levels: see `Layers`; none above a higher layer.
+    """
+
+    codes: Codes
+    links: Links
+    known: NDArray[np.bool_]
+    entry: int
+    upper: Links
+    lines: NDArray[np.int32]
+    levels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,52 +176,43 @@ class _Builder:
     threads: int
     pool: Executor
 
-    def insert(
-        self,
-        codes: Codes,
-        links: Links,
-        order: Rows,
-        entries: Callable[[Rows], Rows],
-        known: NDArray[np.bool_],
-    ) -> None:
-        """Insert rows in this order into the layer, whose links (n, degree) it changes.
-
-        entries: returns the rows where the walks for these rows begin. known: (n,) whether a row
-        is in the layer; it is set for inserted rows.
-        """
-        tags = [np.zeros(len(codes) + 1, np.uint8) for _ in range(self.threads)]
-        present = int(np.count_nonzero(known))
+    def insert(self, layer: _Layer, order: Rows) -> None:
+        """Insert rows in this order into the layer, whose links and `known` change."""
+        tags = [np.zeros(len(layer.codes) + 1, np.uint8) for _ in range(self.threads)]
+        present = int(np.count_nonzero(layer.known))
         most = (present + len(order)) // MAX_BATCH_SHARE
         while len(order):
             size = max(1, min(present // BATCH_SHARE, most))
             rows, order = order[:size], order[size:]
-            links[rows, : self.m] = found = self._found(codes, links, rows, entries(rows), tags)
-            self._link_back(codes, links, rows, found)
-            known[rows] = True
+            layer.links[rows, : self.m] = found = self._found(layer, rows, tags)
+            self._link_back(layer, rows, found)
+            layer.known[rows] = True
             present += size
 
-    def _found(
-        self, codes: Codes, links: Links, rows: Rows, entries: Rows, tags: list[NDArray[np.uint8]]
-    ) -> Links:
+    def _found(self, layer: _Layer, rows: Rows, tags: list[NDArray[np.uint8]]) -> Links:
         """Return the links (b, m) of new rows (b,) to rows of the layer."""
         found = np.empty((len(rows), self.m), np.int32)
 
         def find(part: slice, thread: int) -> None:
             linking.find_links(
-                codes,
-                links,
-                rows[part],
-                entries[part],
+                layer.codes,
+                layer.links,
+                layer.upper,
+                layer.lines,
+                layer.known,
+                layer.entry,
+                layer.levels,
                 tags[thread],
                 *self.coding.geometry,
                 self.ef,
+                rows[part],
                 found[part],
             )
 
         self.spread(find, len(rows))
         return found
 
-    def _link_back(self, codes: Codes, links: Links, rows: Rows, found: Links) -> None:
+    def _link_back(self, layer: _Layer, rows: Rows, found: Links) -> None:
         """Link the rows that were found (b, m) to the new rows (b,)."""
         sources, targets = np.repeat(rows.astype(np.int32), self.m), found.ravel()
         by_target = np.argsort(targets, kind="stable")
@@ -226,12 +223,12 @@ class _Builder:
 
         def link(part: slice, _: int) -> None:
             linking.link_back(
-                codes,
-                links,
+                layer.codes,
+                layer.links,
+                *self.coding.geometry,
                 linked[part],
                 starts[part.start : part.stop + 1],
                 sources,
-                *self.coding.geometry,
             )
 
         self.spread(link, len(linked))
