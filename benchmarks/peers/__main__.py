@@ -1,17 +1,19 @@
 """Compare retr with other libraries for nearest neighbors, in one table.
 
-Each library builds an index over the same vectors in a process of its own, one after the other. It
-searches the same queries with increasing effort: one at a time on one thread, and all in one call
-on all threads. The table has the most queries per second with a recall@10 of at least the target,
-and the ratio to hnswlib's. hnswlib is measured first and last, and the faster run counts. Its two
-rows show how much the machine's speed changed. Install the libraries with 'retr[peers]'.
+Each library builds an index over the same vectors in a process of its own. It takes the smallest
+effort whose recall@10 reaches the target, and searches the same queries: one at a time on one
+thread, by processor time, and all in one call on all threads, by wall-clock time. Each measurement
+stands between two of hnswlib at the same target. The table has queries per second and the ratio to
+hnswlib, as medians of the rounds with their range. Vectors are scaled to length 1 before, for
+libraries that need it. Install the libraries with 'retr[peers]'; glass and SymphonyQG are built
+from their sources.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.peer import PEERS
+from benchmarks.peers.rounds import TARGETS, WAYS, Worker, WorkerError, compared
 from benchmarks.peers.worker import K
 from benchmarks.suite import machine
 from retrieval.contracts import Framing, Metric, Vectors
@@ -28,10 +31,11 @@ from retrieval.quality.ranking import nearest
 from retrieval.storage.files import made_folder
 from retrieval.storage.sets.embeddings import open_embeddings
 
-TARGETS = (0.90, 0.95, 0.99)
 BASELINE = "hnswlib"
-BASELINE_AGAIN = "hnswlib again"
-Found = list[dict[str, Any]]
+ROUNDS = 5
+
+Result = dict[str, Any] | str
+"""Measurements of a peer, or its error."""
 
 
 def pixels(data_set: str) -> tuple[Vectors, Vectors, Metric]:
@@ -54,10 +58,9 @@ def embedded(queries: Path, database: Path) -> tuple[Vectors, Vectors, Metric]:
 
 
 def run(
-    queries: Vectors, database: Vectors, metric: Metric, names: Sequence[str]
-) -> dict[str, Found | str]:
-    """Return each peer's rows, or its error; hnswlib's second measurement is `BASELINE_AGAIN`."""
-    results: dict[str, Found | str] = {}
+    queries: Vectors, database: Vectors, metric: Metric, names: Sequence[str], rounds: int = ROUNDS
+) -> dict[str, Result]:
+    """Return the measurements of hnswlib and of each peer, or its error."""
     with TemporaryDirectory(prefix="retr-peers-") as temporary:
         folder = Path(temporary)
         true = nearest(queries, database, metric, K)
@@ -68,58 +71,42 @@ def run(
         ):
             np.save(folder / f"{name}.npy", values)
         (folder / "metric.txt").write_text(metric)
-        others = [name for name in names if name != BASELINE]
-        for label, name in [
-            (BASELINE, BASELINE),
-            *zip(others, others, strict=True),
-            (BASELINE_AGAIN, BASELINE),
-        ]:
-            print(f"{label} …", file=sys.stderr, flush=True)
-            rows = folder / f"{name}.jsonl"
-            rows.unlink(missing_ok=True)
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.peers.worker", name, str(folder)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-            words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            results[label] = (
-                words[-1]
-                if done.returncode
-                else [json.loads(line) for line in rows.read_text().splitlines()]
-            )
+        print(f"{BASELINE} …", file=sys.stderr, flush=True)
+        with Worker(BASELINE, folder) as baseline:
+            results: dict[str, Result] = {BASELINE: _facts(baseline)}
+            for name in names:
+                if name == BASELINE:
+                    continue
+                print(f"{name} …", file=sys.stderr, flush=True)
+                try:
+                    with Worker(name, folder) as worker:
+                        found = compared(worker, baseline, rounds)
+                        results[name] = {**_facts(worker), "ways": found}
+                except WorkerError as error:
+                    results[name] = str(error)
     return results
 
 
-def best(rows: Found, target: float, what: str) -> float | None:
-    """Return the most queries per second with at least this recall; None if it is not reached."""
-    reached = [row[f"{what}_qps"] for row in rows if row["recall"] >= target]
-    return max(reached, default=None)
+def _facts(worker: Worker) -> dict[str, Any]:
+    return {"build_seconds": worker.build_seconds, "recalls": worker.recalls}
 
 
-def table(results: dict[str, Found | str]) -> str:
-    """Return queries per second, and ratios to the faster run of hnswlib, as Markdown."""
-    header = [f"{what} {target:.2f}" for what in ("single", "batch") for target in TARGETS]
+def table(results: dict[str, Result]) -> str:
+    """Return queries per second, and ratios to hnswlib, as Markdown."""
+    header = [f"{way} {target:.2f}" for way in WAYS for target in TARGETS]
     lines = ["| | build s | " + " | ".join(header) + " |", "|---" * (len(header) + 2) + "|"]
-    base = [
-        row
-        for each in (BASELINE, BASELINE_AGAIN)
-        for row in results.get(each, [])
-        if isinstance(row, dict)
-    ]
-    for name, rows in results.items():
-        if isinstance(rows, str):
-            lines.append(f"| {name} | {rows} |" + " |" * len(header))
+    base = results[BASELINE]
+    assert isinstance(base, dict)
+    for name, found in results.items():
+        if isinstance(found, str):
+            lines.append(f"| {name} | {found} |" + " |" * len(header))
             continue
-        cells = [f"{rows[0]['build_seconds']:.1f}"]
-        for what in ("single", "batch"):
-            for target in TARGETS:
-                mine = best(rows, target, what)
-                theirs = best(base, target, what)
-                ratio = "" if mine is None or theirs is None else f" ({mine / theirs:.2f})"
-                cells.append("–" if mine is None else f"{mine:,.0f}{ratio}")
+        seconds = found["build_seconds"]
+        cells = [f"{seconds:.1f} ({seconds / base['build_seconds']:.2f})"]
+        if name == BASELINE:
+            cells += ["1"] * len(header)
+        else:
+            cells += [found["ways"][way][target].cell() for way in WAYS for target in TARGETS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -139,6 +126,7 @@ def main() -> None:
     parser.add_argument("--pixels", default="fashion-mnist", help="data set of gray images")
     parser.add_argument("--peer", action="append", help="peer to measure; may be repeated")
     parser.add_argument("--limit", type=int, help="maximum number of database vectors")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, help="folder for peers.json and peers.md")
     given = parser.parse_args()
     names = given.peer or list(PEERS)
@@ -151,12 +139,12 @@ def main() -> None:
         )
     except BadInput as problem:
         raise SystemExit(str(problem)) from None
-    results = run(queries, database[: given.limit], metric, names)
+    results = run(queries, database[: given.limit], metric, names, given.rounds)
     print(table(results))
     if given.out is not None:
         made_folder(given.out)
         document = {"machine": machine.describe(), "metric": metric, "results": results}
-        (given.out / "peers.json").write_text(json.dumps(document, indent=2) + "\n")
+        (given.out / "peers.json").write_text(json.dumps(document, indent=2, default=asdict) + "\n")
         (given.out / "peers.md").write_text(table(results) + "\n")
 
 

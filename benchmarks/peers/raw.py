@@ -61,10 +61,13 @@ class _Faiss(Peer):
         if refine is not None:
             self.parameters.set_index_parameter(self.index, "k_factor_rf", refine)
 
-    def search(self, queries: Vectors, k: int) -> Rows:
+    def prepared(self, queries: Vectors) -> Vectors:
+        queries = queries.copy()
         if self.cosine:
-            queries = queries.copy()
             faiss.normalize_L2(queries)
+        return queries
+
+    def search(self, queries: Vectors, k: int) -> Rows:
         rows: Rows = self.index.search(queries, k)[1]
         return rows
 

@@ -1,12 +1,13 @@
 """retr's backends, through `Index.search`, and the choice of `--backend auto`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import faiss
 
-from benchmarks.peers.peer import Ladders, Peer
+from benchmarks.peers.peer import EFFORTS, Ladders, Peer
 from benchmarks.suite.machine import cores
 from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
 from retrieval.index.auto.trials import Target
@@ -25,7 +26,7 @@ def _keep_to(threads: int) -> None:
 
 
 class _Retr(Peer):
-    """A backend of retr; an effort is a rung of its ladders."""
+    """A backend of retr; an effort is one of its indexers."""
 
     backend: ClassVar[str]
     options: ClassVar[dict[str, object]] = {}
@@ -33,13 +34,17 @@ class _Retr(Peer):
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         faiss.omp_set_num_threads(threads)
         indexer = make_indexer(self.backend, {**self.options, "metric": metric})
-        self.folder = folder
-        indexer.build(vectors).save(self.folder)
-        self.ladders: Ladders = cast(Tunable, indexer).ladders()  # type: ignore[misc]
+        indexer.build(vectors).save(folder)
+        self.index: Index = indexer.load(folder)
+        tunable = cast(Tunable, indexer)
+        ladders: Ladders = tunable.ladders()
+        if hasattr(indexer, "ef"):  # in the same steps as other graphs
+            ladders = [[replace(cast(Any, indexer), ef=ef) for ef in EFFORTS]]
+        self.ladders = ladders  # type: ignore[misc]
 
-    def set(self, effort: Indexer, threads: int) -> None:
+    def set(self, effort: Tunable, threads: int) -> None:
         _keep_to(threads)
-        self.index: Index = effort.load(self.folder)
+        effort.apply(self.index)
 
     def search(self, queries: Vectors, k: int) -> Rows:
         return self.index.search(queries, k).rows

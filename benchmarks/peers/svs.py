@@ -1,4 +1,4 @@
-"""SVS, Intel's library, in float32 and in float16."""
+"""SVS, Intel's library: in float32, float16, and compressed (on Intel's processors only)."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -6,40 +6,58 @@ from typing import Any, ClassVar
 import numpy as np
 import svs
 
-from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, Ladders, M, Peer
+from benchmarks.peers.peer import EF_CONSTRUCTION, EFFORTS, Ladders, M, UnitPeer
 from retrieval.contracts import Metric, Rows, Vectors
 
+LEANVEC_AXES = 96
 
-class Svs(Peer):
-    """SVS with Euclidean distances, which rank vectors of length 1 like cosines."""
 
+class Svs(UnitPeer):
     ladders: ClassVar[Ladders] = (EFFORTS,)
-    numbers: ClassVar[type[np.floating[Any]]] = np.float32
 
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.cosine = metric is Metric.COSINE
         # The graph's one layer has as many links as the lowest layer of HNSW.
         parameters = svs.VamanaBuildParameters(graph_max_degree=2 * M, window_size=EF_CONSTRUCTION)
-        self.index: Any = svs.Vamana.build(
-            parameters,
-            self._prepared(vectors).astype(self.numbers),
-            svs.DistanceType.L2,
-            num_threads=threads,
-        )
+        data = self._data(self.prepared(vectors), folder)
+        distance = svs.DistanceType.L2
+        self.index: Any = svs.Vamana.build(parameters, data, distance, num_threads=threads)
+
+    def _data(self, vectors: Vectors, folder: Path) -> Any:
+        """Return what SVS builds over."""
+        return vectors
 
     def set(self, effort: int, threads: int) -> None:
         self.index.search_window_size = effort
         self.index.num_threads = threads
 
     def search(self, queries: Vectors, k: int) -> Rows:
-        rows: Rows = self.index.search(self._prepared(queries), k)[0].view(np.int64)
+        rows: Rows = self.index.search(queries, k)[0].view(np.int64)
         return rows
-
-    def _prepared(self, vectors: Vectors) -> Vectors:
-        if not self.cosine:
-            return vectors
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 class SvsHalf(Svs):
-    numbers = np.float16
+    def _data(self, vectors: Vectors, folder: Path) -> Any:
+        return vectors.astype(np.float16)
+
+
+class SvsLvq8(Svs):
+    bits: ClassVar[tuple[int, int]] = (8, 0)
+
+    def _data(self, vectors: Vectors, folder: Path) -> Any:
+        return svs.LVQLoader(_file(vectors, folder), *self.bits)
+
+
+class SvsLvq4x8(SvsLvq8):
+    bits = (4, 8)
+
+
+class SvsLeanVec(Svs):
+    def _data(self, vectors: Vectors, folder: Path) -> Any:
+        return svs.LeanVecLoader(_file(vectors, folder), min(LEANVEC_AXES, vectors.shape[1]))
+
+
+def _file(vectors: Vectors, folder: Path) -> Any:
+    path = str(folder / "vectors.fvecs")
+    svs.write_vecs(vectors, path)
+    return svs.VectorDataLoader(path, svs.DataType.float32)
