@@ -29,6 +29,7 @@ from retrieval.quality.evaluation import evaluate
 from retrieval.quality.exchange import write_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, Sides
+from retrieval.registry import make_indexer
 from retrieval.storage.cards import WEIGHTS, Card
 from retrieval.storage.files import locked, made_folder, write_json
 from retrieval.storage.sets.embeddings import open_embeddings
@@ -73,6 +74,7 @@ def main() -> None:
         build_index(sets, backend, HERE / sys.argv[1] / backend)
     build_segments(sets, "exact", HERE / sys.argv[1] / "parts", 2)
     make_copies(HERE / sys.argv[1])
+    make_graphs(HERE / sys.argv[1])
     make_photos(HERE / sys.argv[1])
     make_encoder(HERE / sys.argv[1] / "encoder")
     make_files(HERE / sys.argv[1])
@@ -101,6 +103,20 @@ def make_copies(folder: Path) -> None:
         writer.finish()
         for backend in ("hnsw", "hnsw-pca", "vamana", "milvus"):
             build_index([open_embeddings(Path(name))], backend, folder / f"copies-{backend}")
+
+
+def make_graphs(folder: Path) -> None:
+    """Save graphs of codes of 8 and of 16 bits: waves of 64 numbers, whose rests are not 0."""
+    for bits in (8, 16):
+        made = made_folder(folder / f"graph-{bits}")
+        indexer = make_indexer("hnsw-pca", {"metric": "euclidean", "axes": 16, "bits": bits})
+        indexer.build(waves()).save(made)
+
+
+def waves() -> np.ndarray:
+    """Row i holds cos((i + 1) j / 10) for j from 0 to 63; 30 rows."""
+    rows, columns = np.arange(1, 31)[:, None], np.arange(64)
+    return np.cos(rows * columns / 10).astype(np.float32)
 
 
 def make_photos(folder: Path) -> None:

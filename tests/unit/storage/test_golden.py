@@ -14,7 +14,7 @@ from retrieval.pairs.calibration import Calibration, FittedTo, Method
 from retrieval.quality.exchange import read_queries
 from retrieval.quality.labelled import Labelled
 from retrieval.quality.protocols import Protocol, read_draw
-from retrieval.registry import open_encoder
+from retrieval.registry import make_indexer, open_encoder
 from retrieval.storage.sets.embeddings import open_embeddings
 from retrieval.storage.sets.manifest import Dtype
 
@@ -88,6 +88,20 @@ def test_graphs_of_distinct_vectors(backend: str) -> None:
     step = np.sqrt(1 + 0.25 + 0.0625)
     np.testing.assert_allclose(hits.distances[0], [0, 0, step, step], rtol=1e-6)
     assert verify(GOLDEN / "v3" / f"copies-{backend}").problems == ()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_graphs_of_codes(bits: int) -> None:
+    """Rows are cos((i + 1) j / 10) for j from 0 to 63, and codes have 31 and 16 axes."""
+    rows, columns = np.arange(1, 31)[:, None], np.arange(64)
+    vectors = np.cos(rows * columns / 10).astype(np.float32)
+    indexer = make_indexer("hnsw-pca", {"metric": "euclidean", "ef": 12})
+    index = indexer.load(GOLDEN / "v4" / f"graph-{bits}")
+    assert index.details == {"axes": 31 if bits == 8 else 16, "bits": bits}
+    hits = index.search(vectors + np.float32(0.01), 3)
+    true = np.linalg.norm(vectors[:, None] + np.float32(0.01) - vectors, axis=2)
+    assert hits.rows[:, 0].tolist() == list(range(30))
+    np.testing.assert_allclose(hits.distances, np.sort(true, axis=1)[:, :3], rtol=1e-4)
 
 
 @pytest.mark.parametrize("version", ["v3", "v4"])

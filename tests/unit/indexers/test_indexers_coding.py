@@ -1,0 +1,138 @@
+"""Codes of vectors, and the graph of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexers.exact import Exact
+from indexers.graph.coding import QUERY_ROWS, Coding, fitted
+from indexers.graph.layers import Layers
+from indexers.graph.layers_file import FILE
+from indexers.hnsw_pca import HnswPca
+from retrieval.contracts import Metric, Vectors
+from retrieval.errors import BadData
+
+
+def uneven(rows: int, dim: int = 96, seed: int = 0) -> Vectors:
+    """Vectors whose later numbers vary less and less, so that few axes keep most."""
+    draw = np.random.default_rng(seed)
+    return (draw.standard_normal((rows, dim)) * 0.95 ** np.arange(dim) + 2).astype(np.float32)
+
+
+def clustered(rows: int, dim: int = 96) -> Vectors:
+    """Vectors in clusters that are far smaller than the distances between them."""
+    draw = np.random.default_rng(1)
+    centers = draw.standard_normal((10, dim))
+    near = centers[draw.integers(10, size=rows)] + 0.001 * draw.standard_normal((rows, dim))
+    return near.astype(np.float32)
+
+
+def estimated(coding: Coding, queries: Vectors, rows: Vectors) -> Any:
+    """Return the squared distances (q, n) of codes, in the vectors' unit."""
+    points, offsets = coding.points(queries)
+    differences = points[:, None] - coding.codes(rows)
+    return ((differences**2).sum(axis=2) + offsets[:, None]) * coding.step**2
+
+
+def squares(queries: Vectors, rows: Vectors) -> Any:
+    return ((queries[:, None].astype(np.float64) - rows) ** 2).sum(axis=2)
+
+
+def test_wide_data_have_8_bits_and_tight_clusters_16() -> None:
+    assert fitted(uneven(3000), Metric.EUCLIDEAN, None, None).bits == 8
+    assert fitted(clustered(3000), Metric.EUCLIDEAN, None, None).bits == 16
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_distances_of_codes_with_all_axes_are_those_of_the_vectors(bits: int) -> None:
+    sample = uneven(1000, dim=32)
+    coding = fitted(sample, Metric.EUCLIDEAN, 32, bits)
+    assert (coding.axes, coding.has_rest) == (32, False)
+    true, rows = squares(sample[:20], sample[100:]), sample[100:]
+    errors = np.abs(estimated(coding, sample[:20], rows) / true - 1)
+    assert np.quantile(errors, 0.99) < (0.05 if bits == 8 else 0.002)  # a few rows are shortened
+
+
+def test_estimates_with_a_rest_have_no_bias_among_neighbors() -> None:
+    sample = uneven(3000)
+    coding = fitted(sample, Metric.EUCLIDEAN, 32, 8)
+    assert (coding.axes, coding.has_rest) == (31, True)
+    assert 0 <= coding.correlation < 0.5
+    queries, rows = uneven(50, seed=5), sample
+    near = Exact(Metric.EUCLIDEAN).build(rows).search(queries, 10).rows
+    quotient = np.take_along_axis(estimated(coding, queries, rows), near, axis=1) / (
+        np.take_along_axis(squares(queries, rows), near, axis=1)
+    )
+    assert abs(quotient.mean() - 1) < 0.1
+    without = replace(coding, correlation=1.0)
+    low = np.take_along_axis(estimated(without, queries, rows), near, axis=1)
+    assert (low <= np.take_along_axis(squares(queries, rows), near, axis=1) * 1.05).all()
+
+
+def test_codes_of_products_have_no_rest_and_no_center() -> None:
+    coding = fitted(uneven(1000), Metric.INNER_PRODUCT, 64, 8)
+    assert not coding.has_rest
+    assert not coding.turn[:, -1].any()
+
+
+def test_few_rows_keep_as_much_as_codes_can() -> None:
+    few = uneven(QUERY_ROWS)
+    assert fitted(few, Metric.EUCLIDEAN, None, None).bits == 16
+    assert fitted(few[:, :40], Metric.EUCLIDEAN, None, None).axes == 40
+    assert fitted(uneven(1), Metric.EUCLIDEAN, None, 8).bits == 8
+
+
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
+def test_a_graph_does_not_depend_on_the_threads(metric: Metric) -> None:
+    coding = fitted(uneven(3000), metric, None, None)
+    codes = coding.codes(uneven(3000))
+    one, many = (Layers.empty(8).grown(codes, coding, 40, threads) for threads in (1, 3))
+    for name in ("links", "levels", "upper", "lines", "entry"):
+        assert np.array_equal(getattr(one, name), getattr(many, name)), name
+
+
+def test_links_are_distinct_rows_within_their_layer() -> None:
+    coding = fitted(uneven(2000), Metric.EUCLIDEAN, None, None)
+    codes = coding.codes(uneven(2000))
+    layers = Layers.empty(4).grown(codes[:900], coding, 40, 2).grown(codes, coding, 40, 2)
+    assert layers.links.shape == (2000, 8)
+    assert layers.levels[layers.entry] == layers.levels.max() >= 2
+    for row, line in enumerate(layers.links):
+        linked = line[line >= 0]
+        assert 0 < len(linked) == len(set(linked.tolist()) - {row})
+        assert (line[len(linked) :] == -1).all()
+    for level in range(1, layers.top + 1):
+        rows = np.flatnonzero(layers.levels >= level)
+        linked = layers.upper[layers.lines[rows] + level - 1]
+        assert (layers.levels[linked[linked >= 0]] >= level).all()
+
+
+def test_added_rows_are_found_as_if_they_had_been_built() -> None:
+    database, queries = uneven(4000), uneven(100, seed=9)
+    true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 10).rows
+    index = HnswPca(Metric.EUCLIDEAN, ef=60).build(database[:2000])
+    index.add(database[2000:])  # type: ignore[attr-defined]
+    found = index.search(queries, 10).rows
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(found, true, strict=True)]) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bits": 9}, "bits or step"),
+        ({"step": 0.0}, "bits or step"),
+        ({"bits": 16}, "does not belong to index.faiss"),
+        ({"step": "1"}, "step"),
+    ],
+)
+def test_damaged_codes_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    indexer = HnswPca(Metric.EUCLIDEAN, bits=8)
+    indexer.build(uneven(500)).save(tmp_path)
+    facts = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**facts, **changed}))
+    with pytest.raises(BadData, match=message):
+        indexer.load(tmp_path)
