@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import layers_file, walk
-from indexers.graph.coding import BITS, KINDS, Codes, Coding, fitted
+from indexers.graph.coding import BITS, KINDS, Codes, Coding, Neighborhoods, fitted
 from indexers.graph.distances import COSINE
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.graph.layers import Layers
@@ -129,7 +129,8 @@ class HnswPca:
         every = ceil(distinct.rows / SAMPLE_ROWS)
         prepared_rows = checked_blocks(distinct, self.metric)
         sample = np.concatenate([block[-first % every :: every] for first, block in prepared_rows])
-        coding = fitted(sample, self.metric, self.axes, self.bits)
+        neighborhoods = Neighborhoods.of(sample, distinct, self.metric)
+        coding = fitted(sample, neighborhoods, self.metric, self.axes, self.bits)
         del sample
         flat: Any = faiss.IndexFlat(
             distinct.dim, bridge.METRICS[layers_file.graph_metric(self.metric)]

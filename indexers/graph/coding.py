@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Self
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from indexers.graph.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MAX_CODE_LENGTH
-from retrieval.contracts import Metric, Vectors
+from indexers.graph.neighbors import Nearest
+from retrieval.choices import choice
+from retrieval.contracts import Blocks, Metric, Vectors
+from retrieval.hits import prepared
 
 KINDS = {
     Metric.COSINE: COSINE,
@@ -32,15 +34,16 @@ LARGEST_8 = 127
 LARGEST = {8: LARGEST_8, 16: MAX_CODE_LENGTH}
 """Limit of each number in a code of 8 bits, and of the length of a code of 16 bits."""
 
-ENOUGH_KEPT = 0.95
-"""Minimum mean share of the `NEIGHBORS` nearest neighbors that are among the `CANDIDATES` nearest
-by code. Codes of 128 bytes keep .966 of them in Fashion-MNIST (784 numbers), where shorter and
-longer codes make slower searches. In embeddings of CIFAR-10 (128 numbers), 64 bytes keep .997."""
+ENOUGH_KEPT = 0.92
+"""Minimum mean share of a row's `NEIGHBORS` nearest that are among the `CANDIDATES` nearest by
+code, of `NEAR_ROWS`. In Fashion-MNIST (784 numbers), codes of 128 bytes keep .935, and 64 or 192
+bytes make slower searches. In embeddings of CIFAR-10 (128 numbers), 64 bytes keep .982."""
 
 NEIGHBORS = 10
 CANDIDATES = 14
-QUERY_ROWS = 300  # rows of the sample that are queries
-COMPARED_ROWS = 10_000  # rows of the sample that each coding is tried on
+NEAR_ROWS = 40  # true neighbors of a row that codes are to rank
+QUERY_ROWS = 200
+COMPARED_ROWS = 10_000  # rows of the sample that steps are chosen by
 REACH_QUANTILE = 0.99
 REACH_MARGIN = {8: 1.2, 16: 2.0}
 """Rows have whole codes up to this factor on the quantile of their largest numbers (8 bits) or
@@ -165,13 +168,73 @@ def step_for(reach: NDArray[np.float64], bits: int) -> float:
     return (most or float(reach.max()) or 1.0) / LARGEST[bits]
 
 
-def fitted(sample: Vectors, metric: Metric, axes: int | None, bits: int | None) -> Coding:
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighborhoods:
+    """Some rows (q, dim), and the nearest other rows of each (q, k, dim), all prepared."""
+
+    rows: Vectors
+    near: Vectors
+
+    @classmethod
+    def of(cls, sample: Vectors, blocks: Blocks, metric: Metric | str) -> Self:
+        """Return rows of the sample (n, dim), which is prepared, and their neighbors among all."""
+        metric = choice(Metric, metric)
+        draw = np.random.default_rng(0)
+        rows = sample[draw.permutation(len(sample))[:QUERY_ROWS]]
+        near = Nearest.of(rows, blocks, metric, min(NEAR_ROWS + 1, blocks.rows)).vectors
+        near = prepared(near.reshape(-1, near.shape[2]), metric).reshape(near.shape)
+        own = (near == rows[:, None]).all(axis=2)
+        others = np.argsort(own, axis=1, kind="stable")[:, :-1]
+        return cls(rows, np.take_along_axis(near, others[..., None], axis=1))
+
+    def measured(self, coding: Coding) -> Coding:
+        """Return the coding with the correlation and margin of the nearest rows."""
+        near = self.near[:, :NEIGHBORS]
+        if not coding.has_rest or not near.size:
+            return coding
+        one, other = _rest_vectors(coding, self.rows)[:, None], _rest_vectors(coding, near)
+        lengths = np.linalg.norm(one, axis=2) * np.linalg.norm(other, axis=2)
+        correlations = (one * other).sum(axis=2)[lengths > 0] / lengths[lengths > 0]
+        correlation = float(np.clip(correlations.mean(), 0, 1)) if correlations.size else 0.0
+        coding = replace(coding, correlation=correlation)
+        differences = (self.rows[:, None] - near).astype(np.float64)
+        farthest = np.vecdot(differences, differences).max(axis=1)
+        squares = self._by_code(coding)[:, :NEIGHBORS]
+        estimates = np.maximum(np.sqrt(squares) - np.sqrt(coding.width / 6), 0) ** 2
+        estimates *= coding.step**2
+        quotients = (estimates[farthest > 0].T / farthest[farthest > 0]).ravel()
+        margin = float(np.quantile(quotients, MARGIN_QUANTILE)) if quotients.size else 1.0
+        return replace(coding, margin=max(1.0, margin))
+
+    def kept(self, coding: Coding) -> float:
+        """Return the mean share of the `NEIGHBORS` nearest that are among the nearest by code."""
+        order = np.argsort(self._by_code(coding), axis=1)
+        return float((order[:, :CANDIDATES] < NEIGHBORS).sum(axis=1).mean() / NEIGHBORS)
+
+    def _by_code(self, coding: Coding) -> NDArray[np.float64]:
+        """Return the distances (q, k) of codes, squared, or minus the products."""
+        points, offsets = coding.points(self.rows)
+        shape = (*self.near.shape[:2], coding.width)
+        codes = coding.codes(self.near.reshape(-1, self.near.shape[2])).reshape(shape)
+        if coding.kind == INNER_PRODUCT:
+            return np.asarray(-np.vecdot(codes.astype(np.float64), points[:, None]))
+        differences = points[:, None] - codes
+        return np.asarray(np.vecdot(differences, differences) + offsets[:, None])
+
+
+def fitted(
+    sample: Vectors,
+    neighborhoods: Neighborhoods,
+    metric: Metric | str,
+    axes: int | None = None,
+    bits: int | None = None,
+) -> Coding:
     """Return a coding for vectors like the sample (n, dim), prepared for the metric.
 
     axes: numbers of a code, rounded up to a multiple of a register; bits: 8 or 16 of each. None for
     the shortest codes that keep neighbors near (`ENOUGH_KEPT`); 16 bits where they keep more.
     """
-    space = _Space.of(sample, metric)
+    space = _Space.of(sample, choice(Metric, metric))
     if axes is not None:
         tiers = [[(axes, some) for some in BITS if bits in (None, some)]]
     else:
@@ -186,22 +249,12 @@ def fitted(sample: Vectors, metric: Metric, axes: int | None, bits: int | None) 
     if len(sample) <= QUERY_ROWS:  # too few rows to decide, and more may be added: the longest
         dim = sample.shape[1]
         longest = max(tiers[-1], key=lambda size: (min(size[0], dim) * size[1], size[0]))
-        return space.measured(space.coding(*longest), np.empty((0, 0), np.int64))
-    coding = _shortest(space, tiers)
-    return space.measured(coding, space.near(len(sample))) if coding.has_rest else coding
-
-
-def _shortest(space: "_Space", tiers: list[list[tuple[int, int]]]) -> Coding:
-    """Return the coding of the first tier that keeps enough neighbors, or the one that keeps most.
-
-    tiers: widths and bits.
-    """
-    near = space.near(COMPARED_ROWS)
+        return space.coding(*longest)
     best, most = None, -1.0
     for tier in tiers:
-        for width, bits in tier:
-            coding = space.measured(space.coding(width, bits), near)
-            kept = space.kept(coding, near)
+        for width, some in tier:
+            coding = neighborhoods.measured(space.coding(width, some))
+            kept = neighborhoods.kept(coding)
             if kept > most:
                 best, most = coding, kept
         if most >= ENOUGH_KEPT:
@@ -252,59 +305,22 @@ class _Space:
         middle = float(np.median(coding.rests(some, turned))) / coding.step
         if middle > LARGEST_MIDDLE:
             return coding
-        return replace(coding, has_rest=True, middle=middle, correlation=DEFAULT_CORRELATION)
-
-    def measured(self, coding: Coding, near: NDArray[np.int64]) -> Coding:
-        """Return the coding with its correlation and margin, measured on neighbors.
-
-        near: (q, k) rows of the sample that are near to each of its first rows.
-        """
-        if not coding.has_rest or not near.size:
-            return replace(coding, margin=DEFAULT_MARGIN) if coding.has_rest else coding
-        queries, rows = self.sample[: len(near)], self.sample[near]
-        one, other = self._rest_vectors(coding, queries)[:, None], self._rest_vectors(coding, rows)
-        lengths = np.linalg.norm(one, axis=2) * np.linalg.norm(other, axis=2)
-        correlations = (one * other).sum(axis=2)[lengths > 0] / lengths[lengths > 0]
-        correlation = float(np.clip(correlations.mean(), 0, 1)) if correlations.size else 0.0
-        coding = replace(coding, correlation=correlation)
-        points, offsets = coding.points(queries)
-        codes = coding.codes(rows.reshape(-1, rows.shape[2])).reshape(*near.shape, -1)
-        squares = ((points[:, None] - codes) ** 2).sum(axis=2) + offsets[:, None]
-        true = ((queries[:, None] - rows).astype(np.float64) ** 2).sum(axis=2) / coding.step**2
-        farthest = true.max(axis=1)
-        estimates = np.maximum(np.sqrt(squares) - np.sqrt(coding.width / 6), 0) ** 2
-        quotients = (estimates[farthest > 0].T / farthest[farthest > 0]).ravel()
-        margin = float(np.quantile(quotients, MARGIN_QUANTILE)) if quotients.size else 1.0
-        return replace(coding, margin=max(1.0, margin))
-
-    def _rest_vectors(self, coding: Coding, vectors: Vectors) -> Vectors:
-        whole = vectors - coding.center
-        matrix = coding.turn[:, :-1]
-        return np.asarray(whole - (whole @ matrix.T) @ matrix, np.float32)
-
-    def near(self, rows: int) -> NDArray[np.int64]:
-        """Return the nearest of this number of rows (q, k) for each of the first ones."""
-        some = self.sample[:rows]
-        count = min(NEIGHBORS + 1, len(some))
-        metric = faiss.METRIC_INNER_PRODUCT if self.kind == INNER_PRODUCT else faiss.METRIC_L2
-        flat: Any = faiss.IndexFlat(some.shape[1], metric)
-        flat.add(some)
-        found: NDArray[np.int64] = flat.search(some[:QUERY_ROWS], count)[1]
-        own = found == np.arange(len(found))[:, None]
-        return np.take_along_axis(found, np.argsort(own, axis=1, kind="stable"), axis=1)[:, :-1]
-
-    def kept(self, coding: Coding, near: NDArray[np.int64]) -> float:
-        """Return the mean share of the near rows (q, k) that are among the nearest by code."""
-        points, _ = coding.points(self.sample[: len(near)])
-        codes = coding.codes(self.sample[:COMPARED_ROWS]).astype(np.float64)
-        distances = -points @ codes.T
-        if self.kind != INNER_PRODUCT:
-            distances = 2 * distances + np.vecdot(codes, codes)
-        distances[np.arange(len(near)), np.arange(len(near))] = np.inf
-        nearest = np.argpartition(distances, CANDIDATES, axis=1)[:, :CANDIDATES]
-        return float(np.mean([np.isin(a, b).mean() for a, b in zip(near, nearest, strict=True)]))
+        return replace(
+            coding,
+            has_rest=True,
+            middle=middle,
+            correlation=DEFAULT_CORRELATION,
+            margin=DEFAULT_MARGIN,
+        )
 
 
 def width_of(numbers: int, bits: int) -> int:
     """Return the width of codes with at least this many numbers: whole vector registers."""
     return -(-numbers // WIDTH_MULTIPLE[bits]) * WIDTH_MULTIPLE[bits]
+
+
+def _rest_vectors(coding: Coding, vectors: Vectors) -> Vectors:
+    """Return what the axes leave out of vectors (…, dim)."""
+    whole = vectors - coding.center
+    matrix = coding.turn[:, :-1]
+    return np.asarray(whole - (whole @ matrix.T) @ matrix, np.float32)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from indexers.exact import Exact
-from indexers.graph.coding import QUERY_ROWS, Coding, fitted
+from indexers.graph.coding import QUERY_ROWS, Coding, Neighborhoods, fitted
 from indexers.graph.layers import Layers
 from indexers.graph.layers_file import FILE
 from indexers.hnsw_pca import HnswPca
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData
+from retrieval.hits import InMemory
 
 
 def uneven(rows: int, dim: int = 96, seed: int = 0) -> Vectors:
@@ -31,6 +32,13 @@ def clustered(rows: int, dim: int = 96) -> Vectors:
     return near.astype(np.float32)
 
 
+def fit(
+    sample: Vectors, metric: Metric, axes: int | None = None, bits: int | None = None
+) -> Coding:
+    neighborhoods = Neighborhoods.of(sample, InMemory(sample), metric)
+    return fitted(sample, neighborhoods, metric, axes, bits)
+
+
 def estimated(coding: Coding, queries: Vectors, rows: Vectors) -> Any:
     """Return the squared distances (q, n) of codes, in the vectors' unit."""
     points, offsets = coding.points(queries)
@@ -43,14 +51,14 @@ def squares(queries: Vectors, rows: Vectors) -> Any:
 
 
 def test_wide_data_have_8_bits_and_tight_clusters_16() -> None:
-    assert fitted(uneven(3000), Metric.EUCLIDEAN, None, None).bits == 8
-    assert fitted(clustered(3000), Metric.EUCLIDEAN, None, None).bits == 16
+    assert fit(uneven(3000), Metric.EUCLIDEAN).bits == 8
+    assert fit(clustered(3000), Metric.EUCLIDEAN).bits == 16
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_distances_of_codes_with_all_axes_are_those_of_the_vectors(bits: int) -> None:
     sample = uneven(1000, dim=32)
-    coding = fitted(sample, Metric.EUCLIDEAN, 32, bits)
+    coding = fit(sample, Metric.EUCLIDEAN, 32, bits)
     assert (coding.axes, coding.has_rest) == (32, False)
     true, rows = squares(sample[:20], sample[100:]), sample[100:]
     errors = np.abs(estimated(coding, sample[:20], rows) / true - 1)
@@ -59,7 +67,7 @@ def test_distances_of_codes_with_all_axes_are_those_of_the_vectors(bits: int) ->
 
 def test_estimates_with_a_rest_have_no_bias_among_neighbors() -> None:
     sample = uneven(3000)
-    coding = fitted(sample, Metric.EUCLIDEAN, 32, 8)
+    coding = fit(sample, Metric.EUCLIDEAN, 32, 8)
     assert (coding.axes, coding.has_rest) == (31, True)
     assert 0 <= coding.correlation < 0.5
     queries, rows = uneven(50, seed=5), sample
@@ -74,21 +82,21 @@ def test_estimates_with_a_rest_have_no_bias_among_neighbors() -> None:
 
 
 def test_codes_of_products_have_no_rest_and_no_center() -> None:
-    coding = fitted(uneven(1000), Metric.INNER_PRODUCT, 64, 8)
+    coding = fit(uneven(1000), Metric.INNER_PRODUCT, 64, 8)
     assert not coding.has_rest
     assert not coding.turn[:, -1].any()
 
 
 def test_few_rows_keep_as_much_as_codes_can() -> None:
     few = uneven(QUERY_ROWS)
-    assert fitted(few, Metric.EUCLIDEAN, None, None).bits == 16
-    assert fitted(few[:, :40], Metric.EUCLIDEAN, None, None).axes == 40
-    assert fitted(uneven(1), Metric.EUCLIDEAN, None, 8).bits == 8
+    assert fit(few, Metric.EUCLIDEAN).bits == 16
+    assert fit(few[:, :40], Metric.EUCLIDEAN).axes == 40
+    assert fit(uneven(1), Metric.EUCLIDEAN, None, 8).bits == 8
 
 
 @pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
 def test_a_graph_does_not_depend_on_the_threads(metric: Metric) -> None:
-    coding = fitted(uneven(3000), metric, None, None)
+    coding = fit(uneven(3000), metric)
     codes = coding.codes(uneven(3000))
     one, many = (Layers.empty(8).grown(codes, coding, 40, threads) for threads in (1, 3))
     for name in ("links", "levels", "upper", "lines", "entry"):
@@ -96,7 +104,7 @@ def test_a_graph_does_not_depend_on_the_threads(metric: Metric) -> None:
 
 
 def test_links_are_distinct_rows_within_their_layer() -> None:
-    coding = fitted(uneven(2000), Metric.EUCLIDEAN, None, None)
+    coding = fit(uneven(2000), Metric.EUCLIDEAN)
     codes = coding.codes(uneven(2000))
     layers = Layers.empty(4).grown(codes[:900], coding, 40, 2).grown(codes, coding, 40, 2)
     assert layers.links.shape == (2000, 8)
