@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import layers_file, walk
-from indexers.graph.coding import BITS, KINDS, Codes, Coding, Neighborhoods, fitted
+from indexers.graph.coding import BITS, DISTANCE_OF_METRIC, Codes, Coding, Neighborhoods, fitted
 from indexers.graph.distances import COSINE
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.graph.layers import Layers
@@ -81,7 +81,7 @@ class HnswPca:
 
     def __post_init__(self) -> None:
         resolve_options(self)
-        if self.metric not in KINDS:
+        if self.metric not in DISTANCE_OF_METRIC:
             raise BadInput(f"hnsw-pca has no {self.metric} distance; use the backend exact or ivf")
         if self.axes is not None:
             check_range("axes", self.axes, 1)
@@ -93,7 +93,7 @@ class HnswPca:
     def candidates(cls, metric: Metric | str, rows: int, dim: int, seed: int) -> list["HnswPca"]:
         """Return graphs with the default number of links and with many."""
         metric = choice(Metric, metric)
-        return [cls(metric, m=m, ef=EFFORTS[-1]) for m in (16, 32) if metric in KINDS]
+        return [cls(metric, m=m, ef=EFFORTS[-1]) for m in (16, 32) if metric in DISTANCE_OF_METRIC]
 
     def ladders(self) -> list[list["HnswPca"]]:
         """Return one ladder, by ascending `ef`."""

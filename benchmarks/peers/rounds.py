@@ -114,7 +114,7 @@ class Worker:
         self.process.wait()
         for stream in (self.process.stdout, self.process.stdin):
             assert stream is not None
-            with suppress(BrokenPipeError):  # what was not written has no reader
+            with suppress(BrokenPipeError):  # the process has ended
                 stream.close()
         self.errors.close()
 

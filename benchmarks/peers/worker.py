@@ -24,8 +24,8 @@ from retrieval.quality.ranking import distances_of
 K = 10
 MAX_SINGLE_QUERIES = 500
 MAX_BATCH_QUERIES = 4000
-LIMIT_SECONDS = 3.0  # of a measurement; further queries are left out
-QUERIES_PER_BLOCK = 1000  # of a search for recall
+LIMIT_SECONDS = 3.0  # time limit of a measurement; further queries are left out
+QUERIES_PER_BLOCK = 1000  # queries in one call, where recall is measured
 
 
 class Measurements:

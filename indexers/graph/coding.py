@@ -20,7 +20,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Blocks, Metric, Vectors
 from retrieval.hits import prepared
 
-KINDS = {
+DISTANCE_OF_METRIC = {
     Metric.COSINE: COSINE,
     Metric.EUCLIDEAN: EUCLIDEAN,
     Metric.INNER_PRODUCT: INNER_PRODUCT,
@@ -63,7 +63,7 @@ Codes = NDArray[np.signedinteger[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """How vectors become codes.
+    """The way in which vectors become codes.
 
     kind: the metric's, of `indexers.graph.distances`.
     turn: (width, dim + 1) the matrix onto the axes, and an offset in the last column; zeros for
@@ -112,7 +112,7 @@ class Coding:
 
     @property
     def geometry(self) -> tuple[int, float, float]:
-        """What compiled functions need to compare codes."""
+        """The arguments of compiled functions that compare codes."""
         return self.kind, self.correlation, self.middle
 
     def codes(self, vectors: Vectors) -> Codes:
@@ -278,7 +278,7 @@ class _Space:
     @classmethod
     def of(cls, sample: Vectors, metric: Metric) -> "_Space":
         sample = sample[np.random.default_rng(0).permutation(len(sample))]
-        kind = KINDS[metric]
+        kind = DISTANCE_OF_METRIC[metric]
         center = np.zeros(sample.shape[1], np.float32)
         if kind != INNER_PRODUCT:
             center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)

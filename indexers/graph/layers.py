@@ -21,10 +21,10 @@ from retrieval.contracts import Rows
 from retrieval.runtime.threads import usable_cores
 
 BATCH_SHARE = 8  # the graph has at least this number of rows for each row of a batch
-MAX_BATCH_SHARE = 50  # the same, for the rows that the graph is to have
+MAX_BATCH_SHARE = 50  # a batch has at most this fraction of the rows in the finished graph
 MIN_PARALLEL_ROWS = 64  # smaller batches are linked by one thread
 CHUNKS_PER_THREAD = 4
-LEAST_SHARE = 1e-9  # of rows on the highest layer that may exist, as in faiss
+LEAST_SHARE = 1e-9  # smallest expected share of rows in a layer; faiss has no higher layers
 
 Links = NDArray[np.int32]
 

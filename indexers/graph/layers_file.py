@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexers.faiss import bridge
 from indexers.graph.coding import (
     BITS,
-    KINDS,
+    DISTANCE_OF_METRIC,
     LARGEST_8,
     Codes,
     Coding,
@@ -26,6 +26,7 @@ from indexers.graph.coding import (
 )
 from indexers.graph.distances import INNER_PRODUCT, MAX_CODE_LENGTH
 from indexers.graph.layers import Layers
+from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import BLOCK_ROWS
@@ -74,13 +75,14 @@ def save(
     bridge.save(index, folder)
 
 
-def load(folder: Path, metric: Metric) -> tuple[faiss.IndexFlat, Codes, Coding, Layers]:
+def load(folder: Path, metric: Metric | str) -> tuple[faiss.IndexFlat, Codes, Coding, Layers]:
     """Return the vectors, their codes and the graph in the folder.
 
     metric: of the index; that of the file is what the graph compares vectors by.
 
     Raises BadData for missing and damaged files.
     """
+    metric = choice(Metric, metric)
     index = bridge.load_refined(folder, faiss.IndexHNSW, graph_metric(metric))
     graph: Any = bridge.inside(index)
     path = folder / bridge.FILE
@@ -89,8 +91,9 @@ def load(folder: Path, metric: Metric) -> tuple[faiss.IndexFlat, Codes, Coding, 
     return _detached(index), codes, coding, layers  # the rest of faiss's index is freed
 
 
-def graph_metric(metric: Metric) -> Metric:
+def graph_metric(metric: Metric | str) -> Metric:
     """Return the metric of faiss's index: distances are more precise on vectors of length 1."""
+    metric = choice(Metric, metric)
     return Metric.EUCLIDEAN if metric is Metric.COSINE else metric
 
 
@@ -186,7 +189,7 @@ def _layers(graph: Any, path: Path) -> Layers:
 
 def _codes(index: Any, graph: Any, folder: Path, metric: Metric) -> tuple[Codes, Coding]:
     """Return the codes of the graph's rows, and how queries become codes."""
-    kind = KINDS[metric]
+    kind = DISTANCE_OF_METRIC[metric]
     storage: Any = faiss.downcast_index(graph.storage)
     matrix, center = _matrix(index, graph.d), _center(index)
     path = folder / FILE
