@@ -188,15 +188,15 @@ class Neighborhoods:
         return cls(rows, np.take_along_axis(near, others[..., None], axis=1))
 
     def measured(self, coding: Coding) -> Coding:
-        """Return the coding with the correlation and margin of the nearest rows."""
+        """Return the coding with the correlation and margin of the nearest rows.
+
+        Codes of 16 bits have neither: their distances are lower bounds.
+        """
         near = self.near[:, :NEIGHBORS]
-        if not coding.has_rest or not near.size:
+        if coding.bits == 16 or coding.kind == INNER_PRODUCT or not near.size:
             return coding
-        one, other = _rest_vectors(coding, self.rows)[:, None], _rest_vectors(coding, near)
-        lengths = np.linalg.norm(one, axis=2) * np.linalg.norm(other, axis=2)
-        correlations = (one * other).sum(axis=2)[lengths > 0] / lengths[lengths > 0]
-        correlation = float(np.clip(correlations.mean(), 0, 1)) if correlations.size else 0.0
-        coding = replace(coding, correlation=correlation)
+        if coding.has_rest:
+            coding = replace(coding, correlation=self._correlation(coding, near))
         differences = (self.rows[:, None] - near).astype(np.float64)
         farthest = np.vecdot(differences, differences).max(axis=1)
         squares = self._by_code(coding)[:, :NEIGHBORS]
@@ -205,6 +205,12 @@ class Neighborhoods:
         quotients = (estimates[farthest > 0].T / farthest[farthest > 0]).ravel()
         margin = float(np.quantile(quotients, MARGIN_QUANTILE)) if quotients.size else 1.0
         return replace(coding, margin=max(1.0, margin))
+
+    def _correlation(self, coding: Coding, near: Vectors) -> float:
+        one, other = _rest_vectors(coding, self.rows)[:, None], _rest_vectors(coding, near)
+        lengths = np.linalg.norm(one, axis=2) * np.linalg.norm(other, axis=2)
+        correlations = (one * other).sum(axis=2)[lengths > 0] / lengths[lengths > 0]
+        return float(np.clip(correlations.mean(), 0, 1)) if correlations.size else 0.0
 
     def kept(self, coding: Coding) -> float:
         """Return the mean share of the `NEIGHBORS` nearest that are among the nearest by code."""

@@ -92,7 +92,8 @@ class Layers:
         old, new = len(self.levels), rows - len(self.levels)
         draw = np.random.default_rng((seed, old))
         drawn = np.floor(-np.log(1 - draw.random(new)) / log(self.m))
-        highest = self.top if old else int(-log(LEAST_SHARE) / log(self.m))
+        rarest = LEAST_SHARE / (1 - 1 / self.m)
+        highest = self.top if old else int(-log(rarest) / log(self.m))
         drawn = np.minimum(drawn, highest).astype(np.uint8)
         firsts = len(self.upper) + np.cumsum(drawn, dtype=np.int64) - drawn
         lines = np.where(drawn > 0, firsts, -1).astype(np.int32)
