@@ -26,7 +26,7 @@ from indexers.graph.parallel import spread
 from indexers.graph.products import build_products, inside, load_products
 from indexers.options import EFFORTS, check_graph, check_range
 from retrieval.choices import choice
-from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Vectors
+from retrieval.contracts import Blocks, Hits, Index, Json, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput
 from retrieval.hits import (
     BLOCK_ROWS,
@@ -40,9 +40,12 @@ from retrieval.hits import (
 )
 from retrieval.values import resolve_options
 
-COMPARED_PER_CANDIDATE = 8  # with fewer matching rows per candidate, all of them are compared
+SCANNED_PER_CANDIDATE = 24
+"""Number of codes that are compared one after the other in the time in which a walk takes a
+candidate. With fewer matching rows, no walk is made."""
+
 SAMPLE_ROWS = 20_000  # for the coding
-NO_MASK = np.empty(0, np.bool_)
+NO_MASK, NO_ROWS = np.empty(0, np.bool_), np.empty(0, np.int64)
 NO_CENTER = np.empty(0, np.float32)
 FLOAT32 = np.dtype(np.float32)
 
@@ -200,11 +203,11 @@ class HnswPcaIndex:
         """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
         With a mask that admits many rows, the walk keeps more candidates, so that enough of them
-        match. With a smaller mask, all matching rows are compared.
+        match. With a smaller mask, the codes of all matching rows are compared.
         """
         if among is None and self._is_plain(queries, k):  # a fast path for the most frequent case
             hits = Hits(np.empty((1, k), np.int64), np.empty((1, k), np.float32))
-            if not self._walk(queries, self.ef, NO_MASK, hits.rows, hits.distances):
+            if not self._search(queries, self.ef, NO_MASK, NO_ROWS, hits.rows, hits.distances):
                 return hits
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
@@ -270,20 +273,19 @@ class HnswPcaIndex:
         queries = np.require(queries, requirements=("C", "W"))
         rows = np.empty((len(queries), count), np.int64)
         distances = np.empty(rows.shape, np.float32)
-        ef = self.ef
+        ef, mask, scanned = self.ef, NO_MASK, NO_ROWS
         if among is not None:
             matching = int(np.count_nonzero(among))
-            ef = ceil(max(ef, 1.5 * count) * self.rows / matching)
-            if matching <= max(bridge.MAX_COMPARED_ROWS, COMPARED_PER_CANDIDATE * ef):
-                candidates = np.flatnonzero(among)
-                walk.compare(queries, self.vectors, candidates, self.coding.kind, rows, distances)
-                return rows, distances
-        mask = NO_MASK if among is None else np.require(among, requirements=("C", "W"))
+            wider = ceil(max(ef, 1.5 * count) * self.rows / matching)
+            if matching <= SCANNED_PER_CANDIDATE * wider:
+                scanned = np.flatnonzero(among)
+            else:
+                ef, mask = wider, np.require(among, requirements=("C", "W"))
 
-        def walk_chunk(chunk: slice) -> None:
-            self._walk(queries[chunk], ef, mask, rows[chunk], distances[chunk])
+        def search_chunk(chunk: slice) -> None:
+            self._search(queries[chunk], ef, mask, scanned, rows[chunk], distances[chunk])
 
-        spread(walk_chunk, len(queries))
+        spread(search_chunk, len(queries))
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
             candidates = np.arange(self.rows) if among is None else np.flatnonzero(among)
@@ -297,11 +299,12 @@ class HnswPcaIndex:
             rows[missed, -1], distances[missed, -1] = self.zero, 1  # orthogonal to everything
         return rows, distances
 
-    def _walk(
+    def _search(
         self,
         queries: Vectors,
         ef: int,
         among: Mask,
+        candidates: Rows,
         rows: NDArray[np.int64],
         distances: NDArray[np.float32],
     ) -> int:
@@ -310,15 +313,16 @@ class HnswPcaIndex:
             tags = self.tags.pop()
         except IndexError:  # more concurrent calls than before
             tags = np.zeros(self.rows + 1, np.uint8)
-        whole = ef >= self.rows
+        whole = ef >= (len(candidates) or self.rows)
         short: int = walk.search(
             queries,
             *self.arrays,
             among,
+            candidates,
             tags,
             *self.constants,
             np.inf if whole else self.coding.margin,
-            self.rows if whole else ef,
+            min(ef, self.rows),
             rows,
             distances,
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from indexers.graph.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MAX_CODE_LENGTH
 from indexers.graph.neighbors import Nearest
 from retrieval.choices import choice
-from retrieval.contracts import Blocks, Metric, Vectors
+from retrieval.contracts import Blocks, Mask, Metric, Vectors
 from retrieval.hits import prepared
 
 DISTANCE_OF_METRIC = {
@@ -43,6 +43,7 @@ NEIGHBORS = 10
 CANDIDATES = 14
 NEAR_ROWS = 40  # true neighbors of a row that codes are to rank
 QUERY_ROWS = 200
+ROUNDING = 1e-5  # relative errors of distances in float32 stay below
 COMPARED_ROWS = 10_000  # rows of the sample that steps are chosen by
 REACH_QUANTILE = 0.99
 REACH_MARGIN = {8: 1.2, 16: 2.0}
@@ -170,10 +171,18 @@ def step_for(reach: NDArray[np.float64], bits: int) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighborhoods:
-    """Some rows (q, dim), and the nearest other rows of each (q, k, dim), all prepared."""
+    """Some rows of an index, and what a code must tell apart for them, all prepared.
+
+    rows: (q, dim). near: (q, k, dim) the nearest other rows of each, among all. sample: (n, dim)
+    rows of the index. beyond: (q, n) whether a row of the sample is farther than those that are
+    near. weight: number of rows of the index for each row of the sample.
+    """
 
     rows: Vectors
     near: Vectors
+    sample: Vectors
+    beyond: Mask
+    weight: float
 
     @classmethod
     def of(cls, sample: Vectors, blocks: Blocks, metric: Metric | str) -> Self:
@@ -183,9 +192,13 @@ class Neighborhoods:
         rows = sample[draw.permutation(len(sample))[:QUERY_ROWS]]
         near = Nearest.of(rows, blocks, metric, min(NEAR_ROWS + 1, blocks.rows)).vectors
         near = prepared(near.reshape(-1, near.shape[2]), metric).reshape(near.shape)
+        products = metric is Metric.INNER_PRODUCT
+        to_near, to_sample = _between(rows, near, products), _to_all(rows, sample, products)
+        beyond = to_sample > to_near.max(axis=1, keepdims=True) * (1 + ROUNDING)
         own = (near == rows[:, None]).all(axis=2)
         others = np.argsort(own, axis=1, kind="stable")[:, :-1]
-        return cls(rows, np.take_along_axis(near, others[..., None], axis=1))
+        near = np.take_along_axis(near, others[..., None], axis=1)
+        return cls(rows, near, sample, beyond, blocks.rows / len(sample))
 
     def measured(self, coding: Coding) -> Coding:
         """Return the coding with the correlation and margin of the nearest rows.
@@ -197,8 +210,7 @@ class Neighborhoods:
             return coding
         if coding.has_rest:
             coding = replace(coding, correlation=self._correlation(coding, near))
-        differences = (self.rows[:, None] - near).astype(np.float64)
-        farthest = np.vecdot(differences, differences).max(axis=1)
+        farthest = _between(self.rows, near, products=False).max(axis=1)
         squares = self._by_code(coding)[:, :NEIGHBORS]
         estimates = np.maximum(np.sqrt(squares) - np.sqrt(coding.width / 6), 0) ** 2
         estimates *= coding.step**2
@@ -213,19 +225,52 @@ class Neighborhoods:
         return float(np.clip(correlations.mean(), 0, 1)) if correlations.size else 0.0
 
     def kept(self, coding: Coding) -> float:
-        """Return the mean share of the `NEIGHBORS` nearest that are among the nearest by code."""
-        order = np.argsort(self._by_code(coding), axis=1)
-        return float((order[:, :CANDIDATES] < NEIGHBORS).sum(axis=1).mean() / NEIGHBORS)
+        """Return the estimated share of the nearest rows that are among the nearest by code.
+
+        It is the mean share of the `NEIGHBORS` nearest that have fewer than `CANDIDATES` rows of
+        the index before them: near rows, and farther ones as the sample has them.
+        """
+        points, offsets = coding.points(self.rows)
+        products = coding.kind == INNER_PRODUCT
+        near = self._by_code(coding)
+        farther = _to_all(points, coding.codes(self.sample).astype(np.float64), products)
+        farther = np.where(self.beyond, farther + offsets[:, None], np.inf)
+        if farther.shape[1] > CANDIDATES:  # no more can count
+            farther = np.partition(farther, CANDIDATES, axis=1)[:, :CANDIDATES]
+        farther.sort(axis=1)
+        before = np.array(
+            [
+                np.searchsorted(np.sort(some), some[:NEIGHBORS])
+                + self.weight * np.searchsorted(others, some[:NEIGHBORS])
+                for some, others in zip(near, farther, strict=True)
+            ]
+        )
+        return float((before < CANDIDATES).mean())
 
     def _by_code(self, coding: Coding) -> NDArray[np.float64]:
         """Return the distances (q, k) of codes, squared, or minus the products."""
         points, offsets = coding.points(self.rows)
         shape = (*self.near.shape[:2], coding.width)
         codes = coding.codes(self.near.reshape(-1, self.near.shape[2])).reshape(shape)
-        if coding.kind == INNER_PRODUCT:
-            return np.asarray(-np.vecdot(codes.astype(np.float64), points[:, None]))
-        differences = points[:, None] - codes
-        return np.asarray(np.vecdot(differences, differences) + offsets[:, None])
+        return _between(points, codes, coding.kind == INNER_PRODUCT) + offsets[:, None]
+
+
+def _between(queries: NDArray[Any], rows: NDArray[Any], products: bool) -> NDArray[np.float64]:
+    """Return squared distances, or minus products, of queries (q, d) and rows (q, k, d) of each."""
+    if products:
+        return np.asarray(-np.vecdot(rows, queries[:, None], dtype=np.float64))
+    differences = (queries[:, None] - rows).astype(np.float64)
+    return np.asarray(np.vecdot(differences, differences))
+
+
+def _to_all(queries: NDArray[Any], rows: NDArray[Any], products: bool) -> NDArray[np.float64]:
+    """Return squared distances, or minus products, (q, n) of queries (q, d) and rows (n, d)."""
+    found = np.asarray(-(queries @ rows.T), np.float64)
+    if products:
+        return found
+    squares = np.vecdot(rows, rows, dtype=np.float64)
+    squares = squares + np.vecdot(queries, queries, dtype=np.float64)[:, None]
+    return np.asarray(2 * found + squares)
 
 
 def fitted(

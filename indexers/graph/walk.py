@@ -17,11 +17,12 @@ from indexers.graph.distances import (
     EUCLIDEAN,
     INLINE,
     INNER_PRODUCT,
-    MAX_CODE_LENGTH,
+    distance,
     minus_product,
     squared_difference,
 )
 from indexers.graph.prefetch import prefetch_row
+from indexers.graph.queries import REORDER_SUMS, coded, rest_of, scaled, turned_onto
 from retrieval.runtime.numba import compiled
 
 NOT_FINITE = -1
@@ -32,8 +33,7 @@ SHIFTED = 8  # candidates that move in one step of an insertion
 PREFETCHED_CANDIDATES = 3
 """Number of candidates whose vectors are prefetched."""
 
-# The compiler may reorder sums, to add eight numbers at a time. NaN stays NaN.
-REORDER_SUMS = {"reassoc", "contract", "nsz"}
+PREFETCHED_CODES = 8  # the same for codes, if all are compared
 
 
 @njit(boundscheck=False, fastmath=REORDER_SUMS)
@@ -79,71 +79,6 @@ def _finished(found: int, kind: int, rows: Any, distances: Any) -> None:
             distances[place] = np.sqrt(distances[place])
     for place in range(found, rows.shape[0]):
         rows[place], distances[place] = -1, np.inf
-
-
-@njit(boundscheck=False)
-def _scaled(source: Any, kind: int, query: Any) -> bool:
-    """Copy `source` (dim,) to `query`, with length 1 for cosines; return whether it is finite."""
-    squares = 0.0
-    for i in range(source.shape[0]):
-        squares += np.float64(source[i]) * np.float64(source[i])
-    if not squares < np.inf:
-        return False
-    scale = 1.0
-    if kind == COSINE and squares > 0:
-        scale = 1 / np.sqrt(squares)
-    for i in range(source.shape[0]):
-        query[i] = np.float32(source[i] * scale)
-    return True
-
-
-@njit(boundscheck=False, fastmath=REORDER_SUMS)
-def _turned(query: Any, turn: Any, turned: Any) -> None:
-    """Write the query's numbers along the axes (axes,) into `turned`; turn: see `search`."""
-    dim = turn.shape[1] - 1
-    for j in range(0, turned.shape[0], 4):  # four axes for each pass over the query
-        a, b = turn[j, dim], turn[j + 1, dim]
-        c, d = turn[j + 2, dim], turn[j + 3, dim]
-        for i in range(dim):
-            number = query[i]
-            a += number * turn[j, i]
-            b += number * turn[j + 1, i]
-            c += number * turn[j + 2, i]
-            d += number * turn[j + 3, i]
-        turned[j], turned[j + 1], turned[j + 2], turned[j + 3] = a, b, c, d
-
-
-@njit(boundscheck=False, fastmath=REORDER_SUMS)
-def _rest(query: Any, center: Any, turned: Any) -> Any:
-    """Return the length of what the axes leave out of the query, less the center."""
-    whole, kept = np.float32(0), np.float32(0)
-    for i in range(center.shape[0]):
-        difference = query[i] - center[i]
-        whole += difference * difference
-    for j in range(turned.shape[0]):
-        kept += turned[j] * turned[j]
-    return np.sqrt(max(np.float64(whole) - np.float64(kept), 0.0))
-
-
-@njit(boundscheck=False)
-def _coded(turned: Any, scale: float, rest: float, middle: float, point: Any) -> None:
-    """Write the query's code, no longer than `MAX_CODE_LENGTH`, into `point` (width,).
-
-    rest: the length of the query's rest, times the correlation; negative if codes have none.
-    """
-    squares = 0.0
-    for j in range(turned.shape[0]):
-        squares += np.float64(turned[j]) * np.float64(turned[j])
-    length = np.sqrt(squares) * scale
-    if not length <= MAX_CODE_LENGTH:
-        scale = scale * MAX_CODE_LENGTH / length if length < np.inf else 0.0
-    for j in range(turned.shape[0]):
-        point[j] = np.int16(np.rint(turned[j] * scale)) if scale > 0 else 0
-    if rest >= 0:
-        number = rest * scale - middle
-        point[point.shape[0] - 1] = np.int16(
-            np.rint(min(max(number, -MAX_CODE_LENGTH), MAX_CODE_LENGTH))
-        )
 
 
 @njit(inline=INLINE, boundscheck=False)
@@ -264,6 +199,23 @@ walked_by_differences = _walk(squared_difference)
 walked_by_products = _walk(minus_product)
 
 
+@njit(boundscheck=False)
+def _scanned(kind: int, point: Any, codes: Any, candidates: Any, pool: Any) -> int:
+    """Fill the pool with the nearest of the candidates (c,); return the number of rows in it."""
+    size = 0
+    for number in range(candidates.shape[0]):
+        if number + PREFETCHED_CODES < candidates.shape[0]:
+            prefetch_row(codes, candidates[number + PREFETCHED_CODES])
+        row = candidates[number]
+        candidate = (np.int64(distance(kind, point, codes, row)) << 32) | (row << 1)
+        if size < pool.shape[0]:
+            size += 1
+        elif candidate >= pool[size - 1]:
+            continue
+        inserted(candidate, pool, size)
+    return size
+
+
 @njit(inline=INLINE, boundscheck=False, fastmath=REORDER_SUMS)
 def _ranked(
     query: Any,
@@ -316,6 +268,7 @@ def search(
     lines: Any,
     vectors: Any,
     among: Any,
+    candidates: Any,
     tags: Any,
     entry: int,
     levels: int,
@@ -338,8 +291,9 @@ def search(
     their last number, else (0,). codes: (n, width). links: (n, degree), neighbors in the lowest
     layer, then -1. upper: (u, m), neighbors in the other layers. lines: (n,) a row's first line in
     `upper`. vectors: (n, dim), of length 1 for cosines. among: (n,) bool of rows that may be found,
-    or (0,) for all. tags: (n + 1,), zeros at first, for one call at a time. entry: first row of a
-    walk. levels: number of layers above the lowest. kind: see `indexers.graph.distances`.
+    or (0,) for all. candidates: (c,) rows whose codes are all compared in place of a walk, or (0,).
+    tags: (n + 1,), zeros at first, for one call at a time. entry: first row of a walk. levels:
+    number of layers above the lowest. kind: see `indexers.graph.distances`.
     correlation, middle, margin: see `Coding`. ef: candidates that a walk keeps.
     """
     dim, axes, k = queries.shape[1], turn.shape[0], rows.shape[1]
@@ -353,16 +307,18 @@ def search(
     unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0
     for number in range(queries.shape[0]):
-        if not _scaled(queries[number], kind, query):
+        if not scaled(queries[number], kind, query):
             return NOT_FINITE
-        _turned(query, turn, turned)
+        turned_onto(query, turn, turned)
         rest, offset = -1.0, 0.0
         if center.shape[0] > 0:
-            rest = _rest(query, center, turned)
+            rest = rest_of(query, center, turned)
             offset = (1 - correlation * correlation) * rest * rest * scale * scale
-        _coded(turned, scale, correlation * rest, middle, point)
+        coded(turned, scale, correlation * rest, middle, point)
         tag = next_tag(tags)
-        if kind == INNER_PRODUCT:
+        if candidates.shape[0] > 0:
+            size = _scanned(kind, point, codes, candidates, pool)
+        elif kind == INNER_PRODUCT:
             first = descended_by_products(point, codes, upper, lines, entry, levels)
             size = walked_by_products(point, codes, links, first, tags, tag, pool, unseen)
         else:
@@ -387,7 +343,7 @@ def compare(
     """Fill rows and distances as `search` does, with the nearest of all candidates."""
     query = np.empty(queries.shape[1], np.float32)
     for number in range(queries.shape[0]):
-        _scaled(queries[number], kind, query)
+        scaled(queries[number], kind, query)
         found = 0
         for row in candidates:
             away = _between_vectors(query, vectors, row, kind)

@@ -55,6 +55,20 @@ def test_wide_data_have_8_bits_and_tight_clusters_16() -> None:
     assert fit(clustered(3000), Metric.EUCLIDEAN).bits == 16
 
 
+@pytest.mark.parametrize("rows", [2000, 20_000])
+def test_codes_tell_the_neighbors_from_the_rest_of_a_large_cluster(rows: int) -> None:
+    """Short codes tell clusters apart, and rank the nearest rows of one by chance."""
+    draw = np.random.default_rng(3)
+    directions = draw.standard_normal((12, 96))
+    centers = 10 * draw.standard_normal((40, 96))
+    both = centers[draw.integers(40, size=rows + 100)]
+    both = (both + draw.standard_normal((len(both), 12)) @ directions).astype(np.float32)
+    database, queries = both[:-100], both[-100:]
+    true = Exact(Metric.EUCLIDEAN).build(database).search(queries, 10).rows
+    found = HnswPca(Metric.EUCLIDEAN, ef=60).build(database).search(queries, 10).rows
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(found, true, strict=True)]) > 0.97
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_distances_of_codes_with_all_axes_are_those_of_the_vectors(bits: int) -> None:
     sample = uneven(1000, dim=32)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numba import types
 
+from indexers import hnsw_pca
 from indexers.exact import Exact
 from indexers.faiss import bridge
 from indexers.graph import distances, walk
@@ -133,14 +134,21 @@ def test_more_neighbors_than_candidates() -> None:
         assert len({*hits.rows[0].tolist()} - {-1}) == min(k, 500)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.95])
-def test_masks_of_every_size(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "MAX_COMPARED_ROWS", 100)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    ("share", "scanned"), [(0.001, 24), (0.05, 24), (0.3, 10**9), (0.3, 0), (0.95, 0)]
+)
+def test_masks_of_every_size(
+    share: float, scanned: int, bits: int, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a walk, and by codes of all matching rows."""
+    monkeypatch.setattr(hnsw_pca, "SCANNED_PER_CANDIDATE", scanned)
     database, queries = parted(4000, 30)
     mask = np.random.default_rng(0).random(4000) < share
     mask.flags.writeable = False
-    hits = HnswPca(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
-    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 4, mask)
+    hits = HnswPca(metric, bits=bits, ef=64).build(database).search(queries, 4, mask)
+    truth = Exact(metric).build(database).search(queries, 4, mask)
     assert (hits.rows == truth.rows).mean() > 0.95
     assert mask[hits.rows[hits.rows >= 0]].all()
 
