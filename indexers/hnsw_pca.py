@@ -40,7 +40,7 @@ from retrieval.hits import (
 )
 from retrieval.values import resolve_options
 
-SCANNED_PER_CANDIDATE = 24
+SCANNED_PER_CANDIDATE = 32
 """Number of codes that are compared one after the other in the time in which a walk takes a
 candidate. With fewer matching rows, no walk is made."""
 

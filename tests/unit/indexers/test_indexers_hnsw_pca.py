@@ -137,7 +137,7 @@ def test_more_neighbors_than_candidates() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(
-    ("share", "scanned"), [(0.001, 24), (0.05, 24), (0.3, 10**9), (0.3, 0), (0.95, 0)]
+    ("share", "scanned"), [(0.001, 32), (0.05, 32), (0.3, 10**9), (0.3, 0), (0.95, 0)]
 )
 def test_masks_of_every_size(
     share: float, scanned: int, bits: int, metric: Metric, monkeypatch: pytest.MonkeyPatch
