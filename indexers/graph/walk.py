@@ -33,7 +33,7 @@ SHIFTED = 8  # candidates that move in one step of an insertion
 PREFETCHED_CANDIDATES = 3
 """Number of candidates whose vectors are prefetched."""
 
-PREFETCHED_CODES = 8  # the same for codes, if all are compared
+PREFETCHED_CODES = 8  # number of codes that are prefetched, where no walk is made
 
 
 @njit(boundscheck=False, fastmath=REORDER_SUMS)
