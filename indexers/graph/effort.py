@@ -54,11 +54,11 @@ def _new_queries(blocks: Blocks, metric: Metric, k: int) -> Vectors:
     """Return vectors (q, dim) with the distribution of the rows, but different from all rows.
 
     The recall of a graph is too high for its own rows, because they are linked to their neighbors.
-    k: neighbors to make them from, and the row itself.
-
     Each query is made of four near vectors: half the sum of three, minus half of the fourth. It has
     the mean and the covariance of the distribution that the four come from. Near is by Euclidean
     distance for inner products, which are largest for the longest vectors, not for near ones.
+
+    k: number of near vectors, the row itself included.
     """
     _, queries = drawn_rows(blocks, 0, metric)
     distance = Metric.EUCLIDEAN if metric is Metric.INNER_PRODUCT else metric

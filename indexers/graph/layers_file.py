@@ -18,6 +18,7 @@ from indexers.graph.coding import (
     BITS,
     DISTANCE_OF_METRIC,
     LARGEST_8,
+    LARGEST_MIDDLE,
     Codes,
     Coding,
     reaches,
@@ -196,8 +197,14 @@ def _codes(index: Any, graph: Any, folder: Path, metric: Metric) -> tuple[Codes,
     if not path.is_file():
         return _unnamed_codes(bridge.vectors_of(storage), matrix, kind)
     facts = parsed(read_json(path), _CodeFacts, path, "build the index again")
-    if facts.bits not in BITS or not 0 < facts.step < np.inf:
-        raise BadData(f"{path} is damaged (bits or step); build the index again")
+    if not (
+        facts.bits in BITS
+        and 0 < facts.step < np.inf
+        and 0 <= facts.middle <= LARGEST_MIDDLE
+        and 0 <= facts.correlation <= 1
+        and 1 <= facts.margin < np.inf
+    ):
+        raise BadData(f"{path} is damaged (a number is out of range); build the index again")
     of_8_bits = isinstance(storage, faiss.IndexScalarQuantizer)
     if of_8_bits != (facts.bits == 8) or graph.d != width_of(graph.d, facts.bits):
         raise BadData(f"{path} does not belong to {bridge.FILE} beside it; build the index again")

@@ -145,8 +145,11 @@ def test_added_rows_are_found_as_if_they_had_been_built() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"bits": 9}, "bits or step"),
-        ({"step": 0.0}, "bits or step"),
+        ({"bits": 9}, "out of range"),
+        ({"step": 0.0}, "out of range"),
+        ({"middle": 1e9}, "out of range"),
+        ({"correlation": -0.5}, "out of range"),
+        ({"margin": 0.5}, "out of range"),
         ({"bits": 16}, "does not belong to index.faiss"),
         ({"step": "1"}, "step"),
     ],
