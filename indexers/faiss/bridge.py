@@ -124,17 +124,6 @@ def renumber(lists: Any, numbers: NDArray[np.int64]) -> None:
             ids[:] = numbers[ids]
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Set the number of faiss's threads in the body; 0 leaves faiss's own number."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
 def save(index: faiss.Index, folder: Path) -> None:
     """Write the index to `FILE` in the folder."""
 
