@@ -101,12 +101,19 @@ class Output:
     @contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
         """Yield a function that shows the current step on stderr if it is a terminal."""
+        from shutil import get_terminal_size
+
         from tqdm import tqdm
 
         hidden = True if not self.for_people else None
         bar = tqdm(bar_format="{elapsed} {desc}", disable=hidden, leave=False)
+
+        def show(step: str) -> None:
+            width = get_terminal_size().columns - len("00:00 ")
+            bar.set_description_str(step if len(step) < width else step[: width - 2] + "…")
+
         try:
-            yield bar.set_description_str
+            yield show
         finally:
             bar.close()
 

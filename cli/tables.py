@@ -60,7 +60,8 @@ def print_tuning(output: Output, tuning: "Tuning") -> None:
         output.table(
             ("backend", "setting", "rows", f"recall@{target.k}", "q/s", "p95 ms", "size", ""),
             [_trial_line(trial, trial.verdict) for trial in tuning.trials]
-            + [_trial_line(trial, trial.verdict or "chosen") for trial in tuning.checked],
+            + [_trial_line(trial, trial.verdict) for trial in tuning.checked[:-1]]
+            + [_trial_line(trial, "chosen") for trial in tuning.checked[-1:]],
             left=2,
         )
     output.say(tuning.reason)

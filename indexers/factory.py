@@ -46,6 +46,7 @@ class Faiss:
     search: str = ""
     seed: int = 0
     search_options: ClassVar[frozenset[str]] = frozenset({"search"})
+    saves_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         resolve_options(self)

@@ -2,8 +2,8 @@
 
 from retrieval.errors import BadInput
 
-EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896)
-"""Numbers of candidates of a walk that `auto` tries, each about √2 times the previous."""
+EFFORTS = tuple(round(10 * 2 ** (step / 8)) for step in range(53))
+"""Numbers of candidates of a walk that `auto` tries: 10 to 905, each about 9% more."""
 
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 """Numbers of probed lists that `auto` tries."""

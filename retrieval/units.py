@@ -4,7 +4,7 @@ from retrieval.errors import BadInput
 
 BYTES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def duration(seconds: float) -> str:
@@ -30,7 +30,7 @@ def parse_quantity(option: str, text: str, units: dict[str, float]) -> float:
 
     Raises BadInput, with the names of the units, unless the text is a positive number and a unit.
     """
-    number = text.rstrip("BkKMGTiums ")
+    number = text.rstrip("".join(units) + " ")
     unit = text[len(number) :].strip()
     try:
         value = float(number) * units[unit]

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -10,8 +11,11 @@ import faiss
 from benchmarks.peers.peer import EFFORTS, Ladders, Peer
 from benchmarks.suite.machine import cores
 from retrieval.contracts import Index, Indexer, Metric, Rows, Tunable, Vectors
+from retrieval.index.auto.budget import Budget
+from retrieval.index.auto.final import best_of
+from retrieval.index.auto.halving import Trials
+from retrieval.index.auto.measuring import TuningQueries
 from retrieval.index.auto.trials import Target
-from retrieval.index.auto.tuning import tried
 from retrieval.registry import make_indexer
 
 RECALL_TARGETS = (0.95, 0.99)  # an index that reaches 0.95 also reaches 0.9
@@ -82,13 +86,14 @@ class RetrAuto(Peer):
     def build(self, vectors: Vectors, metric: Metric, threads: int, folder: Path) -> None:
         self.made: dict[tuple[float, bool], tuple[Indexer, Path]] = {}
         faiss.omp_set_num_threads(threads)
-        wanted = [(target, batches) for target in RECALL_TARGETS for batches in (False, True)]
-        found = tried(vectors, metric, [Target(t, batches=batches) for t, batches in wanted])
-        for each, ((_, indexer), *_) in zip(wanted, found, strict=True):
-            place = folder / "-".join(map(str, each))
+        asked = TuningQueries.of(vectors, None, 0)
+        for recall, batches in product(RECALL_TARGETS, (False, True)):
+            place = folder / f"{recall}-{batches}"
             place.mkdir()
-            indexer.build(vectors).save(place)
-            self.made[each] = indexer, place
+            target = Target(recall, batches=batches)
+            trials = Trials(vectors, asked, metric, target, place, Budget(), lambda _: None)
+            best, _ = best_of(trials, trials.over_samples(0))
+            self.made[recall, batches] = best.chosen, best.folder
 
     def set(self, effort: float, threads: int) -> None:
         _keep_to(threads)

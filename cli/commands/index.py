@@ -69,6 +69,13 @@ class AutoTarget:
             "with a column text, for searches in words.  [default: a sample of the rows]",
         ),
     ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="With --backend auto: maximum time for trials and the build, such as 60s or 5min. "
+            "[default: a minute, or more if the fastest index takes longer to build]",
+        ),
+    ] = None
     seed: Annotated[int | None, seed_option("Random seed (--backend auto only).  [default: 0]")] = (
         None
     )
@@ -337,10 +344,18 @@ def _build_best(
         queries = text_queries(auto.queries, sets[0].facts.encoder).vectors
     elif auto.queries is not None:
         queries = open_embeddings(auto.queries)
+    budget = _limit("--budget", auto.budget, SECONDS)
     seed = auto.seed or 0
     with output.steps() as step:
         facts, tuning = build_best(
-            sets, folder, target, metric=metric, queries=queries, seed=seed, progress=step
+            sets,
+            folder,
+            target,
+            metric=metric,
+            queries=queries,
+            seed=seed,
+            budget=budget,
+            progress=step,
         )
     print_tuning(output, tuning)
     return IndexChange(folder, facts, "built", tuning)

@@ -7,8 +7,18 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core import event
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+_COMPILING = event.TimingListener()
+event.register("numba:compile", _COMPILING)
+
+
+def compile_seconds() -> float:
+    """Return the seconds that this process has spent compiling; taking from a cache is free."""
+    return float(_COMPILING.duration) if _COMPILING.done else 0.0
 
 
 def compiled(signature: str | None = None, **options: Any) -> Callable[[Function], Function]:

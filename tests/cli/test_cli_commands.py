@@ -107,6 +107,14 @@ def test_auto_prints_its_trials_and_choice(session: Session) -> None:
         "recall": 0.9, "k": 10, "max_memory": None, "max_latency": None, "batches": False,
     }  # fmt: skip
     assert "few" in tuning["reason"]
+    assert tuning.keys() == {
+        "target", "seed", "queries", "held_out", "trials", "failed", "checked", "reason", "budget",
+        "seconds",
+    }  # fmt: skip
+    assert tuning["checked"][0].keys() == {
+        "backend", "options", "setting", "rows", "recall", "seconds", "latency", "size_bytes",
+        "build_seconds", "expected_seconds", "expected_bytes", "expected_build", "verdict",
+    }  # fmt: skip
 
 
 def pixels_of(session: Session, name: str) -> Any:

@@ -25,8 +25,7 @@ from retrieval.contracts import Framing, Metric, Resample
 from retrieval.drawing.layout import Layout, laid_out
 from retrieval.errors import BadInput, UnknownName
 from retrieval.hits import checked_vectors, prepared
-from retrieval.index.auto.trials import Target
-from retrieval.index.auto.tuning import tried
+from retrieval.index.auto.halving import candidates_of
 from retrieval.pairs.calibration import Calibration, FittedTo, Method, file_name
 from retrieval.pairs.draw import Pairs, Scheme, draw_pairs, pair_distances
 from retrieval.pairs.verification import Procedure, verify
@@ -310,8 +309,8 @@ def test_an_index_folder_of_a_metric_by_name(tmp_path: Path) -> None:
 
 
 def test_backends_are_tried_with_a_metric_by_name() -> None:
-    (found,) = tried(DATABASE.vectors, "manhattan", [Target(recall=0.5, k=1)])
-    assert {indexer.metric for _, indexer in found} == {Metric.MANHATTAN}
+    found = candidates_of("manhattan", 1000, 16, 0, True)
+    assert {vars(indexer)["metric"] for _, indexer in found} == {Metric.MANHATTAN}
 
 
 def test_layouts_by_name() -> None:

@@ -1,6 +1,7 @@
-"""Measure candidate indices: recall and time of queries over a sample of the rows."""
+"""Measure candidate indices: recall and time of queries over some or all rows."""
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.choices import choice, resolve_choices
-from retrieval.contracts import Index, Indexer, Metric, Tunable, Vectors
+from retrieval.contracts import Index, Metric, Tunable, Vectors
 from retrieval.errors import BadInput
-from retrieval.index.auto.trials import Target, Trial, setting_of, verdict_of
+from retrieval.index.auto.trials import BUILD_GROWTH, Target, Trial, Tried, setting_of, verdict_of
 from retrieval.index.folder import options_of
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
@@ -20,8 +21,11 @@ from retrieval.registry import make_indexer
 MAX_QUERIES = 1000  # over all rows, half of them choose the effort, and the other half checks it
 SINGLE_QUERIES = 300  # timed one at a time
 MIN_SINGLE_QUERIES = 20  # timed even if they take longer than MAX_TIMING_SECONDS
-MAX_TIMING_SECONDS = 1.0  # for all repeats
+MAX_TIMED = 2  # ladders of a candidate whose best rungs are timed one query at a time
+MAX_TIMING_SECONDS = 0.5  # for all repeats
 TIMING_REPEATS = 5  # the fastest counts: other work of the machine can only slow a repeat down
+
+_EVERY = slice(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +60,15 @@ class TuningQueries:
         most = min(MAX_QUERIES, len(source) if queries is not None else max(1, len(source) // 10))
         rows = draw.choice(len(source), most, replace=False)  # unsorted: each part is random, too
         return cls(source[rows], rows if queries is None else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Recall and mean seconds of a query in a batch, with these search options."""
+
+    rung: Tunable
+    recall: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,136 +116,139 @@ class Stage:
             own = asked.rows
         stage = cls(chosen, asked.vectors, own, np.empty((0, 0)), metric, k, len(vectors))
         exact = make_indexer("exact", {"metric": metric}).build(chosen)
-        found = stage._found(exact, slice(None))
+        found = stage._found(exact, _EVERY)
         return replace(stage, truth=distances_of(asked.vectors, chosen, found, metric))
 
-    def measured(
-        self, backend: str, candidate: Tunable, folder: Path, targets: Sequence[Target]
-    ) -> list[tuple[Trial, Indexer]]:
-        """Build the candidate in the folder; return its trial and its options for each target.
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all rows are searched."""
+        return len(self.vectors) == self.all_rows
 
-        The options are the fastest that reach the target, else the most accurate.
+    def tried(
+        self,
+        backend: str,
+        candidate: Tunable,
+        folder: Path,
+        target: Target,
+        patience: float = math.inf,
+    ) -> Tried:
+        """Build the candidate in the folder, and measure it with the effort that it needs.
+
+        That is the fastest effort that reaches the target, else the most accurate that was
+        measured. patience: no higher effort is measured than one that takes as many seconds a query
+        and does not reach the target.
+
+        Over all rows, half of the queries choose the effort. Then the effort rises until the other
+        half reaches the target, too. The trial has the recall of the other half.
         """
-        build_seconds = self._saved(candidate, folder)
-        recalls: dict[Indexer, float] = {}
-
-        def lowest(ladder: Sequence[Indexer], target: Target) -> tuple[float, Indexer]:
-            return self._lowest(ladder, folder, slice(None), target.recall, recalls)
-
-        return [
-            self._best(
-                backend,
-                [lowest(ladder, target) for ladder in candidate.ladders()],
-                folder,
-                build_seconds,
-                target,
-            )
-            for target in targets
-        ]
-
-    def checked(
-        self, backend: str, candidate: Tunable, folder: Path, target: Target
-    ) -> tuple[Trial, Indexer]:
-        """Build the candidate in the folder; return its trial, with a verdict, and its options.
-
-        Half of the queries choose the effort. Then the effort rises until the other half reaches
-        the target, too. The trial has the recall of the other half.
-        """
-        build_seconds = self._saved(candidate, folder)
-        half = len(self.queries) // 2
-        chooses, checks = (slice(0, half), slice(half, None)) if half else (slice(None),) * 2
-        rungs = []
-        for ladder in candidate.ladders():
-            _, lowest = self._lowest(ladder, folder, chooses, target.recall, {})
-            for rung in ladder[ladder.index(lowest) :]:
-                recall = self._recall(rung.load(folder), checks)
-                if recall >= target.recall:
-                    break
-            rungs.append((recall, rung))
-        trial, chosen = self._best(backend, rungs, folder, build_seconds, target)
-        return replace(trial, verdict=verdict_of(trial, target)), chosen
-
-    def _saved(self, candidate: Indexer, folder: Path) -> float:
-        """Build the candidate and save it in the folder; return the seconds that the build took."""
-        began = time.perf_counter()
+        began = time.perf_counter() - _compile_seconds()
         index = candidate.build(self.vectors)
-        seconds = time.perf_counter() - began
+        build_seconds = time.perf_counter() - _compile_seconds() - began
         index.save(folder)
-        return seconds
+        del index  # users search an index that is loaded
+        index = candidate.load(folder)
+        half = len(self.queries) // 2
+        whole = self.is_whole and half
+        chooses, checks = (slice(0, half), slice(half, None)) if whole else (_EVERY, _EVERY)
+        reached = []
+        for ladder in candidate.ladders():
+            ladder[0].apply(index)
+            index.search(self.queries[:1], self.k)  # a first search may compile code
+            reach = self._lowest(ladder, index, chooses, target.recall, patience)
+            higher = iter(ladder[ladder.index(reach.rung) :]) if whole else iter(())
+            for rung in higher:
+                reach = self._reach(index, rung, checks)
+                if reach.recall >= target.recall:
+                    break
+            reached.append(reach)
+        return self._best(backend, candidate, reached, index, folder, build_seconds, target)
 
     def _best(
         self,
         backend: str,
-        rungs: Sequence[tuple[float, Indexer]],
+        candidate: Tunable,
+        reached: Sequence[_Reach],
+        index: Index,
         folder: Path,
         build_seconds: float,
         target: Target,
-    ) -> tuple[Trial, Indexer]:
-        """Return the trial and the options of the fastest rung that reaches the target.
+    ) -> Tried:
+        """Return the trial of the fastest effort that reaches the target.
 
-        If none does, use the most accurate. rungs: (recall, options).
+        If none does, it is that of the most accurate.
         """
-        reached = [each for each in rungs if each[0] >= target.recall]
+        enough = [each for each in reached if each.recall >= target.recall]
         limit = target.max_latency or math.inf
+        enough = sorted(enough, key=lambda each: each.seconds)[:MAX_TIMED]
         timed = []
-        for recall, rung in reached or [max(rungs, key=lambda each: each[0])]:
-            seconds, latency = self.timed(rung.load(folder), target.batches)
-            timed.append((latency > limit, seconds, latency, recall, rung))
-        _, seconds, latency, recall, rung = min(timed, key=lambda each: each[:2])
+        for each in enough or [max(reached, key=lambda each: each.recall)]:
+            each.rung.apply(index)
+            seconds, latency = self.timed(index, target.batches)
+            timed.append((latency > limit, seconds, latency, each))
+        _, seconds, latency, best = min(timed, key=lambda each: each[:2])
+        growth = self.all_rows / len(self.vectors)
         size = sum(path.stat().st_size for path in folder.iterdir())
         trial = Trial(
             backend=backend,
-            options=options_of(rung),
-            setting=setting_of(rung),
+            options=options_of(best.rung),
+            setting=setting_of(best.rung),
             rows=len(self.vectors),
-            recall=recall,
+            recall=best.recall,
             seconds=seconds,
             latency=latency,
             size_bytes=size,
             build_seconds=build_seconds,
             expected_seconds=seconds,
-            expected_bytes=size * self.all_rows / len(self.vectors),
+            expected_bytes=size * growth,
+            expected_build=build_seconds * growth**BUILD_GROWTH,
         )
-        return trial, rung
+        if self.is_whole:
+            trial = replace(trial, verdict=verdict_of(trial, target))
+        return Tried(backend, candidate, best.rung, trial, folder, best.seconds)
 
     def _lowest(
         self,
-        ladder: Sequence[Indexer],
-        folder: Path,
+        ladder: Sequence[Tunable],
+        index: Index,
         part: slice,
         target: float,
-        recalls: dict[Indexer, float],
-    ) -> tuple[float, Indexer]:
-        """Return (recall, rung) of the lowest rung that reaches the target, else of the highest.
+        patience: float = math.inf,
+    ) -> _Reach:
+        """Return the lowest rung that reaches the target, else the highest that was measured.
 
-        recalls: known recalls of rungs. New measurements are added to it.
+        Rungs 0, 1, 3, 7 and so on are measured until one reaches the target or takes more than
+        `patience` seconds a query, then those between the last two.
         """
+        low, number = 0, 0
+        while True:
+            last = self._reach(index, ladder[number], part)
+            if last.recall >= target:
+                break
+            if number == len(ladder) - 1 or last.seconds > patience:
+                return last
+            low = number + 1
+            number = min(2 * number + 1, len(ladder) - 1)
+        while low < number:
+            middle = (low + number) // 2
+            reach = self._reach(index, ladder[middle], part)
+            if reach.recall >= target:
+                last, number = reach, middle
+            else:
+                low = middle + 1
+        return last
 
-        def reaches(number: int) -> bool:
-            rung = ladder[number]
-            if rung not in recalls:
-                recalls[rung] = self._recall(rung.load(folder), part)
-            return recalls[rung] >= target
-
-        low, high = 0, len(ladder) - 1
-        if reaches(high):
-            while low < high:
-                middle = (low + high) // 2
-                if reaches(middle):
-                    high = middle
-                else:
-                    low = middle + 1
-        return recalls[ladder[high]], ladder[high]
-
-    def _recall(self, index: Index, part: slice) -> float:
+    def _reach(self, index: Index, rung: Tunable, part: slice) -> _Reach:
+        rung.apply(index)
+        began = time.perf_counter()
         found = self._found(index, part)
+        seconds = (time.perf_counter() - began) / len(found)
         distances = distances_of(self.queries[part], self.vectors, found, self.metric)
         truth = self.truth[part]
         there = np.isfinite(truth).any(axis=1)  # a query has no neighbor if it is the only row
         if not there.any():
-            return 1.0
+            return _Reach(rung, 1.0, seconds)
         of_queries = index_recall_at(distances[there], truth[there], self.k, self.metric)
-        return float(of_queries.mean())
+        return _Reach(rung, float(of_queries.mean()), seconds)
 
     def _found(self, index: Index, part: slice) -> Rows:
         """Return the rows (q, k) that the index finds, without the queries themselves."""
@@ -252,7 +268,7 @@ class Stage:
         """
         k = self.k
         singles = self.queries[:SINGLE_QUERIES]
-        index.search(singles[:20], k)
+        index.search(singles[:MIN_SINGLE_QUERIES], k)
         budget = MAX_TIMING_SECONDS / TIMING_REPEATS
         means, latencies = [], []
         for _ in range(TIMING_REPEATS):
@@ -274,3 +290,9 @@ class Stage:
                 spent.append(time.perf_counter() - began)
             means = [min(spent) / len(self.queries)]
         return min(means), min(latencies)
+
+
+def _compile_seconds() -> float:
+    """Return the seconds that this process has spent compiling."""
+    numba = sys.modules.get("retrieval.runtime.numba")
+    return numba.compile_seconds() if numba else 0.0

@@ -3,16 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
-from retrieval.contracts import Indexer, Json
+from retrieval.contracts import Indexer, Json, Tunable
 from retrieval.errors import BadInput
 from retrieval.index.folder import options_of
 
-MAX_FINALISTS = 4  # candidates that are also measured on the second sample
-MAX_FINALISTS_PER_BACKEND = 2
+MIN_KEPT = 3  # candidates of a round that are measured in the next round, too
+MAX_KEPT_PER_BACKEND = 2
+SLOW_RATIO = 2.5
+"""A candidate that takes this multiple of the best one's time is not measured in the next round.
+After one, no other candidate of its backend is measured: options change less than that."""
+
 ANY_RECALL = 1e-9  # a target that every candidate reaches
-EQUAL_TIME_RATIO = 1.1  # up to this multiple of the fastest time, times count as equal
+EQUAL_TIME_RATIO = 1.05  # up to this multiple of the fastest time, times count as equal
+CLOSE_RATIO = 1.3
+"""A candidate whose expected time is up to this multiple of the best one's may prove to be the
+fastest over all rows."""
+
+OVERSTATED_BYTES = 2.5  # ratio by which a small sample may overstate the size of an index
+
+BUILD_GROWTH = 1.1  # power of the number of rows with which build time grows: about n log n
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,8 @@ class Trial:
     seconds: mean seconds of a query, one at a time or in a batch.
     latency: the 95th percentile of queries one at a time, in seconds.
     size_bytes: size of the saved index.
-    expected_seconds, expected_bytes: extrapolated to all rows.
+    build_seconds: without the time that compilation took.
+    expected_seconds, expected_bytes, expected_build: extrapolated to all rows; the last in seconds.
     verdict: the measurement that misses the target; empty if the trial meets it.
     """
 
@@ -65,12 +78,21 @@ class Trial:
     build_seconds: float
     expected_seconds: float
     expected_bytes: float
+    expected_build: float
     verdict: str = ""
 
     @property
     def expected_latency(self) -> float:
         """Return the latency over all rows, in seconds."""
         return self.latency * self.expected_seconds / self.seconds
+
+    @property
+    def summary(self) -> str:
+        """Return the measurements in a few words."""
+        return (
+            f"best so far: {named(self.backend, self.setting)}, {1000 * self.seconds:.3g} ms, "
+            f"recall {self.recall:.3f}"
+        )
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that `retr index --json` prints."""
@@ -85,6 +107,8 @@ class Tuning:
     failed: candidates that could not be measured, with the error.
     checked: trials over all rows; the last is the index that was built. Their recall is for queries
         that did not choose the first effort. These queries may have raised it.
+    budget: the seconds that trials and the build were allowed to take; None if they had no limit.
+    seconds: what they took.
     """
 
     target: Target
@@ -95,6 +119,8 @@ class Tuning:
     failed: list[str]
     checked: list[Trial]
     reason: str
+    budget: float | None
+    seconds: float
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that `retr index --json` prints."""
@@ -103,12 +129,29 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tried:
-    """A candidate, the options of it that were chosen, and their trial."""
+    """A candidate of a backend, the options of it that were chosen, and their trial.
+
+    folder: its files; only those over all rows are kept.
+    batch_seconds: mean seconds of a query in a batch, when its recall was measured; for exact
+        search, those expected over all rows.
+    """
 
     backend: str
-    candidate: Indexer
-    chosen: Indexer
+    candidate: Tunable
+    chosen: Tunable
     trial: Trial
+    folder: Path
+    batch_seconds: float
+
+    @property
+    def key(self) -> tuple[str, Tunable]:
+        """Return the candidate and its backend."""
+        return self.backend, self.candidate
+
+    def in_proportion(self, ratio: float) -> "Tried":
+        """Return the same for a search whose time grows in proportion to the rows."""
+        trial = replace(self.trial, expected_seconds=self.trial.seconds * ratio)
+        return replace(self, trial=trial, batch_seconds=self.batch_seconds * ratio)
 
     def no_slower_than(self, seconds: float, latency: float) -> "Tried":
         """Return the same with the shorter times of two measurements."""
@@ -117,32 +160,47 @@ class Tried:
         return replace(self, trial=trial)
 
 
-def finalists(small: Sequence[Tried], target: Target) -> list[Tried]:
-    """Return the best of the first sample, and the most accurate.
-
-    Only the most accurate may reach the target over more rows.
-    """
+def better_half(ranked: Sequence[Tried]) -> list[Tried]:
+    """Return the better half of ranked candidates, without those that are far slower."""
     found: list[Tried] = []
-    for each in ranked_trials(small, target):
-        if sum(other.backend == each.backend for other in found) < MAX_FINALISTS_PER_BACKEND:
+    for each in ranked:
+        of_backend = sum(other.backend == each.backend for other in found)
+        if of_backend < MAX_KEPT_PER_BACKEND and not is_slow(each.trial, found):
             found.append(each)
-    del found[MAX_FINALISTS:]
-    within = [
-        each for each in small if not verdict_of(each.trial, replace(target, recall=ANY_RECALL))
-    ]
-    thorough = max(within or small, key=lambda each: each.trial.recall)
-    return found if thorough in found else [*found, thorough]
+    return found[: max(MIN_KEPT, len(ranked) // 2)]
+
+
+def close_to_best(ranked: Sequence[Tried]) -> list[Tried]:
+    """Return those that may prove to be the fastest over all rows."""
+    most = CLOSE_RATIO * min((each.trial.expected_seconds for each in ranked), default=0)
+    return [each for each in ranked if each.trial.expected_seconds <= most]
+
+
+def is_slow(trial: Trial, ranked: Sequence[Tried]) -> bool:
+    """Return whether the trial is far slower than the best of these candidates."""
+    fastest = min((each.trial.expected_seconds for each in ranked), default=math.inf)
+    return trial.expected_seconds > SLOW_RATIO * fastest
 
 
 def extrapolated(small: Trial, large: Trial, rows: int) -> Trial:
-    """Return the larger trial with its time extrapolated to `rows`.
+    """Return the larger trial with its times extrapolated to `rows`.
 
-    Time is taken to grow as a power of the number of rows. The power is fitted to both trials and
-    kept between 0 and 1: no search is faster over more rows, or slower than an exact search.
+    The time of a query is taken to grow as a power of the number of rows. The power is fitted to
+    both trials and kept between 0 and 1: no search is faster over more rows, or slower than an
+    exact search. The time of a build grows linearly between both trials, and a little more beyond;
+    the size grows linearly.
     """
     growth = math.log(large.seconds / small.seconds) / math.log(large.rows / small.rows)
     expected = large.seconds * (rows / large.rows) ** min(max(0.0, growth), 1.0)
-    return replace(large, expected_seconds=expected)
+    slope = max(0.0, large.build_seconds - small.build_seconds) / (large.rows - small.rows)
+    more = slope * (rows - large.rows) * (rows / large.rows) ** (BUILD_GROWTH - 1)
+    bytes_a_row = max(0, large.size_bytes - small.size_bytes) / (large.rows - small.rows)
+    return replace(
+        large,
+        expected_seconds=expected,
+        expected_build=large.build_seconds + more,
+        expected_bytes=large.size_bytes + bytes_a_row * (rows - large.rows),
+    )
 
 
 def ranked_trials(tried: Sequence[Tried], target: Target) -> list[Tried]:
@@ -158,6 +216,21 @@ def ranked_trials(tried: Sequence[Tried], target: Target) -> list[Tried]:
     return ranked
 
 
+def hopeful_trials(tried: Sequence[Tried], target: Target) -> list[Tried]:
+    """Return the ranked candidates, and then those that may meet the target over all rows.
+
+    A part of an index may not grow with the rows, so that a small sample overstates its size. No
+    index gets faster with more rows.
+    """
+    ranked = ranked_trials(tried, target)
+    low = replace(target, max_latency=None)
+    if target.max_memory is not None:
+        low = replace(low, max_memory=OVERSTATED_BYTES * target.max_memory)
+    limit = target.max_latency or math.inf
+    others = [each for each in tried if each not in ranked and each.trial.latency <= limit]
+    return [*ranked, *ranked_trials(others, low)]
+
+
 def verdict_of(trial: Trial, target: Target) -> str:
     """Return the measurement that misses the target; empty if the trial meets it."""
     if trial.recall < target.recall:
@@ -169,8 +242,13 @@ def verdict_of(trial: Trial, target: Target) -> str:
     return ""
 
 
-def unreached(trials: Sequence[Trial], target: Target) -> str:
-    """Return the error for a target that no candidate reaches; it names the best candidate."""
+def unreached(trials: Sequence[Trial], failed: Sequence[str], target: Target) -> str:
+    """Return the error for a target that no candidate reaches; it names the best candidate.
+
+    failed: the candidates that could not be measured, with the error.
+    """
+    if not trials:
+        return f"no index could be built: {'; '.join(failed)}"
     wanted = [f"recall@{target.k} of {target.recall:g}"]
     if target.max_memory is not None:
         wanted.append(f"{target.max_memory / 1e6:,.4g} MB at most")
@@ -183,22 +261,25 @@ def unreached(trials: Sequence[Trial], target: Target) -> str:
     ]
     best = max(within or trials, key=lambda trial: trial.recall)
     return (
-        f"no index reaches {', '.join(wanted)}; the best over {most:,} rows was {best.backend} "
-        f"({named_setting(best.setting)}) with recall@{target.k} {best.recall:.4f}, for all rows "
-        f"{best.expected_bytes / 1e6:,.4g} MB and {1000 * best.expected_latency:.3g} ms; "
+        f"no index reaches {', '.join(wanted)}; the best over {most:,} rows was "
+        f"{named(best.backend, best.setting)} with recall@{target.k} {best.recall:.4f}, for all "
+        f"rows {best.expected_bytes / 1e6:,.4g} MB and {1000 * best.expected_latency:.3g} ms; "
         "ask for less"
     )
 
 
-def reason_of(checked: Sequence[Trial], target: Target) -> str:
-    """Return a sentence that says why the last of the checked trials was chosen."""
+def reason_of(checked: Sequence[Trial], target: Target, notes: Sequence[str]) -> str:
+    """Return a sentence that says why the last of the checked trials was chosen.
+
+    notes: what the budget changed.
+    """
     how = "in batches" if target.batches else "one query at a time"
-    reason = f"the fastest {how} of what reaches recall@{target.k} {target.recall:g}, or within a "
-    reason += "tenth of it and smaller"
-    if len(checked) > 1:
-        before = ", ".join(f"{trial.backend} ({trial.verdict})" for trial in checked[:-1])
-        return f"{reason}; what came before it on the sample did not do over all rows: {before}"
-    return reason
+    reason = f"the fastest {how} of what reaches recall@{target.k} {target.recall:g}, or within "
+    reason += f"{EQUAL_TIME_RATIO - 1:.0%} of it and smaller"
+    missed = ", ".join(f"{each.backend} ({each.verdict})" for each in checked if each.verdict)
+    if missed:
+        reason += f"; what came before it on the sample did not do over all rows: {missed}"
+    return "; ".join([reason, *notes])
 
 
 def setting_of(indexer: Indexer) -> dict[str, Json]:
@@ -207,6 +288,6 @@ def setting_of(indexer: Indexer) -> dict[str, Json]:
     return {name: value for name, value in options_of(indexer).items() if value != plain[name]}
 
 
-def named_setting(setting: Mapping[str, Json]) -> str:
-    """Return the setting as text, `name=value name=value`."""
-    return " ".join(f"{name}={value}" for name, value in setting.items())
+def named(backend: str, setting: Mapping[str, Json]) -> str:
+    """Return the backend and its setting as text, `hnsw m=32 ef=56`."""
+    return " ".join([backend, *(f"{name}={value}" for name, value in setting.items())])

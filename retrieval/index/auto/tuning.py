@@ -1,28 +1,25 @@
 """Choose an index by measurement: `retr index --backend auto`.
 
-Candidates of every backend are built over a sample of the rows. Each is searched with queries that
-are not in the sample, with the least effort that reaches the target recall. The candidate that is
-expected to be fastest over all rows is then built over all rows. Its effort is set and checked
-there.
+Candidates of every backend are built over samples of the rows; see `halving`. Each is searched with
+queries that are not in the sample, with the least effort that reaches the target recall. The
+candidates that are expected to be the fastest are then built over all rows, where their effort is
+set and checked.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import cast
 
 from retrieval.choices import choice
-from retrieval.contracts import Indexer, Metric, Tunable, Vectors
+from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.hits import InMemory
-from retrieval.index.auto.measuring import Stage, TuningQueries
-from retrieval.index.auto.sampling import Progress, SampleResult, sample_results
-from retrieval.index.auto.trials import Target, Trial, Tuning, reason_of, unreached
+from retrieval.index.auto.budget import Budget
+from retrieval.index.auto.final import best_of, exact_search
+from retrieval.index.auto.halving import Progress, Trials
+from retrieval.index.auto.measuring import TuningQueries
+from retrieval.index.auto.trials import Target, Tuning, reason_of
 from retrieval.index.build import check_target, locked_build, unwritten_facts, write_index
 from retrieval.index.folder import IndexFacts
 from retrieval.index.row_tables import RowTables
-from retrieval.registry import make_indexer
 from retrieval.storage.places import Place
 from retrieval.storage.sets.compatible import check_same_encoder, common_facts, read_all
 from retrieval.storage.sets.embeddings import Embeddings
@@ -39,6 +36,7 @@ def build_best(
     metric: Metric | str | None = None,
     queries: Embeddings | Vectors | None = None,
     seed: int = 0,
+    budget: float | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[IndexFacts, Tuning]:
     """Build the fastest index over the embeddings that reaches the target, in `folder`.
@@ -47,11 +45,20 @@ def build_best(
         encoder; None to hold out rows of the sets as queries.
     seed: random seed. Times differ between runs, so that another run may choose another of several
         candidates that are equally fast.
+    budget: seconds for trials and the build. What cannot be built in this time is not chosen,
+        unless nothing can. None for a minute, or more if the fastest index takes longer to build.
+
+    Ctrl+C ends the trials: what is the best so far is built. Before anything has reached the
+    target, and during the build, it raises KeyboardInterrupt.
 
     Raises the errors of `build_index`; Mismatch for queries of another encoder, and for queries
-    that are the rows themselves; BadInput, which names the best candidate, if no candidate reaches
-    the target. After an error, an index in `folder` is unchanged.
+    that are the rows themselves; BadInput for a budget of 0 or less, and, with the name of the best
+    candidate, if no candidate reaches the target. After an error, an index in `folder` is
+    unchanged.
     """
+    if budget is not None and not budget > 0:
+        raise BadInput(f"the budget is {budget:g} s; give a time above 0")
+    clock = Budget(budget)
     metric = None if metric is None else choice(Metric, metric)
     encoder = common_facts(sets)
     metric = metric or sets[0].facts.metric
@@ -62,76 +69,34 @@ def build_best(
     given = queries.vectors() if isinstance(queries, Embeddings) else queries
     asked = TuningQueries.of(vectors, given, seed)
     with locked_build(folder) as partial:
-        found = SampleResult([], [], [("exact", make_indexer("exact", {"metric": metric}))])
-        reason = f"{len(vectors):,} rows are few: exact search, without trials"
+        trials = Trials(vectors, asked, metric, target, partial, clock, progress)
         few = vectors.size <= EXACT_MAX_NUMBERS
-        if not few:
-            (found,) = sample_results(vectors, asked, metric, [target], seed, partial, progress)
-        checked: list[Trial] = []
-        stage = Stage.of(vectors, asked, metric, target.k, len(vectors), None)
-        chosen = _first_that_fits(stage, found, target, partial, checked, progress)
-        if chosen is None:
-            raise BadInput(unreached(checked or found.trials, target))
+        chosen, checked = (
+            exact_search(trials) if few else best_of(trials, trials.over_samples(seed))
+        )
         whole = partial / "whole"
         whole.mkdir()
-        index = chosen.indexer.load(chosen.folder)
-        facts = unwritten_facts(chosen.backend, chosen.indexer, index, sets)
+        index = chosen.chosen.load(chosen.folder)
+        facts = unwritten_facts(chosen.backend, chosen.chosen, index, sets)
         built = write_index(
             whole, folder, index, RowTables.of(rows, sets), facts, InMemory(vectors)
         )
-    if not few:
-        reason = reason_of(checked, target)
+    reason = reason_of(checked, target, clock.notes)
+    if few:
+        reason = f"{len(vectors):,} rows are few: exact search, without trials"
     tuning = Tuning(
-        target, seed, len(asked), asked.held_out, found.trials, found.failed, checked, reason
+        target=target,
+        seed=seed,
+        queries=len(asked),
+        held_out=asked.held_out,
+        trials=trials.measured,
+        failed=trials.failed,
+        checked=checked,
+        reason=reason,
+        budget=budget,
+        seconds=clock.elapsed,
     )
     return built, tuning
-
-
-def tried(
-    vectors: Vectors, metric: Metric | str, targets: Sequence[Target], *, seed: int = 0
-) -> list[list[tuple[str, Indexer]]]:
-    """Return, for each target, the backends and their options that reach it, the best first.
-
-    All targets have the same k. Candidates are measured over samples, with held-out rows as
-    queries. Each candidate is built once for all targets.
-    """
-    metric = choice(Metric, metric)
-    asked = TuningQueries.of(vectors, None, seed)
-    with TemporaryDirectory(prefix="retr-auto-") as folder:
-        found = sample_results(vectors, asked, metric, targets, seed, Path(folder), lambda _: None)
-    return [each.ranked for each in found]
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The candidate that reached the target over all rows, and the folder of its files."""
-
-    backend: str
-    indexer: Indexer
-    folder: Path
-
-
-def _first_that_fits(
-    stage: Stage,
-    found: SampleResult,
-    target: Target,
-    partial: Path,
-    checked: list[Trial],
-    progress: Progress,
-) -> _Chosen | None:
-    """Build the candidates over all rows, the best first, until one reaches the target.
-
-    checked: each trial over all rows is appended.
-    """
-    for backend, indexer in found.ranked:
-        progress(f"{backend} over all {len(stage.vectors):,} rows")
-        place = partial / str(len(checked))
-        place.mkdir()
-        trial, chosen = stage.checked(backend, cast(Tunable, indexer), place, target)
-        checked.append(trial)
-        if not trial.verdict:
-            return _Chosen(backend, chosen, place)
-    return None
 
 
 def _check_queries(queries: Embeddings, encoder: EncoderFacts, sets: Sequence[Embeddings]) -> None:
