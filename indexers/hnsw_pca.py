@@ -64,6 +64,7 @@ class HnswPca:
     ef: candidates kept while a query walks, whose vectors are then compared; more cost time and
     raise recall. None for 128, or for more if the build finds that queries need more; see
     `indexers.graph.effort`.
+    mapped: read vectors from the file when they are compared, so that they may be more than memory.
     build_threads: threads of the build; 0 for all cores. The graph does not depend on them.
 
     Inner products have the graph that finds more of them in a sample; see
@@ -79,8 +80,9 @@ class HnswPca:
     m: int = 16
     ef_construction: int = 128
     ef: int | None = None
+    mapped: bool = False
     build_threads: int = 0
-    search_options: ClassVar[frozenset[str]] = frozenset({"ef"})
+    search_options: ClassVar[frozenset[str]] = frozenset({"ef", "mapped"})
 
     def __post_init__(self) -> None:
         resolve_options(self)
@@ -103,7 +105,7 @@ class HnswPca:
         return [[replace(self, ef=ef) for ef in EFFORTS]]
 
     def apply(self, index: Index) -> None:
-        """Set `ef`; None leaves it as it is."""
+        """Set `ef`; None leaves it as it is. `mapped` is for `load`."""
         index = inside(index)
         assert isinstance(index, HnswPcaIndex)
         if self.ef is not None:
@@ -160,7 +162,7 @@ class HnswPca:
 
     def load_graph(self, folder: Path) -> "HnswPcaIndex":
         """Load the graph of this metric."""
-        flat, codes, coding, layers = layers_file.load(folder, self.metric)
+        flat, codes, coding, layers = layers_file.load(folder, self.metric, self.mapped)
         return HnswPcaIndex(flat, codes, coding, layers, self, Copies.load(folder, len(codes)))
 
 
@@ -218,6 +220,10 @@ class HnswPcaIndex:
         vectors = prepared(checked_additions(vectors, self.dim, metric), metric)
         copies = self.copies.joined([self.vectors], vectors)
         vectors = vectors[copies.is_first[len(self) :]]
+        if self.settings.mapped:  # a mapped file has no room for more
+            mapped = self.flat
+            self.flat = faiss.IndexFlat(self.dim, mapped.metric_type)
+            self.flat.add(bridge.vectors_of(mapped))
         self.flat.add(vectors)
         new = self.coding.codes(_placed(vectors, self.coding))
         self.codes = np.concatenate([self.codes, new])

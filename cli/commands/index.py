@@ -72,7 +72,8 @@ class AutoTarget:
     budget: Annotated[
         str | None,
         typer.Option(
-            help="With --backend auto: maximum time for trials and the build, such as 60s or 5min. "
+            help="With --backend auto: maximum time for trials and the build, such as 60s or 5min; "
+            "checks over all rows take some seconds more. "
             "[default: a minute, or more if the fastest index takes longer to build]",
         ),
     ] = None

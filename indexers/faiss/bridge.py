@@ -140,15 +140,20 @@ def reason(problem: Exception) -> str:
     return re.sub(r"^\w+::\w+: ?", "", said)
 
 
-def load(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> AnyIndex:
-    """Load the index in `FILE`. Raises BadData if it is missing, damaged or of another kind."""
+def load(
+    folder: Path, kind: type[AnyIndex], metric: Metric | str, mapped: bool = False
+) -> AnyIndex:
+    """Load the index in `FILE`. Raises BadData if it is missing, damaged or of another kind.
+
+    mapped: read its arrays from the file when they are used, as memory-mapped pages.
+    """
     metric = choice(Metric, metric)
     path = folder / FILE
     if not path.is_file():
         raise BadData(f"{path} not found; build the index again")
     try:
         with _bounded(path.stat().st_size), native_path(path) as name:
-            index = faiss.read_index(name)
+            index = faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except (RuntimeError, MemoryError) as problem:
         raise BadData(f"{path} is damaged ({reason(problem)}); build the index again") from None
     if not isinstance(index, kind) or index.metric_type != METRICS[metric]:
@@ -211,9 +216,11 @@ def _rows_fit(index: Any) -> bool:
     return bool(seen.all())
 
 
-def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> faiss.IndexRefineFlat:
+def load_refined(
+    folder: Path, kind: type[AnyIndex], metric: Metric | str, mapped: bool = False
+) -> faiss.IndexRefineFlat:
     """Load an index in `FILE` that refines one of this kind. Raises BadData; see `load`."""
-    index = load(folder, faiss.IndexRefineFlat, metric)
+    index = load(folder, faiss.IndexRefineFlat, metric, mapped)
     base = inside(index)
     if not isinstance(base, kind):
         raise BadData(

@@ -76,15 +76,18 @@ def save(
     bridge.save(index, folder)
 
 
-def load(folder: Path, metric: Metric | str) -> tuple[faiss.IndexFlat, Codes, Coding, Layers]:
+def load(
+    folder: Path, metric: Metric | str, mapped: bool
+) -> tuple[faiss.IndexFlat, Codes, Coding, Layers]:
     """Return the vectors, their codes and the graph in the folder.
 
-    metric: of the index; that of the file is what the graph compares vectors by.
+    metric: of the index; that of the file is what the graph compares vectors by. mapped: leave the
+    vectors in the file, as memory-mapped pages.
 
     Raises BadData for missing and damaged files.
     """
     metric = choice(Metric, metric)
-    index = bridge.load_refined(folder, faiss.IndexHNSW, graph_metric(metric))
+    index = bridge.load_refined(folder, faiss.IndexHNSW, graph_metric(metric), mapped)
     graph: Any = bridge.inside(index)
     path = folder / bridge.FILE
     layers = _layers(graph, path)

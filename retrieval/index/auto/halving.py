@@ -80,7 +80,9 @@ class Trials:
     def tried(self, stage: Stage, candidate: Candidate) -> Tried | None:
         """Return the trial of the candidate; None if it fails."""
         backend, indexer = candidate
-        name = named(backend, setting_of(indexer))
+        setting = setting_of(indexer).items()
+        build = {key: value for key, value in setting if key not in indexer.search_options}
+        name = named(backend, build)
         learned = f"; {self.best.trial.summary}" if self.best else ""
         self.progress(f"{name} over {len(stage.vectors):,} rows{learned}")
         place = self.folder / str(self.built)

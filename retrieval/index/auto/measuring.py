@@ -12,7 +12,7 @@ import numpy as np
 from retrieval.choices import choice, resolve_choices
 from retrieval.contracts import Index, Metric, Tunable, Vectors
 from retrieval.errors import BadInput
-from retrieval.index.auto.trials import BUILD_GROWTH, Target, Trial, Tried, setting_of, verdict_of
+from retrieval.index.auto.trials import Target, Trial, Tried, setting_of, verdict_of
 from retrieval.index.folder import options_of
 from retrieval.quality.metrics import index_recall_at
 from retrieval.quality.ranking import Distances, Rows, distances_of
@@ -132,7 +132,26 @@ class Stage:
         target: Target,
         patience: float = math.inf,
     ) -> Tried:
-        """Build the candidate in the folder, and measure it with the effort that it needs.
+        """Build the candidate in the folder, and return its trial; see `measured`."""
+        began = time.perf_counter() - _compile_seconds()
+        index = candidate.build(self.vectors)
+        build_seconds = time.perf_counter() - _compile_seconds() - began
+        index.save(folder)
+        del index  # users search an index that is loaded
+        index = candidate.load(folder)
+        return self.measured(backend, candidate, index, folder, build_seconds, target, patience)
+
+    def measured(
+        self,
+        backend: str,
+        candidate: Tunable,
+        index: Index,
+        folder: Path,
+        build_seconds: float,
+        target: Target,
+        patience: float = math.inf,
+    ) -> Tried:
+        """Return the trial of an index in the folder, with the effort that it needs.
 
         That is the fastest effort that reaches the target, else the most accurate that was
         measured. patience: no higher effort is measured than one that takes as many seconds a query
@@ -141,12 +160,6 @@ class Stage:
         Over all rows, half of the queries choose the effort. Then the effort rises until the other
         half reaches the target, too. The trial has the recall of the other half.
         """
-        began = time.perf_counter() - _compile_seconds()
-        index = candidate.build(self.vectors)
-        build_seconds = time.perf_counter() - _compile_seconds() - began
-        index.save(folder)
-        del index  # users search an index that is loaded
-        index = candidate.load(folder)
         half = len(self.queries) // 2
         whole = self.is_whole and half
         chooses, checks = (slice(0, half), slice(half, None)) if whole else (_EVERY, _EVERY)
@@ -200,7 +213,7 @@ class Stage:
             build_seconds=build_seconds,
             expected_seconds=seconds,
             expected_bytes=size * growth,
-            expected_build=build_seconds * growth**BUILD_GROWTH,
+            expected_build=build_seconds * growth,
         )
         if self.is_whole:
             trial = replace(trial, verdict=verdict_of(trial, target))

@@ -24,7 +24,7 @@ fastest over all rows."""
 
 OVERSTATED_BYTES = 2.5  # ratio by which a small sample may overstate the size of an index
 
-BUILD_GROWTH = 1.1  # power of the number of rows with which build time grows: about n log n
+BUILD_GROWTH = 1.1  # power of the number of rows with which the time to link rows grows
 
 
 @dataclass(frozen=True, slots=True)

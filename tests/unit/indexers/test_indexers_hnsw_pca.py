@@ -19,7 +19,7 @@ from indexers.exact import Exact
 from indexers.faiss import bridge
 from indexers.graph import distances, walk
 from indexers.hnsw_pca import HnswPca
-from retrieval.contracts import Metric, Vectors
+from retrieval.contracts import Growing, Metric, Vectors
 from retrieval.errors import BadData, BadInput
 
 METRICS = [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT]
@@ -333,3 +333,44 @@ def test_candidates_have_the_default_number_of_links_and_more() -> None:
         (32, None, None),
     ]
     assert HnswPca.candidates(Metric.MANHATTAN, 1000, 48, 0) == []
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
+def test_a_mapped_index_answers_from_its_file(metric: Metric, tmp_path: Path) -> None:
+    database, queries = parted(2000, 50)
+    HnswPca(metric).build(database).save(tmp_path)
+    loaded, mapped = HnswPca(metric).load(tmp_path), HnswPca(metric, mapped=True).load(tmp_path)
+    before, after = loaded.search(queries, 10), mapped.search(queries, 10)
+    np.testing.assert_array_equal(before.rows, after.rows)
+    np.testing.assert_array_equal(before.distances, after.distances)
+    more = queries[:5] * np.float32(0.9)
+    for index in (loaded, mapped):
+        assert isinstance(index, Growing)
+        index.add(more)
+    before, after = loaded.search(more, 10), mapped.search(more, 10)
+    np.testing.assert_array_equal(before.rows, after.rows)
+    (tmp_path / "again").mkdir()
+    mapped.save(tmp_path / "again")
+    again = HnswPca(metric).load(tmp_path / "again")
+    np.testing.assert_array_equal(again.search(more, 10).rows, after.rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_mapped_index_takes_no_memory_for_its_vectors(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from indexers.hnsw_pca import HnswPca\n"
+        "def own():\n"
+        "    return int(Path('/proc/self/status').read_text().split('RssAnon:')[1].split()[0])\n"
+        "before = own()\n"
+        "index = HnswPca('euclidean', mapped=sys.argv[1] == 'mapped').load(Path(sys.argv[2]))\n"
+        "print(own() - before)\n"
+    )
+    database = np.random.default_rng(0).standard_normal((8000, 1024), dtype=np.float32)
+    HnswPca(Metric.EUCLIDEAN, axes=32, m=4, ef=10).build(database).save(tmp_path)
+    growth = {}
+    for how in ("mapped", "loaded"):
+        command = [sys.executable, "-c", script, how, str(tmp_path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        growth[how] = 1024 * int(done.stdout)
+    assert growth["loaded"] > database.nbytes
+    assert growth["mapped"] < growth["loaded"] - 0.9 * database.nbytes
