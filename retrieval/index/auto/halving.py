@@ -110,10 +110,11 @@ class Trials:
         return most is not None and most < ROOM_FACTOR * size
 
     def _patience(self, stage: Stage) -> float:
-        """Return the seconds a query after which a candidate is given up."""
-        if self.best is None or stage.is_whole:
+        """Return the seconds a query after which a candidate of this sample is given up."""
+        best = self.best
+        if best is None or best.trial.rows != len(stage.vectors) or stage.is_whole:
             return math.inf
-        return HOPELESS_RATIO * self.best.batch_seconds
+        return HOPELESS_RATIO * best.batch_seconds
 
     def over_samples(self, seed: int) -> list[Tried]:
         """Return the candidates that may meet the target over all rows, the best first.

@@ -521,3 +521,19 @@ def test_every_backend_s_candidates_are_its_own(metric: Metric, dim: int) -> Non
                 }
                 assert changed <= candidate.search_options, "a rung needs another build"
             assert len({rung for ladder in ladders for rung in ladder}) == sum(map(len, ladders))
+
+
+def test_only_the_best_of_the_same_sample_makes_a_candidate_hopeless(
+    database: Embeddings, tmp_path: Path
+) -> None:
+    _, rows = database.read()
+    asked = measuring.TuningQueries.of(rows, None, 0)
+    run = halving.Trials(
+        rows, asked, Metric.EUCLIDEAN, Target(), tmp_path, Budget(), lambda _: None
+    )
+    small = run.stage(1000, np.random.default_rng(0))
+    assert run._patience(small) == float("inf")
+    run.best = tried_of("a", 2.0)  # over 1,000 rows
+    assert run._patience(small) == 8.0
+    assert run._patience(run.stage(500, np.random.default_rng(0))) == float("inf")
+    assert run._patience(run.stage(ROWS, None)) == float("inf")

@@ -1,6 +1,11 @@
 """Codes of vectors, and the graph of them."""
 
 import json
+import os
+import platform
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,3 +166,24 @@ def test_damaged_codes_are_refused(changed: dict[str, Any], message: str, tmp_pa
     (tmp_path / FILE).write_text(json.dumps({**facts, **changed}))
     with pytest.raises(BadData, match=message):
         indexer.load(tmp_path)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for AVX-512")
+def test_codes_are_compared_in_whole_registers() -> None:
+    script = (
+        "from numba import njit, types\n"
+        "import retrieval.runtime.numba\n"
+        "from indexers.graph.distances import squared_difference\n"
+        "between = njit(lambda point, codes, row: squared_difference(point, codes, row))\n"
+        "between.compile((types.int16[::1], types.int8[:, ::1], types.int64))\n"
+        "print(*between.inspect_asm().values())\n"
+    )
+    target = {"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | target,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(r"vpsubw.*%zmm", done.stdout)
