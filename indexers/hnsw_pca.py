@@ -163,13 +163,17 @@ class HnswPca:
     def load_graph(self, folder: Path) -> "HnswPcaIndex":
         """Load the graph of this metric."""
         flat, codes, coding, layers = layers_file.load(folder, self.metric, self.mapped)
-        return HnswPcaIndex(flat, codes, coding, layers, self, Copies.load(folder, len(codes)))
+        copies = Copies.load(folder, len(codes))
+        index = HnswPcaIndex(flat, codes, coding, layers, self, copies)
+        index.is_mapped = self.mapped
+        return index
 
 
 class HnswPcaIndex:
     """Distinct vectors, their codes, and the graph that links them; `copies` has the rows of each.
 
-    flat: faiss's index of the vectors, which are used in place.
+    flat: faiss's index of the vectors, which are used in place. is_mapped: whether they lie in the
+    file.
     """
 
     def __init__(
@@ -189,6 +193,7 @@ class HnswPcaIndex:
         self.ef = settings.ef or DEFAULT_EF
         self.copies = copies
         self.dim = int(flat.d)
+        self.is_mapped = False
         self.tags: list[NDArray[np.uint8]] = []
         self._prepare()
 
@@ -220,10 +225,11 @@ class HnswPcaIndex:
         vectors = prepared(checked_additions(vectors, self.dim, metric), metric)
         copies = self.copies.joined([self.vectors], vectors)
         vectors = vectors[copies.is_first[len(self) :]]
-        if self.settings.mapped:  # a mapped file has no room for more
-            mapped = self.flat
-            self.flat = faiss.IndexFlat(self.dim, mapped.metric_type)
-            self.flat.add(bridge.vectors_of(mapped))
+        if self.is_mapped:  # a mapped file has no room for more
+            flat: Any = faiss.IndexFlat(self.dim, self.flat.metric_type)
+            bridge.reserve(flat.codes, (self.rows + len(vectors)) * flat.code_size)
+            flat.add(self.vectors)
+            self.flat, self.is_mapped = flat, False
         self.flat.add(vectors)
         new = self.coding.codes(_placed(vectors, self.coding))
         self.codes = np.concatenate([self.codes, new])

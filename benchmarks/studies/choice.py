@@ -27,8 +27,8 @@ RECALLS = (0.9, 0.95, 0.99)
 COMPARED = 4  # candidates that are timed in turns with the choice
 ROUNDS = 7
 
-Built = dict[Candidate, tuple[Index, float]]
-"""The index of each candidate, and the seconds that its build took."""
+Built = dict[Candidate, tuple[Index, Path, float]]
+"""The index of each candidate, its folder, and the seconds that its build took."""
 
 
 def compare(
@@ -56,7 +56,7 @@ def compare(
         stage = trials.stage(len(vectors), None)
         built = _built(vectors, metric, folder)
         for target, best, seconds in chosen:
-            found.append(_compared(stage, target, best, built, folder) | {"seconds": seconds})
+            found.append(_compared(stage, target, best, built) | {"seconds": seconds})
             print(json.dumps(found[-1]), flush=True)
     return found
 
@@ -69,17 +69,16 @@ def _built(vectors: Vectors, metric: Metric, folder: Path) -> Built:
         place = folder / f"candidate-{len(built)}"
         place.mkdir()
         candidate.build(vectors).save(place)
-        built[backend, candidate] = candidate.load(place), time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        built[backend, candidate] = candidate.load(place), place, seconds
     return built
 
 
-def _compared(
-    stage: Stage, target: Target, best: Tried, built: Built, folder: Path
-) -> dict[str, Json]:
+def _compared(stage: Stage, target: Target, best: Tried, built: Built) -> dict[str, Json]:
     """Return the choice, the best candidate, and the median ratio of their times."""
     trials = [
         stage.measured(backend, candidate, index, folder, seconds, target)
-        for (backend, candidate), (index, seconds) in built.items()
+        for (backend, candidate), (index, folder, seconds) in built.items()
     ]
     own = best.chosen.load(best.folder)
     rivals = ranked_trials(trials, target)[:COMPARED]
@@ -87,7 +86,7 @@ def _compared(
     for _ in range(ROUNDS):
         times.setdefault("auto", []).append(stage.timed(own, target.batches)[0])
         for rival in rivals:
-            index, _ = built[rival.key]
+            index, *_ = built[rival.key]
             rival.chosen.apply(index)
             name = named(rival.backend, rival.trial.setting)
             times.setdefault(name, []).append(stage.timed(index, target.batches)[0])

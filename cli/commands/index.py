@@ -73,7 +73,7 @@ class AutoTarget:
         str | None,
         typer.Option(
             help="With --backend auto: maximum time for trials and the build, such as 60s or 5min; "
-            "checks over all rows take some seconds more. "
+            "checks over all rows take some seconds more.  "
             "[default: a minute, or more if the fastest index takes longer to build]",
         ),
     ] = None

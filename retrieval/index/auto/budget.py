@@ -44,7 +44,7 @@ class Budget:
     def is_spent(self) -> bool:
         """Return whether no time is left for trials, but for the build."""
         if not self.ended and self.left < self.needed:
-            self.end("to leave time for the build" if self.needed else "to keep to the budget")
+            self.end("to leave time for the build")
         return self.ended
 
     def end(self, why: str) -> None:

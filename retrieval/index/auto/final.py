@@ -1,6 +1,8 @@
 """Build the best candidates over all rows, and choose among them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from shutil import rmtree
 from typing import cast
 
 from retrieval.contracts import Tunable
@@ -24,10 +26,11 @@ def best_of(trials: Trials, ranked: Sequence[Tried]) -> tuple[Tried, list[Trial]
     stage = trials.stage(len(trials.vectors), None)
     contenders: list[Tried] = []
     missed: list[Trial] = []
-    close = close_to_best(ranked)
+    close = close_to_best(ranked_trials(ranked, trials.target) or ranked)
     for each in _in_time(trials, ranked):
-        in_time = trials.budget.allows(each.trial.expected_build)
-        if contenders and not (each in close and in_time and len(contenders) < MAX_CONTENDERS):
+        if contenders and (trials.interrupted or len(contenders) == MAX_CONTENDERS):
+            break
+        if contenders and (each not in close or each.trial.expected_build > trials.budget.left):
             continue
         try:
             tried = trials.tried(stage, each.key)
@@ -35,21 +38,23 @@ def best_of(trials: Trials, ranked: Sequence[Tried]) -> tuple[Tried, list[Trial]
             if not contenders:
                 raise
             break
-        if tried is None:
-            continue
-        if tried.trial.verdict:
+        if tried is not None and tried.trial.verdict:
             missed.append(tried.trial)
-            continue
-        contenders.append(tried)
-        trials.best = contenders[0]
+            rmtree(tried.folder)
+        elif tried is not None:
+            contenders.append(tried)
+            trials.best = contenders[0]
     if not contenders:
         problem = unreached(missed or trials.measured, trials.failed, trials.target)
         raise BadInput("; ".join([problem, *trials.budget.notes]))
-    for _ in range(COMPARISONS if len(contenders) > 1 else 0):
-        contenders = [
-            each.no_slower_than(*stage.timed(each.chosen.load(each.folder), trials.target.batches))
-            for each in contenders
-        ]
+    with suppress(KeyboardInterrupt):
+        for _ in range(COMPARISONS if len(contenders) > 1 else 0):
+            contenders = [
+                each.no_slower_than(
+                    *stage.timed(each.chosen.load(each.folder), trials.target.batches)
+                )
+                for each in contenders
+            ]
     best, *others = ranked_trials(contenders, trials.target)
     return best, [*missed, *(each.trial for each in others), best.trial]
 

@@ -55,7 +55,7 @@ class Trials:
     """Builds and measures candidates.
 
     measured: the trials over samples, in their order. failed: the candidates that could not be
-    measured, with the error. best: the best candidate so far.
+    measured, with the error. broken: the same candidates. best: the best candidate so far.
     """
 
     vectors: Vectors
@@ -67,8 +67,10 @@ class Trials:
     progress: Progress
     measured: list[Trial] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    broken: set[Candidate] = field(default_factory=set)
     best: Tried | None = None
     built: int = 0
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         resolve_choices(self)
@@ -89,13 +91,15 @@ class Trials:
         place.mkdir()
         self.built += 1
         try:
-            return stage.tried(backend, indexer, place, self.target, self._patience(stage))
+            tried = stage.tried(backend, indexer, place, self.target, self._patience(stage))
         except (RetrError, RuntimeError, MemoryError) as problem:
             self.failed.append(f"{name}: {problem}")
+            self.broken.add(candidate)
+            shutil.rmtree(place)
             return None
-        finally:
-            if not stage.is_whole:
-                shutil.rmtree(place)
+        if not stage.is_whole:
+            shutil.rmtree(place)
+        return tried
 
     def _has_slow_sibling(self, backend: str, found: Sequence[Tried]) -> bool:
         """Return whether all trials of the backend reach the target, but far too slowly."""
@@ -135,6 +139,7 @@ class Trials:
             except KeyboardInterrupt:
                 if self.best is None:
                     raise
+                self.interrupted = True
                 self.budget.end("by Ctrl+C")
             rounds.append(found)
             hopeful = hopeful_trials(self._in_budget(found), self.target)
@@ -142,10 +147,11 @@ class Trials:
             kept = hopeful if is_first and self._lacks_memory() else better_half(hopeful)
             left = [each.key for each in kept]
         ranked: list[Tried] = []
+        later: set[Candidate] = set()
         for found in reversed(rounds):  # the later the round, the better its candidates
-            known = {each.key for each in ranked}
-            ranked += hopeful_trials([each for each in found if each.key not in known], self.target)
-        return ranked
+            ranked += hopeful_trials([each for each in found if each.key not in later], self.target)
+            later |= {each.key for each in found}
+        return [each for each in ranked if each.key not in self.broken]
 
     def _round(
         self,

@@ -171,9 +171,13 @@ def better_half(ranked: Sequence[Tried]) -> list[Tried]:
 
 
 def close_to_best(ranked: Sequence[Tried]) -> list[Tried]:
-    """Return those that may prove to be the fastest over all rows."""
-    most = CLOSE_RATIO * min((each.trial.expected_seconds for each in ranked), default=0)
-    return [each for each in ranked if each.trial.expected_seconds <= most]
+    """Return those of the first one's sample that may prove to be the fastest over all rows.
+
+    Times that are extrapolated from different samples cannot be compared.
+    """
+    same = [each for each in ranked if each.trial.rows == ranked[0].trial.rows]
+    most = CLOSE_RATIO * min((each.trial.expected_seconds for each in same), default=0)
+    return [each for each in same if each.trial.expected_seconds <= most]
 
 
 def is_slow(trial: Trial, ranked: Sequence[Tried]) -> bool:
@@ -278,7 +282,7 @@ def reason_of(checked: Sequence[Trial], target: Target, notes: Sequence[str]) ->
     reason += f"{EQUAL_TIME_RATIO - 1:.0%} of it and smaller"
     missed = ", ".join(f"{each.backend} ({each.verdict})" for each in checked if each.verdict)
     if missed:
-        reason += f"; what came before it on the sample did not do over all rows: {missed}"
+        reason += f"; not enough over all rows: {missed}"
     return "; ".join([reason, *notes])
 
 

@@ -45,8 +45,9 @@ def build_best(
         encoder; None to hold out rows of the sets as queries.
     seed: random seed. Times differ between runs, so that another run may choose another of several
         candidates that are equally fast.
-    budget: seconds for trials and the build. What cannot be built in this time is not chosen,
-        unless nothing can. None for a minute, or more if the fastest index takes longer to build.
+    budget: seconds for trials and the build. What cannot be built in this time is built only if
+        nothing else reaches the target. None for a minute, or more if the fastest index takes
+        longer to build.
 
     Ctrl+C ends the trials: what is the best so far is built. Before anything has reached the
     target, and during the build, it raises KeyboardInterrupt.
@@ -58,7 +59,6 @@ def build_best(
     """
     if budget is not None and not budget > 0:
         raise BadInput(f"the budget is {budget:g} s; give a time above 0")
-    clock = Budget(budget)
     metric = None if metric is None else choice(Metric, metric)
     encoder = common_facts(sets)
     metric = metric or sets[0].facts.metric
@@ -68,6 +68,7 @@ def build_best(
     rows, vectors = read_all(sets)
     given = queries.vectors() if isinstance(queries, Embeddings) else queries
     asked = TuningQueries.of(vectors, given, seed)
+    clock = Budget(budget)
     with locked_build(folder) as partial:
         trials = Trials(vectors, asked, metric, target, partial, clock, progress)
         few = vectors.size <= EXACT_MAX_NUMBERS

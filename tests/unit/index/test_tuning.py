@@ -323,6 +323,9 @@ def test_the_better_half_goes_on_without_those_that_are_far_slower() -> None:
     some = [tried_of("a", 1.0), tried_of("b", 1.1), tried_of("c", 1.2)]
     assert len(trials.better_half(some)) == 3, "of few, no half"
     assert trials.close_to_best([*first[:5], tried_of("b", 1.31)]) == first[:4]
+    other = replace(first[0], trial=replace(first[0].trial, rows=500, expected_seconds=0.5))
+    assert trials.close_to_best([*first[:5], other]) == first[:4], "of the same sample"
+    assert trials.close_to_best([]) == []
 
 
 def test_what_a_small_sample_overstates_is_not_given_up() -> None:
@@ -367,10 +370,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 def test_ctrl_c_ends_the_trials_and_the_best_so_far_is_built(
     database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_times(monkeypatch, {"exact": 3e-3, "hnsw": 1e-3, "ivf": 2e-3})
+    set_times(monkeypatch, {"exact": 1.1e-3, "hnsw": 1e-3, "ivf": 2e-3})
     interrupt(monkeypatch, at=2)
     facts, how = build_best([database], tmp_path / "index", Target(0.9))
     assert facts.backend == "hnsw"
+    assert [trial.backend for trial in how.checked] == ["hnsw"], "without a comparison"
     assert [trial.backend for trial in how.trials] == ["exact", "hnsw"]
     assert re.search(r"trials ended after \d+ s by Ctrl\+C$", how.reason)
 
@@ -397,6 +401,25 @@ def test_ctrl_c_over_all_rows_keeps_what_is_built(
         return
     facts, how = build_best([database], tmp_path / "index", Target(0.9))
     assert (facts.backend, [trial.backend for trial in how.checked]) == ("hnsw", ["hnsw"])
+
+
+def test_ctrl_c_in_the_comparison_keeps_what_is_built(
+    database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_times(monkeypatch, {"exact": 3e-3, "hnsw": 1e-3, "ivf": 1.2e-3})
+    timed = measuring.Stage.timed
+    over_all: list[object] = []
+
+    def pressed(stage: Any, *given: Any) -> Any:
+        over_all.extend([None] * stage.is_whole)
+        if len(over_all) == 3:  # two builds are timed before
+            raise KeyboardInterrupt
+        return timed(stage, *given)
+
+    monkeypatch.setattr(measuring.Stage, "timed", pressed)
+    facts, how = build_best([database], tmp_path / "index", Target(0.9))
+    assert facts.backend == "hnsw"
+    assert [trial.backend for trial in how.checked] == ["ivf", "hnsw"]
 
 
 def slow_builds(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
@@ -431,6 +454,66 @@ def test_what_takes_longer_than_the_budget_is_not_built(
     assert "trials ended after 0 s" in how.reason
     with pytest.raises(BadInput, match="budget is 0 s; give a time above 0"):
         build_best([database], tmp_path / "index", Target(0.9), budget=0)
+
+
+@pytest.mark.parametrize(("budget", "built"), [(100, ["hnsw"]), (200, ["ivf", "hnsw"])])
+def test_a_rival_is_built_only_in_the_time_that_is_left(
+    database: Embeddings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: float,
+    built: list[str],
+) -> None:
+    set_times(monkeypatch, {"exact": 3e-3, "hnsw": 1e-3, "ivf": 1.2e-3})
+    slow_builds(monkeypatch, {"exact": 0.0, "hnsw": 80.0, "ivf": 60.0})
+    tried = measuring.Stage.tried
+
+    def spend(stage: Any, *given: Any) -> Any:
+        found = tried(stage, *given)
+        if stage.is_whole:
+            clocks[-1].began -= found.trial.expected_build
+        return found
+
+    clocks: list[Budget] = []
+    monkeypatch.setattr(
+        tuning, "Budget", lambda *given: clocks.append(Budget(*given)) or clocks[-1]
+    )
+    monkeypatch.setattr(measuring.Stage, "tried", spend)
+    _, how = build_best([database], tmp_path / "index", Target(0.9), budget=budget)
+    assert [trial.backend for trial in how.checked] == built
+
+
+def test_rounds_over_growing_samples(
+    database: Embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halving, "FIRST_ROWS", 300)
+    monkeypatch.setattr(trials, "MIN_KEPT", 2)
+    set_times(monkeypatch, {"exact": 1e-3, "hnsw": 1e-3, "ivf": 1.2e-3})
+    tried = measuring.Stage.tried
+
+    def missing(stage: Any, backend: str, *given: Any) -> Any:
+        found = tried(stage, backend, *given)
+        if backend == "ivf" and len(stage.vectors) == 1200:
+            return replace(found, trial=replace(found.trial, recall=0.5))
+        return found
+
+    monkeypatch.setattr(measuring.Stage, "tried", missing)
+    _, how = build_best([database], tmp_path / "index", Target(0.9))
+    rows = [(trial.backend, trial.rows) for trial in how.trials]
+    # Exact search is expected to take ten times as long over ten times the rows.
+    assert rows[:3] == [("exact", 300), ("hnsw", 300), ("ivf", 300)]
+    assert sorted(rows[3:]) == [("hnsw", 1200), ("ivf", 1200)]
+    assert [trial.backend for trial in how.checked] == ["hnsw"]
+
+    def broken(stage: Any, backend: str, *given: Any) -> Any:
+        if backend == "hnsw" and len(stage.vectors) == 1200:
+            raise MemoryError("no room")
+        return tried(stage, backend, *given)
+
+    monkeypatch.setattr(measuring.Stage, "tried", broken)
+    facts, how = build_best([database], tmp_path / "other", Target(0.9))
+    assert facts.backend == "ivf", "what failed over more rows is not built"
+    assert how.failed == ["hnsw m=4: no room"]
 
 
 def test_a_longer_build_must_promise_more() -> None:
