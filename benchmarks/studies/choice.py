@@ -110,9 +110,11 @@ def main() -> None:
     )
     parser.add_argument("--embeddings", type=Path, nargs=2, metavar=("QUERIES", "DATABASE"))
     parser.add_argument("--pixels", default="fashion-mnist", help="data set of gray images")
+    parser.add_argument("--recall", type=float, action="append", help="target; may be repeated")
     given = parser.parse_args()
     _, database, metric = embedded(*given.embeddings) if given.embeddings else pixels(given.pixels)
-    document = {"machine": machine.describe(), "targets": compare(database, metric)}
+    recalls = given.recall or RECALLS
+    document = {"machine": machine.describe(), "targets": compare(database, metric, recalls)}
     print(json.dumps(document, indent=2))
 
 
