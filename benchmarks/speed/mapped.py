@@ -48,7 +48,8 @@ def build(folder: Path, rows: int, dim: int, seed: int = 0) -> None:
 
 def opened(folder: Path, mapped: bool) -> dict[str, Json]:
     """Return the memory of this process, and milliseconds a query in a first and a second pass."""
-    queries, truth = np.load(folder / "queries.npy"), np.load(folder / "truth.npy")
+    queries = np.load(folder / "queries.npy", allow_pickle=False)
+    truth = np.load(folder / "truth.npy", allow_pickle=False)
     before = _memory()
     index = HnswPca(Metric.EUCLIDEAN, ef=64, mapped=mapped).load(folder)
     passes: list[Json] = []
