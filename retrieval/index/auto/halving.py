@@ -54,8 +54,8 @@ Progress = Callable[[str], None]
 class Trials:
     """Builds and measures candidates.
 
-    measured: the trials over samples, in their order. failed: the candidates that could not be
-    measured, with the error. broken: the same candidates. best: the best candidate so far.
+    measured: the trials over samples, in their order. errors: of the candidates that could not be
+    measured. best: the best candidate so far.
     """
 
     vectors: Vectors
@@ -66,14 +66,18 @@ class Trials:
     budget: Budget
     progress: Progress
     measured: list[Trial] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    broken: set[Candidate] = field(default_factory=set)
+    errors: dict[Candidate, str] = field(default_factory=dict)
     best: Tried | None = None
     built: int = 0
     interrupted: bool = False
 
     def __post_init__(self) -> None:
         resolve_choices(self)
+
+    @property
+    def failed(self) -> list[str]:
+        """Return the errors, each with the candidate's name."""
+        return [*self.errors.values()]
 
     def stage(self, rows: int, draw: np.random.Generator | None) -> Stage:
         """Return a sample of `rows` rows; see `Stage.of`."""
@@ -93,8 +97,7 @@ class Trials:
         try:
             tried = stage.tried(backend, indexer, place, self.target, self._patience(stage))
         except (RetrError, RuntimeError, MemoryError) as problem:
-            self.failed.append(f"{name}: {problem}")
-            self.broken.add(candidate)
+            self.errors[candidate] = f"{name}: {problem}"
             shutil.rmtree(place)
             return None
         if not stage.is_whole:
@@ -151,7 +154,7 @@ class Trials:
         for found in reversed(rounds):  # the later the round, the better its candidates
             ranked += hopeful_trials([each for each in found if each.key not in later], self.target)
             later |= {each.key for each in found}
-        return [each for each in ranked if each.key not in self.broken]
+        return [each for each in ranked if each.key not in self.errors]
 
     def _round(
         self,
