@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.suite import machine
-from indexers.hnsw_pca import HnswPca
-from retrieval.contracts import Json, Metric, Vectors
+from retrieval.contracts import Indexer, Json, Metric, Vectors
 from retrieval.quality.metrics import index_recall_at
 from retrieval.registry import make_indexer
 
 K = 10
+EF = 64
 QUERIES = 500
 BLOCK_ROWS = 20_000
 AXES, CLUSTERS = 96, 1000  # of the drawn vectors
@@ -40,7 +40,7 @@ def build(folder: Path, rows: int, dim: int, seed: int = 0) -> None:
     near = vectors[rng.choice(rows, QUERIES, replace=False)]
     queries = near + 0.1 * rng.standard_normal(near.shape, dtype=np.float32)
     folder.mkdir(parents=True)
-    HnswPca(Metric.EUCLIDEAN, ef=64).build(vectors).save(folder)
+    _index().build(vectors).save(folder)
     exact = make_indexer("exact", {"metric": Metric.EUCLIDEAN}).build(vectors)
     np.save(folder / "queries.npy", queries)
     np.save(folder / "truth.npy", exact.search(queries, K).distances)
@@ -51,7 +51,7 @@ def opened(folder: Path, mapped: bool) -> dict[str, Json]:
     queries = np.load(folder / "queries.npy", allow_pickle=False)
     truth = np.load(folder / "truth.npy", allow_pickle=False)
     before = _memory()
-    index = HnswPca(Metric.EUCLIDEAN, ef=64, mapped=mapped).load(folder)
+    index = _index(mapped=mapped).load(folder)
     passes: list[Json] = []
     for _ in range(2):
         began = time.perf_counter()
@@ -66,6 +66,10 @@ def opened(folder: Path, mapped: bool) -> dict[str, Json]:
         "milliseconds": [*passes],
         "recall": float(index_recall_at(found, truth.astype(np.float64), K).mean()),
     }
+
+
+def _index(**options: object) -> Indexer:
+    return make_indexer("hnsw-pca", {"metric": Metric.EUCLIDEAN, "ef": EF, **options})
 
 
 def _memory() -> int:
