@@ -54,6 +54,11 @@ MARGIN_QUANTILE = 0.999
 """Share of a query's neighbors whose estimated squared distance is at most `margin` times the true
 one of the last neighbor."""
 
+OUTLYING = 10.0
+"""Rows that are farther from the median than this factor on the quantile have no say in the center
+and the axes: one very long row could decide them alone."""
+
+MEDIAN_ROWS = 2_000
 DEFAULT_CORRELATION = 0.5  # with too few rows to measure it
 DEFAULT_MARGIN = 2.0
 LARGEST_MIDDLE = 8_000  # steps; with a longer rest, codes have none
@@ -107,6 +112,11 @@ class Coding:
         return int(self.turn.shape[0])
 
     @property
+    def integer(self) -> type[np.signedinteger[Any]]:
+        """Type of the integers of a code."""
+        return np.int8 if self.bits == 8 else np.int16
+
+    @property
     def axes(self) -> int:
         """Number of principal axes."""
         return int(np.count_nonzero(self.turn[:, :-1].any(axis=1)))
@@ -134,7 +144,7 @@ class Coding:
         scaled = turned / np.float64(self.step)
         reach = reaches(scaled, self.bits)[:, None]
         scaled *= np.minimum(1, LARGEST[self.bits] / np.maximum(reach, 1))
-        return np.rint(scaled).astype(np.int8 if self.bits == 8 else np.int16)
+        return np.rint(scaled).astype(self.integer)
 
     def points(self, queries: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return what codes are compared with (q, width), and offsets (q,) of squared distances.
@@ -330,10 +340,11 @@ class _Space:
     def of(cls, sample: Vectors, metric: Metric) -> "_Space":
         sample = sample[np.random.default_rng(0).permutation(len(sample))]
         kind = DISTANCE_OF_METRIC[metric]
+        typical = _without_outliers(sample)
         center = np.zeros(sample.shape[1], np.float32)
         if kind != INNER_PRODUCT:
-            center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-        centered = sample - center
+            center = typical.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centered = typical - center
         centered /= np.float32(np.abs(centered).max() or 1)  # squares may overflow float32
         spread = np.asarray(centered.T @ centered / len(centered), np.float64)
         return cls(sample, kind, center, np.linalg.eigh(spread)[1][:, ::-1])
@@ -363,6 +374,15 @@ class _Space:
             correlation=DEFAULT_CORRELATION,
             margin=DEFAULT_MARGIN,
         )
+
+
+def _without_outliers(sample: Vectors) -> Vectors:
+    """Return the rows of a sample (n, dim) in random order, without the few that are far out."""
+    differences = sample - np.median(sample[:MEDIAN_ROWS], axis=0)
+    squares = np.vecdot(differences, differences, dtype=np.float64)
+    far = np.quantile(squares, REACH_QUANTILE, method="lower")
+    typical = squares <= OUTLYING**2 * far
+    return sample if typical.all() else sample[typical]
 
 
 def width_of(numbers: int, bits: int) -> int:

@@ -1,5 +1,6 @@
 """A graph in layers and its codes, as an index of faiss: what `hnsw-pca` writes and reads.
 
+Whole vectors are in the same index, which refines by them; compact ones have a file of their own.
 Codes of 8 bits are faiss's QT_8bit_uniform. Codes of 16 bits are written as numbers in float32,
 because faiss has no such codes. faiss adds the square of a row's rest to its distance, as if that
 of the query were 0.
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.faiss import bridge
+from indexers.graph import vectors as vectors_file
 from indexers.graph.coding import (
     BITS,
     DISTANCE_OF_METRIC,
@@ -27,6 +29,7 @@ from indexers.graph.coding import (
 )
 from indexers.graph.distances import INNER_PRODUCT, MAX_CODE_LENGTH
 from indexers.graph.layers import Layers
+from indexers.graph.vectors import CompactVectors, RankedVectors, WholeVectors
 from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData
@@ -50,35 +53,44 @@ class _CodeFacts:
 
 
 def save(
-    folder: Path, vectors: faiss.IndexFlat, codes: Codes, coding: Coding, layers: Layers
+    folder: Path, vectors: RankedVectors, codes: Codes, coding: Coding, layers: Layers, metric: int
 ) -> None:
-    """Write index.faiss and `FILE`."""
-    graph = _graph(codes, coding, layers, vectors.metric_type)
-    base = faiss.IndexPreTransform(graph)
+    """Write index.faiss and `FILE`, and the file of compact vectors or none.
+
+    metric: faiss's, of the graph.
+    """
+    base = faiss.IndexPreTransform(_graph(codes, coding, layers, metric))
     base.ntotal = 0
-    turn: Any = faiss.LinearTransform(vectors.d, coding.width, True)
+    turn: Any = faiss.LinearTransform(vectors.dim, coding.width, True)
     faiss.copy_array_to_vector(np.ascontiguousarray(coding.turn[:, :-1]).ravel(), turn.A)
     offsets = np.zeros(coding.width, np.float32)
     if coding.has_rest:
         offsets[-1] = -coding.middle * coding.step
     faiss.copy_array_to_vector(offsets, turn.b)
-    centering: Any = faiss.CenteringTransform(vectors.d)
+    centering: Any = faiss.CenteringTransform(vectors.dim)
     faiss.copy_array_to_vector(coding.center, centering.mean)
     for transform in (turn, centering):
         transform.is_trained = True
         base.prepend_transform(transform)
-    index: Any = faiss.IndexRefineFlat(base)  # of no rows yet
-    _detached(index)
-    index.refine_index = vectors
-    index.ntotal = base.ntotal = vectors.ntotal
     facts = {each.name: getattr(coding, each.name) for each in fields(_CodeFacts)}
     write_json(folder / FILE, facts)
+    if isinstance(vectors, CompactVectors):
+        base.ntotal = len(vectors)
+        vectors.save(folder)
+        bridge.save(base, folder)
+        return
+    assert isinstance(vectors, WholeVectors)
+    (folder / vectors_file.FILE).unlink(missing_ok=True)
+    index: Any = faiss.IndexRefineFlat(base)  # of no rows yet
+    _detached(index)
+    index.refine_index = vectors.flat
+    index.ntotal = base.ntotal = len(vectors)
     bridge.save(index, folder)
 
 
 def load(
     folder: Path, metric: Metric | str, mapped: bool
-) -> tuple[faiss.IndexFlat, Codes, Coding, Layers]:
+) -> tuple[RankedVectors, Codes, Coding, Layers]:
     """Return the vectors, their codes and the graph in the folder.
 
     metric: of the index; that of the file is what the graph compares vectors by. mapped: leave the
@@ -87,12 +99,23 @@ def load(
     Raises BadData for missing and damaged files.
     """
     metric = choice(Metric, metric)
-    index = bridge.load_refined(folder, faiss.IndexHNSW, graph_metric(metric), mapped)
-    graph: Any = bridge.inside(index)
     path = folder / bridge.FILE
+    is_compact = (folder / vectors_file.FILE).is_file()
+    index: Any
+    if is_compact:
+        index = bridge.load(folder, faiss.IndexPreTransform, graph_metric(metric))
+    else:
+        index = bridge.load_refined(folder, faiss.IndexHNSW, graph_metric(metric), mapped)
+    graph = bridge.inside(index)
+    if not isinstance(graph, faiss.IndexHNSW):
+        raise BadData(f"{path} holds {type(graph).__name__}, no graph; build the index again")
     layers = _layers(graph, path)
-    codes, coding = _codes(index, graph, folder, metric)
-    return _detached(index), codes, coding, layers  # the rest of faiss's index is freed
+    base = index if is_compact else faiss.downcast_index(index.base_index)
+    codes, coding = _codes(base, graph, folder, metric)
+    if is_compact:
+        return CompactVectors.load(folder, len(codes), coding.center, mapped), codes, coding, layers
+    # The rest of faiss's index is freed.
+    return WholeVectors(_detached(index), mapped), codes, coding, layers
 
 
 def graph_metric(metric: Metric | str) -> Metric:
@@ -191,11 +214,11 @@ def _layers(graph: Any, path: Path) -> Layers:
     return Layers(links, levels.astype(np.uint8), upper, lines, entry)
 
 
-def _codes(index: Any, graph: Any, folder: Path, metric: Metric) -> tuple[Codes, Coding]:
+def _codes(base: Any, graph: Any, folder: Path, metric: Metric) -> tuple[Codes, Coding]:
     """Return the codes of the graph's rows, and how queries become codes."""
     kind = DISTANCE_OF_METRIC[metric]
     storage: Any = faiss.downcast_index(graph.storage)
-    matrix, center = _matrix(index, graph.d), _center(index)
+    matrix, center = _matrix(base, graph.d), _center(base)
     path = folder / FILE
     if not path.is_file():
         return _unnamed_codes(bridge.vectors_of(storage), matrix, kind)
@@ -253,25 +276,23 @@ def _unnamed_codes(
     return np.concatenate([coding.rounded(block(start)) for start in blocks]), coding
 
 
-def _matrix(index: Any, axes: int) -> NDArray[np.float32]:
+def _matrix(base: Any, axes: int) -> NDArray[np.float32]:
     """Return the matrix (axes, dim) onto the axes of faiss's index."""
-    base: Any = faiss.downcast_index(index.base_index)
     if not isinstance(base, faiss.IndexPreTransform):
-        return np.eye(axes, index.d, dtype=np.float32)
+        return np.eye(axes, base.d, dtype=np.float32)
     chain: Any = base.chain
     turn: Any = faiss.downcast_VectorTransform(chain.at(chain.size() - 1))
     return np.asarray(faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in))
 
 
-def _center(index: Any) -> NDArray[np.float32]:
+def _center(base: Any) -> NDArray[np.float32]:
     """Return the center (dim,) that faiss's index subtracts from vectors."""
-    base: Any = faiss.downcast_index(index.base_index)
     if isinstance(base, faiss.IndexPreTransform):
         chain: Any = base.chain
         first: Any = faiss.downcast_VectorTransform(chain.at(0))
         if isinstance(first, faiss.CenteringTransform):
             return np.asarray(faiss.vector_to_array(first.mean), np.float32)
-    return np.zeros(index.d, np.float32)
+    return np.zeros(base.d, np.float32)
 
 
 def _out_of_range(path: Path) -> BadData:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from indexers.graph.effort import DEFAULT_EF, EF_DEFAULTS, NEIGHBORS, RECALL_MARGIN, settle_ef
 from retrieval.contracts import Blocks, Growing, Hits, Index, Json, Mask, Metric, Rows, Vectors
-from retrieval.errors import BadData
+from retrieval.errors import BadData, BadInput
 from retrieval.hits import (
     Fetched,
     Found,
@@ -102,13 +102,22 @@ class LengthenedIndex:
         if longest <= self.longest:
             cast(Growing, self.inner).add(lengthened(vectors, self.longest))
             return
-        every = InMemory(np.concatenate([*self.stored(), vectors]))
+        stored = self.stored()
+        if stored is None:
+            raise BadInput(
+                f"a vector of length {longest:g} is longer than all {len(self):,} of the index, "
+                "which has only codes of them; build the index again with all vectors"
+            )
+        every = InMemory(np.concatenate([*stored, vectors]))
         self.inner = self.indexer.build_graph(_Lengthened(every, longest))
         self.longest = longest
 
-    def stored(self) -> Blocks:
-        """Return the vectors of all rows."""
-        fetch = cast(Fetched, cast(Any, self.inner).stored()).fetch
+    def stored(self) -> Blocks | None:
+        """Return the vectors of all rows, or None if the inner index has only codes of them."""
+        inner: Fetched | None = cast(Any, self.inner).stored()
+        if inner is None:
+            return None
+        fetch = inner.fetch
         return Fetched(len(self), self.dim, lambda rows: fetch(rows)[:, :-1])
 
     def save(self, folder: Path) -> None:

@@ -36,17 +36,37 @@ PREFETCHED_CANDIDATES = 3
 PREFETCHED_CODES = 8  # number of codes that are prefetched, where no walk is made
 
 
+@njit(inline=INLINE, boundscheck=False)
+def _placed(query: Any, origin: Any, kind: int) -> Any:
+    """Return the query's product with the origin of compact vectors; subtract it from the query if
+    distances are Euclidean.
+    """
+    product = np.float32(0)
+    for i in range(origin.shape[0]):
+        product += query[i] * origin[i]
+        if kind == EUCLIDEAN:
+            query[i] -= origin[i]
+    return product
+
+
 @njit(boundscheck=False, fastmath=REORDER_SUMS)
-def _between_vectors(query: Any, vectors: Any, row: int, kind: int) -> Any:
-    """Return the distance of the query and a vector, float32. Euclidean distances are squared."""
+def _between_vectors(
+    query: Any, vectors: Any, scales: Any, product: Any, row: int, kind: int
+) -> Any:
+    """Return the distance of the query and a vector, float32. Euclidean distances are squared.
+
+    scales: (n,) of compact vectors, or (0,). product: of the query and their origin, or 0.
+    """
+    scale = scales[row] if scales.shape[0] > 0 else np.float32(1)
     total = np.float32(0)
     if kind == EUCLIDEAN:
         for i in range(query.shape[0]):
-            difference = query[i] - vectors[row, i]
+            difference = query[i] - scale * np.float32(vectors[row, i])
             total += difference * difference
         return total
     for i in range(query.shape[0]):
-        total += query[i] * vectors[row, i]
+        total += query[i] * np.float32(vectors[row, i])
+    total = product + scale * total
     if kind == COSINE:  # rounding may take a cosine above 1
         return max(np.float32(1) - total, np.float32(0))
     return -total
@@ -220,6 +240,8 @@ def _scanned(kind: int, point: Any, codes: Any, candidates: Any, pool: Any) -> i
 def _ranked(
     query: Any,
     vectors: Any,
+    scales: Any,
+    product: Any,
     among: Any,
     pool: Any,
     kind: int,
@@ -252,7 +274,7 @@ def _ranked(
         row = (pool[place] & 0xFFFFFFFF) >> 1
         if among.shape[0] > 0 and not among[row]:
             continue
-        away = _between_vectors(query, vectors, row, kind)
+        away = _between_vectors(query, vectors, scales, product, row, kind)
         found = _kept(found, row, away, rows, distances)
     return found
 
@@ -267,6 +289,8 @@ def search(
     upper: Any,
     lines: Any,
     vectors: Any,
+    scales: Any,
+    origin: Any,
     among: Any,
     candidates: Any,
     tags: Any,
@@ -290,8 +314,9 @@ def search(
     column, both to be multiplied by `scale`. center: (dim,) if codes have the length of the rest as
     their last number, else (0,). codes: (n, width). links: (n, degree), neighbors in the lowest
     layer, then -1. upper: (u, m), neighbors in the other layers. lines: (n,) a row's first line in
-    `upper`. vectors: (n, dim), of length 1 for cosines. among: (n,) bool of rows that may be found,
-    or (0,) for all. candidates: (c,) rows whose codes are all compared in place of a walk, or (0,).
+    `upper`. vectors: (n, dim), of length 1 for cosines, or compact ones (n, width). scales, origin:
+    (n,) and (dim,), see `indexers.graph.vectors`, or (0,). among: (n,) bool of rows that may be
+    found, or (0,) for all. candidates: (c,) rows whose codes are all compared, or (0,) for a walk.
     tags: (n + 1,), zeros at first, for one call at a time. entry: first row of a walk. levels:
     number of layers above the lowest. kind: see `indexers.graph.distances`.
     correlation, middle, margin: see `Coding`. ef: candidates that a walk keeps.
@@ -324,28 +349,45 @@ def search(
         else:
             first = descended_by_differences(point, codes, upper, lines, entry, levels)
             size = walked_by_differences(point, codes, links, first, tags, tag, pool, unseen)
-        line, lengths = rows[number], distances[number]
+        product = _placed(query, origin, kind)
         found = _ranked(
-            query, vectors, among, pool[:size], kind, unit, offset, slack, margin, line, lengths
+            query,
+            vectors,
+            scales,
+            product,
+            among,
+            pool[:size],
+            kind,
+            unit,
+            offset,
+            slack,
+            margin,
+            rows[number],
+            distances[number],
         )
         short += found < k
-        _finished(found, kind, line, lengths)
+        _finished(found, kind, rows[number], distances[number])
     return short
 
 
-@compiled(
-    "void(float32[:, ::1], float32[:, ::1], int64[::1], int64, int64[:, ::1], float32[:, ::1])",
-    fastmath=REORDER_SUMS,
-)
+@compiled(fastmath=REORDER_SUMS)
 def compare(
-    queries: Any, vectors: Any, candidates: Any, kind: int, rows: Any, distances: Any
+    queries: Any,
+    vectors: Any,
+    scales: Any,
+    origin: Any,
+    candidates: Any,
+    kind: int,
+    rows: Any,
+    distances: Any,
 ) -> None:
     """Fill rows and distances as `search` does, with the nearest of all candidates."""
     query = np.empty(queries.shape[1], np.float32)
     for number in range(queries.shape[0]):
         scaled(queries[number], kind, query)
+        product = _placed(query, origin, kind)
         found = 0
         for row in candidates:
-            away = _between_vectors(query, vectors, row, kind)
+            away = _between_vectors(query, vectors, scales, product, row, kind)
             found = _kept(found, row, away, rows[number], distances[number])
         _finished(found, kind, rows[number], distances[number])

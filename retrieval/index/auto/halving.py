@@ -218,17 +218,17 @@ def candidates_of(
 ) -> list[Candidate]:
     """Return the candidates of every backend: the first one of each, then the second, and so on.
 
-    Exact search is the first. A backend with the attribute `saves_memory` has candidates only if
-    memory is short: they are smaller than the vectors, and slower or less accurate.
+    Exact search is the first. Candidates with the attribute `saves_memory` are for short memory
+    only: they are smaller than the vectors, and slower or less accurate.
     """
     metric = choice(Metric, metric)
     found: list[tuple[int, Candidate]] = []
     for name in sorted(indexer_names(), key=lambda name: (name != "exact", name)):
         plugin = indexer_plugin(name)
-        useful = lacks_memory or not getattr(plugin, "saves_memory", False)
-        if hasattr(plugin, "candidates") and useful:
+        if hasattr(plugin, "candidates"):
             found += [
                 (number, (name, candidate))
                 for number, candidate in enumerate(plugin.candidates(metric, rows, dim, seed))
+                if lacks_memory or not getattr(candidate, "saves_memory", False)
             ]
     return [candidate for _, candidate in sorted(found, key=lambda each: each[0])]
