@@ -209,6 +209,7 @@ def test_a_killed_worker_loses_no_shard(
     assert contents(tmp_path / "made") == contents(expected)
 
 
+@pytest.mark.slow
 def test_a_lost_node_loses_no_shard(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_lost_node_loses_no_shard(
     assert contents(tmp_path / "made") == contents(expected)
 
 
+@pytest.mark.slow
 def test_a_folder_that_changed_is_brought_up_to_date(
     cluster: Any, pictures: Path, tmp_path: Path
 ) -> None:
@@ -245,6 +247,7 @@ def test_a_folder_that_changed_is_brought_up_to_date(
     assert made == fresh
 
 
+@pytest.mark.slow
 def test_each_engine_resumes_the_run_of_the_other(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:
@@ -262,6 +265,7 @@ def test_each_engine_resumes_the_run_of_the_other(
         assert (folder / name).stat().st_ino == inode
 
 
+@pytest.mark.slow
 def test_shards_written_out_of_order_are_kept(
     cluster: Any, pictures: Path, expected: Path, tmp_path: Path
 ) -> None:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from retrieval.contracts import Growing, Hits, Index, Mask, Metric, Vectors
 from retrieval.registry import make_indexer
+from tests.examples import slow
 
 ROWS, DIM, QUERIES, K = 600, 24, 60, 10
 COPY_NOISES = (0.0, 1e-7, 1e-6)
-BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss", "milvus")
+BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss")
 MAX_RECALL_LOSS = 0.005
 
 
@@ -91,7 +92,7 @@ def with_copies(sizes: list[int], noise: float, seed: int) -> tuple[Vectors, Vec
 
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", [*BACKENDS, slow("milvus")])
 @settings(
     max_examples=5,
     deadline=None,

@@ -46,6 +46,7 @@ def test_embeddings_that_are_less_exact_than_asked_are_kept_with_a_warning(
     assert "they were encoded with precision balanced; name another folder with --out" in again.err
 
 
+@pytest.mark.slow
 def test_a_folder_without_changes_holds_no_race(retr: Retr, photos: Path, tmp_path: Path) -> None:
     given = ("encode", photos, "--out", tmp_path / "out", *ENCODER, "--precision", "fast")
     first = retr(*given)

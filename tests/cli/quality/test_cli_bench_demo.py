@@ -29,6 +29,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Retr:
     return retr
 
 
+@pytest.mark.slow
 def test_bench_without_a_test_split_holds_queries_out(digits: Retr) -> None:
     document = digits.json("bench", "--backend", "exact", "--backend", "hnsw", "--out", "report")
     assert document["data"]["counts"] == {"queries": 287, "database": 1150}
@@ -150,6 +151,7 @@ def test_demo_runs_on_digits_without_network(tmp_path: Path) -> None:
     assert again.document["official"]["map"] == document["official"]["map"]
 
 
+@pytest.mark.slow
 @pytest.mark.data("cifar10")
 def test_demo_finds_cifar10(tmp_path: Path) -> None:
     document = Retr(tmp_path).json("demo", "--encoder", "toy", "--limit", "400", "--out", "demo")

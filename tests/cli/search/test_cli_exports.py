@@ -129,6 +129,7 @@ def test_first_search_caches_the_network(retr: Retr, indexed: Path) -> None:
     check_alike(first, second)
 
 
+@pytest.mark.slow
 def test_torch_runs_searches_of_many_images(retr: Retr, indexed: Path) -> None:
     image = str(indexed / "0.png")
     outcome, imported = told(retr, "search", *[image] * (MAX_ONNX_IMAGES + 1), "-k", "1", "--json")
@@ -136,6 +137,7 @@ def test_torch_runs_searches_of_many_images(retr: Retr, indexed: Path) -> None:
     assert len(outcome.document) == MAX_ONNX_IMAGES + 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_a_warning(
     retr: Retr, indexed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def resident(process: subprocess.Popen[str]) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_many_clients_are_served_or_told_to_retry(
     service: tuple[subprocess.Popen[str], str], gallery: Gallery
 ) -> None:

@@ -141,6 +141,7 @@ optimizer = {name = "adamw", lr = 0.01}
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_row_for_each_combination(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_baseline_has_every_measure() -> None:
     assert {*ratios} == {*backends, "encode, siamese-quick", "retr --help", "evaluation"}
 
 
+@pytest.mark.slow
 def test_growth_is_measured_once_per_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from encoders.toy import Toy
 from retrieval.contracts import Images, Metric, Vectors
 from retrieval.embedding.encode import bring_up_to_date
 from retrieval.embedding.onnx_cache import NETWORK, export_folder, keep_export, open_export
-from retrieval.embedding.runtimes import choice, race
+from retrieval.embedding.runtimes import choice, decision, race
 from retrieval.embedding.runtimes.agreement import MAX_EXACT_ERROR, MAX_NOISE, deviation
 from retrieval.embedding.runtimes.choice import RunBy, runner_for
 from retrieval.embedding.runtimes.contract import Arithmetic, Precision, Run
@@ -202,23 +202,27 @@ def _no_race(*given: object) -> dict[str, float]:
 
 
 @pytest.mark.usefixtures("small_race")
-@pytest.mark.parametrize("change", ["damaged", "version", "processor", "cores"])
 def test_a_decision_of_another_time_is_not_used(
-    change: str, quick: Any, digits: Source, monkeypatch: pytest.MonkeyPatch
+    quick: Any, digits: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner_for(quick, digits)
     file = export_folder(quick.fingerprint) / "runtime-balanced-auto.json"
-    decided = json.loads(file.read_text())
+    text = file.read_text()
+    decided = json.loads(text)
     assert decided["precision"] == "balanced" and len(decided["rates"]) >= 2
-    if change == "damaged":
-        file.write_text(file.read_text().replace("float32", "int8"))
-    elif change == "version":
-        monkeypatch.setattr(type(open_runtime("onnx")), "version", "0")
-    elif change == "processor":
-        monkeypatch.setattr("retrieval.embedding.runtimes.decision.processor", lambda: "other")
-    else:
-        monkeypatch.setattr("retrieval.embedding.runtimes.decision.usable_cores", lambda: 99)
     monkeypatch.setattr(choice, "raced", _no_race)
+    runner_for(quick, digits)  # the decision holds
+    changes = [
+        (type(open_runtime("onnx")), "version", "0"),
+        (decision, "processor", lambda: "other"),
+        (decision, "usable_cores", lambda: 99),
+    ]
+    for place, name, value in changes:
+        with monkeypatch.context() as patch, pytest.raises(AssertionError, match="no race"):
+            patch.setattr(place, name, value)
+            runner_for(quick, digits)
+        file.write_text(text)
+    file.write_text(text.replace("float32", "int8"))
     with pytest.raises(AssertionError, match="no race"):
         runner_for(quick, digits)
 

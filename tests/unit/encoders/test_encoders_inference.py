@@ -12,6 +12,7 @@ from encoders.pretrained import PretrainedNetwork
 from retrieval.contracts import Framing, Metric
 from retrieval.errors import BadData, BadInput
 from retrieval.registry import open_encoder
+from tests.examples import slow
 from tests.made import photographs
 
 FRAMING = Framing(side=4)
@@ -117,7 +118,9 @@ def test_siamese_vectors_have_unit_length(name: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["siamese", "siamese-quick", "autoencoder", "autoencoder-10"])
+@pytest.mark.parametrize(
+    "name", [slow("siamese"), "siamese-quick", "autoencoder", "autoencoder-10"]
+)
 def test_bfloat16_gives_the_embeddings_of_float32(name: str) -> None:
     encoder = open_encoder(name, "cpu")
     assert isinstance(encoder, TorchEncoder)

@@ -243,6 +243,7 @@ def test_photographs_are_framed_for_the_model(
     assert open_encoder(str(tmp_path / "out"), "cpu").encode(pixels(2, 160)).shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_stopped_fine_tuning_ends_with_the_same_weights(
     published: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

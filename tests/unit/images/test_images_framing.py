@@ -143,6 +143,7 @@ print(*image.size, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "progressive", "reduced", "megabytes"),
     [

@@ -24,6 +24,7 @@ from retrieval.index.folder import GOOD_RECALL, RECALL, IndexFacts, open_index
 from retrieval.index.recall import K, measured_recall
 from retrieval.index.update import add_rows, delete_rows
 from retrieval.registry import indexer_names, make_indexer
+from tests.examples import slow
 from tests.made import embeddings
 
 QUERIES = 200
@@ -67,8 +68,19 @@ def recall_of(hits: Hits, queries: Vectors, vectors: Vectors, metric: Metric) ->
     return found / (K * len(queries))
 
 
-@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.INNER_PRODUCT])
-@pytest.mark.parametrize("data", [small_clusters, large_clusters, directions, classes])
+@pytest.mark.parametrize(
+    ("data", "metric"),
+    [
+        (small_clusters, Metric.EUCLIDEAN),
+        (large_clusters, Metric.INNER_PRODUCT),
+        slow(directions, Metric.EUCLIDEAN),
+        (classes, Metric.EUCLIDEAN),
+        slow(small_clusters, Metric.INNER_PRODUCT),
+        slow(large_clusters, Metric.EUCLIDEAN),
+        slow(directions, Metric.INNER_PRODUCT),
+        slow(classes, Metric.INNER_PRODUCT),
+    ],
+)
 @pytest.mark.parametrize("backend", sorted({*indexer_names()} - {"milvus"}))
 def test_defaults_find_neighbors_in_small_sets(
     backend: str, data: Callable[[int], Vectors], metric: Metric
@@ -81,7 +93,9 @@ def test_defaults_find_neighbors_in_small_sets(
         assert found >= 0.95, f"{found:.3f} of {rows} rows"
 
 
-@pytest.mark.parametrize("backend", indexer_names())
+@pytest.mark.parametrize(
+    "backend", [slow(name) if name in ("milvus", "vamana") else name for name in indexer_names()]
+)
 def test_defaults_find_neighbors_in_ten_thousand_rows(backend: str) -> None:
     everything = directions(10_000 + QUERIES)
     database, queries = everything[:10_000], everything[10_000:]

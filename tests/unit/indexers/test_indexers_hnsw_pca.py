@@ -203,6 +203,7 @@ for metric in ("cosine", "euclidean", "inner_product"):
 """
 
 
+@pytest.mark.slow
 def test_walk_has_the_same_hits_on_the_oldest_processors(tmp_path: Path) -> None:
     database, queries = parted(2000, 50)
     np.save(tmp_path / "queries.npy", queries)
@@ -328,10 +329,12 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
 
 def test_candidates_have_the_default_number_of_links_and_more() -> None:
     candidates = HnswPca.candidates(Metric.COSINE, 1000, 784, 0)
-    assert [(made.m, made.axes, made.bits) for made in candidates] == [
-        (16, None, None),
-        (32, None, None),
+    assert [(made.m, made.compact, made.saves_memory) for made in candidates] == [
+        (16, False, False),
+        (32, False, False),
+        (16, True, True),
     ]
+    assert {(made.axes, made.bits) for made in candidates} == {(None, None)}
     assert HnswPca.candidates(Metric.MANHATTAN, 1000, 48, 0) == []
 
 
@@ -355,6 +358,7 @@ def test_a_mapped_index_answers_from_its_file(metric: Metric, tmp_path: Path) ->
     np.testing.assert_array_equal(again.search(more, 10).rows, after.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_mapped_index_takes_no_memory_for_its_vectors(tmp_path: Path) -> None:
     script = (

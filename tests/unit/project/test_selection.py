@@ -8,6 +8,7 @@ import pytest
 import selection
 
 
+@pytest.mark.slow
 def test_each_module_has_a_few_test_files() -> None:
     for module in selection.modules():
         files = selection.selected(module)

@@ -89,6 +89,7 @@ def test_a_moved_encoder_is_the_same_encoder(trained: Path, tmp_path: Path) -> N
     assert open_encoder(str(moved)).fingerprint == open_encoder(str(trained)).fingerprint
 
 
+@pytest.mark.slow
 def test_mixed_images_count_by_the_labels_of_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +273,7 @@ def test_reconstructions_of_few_images(tmp_path: Path, images: int) -> None:
     np.testing.assert_array_equal(sheet[8:16, :8], pixels[0, ..., ::-1])
 
 
+@pytest.mark.slow
 def test_training_separates_classes(tmp_path: Path) -> None:
     card = train(replace(SMALL, epochs=4, data=Data("digits", validation=300)), tmp_path)
     metrics = card.training.metrics

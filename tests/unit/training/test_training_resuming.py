@@ -20,6 +20,7 @@ from encoders.training.trainer import train
 from retrieval.errors import BadData, CannotWrite, Mismatch, RetrError
 from retrieval.storage.cards import CARD, Card
 from retrieval.storage.files import sealed
+from tests.examples import slow
 from tests.forking import forking
 from tests.training_runs import SMALL, Stop, same, stop_after, train_small
 
@@ -52,7 +53,7 @@ def test_settings_missing_in_old_runs_count_as_defaults(
         train(replace(SMALL, augmentation=Augmentation(cutmix=0.5)), tmp_path)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize("steps", [1, 4, *map(slow, (3, 5, 7))])
 def test_stopped_run_ends_with_the_same_weights(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
@@ -74,12 +75,12 @@ def test_stopped_run_ends_with_the_same_weights(
         replace(SMALL, encoder="autoencoder", network={"width": 8, "dim": 6},
                 losses=(Loss("reconstruction"),),
                 optimizer=Optimizer("sgd", lr=0.05), sampler=Sampler("balanced", batch=40)),
-        replace(SMALL, encoder="autoencoder",
+        slow(replace(SMALL, encoder="autoencoder",
                 network={"width": 8, "blocks": [8, 8, 8], "dim": 10, "whitening": 0.5},
                 losses=(Loss("reconstruction"), Loss("nt-xent", 0.05, "image"),
                         Loss("normalised-softmax", 0.1, "cluster")),
                 data=replace(SMALL.data, clusters=5, clustered_by="siamese-quick"),
-                augmentation=Augmentation(flip="random", smallest_crop=0.5, views=2)),
+                augmentation=Augmentation(flip="random", smallest_crop=0.5, views=2))),
     ],
     ids=["adamw", "sgd", "autoencoder"],
 )  # fmt: skip
@@ -99,6 +100,7 @@ def train_slowly(folder: Path) -> None:
     train(SMALL, folder, on_step=lambda done, total: time.sleep(0.2))
 
 
+@pytest.mark.slow
 def test_killed_run_continues(trained: Path, tmp_path: Path) -> None:
     process = forking().Process(target=train_slowly, args=(tmp_path,))
     process.start()

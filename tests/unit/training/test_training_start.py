@@ -52,6 +52,7 @@ def test_training_starts_from_an_encoder(trained: Path, tmp_path: Path) -> None:
     assert rows[0]["loss"] < fresh[0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_weights_are_averaged_with_those_at_the_start(
     trained: Path, tmp_path: Path, share: float
@@ -99,6 +100,7 @@ def test_class_proxies_start_from_the_encoder_s_proxies(trained: Path, tmp_path:
     assert before[1:] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_frozen_autoencoder_learns_to_draw_and_embeds_as_before(tmp_path: Path) -> None:
     network = {"width": 8, "blocks": [8, 8, 16], "dim": 10, "whitening": 0.5}
     views = Recipe(
