@@ -6,6 +6,7 @@ Navigable Small World graphs (TPAMI 2020).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,14 @@ from retrieval.storage.files import native_path, write_whole
 from retrieval.values import resolve_options
 
 FILE = "index.hnsw"
+MORE_CANDIDATES = 1.5  # beyond those of which, on average, enough match a mask
+WIDENED = 4  # factor on the candidates of queries that found too few matching rows
+COPIED_AS_COMPARED = 4
+"""Rows of a mask that are compared in the time of one that is copied out of the graph first: less
+than measured, because a mask is often used again."""
+
+MAX_KEPT_ROWS = 10_000  # of the last mask whose rows were compared
+Labeled = tuple[NDArray[np.uint64], NDArray[np.float32]]
 
 SPACES = {
     Metric.COSINE: "ip",  # retr scales vectors to length 1 itself, in double precision
@@ -161,6 +170,7 @@ class HnswIndex:
         self.metric = choice(Metric, metric)
         self.build_threads = build_threads
         self.copies = copies
+        self.kept: tuple[Mask, Any] | None = None  # a mask, and an exact index of its rows
 
     @property
     def details(self) -> Mapping[str, Json]:
@@ -178,8 +188,8 @@ class HnswIndex:
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
-        With a mask that admits few rows, all of them are compared; see `_walk_is_longer`. A larger
-        mask filters the walk, with a call into Python for each row, on one thread.
+        With a mask, a walk finds more rows, of which enough match. If the mask admits few rows, all
+        of them are compared, and kept for the next search with the same mask.
         """
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
@@ -195,6 +205,7 @@ class HnswIndex:
         labels = np.arange(len(known), copies.vectors)
         self.graph.add_items(vectors, labels, num_threads=self.build_threads or usable_cores())
         self.copies = copies
+        self.kept = None
 
     def stored(self) -> Fetched:
         """Return the vectors of all rows."""
@@ -215,59 +226,75 @@ class HnswIndex:
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = prepared(queries, self.metric)
-        if among is None:
-            found = self._walk(queries, count)
-        elif self._walk_is_longer(int(np.count_nonzero(among)), count):
-            found = None
+        if among is not None:
+            found = self._filtered(queries, count, among)
         else:
-            found = self._walk(queries, count, among)
-        if found is None:
-            rows = np.arange(self.copies.vectors) if among is None else np.flatnonzero(among)
-            found = self._compare(queries, count, rows)
+            walked = self._walk(queries, count)
+            found = walked or self._flat(np.arange(self.copies.vectors)).knn_query(queries, count)
         labels, distances = found
         return labels.view(np.int64), self._to_distances(distances)
 
-    def _walk(
-        self, queries: Vectors, count: int, among: Mask | None = None
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]] | None:
+    def _walk(self, queries: Vectors, count: int) -> Labeled | None:
         """Return labels and hnswlib's distances, or None if a query finds fewer than `count` rows.
 
         hnswlib walks until it has max(ef, count) candidates. So a larger ef finds no more rows: the
         missing ones are not reachable from the entry point.
         """
         try:
-            if among is None:
-                labels, distances = self.graph.knn_query(queries, count)
-            else:
-                admits = among.tolist().__getitem__
-                labels, distances = self.graph.knn_query(
-                    queries, count, num_threads=1, filter=admits
-                )
+            labels, distances = self.graph.knn_query(queries, count)
         except RuntimeError:  # raised by hnswlib in this case only
             return None
         return labels, distances
 
-    def _compare(
-        self, queries: Vectors, count: int, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Return labels and hnswlib's distances of the nearest of these rows, all compared."""
+    def _filtered(self, queries: Vectors, count: int, among: Mask) -> Labeled:
+        """Return labels and hnswlib's distances of the nearest rows of the mask."""
+        matching = int(np.count_nonzero(among))
+        labels = np.empty((len(queries), count), np.uint64)
+        distances = np.empty(labels.shape, np.float32)
+        missing = np.arange(len(queries))
+        wide = ceil(MORE_CANDIDATES * count * self.copies.vectors / matching)
+        while len(missing) and self._walk_is_shorter(matching, wide):
+            walked = self._walk(queries[missing], wide)
+            if walked is None:
+                break
+            matches = among[walked[0].view(np.int64)]
+            whole = np.count_nonzero(matches, axis=1) >= count
+            first = np.argsort(~matches[whole], axis=1, kind="stable")[:, :count]
+            labels[missing[whole]] = np.take_along_axis(walked[0][whole], first, axis=1)
+            distances[missing[whole]] = np.take_along_axis(walked[1][whole], first, axis=1)
+            missing, wide = missing[~whole], WIDENED * wide
+        if len(missing):
+            exact = self._matching(among)
+            labels[missing], distances[missing] = exact.knn_query(queries[missing], count)
+        return labels, distances
+
+    def _walk_is_shorter(self, matching: int, wide: int) -> bool:
+        """Return whether a walk for `wide` candidates costs less than comparing matching rows.
+
+        A walk compares about m links of each candidate.
+        """
+        compared = max(int(self.graph.ef), wide) * int(self.graph.M)
+        return wide <= self.copies.vectors and compared <= COPIED_AS_COMPARED * matching
+
+    def _matching(self, among: Mask) -> Any:
+        """Return hnswlib's exact index of the rows of the mask, kept if it is small."""
+        if self.kept is not None and np.array_equal(self.kept[0], among):
+            return self.kept[1]
+        rows = np.flatnonzero(among)
+        flat = self._flat(rows)
+        if len(rows) <= MAX_KEPT_ROWS:
+            self.kept = among.copy(), flat
+        return flat
+
+    def _flat(self, rows: NDArray[np.int64]) -> Any:
+        """Return hnswlib's exact index of these rows."""
         flat = hnswlib.BFIndex(SPACES[self.metric], self.dim)
         flat.init_index(len(rows))
         flat.set_num_threads(usable_cores())
         for start in range(0, len(rows), BLOCK_ROWS):
             block = rows[start : start + BLOCK_ROWS]
             flat.add_items(self.graph.get_items(block), block)
-        labels, distances = flat.knn_query(queries, count)
-        return labels, distances
-
-    def _walk_is_longer(self, matching: int, count: int) -> bool:
-        """Return whether comparing all matching rows costs less than a walk.
-
-        Until it has seen `ef` matching rows, a walk visits ef · rows / matching rows, and about m
-        links of each.
-        """
-        candidates = max(int(self.graph.ef), count)
-        return matching * matching <= candidates * int(self.graph.M) * self.copies.vectors
+        return flat
 
     def _to_distances(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
         match self.metric:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from indexers.copies import Copies
 from indexers.faiss import bridge
-from indexers.faiss.bridge import MAX_COMPARED_ROWS
 from indexers.file_sizes import check_file_sizes, file_sizes
 from indexers.graph.effort import DEFAULT_EF, settle_ef
 from indexers.options import EFFORTS, check_range
@@ -44,6 +43,9 @@ SVS_SHAPE_OFFSET = 24  # bytes, in the header
 SVS_SETTINGS = "svs_config.toml"
 MAX_NUMPY_DISTANCES = 256  # numpy is faster than starting faiss's threads
 MAX_CANDIDATES = 1000  # a search with a mask that needs more compares all matching rows
+COMPARED_PER_CANDIDATE = 8
+"""Vectors that are compared one by one in the time in which a walk takes a candidate."""
+
 MAX_DOUBLINGS = 100  # scale of vectors whose squares underflow float32, as a power of two
 NO_LINES = np.empty(0, np.int64)
 
@@ -253,7 +255,8 @@ class VamanaIndex:
         if among is not None:
             matching = int(np.count_nonzero(among))
             wanted = ceil(1.5 * wanted * self.copies.vectors / matching)
-            if matching <= MAX_COMPARED_ROWS or wanted > MAX_CANDIDATES:
+            walk = COMPARED_PER_CANDIDATE * max(wanted, self.graph.search_window_size)
+            if matching <= walk or wanted > MAX_CANDIDATES:
                 return bridge.compared(self.flat, queries, count, among, self.metric)
         wanted = min(wanted, self.copies.vectors)
         scaled = queries if self.scale == 1 else queries * np.float32(self.scale)

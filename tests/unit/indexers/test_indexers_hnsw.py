@@ -41,23 +41,37 @@ def test_masks_of_every_size(share: float) -> None:
     assert mask[hits.rows[hits.rows >= 0]].all()
 
 
-def test_small_masks_are_compared_and_large_ones_filter_the_walk(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_of_a_small_mask_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Hnsw(Metric.EUCLIDEAN, m=4, ef=10).build(vectors(4000))
-    # 400² = 10 · 4 · 4000 is where both cost the same.
-    compared = []
-    compare = index._compare
+    copied = []
+    copy = index._flat
 
-    def noting(queries: Vectors, count: int, rows: Any) -> Any:
-        compared.append(len(rows))
-        return compare(queries, count, rows)
+    def noting(rows: Any) -> Any:
+        copied.append(len(rows))
+        return copy(rows)
 
-    monkeypatch.setattr(index, "_compare", noting)
-    index.search(vectors(2), 5, np.arange(4000) < 400)
-    assert compared == [400]
-    index.search(vectors(2), 5, np.arange(4000) < 401)
-    assert compared == [400]
+    monkeypatch.setattr(index, "_flat", noting)
+    few, others, many = np.arange(4000) < 40, np.arange(4000) > 3959, np.arange(4000) % 2 == 0
+    for mask in (few, few, many, few.copy()):
+        hits = index.search(vectors(2), 5, mask)
+        assert mask[hits.rows].all()
+    assert copied == [40]
+    few[:20] = False  # the caller changes the mask that was kept
+    assert index.search(vectors(2), 5, few).rows.min() >= 20
+    assert (index.search(vectors(2), 5, others).rows > 3959).all()
+    assert copied == [40, 20, 40]
+    index.add(np.zeros((1, vectors(1).shape[1]), np.float32))
+    assert (index.search(vectors(2), 5, np.append(others, True)).rows > 3959).all()
+
+
+def test_a_mask_that_is_far_from_the_queries_costs_no_recall() -> None:
+    database, queries = vectors(4000), vectors(4030)[4000:]
+    mask = database[:, 0] > np.quantile(database[:, 0], 0.7)  # 30%, on one side
+    queries = queries[queries[:, 0] < np.quantile(database[:, 0], 0.3)]
+    index = Hnsw(Metric.EUCLIDEAN, ef=50).build(database)
+    hits = index.search(queries, 10, mask)
+    truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 10, mask)
+    assert (hits.rows == truth.rows).mean() > 0.95
 
 
 def test_ef_of_the_loading_indexer_applies(tmp_path: Path) -> None:

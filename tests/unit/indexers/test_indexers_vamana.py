@@ -21,7 +21,7 @@ def vectors(rows: int, seed: int, dim: int = 16) -> Vectors:
 def test_walk_continues_until_enough_rows_match_the_mask(
     halves: bool, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vamana, "MAX_COMPARED_ROWS", 0)
+    monkeypatch.setattr(vamana, "COMPARED_PER_CANDIDATE", 0)
     database, queries = vectors(3000, 1), vectors(50, 2)
     mask = np.random.default_rng(3).random(3000) < share
     index = Vamana(Metric.EUCLIDEAN, ef=100, halves=halves).build(database)
