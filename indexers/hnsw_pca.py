@@ -7,7 +7,7 @@ links the codes to a graph, and `walk` searches it and ranks the candidates by t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import ClassVar
 
@@ -227,11 +227,13 @@ class HnswPcaIndex:
         """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
         With a mask that admits many rows, the walk keeps more candidates, so that enough of them
-        match. With a smaller mask, the codes of all matching rows are compared.
+        match: √2 times as many if half of the rows do. With a smaller mask, the codes of all
+        matching rows are compared.
         """
-        if among is None and self._is_plain(queries, k):  # a fast path for the most frequent case
+        if self._is_plain(queries, k, among):  # a fast path for the most frequent case
             hits = Hits(np.empty((1, k), np.int64), np.empty((1, k), np.float32))
-            if not self._search(queries, self.ef, NO_MASK, NO_ROWS, hits.rows, hits.distances):
+            way = self._way(k, among)
+            if not self._search(queries, *way, hits.rows, hits.distances):
                 return hits
         nearest = self.copies.expanded(self._nearest)
         return answer(nearest, queries, k, among, dim=self.dim, rows=len(self))
@@ -279,32 +281,41 @@ class HnswPcaIndex:
         self.is_simple = self.copies.vector_of is None and self.zero is None
         self.tags.clear()
 
-    def _is_plain(self, queries: Vectors, k: int) -> bool:
+    def _is_plain(self, queries: Vectors, k: int, among: Mask | None) -> bool:
         """Return whether this is one query that the walk can take without checks and conversion."""
+        rows = self.rows
+        if among is not None:
+            if type(among) is not np.ndarray or among.dtype != np.bool_ or among.shape != (rows,):
+                return False
+            rows = int(np.count_nonzero(among))
         return (
             self.is_simple
             and type(queries) is np.ndarray
             and queries.shape == (1, self.dim)
             and queries.dtype is FLOAT32
             and queries.flags.carray
-            and 1 <= k <= self.rows
+            and 1 <= k <= rows
         )
+
+    def _way(self, count: int, among: Mask | None) -> tuple[int, Mask, Rows]:
+        """Return the candidates that a walk keeps and its mask, or the rows to compare instead."""
+        if among is None:
+            return self.ef, NO_MASK, NO_ROWS
+        matching = int(np.count_nonzero(among))
+        fewer = self.rows / matching
+        wider = ceil(max(self.ef * sqrt(fewer), 1.5 * count * fewer))
+        if matching <= SCANNED_PER_CANDIDATE * wider:
+            return self.ef, NO_MASK, np.flatnonzero(among)
+        return wider, np.require(among, requirements=("C", "W")), NO_ROWS
 
     def _nearest(self, queries: Vectors, count: int, among: Mask | None) -> Found:
         queries = np.require(queries, requirements=("C", "W"))
         rows = np.empty((len(queries), count), np.int64)
         distances = np.empty(rows.shape, np.float32)
-        ef, mask, scanned = self.ef, NO_MASK, NO_ROWS
-        if among is not None:
-            matching = int(np.count_nonzero(among))
-            wider = ceil(max(ef, 1.5 * count) * self.rows / matching)
-            if matching <= SCANNED_PER_CANDIDATE * wider:
-                scanned = np.flatnonzero(among)
-            else:
-                ef, mask = wider, np.require(among, requirements=("C", "W"))
+        way = self._way(count, among)
 
         def search_chunk(chunk: slice) -> None:
-            self._search(queries[chunk], ef, mask, scanned, rows[chunk], distances[chunk])
+            self._search(queries[chunk], *way, rows[chunk], distances[chunk])
 
         spread(search_chunk, len(queries))
         short = np.flatnonzero(rows[:, -1] < 0)

@@ -18,6 +18,7 @@ from retrieval.errors import BadInput, Mismatch
 from retrieval.values import shown, whole_number
 
 BLOCK_ROWS = 65_536  # prepared at a time, so that no second copy of all rows exists
+UNIT_ROWS = 1024  # converted to double precision at a time, in the cache
 MAX_LENGTH = 1e18  # float32 holds the square of twice this, and sums of a few
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -235,11 +236,13 @@ def unit_vectors(vectors: Vectors) -> Vectors:
     if len(vectors) == 1:  # the most frequent case, and the one where latency counts
         (double,) = vectors.astype(np.float64)
         return np.asarray((double / (sqrt(double.dot(double)) or 1)).astype(np.float32)[None])
-    lengths = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
-    if not lengths.all():
-        lengths[lengths == 0] = 1
     units = np.empty_like(vectors)
-    np.divide(vectors, lengths[:, None], out=units, casting="same_kind")
+    for start in range(0, len(vectors), UNIT_ROWS):
+        double = vectors[start : start + UNIT_ROWS].astype(np.float64)
+        lengths = np.sqrt(np.vecdot(double, double))
+        lengths[lengths == 0] = 1
+        double /= lengths[:, None]
+        units[start : start + UNIT_ROWS] = double
     return units
 
 
