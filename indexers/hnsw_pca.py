@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from indexers.copies import Copies
 from indexers.faiss import bridge
 from indexers.graph import layers_file, walk
-from indexers.graph.coding import BITS, DISTANCE_OF_METRIC, Codes, Coding, Neighborhoods, fitted
+from indexers.graph.coding import BITS, DISTANCE_OF_METRIC, Codes, Coding, Neighborhoods
 from indexers.graph.distances import COSINE
 from indexers.graph.effort import DEFAULT_EF, settle_ef
+from indexers.graph.fitting import fitted
 from indexers.graph.layers import Layers
 from indexers.graph.parallel import spread
 from indexers.graph.products import build_products, inside, load_products
@@ -37,6 +38,7 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
 )
+from retrieval.runtime.memory import give_back
 from retrieval.values import resolve_options
 
 SCANNED_PER_CANDIDATE = 32
@@ -56,7 +58,7 @@ class HnswPca:
     axes: numbers of a code, rounded up to a multiple of 16 (of 16 bits) or 32 (of 8 bits). They are
     principal axes, or all dimensions if these are fewer. In codes of 8 bits, the last number is the
     length of what the axes leave out. None for the fewest that keep neighbors near; see
-    `indexers.graph.coding`.
+    `indexers.graph.fitting`.
     bits: 8 or 16, of each number of a code; None for those that keep more neighbors near.
     m: links per vector and layer, twice as many in the lowest; more cost memory and raise recall.
     ef_construction: candidates kept while a vector is linked; more cost build time.
@@ -144,6 +146,7 @@ class HnswPca:
         every = ceil(distinct.rows / SAMPLE_ROWS)
         prepared_rows = checked_blocks(distinct, self.metric)
         sample = np.concatenate([block[-first % every :: every] for first, block in prepared_rows])
+        sample = sample[np.random.default_rng(0).permutation(len(sample))]
         neighborhoods = Neighborhoods.of(sample, distinct, self.metric)
         coding = fitted(sample, neighborhoods, self.metric, self.axes, self.bits)
         del sample
@@ -164,6 +167,7 @@ class HnswPca:
         built.link()
         if self.ef is None:
             settle_ef(partial(setattr, built, "ef"), built, blocks, self.metric)
+        give_back()
         return built
 
     def load(self, folder: Path) -> Index:
@@ -177,6 +181,7 @@ class HnswPca:
         """Load the graph of this metric."""
         vectors, codes, coding, layers = layers_file.load(folder, self.metric, self.mapped)
         copies = Copies.load(folder, len(codes))
+        give_back()  # faiss's graph
         return HnswPcaIndex(vectors, codes, coding, layers, self, copies)
 
 

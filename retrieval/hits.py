@@ -17,8 +17,8 @@ from retrieval.contracts import Blocks, Hits, Mask, Metric, Rows, Vectors
 from retrieval.errors import BadInput, Mismatch
 from retrieval.values import shown, whole_number
 
-BLOCK_ROWS = 65_536  # prepared at a time, so that no second copy of all rows exists
-UNIT_ROWS = 1024  # converted to double precision at a time, in the cache
+BLOCK_ROWS = 8_192  # prepared at a time, so that copies of all rows never exist
+DOUBLE_ROWS = 1024  # converted to double precision at a time, in the cache
 MAX_LENGTH = 1e18  # float32 holds the square of twice this, and sums of a few
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -146,7 +146,7 @@ def _check_block(block: Vectors, first: int, metric: Metric) -> None:
 
 
 def _check_lengths(vectors: Vectors, first: int) -> None:
-    lengths = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
+    lengths = np.sqrt(squared_lengths(vectors))
     longest = int(lengths.argmax())
     if lengths[longest] > MAX_LENGTH:
         raise BadInput(
@@ -228,6 +228,15 @@ def checked_blocks(blocks: Blocks, metric: Metric | str) -> Iterator[tuple[int, 
         first += len(vectors)
 
 
+def squared_lengths(vectors: Vectors) -> NDArray[np.float64]:
+    """Return the squared lengths (n,) of vectors (n, dim), with sums in double precision."""
+    squares = np.empty(len(vectors))
+    for start in range(0, len(vectors), DOUBLE_ROWS):  # vecdot converts all that it is given
+        some = vectors[start : start + DOUBLE_ROWS]
+        np.vecdot(some, some, out=squares[start : start + DOUBLE_ROWS], dtype=np.float64)
+    return squares
+
+
 def unit_vectors(vectors: Vectors) -> Vectors:
     """Return a copy of the vectors (n, dim) scaled to length 1; zero vectors stay zero.
 
@@ -237,12 +246,12 @@ def unit_vectors(vectors: Vectors) -> Vectors:
         (double,) = vectors.astype(np.float64)
         return np.asarray((double / (sqrt(double.dot(double)) or 1)).astype(np.float32)[None])
     units = np.empty_like(vectors)
-    for start in range(0, len(vectors), UNIT_ROWS):
-        double = vectors[start : start + UNIT_ROWS].astype(np.float64)
+    for start in range(0, len(vectors), DOUBLE_ROWS):
+        double = vectors[start : start + DOUBLE_ROWS].astype(np.float64)
         lengths = np.sqrt(np.vecdot(double, double))
         lengths[lengths == 0] = 1
         double /= lengths[:, None]
-        units[start : start + UNIT_ROWS] = double
+        units[start : start + DOUBLE_ROWS] = double
     return units
 
 

@@ -2,11 +2,12 @@
 
 Each measurement runs in its own process, and is the largest growth of its resident memory after its
 libraries were loaded. `index` builds each backend from embeddings on disk, and hnswlib itself
-from the same shards, and compares with the bytes of the vectors. `encode` encodes small images in
-two numbers: the peak must not grow with them.
+from the same shards, opens the index and searches it, and compares with the bytes of the vectors.
+`encode` encodes small images in two numbers: the peak must not grow with them.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -23,7 +24,8 @@ from PIL import Image
 
 from benchmarks.speed.overhead import clustered
 from benchmarks.suite import machine
-from retrieval.contracts import Json, Metric
+from retrieval.contracts import Json, Metric, Vectors
+from retrieval.runtime.memory import give_back
 from retrieval.storage.sets.embeddings import open_embeddings
 from retrieval.storage.sets.manifest import Dtype, EncoderFacts, Facts, SourceFacts
 from retrieval.storage.sets.shard_writer import ShardWriter
@@ -32,6 +34,8 @@ from retrieval.storage.sets.shards import vectors_of
 BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnswlib", "hnsw-pca", "vamana")
 SHARD_ROWS = 10_000
 ENCODED = (50_000, 500_000)
+EMBEDDINGS = "embeddings"
+Options = dict[str, str]
 
 
 def write_embeddings(folder: Path, rows: int, dim: int) -> None:
@@ -73,15 +77,21 @@ def write_images(path: Path, count: int) -> None:
             writer.write_table(block.slice(0, count - start))
 
 
-def grown(work: Callable[[], object]) -> int:
-    """Return the largest growth of this process's resident memory during `work`, in bytes.
+def grown(work: Callable[[], object]) -> tuple[int, int]:
+    """Return the largest growth of this process's resident memory during `work`, and that after
+    it, while its result is held: in bytes.
 
-    Linux only: writing to `clear_refs` resets the peak.
+    Linux only: writing to `clear_refs` resets the peak. What is free is given back first, so that
+    the work cannot use it without growth.
     """
+    gc.collect()
+    give_back()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    work()
-    return _status("VmHWM") - before
+    result = work()
+    grown = _status("VmHWM") - before, _status("VmRSS") - before
+    del result
+    return grown
 
 
 def _status(field: str) -> int:
@@ -90,23 +100,33 @@ def _status(field: str) -> int:
     return 1024 * int(kilobytes)
 
 
-def index(backend: str, embeddings: Path) -> int:
-    """Return the growth while the backend, or hnswlib itself, builds an index."""
-    from retrieval.hits import InMemory
+def index(backend: str, home: Path, options: Options, opening: bool) -> tuple[int, int]:
+    """Return the growth while the backend, or hnswlib itself, builds or opens home/BACKEND."""
     from retrieval.index.build import build_index
-    from retrieval.index.recall import measured_recall
-    from retrieval.registry import make_indexer
+    from retrieval.index.folder import open_index
 
-    opened = open_embeddings(embeddings)
-    next(opened.tables())  # pyarrow's own memory
-    if backend == "hnswlib":
-        return grown(lambda: _hnswlib(opened))
-    # Load the libraries of a build before the measurement.
-    few = clustered(100, opened.facts.dim, seed=0)
-    small = make_indexer(backend, {"metric": Metric.COSINE}).build(few)
-    measured_recall(small, InMemory(few), Metric.COSINE)
-    with tempfile.TemporaryDirectory() as folder:
-        return grown(lambda: build_index([opened], backend, Path(folder) / "index"))
+    opened = open_embeddings(home / EMBEDDINGS)
+    dim = opened.facts.dim
+    few = clustered(100, dim, seed=0)
+    with tempfile.TemporaryDirectory() as folder:  # the libraries' own memory
+        write_embeddings(Path(folder) / EMBEDDINGS, 100, dim)
+        if backend == "hnswlib":
+            next(open_embeddings(Path(folder) / EMBEDDINGS).tables())
+            return grown(lambda: _hnswlib(opened))
+        small = [open_embeddings(Path(folder) / EMBEDDINGS)]
+        build_index(small, backend, Path(folder) / "index", options=options)
+        open_index(Path(folder) / "index").index.search(few, 10)
+    if opening:
+        return grown(lambda: _searched(home / backend, few))
+    return grown(lambda: build_index([opened], backend, home / backend, options=options))
+
+
+def _searched(folder: Path, queries: Vectors) -> object:
+    from retrieval.index.folder import open_index
+
+    opened = open_index(folder)
+    opened.index.search(queries, 10)
+    return opened
 
 
 def _hnswlib(opened: Any) -> None:
@@ -118,7 +138,7 @@ def _hnswlib(opened: Any) -> None:
         graph.add_items(vectors_of(table))
 
 
-def encode(images: Path) -> int:
+def encode(images: Path) -> tuple[int, int]:
     """Return the growth while the toy encoder encodes the file."""
     from retrieval.embedding.encode import encode_source
     from retrieval.images import open_source
@@ -129,21 +149,36 @@ def encode(images: Path) -> int:
         return grown(lambda: encode_source(source, encoder, Path(folder) / "out"))
 
 
-def _apart(*arguments: str) -> int:
+def _apart(*arguments: str) -> tuple[int, int]:
     command = [sys.executable, "-m", "benchmarks.speed.memory", *arguments]
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return int(finished.stdout)
+    peak, after = finished.stdout.split()
+    return int(peak), int(after)
 
 
-def measure_indices(rows: int, dim: int, backends: Sequence[str]) -> dict[str, Json]:
-    """Return the growth for each backend in bytes, and as a ratio to the vectors' bytes."""
+def measure_indices(
+    rows: int, dim: int, backends: Sequence[str], options: Options
+) -> dict[str, Json]:
+    """Return bytes for each backend, and as ratios to the vectors' bytes.
+
+    `building` and `opening`: the peaks while it is built, and while it is opened and searched;
+    `opened`: after that; `files`: the size of the index folder. hnswlib itself is only built.
+    """
     size = 4 * rows * dim
     found: dict[str, Json] = {"rows": rows, "dim": dim, "vectors_bytes": size}
     with tempfile.TemporaryDirectory() as folder:
-        write_embeddings(Path(folder) / "embeddings", rows, dim)
+        write_embeddings(Path(folder) / EMBEDDINGS, rows, dim)
         for backend in backends:
-            bytes_ = _apart("index", "--backend", backend, "--at", f"{folder}/embeddings")
-            found[backend] = {"bytes": bytes_, "ratio": bytes_ / size}
+            given = ["index", "--backend", backend, "--at", folder]
+            given += [f"--set={name}={value}" for name, value in options.items()]
+            bytes_ = {"building": _apart(*given)[0]}
+            if backend != "hnswlib":
+                bytes_["opening"], bytes_["opened"] = _apart(*given, "--open")
+                files = [path for path in (Path(folder) / backend).rglob("*") if path.is_file()]
+                bytes_["files"] = sum(path.stat().st_size for path in files)
+            found[backend] = {
+                name: {"bytes": met, "ratio": met / size} for name, met in bytes_.items()
+            }
     return found
 
 
@@ -154,7 +189,8 @@ def measure_encoding(counts: Sequence[int]) -> dict[str, Json]:
         for count in counts:
             path = Path(folder) / f"{count}.parquet"
             write_images(path, count)
-            found[str(count)] = {"bytes": _apart("encode", "--at", os.fspath(path))}
+            peak, _ = _apart("encode", "--at", os.fspath(path))
+            found[str(count)] = {"bytes": peak}
     return found
 
 
@@ -166,14 +202,20 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--backend", action="append", help="default: all")
     parser.add_argument("--images", type=int, action="append", help="default: 50000, 500000")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--at", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--open", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     backends = given.backend or BACKENDS
+    options: Options = dict(option.split("=", 1) for option in given.set)
+    if given.at is not None and given.what == "index":
+        print(*index(backends[0], given.at, options, given.open))
+        return
     if given.at is not None:
-        print(index(backends[0], given.at) if given.what == "index" else encode(given.at))
+        print(*encode(given.at))
         return
     if given.what == "index":
-        found = measure_indices(given.rows, given.dim, backends)
+        found = measure_indices(given.rows, given.dim, backends, options)
     else:
         found = measure_encoding(given.images or ENCODED)
     print(json.dumps({**found, "machine": machine.describe()}, indent=2))

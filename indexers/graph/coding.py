@@ -7,8 +7,8 @@ axes leave out. Of two rests, only the lengths are known. Their squared distance
 r² + s² - 2 c r s, where c is the mean correlation of rests of neighbors.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ from indexers.graph.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MAX_CODE_
 from indexers.graph.neighbors import Nearest
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Mask, Metric, Vectors
-from retrieval.hits import prepared
+from retrieval.hits import prepared, squared_lengths
 
 DISTANCE_OF_METRIC = {
     Metric.COSINE: COSINE,
@@ -26,25 +26,16 @@ DISTANCE_OF_METRIC = {
     Metric.INNER_PRODUCT: INNER_PRODUCT,
 }
 BITS = (8, 16)
-WIDTHS = {8: (32, 64, 128, 192, 256), 16: (16, 32, 64, 96, 128)}
-"""Numbers of a code to try: of 8 bits and of 16 bits, they take the same memory."""
-
 WIDTH_MULTIPLE = {8: 32, 16: 16}  # numbers in a vector register
 LARGEST_8 = 127
 LARGEST = {8: LARGEST_8, 16: MAX_CODE_LENGTH}
 """Limit of each number in a code of 8 bits, and of the length of a code of 16 bits."""
-
-ENOUGH_KEPT = 0.92
-"""Minimum mean share of a row's `NEIGHBORS` nearest that are among the `CANDIDATES` nearest by
-code, of `NEAR_ROWS`. In Fashion-MNIST (784 numbers), codes of 128 bytes keep .935, and 64 or 192
-bytes make slower searches. In embeddings of CIFAR-10 (128 numbers), 64 bytes keep .982."""
 
 NEIGHBORS = 10
 CANDIDATES = 14
 NEAR_ROWS = 40  # true neighbors of a row that codes are to rank
 QUERY_ROWS = 200
 ROUNDING = 1e-5  # relative errors of distances in float32 stay below
-COMPARED_ROWS = 10_000  # rows of the sample that steps are chosen by
 REACH_QUANTILE = 0.99
 REACH_MARGIN = {8: 1.2, 16: 2.0}
 """Rows have whole codes up to this factor on the quantile of their largest numbers (8 bits) or
@@ -54,13 +45,7 @@ MARGIN_QUANTILE = 0.999
 """Share of a query's neighbors whose estimated squared distance is at most `margin` times the true
 one of the last neighbor."""
 
-OUTLYING = 10.0
-"""Rows that are farther from the median than this factor on the quantile have no say in the center
-and the axes: one very long row could decide them alone."""
-
-MEDIAN_ROWS = 2_000
-DEFAULT_CORRELATION = 0.5  # with too few rows to measure it
-DEFAULT_MARGIN = 2.0
+PART_ROWS = 1_024
 LARGEST_MIDDLE = 8_000  # steps; with a longer rest, codes have none
 
 
@@ -161,8 +146,8 @@ class Coding:
 
     def rests(self, vectors: Vectors, turned: Vectors) -> NDArray[np.float64]:
         """Return the lengths (n,) of what the axes leave out of vectors (n, dim)."""
-        whole = vectors - self.center
-        squares = np.vecdot(whole, whole).astype(np.float64) - np.vecdot(turned, turned)
+        whole = np.concatenate([_squares(some - self.center) for some in parts(vectors)])
+        squares = whole.astype(np.float64) - _squares(turned)
         return np.asarray(np.sqrt(np.maximum(squares, 0)))
 
 
@@ -170,7 +155,7 @@ def reaches(turned: NDArray[Any], bits: int) -> NDArray[np.float64]:
     """Return how far rows (n, width) reach: what `LARGEST` limits."""
     if bits == 8:
         return np.asarray(np.abs(turned).max(axis=1), np.float64)
-    return np.asarray(np.sqrt(np.vecdot(turned, turned, dtype=np.float64)))
+    return np.sqrt(squared_lengths(turned))
 
 
 def step_for(reach: NDArray[np.float64], bits: int) -> float:
@@ -196,10 +181,12 @@ class Neighborhoods:
 
     @classmethod
     def of(cls, sample: Vectors, blocks: Blocks, metric: Metric | str) -> Self:
-        """Return rows of the sample (n, dim), which is prepared, and their neighbors among all."""
+        """Return rows of the sample, and their neighbors among all.
+
+        sample: (n, dim), prepared, in random order.
+        """
         metric = choice(Metric, metric)
-        draw = np.random.default_rng(0)
-        rows = sample[draw.permutation(len(sample))[:QUERY_ROWS]]
+        rows = sample[:QUERY_ROWS]
         near = Nearest.of(rows, blocks, metric, min(NEAR_ROWS + 1, blocks.rows)).vectors
         near = prepared(near.reshape(-1, near.shape[2]), metric).reshape(near.shape)
         products = metric is Metric.INNER_PRODUCT
@@ -244,9 +231,11 @@ class Neighborhoods:
         products = coding.kind == INNER_PRODUCT
         near = self._by_code(coding)
         farther = _to_all(points, coding.codes(self.sample).astype(np.float64), products)
-        farther = np.where(self.beyond, farther + offsets[:, None], np.inf)
+        farther += offsets[:, None]
+        farther[~self.beyond] = np.inf
         if farther.shape[1] > CANDIDATES:  # no more can count
-            farther = np.partition(farther, CANDIDATES, axis=1)[:, :CANDIDATES]
+            farther.partition(CANDIDATES, axis=1)
+            farther = farther[:, :CANDIDATES]
         farther.sort(axis=1)
         before = np.array(
             [
@@ -269,8 +258,9 @@ def _between(queries: NDArray[Any], rows: NDArray[Any], products: bool) -> NDArr
     """Return squared distances, or minus products, of queries (q, d) and rows (q, k, d) of each."""
     if products:
         return np.asarray(-np.vecdot(rows, queries[:, None], dtype=np.float64))
-    differences = (queries[:, None] - rows).astype(np.float64)
-    return np.asarray(np.vecdot(differences, differences))
+    differences = queries[:, None] - rows
+    squares = squared_lengths(differences.reshape(-1, differences.shape[2]))
+    return squares.reshape(differences.shape[:2])
 
 
 def _to_all(queries: NDArray[Any], rows: NDArray[Any], products: bool) -> NDArray[np.float64]:
@@ -278,111 +268,20 @@ def _to_all(queries: NDArray[Any], rows: NDArray[Any], products: bool) -> NDArra
     found = np.asarray(-(queries @ rows.T), np.float64)
     if products:
         return found
-    squares = np.vecdot(rows, rows, dtype=np.float64)
-    squares = squares + np.vecdot(queries, queries, dtype=np.float64)[:, None]
-    return np.asarray(2 * found + squares)
+    found *= 2
+    found += squared_lengths(rows)
+    found += squared_lengths(queries)[:, None]
+    return found
 
 
-def fitted(
-    sample: Vectors,
-    neighborhoods: Neighborhoods,
-    metric: Metric | str,
-    axes: int | None = None,
-    bits: int | None = None,
-) -> Coding:
-    """Return a coding for vectors like the sample (n, dim), prepared for the metric.
-
-    axes: numbers of a code, rounded up to a multiple of a register; bits: 8 or 16 of each. None for
-    the shortest codes that keep neighbors near (`ENOUGH_KEPT`); 16 bits where they keep more.
-    """
-    space = _Space.of(sample, choice(Metric, metric))
-    if axes is not None:
-        tiers = [[(axes, some) for some in BITS if bits in (None, some)]]
-    else:
-        sizes = [
-            (width * some, width, some)
-            for some in BITS
-            for width in WIDTHS[some]
-            if bits in (None, some)
-        ]
-        by_size = groupby(sorted(sizes), lambda size: size[0])
-        tiers = [[(width, some) for _, width, some in tier] for _, tier in by_size]
-    if len(sample) <= QUERY_ROWS:  # too few rows to decide, and more may be added: the longest
-        dim = sample.shape[1]
-        longest = max(tiers[-1], key=lambda size: (min(size[0], dim) * size[1], size[0]))
-        return space.coding(*longest)
-    best, most = None, -1.0
-    for tier in tiers:
-        for width, some in tier:
-            coding = neighborhoods.measured(space.coding(width, some))
-            kept = neighborhoods.kept(coding)
-            if kept > most:
-                best, most = coding, kept
-        if most >= ENOUGH_KEPT:
-            break
-    assert best is not None
-    return best
+def _squares(vectors: Vectors) -> NDArray[np.float32]:
+    return np.asarray(np.vecdot(vectors, vectors))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Space:
-    """A sample of vectors in random order, and their principal axes.
-
-    center: (dim,). directions: (dim, dim), the axes in columns, those with most variance first.
-    """
-
-    sample: Vectors
-    kind: int
-    center: NDArray[np.float32]
-    directions: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, sample: Vectors, metric: Metric) -> "_Space":
-        sample = sample[np.random.default_rng(0).permutation(len(sample))]
-        kind = DISTANCE_OF_METRIC[metric]
-        typical = _without_outliers(sample)
-        center = np.zeros(sample.shape[1], np.float32)
-        if kind != INNER_PRODUCT:
-            center = typical.mean(axis=0, dtype=np.float64).astype(np.float32)
-        centered = typical - center
-        centered /= np.float32(np.abs(centered).max() or 1)  # squares may overflow float32
-        spread = np.asarray(centered.T @ centered / len(centered), np.float64)
-        return cls(sample, kind, center, np.linalg.eigh(spread)[1][:, ::-1])
-
-    def coding(self, width: int, bits: int) -> Coding:
-        """Return the coding of this width, or one with all axes if these are fewer."""
-        dim = self.sample.shape[1]
-        width = min(width_of(width, bits), width_of(dim, bits))
-        rest = width < dim and bits == 8 and self.kind != INNER_PRODUCT
-        axes = min(width - rest, dim)
-        matrix = np.zeros((width, dim), np.float32)
-        rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((axes, axes)))[0]
-        matrix[:axes] = rotation @ self.directions[:, :axes].T
-        coding = Coding.along(self.kind, matrix, self.center, bits)
-        some = self.sample[:COMPARED_ROWS]
-        turned = coding.turned(some)
-        coding = replace(coding, step=step_for(reaches(turned, bits), bits))
-        if not rest:
-            return coding
-        middle = float(np.median(coding.rests(some, turned))) / coding.step
-        if middle > LARGEST_MIDDLE:
-            return coding
-        return replace(
-            coding,
-            has_rest=True,
-            middle=middle,
-            correlation=DEFAULT_CORRELATION,
-            margin=DEFAULT_MARGIN,
-        )
-
-
-def _without_outliers(sample: Vectors) -> Vectors:
-    """Return the rows of a sample (n, dim) in random order, without the few that are far out."""
-    differences = sample - np.median(sample[:MEDIAN_ROWS], axis=0)
-    squares = np.vecdot(differences, differences, dtype=np.float64)
-    far = np.quantile(squares, REACH_QUANTILE, method="lower")
-    typical = squares <= OUTLYING**2 * far
-    return sample if typical.all() else sample[typical]
+def parts(vectors: Vectors) -> Iterator[Vectors]:
+    """Yield vectors (n, dim) in parts of `PART_ROWS` rows, which need little more memory."""
+    for start in range(0, len(vectors), PART_ROWS):
+        yield vectors[start : start + PART_ROWS]
 
 
 def width_of(numbers: int, bits: int) -> int:

@@ -28,6 +28,7 @@ from retrieval.hits import (
     answer,
     checked_additions,
     checked_blocks,
+    squared_lengths,
     unit_vectors,
 )
 from retrieval.quality.metrics import index_recall_at
@@ -130,7 +131,7 @@ class LengthenedIndex:
         scaled = unit_vectors(queries) * np.float32(self.longest)
         zeros = np.zeros((len(queries), 1), np.float32)
         hits = self.inner.search(np.hstack([scaled, zeros]), count, among)
-        lengths = np.sqrt(np.vecdot(queries, queries, dtype=np.float64))[:, None]
+        lengths = np.sqrt(squared_lengths(queries))[:, None]
         squares = hits.distances.astype(np.float64) ** 2
         products = (self.longest - squares / (2 * self.longest)) * lengths
         return hits.rows, -products.astype(np.float32)
@@ -176,7 +177,7 @@ def inside(index: Index) -> Index:
 
 def lengthened(vectors: Vectors, longest: float) -> Vectors:
     """Return vectors (n, dim + 1) with the further number; 0 for those longer than `longest`."""
-    squares = np.vecdot(vectors, vectors, dtype=np.float64)
+    squares = squared_lengths(vectors)
     further = np.sqrt(np.maximum(longest**2 - squares, 0))
     return np.hstack([vectors, further[:, None].astype(np.float32)])
 
@@ -209,15 +210,13 @@ class _Lengthened:
 
 
 def _longest(vectors: Vectors) -> float:
-    return sqrt(float(np.vecdot(vectors, vectors, dtype=np.float64).max()))
+    return sqrt(float(squared_lengths(vectors).max()))
 
 
 def _lengths(blocks: Blocks) -> NDArray[np.float64]:
     """Return the lengths (rows,) of the vectors. Raises the errors of `checked_blocks`."""
     checked = checked_blocks(blocks, Metric.INNER_PRODUCT)
-    return np.concatenate(
-        [np.sqrt(np.vecdot(block, block, dtype=np.float64)) for _, block in checked]
-    )
+    return np.concatenate([np.sqrt(squared_lengths(block)) for _, block in checked])
 
 
 def _euclidean(indexer: GraphIndexer, ef: int | None) -> GraphIndexer:

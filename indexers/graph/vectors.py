@@ -17,11 +17,11 @@ from indexers.faiss import bridge
 from retrieval.choices import choice
 from retrieval.contracts import Metric, Rows, Vectors
 from retrieval.errors import BadData
-from retrieval.hits import BLOCK_ROWS
 from retrieval.storage.files import write_whole
 
 FILE = "compact.npy"
 LARGEST = 127
+PART_ROWS = 1_024  # converted at a time
 SCALE_BYTES = 4  # a float32 at the end of each compact vector
 NO_NUMBERS = np.empty(0, np.float32)
 
@@ -54,8 +54,8 @@ class RankedVectors(Protocol):
 
 def blocks_of(vectors: RankedVectors) -> Iterator[Vectors]:
     """Yield all vectors in blocks (m, dim)."""
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        yield vectors.fetch(slice(start, start + BLOCK_ROWS))
+    for start in range(0, len(vectors), PART_ROWS):
+        yield vectors.fetch(slice(start, start + PART_ROWS))
 
 
 class WholeVectors:
@@ -127,8 +127,10 @@ class CompactVectors:
         numbers = np.zeros((rows, _width(len(origin))), np.int8)
         start = 0
         for block in blocks:
-            _round(block, origin, numbers[start : start + len(block)])
-            start += len(block)
+            for part in range(0, len(block), PART_ROWS):
+                some = block[part : part + PART_ROWS]
+                _round(some, origin, numbers[start : start + len(some)])
+                start += len(some)
         return cls(numbers, origin)
 
     @classmethod

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from indexers.exact import Exact
-from indexers.graph.coding import QUERY_ROWS, Coding, Neighborhoods, fitted
+from indexers.graph.coding import QUERY_ROWS, Coding, Neighborhoods
+from indexers.graph.fitting import fitted
 from indexers.graph.layers import Layers
 from indexers.graph.layers_file import FILE
 from indexers.hnsw_pca import HnswPca
