@@ -37,13 +37,13 @@ from retrieval.storage.files import native_path, write_whole
 from retrieval.values import resolve_options
 
 FILE = "index.hnsw"
-MORE_CANDIDATES = 1.5  # beyond those of which, on average, enough match a mask
+MORE_CANDIDATES = 1.5  # factor on those of which, on average, enough match a mask
 WIDENED = 4  # factor on the candidates of queries that found too few matching rows
 COPIED_AS_COMPARED = 4
 """Rows of a mask that are compared in the time of one that is copied out of the graph first: less
 than measured, because a mask is often used again."""
 
-MAX_KEPT_ROWS = 10_000  # of the last mask whose rows were compared
+MAX_KEPT_ROWS = 10_000  # rows of a mask that are kept for the next search
 Labeled = tuple[NDArray[np.uint64], NDArray[np.float32]]
 
 SPACES = {

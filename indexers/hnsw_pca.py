@@ -7,7 +7,7 @@ links the codes to a graph, and `walk` searches it and ranks the candidates by t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, sqrt
+from math import cbrt, ceil
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,7 +41,7 @@ from retrieval.hits import (
 from retrieval.runtime.memory import give_back
 from retrieval.values import resolve_options
 
-SCANNED_PER_CANDIDATE = 32
+SCANNED_PER_CANDIDATE = 16
 """Number of codes that are compared one after the other in the time in which a walk takes a
 candidate. With fewer matching rows, no walk is made."""
 
@@ -232,7 +232,7 @@ class HnswPcaIndex:
         """Return the k nearest rows that a walk finds; see `Index` and `Hits`.
 
         With a mask that admits many rows, the walk keeps more candidates, so that enough of them
-        match: √2 times as many if half of the rows do. With a smaller mask, the codes of all
+        match: 2.2 times as many if a tenth of the rows do. With a smaller mask, the codes of all
         matching rows are compared.
         """
         if self._is_plain(queries, k, among):  # a fast path for the most frequent case
@@ -308,7 +308,7 @@ class HnswPcaIndex:
             return self.ef, NO_MASK, NO_ROWS
         matching = int(np.count_nonzero(among))
         fewer = self.rows / matching
-        wider = ceil(max(self.ef * sqrt(fewer), 1.5 * count * fewer))
+        wider = ceil(max(self.ef * cbrt(fewer), 1.5 * count * fewer))
         if matching <= SCANNED_PER_CANDIDATE * wider:
             return self.ef, NO_MASK, np.flatnonzero(among)
         return wider, np.require(among, requirements=("C", "W")), NO_ROWS

@@ -166,12 +166,12 @@ def test_unit_vectors() -> None:
 
 
 def test_blocks_cover_all_rows_in_order() -> None:
-    vectors = np.arange(2 * 131_073, dtype=np.float32).reshape(-1, 2) + 1
+    vectors = np.arange(2 * 16_385, dtype=np.float32).reshape(-1, 2) + 1
     blocks = list(prepared_blocks(vectors, Metric.COSINE))
     assert [(start, len(block)) for start, block in blocks] == [
-        (0, 65_536),
-        (65_536, 65_536),
-        (131_072, 1),
+        (0, 8_192),
+        (8_192, 8_192),
+        (16_384, 1),
     ]
     whole = np.concatenate([block for _, block in blocks])
     np.testing.assert_array_equal(whole, unit_vectors(vectors))
