@@ -38,7 +38,7 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
 )
-from retrieval.runtime.memory import give_back
+from retrieval.runtime.memory import aligned_empty, give_back
 from retrieval.values import resolve_options
 
 SCANNED_PER_CANDIDATE = 16
@@ -150,7 +150,7 @@ class HnswPca:
         neighborhoods = Neighborhoods.of(sample, distinct, self.metric)
         coding = fitted(sample, neighborhoods, self.metric, self.axes, self.bits)
         del sample
-        codes = np.empty((distinct.rows, coding.width), coding.integer)
+        codes = aligned_empty((distinct.rows, coding.width), coding.integer)
 
         def coded() -> Iterator[Vectors]:
             for start, block in checked_blocks(distinct, self.metric):
@@ -251,8 +251,10 @@ class HnswPcaIndex:
         copies = self.copies.joined(blocks_of(self.vectors), as_kept)
         vectors = vectors[copies.is_first[len(self) :]]
         self.vectors = self.vectors.grown(vectors)
-        new = self.coding.codes(_placed(vectors, self.coding))
-        self.codes = np.concatenate([self.codes, new])
+        codes = aligned_empty((len(self.vectors), self.coding.width), self.coding.integer)
+        codes[: len(self.codes)] = self.codes
+        codes[len(self.codes) :] = self.coding.codes(_placed(vectors, self.coding))
+        self.codes = codes
         self.copies = copies
         self.link()
 

@@ -9,6 +9,9 @@ import numpy as np
 from benchmarks.peers.peer import EF_CONSTRUCTION, M, UnitPeer
 from retrieval.contracts import Metric, Rows, Vectors
 
+OPTIMIZED_EF = 32
+"""Effort at which glass chooses its prefetching."""
+
 
 class GlassSq8(UnitPeer):
     quantizer: ClassVar[str] = "SQ8U"
@@ -24,11 +27,12 @@ class GlassSq8(UnitPeer):
         self.searcher: Any = glass.Searcher(
             graph=index.build(vectors), data=vectors, metric="L2", quantizer=self.quantizer
         )
+        self.searcher.set_ef(OPTIMIZED_EF)
+        self.searcher.optimize(threads)  # crashes when called again
 
     def set(self, effort: int, threads: int) -> None:
         glass.set_num_threads(threads)
         self.searcher.set_ef(effort)
-        self.searcher.optimize(threads)
 
     def search(self, queries: Vectors, k: int) -> Rows:
         found = (

@@ -16,7 +16,7 @@ class SymphonyQg(UnitPeer):
         vectors = self.prepared(vectors)
         rows, dim = vectors.shape
         self.index: Any = symphonyqg.Index("QG", "L2", rows, dim, degree_bound=2 * M)
-        self.index.build_index(vectors, EF_CONSTRUCTION, num_iter=3, num_threads=threads)
+        self.index.build_index(vectors, EF_CONSTRUCTION, num_iter=3, num_thread=threads)
 
     def set(self, effort: int, threads: int) -> None:
         self.index.set_ef(effort)

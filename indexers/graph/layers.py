@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from indexers.graph import linking
 from indexers.graph.coding import Codes, Coding
 from retrieval.contracts import Rows
+from retrieval.runtime.memory import aligned_empty
 from retrieval.runtime.threads import usable_cores
 
 BATCH_SHARE = 8  # the graph has at least this number of rows for each row of a batch
@@ -97,8 +98,8 @@ class Layers:
         drawn = np.minimum(drawn, highest).astype(np.uint8)
         firsts = len(self.upper) + np.cumsum(drawn, dtype=np.int64) - drawn
         lines = np.where(drawn > 0, firsts, -1).astype(np.int32)
-        links = np.full((rows, self.links.shape[1]), -1, np.int32)
-        links[:old] = self.links
+        links = aligned_empty((rows, self.links.shape[1]), np.int32)
+        links[:old], links[old:] = self.links, -1
         upper = np.full((len(self.upper) + int(drawn.sum(dtype=np.int64)), self.m), -1, np.int32)
         upper[: len(self.upper)] = self.upper
         return Layers(

@@ -34,6 +34,7 @@ from retrieval.choices import choice
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData
 from retrieval.hits import BLOCK_ROWS
+from retrieval.runtime.memory import aligned_empty
 from retrieval.storage.document import parsed
 from retrieval.storage.files import read_json, write_json
 
@@ -199,7 +200,7 @@ def _layers(graph: Any, path: Path) -> Layers:
     ):
         raise _out_of_range(path)
     starts = starts[:-1]
-    links = np.empty((rows, degree), np.int32)
+    links = aligned_empty((rows, degree), np.int32)
     for column in range(degree):
         links[:, column] = neighbors[starts + column]
     firsts = np.cumsum(levels) - levels
@@ -243,8 +244,10 @@ def _codes(base: Any, graph: Any, folder: Path, metric: Metric) -> tuple[Codes, 
     )
     if of_8_bits:
         raw = bridge.view_of(storage.codes).reshape(-1, graph.d)
-        return (raw - np.uint8(LARGEST_8 + 1)).view(np.int8), coding
-    codes = np.empty((graph.ntotal, graph.d), np.int16)
+        codes = aligned_empty(raw.shape, np.int8)
+        np.subtract(raw, np.uint8(LARGEST_8 + 1), out=codes.view(np.uint8))
+        return codes, coding
+    codes = aligned_empty((graph.ntotal, graph.d), np.int16)
     numbers = bridge.vectors_of(storage)
     for start in range(0, len(codes), BLOCK_ROWS):
         block = numbers[start : start + BLOCK_ROWS] / np.float64(facts.step)

@@ -10,7 +10,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-CACHE_LINE_BYTES = 64
+from indexers.graph.distances import INLINE
+from retrieval.runtime.memory import CACHE_LINE_BYTES
 
 
 def _prefetching(context: Any, array: Any, index: Any) -> Any:
@@ -33,9 +34,13 @@ def _prefetching(context: Any, array: Any, index: Any) -> Any:
 _prefetch: Any = intrinsic(_prefetching)
 
 
-@njit(boundscheck=False)
+@njit(inline=INLINE, boundscheck=False)
 def prefetch_row(values: Any, row: int) -> None:
     """Fetch a row of the matrix into the processor's cache."""
-    width = values.shape[1]
-    for column in range(0, width, CACHE_LINE_BYTES // values.itemsize):
-        _prefetch(values, row * width + column)
+    width, step = values.shape[1], CACHE_LINE_BYTES // values.itemsize
+    start = row * width
+    # Most rows have one or two lines. A loop over these would take longer than the distance.
+    _prefetch(values, start)
+    _prefetch(values, start + width - 1)
+    for column in range(step, width - step, step):
+        _prefetch(values, start + column)

@@ -191,16 +191,16 @@ def _walk(between: Any) -> Any:
                 neighbor = links[row, j]
                 if neighbor < 0:
                     break
-                if tags[neighbor] != tag:
-                    tags[neighbor] = tag
-                    unseen[count] = neighbor
-                    count += 1
-                    prefetch_row(codes, neighbor)
+                prefetch_row(codes, neighbor)
+                unseen[count] = neighbor  # without a branch, which would often be mispredicted
+                count += tags[neighbor] != tag
+                tags[neighbor] = tag
+            for j in range(count):
+                away = between(point, codes, unseen[j])
+                unseen[j] = (np.int64(away) << 32) | (unseen[j] << 1)
             back = size
             for j in range(count):
-                neighbor = unseen[j]
-                away = between(point, codes, neighbor)
-                candidate = (np.int64(away) << 32) | (np.int64(neighbor) << 1)
+                candidate = unseen[j]
                 if size < pool.shape[0]:
                     size += 1
                 elif candidate >= pool[size - 1]:
@@ -208,7 +208,7 @@ def _walk(between: Any) -> Any:
                 place = inserted(candidate, pool, size)
                 back = min(back, place)
                 if place <= here + 1:  # the walk goes to this neighbor next
-                    prefetch_row(links, neighbor)
+                    prefetch_row(links, (candidate & 0xFFFFFFFF) >> 1)
             here = min(here, back)
         return size
 

@@ -3,7 +3,24 @@
 import ctypes
 import sys
 from functools import cache
+from math import prod
 from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+CACHE_LINE_BYTES = 64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array of any numbers that begins with a line of the processor's cache.
+
+    A row of 64 bytes then lies in one line, and not in two.
+    """
+    size = prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + CACHE_LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE_BYTES
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def give_back() -> None:

@@ -135,7 +135,8 @@ def test_int8_keeps_the_layers_that_it_must(name: str, network: Path, quick: Any
         run = runtime.open(target, Arithmetic.INT8, 1)
         return deviation(wanted, run(images), Metric.COSINE).noise
 
-    assert 5 * noise([*first]) < noise([])
+    # 2.4 times with VNNI; far more on a processor whose sums of int8 products saturate.
+    assert 2 * noise([*first]) < noise([])
     everything = [operator for layer in layers for operator in layer]
     assert noise(everything) < 1e-4, "only what lies between layers is rounded"
 
