@@ -47,7 +47,6 @@ candidate. With fewer matching rows, no walk is made."""
 
 SAMPLE_ROWS = 20_000  # for the coding
 NO_MASK, NO_ROWS = np.empty(0, np.bool_), np.empty(0, np.int64)
-NO_CENTER = np.empty(0, np.float32)
 FLOAT32 = np.dtype(np.float32)
 
 
@@ -281,10 +280,12 @@ class HnswPcaIndex:
         coding, layers = self.coding, self.layers
         self.rows = len(self.vectors)
         self.zero = _zero_vector(self.vectors) if coding.kind == COSINE else None
-        center = coding.center if coding.has_rest else NO_CENTER
+        matrix, unit, offsets = coding.rounded_turn()
         links = layers.links, layers.upper, layers.lines
-        self.arrays = (coding.turn, center, self.codes, *links, *self.vectors.arrays)
-        self.constants = (layers.entry, layers.top, *coding.geometry, 1 / coding.step)
+        turn = matrix, offsets, coding.center
+        self.arrays = (*turn, self.codes, *links, *self.vectors.arrays)
+        geometry = *coding.geometry, coding.has_rest, unit, 1 / coding.step
+        self.constants = (layers.entry, layers.top, *geometry)
         self.is_simple = self.copies.vector_of is None and self.zero is None
         self.tags.clear()
 

@@ -14,7 +14,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexers.graph.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MAX_CODE_LENGTH
+from indexers.graph.distances import (
+    COSINE,
+    EUCLIDEAN,
+    INNER_PRODUCT,
+    MAX_CODE_LENGTH,
+    MAX_ROUNDED_LENGTH,
+)
 from indexers.graph.neighbors import Nearest
 from retrieval.choices import choice
 from retrieval.contracts import Blocks, Mask, Metric, Vectors
@@ -110,6 +116,19 @@ class Coding:
     def geometry(self) -> tuple[int, float, float]:
         """The arguments of compiled functions that compare codes."""
         return self.kind, self.correlation, self.middle
+
+    def rounded_turn(self) -> tuple[NDArray[np.int16], float, NDArray[np.float32]]:
+        """Return the matrix in integers (width, padded dim), what one stands for, and offsets.
+
+        The offsets (width,) are those of vectors less the center.
+        """
+        width, dim = self.width, len(self.center)
+        matrix = self.turn[:, :-1].astype(np.float64)
+        unit = (np.linalg.norm(matrix, axis=1).max() or 1.0) / MAX_ROUNDED_LENGTH
+        integers = np.zeros((width, width_of(dim, 16)), np.int16)
+        integers[:, :dim] = np.rint(matrix / unit)
+        offsets = self.turn[:, -1] + matrix @ self.center.astype(np.float64)
+        return integers, float(unit), offsets.astype(np.float32)
 
     def codes(self, vectors: Vectors) -> Codes:
         """Return the codes (n, width) of prepared vectors (n, dim)."""

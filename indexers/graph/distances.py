@@ -15,6 +15,9 @@ MAX_CODE_LENGTH = 16_383
 """Maximum length of a point and a code: differences stay within 16 bits, their squares and products
 within 31."""
 
+MAX_ROUNDED_LENGTH = 32_700
+"""Length of vectors that are rounded to integers of 16 bits: their products stay within 31 bits."""
+
 INLINE: Final = "always"  # for functions of the inner loop, whose calls would take time
 
 

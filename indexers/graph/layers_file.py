@@ -82,11 +82,8 @@ def save(
         return
     assert isinstance(vectors, WholeVectors)
     (folder / vectors_file.FILE).unlink(missing_ok=True)
-    index: Any = faiss.IndexRefineFlat(base)  # of no rows yet
-    _detached(index)
-    index.refine_index = vectors.flat
-    index.ntotal = base.ntotal = len(vectors)
-    bridge.save(index, folder)
+    base.ntotal = len(vectors)
+    bridge.save(faiss.IndexRefine(base, vectors.stored), folder)
 
 
 def load(
@@ -106,7 +103,7 @@ def load(
     if is_compact:
         index = bridge.load(folder, faiss.IndexPreTransform, graph_metric(metric))
     else:
-        index = bridge.load_refined(folder, faiss.IndexHNSW, graph_metric(metric), mapped)
+        index = bridge.load(folder, faiss.IndexRefine, graph_metric(metric), mapped)
     graph = bridge.inside(index)
     if not isinstance(graph, faiss.IndexHNSW):
         raise BadData(f"{path} holds {type(graph).__name__}, no graph; build the index again")
@@ -115,8 +112,10 @@ def load(
     codes, coding = _codes(base, graph, folder, metric)
     if is_compact:
         return CompactVectors.load(folder, len(codes), coding.center, mapped), codes, coding, layers
-    # The rest of faiss's index is freed.
-    return WholeVectors(_detached(index), mapped), codes, coding, layers
+    stored = _detached(index)  # the rest of faiss's index is freed
+    if not (isinstance(stored, faiss.IndexFlat) or _has_bytes(stored)):
+        raise BadData(f"{path} has vectors of a wrong kind; build the index again")
+    return WholeVectors(stored, mapped), codes, coding, layers
 
 
 def graph_metric(metric: Metric | str) -> Metric:
@@ -125,8 +124,16 @@ def graph_metric(metric: Metric | str) -> Metric:
     return Metric.EUCLIDEAN if metric is Metric.COSINE else metric
 
 
+def _has_bytes(stored: Any) -> bool:
+    return (
+        isinstance(stored, faiss.IndexScalarQuantizer)
+        and stored.sq.qtype == faiss.ScalarQuantizer.QT_8bit_direct
+        and stored.codes.size() == stored.ntotal * stored.d
+    )
+
+
 def _detached(index: Any) -> Any:
-    """Return the flat index inside, which is no longer freed with the index around it."""
+    """Return the index of vectors inside, which is no longer freed with the index around it."""
     flat: Any = faiss.downcast_index(index.refine_index)
     index.own_refine_index = False
     owner: Any = faiss.IndexPreTransform(flat)

@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from indexers.graph.distances import COSINE, MAX_CODE_LENGTH
+from indexers.graph.distances import COSINE, MAX_CODE_LENGTH, MAX_ROUNDED_LENGTH
 
 # The compiler may reorder sums, to add eight numbers at a time. NaN stays NaN.
 REORDER_SUMS = {"reassoc", "contract", "nsz"}
 
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
-@njit(boundscheck=False)
+
+@njit(boundscheck=False, fastmath=REORDER_SUMS)
 def scaled(source: Any, kind: int, query: Any) -> bool:
     """Copy `source` (dim,) to `query`, with length 1 for cosines; return whether it is finite."""
     squares = 0.0
@@ -28,44 +30,52 @@ def scaled(source: Any, kind: int, query: Any) -> bool:
 
 
 @njit(boundscheck=False, fastmath=REORDER_SUMS)
-def turned_onto(query: Any, turn: Any, turned: Any) -> None:
-    """Write the query's numbers along the axes (axes,) into `turned`; turn: see
-    `indexers.graph.walk.search`.
+def rounded(query: Any, center: Any, numbers: Any) -> Any:
+    """Round the query, less the center (dim,), to integers of 16 bits.
+
+    numbers: for the integers, with the length `MAX_ROUNDED_LENGTH`. Return what an integer stands
+    for, and the squared length of the difference. A difference beyond float32 becomes 0.
     """
-    dim = turn.shape[1] - 1
-    for j in range(0, turned.shape[0], 4):  # four axes for each pass over the query
-        a, b = turn[j, dim], turn[j + 1, dim]
-        c, d = turn[j + 2, dim], turn[j + 3, dim]
-        for i in range(dim):
-            number = query[i]
-            a += number * turn[j, i]
-            b += number * turn[j + 1, i]
-            c += number * turn[j + 2, i]
-            d += number * turn[j + 3, i]
-        turned[j], turned[j + 1], turned[j + 2], turned[j + 3] = a, b, c, d
-
-
-@njit(boundscheck=False, fastmath=REORDER_SUMS)
-def rest_of(query: Any, center: Any, turned: Any) -> Any:
-    """Return the length of what the axes leave out of the query, less the center."""
-    whole, kept = np.float32(0), np.float32(0)
+    squares = 0.0
     for i in range(center.shape[0]):
-        difference = query[i] - center[i]
-        whole += difference * difference
-    for j in range(turned.shape[0]):
-        kept += turned[j] * turned[j]
-    return np.sqrt(max(np.float64(whole) - np.float64(kept), 0.0))
+        difference = np.float64(query[i] - center[i])
+        squares += difference * difference
+    scale = MAX_ROUNDED_LENGTH / np.sqrt(squares) if 0 < squares < np.inf else 0.0
+    if scale > LARGEST_FLOAT32:
+        scale = 0.0
+    factor = np.float32(scale)
+    for i in range(center.shape[0]):
+        numbers[i] = np.int16(np.rint((query[i] - center[i]) * factor)) if scale > 0 else 0
+    return 1 / scale if scale > 0 else 0.0, squares
 
 
 @njit(boundscheck=False)
-def coded(turned: Any, scale: float, rest: float, middle: float, point: Any) -> None:
-    """Write the query's code, no longer than `MAX_CODE_LENGTH`, into `point` (width,).
+def turned_onto(numbers: Any, matrix: Any, unit: float, offsets: Any, turned: Any) -> Any:
+    """Write the query's numbers along the axes (axes,) into `turned`; return their squared length.
 
-    rest: the length of the query's rest, times the correlation; negative if codes have none.
+    numbers: of the query, see `rounded`. matrix, offsets: see `indexers.graph.walk.search`. unit:
+    what a product of two integers stands for.
     """
     squares = 0.0
-    for j in range(turned.shape[0]):
+    for j in range(matrix.shape[0]):
+        total = np.int32(0)
+        for i in range(matrix.shape[1]):
+            term = np.int32(np.int32(numbers[i]) * np.int32(matrix[j, i]))
+            total = np.int32(total + term)
+        turned[j] = np.float32(np.float64(total) * unit + np.float64(offsets[j]))
         squares += np.float64(turned[j]) * np.float64(turned[j])
+    return squares
+
+
+@njit(boundscheck=False)
+def coded(
+    turned: Any, squares: float, scale: float, rest: float, middle: float, point: Any
+) -> None:
+    """Write the query's code, no longer than `MAX_CODE_LENGTH`, into `point` (width,).
+
+    squares: the squared length of `turned`. rest: the length of the query's rest, times the
+    correlation; negative if codes have none.
+    """
     length = np.sqrt(squares) * scale
     if not length <= MAX_CODE_LENGTH:
         scale = scale * MAX_CODE_LENGTH / length if length < np.inf else 0.0

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexers.faiss import bridge
+from indexers.graph.coding import PART_ROWS, parts
 from retrieval.choices import choice
 from retrieval.contracts import Metric, Rows, Vectors
 from retrieval.errors import BadData
 from retrieval.storage.files import write_whole
 
 FILE = "compact.npy"
-LARGEST = 127
-PART_ROWS = 1_024  # converted at a time
+LARGEST, LARGEST_BYTE = 127, 255
 SCALE_BYTES = 4  # a float32 at the end of each compact vector
 NO_NUMBERS = np.empty(0, np.float32)
 
@@ -59,28 +59,35 @@ def blocks_of(vectors: RankedVectors) -> Iterator[Vectors]:
 
 
 class WholeVectors:
-    """Vectors in float32, in a flat index of faiss, where they are used in place."""
+    """Exact vectors, in an index of faiss, where they are used in place.
 
-    def __init__(self, flat: faiss.IndexFlat, is_mapped: bool = False) -> None:
-        """is_mapped: whether the vectors lie in the file."""
-        self.flat: Any = flat
+    They are in float32, or in bytes if all numbers are whole ones from 0 to 255: pixels, for
+    example. These take a quarter of the memory, and of the time to read them.
+    """
+
+    def __init__(self, stored: Any, is_mapped: bool = False) -> None:
+        """stored: an IndexFlat, or an IndexScalarQuantizer of bytes. is_mapped: whether the vectors
+        lie in the file.
+        """
+        self.stored = stored
         self.is_mapped = is_mapped
-        self.vectors = bridge.vectors_of(flat)
+        self.in_bytes = isinstance(stored, faiss.IndexScalarQuantizer)
+        self.vectors = _numbers(stored)
 
     @classmethod
     def of(cls, blocks: Iterable[Vectors], rows: int, dim: int, metric: Metric | str) -> Self:
         """Return the vectors in blocks (m, dim), `rows` in all, of a graph with this metric."""
-        metric = choice(Metric, metric)
-        flat: Any = faiss.IndexFlat(dim, bridge.METRICS[metric])
-        bridge.reserve(flat.codes, rows * flat.code_size)
+        kind = bridge.METRICS[choice(Metric, metric)]
+        stored: Any = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct, kind)
+        bridge.reserve(stored.codes, rows * dim)
         for block in blocks:
-            flat.add(block)
-        return cls(flat)
+            stored = _added(stored, block, rows)
+        return cls(stored)
 
     @property
     def dim(self) -> int:
         """Number of dimensions."""
-        return int(self.flat.d)
+        return int(self.stored.d)
 
     @property
     def arrays(self) -> Arrays:
@@ -88,11 +95,11 @@ class WholeVectors:
         return self.vectors, NO_NUMBERS, NO_NUMBERS
 
     def __len__(self) -> int:
-        return int(self.flat.ntotal)
+        return int(self.stored.ntotal)
 
     def fetch(self, rows: Rows | slice) -> Vectors:
         """See `RankedVectors`."""
-        return self.vectors[rows]
+        return self.vectors[rows].astype(np.float32, copy=False)
 
     def rounded(self, vectors: Vectors) -> Vectors:
         """Return the vectors unchanged."""
@@ -100,13 +107,10 @@ class WholeVectors:
 
     def grown(self, vectors: Vectors) -> Self:
         """Return these vectors followed by others (m, dim)."""
-        flat = self.flat
+        rows, stored = len(self) + len(vectors), self.stored
         if self.is_mapped:  # a mapped file has no room for more
-            flat = faiss.IndexFlat(self.dim, flat.metric_type)
-            bridge.reserve(flat.codes, (len(self) + len(vectors)) * flat.code_size)
-            flat.add(self.vectors)
-        flat.add(vectors)
-        return type(self)(flat)
+            stored = _copied(stored, rows, self.in_bytes)
+        return type(self)(_added(stored, vectors, rows))
 
 
 class CompactVectors:
@@ -127,8 +131,7 @@ class CompactVectors:
         numbers = np.zeros((rows, _width(len(origin))), np.int8)
         start = 0
         for block in blocks:
-            for part in range(0, len(block), PART_ROWS):
-                some = block[part : part + PART_ROWS]
+            for some in parts(block):
                 _round(some, origin, numbers[start : start + len(some)])
                 start += len(some)
         return cls(numbers, origin)
@@ -192,6 +195,44 @@ class CompactVectors:
                 np.save(file, self.numbers, allow_pickle=False)
 
         write_whole(folder / FILE, write)
+
+
+def _numbers(stored: Any) -> NDArray[Any]:
+    """Return a view of the vectors (n, dim) in an index of faiss."""
+    kind = np.uint8 if isinstance(stored, faiss.IndexScalarQuantizer) else np.float32
+    return bridge.view_of(stored.codes).view(kind).reshape(-1, stored.d)
+
+
+def _added(stored: Any, vectors: Vectors, rows: int) -> Any:
+    """Add vectors to an index of faiss; return it, or one in float32 if bytes cannot hold them.
+
+    rows: number of rows that this one gets room for.
+    """
+    if isinstance(stored, faiss.IndexScalarQuantizer) and not _fit_bytes(vectors):
+        stored = _copied(stored, rows, in_bytes=False)
+    stored.add(vectors)
+    return stored
+
+
+def _copied(stored: Any, rows: int, in_bytes: bool) -> Any:
+    """Return a copy of an index of faiss, with room for `rows`."""
+    copy: Any
+    if in_bytes:
+        direct = faiss.ScalarQuantizer.QT_8bit_direct
+        copy = faiss.IndexScalarQuantizer(stored.d, direct, stored.metric_type)
+    else:
+        copy = faiss.IndexFlat(stored.d, stored.metric_type)
+    bridge.reserve(copy.codes, rows * copy.code_size)
+    for some in parts(_numbers(stored)) if stored.ntotal else ():
+        copy.add(some.astype(np.float32))
+    return copy
+
+
+def _fit_bytes(vectors: Vectors) -> bool:
+    """Return whether all numbers are whole ones from 0 to 255."""
+    if not len(vectors) or vectors.min() < 0 or vectors.max() > LARGEST_BYTE:
+        return False
+    return all(np.array_equal(some, np.rint(some)) for some in parts(vectors))
 
 
 def _width(dim: int) -> int:

@@ -22,7 +22,7 @@ from indexers.graph.distances import (
     squared_difference,
 )
 from indexers.graph.prefetch import prefetch_row
-from indexers.graph.queries import REORDER_SUMS, coded, rest_of, scaled, turned_onto
+from indexers.graph.queries import REORDER_SUMS, coded, rounded, scaled, turned_onto
 from retrieval.runtime.numba import compiled
 
 NOT_FINITE = -1
@@ -282,7 +282,8 @@ def _ranked(
 @compiled(fastmath=REORDER_SUMS)
 def search(
     queries: Any,
-    turn: Any,
+    matrix: Any,
+    offsets: Any,
     center: Any,
     codes: Any,
     links: Any,
@@ -299,6 +300,8 @@ def search(
     kind: int,
     correlation: float,
     middle: float,
+    has_rest: bool,
+    unit: float,
     scale: float,
     margin: float,
     ef: int,
@@ -310,36 +313,39 @@ def search(
     Rows are nearest first, equal ones by row, then -1 and inf. Euclidean distances are not squared.
     Return the number of queries with fewer than k rows, or NOT_FINITE if a query is not finite.
 
-    turn: (axes, dim + 1), axes a multiple of 4: a matrix onto the axes, and an offset in the last
-    column, both to be multiplied by `scale`. center: (dim,) if codes have the length of the rest as
-    their last number, else (0,). codes: (n, width). links: (n, degree), neighbors in the lowest
-    layer, then -1. upper: (u, m), neighbors in the other layers. lines: (n,) a row's first line in
-    `upper`. vectors: (n, dim), of length 1 for cosines, or compact ones (n, width). scales, origin:
+    matrix: (axes, padded dim) int16, onto the axes; `unit` is what an integer of it stands for.
+    offsets: (axes,) added after it. center: (dim,) subtracted before it. has_rest: whether the last
+    number of a code is the length of the rest. scale: steps for a length of 1. codes: (n, width).
+    links: (n, degree), neighbors in the lowest layer, then -1. upper: (u, m), neighbors in the
+    other layers. lines: (n,) a row's first line in `upper`. vectors: (n, dim) float32 or uint8, of
+    length 1 for cosines, or compact ones (n, width). scales, origin:
     (n,) and (dim,), see `indexers.graph.vectors`, or (0,). among: (n,) bool of rows that may be
     found, or (0,) for all. candidates: (c,) rows whose codes are all compared, or (0,) for a walk.
     tags: (n + 1,), zeros at first, for one call at a time. entry: first row of a walk. levels:
     number of layers above the lowest. kind: see `indexers.graph.distances`.
     correlation, middle, margin: see `Coding`. ef: candidates that a walk keeps.
     """
-    dim, axes, k = queries.shape[1], turn.shape[0], rows.shape[1]
+    dim, axes, k = queries.shape[1], matrix.shape[0], rows.shape[1]
     query, turned = np.empty(dim, np.float32), np.empty(axes, np.float32)
+    numbers = np.zeros(matrix.shape[1], np.int16)
     point = np.zeros(codes.shape[1], np.int16)
     pool, unseen = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
     # Without a rest, rounding moves each code by at most half a unit along each axis, and a
     # projection onto axes increases no distance. So the distance of two codes minus `slack` is a
     # lower bound. With a rest, it is an estimate, and `margin` allows for its errors.
-    slack = np.sqrt(axes / 6) if center.shape[0] else np.sqrt(axes) + 1
-    unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
+    slack = np.sqrt(axes / 6) if has_rest else np.sqrt(axes) + 1
+    squared_unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0
     for number in range(queries.shape[0]):
         if not scaled(queries[number], kind, query):
             return NOT_FINITE
-        turned_onto(query, turn, turned)
+        step, whole = rounded(query, center, numbers)
+        along = turned_onto(numbers, matrix, step * unit, offsets, turned)
         rest, offset = -1.0, 0.0
-        if center.shape[0] > 0:
-            rest = rest_of(query, center, turned)
+        if has_rest:
+            rest = np.sqrt(max(whole - along, 0.0))
             offset = (1 - correlation * correlation) * rest * rest * scale * scale
-        coded(turned, scale, correlation * rest, middle, point)
+        coded(turned, along, scale, correlation * rest, middle, point)
         tag = next_tag(tags)
         if candidates.shape[0] > 0:
             size = _scanned(kind, point, codes, candidates, pool)
@@ -358,7 +364,7 @@ def search(
             among,
             pool[:size],
             kind,
-            unit,
+            squared_unit,
             offset,
             slack,
             margin,

@@ -302,7 +302,7 @@ def test_a_zero_vector_is_found_where_all_others_point_away() -> None:
 
 def test_load_refuses_another_kind(tmp_path: Path) -> None:
     HnswPca(Metric.EUCLIDEAN).build(vectors(300)).save(tmp_path)
-    with pytest.raises(BadData, match="wanted IndexRefineFlat"):
+    with pytest.raises(BadData, match="wanted IndexRefine with 0"):
         HnswPca(Metric.INNER_PRODUCT).load(tmp_path)
     inside = faiss.IndexRefineFlat(faiss.IndexFlat(8))
     faiss.write_index(inside, str(tmp_path / "index.faiss"))
