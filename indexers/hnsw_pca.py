@@ -4,12 +4,12 @@
 links the codes to a graph, and `walk` searches it and ranks the candidates by their vectors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import cbrt, ceil
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ from retrieval.hits import (
     checked_blocks,
     prepared,
 )
-from retrieval.runtime.memory import aligned_empty, give_back
+from retrieval.runtime.memory import aligned_empty, give_back, use_large_pages
 from retrieval.values import resolve_options
 
 SCANNED_PER_CANDIDATE = 16
@@ -281,11 +281,13 @@ class HnswPcaIndex:
         self.rows = len(self.vectors)
         self.zero = _zero_vector(self.vectors) if coding.kind == COSINE else None
         matrix, unit, offsets = coding.rounded_turn()
-        links = layers.links, layers.upper, layers.lines
-        turn = matrix, offsets, coding.center
-        self.arrays = (*turn, self.codes, *links, *self.vectors.arrays)
-        geometry = *coding.geometry, coding.has_rest, unit, 1 / coding.step
-        self.constants = (layers.entry, layers.top, *geometry)
+        graph = layers.links, layers.upper, layers.lines
+        arrays = matrix, offsets, coding.center, self.codes, *graph, *self.vectors.arrays
+        constants = *coding.geometry, coding.has_rest, unit, 1 / coding.step
+        fixed = *arrays, layers.entry, layers.top, *constants
+        self.walk: Callable[..., int] = partial(cast(Callable[..., int], walk.search), *fixed)
+        if not self.vectors.is_mapped:
+            use_large_pages(self.vectors.arrays[0])
         self.is_simple = self.copies.vector_of is None and self.zero is None
         self.tags.clear()
 
@@ -355,18 +357,9 @@ class HnswPcaIndex:
         except IndexError:  # more concurrent calls than before
             tags = np.zeros(self.rows + 1, np.uint8)
         whole = ef >= (len(candidates) or self.rows)
-        short: int = walk.search(
-            queries,
-            *self.arrays,
-            among,
-            candidates,
-            tags,
-            *self.constants,
-            np.inf if whole else self.coding.margin,
-            min(ef, self.rows),
-            rows,
-            distances,
-        )
+        margin = np.inf if whole else self.coding.margin
+        ef = min(ef, self.rows)
+        short = self.walk(queries, among, candidates, tags, margin, ef, rows, distances)
         self.tags.append(tags)
         return short
 

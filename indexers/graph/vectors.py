@@ -35,6 +35,9 @@ class RankedVectors(Protocol):
     def dim(self) -> int:
         """Number of dimensions."""
 
+    is_mapped: bool
+    """Whether the vectors lie in the file."""
+
     @property
     def arrays(self) -> Arrays:
         """The arguments `vectors`, `scales` and `origin` of `indexers.graph.walk.search`."""
@@ -120,9 +123,12 @@ class CompactVectors:
     scale in float32. origin: (dim,).
     """
 
-    def __init__(self, numbers: NDArray[np.int8], origin: NDArray[np.float32]) -> None:
+    def __init__(
+        self, numbers: NDArray[np.int8], origin: NDArray[np.float32], is_mapped: bool = False
+    ) -> None:
         self.numbers = numbers
         self.origin = origin
+        self.is_mapped = is_mapped
         self.scales = numbers[:, -SCALE_BYTES:].view(np.float32)[:, 0]
 
     @classmethod
@@ -153,7 +159,7 @@ class CompactVectors:
                 f"{path} has {numbers.dtype} of shape {numbers.shape}, wanted int8 of {shape}; "
                 "build the index again"
             )
-        loaded = cls(np.asarray(numbers), origin)
+        loaded = cls(np.asarray(numbers), origin, mapped)
         if not (np.isfinite(loaded.scales) & (loaded.scales >= 0)).all():
             raise BadData(f"{path} is damaged (a scale is out of range); build the index again")
         return loaded

@@ -281,7 +281,6 @@ def _ranked(
 
 @compiled(fastmath=REORDER_SUMS)
 def search(
-    queries: Any,
     matrix: Any,
     offsets: Any,
     center: Any,
@@ -292,9 +291,6 @@ def search(
     vectors: Any,
     scales: Any,
     origin: Any,
-    among: Any,
-    candidates: Any,
-    tags: Any,
     entry: int,
     levels: int,
     kind: int,
@@ -303,6 +299,10 @@ def search(
     has_rest: bool,
     unit: float,
     scale: float,
+    queries: Any,
+    among: Any,
+    candidates: Any,
+    tags: Any,
     margin: float,
     ef: int,
     rows: Any,
@@ -318,11 +318,11 @@ def search(
     number of a code is the length of the rest. scale: steps for a length of 1. codes: (n, width).
     links: (n, degree), neighbors in the lowest layer, then -1. upper: (u, m), neighbors in the
     other layers. lines: (n,) a row's first line in `upper`. vectors: (n, dim) float32 or uint8, of
-    length 1 for cosines, or compact ones (n, width). scales, origin:
-    (n,) and (dim,), see `indexers.graph.vectors`, or (0,). among: (n,) bool of rows that may be
-    found, or (0,) for all. candidates: (c,) rows whose codes are all compared, or (0,) for a walk.
-    tags: (n + 1,), zeros at first, for one call at a time. entry: first row of a walk. levels:
-    number of layers above the lowest. kind: see `indexers.graph.distances`.
+    length 1 for cosines, or compact ones (n, width). scales, origin: (n,) and (dim,), see
+    `indexers.graph.vectors`, or (0,). among: (n,) bool of rows that may be found, or (0,) for all.
+    candidates: (c,) rows whose codes are all compared, or (0,) for a walk. tags: (n + 1,), zeros at
+    first, for one call at a time. entry: first row of a walk. levels: number of layers above the
+    lowest. kind: see `indexers.graph.distances`.
     correlation, middle, margin: see `Coding`. ef: candidates that a walk keeps.
     """
     dim, axes, k = queries.shape[1], matrix.shape[0], rows.shape[1]

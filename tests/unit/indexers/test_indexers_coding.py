@@ -18,6 +18,7 @@ from indexers.graph.coding import QUERY_ROWS, Coding, Neighborhoods
 from indexers.graph.fitting import fitted
 from indexers.graph.layers import Layers
 from indexers.graph.layers_file import FILE
+from indexers.graph.queries import rounded, turned_onto
 from indexers.hnsw_pca import HnswPca
 from retrieval.contracts import Metric, Vectors
 from retrieval.errors import BadData
@@ -105,6 +106,30 @@ def test_codes_of_products_have_no_rest_and_no_center() -> None:
     coding = fit(uneven(1000), Metric.INNER_PRODUCT, 64, 8)
     assert not coding.has_rest
     assert not coding.turn[:, -1].any()
+
+
+@pytest.mark.parametrize("far", [0.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e15])
+def test_queries_in_integers_are_turned_as_rows_are(far: float, scale: float) -> None:
+    rows = ((uneven(600) + far) * scale).astype(np.float32)
+    coding = fit(rows, Metric.EUCLIDEAN)
+    matrix, unit, offsets = coding.rounded_turn()
+    numbers = np.zeros(matrix.shape[1], np.int16)
+    turned = np.zeros(coding.width, np.float32)
+    for query in rows[:20]:
+        step, squares = rounded(query, coding.center, numbers)
+        along = turned_onto(numbers, matrix, step * unit, offsets, turned)
+        wanted = (query - coding.center) @ coding.turn[:, :-1].T
+        assert np.abs(turned - wanted).max() < 1e-4 * np.sqrt(squares)
+        assert along == pytest.approx((wanted.astype(np.float64) ** 2).sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [0.0, 1e-42, 3e38])
+def test_queries_that_integers_cannot_hold_become_zeros(number: float) -> None:
+    query, center = np.full(8, number, np.float32), np.full(8, -number, np.float32)
+    numbers = np.ones(16, np.int16)
+    step, _ = rounded(query, center, numbers)
+    assert step == 0 and not numbers[:8].any()
 
 
 def test_few_rows_keep_as_much_as_codes_can() -> None:

@@ -306,7 +306,7 @@ def test_load_refuses_another_kind(tmp_path: Path) -> None:
         HnswPca(Metric.INNER_PRODUCT).load(tmp_path)
     inside = faiss.IndexRefineFlat(faiss.IndexFlat(8))
     faiss.write_index(inside, str(tmp_path / "index.faiss"))
-    with pytest.raises(BadData, match="IndexFlatL2, not IndexHNSW"):
+    with pytest.raises(BadData, match="holds IndexFlatL2, no graph"):
         HnswPca(Metric.EUCLIDEAN).load(tmp_path)
 
 
