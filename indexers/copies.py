@@ -9,6 +9,7 @@ rows share it.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ class Copies:
         linked: the distinct vectors in blocks (…, dim). Both are as the graph holds them. No
         vector that is already linked becomes a copy.
         """
-        blocks = _counted([*linked, added])
+        blocks = _counted(chain(linked, [added]))
         grown = self._numbered(_first_copies(_projected(blocks, added.shape[1]), self.vectors))
         if self.vector_of is None:
             return grown

@@ -5,6 +5,7 @@ Navigable Small World graphs (TPAMI 2020).
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -39,6 +40,8 @@ from retrieval.values import resolve_options
 FILE = "index.hnsw"
 MORE_CANDIDATES = 1.5  # factor on those of which, on average, enough match a mask
 WIDENED = 4  # factor on the candidates of queries that found too few matching rows
+MAX_WALKS = 2  # with a filter
+MAX_CANDIDATES = 1 << 22  # of all queries of one call
 COPIED_AS_COMPARED = 4
 """Rows of a mask that are compared in the time of one that is copied out of the graph first: less
 than measured, because a mask is often used again."""
@@ -253,19 +256,39 @@ class HnswIndex:
         distances = np.empty(labels.shape, np.float32)
         missing = np.arange(len(queries))
         wide = ceil(MORE_CANDIDATES * count * self.copies.vectors / matching)
-        while len(missing) and self._walk_is_shorter(matching, wide):
-            walked = self._walk(queries[missing], wide)
-            if walked is None:
+        for _ in range(MAX_WALKS):
+            if not self._walk_is_shorter(matching, wide):
                 break
-            matches = among[walked[0].view(np.int64)]
-            whole = np.count_nonzero(matches, axis=1) >= count
-            first = np.argsort(~matches[whole], axis=1, kind="stable")[:, :count]
-            labels[missing[whole]] = np.take_along_axis(walked[0][whole], first, axis=1)
-            distances[missing[whole]] = np.take_along_axis(walked[1][whole], first, axis=1)
-            missing, wide = missing[~whole], WIDENED * wide
+            found = np.zeros(len(missing), np.bool_)
+            size = max(1, MAX_CANDIDATES // wide)
+            for some in (slice(i, i + size) for i in range(0, len(missing), size)):
+                walked = self._walk(queries[missing[some]], wide)
+                if walked is None:
+                    continue
+                matches = among[walked[0].view(np.int64)]
+                whole = np.count_nonzero(matches, axis=1) >= count
+                first = np.argsort(~matches[whole], axis=1, kind="stable")[:, :count]
+                places = missing[some][whole]
+                labels[places] = np.take_along_axis(walked[0][whole], first, axis=1)
+                distances[places] = np.take_along_axis(walked[1][whole], first, axis=1)
+                found[some] = whole
+            missing, wide = missing[~found], WIDENED * wide
         if len(missing):
-            exact = self._matching(among)
-            labels[missing], distances[missing] = exact.knn_query(queries[missing], count)
+            labels[missing], distances[missing] = self._compared(queries[missing], count, among)
+        return labels, distances
+
+    def _compared(self, queries: Vectors, count: int, among: Mask) -> Labeled:
+        """Return labels and distances where a walk costs more, or finds too few rows of the mask.
+
+        Few rows are all compared. Many are often far from such a query: hnswlib's own filter walks
+        until it has found enough of them, and calls Python for each row that it meets.
+        """
+        if int(np.count_nonzero(among)) > MAX_KEPT_ROWS:
+            with suppress(RuntimeError):  # fewer than `count` rows
+                admits = among.tolist().__getitem__
+                labels, distances = self.graph.knn_query(queries, count, 1, admits)
+                return labels, distances
+        labels, distances = self._matching(among).knn_query(queries, count)
         return labels, distances
 
     def _walk_is_shorter(self, matching: int, wide: int) -> bool:
@@ -278,8 +301,9 @@ class HnswIndex:
 
     def _matching(self, among: Mask) -> Any:
         """Return hnswlib's exact index of the rows of the mask, kept if it is small."""
-        if self.kept is not None and np.array_equal(self.kept[0], among):
-            return self.kept[1]
+        kept = self.kept  # another thread may change it
+        if kept is not None and np.array_equal(kept[0], among):
+            return kept[1]
         rows = np.flatnonzero(among)
         flat = self._flat(rows)
         if len(rows) <= MAX_KEPT_ROWS:

@@ -249,12 +249,14 @@ class HnswPcaIndex:
         as_kept = self.vectors.rounded(vectors)
         copies = self.copies.joined(blocks_of(self.vectors), as_kept)
         vectors = vectors[copies.is_first[len(self) :]]
-        self.vectors = self.vectors.grown(vectors)
-        codes = aligned_empty((len(self.vectors), self.coding.width), self.coding.integer)
+        codes = aligned_empty((copies.vectors, self.coding.width), self.coding.integer)
         codes[: len(self.codes)] = self.codes
         codes[len(self.codes) :] = self.coding.codes(_placed(vectors, self.coding))
-        self.codes = codes
         self.copies = copies
+        if not len(vectors):
+            self._prepare()
+            return
+        self.vectors, self.codes = self.vectors.grown(vectors), codes
         self.link()
 
     def link(self) -> None:
@@ -329,14 +331,16 @@ class HnswPcaIndex:
 
         spread(search_chunk, len(queries))
         short = np.flatnonzero(rows[:, -1] < 0)
-        if len(short):
+        if len(short):  # the walk met too few rows of the mask, or of the graph
             candidates = np.arange(self.rows) if among is None else np.flatnonzero(among)
-            some, some_distances = rows[short], distances[short]
-            kind = self.coding.kind
-            walk.compare(
-                queries[short], *self.vectors.arrays, candidates, kind, some, some_distances
-            )
-            rows[short], distances[short] = some, some_distances
+
+            def compare_chunk(chunk: slice) -> None:
+                some = short[chunk]
+                found, away = rows[some], distances[some]
+                self._search(queries[some], self.ef, NO_MASK, candidates, found, away)
+                rows[some], distances[some] = found, away
+
+            spread(compare_chunk, len(short))
         if self.zero is not None and (among is None or among[self.zero]):
             missed = (distances[:, -1] > 1) & (rows != self.zero).all(axis=1)
             rows[missed, -1], distances[missed, -1] = self.zero, 1  # orthogonal to everything

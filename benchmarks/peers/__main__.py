@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.peers.peer import PEERS
 from benchmarks.peers.rounds import TARGETS, WAYS, Worker, WorkerError, compared
 from benchmarks.peers.worker import K
+from benchmarks.speed.scale import draw
 from benchmarks.suite import machine
 from retrieval.contracts import Framing, Metric, Vectors
 from retrieval.errors import BadInput, UnknownName
@@ -33,6 +34,7 @@ from retrieval.storage.sets.embeddings import open_embeddings
 
 BASELINE = "hnswlib"
 ROUNDS = 5
+RANDOM_QUERIES = 2_000
 
 Result = dict[str, Any] | str
 """Measurements of a peer, or its error."""
@@ -123,6 +125,9 @@ def main() -> None:
         metavar=("QUERIES", "DATABASE"),
         help="embeddings folders",
     )
+    parser.add_argument(
+        "--random", type=int, metavar="ROWS", help="vectors as benchmarks.speed.scale draws them"
+    )
     parser.add_argument("--pixels", default="fashion-mnist", help="data set of gray images")
     parser.add_argument("--peer", action="append", help="peer to measure; may be repeated")
     parser.add_argument("--limit", type=int, help="maximum number of database vectors")
@@ -134,9 +139,13 @@ def main() -> None:
         if name not in PEERS:
             raise SystemExit(str(UnknownName("peer", name, PEERS)))
     try:
-        queries, database, metric = (
-            embedded(*given.embeddings) if given.embeddings else pixels(given.pixels)
-        )
+        if given.random:
+            queries, database = draw(RANDOM_QUERIES, seed=1), draw(given.random, seed=2)
+            metric = Metric.COSINE
+        elif given.embeddings:
+            queries, database, metric = embedded(*given.embeddings)
+        else:
+            queries, database, metric = pixels(given.pixels)
     except BadInput as problem:
         raise SystemExit(str(problem)) from None
     results = run(queries, database[: given.limit], metric, names, given.rounds)

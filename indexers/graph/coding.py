@@ -9,7 +9,7 @@ r² + s² - 2 c r s, where c is the mean correlation of rests of neighbors.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ LARGEST_MIDDLE = 8_000  # steps; with a longer rest, codes have none
 
 
 Codes = NDArray[np.signedinteger[Any]]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +166,11 @@ class Coding:
 
     def rests(self, vectors: Vectors, turned: Vectors) -> NDArray[np.float64]:
         """Return the lengths (n,) of what the axes leave out of vectors (n, dim)."""
-        whole = np.concatenate([_squares(some - self.center) for some in parts(vectors)])
-        squares = whole.astype(np.float64) - _squares(turned)
-        return np.asarray(np.sqrt(np.maximum(squares, 0)))
+        squares = np.empty(len(vectors))
+        for some, found in zip(parts(vectors), parts(squares), strict=True):
+            found[:] = _squares(some - self.center)
+        squares -= _squares(turned)
+        return np.sqrt(np.maximum(squares, 0))
 
 
 def reaches(turned: NDArray[Any], bits: int) -> NDArray[np.float64]:
@@ -297,10 +300,10 @@ def _squares(vectors: Vectors) -> NDArray[np.float32]:
     return np.asarray(np.vecdot(vectors, vectors))
 
 
-def parts(vectors: Vectors) -> Iterator[Vectors]:
-    """Yield vectors (n, dim) in parts of `PART_ROWS` rows, which need little more memory."""
-    for start in range(0, len(vectors), PART_ROWS):
-        yield vectors[start : start + PART_ROWS]
+def parts(rows: NDArray[Number]) -> Iterator[NDArray[Number]]:
+    """Yield an array (n, …) in parts of `PART_ROWS` rows, which need little more memory."""
+    for start in range(0, len(rows), PART_ROWS):
+        yield rows[start : start + PART_ROWS]
 
 
 def width_of(numbers: int, bits: int) -> int:

@@ -7,6 +7,7 @@ own, so that one long vector takes no precision from the others. So does the fir
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol, Self
 
 import faiss
@@ -150,8 +151,8 @@ class CompactVectors:
         """
         path = folder / FILE
         try:
-            numbers = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
+            numbers: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as problem:
             raise BadData(f"{path} is damaged ({problem}); build the index again") from None
         shape = rows, _width(len(origin))
         if numbers.dtype != np.int8 or numbers.shape != shape or not numbers.flags.c_contiguous:
@@ -159,6 +160,8 @@ class CompactVectors:
                 f"{path} has {numbers.dtype} of shape {numbers.shape}, wanted int8 of {shape}; "
                 "build the index again"
             )
+        if not mapped:
+            numbers = numbers.copy()
         loaded = cls(np.asarray(numbers), origin, mapped)
         if not (np.isfinite(loaded.scales) & (loaded.scales >= 0)).all():
             raise BadData(f"{path} is damaged (a scale is out of range); build the index again")
@@ -236,7 +239,9 @@ def _copied(stored: Any, rows: int, in_bytes: bool) -> Any:
 
 def _fit_bytes(vectors: Vectors) -> bool:
     """Return whether all numbers are whole ones from 0 to 255."""
-    if not len(vectors) or vectors.min() < 0 or vectors.max() > LARGEST_BYTE:
+    if not len(vectors):
+        return True
+    if vectors.min() < 0 or vectors.max() > LARGEST_BYTE:
         return False
     return all(np.array_equal(some, np.rint(some)) for some in parts(vectors))
 

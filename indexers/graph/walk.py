@@ -374,26 +374,3 @@ def search(
         short += found < k
         _finished(found, kind, rows[number], distances[number])
     return short
-
-
-@compiled(fastmath=REORDER_SUMS)
-def compare(
-    queries: Any,
-    vectors: Any,
-    scales: Any,
-    origin: Any,
-    candidates: Any,
-    kind: int,
-    rows: Any,
-    distances: Any,
-) -> None:
-    """Fill rows and distances as `search` does, with the nearest of all candidates."""
-    query = np.empty(queries.shape[1], np.float32)
-    for number in range(queries.shape[0]):
-        scaled(queries[number], kind, query)
-        product = _placed(query, origin, kind)
-        found = 0
-        for row in candidates:
-            away = _between_vectors(query, vectors, scales, product, row, kind)
-            found = _kept(found, row, away, rows[number], distances[number])
-        _finished(found, kind, rows[number], distances[number])

@@ -218,8 +218,9 @@ class MilvusIndex:
         The last result is cached if no other process can change the collection.
         """
         rows = np.arange(len(self.keys)) if among is None else np.flatnonzero(among)
-        if self._kept is not None and np.array_equal(self._kept[0], rows):
-            return self._kept
+        kept = self._kept  # another thread may change it
+        if kept is not None and np.array_equal(kept[0], rows):
+            return kept
         flat = faiss.IndexFlat(self.dim, bridge.METRICS[self.metric])
         for start in range(0, len(rows), ROWS_PER_FETCH):
             part = rows[start : start + ROWS_PER_FETCH]

@@ -30,7 +30,7 @@ from tests.made import embeddings
 
 FLIPS = 1000 if victims.ALL else 60
 ROWS = 400
-BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "ivfpq", "vamana")
+BACKENDS = ("exact", "ivf", "hnsw", "hnsw-pca", "hnsw-pca compact", "ivfpq", "vamana")
 ADDRESS_SPACE_BYTES = 8 << 30  # the limit of a process that reads small files
 CPU_SECONDS = 100  # the limit of such a process
 CALIBRATION = file_name(Metric.COSINE)
@@ -49,7 +49,8 @@ def made_index(backend: str) -> Callable[[Path], Path]:
         if backend == "vamana":
             pytest.importorskip("svs")
         sets = [embeddings(home / "set", vectors())]
-        build_index(sets, backend, home / "index")
+        name, _, compact = backend.partition(" ")
+        build_index(sets, name, home / "index", options={"compact": True} if compact else None)
         return home / "index"
 
     return make

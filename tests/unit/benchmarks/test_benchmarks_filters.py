@@ -17,5 +17,7 @@ def test_each_share_has_a_time_beside_that_without_a_filter(
     found: Any = filters.measure(vectors[:5], vectors, Metric.COSINE, ["hnsw"], {"ef": "200"})
     rows = found["hnsw"]
     assert [row["share"] for row in rows] == [1, *filters.SHARES]
-    assert rows[0]["ratio"] == 1
+    plain = rows[0]["milliseconds"]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["milliseconds"] / plain)
     assert all(row["recall"] > 0.9 and row["milliseconds"] > 0 for row in rows)

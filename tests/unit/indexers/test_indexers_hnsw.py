@@ -1,6 +1,7 @@
 """The hnsw graph beyond the contract: unreachable rows, ef, files, reproducibility."""
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import hnswlib
 import numpy as np
 import pytest
 
+from indexers import hnsw
 from indexers.exact import Exact
 from indexers.hnsw import FILE, Hnsw
 from retrieval.contracts import Metric, Vectors
@@ -64,7 +66,14 @@ def test_rows_of_a_small_mask_are_copied_once(monkeypatch: pytest.MonkeyPatch) -
     assert (index.search(vectors(2), 5, np.append(others, True)).rows > 3959).all()
 
 
-def test_a_mask_that_is_far_from_the_queries_costs_no_recall() -> None:
+@pytest.mark.parametrize("kept", [10**6, 100])
+@pytest.mark.parametrize("candidates", [10**6, 1])
+def test_a_mask_that_is_far_from_the_queries_costs_no_recall(
+    kept: int, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the copied rows of the mask, and by hnswlib's own filter."""
+    monkeypatch.setattr(hnsw, "MAX_KEPT_ROWS", kept)
+    monkeypatch.setattr(hnsw, "MAX_CANDIDATES", candidates)
     database, queries = vectors(4000), vectors(4030)[4000:]
     mask = database[:, 0] > np.quantile(database[:, 0], 0.7)  # 30%, on one side
     queries = queries[queries[:, 0] < np.quantile(database[:, 0], 0.3)]
@@ -72,6 +81,21 @@ def test_a_mask_that_is_far_from_the_queries_costs_no_recall() -> None:
     hits = index.search(queries, 10, mask)
     truth = Exact(Metric.EUCLIDEAN).build(database).search(queries, 10, mask)
     assert (hits.rows == truth.rows).mean() > 0.95
+    assert mask[hits.rows].all()
+
+
+def test_threads_with_different_masks_find_their_own_rows() -> None:
+    index = Hnsw(Metric.EUCLIDEAN, m=4, ef=10).build(vectors(2000))
+    masks = [np.arange(2000) % 50 == part for part in range(8)]
+
+    def search(part: int) -> bool:
+        return all(
+            bool(masks[part][index.search(vectors(3), 5, masks[part]).rows].all())
+            for _ in range(30)
+        )
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(search, range(8)))
 
 
 def test_ef_of_the_loading_indexer_applies(tmp_path: Path) -> None:

@@ -153,6 +153,38 @@ def test_masks_of_every_size(
     assert mask[hits.rows[hits.rows >= 0]].all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_mask_that_is_far_from_the_queries_costs_no_recall(metric: Metric) -> None:
+    database, queries = parted(6000, 60)
+    mask = database[:, 0] > np.quantile(database[:, 0], 0.7)
+    queries = queries[queries[:, 0] < np.quantile(database[:, 0], 0.3)]
+    assert len(queries) > 5
+    index = HnswPca(metric, ef=64).build(database)
+    truth = Exact(metric).build(database).search(queries, 10, mask)
+    hits = index.search(queries, 10, mask)
+    found = [len(set(a) & set(b)) for a, b in zip(hits.rows, truth.rows, strict=True)]
+    assert np.mean(found) > 9.5
+    for query, rows in zip(queries, hits.rows, strict=True):
+        np.testing.assert_array_equal(index.search(query[None], 10, mask).rows[0], rows)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bytes", "compact"])
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.EUCLIDEAN])
+def test_rows_that_are_all_copies_can_be_added(kind: str, metric: Metric) -> None:
+    database = vectors(600, 64)
+    if kind == "bytes":
+        database = np.clip(np.rint(100 + 30 * database), 0, 255)
+    indexer = HnswPca(metric, axes=32, bits=8, compact=kind == "compact")
+    index: Any = indexer.build(database)
+    assert index.coding.has_rest
+    before = index.vectors.arrays[0].dtype
+    index.add(database[:2])
+    assert len(index) == 602 and index.vectors.arrays[0].dtype == before
+    assert set(index.search(database[:1], 2).rows[0].tolist()) == {0, 600}
+    index.add(vectors(1, 64) + np.float32(0.5))
+    assert index.search(vectors(1, 64) + np.float32(0.5), 1).rows[0, 0] == 602
+
+
 def test_queries_with_too_few_rows_are_compared_with_all() -> None:
     # The walk ends among copies of one vector, which are linked with each other alone.
     database = np.concatenate([np.ones((300, 4), np.float32), vectors(50, 4)])
