@@ -64,8 +64,8 @@ class HnswPca:
     ef: candidates kept while a query walks, whose vectors are then compared; more cost time and
     raise recall. None for 128, or for more if the build finds that queries need more; see
     `indexers.graph.effort`.
-    compact: round vectors to 8 bits a number: a quarter of their memory, distances with an error of
-    about 1%, and no vectors to take out of the index again.
+    compact: round vectors to 8 bits a number: a quarter of their memory, which moves each by about
+    1% of its distance from the center, and no vectors to take out of the index again.
     mapped: read vectors from the file when they are compared, so that they may be more than memory.
     build_threads: threads of the build; 0 for all cores. The graph does not depend on them.
 

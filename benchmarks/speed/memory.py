@@ -195,7 +195,7 @@ def measure_encoding(counts: Sequence[int]) -> dict[str, Json]:
 
 
 def main() -> None:
-    """Print the measurements as JSON; with the internal option --at, one number."""
+    """Print the measurements as JSON; with the internal option --at, two numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("index", "encode"))
     parser.add_argument("--rows", type=int, default=1_000_000)

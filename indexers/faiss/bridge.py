@@ -216,11 +216,9 @@ def _rows_fit(index: Any) -> bool:
     return bool(seen.all())
 
 
-def load_refined(
-    folder: Path, kind: type[AnyIndex], metric: Metric | str, mapped: bool = False
-) -> faiss.IndexRefineFlat:
+def load_refined(folder: Path, kind: type[AnyIndex], metric: Metric | str) -> faiss.IndexRefineFlat:
     """Load an index in `FILE` that refines one of this kind. Raises BadData; see `load`."""
-    index = load(folder, faiss.IndexRefineFlat, metric, mapped)
+    index = load(folder, faiss.IndexRefineFlat, metric)
     base = inside(index)
     if not isinstance(base, kind):
         raise BadData(

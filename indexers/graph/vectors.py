@@ -118,7 +118,7 @@ class WholeVectors:
 
 
 class CompactVectors:
-    """Vectors in 8 bits a number, with a relative error of up to about 1%.
+    """Vectors in 8 bits a number, each moved by about 1% of its distance from the center.
 
     numbers: (n, width) int8, of each vector its integers, zeros up to a multiple of 4, and its
     scale in float32. origin: (dim,).
