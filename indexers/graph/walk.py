@@ -332,7 +332,8 @@ def search(
     pool, unseen = np.empty(max(ef, k), np.int64), np.empty(links.shape[1], np.int64)
     # Without a rest, rounding moves each code by at most half a unit along each axis, and a
     # projection onto axes increases no distance. So the distance of two codes minus `slack` is a
-    # lower bound. With a rest, it is an estimate, and `margin` allows for its errors.
+    # lower bound, up to the rounding of the query to 16 bits. With a rest, it is an estimate, and
+    # `margin` allows for its errors.
     slack = np.sqrt(axes / 6) if has_rest else np.sqrt(axes) + 1
     squared_unit = scale * scale * (2 if kind == COSINE else 1)  # 1 - cos = d² / 2
     short = 0
