@@ -21,8 +21,9 @@ CAPABILITIES = {
 HINTS = {Arithmetic.BFLOAT16: "bf16"}  # quantized layers say so themselves; the others are float32
 
 KEEP_FLOAT32 = "precise_0"
-"""Mark of an operation that OpenVINO's CPU plug-in does not move to bfloat16; in its sources,
-`DisableFP16Compression`."""
+"""Mark of an operation that OpenVINO's CPU plug-in is not to move to bfloat16; in its sources,
+`DisableFP16Compression`. Version 2026.4 ignores it unless it is read from a file of OpenVINO. So a
+network is either in bfloat16 as a whole there, or its noise is too large and it is not."""
 
 
 class OpenVino:
