@@ -40,7 +40,7 @@ from retrieval.values import resolve_options
 FILE = "index.hnsw"
 MORE_CANDIDATES = 1.5  # factor on those of which, on average, enough match a mask
 WIDENED = 4  # factor on the candidates of queries that found too few matching rows
-MAX_WALKS = 2  # with a filter
+MAX_WALKS = 2  # for a query with a filter, the second one wider
 MAX_CANDIDATES = 1 << 22  # summed over the queries of one call
 COPIED_AS_COMPARED = 4
 """Rows of a mask that are compared in the time of one that is copied out of the graph first: less

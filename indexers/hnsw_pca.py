@@ -252,11 +252,7 @@ class HnswPcaIndex:
         codes = aligned_empty((copies.vectors, self.coding.width), self.coding.integer)
         codes[: len(self.codes)] = self.codes
         codes[len(self.codes) :] = self.coding.codes(_placed(vectors, self.coding))
-        self.copies = copies
-        if not len(vectors):
-            self._prepare()
-            return
-        self.vectors, self.codes = self.vectors.grown(vectors), codes
+        self.vectors, self.codes, self.copies = self.vectors.grown(vectors), codes, copies
         self.link()
 
     def link(self) -> None:

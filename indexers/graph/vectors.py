@@ -81,9 +81,7 @@ class WholeVectors:
     @classmethod
     def of(cls, blocks: Iterable[Vectors], rows: int, dim: int, metric: Metric | str) -> Self:
         """Return the vectors in blocks (m, dim), `rows` in all, of a graph with this metric."""
-        kind = bridge.METRICS[choice(Metric, metric)]
-        stored: Any = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct, kind)
-        bridge.reserve(stored.codes, rows * dim)
+        stored = _empty(dim, bridge.METRICS[choice(Metric, metric)], rows, in_bytes=True)
         for block in blocks:
             stored = _added(stored, block, rows)
         return cls(stored)
@@ -223,15 +221,19 @@ def _added(stored: Any, vectors: Vectors, rows: int) -> Any:
     return stored
 
 
-def _copied(stored: Any, rows: int, in_bytes: bool) -> Any:
-    """Return a copy of an index of faiss, with room for `rows`."""
-    copy: Any
+def _empty(dim: int, kind: int, rows: int, in_bytes: bool) -> Any:
+    """Return an index of faiss with room for `rows`; kind: faiss's metric."""
+    index: Any = faiss.IndexFlat(dim, kind)
     if in_bytes:
         direct = faiss.ScalarQuantizer.QT_8bit_direct
-        copy = faiss.IndexScalarQuantizer(stored.d, direct, stored.metric_type)
-    else:
-        copy = faiss.IndexFlat(stored.d, stored.metric_type)
-    bridge.reserve(copy.codes, rows * copy.code_size)
+        index = faiss.IndexScalarQuantizer(dim, direct, kind)
+    bridge.reserve(index.codes, rows * index.code_size)
+    return index
+
+
+def _copied(stored: Any, rows: int, in_bytes: bool) -> Any:
+    """Return a copy of an index of faiss, with room for `rows`."""
+    copy = _empty(stored.d, stored.metric_type, rows, in_bytes)
     for some in parts(_numbers(stored)) if stored.ntotal else ():
         copy.add(some.astype(np.float32))
     return copy

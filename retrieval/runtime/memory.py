@@ -12,13 +12,13 @@ from numpy.typing import DTypeLike, NDArray
 CACHE_LINE_BYTES = 64
 LARGE_PAGE_BYTES = 1 << 21
 MAX_COLLAPSED_BYTES = 1 << 29
-"""Larger arrays are left to the kernel, which moves them in the background: it takes seconds."""
+"""The kernel moves larger arrays in the background: waiting for it would take seconds."""
 
 _HUGEPAGE, _COLLAPSE = 14, 25  # of madvise(2)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array of any numbers that begins with a line of the processor's cache.
+    """Return an uninitialized array that begins with a line of the processor's cache.
 
     A row of 64 bytes then lies in one line, and not in two.
     """

@@ -93,6 +93,8 @@ def test_vectors_are_within_half_a_step() -> None:
     kept = CompactVectors.of([vectors[:60], vectors[60:]], 100, origin)
     steps = np.abs(vectors - origin).max(axis=1, keepdims=True) / 127
     assert (np.abs(kept.fetch(slice(None)) - vectors) <= 0.501 * steps).all()
+    moved = np.linalg.norm(kept.fetch(slice(None)) - vectors, axis=1)
+    assert (moved / np.linalg.norm(vectors - origin, axis=1)).max() < 0.011
     assert_array_equal(kept.fetch(np.array([99, 3])), kept.fetch(slice(None))[[99, 3]])
     assert_allclose(kept.rounded(kept.fetch(slice(None))), kept.fetch(slice(None)), rtol=1e-6)
 
