@@ -88,7 +88,7 @@ PrecisionOption = Annotated[
     str,
     typer.Option(
         help="exact: as in float32. balanced: faster, at no loss of retrieval that matters "
-        "(mAP and P@10 within .001). fast: integers of 8 bits (within .005)."
+        "(mAP and P@10 within .001). fast: more rounding (within .005)."
     ),
 ]
 

@@ -1,12 +1,16 @@
 """The runtime `openvino`: OpenVINO's plug-in for the CPU."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import openvino
+from openvino._offline_transformations import apply_moc_transformations
 
 from retrieval.choices import choice
 from retrieval.contracts import Images, Vectors
@@ -20,10 +24,12 @@ CAPABILITIES = {
 }
 HINTS = {Arithmetic.BFLOAT16: "bf16"}  # quantized layers say so themselves; the others are float32
 
-KEEP_FLOAT32 = "precise_0"
-"""Mark of an operation that OpenVINO's CPU plug-in is not to move to bfloat16; in its sources,
-`DisableFP16Compression`. Version 2026.4 ignores it unless it is read from a file of OpenVINO. So a
-network is either in bfloat16 as a whole there, or its noise is too large and it is not."""
+KEEP_FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
+"""Mark of an operation that OpenVINO's CPU plug-in is not to move to bfloat16. Its binding for
+Python can't set it, so it is written into the description of the network, in XML."""
+
+WEIGHTED = {"Convolution", "GroupConvolution", "MatMul"}
+WITHOUT_BIAS = "/WithoutBiases"  # end of the name of a convolution whose bias is added apart
 
 
 class OpenVino:
@@ -52,17 +58,18 @@ class OpenVino:
         }
         try:
             read = self._core.read_model(str(network))
-            for operation in read.get_ops() if wide else ():
-                if operation.get_friendly_name() in wide:
-                    operation.get_rt_info()[KEEP_FLOAT32] = True
+            if wide and arithmetic is Arithmetic.BFLOAT16:
+                read = self._marked(read, frozenset(wide))
             model: Any = self._core.compile_model(read, "CPU", settings)
+            # The binding's first call takes a lock while it waits for Python's: two first calls at
+            # once would wait for each other for ever.
+            height, width = (
+                int(model.input(0).partial_shape[axis].get_length()) for axis in (1, 2)
+            )
+            model.create_infer_request().infer({0: np.zeros((1, height, width, 3), np.uint8)})
         except RuntimeError as error:
             reason = next(iter(str(error).splitlines()), "no reason given")
-            raise BadData(f"cannot read {network} ({reason}); export it again") from None
-        # The binding's first call takes a lock while it waits for Python's: two first calls at once
-        # would wait for each other for ever.
-        height, width = (int(model.input(0).partial_shape[axis].get_length()) for axis in (1, 2))
-        model.create_infer_request().infer({0: np.zeros((1, height, width, 3), np.uint8)})
+            raise BadData(f"cannot run {network} ({reason}); export it again") from None
         requests = threading.local()
 
         def run(images: Images) -> Vectors:
@@ -73,3 +80,43 @@ class OpenVino:
             return found.copy()  # the next call overwrites it
 
         return run
+
+    def _marked(self, model: Any, wide: Collection[str]) -> Any:
+        """Return the network with marks on operators that stay in float32.
+
+        It is simplified first: the plug-in would replace some operators, and lose their marks.
+        """
+        apply_moc_transformations(model, cf=True)
+        with TemporaryDirectory() as folder:
+            description, weights = (Path(folder) / name for name in ("model.xml", "model.bin"))
+            openvino.serialize(model, description, weights)
+            tree = ElementTree.parse(description)
+            _mark(tree.getroot(), wide)
+            tree.write(description)
+            return self._core.read_model(str(description))
+
+
+def _mark(network: ElementTree.Element, wide: Collection[str]) -> None:
+    """Mark these operators, and what the plug-in computes together with each: bias, sum, ReLU."""
+    layers = {layer.get("id"): layer for layer in network.iter("layer")}
+    readers: dict[str | None, list[ElementTree.Element]] = defaultdict(list)
+    for edge in network.iter("edge"):
+        readers[edge.get("from-layer")].append(layers[edge.get("to-layer")])
+    for layer in layers.values():
+        if _is_weighted(layer) and layer.get("name", "").removesuffix(WITHOUT_BIAS) in wide:
+            _keep_float32(layer)
+            while len(after := readers[layer.get("id")]) == 1 and not _is_weighted(after[0]):
+                layer = after[0]
+                _keep_float32(layer)
+
+
+def _is_weighted(layer: ElementTree.Element) -> bool:
+    return layer.get("type") in WEIGHTED
+
+
+def _keep_float32(layer: ElementTree.Element) -> None:
+    marks = layer.find("rt_info")
+    if marks is None:
+        marks = ElementTree.Element("rt_info")
+        layer.insert(0 if layer.find("data") is None else 1, marks)
+    ElementTree.SubElement(marks, "attribute", KEEP_FLOAT32)

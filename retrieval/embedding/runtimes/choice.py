@@ -15,7 +15,7 @@ from retrieval.embedding.decoder import Decoder, closed
 from retrieval.embedding.onnx_cache import NETWORK, checked, export_folder, keep_export
 from retrieval.embedding.runtimes.contract import Arithmetic, Precision, Rounding, Runtime
 from retrieval.embedding.runtimes.decision import TORCH, Decision, Machine
-from retrieval.embedding.runtimes.race import Way, Ways, raced, rate_of
+from retrieval.embedding.runtimes.race import SEARCH_SECONDS, Way, Ways, raced, rate_of
 from retrieval.embedding.runtimes.running import Encode, Running, Threaded
 from retrieval.errors import BadData, BadInput, Busy, Mismatch, RetrError, UnknownName
 from retrieval.images import FAST_RESIZE_IMAGES, Source
@@ -44,6 +44,8 @@ SAMPLE_SECONDS = 6  # for one pass over the sample: fewer images for a slow netw
 INT8_SECONDS = 30
 """Time that encoding takes in float32, from which the search for layers that permit int8 pays."""
 
+SEARCH_SHARE = 0.1  # a search for layers takes this share of the time of encoding in float32
+MIN_SEARCH_SECONDS = 2.0
 
 NO_CALIBRATION = (
     "precision fast is calibrated by one process; give --precision balanced, or encode with "
@@ -268,7 +270,7 @@ class _Choice:
                 rate = self._rate(images)
                 tries_int8 = self._tries_int8(rate)
                 tried_on = images[: max(MIN_SAMPLE_IMAGES, int(rate * SAMPLE_SECONDS))]
-                ways = self._ways(tried_on, Path(place), tries_int8)
+                ways = self._ways(tried_on, Path(place), tries_int8, self._search_seconds(rate))
                 rates = raced(ways, tried_on)
                 best = max(ways, key=lambda way: rates[way.title])
                 self._remember(best, rates, images, tries_int8)
@@ -279,7 +281,9 @@ class _Choice:
             return _own(_with_torch(self.encoder), self.precision)
         return self._with_facts(best.runtime, best.arithmetic, best.encode)
 
-    def _ways(self, images: Images, place: Path, tries_int8: bool) -> list[Way]:
+    def _ways(
+        self, images: Images, place: Path, tries_int8: bool, search_seconds: float
+    ) -> list[Way]:
         """Return the ways that keep the promise. Raises BadInput if none does."""
         ways = Ways(
             self.folder / NETWORK,
@@ -290,7 +294,7 @@ class _Choice:
             images,
             place,
         )
-        found = [*ways.found(self.precision, tries_int8)]
+        found = [*ways.found(self.precision, tries_int8, search_seconds)]
         if self.runtime == AUTO:
             own = _own(_with_torch(self.encoder), self.precision)
             off = ways.deviation_of(own.encode)
@@ -314,6 +318,13 @@ class _Choice:
         if self.precision is not Precision.BALANCED:
             return self.precision is Precision.FAST
         return self.images / rate >= INT8_SECONDS
+
+    def _search_seconds(self, rate: float) -> float:
+        """Return how long to search for the layers that rounding hurts."""
+        if self.precision is Precision.FAST:
+            return SEARCH_SECONDS
+        gained = self.images / rate * SEARCH_SHARE
+        return min(max(gained, MIN_SEARCH_SECONDS), SEARCH_SECONDS)
 
     def _remember(
         self, best: Way, rates: Mapping[str, float], images: Images, tried_int8: bool

@@ -5,6 +5,7 @@ bfloat16 and int8, the layers that rounding hurts stay in float32. The others ta
 slow phase of the machine affects all.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from retrieval.embedding.runtimes.contract import (
 )
 from retrieval.embedding.runtimes.mixed import Layer, rounded_layers
 from retrieval.embedding.runtimes.running import IMAGES_PER_CALL, Encode, Threaded
+from retrieval.errors import BadData
 from retrieval.runtime.threads import usable_cores
 
 RACE_ROUNDS = 3
 ROUND_SECONDS = 0.4  # of each way
 SEARCH_IMAGES = 64
-SEARCH_SECONDS = 15.0  # for the layers that rounding hurts, see `rounded_layers`
+SEARCH_SECONDS = 15.0  # at most, for the layers that rounding hurts, see `rounded_layers`
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,13 @@ class Ways:
         first = next(iter(runtimes.values()))
         self.reference: Vectors = self._opened(first, Arithmetic.FLOAT32)(self.images)
 
-    def found(self, precision: Precision, with_int8: bool) -> Iterator[Way]:
-        """Yield the ways that keep the promise."""
+    def found(
+        self, precision: Precision, with_int8: bool, seconds: float = SEARCH_SECONDS
+    ) -> Iterator[Way]:
+        """Yield the ways that keep the promise.
+
+        seconds: for each search for the layers that rounding hurts.
+        """
         precision = choice(Precision, precision)
         for name, runtime in self.runtimes.items():
             encode = self._opened(runtime, Arithmetic.FLOAT32)
@@ -95,30 +102,33 @@ class Ways:
             return
         for name, runtime in self.runtimes.items():
             if Arithmetic.BFLOAT16 in runtime.arithmetics():
-                yield from self._in_bfloat16(name, runtime, precision)
+                yield from self._in_bfloat16(name, runtime, precision, seconds)
         if with_int8:
-            yield from self._in_int8(precision)
+            yield from self._in_int8(precision, seconds)
 
     def deviation_of(self, encode: Encode) -> Deviation:
         """Return the deviation from the reference."""
         return deviation(self.reference, encode(self.images), self.metric)
 
-    def _in_bfloat16(self, name: str, runtime: Runtime, precision: Precision) -> Iterator[Way]:
+    def _in_bfloat16(
+        self, name: str, runtime: Runtime, precision: Precision, seconds: float
+    ) -> Iterator[Way]:
         def opened(rounded: Sequence[Layer]) -> Threaded:
             return self._opened(runtime, Arithmetic.BFLOAT16, wide=self._others(rounded))
 
-        chosen = rounded_layers(
-            self._layers,
-            lambda rounded: self.deviation_of(opened(rounded)).noise,
-            MAX_NOISE[precision],
-            SEARCH_SECONDS,
-        )
+        def noise_of(rounded: Sequence[Layer]) -> float:
+            try:
+                return self.deviation_of(opened(rounded)).noise
+            except BadData:  # the runtime has no such mixture
+                return math.inf
+
+        chosen = rounded_layers(self._layers, noise_of, MAX_NOISE[precision], seconds)
         if chosen is not None:
             wide = tuple(self._others(chosen.layers))
             encode = opened(chosen.layers)
             yield Way(name, Arithmetic.BFLOAT16, encode, wide, noise=chosen.noise)
 
-    def _in_int8(self, precision: Precision) -> Iterator[Way]:
+    def _in_int8(self, precision: Precision, seconds: float) -> Iterator[Way]:
         """Yield the ways in int8. The layers are chosen once: the arithmetic is the same in all."""
         able = {n: r for n, r in self.runtimes.items() if Arithmetic.INT8 in r.arithmetics()}
         if not able:
@@ -133,7 +143,7 @@ class Ways:
             few = self.reference[:SEARCH_IMAGES], encode(self.images[:SEARCH_IMAGES])
             return deviation(*few, self.metric).noise
 
-        chosen = rounded_layers(self._layers, noise_of, MAX_NOISE[precision], SEARCH_SECONDS)
+        chosen = rounded_layers(self._layers, noise_of, MAX_NOISE[precision], seconds)
         if chosen is None:
             return
         network = self.folder / "int8.onnx"

@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import onnx
+import openvino
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from encoders.toy import Toy
 from retrieval.contracts import Images, Metric, Vectors
@@ -139,6 +142,77 @@ def test_int8_keeps_the_layers_that_it_must(name: str, network: Path, quick: Any
     assert 2 * noise([*first]) < noise([])
     everything = [operator for layer in layers for operator in layer]
     assert noise(everything) < 1e-4, "only what lies between layers is rounded"
+
+
+PAD = [1, 1, 1, 1]
+
+
+@pytest.fixture
+def residual(tmp_path: Path) -> Path:
+    """A network whose second block is added to the first: stride of 2, padding, biases, ReLU."""
+    rng = np.random.default_rng(0)
+    made = {
+        "first": rng.normal(0, 0.1, (8, 3, 3, 3)),
+        "second": rng.normal(0, 0.3, (8, 8, 1, 1)),
+        "third": rng.normal(0, 0.3, (4, 8, 1, 1)),
+    }
+    weights = [numpy_helper.from_array(w.astype(np.float32), f"{k}_w") for k, w in made.items()]
+    biases = [
+        numpy_helper.from_array(rng.normal(0, 9, len(w)).astype(np.float32), f"{k}_b")
+        for k, w in made.items()
+    ]
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["images"], ["cast"], to=TensorProto.FLOAT),
+        node("Transpose", ["cast"], ["pixels"], perm=[0, 3, 1, 2]),
+        node(
+            "Conv", ["pixels", "first_w", "first_b"], ["a"], "first", strides=[2, 2], pads=[1] * 4
+        ),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "second_w", "second_b"], ["c"], "second"),
+        node("Add", ["b", "c"], ["d"], "sum"),
+        node("Conv", ["d", "third_w", "third_b"], ["e"], "third"),
+        node("ReduceMean", ["e"], ["embeddings"], axes=[2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "residual",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 16, 16, 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["n", 4])],
+        [*weights, *biases],
+    )
+    file = tmp_path / "residual.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), file)
+    return file
+
+
+def test_marks_of_float32_reach_what_openvino_computes_together(residual: Path) -> None:
+    runtime = cast(Any, open_runtime("openvino"))
+    read = openvino.Core().read_model(str(residual))
+    marked = runtime._marked(read, {"second"})
+    kept = [
+        operation.get_type_name()
+        for operation in marked.get_ops()
+        if any("DisablePrecisionConversion" in key for key in operation.get_rt_info())
+    ]
+    assert sorted(kept) == ["Add", "Add", "Convolution"], "with its bias and the sum"
+
+
+@pytest.mark.parametrize("wide", [["first"], ["second"], ["third"], ["first", "third"]])
+def test_layers_in_float32_stay_so_in_bfloat16(residual: Path, wide: list[str]) -> None:
+    runtime = open_runtime("openvino")
+    if Arithmetic.BFLOAT16 not in runtime.arithmetics():
+        pytest.skip("this processor has no bfloat16")
+    images = photographs(8, 16)
+    exact = runtime.open(residual, Arithmetic.FLOAT32, 1)(images)
+
+    def noise(wide: Sequence[str]) -> float:
+        found = runtime.open(residual, Arithmetic.BFLOAT16, 1, wide)(images)
+        return deviation(exact, found, Metric.EUCLIDEAN).noise
+
+    assert noise(wide) != noise([])
+    assert noise(["first", "second", "third"]) < 1e-9
 
 
 def test_embeddings_of_an_exact_runner_are_those_of_float32(quick: Any, digits: Source) -> None:
