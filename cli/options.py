@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from retrieval.contracts import Metric
+    from retrieval.index.on_ray import Cluster
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -264,13 +265,6 @@ def parsed_ks(text: str) -> list[int]:
     return ks
 
 
-class EngineName(StrEnum):
-    """Engines that run the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def is_ray(engine: str, address: str | None) -> bool:
     """Return whether the engine is a Ray cluster, and check that the cluster answers.
 
@@ -278,8 +272,9 @@ def is_ray(engine: str, address: str | None) -> bool:
     without this engine.
     """
     from retrieval.errors import BadInput
+    from retrieval.runtime.engines import Engine
 
-    if parsed_choice("engine", engine, EngineName) is EngineName.RAY:
+    if parsed_choice("engine", engine, Engine) is Engine.RAY:
         from retrieval.runtime import ray as cluster
 
         cluster.check(address)
@@ -309,3 +304,63 @@ class PartsOptions:
         ),
     ] = "local"
     address: Address = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The options of a search on a cluster."""
+
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Where to search: local, or ray for the nodes of a Ray cluster (pip install "
+            "'retr[ray]')."
+        ),
+    ] = "local"
+    address: Address = None
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of nodes of the cluster that hold each segment of the index.  "
+            "[default: 1]",
+        ),
+    ] = None
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="If nodes of the cluster are lost, search the rows of the others, and say which "
+            "share of the rows that is.",
+        ),
+    ] = False
+    hedge: Annotated[
+        bool,
+        typer.Option(
+            "--hedge",
+            help="Ask a second node if one takes longer than 95% of the answers before. Needs "
+            "--replicas 2.",
+        ),
+    ] = False
+
+    def cluster(self) -> "Cluster | None":
+        """Return the cluster to search on; None to search in this process.
+
+        Raises the errors of `is_ray`, and BadInput for an option that needs a cluster.
+        """
+        from retrieval.errors import BadInput
+
+        if not is_ray(self.engine, self.address):
+            if self.replicas or self.partial or self.hedge:
+                given = (
+                    "--replicas" if self.replicas else "--partial" if self.partial else "--hedge"
+                )
+                raise BadInput(f"{given} needs --engine ray; add it, or leave {given} out")
+            return None
+        from retrieval.index.fan_out import Tolerance
+        from retrieval.index.on_ray import Cluster
+
+        if self.hedge and (self.replicas or 1) < 2:
+            raise BadInput("--hedge needs a second replica to ask; add --replicas 2")
+        tolerance = Tolerance(self.partial, self.hedge)
+        return Cluster(self.address, self.replicas or 1, tolerance)

@@ -1,14 +1,16 @@
 """Open the queries and the database of an evaluation, for `retr eval` and `retr report`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.options import parsed_choice
+from cli.options import EngineOptions, parsed_choice, parsed_options
 from cli.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from retrieval.index.folder import OpenIndex
     from retrieval.quality.evaluation import Evaluation
     from retrieval.quality.labelled import Labelled
     from retrieval.quality.protocols import Sides
@@ -81,9 +83,44 @@ def open_sides(
     return sides_of_folders(*folders, chosen, seed, draw, output.warn)
 
 
+@dataclass(frozen=True, slots=True)
+class AskedIndex:
+    """An index to evaluate, with its search options and where it is searched."""
+
+    folder: str
+    options: "Mapping[str, object] | None"
+    spread: EngineOptions
+
+    @classmethod
+    def of(
+        cls, folder: str | None, options: list[str] | None, spread: EngineOptions
+    ) -> "AskedIndex | None":
+        """Return the index that is asked for; None for exact search.
+
+        Raises BadInput for an engine without an index, and for --partial.
+        """
+        from retrieval.errors import BadInput
+
+        if folder is None and spread != EngineOptions():
+            raise BadInput("--engine ray searches an index; name one with --index")
+        if spread.partial:
+            raise BadInput("--partial is for searches; an evaluation needs all rows: leave it out")
+        return None if folder is None else cls(folder, parsed_options(options), spread)
+
+    def opened(self) -> "OpenIndex":
+        """Open the index. Raises the errors of `open_index` or `open_on_cluster`."""
+        from retrieval.index.folder import open_index
+
+        cluster = self.spread.cluster()
+        if cluster is None:
+            return open_index(self.folder, self.options)
+        from retrieval.index.on_ray import open_on_cluster
+
+        return open_on_cluster(self.folder, self.options, cluster)
+
+
 def evaluated_through(
-    index: str,
-    options: "Mapping[str, object] | None",
+    asked: AskedIndex,
     searched: "Embeddings",
     queries: "Labelled",
     database: "Labelled",
@@ -91,9 +128,9 @@ def evaluated_through(
     depth: int,
 ) -> "Evaluation":
     """Evaluate the hits of an index of the database. Raises Mismatch for another index."""
-    from retrieval.index.folder import check_indexed, open_index
+    from retrieval.index.folder import check_indexed
     from retrieval.quality.evaluation import evaluate_index
 
-    opened = open_index(index, options)
+    opened = asked.opened()
     check_indexed(opened, searched)
     return evaluate_index(queries, database, opened.index, opened.facts.metric, ks, depth)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.output import Output
-from cli.sides import evaluated_through, warn_of_assigned
+from cli.sides import AskedIndex, evaluated_through, warn_of_assigned
 from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def evaluate_texts(
     metric: "Metric | None",
     ks: Sequence[int],
     depth: int,
-    index: str | None = None,
-    options: "dict[str, str] | None" = None,
+    through: AskedIndex | None = None,
     in_templates: bool = False,
     device: str = "auto",
 ) -> WordResult:
@@ -78,16 +77,16 @@ def evaluate_texts(
         "protocol": None,
     }
     if asked.by != LABEL:
-        if index is not None:
+        if through is not None:
             _refuse_index()
         ids = ids_within(database, searched.facts.source)
         captions = caption_recall(asked, vectors, database, chosen, ks, depth, ids)
         return WordResult(captions, database, None, facts)
     queries = asked.labelled(vectors)
-    if index is None:
+    if through is None:
         result = evaluate(queries, database, chosen, ks, depth)
     else:
-        result = evaluated_through(index, options, searched, queries, database, ks, depth)
+        result = evaluated_through(through, searched, queries, database, ks, depth)
     return WordResult(result, database, accuracy(queries, database, result.metric), facts)
 
 

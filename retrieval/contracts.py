@@ -19,6 +19,8 @@ from retrieval.choices import resolve_choices
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from retrieval.where.conditions import Condition
+
 Images = NDArray[np.uint8]
 """(n, height, width, 3), RGB."""
 
@@ -77,10 +79,12 @@ class Hits:
 
     rows: (q, k) int64, -1 where fewer than k were found.
     distances: (q, k) float32, smaller is nearer; +inf where the row is -1.
+    share: of the index's rows, that was searched; below 1 if a node of a cluster was lost.
     """
 
     rows: NDArray[np.int64]
     distances: NDArray[np.float32]
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,28 @@ class Filtering(Index, Protocol):
 
 
 @runtime_checkable
+class Querying(Index, Protocol):
+    """An index that knows all columns of its rows, and filters by conditions on them."""
+
+    def search_condition(
+        self, queries: Vectors, k: int, among: Mask, condition: "Condition"
+    ) -> Hits:
+        """Search like `search`, with a mask of the rows that meet the condition."""
+
+
+@runtime_checkable
+class Upserting(Index, Protocol):
+    """An index that stores the columns of its rows, and follows them when they change."""
+
+    def upsert(self, table: "pa.Table", old: Rows, added: Vectors) -> Index:
+        """Return the index of the rows of the table. `save` makes it visible to others.
+
+        table: id, label, path and further columns of all rows. old: (rows,), the row of this
+        index with the same vector, or -1 for one of `added` (n, dim), in order.
+        """
+
+
+@runtime_checkable
 class Indexer(Protocol):
     """A backend with its options: a frozen dataclass whose fields are JSON scalars.
 
@@ -342,6 +368,10 @@ class Items(Blocks, Protocol):
     @property
     def table(self) -> "pa.Table":
         """id, label and path of each row, as text; the last two may be null."""
+
+    @property
+    def columns(self) -> "pa.Table | None":
+        """Further columns of the rows, for filters; None without any."""
 
     @property
     def encoder(self) -> str:

@@ -50,6 +50,10 @@ class WorkerFailed(RetrError):
     """A worker of a cluster failed with an unexpected error, or its process died too often."""
 
 
+class Lost(WorkerFailed):
+    """A worker, or its node, that ended or does not answer. Another one may do its work."""
+
+
 class BadInput(RetrError):
     """The input cannot be used."""
 

@@ -10,6 +10,7 @@ from cli.command import command
 from cli.options import (
     Database,
     Device,
+    EngineOptions,
     Ks,
     MetricName,
     Queries,
@@ -17,10 +18,9 @@ from cli.options import (
     Seed,
     parsed_ks,
     parsed_metric,
-    parsed_options,
 )
 from cli.output import Output
-from cli.sides import evaluated_through, open_database, open_folders, open_sides
+from cli.sides import AskedIndex, evaluated_through, open_database, open_folders, open_sides
 from cli.tables import print_evaluation
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def evaluate(
     device: Device = "auto",
     *,
     files: EvaluationFiles,
+    spread: EngineOptions,
 ) -> None:
     """Measure precision, recall and mAP. Images with the query's label are relevant.
 
@@ -136,24 +137,21 @@ def evaluate(
     """
     from retrieval.quality import evaluation, exchange
 
+    through = AskedIndex.of(index, options, spread)
     if texts is not None:
         words = _Words(texts, in_templates, device)
-        words.evaluate(
-            output, workspace, queries or protocol, database, metric, k, index, options, files
-        )
+        words.evaluate(output, workspace, queries or protocol, database, metric, k, through, files)
         return
     asked, searched = folders = open_folders(workspace, queries, database)
     ks = parsed_ks(k)
     other = None if files.against is None else exchange.read_queries(files.against)
-    sides = open_sides(output, folders, protocol, seed, draw, through_index=index is not None)
+    sides = open_sides(output, folders, protocol, seed, draw, through_index=through is not None)
     depth = 0 if files.export_run is None else max(ks)
-    if index is None:
+    if through is None:
         chosen = parsed_metric(metric) or searched.facts.metric
         result = evaluation.evaluate(sides.queries, sides.database, chosen, ks, depth)
     else:
-        result = evaluated_through(
-            index, parsed_options(options), searched, sides.queries, sides.database, ks, depth
-        )
+        result = evaluated_through(through, searched, sides.queries, sides.database, ks, depth)
     differences = {} if other is None else exchange.compare_evaluations(result, other, sides.name)
     facts: dict[str, JsonValue] = {
         "queries": str(asked.folder),
@@ -186,8 +184,7 @@ class _Words:
         database: str | None,
         metric: str | None,
         k: str,
-        index: str | None,
-        options: list[str] | None,
+        through: AskedIndex | None,
         files: EvaluationFiles,
     ) -> None:
         """Evaluate, print and write. excluded: what goes with images only, if it was given."""
@@ -206,8 +203,7 @@ class _Words:
             parsed_metric(metric),
             ks,
             0 if files.export_run is None else max(ks),
-            index,
-            parsed_options(options),
+            through,
             self.in_templates,
             self.device,
         )

@@ -12,6 +12,7 @@ from cli.command import command
 from cli.onnx_cache import keep_for_searches
 from cli.options import (
     Device,
+    EngineOptions,
     ImageColumn,
     LabelColumn,
     SearchOptions,
@@ -191,6 +192,7 @@ def search(
     device: Device = "auto",
     *,
     words: WordOptions,
+    spread: EngineOptions,
 ) -> None:
     """Find the images nearest to each query: an image, or words.
 
@@ -220,12 +222,15 @@ def search(
     paths = paths or null
     if paths and output.json:
         raise BadInput("--paths and --json exclude each other; give one of them")
+    cluster = spread.cluster()
     folder, opened = _index_folder(
         output, workspace, index, inside, encoder, device, words.takes_words(asked)
     )
     if opened is None and encoder is not None:
         opened = open_encoder(encoder, device)
-    searcher = Searcher.open(folder, parsed_options(options), opened, device)
+    searcher = Searcher.open(
+        folder, parsed_options(options), opened, device, spread.engine, cluster
+    )
     shown = _Shown.of(searcher, show)
     columns = Columns(image_column, label_column)
     answers, skipped = words.search(searcher, asked, k, where, output.warn, columns)

@@ -28,7 +28,7 @@ from retrieval.contracts import (
 )
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.index.renumbering import renumbered
-from retrieval.index.row_tables import COLUMNS, RowColumns, read_rows
+from retrieval.index.row_tables import COLUMNS, ROWS, RowColumns, read_rows
 from retrieval.index.segments import SegmentedIndex
 from retrieval.registry import make_indexer, typed_options
 from retrieval.storage.cache import fetched
@@ -186,19 +186,30 @@ def open_index(folder: Place | str, options: Mapping[str, object] | None = None)
                 raise  # else another process has replaced the index: open it again
 
 
-def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | None) -> OpenIndex:
+def changed_options(
+    facts: IndexFacts, options: Mapping[str, object] | None
+) -> tuple[IndexFacts, Indexer]:
+    """Return the facts with changed search options, and the indexer with them.
+
+    Raises BadInput for an option that is fixed by the build, and the errors of `typed_options`.
+    """
     indexer = make_indexer(facts.backend, {**facts.options, "metric": facts.metric})
-    if options:
-        changed = typed_options(facts.backend, type(indexer), options)
-        fixed = sorted(set(changed) - indexer.search_options)
-        if fixed:
-            free = ", ".join(sorted(indexer.search_options)) or "none"
-            raise BadInput(
-                f"option {fixed[0]} cannot be changed after a build of {facts.backend}; "
-                f"{REMEDY}, or change one of: {free}"
-            )
-        indexer = replace(cast(Any, indexer), **changed)
-        facts = replace(facts, options=options_of(indexer))
+    if not options:
+        return facts, indexer
+    changed = typed_options(facts.backend, type(indexer), options)
+    fixed = sorted(set(changed) - indexer.search_options)
+    if fixed:
+        free = ", ".join(sorted(indexer.search_options)) or "none"
+        raise BadInput(
+            f"option {fixed[0]} cannot be changed after a build of {facts.backend}; "
+            f"{REMEDY}, or change one of: {free}"
+        )
+    indexer = replace(cast(Any, indexer), **changed)
+    return replace(facts, options=options_of(indexer)), indexer
+
+
+def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | None) -> OpenIndex:
+    facts, indexer = changed_options(facts, options)
     if facts.parts:
         opened = [_open_part(folder, part, options) for part in facts.parts]
         index: Index = SegmentedIndex([each.index for each in opened])
@@ -218,21 +229,41 @@ def _opened(folder: Place, facts: IndexFacts, options: Mapping[str, object] | No
     return OpenIndex(folder, facts, index, rows, columns)
 
 
+def rows_of(folder: Place, facts: IndexFacts) -> pa.Table:
+    """Return id, label and path of each row of an index that is not opened. Raises BadData."""
+    if facts.parts:
+        insides = [folder_of(part, folder) for part in facts.parts]
+        return pa.concat_tables([rows_of(each, IndexFacts.read(each)) for each in insides])
+    return read_rows(local_files(folder, _with_files(facts, ROWS)))
+
+
 def columns_of(folder: Place, facts: IndexFacts) -> RowColumns:
     """Return the columns for filters of an index that is not opened. Raises BadData."""
     if facts.parts:
-        insides = [folder / part.folder for part in facts.parts]
+        insides = [folder_of(part, folder) for part in facts.parts]
         return RowColumns.joined([columns_of(each, IndexFacts.read(each)) for each in insides])
-    return RowColumns.of(local_files(folder, facts), facts.rows, COLUMNS in facts.files)
+    here = local_files(folder, _with_files(facts, COLUMNS))
+    return RowColumns.of(here, facts.rows, COLUMNS in facts.files)
+
+
+def _with_files(facts: IndexFacts, *names: str) -> IndexFacts:
+    """Return the facts with these files alone, as far as there are any."""
+    files = {name: sha256 for name, sha256 in facts.files.items() if name in names}
+    return replace(facts, files=files)
 
 
 def _open_part(folder: Place, part: Segment, options: Mapping[str, object] | None) -> OpenIndex:
+    return open_index(folder_of(part, folder), options)
+
+
+def folder_of(part: Segment, folder: Place) -> Place:
+    """Return the folder of a segment. Raises BadData if it is missing or another one."""
     inside = folder / part.folder
     if not is_index(inside):
         raise BadData(f"{inside} is missing; {REMEDY}")
     if sha256_of(inside / INDEX) != part.sha256:
         raise BadData(f"{inside} has a checksum mismatch with {folder / INDEX}; {REMEDY}")
-    return open_index(inside, options)
+    return inside
 
 
 def local_files(folder: Place, facts: IndexFacts) -> Path:

@@ -6,12 +6,13 @@ from datetime import datetime
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
 
-from retrieval.contracts import Encoder, Filtering, Hits, Json, Vectors
+from retrieval.choices import choice
+from retrieval.contracts import Encoder, Filtering, Hits, Json, Querying, Vectors
 from retrieval.embedding.embed import Embedder
 from retrieval.embedding.queries import QueryImage, query_images
 from retrieval.embedding.query import Query
@@ -22,11 +23,15 @@ from retrieval.images.source import Note, no_note
 from retrieval.images.tables.choice import NO_CHOICE, Columns
 from retrieval.index.folder import OpenIndex, open_index
 from retrieval.index.text_column import TextColumn
+from retrieval.runtime.engines import Engine
 from retrieval.storage.names import restored
 from retrieval.storage.places import Place
 from retrieval.storage.sets.manifest import Skipped
 from retrieval.values import shown, whole_number
 from retrieval.where.selection import Selection, select_rows
+
+if TYPE_CHECKING:
+    from retrieval.index.on_ray import Cluster
 
 Queries = Vectors | Sequence[Sequence[float]]
 
@@ -107,16 +112,26 @@ class Searcher:
         options: Mapping[str, object] | None = None,
         encoder: Encoder | None = None,
         device: str = "auto",
+        engine: Engine | str = Engine.LOCAL,
+        cluster: "Cluster | None" = None,
     ) -> Self:
         """Return the searcher of an index folder.
 
         options: search options to change, such as `ef` or `n_probe`.
         encoder: encoder of the queries; None for the encoder that the index names.
         device: auto, cpu or cuda.
+        engine: local; or ray, for segments in the memory of a Ray cluster's nodes.
+        cluster: the cluster, number of replicas and tolerance of lost nodes, for the engine ray.
 
-        Raises the errors of `open_index`, and Mismatch for another encoder.
+        Raises UnknownName for an engine, the errors of `open_index` or `open_on_cluster`, and
+        Mismatch for another encoder.
         """
-        opened = open_index(folder, options)
+        if choice(Engine, engine) is Engine.LOCAL:
+            opened = open_index(folder, options)
+        else:
+            from retrieval.index.on_ray import open_on_cluster
+
+            opened = open_on_cluster(folder, options, cluster)
         wanted = opened.facts.encoder
         return cls(opened, Embedder(wanted, device, encoder, owner=str(opened.folder)))
 
@@ -158,7 +173,7 @@ class Searcher:
         Raises BadInput if the index's encoder takes no text, and the errors of `search`.
         """
         selected = self.select(k, where)
-        return self.search(self.embedder.embed_texts(texts, note), k, selected)
+        return self.search(self.embedder.embed_texts(texts, note), k, selected, note)
 
     def search_files(
         self,
@@ -188,7 +203,7 @@ class Searcher:
         skipped = [Skipped(error.path, error.reason) for error in embedded.errors.values()]
         if not len(embedded.vectors):
             raise BadImage(skipped[0].path, f"{skipped[0].reason}; give an image that can be read")
-        found = self.search(embedded.vectors, k, selected)
+        found = self.search(embedded.vectors, k, selected, note)
         queries = [asked[position] for position in embedded.positions]
         return [
             QueryHits(
@@ -217,7 +232,8 @@ class Searcher:
         where: a filter such as `label = cat` or `width > 1000 and taken >= 2024-05-01`, to search
             only the rows that match; see `select_rows`. Or what `select` returned. A query has less
             than k hits if fewer rows match, or an approximate index finds fewer.
-        note: is told of a text that is too long for the encoder.
+        note: is told of a text that is too long for the encoder, and of rows that could not be
+            searched.
 
         Raises BadInput if k is not between 1 and the number of rows, Mismatch for queries of
         another dimension, and the errors of `select_rows` and of `Embedder.embed_query`.
@@ -226,8 +242,11 @@ class Searcher:
         if asked:
             where, metric = self.select(k, where), self.opened.facts.metric
             vectors = [self.embedder.embed_query(each, metric, note) for each in asked]
-            return self.named(self.hits(np.concatenate(vectors), k, where))
-        return self.named(self.hits(cast(Queries, queries), k, where))
+            queries = np.concatenate(vectors)
+        hits = self.hits(cast(Queries, queries), k, where)
+        if hits.share < 1:
+            note(partial_note(hits.share))
+        return self.named(hits)
 
     def hits(
         self, queries: Queries, k: int | None = None, where: str | Selection | None = None
@@ -241,6 +260,8 @@ class Searcher:
         k = min(DEFAULT_K, len(self)) if k is None else k
         if selected is None:
             return index.search(queries, k)
+        if isinstance(index, Querying) and selected.condition is not None:
+            return index.search_condition(queries, k, selected.mask, selected.condition)
         if isinstance(index, Filtering) and selected.where is not None:
             return index.search_where(queries, k, selected.mask, selected.where)
         return index.search(queries, k, selected.mask)
@@ -292,6 +313,11 @@ class Searcher:
     def _columns(self) -> tuple[TextColumn, TextColumn, TextColumn]:
         rows = self.opened.rows
         return TextColumn(rows["id"]), TextColumn(rows["label"]), TextColumn(rows["path"])
+
+
+def partial_note(share: float) -> str:
+    """Return the sentence about an answer from a part of the rows."""
+    return f"{share:.1%} of the rows were searched: nodes of the cluster do not answer"
 
 
 def _as_queries(queries: object) -> list[Query]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Hits, Index, Json, Mask, Vectors
-from retrieval.hits import sort
+from retrieval.index.fan_out import merged
 from retrieval.index.renumbering import plain
 
 
@@ -42,10 +42,7 @@ class SegmentedIndex:
             hits = part.search(queries, k, None if among is None else among[start:end])
             rows.append(np.where(hits.rows < 0, -1, hits.rows + start))
             distances.append(hits.distances)
-        of_all, their_distances = np.concatenate(rows, axis=1), np.concatenate(distances, axis=1)
-        sort(of_all, their_distances)
-        nearest = np.ascontiguousarray(of_all[:, :k])
-        return Hits(nearest, np.ascontiguousarray(their_distances[:, :k]))
+        return Hits(*merged([*zip(rows, distances, strict=True)], k))
 
     def save(self, folder: Path) -> None:
         """Write each segment into a folder of its own, 0, 1, …"""

@@ -42,19 +42,27 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises BadInput if Ray is not installed, and NoCluster within 10 s if the connection fails.
     """
-    ray = _ray()
+    ray = library()
     if ray.is_initialized():
         yield
         return
-    address = check(address)
     try:
-        if address is None:
-            _start(ray)
-        else:
-            _join(ray, address)
+        connect(address)
         yield
     finally:
         ray.shutdown()
+
+
+def connect(address: str | None) -> None:
+    """Connect as `connected` does, until the process ends. Raises its errors."""
+    ray = library()
+    if ray.is_initialized():
+        return
+    address = check(address)
+    if address is None:
+        _start(ray)
+    else:
+        _join(ray, address)
 
 
 def check(address: str | None) -> str | None:
@@ -101,7 +109,7 @@ def _greet(address: str) -> None:
         raise NoCluster(f"the server at {address} is not a Ray cluster; {remedy}")
 
 
-def _ray() -> Any:
+def library() -> Any:
     """Return the module ray, with Ray Data. Raises BadInput if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Hide GPUs from workers without one, in this version of Ray and the next.
@@ -127,7 +135,7 @@ def _start(ray: Any) -> None:
         )
     except Exception as error:
         raise NoCluster(
-            f"cannot start Ray ({_first_line(error)}); see its logs in /tmp/ray, or use "
+            f"cannot start Ray ({first_line(error)}); see its logs in /tmp/ray, or use "
             "--engine local"
         ) from error
 
@@ -153,7 +161,7 @@ def _join(ray: Any, address: str) -> None:
         given_up.set()
         why = f"no answer in {CONNECT_TIMEOUT_SECONDS:g} s"
     elif failures:
-        why = _first_line(failures[0]).partition(". ")[0]
+        why = first_line(failures[0]).partition(". ")[0]
     else:
         return
     raise NoCluster(
@@ -173,7 +181,7 @@ class WorkerPlan:
 
 def cluster_workers(device: str) -> WorkerPlan:
     """Return `plan_workers` for the connected cluster."""
-    ray = _ray()
+    ray = library()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return plan_workers(nodes, device, thread_limit())
 
@@ -221,14 +229,14 @@ def map_on_workers(
 
     Raises the function's own error if it is one of retr's, WorkerFailed for others.
     """
-    ray = _ray()
+    ray = library()
     actors = min(plan.workers, len(numbers))
     items = [ray.cloudpickle.dumps(number) for number in numbers]
     data = ray.data.from_items(items, override_num_blocks=len(items))
     data.context.enable_progress_bars = False
     data.context.execution_no_progress_timeout_s = -1  # a shard may take its time
     mapped = data.map(
-        _caller(),
+        caller(),
         fn_constructor_args=(ray.cloudpickle.dumps(function),),
         # One number at a time: numbers queued at a lost actor would wait until it restarts.
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
@@ -238,7 +246,7 @@ def map_on_workers(
     rows = mapped.iter_rows()
     try:
         for reply in rows:
-            yield cast(str, _value(reply))
+            yield cast(str, value_of(reply))
     except RetrError:
         raise
     except Exception as error:
@@ -258,12 +266,12 @@ def run_tasks(
 
     Raises the function's own error if it is one of retr's, WorkerFailed for others.
     """
-    ray = _ray()
+    ray = library()
     payload = ray.cloudpickle.dumps(function)
-    caller = _caller()
+    call_on_node = caller()
 
     def call(item: bytes) -> Reply:
-        return cast(Reply, caller(payload)({"item": item}))
+        return cast(Reply, call_on_node(payload)({"item": item}))
 
     task = ray.remote(num_cpus=cpus, max_retries=retries)(call)
     capacity = int(ray.cluster_resources().get("CPU", 1)) // cpus
@@ -280,7 +288,7 @@ def run_tasks(
             done, _ = ray.wait(list(running))
             for reference in done:
                 position = running.pop(reference)
-                yield position, cast(Result, _value(ray.get(reference)))
+                yield position, cast(Result, value_of(ray.get(reference)))
     except RetrError:
         raise
     except ray.exceptions.RayError as error:
@@ -291,7 +299,7 @@ def run_tasks(
                 ray.cancel(reference, force=True)
 
 
-def _caller() -> type[Any]:
+def caller() -> type[Any]:
     """Return the class that calls a function on a node. It is local, and so pickled by value."""
 
     class Caller:
@@ -329,11 +337,11 @@ def _caller() -> type[Any]:
     return Caller
 
 
-def _value(reply: Reply) -> Any:
+def value_of(reply: Reply) -> Any:
     """Return the value of the reply, or its error raised."""
     if not reply["kind"]:
         return reply["value"]
-    here = reply["node"] == _ray().util.get_node_ip_address()
+    here = reply["node"] == library().util.get_node_ip_address()
     where = "" if here else f"on node {reply['node']}: "
     kind = getattr(errors, reply["kind"], None)
     if isinstance(kind, type) and issubclass(kind, RetrError):
@@ -351,10 +359,10 @@ def _value(reply: Reply) -> Any:
 
 def _given_up(error: Exception) -> WorkerFailed:
     return WorkerFailed(
-        f"Ray failed ({type(error).__name__}: {_first_line(error)}); see Ray's logs, and run the "
+        f"Ray failed ({type(error).__name__}: {first_line(error)}); see Ray's logs, and run the "
         "same command again to continue"
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
