@@ -104,7 +104,9 @@ class AskedIndex:
         if folder is None and spread != EngineOptions():
             raise BadInput("--engine ray searches an index; name one with --index")
         if spread.partial:
-            raise BadInput("--partial is for searches; an evaluation needs all rows: leave it out")
+            raise BadInput(
+                "--partial is for searches, and an evaluation needs all rows; leave it out"
+            )
         return None if folder is None else cls(folder, parsed_options(options), spread)
 
     def opened(self) -> "OpenIndex":

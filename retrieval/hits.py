@@ -4,7 +4,7 @@ Every backend takes its vectors through `checked_vectors` and searches through `
 all of them refuse the same input, in the same words, and rank and pad in the same way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Any
@@ -88,6 +88,13 @@ def sort(rows: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
     order = np.lexsort((wrong_rows.view(np.uint64), wrong_distances), axis=-1)
     rows[lines] = np.take_along_axis(wrong_rows, order, axis=1)
     distances[lines] = np.take_along_axis(wrong_distances, order, axis=1)
+
+
+def merged(parts: Sequence[Found], k: int) -> Found:
+    """Return the k nearest of all parts of an index, whose rows are those of the whole."""
+    rows, distances = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+    sort(rows, distances)
+    return np.ascontiguousarray(rows[:, :k]), np.ascontiguousarray(distances[:, :k])
 
 
 def as_vectors(vectors: Any, what: str = "vectors") -> Vectors:

@@ -3,18 +3,21 @@
 import os
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.command import command
 from cli.onnx_cache import keep_for_searches
-from cli.options import Device
+from cli.options import Device, EngineOptions
 from cli.output import Output, plural
 
 if TYPE_CHECKING:
     import socket
 
+    from retrieval.index.on_ray import Cluster
+    from retrieval.storage.places import Place
     from retrieval.workspace import Workspace
 
 TOKEN_VARIABLE = "RETR_TOKEN"
@@ -75,6 +78,8 @@ def serve(
     images: ImagesOption = None,
     watch: WatchOption = False,
     device: Device = "auto",
+    *,
+    spread: EngineOptions,
 ) -> None:
     """Serve a web page and an API to search by images and words.
 
@@ -82,12 +87,10 @@ def serve(
 
     If RETR_TOKEN is set, clients must send it as a bearer token, or as the password in a browser.
 
+    With --engine ray, the nodes of a cluster hold the indices, and Ray Serve answers on every node.
+
     Example: retr serve --index photos-index --port 8000
     """
-    import uvicorn
-
-    from retrieval.serving.app import make_app
-    from retrieval.serving.collection import Collection
     from retrieval.storage.places import place_of
     from retrieval.workspace import Role
 
@@ -95,17 +98,49 @@ def serve(
     if not folders:
         folders = [workspace.needed(Role.INDEX, "retr index", "--index")]
     known = sorted(path for path in (workspace.folder / "embeddings").glob("*") if path.is_dir())
+    sets = [*map(place_of, embeddings or ()), *known]
+    address = _Address(host, port)
+    if (cluster := spread.cluster()) is None:
+        _serve_here(output, address, folders, sets, device, images or [], watch)
+    else:
+        _serve_on_ray(output, address, cluster, folders, sets, device, images or [], watch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Address and port of the service."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
+
+
+def _serve_here(
+    output: Output,
+    asked: _Address,
+    folders: "list[Place]",
+    embeddings: "list[Place]",
+    device: str,
+    images: list[str],
+    watch: bool,
+) -> None:
+    """Serve by this process, until it is interrupted."""
+    import uvicorn
+
+    from retrieval.serving.app import make_app
+    from retrieval.serving.collection import Collection
+
     _allow_many_connections()
-    listening = _listening(host, port)
+    listening = _listening(asked.host, asked.port)
     with listening:
-        collection = Collection(
-            folders, [*map(place_of, embeddings or ()), *known], device, images or ()
-        )
-        port = int(listening.getsockname()[1])
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        collection = Collection(folders, embeddings, device, images)
+        bound, port = listening.getsockname()[:2]
         count = sum(len(served.rows) for served in collection.served.values())
         token = os.environ.get(TOKEN_VARIABLE, "")
-        app = make_app(collection, listening.getsockname()[0], host, token)
+        app = make_app(collection, bound, asked.host, token)
         settings = uvicorn.Config(app, log_level="warning", access_log=False)
 
         def open_encoders() -> None:
@@ -115,10 +150,42 @@ def serve(
         threading.Thread(target=open_encoders, daemon=True).start()
         if watch:
             collection.watch()
-        output.say(f"{plural(count, 'image')} at {address}   (Ctrl+C stops)")
-        output.document({"url": address, "indices": [*collection.served]})
+        _say(output, count, _Address(asked.host, int(port)), [*collection.served])
         with suppress(KeyboardInterrupt):  # uvicorn may raise it again after it stopped
             uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _serve_on_ray(
+    output: Output,
+    asked: _Address,
+    cluster: "Cluster",
+    folders: "list[Place]",
+    embeddings: "list[Place]",
+    device: str,
+    images: list[str],
+    watch: bool,
+) -> None:
+    """Serve by a Ray cluster, until this process is interrupted."""
+    from retrieval.errors import BadInput
+    from retrieval.serving.on_ray import ClusterService, Service
+
+    if asked.port == 0:
+        raise BadInput("--port 0 takes any free port, and the nodes of a cluster need one; name it")
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    sets = tuple(map(str, embeddings))
+    service = Service((), sets, tuple(images), device, asked.host, asked.host, token)
+    running = ClusterService(folders, cluster, asked.port, service)
+    try:
+        _say(output, running.rows, asked, running.names)
+        with suppress(KeyboardInterrupt):
+            running.wait(watch)
+    finally:
+        running.stop()
+
+
+def _say(output: Output, rows: int, address: _Address, indices: list[str]) -> None:
+    output.say(f"{plural(rows, 'image')} at {address.url}   (Ctrl+C stops)")
+    output.document({"url": address.url, "indices": [*indices]})
 
 
 def _allow_many_connections() -> None:

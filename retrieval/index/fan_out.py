@@ -4,6 +4,7 @@ A segment has replicas. Each query goes to one replica of every segment. A repli
 asked no more until it answers again, and its query is retried once by another one.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,13 @@ import numpy as np
 
 from retrieval.contracts import Hits, Index, Json, Mask, Vectors
 from retrieval.errors import BadInput, Lost, WorkerFailed
-from retrieval.hits import Found, answer, sort
+from retrieval.hits import Found, answer, merged
+from retrieval.index.segments import segments_of
 
-BATCH_QUERIES = 512  # of one request; a larger batch is divided
+BATCH_QUERIES = 512  # a request has at most these; a larger batch is divided
 BATCHES_AHEAD = 4  # sent before the first of them is merged
 MAX_TRIES = 2
-KEPT_TIMES = 256  # of the last requests, for their 95th percentile
+KEPT_TIMES = 256  # last requests, whose 95th percentile tells slow ones
 HEDGE_QUANTILE = 0.95
 MIN_HEDGE_SECONDS = 0.005
 
@@ -48,7 +50,7 @@ class Replica(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What a search does when segments do not answer.
+    """Rules of a search for segments that do not answer.
 
     partial: answer from the other segments, with `Hits.share` below 1; else raise WorkerFailed.
     hedges: ask a second replica if the first one takes longer than 95% of the requests before.
@@ -137,9 +139,18 @@ class FannedIndex:
         self.dim = dim
         self.details = details
         self.tolerance = tolerance or Tolerance()
-        self.effort: Any = None
+        self._of_thread = threading.local()
         self._starts = np.cumsum([0, *(each.rows for each in segments)])
         self._times: deque[float] = deque(maxlen=KEPT_TIMES)
+
+    @property
+    def effort(self) -> Any:
+        """The search options for this thread, as a `Tunable`; None for those of the segments."""
+        return getattr(self._of_thread, "effort", None)
+
+    @effort.setter
+    def effort(self, indexer: Any) -> None:
+        self._of_thread.effort = indexer
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -282,18 +293,20 @@ class FannedIndex:
         return merged(parts, count)
 
 
-def merged(parts: Sequence[Found], k: int) -> Found:
-    """Return the k nearest of all parts, whose rows are those of the whole index."""
-    rows, distances = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-    sort(rows, distances)
-    return np.ascontiguousarray(rows[:, :k]), np.ascontiguousarray(distances[:, :k])
+def apply_effort(indexer: Any, index: Index) -> None:
+    """Set the search options of a `Tunable` on an index, in parts or not.
+
+    On a `FannedIndex`, they hold for searches by this thread.
+    """
+    if isinstance(index, FannedIndex):
+        index.effort = indexer
+        return
+    for part in segments_of(index):
+        indexer.apply(part)
 
 
 def searched(index: Index, request: Request) -> Hits:
     """Search an index for a request, with its effort."""
-    from retrieval.index.segments import segments_of
-
     if request.effort is not None:
-        for part in segments_of(index):
-            request.effort.apply(part)
+        apply_effort(request.effort, index)
     return index.search(request.queries, request.k, request.among)

@@ -28,8 +28,8 @@ from retrieval.runtime.ray_actors import Actor, nodes, placed
 from retrieval.storage.files import sha256_of
 from retrieval.storage.places import Place, place_of
 
-MEMORY_SHARE = 1.3  # of the size of a segment's files, that an open segment needs
-MEMORY_BYTES = 300 << 20  # of a process with the libraries, and for answers
+MEMORY_SHARE = 1.3  # an open segment needs this times the size of its files
+MEMORY_BYTES = 300 << 20  # a process with the libraries needs these, and for answers
 
 OPEN_SECONDS = 120.0  # to start processes on the nodes, and
 OPEN_BYTES_PER_SECOND = 20e6  # to read the files, at worst
@@ -94,25 +94,62 @@ class SegmentOnNode:
         return open_index(folder, self.options)
 
 
-def open_on_cluster(
-    folder: Place | str, options: Mapping[str, object] | None = None, cluster: Cluster | None = None
-) -> OpenIndex:
-    """Open an index whose segments lie in the memory of a cluster's nodes.
+@dataclass(frozen=True, slots=True)
+class HeldIndex:
+    """An index whose segments lie in the memory of a cluster's nodes.
 
-    The tables of ids, labels, paths and columns lie in this process. It stays connected.
+    It can be sent to other processes of the cluster. version: the sha256 of `index.json`.
+    """
+
+    folder: str
+    version: str
+    options: Mapping[str, object] | None
+    segments: list[Segment]
+    tolerance: Tolerance
+
+    def opened(self) -> OpenIndex:
+        """Open the index in this process, which reads the tables of ids, labels, paths and columns.
+
+        Raises BadData if the folder has another version now, and the errors of `open_index`.
+        """
+        folder = place_of(self.folder)
+        facts, _ = changed_options(IndexFacts.read(folder), self.options)
+        rows, columns = rows_of(folder, facts), columns_of(folder, facts)
+        if sha256_of(folder / INDEX) != self.version:
+            raise BadData(f"{folder} has changed since the nodes opened it; open it again")
+        details: dict[str, Json] = {
+            **facts.details,
+            "engine": "ray",
+            "segments": len(self.segments),
+        }
+        index = FannedIndex(self.segments, facts.dim, details, self.tolerance)
+        return OpenIndex(folder, facts, index, rows, columns)
+
+
+def hold(
+    folder: Place | str, options: Mapping[str, object] | None = None, cluster: Cluster | None = None
+) -> HeldIndex:
+    """Let the nodes of a cluster open the segments of an index. This process stays connected.
+
+    The nodes free their memory when no process has the result any more.
 
     Raises the errors of `open_index`, `connect` and `placed`, also those that a node meets.
     """
     cluster = cluster or Cluster()
     folder = place_of(folder)
     facts, _ = changed_options(IndexFacts.read(folder), options)
-    rows, columns = rows_of(folder, facts), columns_of(folder, facts)
+    version = sha256_of(folder / INDEX)
     connect(cluster.address)
     home = folder.resolve() if isinstance(folder, Path) else folder
     segments = _segments(home, facts, options, cluster)
-    details: dict[str, Json] = {**facts.details, "engine": "ray", "segments": len(segments)}
-    index = FannedIndex(segments, facts.dim, details, cluster.tolerance)
-    return OpenIndex(folder, facts, index, rows, columns)
+    return HeldIndex(str(home), version, options, segments, cluster.tolerance)
+
+
+def open_on_cluster(
+    folder: Place | str, options: Mapping[str, object] | None = None, cluster: Cluster | None = None
+) -> OpenIndex:
+    """Open an index whose segments lie in the memory of a cluster's nodes, see `hold`."""
+    return hold(folder, options, cluster).opened()
 
 
 def _segments(

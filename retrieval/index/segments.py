@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.contracts import Hits, Index, Json, Mask, Vectors
-from retrieval.index.fan_out import merged
+from retrieval.hits import merged
 from retrieval.index.renumbering import plain
 
 

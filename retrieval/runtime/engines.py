@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Engine(StrEnum):
-    """What runs an encoding, a build or a search. ray: needs the extra `retr[ray]`."""
+    """Engine of an encoding, a build or a search. ray: needs the extra `retr[ray]`."""
 
     LOCAL = "local"
     RAY = "ray"

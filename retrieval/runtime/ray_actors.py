@@ -8,7 +8,7 @@ from typing import Any
 from retrieval.errors import Lost, NoCluster, RetrError
 from retrieval.runtime.ray import caller, first_line, library, value_of
 
-RESTARTS = -1  # of an actor whose worker or node is lost: without limit
+RESTARTS = -1  # an actor whose worker or node is lost restarts without limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Node:
 def nodes() -> list[Node]:
     """Return the nodes of the connected cluster that are alive."""
     ray = library()
-    free = ray._private.state.available_resources_per_node()  # there is no public way
+    free = ray._private.state.available_resources_per_node()  # Ray has no public function
     return [
         Node(node["NodeID"], node["NodeManagerAddress"], int(free[node["NodeID"]].get("memory", 0)))
         for node in ray.nodes()
@@ -76,8 +76,6 @@ class Actor:
         """Start the actor. memory: bytes that it needs; Ray lends them to no other actor."""
         ray = library()
         self.place = node.address
-        self._cloudpickle = ray.cloudpickle
-        self._lost = ray.exceptions.RayError
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=True)
         kind = ray.remote(
             num_cpus=0, memory=memory, max_restarts=RESTARTS, scheduling_strategy=affinity
@@ -86,11 +84,12 @@ class Actor:
 
     def start(self, item: Any) -> "Future[Any]":
         """Start a call of the function, whose future raises its errors, or Lost."""
+        ray = library()
         answered: Future[Any] = Future()
         try:
-            row = {"item": self._cloudpickle.dumps(item)}
+            row = {"item": ray.cloudpickle.dumps(item)}
             running = self._actor.__call__.remote(row).future()
-        except self._lost as error:
+        except ray.exceptions.RayError as error:
             answered.set_exception(self._as_lost(error))
             return answered
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from retrieval.errors import BadImage, BadInput, RetrError, UnknownName
+from retrieval.errors import BadImage, BadInput, RetrError, UnknownName, WorkerFailed
 from retrieval.serving.access import Access, loopback_hosts
 from retrieval.serving.collection import Collection
 from retrieval.serving.encoding import BadUpload
@@ -211,6 +211,8 @@ def _status(error: RetrError) -> int:
         return 404
     if isinstance(error, BadImage):
         return 400 if isinstance(error, BadUpload) else 404  # a row's image that is gone
+    if isinstance(error, WorkerFailed):
+        return 503
     return 400 if isinstance(error, BadInput) else 500
 
 

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Event, Thread
 
 from retrieval.contracts import Encoder
 from retrieval.embedding.embed import Embedder
 from retrieval.errors import BadInput, RetrError, UnknownName
-from retrieval.index.folder import IndexFacts, is_index, open_index
+from retrieval.index.folder import IndexFacts, OpenIndex, is_index, open_index
 from retrieval.index.searching import Searcher
 from retrieval.serving.encoding import Encoding
 from retrieval.serving.served import Served, version_of
@@ -28,9 +28,10 @@ class Collection:
         embeddings: Sequence[Place] = (),
         device: str = "auto",
         images: Sequence[str] = (),
+        open_folder: Callable[[Place], OpenIndex] = open_index,
     ) -> None:
         """Open the index folders. embeddings: folders that they may have been built from.
-        images: as for `Served`.
+        images: as for `Served`. open_folder: opens an index.
 
         Raises the errors of `open_index`.
         """
@@ -44,9 +45,9 @@ class Collection:
         self._device = device
         self._embeddings = embeddings
         self._images = images
+        self._open_folder = open_folder
         self._folders: dict[str, Place] = {}
-        for folder in folders:
-            name = _free_name(folder.resolve().name, self.served)
+        for name, folder in zip(free_names(folders), folders, strict=True):
             self._folders[name] = folder
             self.served[name] = self._opened(name)
 
@@ -55,7 +56,7 @@ class Collection:
         folder = self._folders[name]
         IndexFacts.read(folder)  # finishes an interrupted publication
         version = version_of(folder)  # if the index changes from here on, `refresh` opens it again
-        opened = open_index(folder)
+        opened = self._open_folder(folder)
         wanted = opened.facts.encoder
         encoding = self._encodings.setdefault(
             wanted.fingerprint, Encoding(Embedder(wanted, self._device, owner=str(folder)))
@@ -130,9 +131,13 @@ def _encoders(encodings: Iterable[Encoding]) -> list[Encoder]:
     return opened
 
 
-def _free_name(name: str, taken: Mapping[str, object]) -> str:
-    """Return the name, followed by a number if it is taken."""
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}-{number}", number + 1
-    return free
+def free_names(folders: Iterable[Place]) -> list[str]:
+    """Return the name of each folder, followed by a number if an earlier one has it."""
+    names: list[str] = []
+    for folder in folders:
+        name = free = folder.resolve().name
+        number = 2
+        while free in names:
+            free, number = f"{name}-{number}", number + 1
+        names.append(free)
+    return names

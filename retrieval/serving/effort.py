@@ -5,8 +5,8 @@ from typing import Any
 
 from retrieval.contracts import Json, Tunable
 from retrieval.errors import BadInput
+from retrieval.index.fan_out import apply_effort
 from retrieval.index.folder import IndexFacts
-from retrieval.index.segments import segments_of
 from retrieval.registry import make_indexer
 
 
@@ -46,8 +46,7 @@ class Effort:
                 f"{self.option} is '{value}'; give one of {', '.join(by_text)}, or leave it out"
             )
         chosen = replace(self.indexer, **{self.option: by_text[value]})
-        for part in segments_of(index):
-            chosen.apply(part)
+        apply_effort(chosen, index)
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that `GET /api/indices` lists."""

@@ -4,7 +4,7 @@ import io
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from threading import BoundedSemaphore, Lock
@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from retrieval.contracts import Framing, Json, Vectors
 from retrieval.errors import BadData, BadInput, UnknownName
 from retrieval.images import read_image
+from retrieval.index.fan_out import FannedIndex
 from retrieval.index.folder import INDEX
-from retrieval.index.searching import DEFAULT_K, Hit, Searcher
+from retrieval.index.searching import DEFAULT_K, Hit, Searcher, partial_note
 from retrieval.runtime.threads import usable_cores
 from retrieval.serving.asked import Asked
 from retrieval.serving.effort import Effort
@@ -59,6 +60,7 @@ class SearchAnswer:
     encode_ms: float  # 0 for a row of the index, whose vector is known
     search_ms: float
     notes: list[str] = field(default_factory=list)  # sentences about the query
+    share: float = 1.0  # part of the rows that was searched
 
     def to_json(self) -> dict[str, Json]:
         """Return the document that `POST /api/search` answers."""
@@ -71,6 +73,7 @@ class SearchAnswer:
                 "search": round(self.search_ms, 3),
             },
             **notes,
+            **({} if self.share == 1 else {"share": round(self.share, 4)}),
         }
 
 
@@ -80,7 +83,10 @@ def version_of(folder: Place) -> str:
 
 
 class Served:
-    """An open index with a name. One search runs at a time, as each uses all cores."""
+    """An open index with a name.
+
+    One search runs at a time, as each uses all cores; on a cluster, several do.
+    """
 
     def __init__(
         self,
@@ -107,7 +113,8 @@ class Served:
         self.efforts = Effort.of(self.facts)
         self._folders = embeddings
         self._images = Folders(images) if images else Folders.of(self.rows["path"])
-        self._searching = Lock()
+        on_cluster = isinstance(searcher.opened.index, FannedIndex)
+        self._searching = nullcontext() if on_cluster else Lock()
         self._reading = Lock()
         self._laying_out = Lock()
         self._looking_up = Lock()
@@ -181,10 +188,12 @@ class Served:
         k = min(DEFAULT_K, len(self.rows)) if k is None else k
         named = {*asked.like, *asked.unlike}
         wanted = min(k + len(named), len(self.rows))
-        hits, search_ms = self._nearest(vector, wanted, selected, effort)
+        hits, share, search_ms = self._nearest(vector, wanted, selected, effort)
+        if share < 1:
+            notes = [*notes, partial_note(share)]
         others = [hit for hit in hits if hit.id not in named][:k]
         ranked = [hit._replace(rank=rank) for rank, hit in enumerate(others, start=1)]
-        return SearchAnswer(ranked, None, encode_ms, search_ms, notes), rows
+        return SearchAnswer(ranked, None, encode_ms, search_ms, notes, share), rows
 
     def embedding(self, asked: Asked) -> tuple[Vectors, list[str]]:
         """Return the vector (dim,) of images and words, and notes. Raises as `search` does."""
@@ -247,8 +256,8 @@ class Served:
 
     def _nearest(
         self, vector: Vectors, k: int | None, where: Selection | None, effort: str | None
-    ) -> tuple[list[Hit], float]:
-        """Return hits, and the milliseconds of the search alone."""
+    ) -> tuple[list[Hit], float, float]:
+        """Return hits, the share of the rows that was searched, and milliseconds of the search."""
         with self._searching:
             if self.efforts is not None:
                 chosen = str(self.efforts.current) if effort is None else effort
@@ -258,7 +267,7 @@ class Served:
             began = time.perf_counter()
             found = self.searcher.hits(vector, k, where)
             search_ms = 1000 * (time.perf_counter() - began)
-        return self.searcher.named(found)[0], search_ms
+        return self.searcher.named(found)[0], found.share, search_ms
 
     def _path_of(self, row: int) -> str:
         path = self.rows["path"][row].as_py()

@@ -1,16 +1,22 @@
 """Searches on a Ray cluster of three nodes that loses workers and nodes."""
 
 import gc
+import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -34,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning:ray",
 )
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 1 << 30}
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 2 << 30}
 DIM, ROWS, PARTS = 8, 900, 3
 TIMEOUT_SECONDS = 30
 
@@ -162,7 +168,7 @@ def test_no_request_fails_while_workers_of_two_replicas_are_killed(
 
 def test_a_lost_node_is_told_and_its_segment_comes_back_elsewhere(nodes: Any, folder: Path) -> None:
     local = Searcher.open(folder)
-    lost = nodes.add_node(**NODE | {"memory": 1700 << 20})  # the largest: it gets segments
+    lost = nodes.add_node(**NODE | {"memory": 3 << 30})  # the largest: it gets segments
     wait_until(lambda: len(alive()) == 4)
     cluster = Cluster(nodes.address, tolerance=Tolerance(partial=True, seconds=20))
     spread = Searcher.open(folder, engine="ray", cluster=cluster)
@@ -204,3 +210,63 @@ def test_a_missing_segment_is_one_line(nodes: Any, folder: Path, tmp_path: Path)
     shutil.rmtree(copied / IndexFacts.read(copied).parts[1].folder)
     with pytest.raises(BadData, match="is missing; index again"):
         open_on_cluster(copied, None, Cluster(nodes.address))
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+def test_the_service_loses_no_request_to_a_lost_worker_or_a_new_version(
+    nodes: Any, folder: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "served"
+    shutil.copytree(folder, index)
+    port, other = free_port(), tmp_path / "set"
+    command = [sys.executable, "-m", "cli.main", "serve", "--index", str(index), "--watch"]
+    command += ["--engine", "ray", "--address", nodes.address, "--replicas", "2", "--json"]
+    command += ["--embeddings", str(folder.parent / "set"), "--embeddings", str(other)]
+    service = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    own, *near = Searcher.open(folder).search(drawn(ROWS, 0)[:1], 6)[0]
+    first = [hit.id for hit in near]
+    url = f"http://127.0.0.1:{port}/api/items/{quote(own.id, safe='')}/neighbors?k=5"
+    stop, failures, seen = threading.Event(), list[str](), list[list[str]]()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                with urllib.request.urlopen(url, timeout=20) as answer:
+                    seen.append([hit["id"] for hit in json.load(answer)["hits"]])
+            except OSError as error:
+                failures.append(repr(error))
+
+    assert service.stdout is not None
+    try:
+        assert json.loads(service.stdout.readline())["indices"] == ["served"]
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: len(seen) > 20 or bool(failures))
+            assert not failures
+            os.kill(actors()[0], signal.SIGKILL)
+            before = len(seen)
+            wait_until(lambda: len(seen) > before + 20)
+            assert {*map(tuple, seen)} == {tuple(first)}
+            changed = embeddings(other, drawn(ROWS, 9), shard_rows=ROWS // PARTS)
+            build_segments([changed], "hnsw", index, PARTS)
+            wait_until(lambda: seen[-1] != first)
+            before = len(seen)
+            wait_until(lambda: len(seen) > before + 20)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    finally:
+        service.send_signal(signal.SIGINT)
+        service.wait(30)
+    second = [hit.id for hit in Searcher.open(index).search(drawn(ROWS, 9)[:1], 6)[0]][1:]
+    assert {*map(tuple, seen)} == {tuple(first), tuple(second)}, "no answer of both versions"
+    assert not failures
+    assert service.returncode == 0

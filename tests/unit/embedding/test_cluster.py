@@ -129,9 +129,9 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_node_without_retr_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="needs the extra ray")
-    call = cluster._caller()(ray.cloudpickle.dumps(len))
+    call = cluster.caller()(ray.cloudpickle.dumps(len))
     row = {"item": ray.cloudpickle.dumps("abc")}
-    assert cluster._value(call(row)) == 3
+    assert cluster.value_of(call(row)) == 3
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **named: Any) -> Any:
@@ -143,9 +143,9 @@ def test_a_node_without_retr_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     reply = call(row)
     monkeypatch.undo()
     with pytest.raises(NoCluster, match=r"retr is not installed .*; install the same"):
-        cluster._value(reply)
+        cluster.value_of(reply)
     with pytest.raises(NoCluster, match=r"^on node 10\.0\.0\.9: retr is not installed"):
-        cluster._value({**reply, "node": "10.0.0.9"})
+        cluster.value_of({**reply, "node": "10.0.0.9"})
 
 
 @pytest.mark.parametrize(
