@@ -25,7 +25,7 @@ from retrieval.contracts import (
     Streaming,
     Vectors,
 )
-from retrieval.errors import BadInput, Unreachable
+from retrieval.errors import BadInput, Busy, Unreachable
 from retrieval.hits import InMemory
 from retrieval.index.folder import (
     BUILD_FOLDER,
@@ -68,6 +68,8 @@ LIBRARIES = (
     "scalable-vs",
     "pymilvus",
     "milvus-lite",
+    "psycopg",
+    "pgvector",
     "numpy",
     "pyarrow",
 )
@@ -217,6 +219,10 @@ class _Shards:
         return self.sets[0].facts.dim
 
     @property
+    def columns(self) -> pa.Table | None:
+        return RowTables.of(self.table, self.sets).columns
+
+    @property
     def encoder(self) -> str:
         return self.sets[0].facts.encoder.fingerprint
 
@@ -298,11 +304,21 @@ def publish_index(folder: Place, facts: IndexFacts) -> IndexFacts:
             replace_files(partial, folder, facts)
     else:
         before = _current_files(folder)
-        facts.write(folder)
+        try:
+            facts.write(folder)
+        except Busy:
+            _remove_unnamed(folder, facts)
+            raise
         for path in before - set(facts.paths_in(folder)):
             path.unlink(missing_ok=True)
     _remove_other_builds(folder, facts)
     return facts
+
+
+def _remove_unnamed(folder: Place, facts: IndexFacts) -> None:
+    """Remove the files of a build that lost to another machine's, which does not name them."""
+    for path in set(facts.paths_in(folder)) - _current_files(folder):
+        path.unlink(missing_ok=True)
 
 
 def replace_files(partial: Path, folder: Path, facts: IndexFacts) -> None:

@@ -59,6 +59,14 @@ class RowTables:
         kept = pa.array(mask)
         return cls(rows.filter(kept), columns.table().filter(kept) if columns.names else None)
 
+    @property
+    def all_columns(self) -> pa.Table:
+        """Id, label, path and further columns as one table."""
+        if self.columns is None:
+            return self.rows
+        names = [*self.rows.column_names, *self.columns.column_names]
+        return pa.table([*self.rows.columns, *self.columns.columns], names=names)
+
     def write(self, folder: Path) -> None:
         """Write the files into a new folder."""
         write_table(folder / ROWS, self.rows, "zstd")

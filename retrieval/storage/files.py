@@ -10,13 +10,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from retrieval.contracts import Json
 from retrieval.errors import BadData, BadInput, Busy
+from retrieval.storage.leases import lease_on, leased
 from retrieval.storage.names import escaped
 from retrieval.storage.places import Place, RemotePath
 
@@ -42,7 +44,7 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
         with TemporaryDirectory(prefix="retr-") as folder:
             here = Path(folder) / path.name
             write(here)
-            path.upload(here)
+            _send(here, path)
         return
     partial = path.with_name(path.name + PARTIAL)
     if partial.is_symlink():  # not ours: its target would be overwritten
@@ -56,6 +58,17 @@ def write_whole(path: Place, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _send(here: Path, path: RemotePath) -> None:
+    """Write the local file to the store. Raises Busy if another machine has taken the folder."""
+    lease = lease_on(path.parent)
+    if lease is not None:
+        lease.renew()
+    if lease is not None and path.name in lease.seen:
+        lease.write(path, here.read_bytes())
+    else:
+        path.upload(here)
 
 
 @contextmanager
@@ -183,8 +196,9 @@ def made_folder(folder: _Place) -> _Place:
     must be known before the work.
     """
     if isinstance(folder, RemotePath):
-        write_whole(folder / LOCK, lambda partial: partial.touch())
-        (folder / LOCK).unlink(missing_ok=True)
+        probe = folder / f".{uuid4().hex}{PARTIAL}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -245,7 +259,7 @@ def locked(folder: Place) -> Iterator[None]:
     """Hold the folder against a second writer. Raises Busy if there is one.
 
     The operating system lets go of the lock when the process ends, however it ends. A folder in a
-    store is held against other processes on this machine alone.
+    store is held against other machines by a lease, if the store has conditional writes.
     """
     from filelock import FileLock, Timeout  # slow to import, and only those who write need it
 
@@ -259,9 +273,25 @@ def locked(folder: Place) -> Iterator[None]:
     except OSError as error:
         raise _not_writable(folder, error) from None
     try:
-        yield
+        if isinstance(folder, RemotePath):
+            with leased(folder, folder / LOCK, _machine()):
+                yield
+        else:
+            yield
     finally:
         lock.release()
+
+
+def _machine() -> str:
+    """Return the id of this machine: of the folder of its locks."""
+    path = user_cache() / "locks" / "machine"
+    if not path.exists():
+        made = path.with_name(uuid4().hex)
+        made.write_text(made.name)
+        with suppress(FileExistsError):  # another process was faster
+            os.link(made, path)
+        made.unlink()
+    return path.read_text()
 
 
 def _lock_of(folder: Place) -> Path:

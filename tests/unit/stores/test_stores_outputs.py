@@ -11,6 +11,7 @@ from retrieval import build_index, open_embeddings, open_index
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadInput
 from retrieval.images import open_source
+from retrieval.index.folder import IndexFacts
 from retrieval.index.searching import Searcher
 from retrieval.index.update import add_rows
 from retrieval.inspection import verify
@@ -108,15 +109,12 @@ def test_an_index_is_whole_until_the_next_one_is(
     encoded(photos, root / "out")
     sets = [open_embeddings(root / "out")]
     before = build_index(sets, "exact", root / "index")
-    original = RemotePath.upload
 
-    def stopped(self: RemotePath, file: Path) -> None:
-        if self.name == "index.json":
-            raise KeyboardInterrupt
-        original(self, file)
+    def stopped(self: IndexFacts, folder: RemotePath) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RemotePath, "upload", stopped)
+        patch.setattr(IndexFacts, "write", stopped)
         with pytest.raises(KeyboardInterrupt):
             build_index(sets, "hnsw", root / "index")
     assert open_index(root / "index").facts == before
