@@ -1,11 +1,12 @@
 """`retr index`: embeddings to a searchable index."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.auto_target import AutoTarget, limit
 from cli.command import command
 from cli.options import (
     MetricName,
@@ -14,16 +15,15 @@ from cli.options import (
     is_ray,
     parsed_metric,
     parsed_options,
-    seed_option,
 )
 from cli.output import Output, plural
 from cli.tables import print_tuning
-from retrieval.units import BYTES, SECONDS, duration, parse_quantity, size
+from retrieval.units import SECONDS, duration, size
 
 if TYPE_CHECKING:
     from retrieval.contracts import Json as JsonValue
     from retrieval.contracts import Metric, Vectors
-    from retrieval.index.auto.trials import Target, Tuning
+    from retrieval.index.auto.trials import Tuning
     from retrieval.index.folder import IndexFacts
     from retrieval.storage.places import Place
     from retrieval.storage.sets.embeddings import Embeddings
@@ -31,73 +31,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 DEFAULT_BACKEND = "hnsw"
-
-
-@dataclass(frozen=True, slots=True)
-class AutoTarget:
-    """The options of --backend auto."""
-
-    target_recall: Annotated[
-        float | None,
-        typer.Option(help="With --backend auto: minimum recall@k.  [default: 0.95]"),
-    ] = None
-    max_memory: Annotated[
-        str | None,
-        typer.Option(help="With --backend auto: maximum size of the index, such as 2GB or 500MB."),
-    ] = None
-    max_latency: Annotated[
-        str | None,
-        typer.Option(help="With --backend auto: maximum p95 latency, such as 1ms or 200us."),
-    ] = None
-    k: Annotated[
-        int | None,
-        typer.Option("-k", help="With --backend auto: number of neighbors, k.  [default: 10]"),
-    ] = None
-    batches: Annotated[
-        bool,
-        typer.Option(
-            "--batches",
-            help="With --backend auto: compare the time of one call with many queries, not of "
-            "single queries.",
-        ),
-    ] = False
-    queries: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|FILE",
-            help="With --backend auto: embeddings of the queries to measure with, or a CSV file "
-            "with a column text, for searches in words.  [default: a sample of the rows]",
-        ),
-    ] = None
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="With --backend auto: maximum time for trials and the build, such as 60s or 5min; "
-            "checks over all rows take some seconds more.  "
-            "[default: a minute, or more if the fastest index takes longer to build]",
-        ),
-    ] = None
-    seed: Annotated[int | None, seed_option("Random seed (--backend auto only).  [default: 0]")] = (
-        None
-    )
-
-    def given(self) -> list[str]:
-        """Return the names of the options that are given."""
-        names = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
-        return ["-k" if name == "k" else f"--{name.replace('_', '-')}" for name in names]
-
-    def target(self) -> "Target":
-        """Return the requirements on the index. Raises BadInput for a value out of range."""
-        from retrieval.index.auto.trials import Target
-
-        given = {
-            "recall": self.target_recall,
-            "k": self.k,
-            "max_memory": _limit("--max-memory", self.max_memory, BYTES),
-            "max_latency": _limit("--max-latency", self.max_latency, SECONDS),
-        }
-        known = {name: value for name, value in given.items() if value is not None}
-        return Target(**known, batches=self.batches)  # type: ignore[arg-type]
 
 
 UNCHANGED = "unchanged"
@@ -124,8 +57,9 @@ EmbeddingsArgument = Annotated[
 BackendOption = Annotated[
     str | None,
     typer.Option(
-        help="Backend: exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, the name "
-        "of a plug-in, or auto (measure, and take the fastest that reaches --target-recall).  "
+        help="Backend: exact, ivf, hnsw, hnsw-pca, ivfpq, vamana, faiss, milvus, "
+        "pgvector, the name of a plug-in, or auto (measure, and take the fastest that reaches "
+        "--target-recall).  "
         "[default: hnsw]",
     ),
 ]
@@ -152,6 +86,12 @@ OutOption = Annotated[
 ]
 
 
+MergeOption = Annotated[
+    bool,
+    typer.Option("--merge", help="Build one index of the parts of the existing index."),
+]
+
+
 @command(threads=True)
 def index(
     output: Output,
@@ -165,6 +105,7 @@ def index(
     parts: PartsOptions,
     add: AddOption = False,
     delete: DeleteOption = None,
+    merge: MergeOption = False,
     out: OutOption = None,
 ) -> None:
     """Build an index over embeddings, or bring it up to date.
@@ -190,10 +131,12 @@ def index(
     _check_auto(backend, options, auto, parts)
     if on_ray and not parts.parts:
         raise BadInput("--engine ray builds an index in parts; give their number with --parts")
-    if add or delete is not None:
-        _check_change(backend, metric, options, parts, delete, add or bool(embeddings))
+    if add or delete is not None or merge:
+        _check_change(backend, metric, options, parts, delete, add or bool(embeddings), merge)
     started = time.perf_counter()
-    if delete is not None:
+    if merge:
+        done = _merge(output, _standing(workspace, out))
+    elif delete is not None:
         done = _delete(_standing(workspace, out), delete)
     elif add:
         done = _add(output, _standing(workspace, out), _open(workspace, embeddings))
@@ -244,15 +187,18 @@ def _check_change(
     parts: PartsOptions,
     delete: str | None,
     adds: bool,
+    merges: bool,
 ) -> None:
     """Raise BadInput for options that a change of an index does not take."""
     from retrieval.errors import BadInput
 
     if backend is not None or metric is not None or options or parts.parts:
         raise BadInput(
-            "--add and --delete keep the index's backend, metric and options; leave --backend, "
-            "--metric, --set and --parts out"
+            "--add, --delete and --merge keep the index's backend, metric and options; leave "
+            "--backend, --metric, --set and --parts out"
         )
+    if merges and (adds or delete is not None):
+        raise BadInput("--merge takes no embeddings and no --delete; give it alone")
     if delete is not None and adds:
         raise BadInput("--delete takes no embeddings; add rows with a separate command")
 
@@ -278,6 +224,16 @@ def _delete(folder: "Place", where: str) -> IndexChange:
     from retrieval.index.update import delete_rows
 
     return IndexChange(folder, delete_rows(folder, where), "changed")
+
+
+def _merge(output: Output, folder: "Place") -> IndexChange:
+    from retrieval.index.folder import IndexFacts
+    from retrieval.index.update import merge_parts
+
+    if not IndexFacts.read(folder).parts:
+        output.say("nothing to do: the index is not in parts")
+        return IndexChange(folder, IndexFacts.read(folder), UNCHANGED)
+    return IndexChange(folder, merge_parts(folder), "changed")
 
 
 def _add(output: Output, folder: "Place", sets: "list[Embeddings]") -> IndexChange:
@@ -345,7 +301,7 @@ def _build_best(
         queries = text_queries(auto.queries, sets[0].facts.encoder).vectors
     elif auto.queries is not None:
         queries = open_embeddings(auto.queries)
-    budget = _limit("--budget", auto.budget, SECONDS)
+    budget = limit("--budget", auto.budget, SECONDS)
     seed = auto.seed or 0
     with output.steps() as step:
         facts, tuning = build_best(
@@ -401,7 +357,3 @@ def _document(done: IndexChange, seconds: float) -> "dict[str, JsonValue]":
         "seconds": seconds,
         "size_bytes": facts.size_in(done.folder),
     }
-
-
-def _limit(option: str, text: str | None, units: dict[str, float]) -> float | None:
-    return None if text is None else parse_quantity(option, text, units)

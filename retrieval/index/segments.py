@@ -1,13 +1,21 @@
 """Search several indices as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from retrieval.contracts import Hits, Index, Json, Mask, Vectors
-from retrieval.hits import merged
+from retrieval.hits import Found, merged
 from retrieval.index.renumbering import plain
+from retrieval.runtime.threads import usable_cores
+
+MAX_QUERIES = 16
+"""Queries up to which segments are searched side by side. Each segment divides more of them among
+the cores itself."""
 
 
 class SegmentedIndex:
@@ -37,12 +45,32 @@ class SegmentedIndex:
 
     def search(self, queries: Vectors, k: int, among: Mask | None = None) -> Hits:
         """Return the k nearest rows of all segments; see `Index`."""
-        rows, distances = [], []
-        for start, end, part in zip(self._starts, self._starts[1:], self.parts, strict=False):
-            hits = part.search(queries, k, None if among is None else among[start:end])
-            rows.append(np.where(hits.rows < 0, -1, hits.rows + start))
-            distances.append(hits.distances)
-        return Hits(*merged([*zip(rows, distances, strict=True)], k))
+        cores = min(usable_cores(), len(self.parts))
+        if cores == 1 or len(queries) > MAX_QUERIES:
+            return Hits(*merged(self._found(range(len(self.parts)), queries, k, among), k))
+        groups = np.array_split(np.arange(len(self.parts)), cores)
+        found = [
+            self._threads.submit(self._found, group, queries, k, among) for group in groups[1:]
+        ]
+        here = self._found(groups[0], queries, k, among)
+        return Hits(*merged([*here, *chain.from_iterable(each.result() for each in found)], k))
+
+    def _found(
+        self, numbers: Iterable[int], queries: Vectors, k: int, among: Mask | None
+    ) -> list[Found]:
+        """Return the hits of these segments, with the rows of the whole index."""
+        found = []
+        for number in numbers:
+            start, end = self._starts[number : number + 2]
+            hits = self.parts[number].search(
+                queries, k, None if among is None else among[start:end]
+            )
+            found.append((np.where(hits.rows < 0, -1, hits.rows + start), hits.distances))
+        return found
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(usable_cores(), thread_name_prefix="segments")
 
     def save(self, folder: Path) -> None:
         """Write each segment into a folder of its own, 0, 1, …"""

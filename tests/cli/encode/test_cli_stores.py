@@ -67,6 +67,10 @@ def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None
     # A shard has 10,000 images, so several sets are needed for several parts.
     retr("encode", gallery.images / "red", "--encoder", "toy", "--out", "red")
     made = retr.json("index", gallery.embeddings, "--parts", 4, "--out", "one-part")
+    assert retr.json("index", "--merge", "--out", "one-part")["rows"] == made["rows"]
+    assert retr("info", "one-part").out.count("parts") == 0
+    assert "not in parts" in retr("index", "--merge", "--out", "one-part").out
+    made = retr.json("index", gallery.embeddings, "--parts", 4, "--out", "one-part")
     assert made["details"]["parts"] == 1
     again = retr("index", "--add", gallery.embeddings, "--out", "one-part")
     assert "the rows are in the index already" in again.out
@@ -79,5 +83,7 @@ def test_an_index_in_parts(retr: Retr, gallery: Gallery, tmp_path: Path) -> None
         (["--engine", "rey", "--parts", "2"], "did you mean 'ray'"),
         (["--address", "127.0.0.1:1", "--parts", "2"], "--engine ray"),
         (["--add", "--parts", "2"], "keep the index's backend"),
+        (["--merge", "--add"], "--merge takes no embeddings"),
+        (["--merge", "--backend", "exact"], "keep the index's backend"),
     ):
         assert words in retr.refused("index", gallery.embeddings, *arguments, "--out", "none")

@@ -18,7 +18,7 @@ from retrieval.index.build_segments import SegmentTask, _groups, build_segments
 from retrieval.index.folder import IndexFacts, check_indexed
 from retrieval.index.searching import Searcher
 from retrieval.index.segments import SegmentedIndex
-from retrieval.index.update import add_rows, delete_rows
+from retrieval.index.update import add_rows, delete_rows, merge_parts
 from retrieval.inspection import verify
 from retrieval.registry import make_indexer
 from retrieval.storage.files import sealed
@@ -277,3 +277,65 @@ def test_parts_satisfy_the_contract_of_an_index(tmp_path: Path) -> None:
         parts.search(vectors, 0)
     with pytest.raises(Mismatch):
         parts.search(vectors, 1, np.ones(59, np.bool_))
+
+
+@pytest.mark.parametrize("backend", ["exact", "hnsw", "hnsw-pca", "ivf"])
+def test_parts_are_merged_into_the_index_that_one_build_makes(tmp_path: Path, backend: str) -> None:
+    sets = [
+        embeddings(tmp_path / "a", drawn(90), shard_rows=20),
+        embeddings(tmp_path / "b", drawn(35, 1), shard_rows=10),
+    ]
+    index = tmp_path / "parts"
+    build_segments([sets[0]], backend, index, 3, engine=in_turn)
+    add_rows(index, [sets[1]])
+    before = open_index(index)
+    assert len(before.facts.parts) == 4
+    facts = merge_parts(index)
+    merged = open_index(index)
+    assert merged.facts == facts and not facts.parts and facts.rows == 125
+    assert merged.facts.embeddings == before.facts.embeddings
+    assert merged.rows.equals(before.rows)
+    assert merged.columns.table().equals(before.columns.table())
+    queries = drawn(30, 2)
+    build_index(sets, backend, tmp_path / "one")
+    one = open_index(tmp_path / "one")
+    assert merged.facts.options == one.facts.options, "efforts are chosen for all rows"
+    wanted = one.index.search(queries, 10)
+    np.testing.assert_allclose(
+        merged.index.search(queries, 10).distances, wanted.distances, atol=1e-6
+    )
+    assert not verify(index).problems
+    assert not [*index.glob("part-*")], "the parts are gone"
+    assert merge_parts(index) == facts, "nothing is left to do"
+
+
+def test_a_merge_keeps_at_least_the_effort_that_was_given(tmp_path: Path) -> None:
+    database = embeddings(tmp_path / "a", drawn(400), shard_rows=100)
+    for backend, options in (("hnsw", {"ef": 300}), ("ivf", {"n_probe": 7, "n_lists": 9})):
+        index = tmp_path / backend
+        build_segments([database], backend, index, 2, None, options, engine=in_turn)
+        facts = merge_parts(index)
+        assert all(facts.options[name] >= value for name, value in options.items())  # type: ignore
+
+
+def test_codes_are_not_merged(tmp_path: Path) -> None:
+    database = embeddings(tmp_path / "a", drawn(300), shard_rows=100)
+    options = {"factory": "PQ4x4"}
+    build_segments([database], "faiss", tmp_path / "parts", 2, None, options, engine=in_turn)
+    before = IndexFacts.read(tmp_path / "parts")
+    with pytest.raises(BadInput, match="do not keep their vectors; index the embeddings again"):
+        merge_parts(tmp_path / "parts")
+    assert IndexFacts.read(tmp_path / "parts") == before
+
+
+def test_a_merge_that_fails_leaves_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = embeddings(tmp_path / "a", drawn(90), shard_rows=20)
+    build_segments([database], "exact", tmp_path / "parts", 3, engine=in_turn)
+    before = IndexFacts.read(tmp_path / "parts")
+    monkeypatch.setattr("retrieval.index.update.write_index", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        merge_parts(tmp_path / "parts")
+    assert IndexFacts.read(tmp_path / "parts") == before
+    assert not verify(tmp_path / "parts").problems
