@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.postgres import database, its_database, postgres
+
+__all__ = ["database", "its_database", "postgres"]
+
 # Tests run in one process for each core: more threads would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # umap would set it for torch, too

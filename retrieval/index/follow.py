@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.choices import choice
-from retrieval.contracts import Growing, Index, Metric, Rows, Shrinking, Vectors
+from retrieval.contracts import Growing, Index, Metric, Rows, Shrinking, Upserting, Vectors
 from retrieval.errors import BadData
 from retrieval.index.build import partial_folder, shards_of, write_index
 from retrieval.index.folder import (
@@ -163,6 +163,8 @@ class _Change:
         inner = plain(opened.index)
         if not len(self.rows) or len(self.deleted) == self.index_rows:
             return True
+        if isinstance(inner, Upserting):
+            return False
         if len(self.added) and not isinstance(inner, Growing):
             return True
         if len(inner) - len(opened.index) + len(self.deleted) > MAX_DELETED * len(inner):
@@ -171,6 +173,8 @@ class _Change:
 
     def applied(self, index: Index, sets: Sequence[Embeddings]) -> Index:
         """Return the index with its rows deleted, added and in the order of the embeddings."""
+        if isinstance(index, Upserting):
+            return index.upsert(self.tables.all_columns, self.old, _vectors(sets, self.added))
         numbers = np.full(self.index_rows, -1, np.int64)
         kept = np.setdiff1d(np.arange(self.index_rows), self.deleted)
         numbers[kept] = np.arange(len(kept))

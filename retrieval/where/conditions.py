@@ -74,10 +74,10 @@ class ColumnComparison:
             return is_any if self.operator == "=" else pc.invert(is_any)
         (value,) = self.values
         if (other := _other_column(columns, found, value)) is not None:
-            return _COMPARE[self.operator](found, other)
+            return _compared(self.operator, found, other)
         if pa.types.is_timestamp(found.type):
             return _compared_times(found, self.operator, interval_of(value.text, found.type))
-        return _COMPARE[self.operator](found, _scalar(self.column, found, value))
+        return _compared(self.operator, found, _scalar(self.column, found, value))
 
     def _equal(self, columns: ColumnValues, found: pa.ChunkedArray) -> Truth:
         """Return which rows have one of the values."""
@@ -88,10 +88,10 @@ class ColumnComparison:
 
     def _equal_value(self, columns: ColumnValues, found: pa.ChunkedArray, value: Value) -> Truth:
         if (other := _other_column(columns, found, value)) is not None:
-            return pc.equal(found, other)
+            return _compared("=", found, other)
         if pa.types.is_timestamp(found.type):
             return _compared_times(found, "=", interval_of(value.text, found.type))
-        return pc.equal(found, _scalar(self.column, found, value))
+        return _compared("=", found, _scalar(self.column, found, value))
 
     def _equal_text(self, found: pa.ChunkedArray) -> Truth:
         wanted = {form: value.text for value in self.values for form in forms(value.text)}
@@ -233,6 +233,19 @@ def _scalar(column: str, found: pa.ChunkedArray, value: Value) -> object:
             f"column {column} holds {kind_of(found)}, not '{value.text}'; give one of these"
         )
     return converted
+
+
+def _compared(operator: str, found: pa.ChunkedArray, other: object) -> Truth:
+    """Compare a column with a value or a column. Whole numbers and others compare as float64."""
+    kind = other.type if isinstance(other, pa.ChunkedArray) else None
+    if pa.types.is_integer(found.type) and (kind == pa.float64() or isinstance(other, float)):
+        found = pc.cast(found, pa.float64(), safe=False)
+    elif pa.types.is_floating(found.type):
+        if kind is not None:
+            other = pc.cast(other, pa.float64(), safe=False)
+        elif isinstance(other, int):
+            other = float(other)
+    return _COMPARE[operator](found, other)
 
 
 def _compared_times(found: pa.ChunkedArray, operator: str, interval: Interval) -> Truth:

@@ -24,10 +24,12 @@ class Selection:
     """The rows of one index that match a filter.
 
     mask: (rows,). where: the filter, if it is one of id or label that a backend can apply itself.
+    condition: the same for backends that know all columns.
     """
 
     where: Filter | None
     mask: Mask
+    condition: "Condition | None" = None
 
 
 def select_rows(rows: pa.Table, where: str, columns: "RowColumns | None" = None) -> Selection:
@@ -46,10 +48,10 @@ def select_rows(rows: pa.Table, where: str, columns: "RowColumns | None" = None)
     short = _short_filter(table, where)
     if short is not None:
         mask = pc.is_in(rows[short.field], value_set=pa.array(short.values, pa.string()))
-        return Selection(short, mask.to_numpy())
+        return Selection(short, mask.to_numpy(), _condition_of(short))
     condition = _condition(table, where)
-    met = condition.met(table)
-    return Selection(_filter_of(condition), pc.fill_null(met, False).to_numpy())
+    mask = pc.fill_null(condition.met(table), False)
+    return Selection(_filter_of(condition), mask.to_numpy(), condition)
 
 
 def _condition(table: "_RowColumns", where: str) -> "Condition":
@@ -79,6 +81,12 @@ def _filter_of(condition: "Condition") -> Filter | None:
         return None
     named = (form for value in condition.values for form in forms(value.text))
     return Filter(condition.column, tuple(dict.fromkeys(named)))
+
+
+def _condition_of(where: Filter) -> "Condition":
+    from retrieval.where.conditions import ColumnComparison, Value
+
+    return ColumnComparison(where.field, "=", tuple(Value(each, True) for each in where.values))
 
 
 class _RowColumns:

@@ -25,6 +25,7 @@ OWN = {
     "vamana": set(Metric) - {Metric.MANHATTAN},
     "faiss": set(Metric),
     "milvus": set(Metric) - {Metric.MANHATTAN},
+    "pgvector": set(Metric) - {Metric.MANHATTAN},
 }
 
 
@@ -83,6 +84,8 @@ def test_contract(name: str, metric: Metric) -> None:
         ("vamana", {"degree": 64, "ef_construction": 20, "ef": 1}),
         slow("milvus", {"index_type": "FLAT"}),
         slow("milvus", {"index_type": "IVF_FLAT", "n_lists": 8, "n_probe": 8}),
+        ("pgvector", {"index_type": "EXACT"}),
+        ("pgvector", {"m": 4, "ef": 60}),
         ("faiss", {"factory": "Flat"}),
         ("faiss", {"search": "efSearch=200"}),
         ("faiss", {"factory": "IVF16,SQ8,RFlat", "search": "nprobe=16,k_factor_rf=4"}),
@@ -113,14 +116,14 @@ def test_distances_and_order_by_hand(name: str, metric: Metric) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_backend_imports_no_other_library(name: str) -> None:
-    library = "hnswlib" if name == "hnsw" else "faiss"
+    libraries = {"hnsw": ["hnswlib"], "pgvector": []}.get(name, ["faiss"])
     code = (
         "import sys; import indexers; heavy = {'faiss', 'hnswlib', 'torch'};"
         " from retrieval.registry import make_indexer; assert not heavy & set(sys.modules);"
         f" make_indexer('{name}', {{}}); print(*heavy & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [library]
+    assert done.stdout.split() == libraries
 
 
 class Wrong:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FREE_BYTES = 20 << 30  # disk space for the environment and the downloaded packages
-EXTRAS = "vamana,milvus,offline"
+EXTRAS = "vamana,milvus,pgvector,offline"
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +60,7 @@ def test_the_wheel_depends_on_no_development_package(home: Path) -> None:
     assert "torch" in installed
 
 
+@pytest.mark.usefixtures("database")
 def test_all_plugins_keep_their_contracts(home: Path) -> None:
     python = home / "env" / "bin" / "python"
     (wheel,) = home.glob("retr-*.whl")

@@ -23,7 +23,7 @@ from retrieval.values import whole_number
 from tests.made import embeddings
 
 VECTORS = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
-BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss", "milvus")
+BACKENDS = ("exact", "ivf", "ivfpq", "hnsw", "hnsw-pca", "vamana", "faiss", "milvus", "pgvector")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_folder_may_be_text_and_one_set_stand_alone(folder: Path, tmp_path: Pa
 def test_options_of_backends_have_their_types(name: str) -> None:
     plugin = indexer_plugin(name)
     options = {"exact": "device", "faiss": "seed"}.get(name, "m" if "hnsw" in name else "n_lists")
-    options = {"vamana": "degree", "milvus": "m"}.get(name, options)
+    options = {"vamana": "degree", "milvus": "m", "pgvector": "m"}.get(name, options)
     for wrong in ([1], object(), 2.5, True, *(() if name == "exact" else ("16",))):
         with pytest.raises(BadInput, match=f"{options} is .*; give it|{options} .*; give"):
             plugin(**{options: wrong})

@@ -215,6 +215,19 @@ def test_a_backend_may_apply_a_filter_of_id_or_label(where: str, field: str | No
     assert (None if found is None else found.field) == field
 
 
+def test_whole_numbers_beyond_those_of_float64_are_compared() -> None:
+    rows = pa.table({"id": ["a", "b"], "label": ["x", "y"], "path": ["p", "q"]})
+    columns = {"width": pa.array([2**53 + 1, 3]), "iso": pa.array([1e300, 0.5])}
+    table = rows.append_column("width", columns["width"]).append_column("iso", columns["iso"])
+    for where, found in (
+        ("iso < 9007199254740993", [False, True]),
+        ("width > 1.5e3", [True, False]),
+        ("width < iso", [True, False]),
+        ("width = iso", [False, False]),
+    ):
+        assert select_rows(table, where).mask.tolist() == found, where
+
+
 def test_a_long_list_of_values_is_fast() -> None:
     names = [f"{number}.jpg" for number in range(20_000)]
     rows = pa.table({"id": names, "label": names, "path": names})
