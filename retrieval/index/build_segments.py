@@ -177,7 +177,7 @@ def _tasks(
         "options": dict(options),
     }
     tasks = []
-    for group in _groups([rows for _, _, rows in shards], parts):
+    for group in even_groups([rows for _, _, rows in shards], parts):
         stretches: dict[int, list[int]] = {}
         for number, shard, _ in shards[group]:
             stretches.setdefault(number, []).append(shard)
@@ -199,10 +199,10 @@ def _tasks(
     return tasks
 
 
-def _groups(rows: Sequence[int], parts: int) -> list[slice]:
-    """Return at most `parts` slices of the shards, with about the same number of rows, none empty.
+def even_groups(rows: Sequence[int], parts: int) -> list[slice]:
+    """Return at most `parts` slices of shards, with about the same number of rows, none empty.
 
-    rows: the number of rows of each shard.
+    rows: the number of rows of each shard; or another size of things that lie in a row.
     """
     total = sum(rows)
     groups: list[slice] = []

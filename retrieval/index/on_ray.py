@@ -1,16 +1,16 @@
 """Build the segments of an index on a Ray cluster, and search them there."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, cast
 
-from retrieval.contracts import Hits, Json
+from retrieval.contracts import Hits, Index, Json
 from retrieval.errors import BadData, Mismatch, NoCluster
-from retrieval.index.build_segments import SegmentBuilder
+from retrieval.index.build_segments import SegmentBuilder, even_groups
 from retrieval.index.fan_out import FannedIndex, Request, Segment, Tolerance, searched
 from retrieval.index.folder import (
     INDEX,
@@ -23,8 +23,9 @@ from retrieval.index.folder import (
     open_index,
     rows_of,
 )
+from retrieval.index.segments import SegmentedIndex
 from retrieval.runtime.ray import cluster_workers, connect, connected, run_tasks
-from retrieval.runtime.ray_actors import Actor, nodes, placed
+from retrieval.runtime.ray_actors import Actor, Node, nodes, placed
 from retrieval.storage.files import sha256_of
 from retrieval.storage.places import Place, place_of
 
@@ -56,42 +57,44 @@ class Cluster:
 
 
 @dataclass(slots=True)
-class SegmentOnNode:
-    """A segment that a node opens at the first request.
+class SegmentsOnNode:
+    """Consecutive segments of an index that a node opens at the first request.
 
-    sha256: of its `index.json`, so that a node that sees other files is found out.
+    sha256: of the `index.json` of each folder, so that a node that sees other files is found out.
     """
 
-    folder: str
-    sha256: str
+    sha256: Mapping[str, str]
     options: Mapping[str, object] | None
     version: str
-    opened: OpenIndex | None = None
+    opened: Index | None = None
 
     def __call__(self, request: Request | None) -> Hits | None:
-        """Answer the request; for None, only open the segment.
+        """Answer the request; for None, only open the segments.
 
         Raises Mismatch for another version of retr, BadData for other files, and the errors of
         `open_index`.
         """
         if self.opened is None:
-            self.opened = self._open()
-        return None if request is None else searched(self.opened.index, request)
+            self._check_version()
+            parts = [self._open(place_of(folder)) for folder in self.sha256]
+            self.opened = parts[0] if len(parts) == 1 else SegmentedIndex(parts)
+        return None if request is None else searched(self.opened, request)
 
-    def _open(self) -> OpenIndex:
+    def _check_version(self) -> None:
         if version_of("retr") != self.version:
             raise Mismatch(
                 f"retr has version {version_of('retr')}, and {self.version} where the search "
                 "started; install the same on every node"
             )
-        folder = place_of(self.folder)
+
+    def _open(self, folder: Place) -> Index:
         if not (folder / INDEX).is_file():
             raise BadData(
                 f"{folder} is missing; put the index where every node finds it under this name"
             )
-        if sha256_of(folder / INDEX) != self.sha256:
+        if sha256_of(folder / INDEX) != self.sha256[str(folder)]:
             raise BadData(f"{folder} has other files than where the search started; {REMEDY}")
-        return open_index(folder, self.options)
+        return open_index(folder, self.options).index
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +160,16 @@ def _segments(
 ) -> list[Segment]:
     """Start the replicas of all segments, and wait until each has opened its files."""
     places = [folder_of(part, folder) for part in facts.parts] or [folder]
-    counts = [part.rows for part in facts.parts] or [facts.rows]
-    every = [IndexFacts.read(place) for place in places]
-    sizes = [
-        int(MEMORY_SHARE * each.size_in(place)) + MEMORY_BYTES
-        for each, place in zip(every, places, strict=True)
-    ]
-    started = []
-    for place, size, chosen in zip(
-        places, sizes, placed(sizes, nodes(), cluster.replicas), strict=True
-    ):
-        held = SegmentOnNode(str(place), sha256_of(place / INDEX), options, version_of("retr"))
-        started.append([Actor(held, node, size) for node in chosen])
+    rows = [part.rows for part in facts.parts] or [facts.rows]
+    sizes = [int(MEMORY_SHARE * IndexFacts.read(each).size_in(each)) for each in places]
+    started: list[tuple[int, list[Actor]]] = []
+    for run, chosen in _runs(sizes, cluster.replicas):
+        sha256 = {str(place): sha256_of(place / INDEX) for place in places[run]}
+        held = SegmentsOnNode(sha256, options, version_of("retr"))
+        memory = sum(sizes[run]) + MEMORY_BYTES
+        started.append((sum(rows[run]), [Actor(held, node, memory) for node in chosen]))
     deadline = time.monotonic() + OPEN_SECONDS + sum(sizes) / OPEN_BYTES_PER_SECOND
-    for opening in [actor.start(None) for actors in started for actor in actors]:
+    for opening in [actor.start(None) for _, actors in started for actor in actors]:
         try:
             opening.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -178,6 +177,24 @@ def _segments(
                 f"the nodes did not open {folder} in time; see Ray's logs, and look for nodes "
                 "without memory"
             ) from None
-    return [
-        Segment(count, cast(Any, actors)) for count, actors in zip(counts, started, strict=True)
-    ]
+    return [Segment(count, cast(Any, actors)) for count, actors in started]
+
+
+def _runs(sizes: Sequence[int], replicas: int) -> list[tuple[slice, tuple[Node, ...]]]:
+    """Return runs of consecutive segments, with the nodes for each.
+
+    sizes: bytes of each segment in memory. A query costs a message to each run. So there are as
+    many runs as nodes; or, if their memory does not suffice for these, a run of each segment.
+
+    Raises NoCluster if it does not suffice for these either.
+    """
+    there = nodes()
+
+    def placed_runs(runs: Sequence[slice]) -> list[tuple[slice, tuple[Node, ...]]]:
+        needed = [sum(sizes[run]) + MEMORY_BYTES for run in runs]
+        return [*zip(runs, placed(needed, there, replicas), strict=True)]
+
+    try:
+        return placed_runs(even_groups(sizes, len(there)))
+    except NoCluster:
+        return placed_runs([slice(number, number + 1) for number in range(len(sizes))])

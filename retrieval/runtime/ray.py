@@ -314,8 +314,9 @@ def caller() -> type[Any]:
             from ray import cloudpickle
 
             def reply(value: Any = "", kind: str = "", text: str = "") -> dict[str, Any]:
-                trace = traceback.format_exc() if kind else ""
-                node = ray.util.get_node_ip_address()
+                if not kind:
+                    return {"value": value, "kind": ""}
+                node, trace = ray.util.get_node_ip_address(), traceback.format_exc()
                 return {"value": value, "kind": kind, "text": text, "trace": trace, "node": node}
 
             try:

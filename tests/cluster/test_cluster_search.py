@@ -26,7 +26,7 @@ from retrieval.errors import BadData, BadInput, Mismatch, NoCluster
 from retrieval.index.build_segments import build_segments
 from retrieval.index.fan_out import Request, Tolerance
 from retrieval.index.folder import INDEX, IndexFacts
-from retrieval.index.on_ray import Cluster, SegmentOnNode, open_on_cluster
+from retrieval.index.on_ray import Cluster, SegmentsOnNode, open_on_cluster
 from retrieval.index.searching import Searcher
 from retrieval.runtime.ray import connected
 from retrieval.runtime.ray_actors import nodes as alive
@@ -187,9 +187,9 @@ def test_a_cluster_without_memory_is_refused(nodes: Any, folder: Path) -> None:
         open_on_cluster(folder, None, Cluster(nodes.address, replicas=9))
 
 
-def held(index: Path, **other: Any) -> SegmentOnNode:
+def held(index: Path, **other: Any) -> SegmentsOnNode:
     inside = index / IndexFacts.read(index).parts[0].folder
-    usual = SegmentOnNode(str(inside), sha256_of(inside / INDEX), None, version("retr"))
+    usual = SegmentsOnNode({str(inside): sha256_of(inside / INDEX)}, None, version("retr"))
     return replace(usual, **other)
 
 
@@ -197,9 +197,9 @@ def test_a_node_with_other_files_or_another_version_is_found_out(folder: Path) -
     answer = held(folder)(Request(drawn(2, 0), 3))
     assert answer is not None and answer.rows.shape == (2, 3)
     with pytest.raises(BadData, match="is missing; put the index where every node"):
-        held(folder, folder="/nowhere")(None)
+        held(folder, sha256={"/nowhere": "0" * 64})(None)
     with pytest.raises(BadData, match="has other files than where the search started"):
-        held(folder, sha256="0" * 64)(None)
+        held(folder, sha256=dict.fromkeys(held(folder).sha256, "0" * 64))(None)
     with pytest.raises(Mismatch, match=r"retr has version .*, and 9\.9 where the search started"):
         held(folder, version="9.9")(None)
 

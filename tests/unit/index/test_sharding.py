@@ -14,7 +14,7 @@ from retrieval.contracts import Metric, Vectors
 from retrieval.embedding.encode import encode_source
 from retrieval.errors import BadData, BadInput, Mismatch
 from retrieval.images import open_source
-from retrieval.index.build_segments import SegmentTask, _groups, build_segments
+from retrieval.index.build_segments import SegmentTask, build_segments, even_groups
 from retrieval.index.folder import IndexFacts, check_indexed
 from retrieval.index.searching import Searcher
 from retrieval.index.segments import SegmentedIndex
@@ -242,7 +242,7 @@ def test_parts_in_a_store(photos: Path) -> None:
     ],
 )
 def test_parts_are_of_about_as_many_rows(rows: list[int], parts: int, sizes: list[int]) -> None:
-    assert [sum(rows[group]) for group in _groups(rows, parts)] == sizes
+    assert [sum(rows[group]) for group in even_groups(rows, parts)] == sizes
 
 
 def test_an_id_may_not_stand_in_two_parts(tmp_path: Path) -> None:
