@@ -1,8 +1,8 @@
 """Run the service on a Ray cluster: Ray Serve starts its processes, and nodes hold the indices.
 
 The process that starts the service holds the indices' segments and hands them to the processes
-that answer requests. For a new version of an index it starts these one after the other anew, so
-that no request fails.
+that answer requests. For a new version of an index, new processes replace these one after the
+other, so that no request fails.
 """
 
 import logging

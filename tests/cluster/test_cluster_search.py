@@ -122,6 +122,18 @@ def test_answers_are_those_of_a_local_search(nodes: Any, folder: Path) -> None:
     wait_until(lambda: not actors())
 
 
+def test_an_evaluation_on_the_nodes_is_that_of_one_machine(nodes: Any, folder: Path) -> None:
+    sides = ["--queries", str(folder.parent / "set"), "--database", str(folder.parent / "set")]
+    command = [sys.executable, "-m", "cli.main", "eval", *sides, "--index", str(folder), "--json"]
+    engine = ["--engine", "ray", "--address", nodes.address, "--replicas", "2"]
+    documents = [
+        json.loads(subprocess.run([*command, *more], capture_output=True, check=True).stdout)
+        for more in ([], engine)
+    ]
+    assert documents[0] == documents[1]
+    assert documents[0]["map"] > 0
+
+
 def test_search_options_reach_the_nodes(nodes: Any, folder: Path) -> None:
     options = {"ef": 11}
     local = Searcher.open(folder, options)

@@ -64,6 +64,9 @@ def test_exact_search_in_parts_is_exact_search(tmp_path: Path, metric: Metric, p
             a, b = (each.index.search(queries, k, among) for each in (one, several))
             np.testing.assert_allclose(a.distances, b.distances, atol=1e-6)
             assert np.array_equal(a.rows, b.rows)
+    for among in (None, odd, few):  # few queries: the cores share the segments
+        a, b = (each.index.search(queries[:3], 10, among) for each in (one, several))
+        assert np.array_equal(a.rows, b.rows)
     assert not verify(tmp_path / "parts").problems
 
 
