@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--median", type=float, default=1.7, help="ms of one node, median")
     parser.add_argument("--p99", type=float, default=2.4, help="ms of one node, 99th percentile")
     parser.add_argument(
-        "--message", type=float, default=0.3, help="ms of work for each message to a node"
+        "--message", type=float, default=0.6, help="ms of work for each message to a node"
     )
     given = parser.parse_args()
     print(json.dumps(reckoned(NodeTimes(given.median, given.p99), given.message), indent=2))
