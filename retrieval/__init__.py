@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from retrieval.embedding.query import Query as Query
     from retrieval.embedding.query import Weights as Weights
     from retrieval.index.build import build_index as build_index
+    from retrieval.index.fan_out import Tolerance as Tolerance
     from retrieval.index.folder import open_index as open_index
+    from retrieval.index.on_ray import Cluster as Cluster
     from retrieval.index.searching import Searcher as Searcher
     from retrieval.quality.evaluation import evaluate as evaluate
     from retrieval.quality.labelled import Labelled as Labelled
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 
 # Imported when first used: numpy and pyarrow take longer to load than `retr --help` may.
 _HOMES = {
+    "Cluster": "index.on_ray",
     "Labelled": "quality.labelled",
     "Query": "embedding.query",
     "Searcher": "index.searching",
+    "Tolerance": "index.fan_out",
     "Weights": "embedding.query",
     "build_index": "index.build",
     "evaluate": "quality.evaluation",
