@@ -12,6 +12,7 @@ from cli.command import command
 from cli.onnx_cache import keep_for_searches
 from cli.options import Device, EngineOptions
 from cli.output import Output, plural
+from cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import socket
@@ -171,6 +172,7 @@ def _serve_on_ray(
 
     if asked.port == 0:
         raise BadInput("--port 0 takes any free port, and the nodes of a cluster need one; name it")
+    _listening(asked.host, asked.port).close()  # Ray Serve would not say that it is taken
     token = os.environ.get(TOKEN_VARIABLE, "")
     sets = tuple(map(str, embeddings))
     service = Service((), sets, tuple(images), device, asked.host, asked.host, token)
@@ -180,7 +182,8 @@ def _serve_on_ray(
         with suppress(KeyboardInterrupt):
             running.wait(watch)
     finally:
-        running.stop()
+        with quiet_libraries(output.debug):  # Ray complains of the controller that it ends
+            running.stop()
 
 
 def _say(output: Output, rows: int, address: _Address, indices: list[str]) -> None:

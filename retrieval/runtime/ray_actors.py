@@ -43,7 +43,7 @@ def placed(
     """
     if not 1 <= replicas <= len(nodes):
         raise NoCluster(
-            f"{replicas} replicas on {len(nodes)} nodes; give 1 to {len(nodes)} replicas, or start "
+            f"--replicas {replicas} on a cluster of {len(nodes)}; give 1 to {len(nodes)}, or start "
             "more nodes"
         )
     left = {node.id: node.memory for node in nodes}

@@ -1,5 +1,7 @@
 """The options of searches on a cluster: refused alone, and with a cluster that does not answer."""
 
+import socket
+
 import pytest
 
 from tests.cli.gallery import Gallery
@@ -36,3 +38,14 @@ def test_an_evaluation_on_a_cluster_needs_an_index_and_all_rows(
     index = gallery.index("exact")
     error = retr.refused("eval", *sides, "--index", index, "--partial")
     assert "an evaluation needs all rows" in error
+
+
+def test_a_port_that_is_taken_is_refused_before_a_cluster_starts(
+    retr: Retr, gallery: Gallery
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        index = gallery.index("exact")
+        error = retr.refused("serve", "--index", index, "--engine", "ray", "--port", port)
+    assert f"cannot listen on 127.0.0.1:{port}" in error

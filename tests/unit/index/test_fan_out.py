@@ -211,7 +211,7 @@ def test_segments_are_placed_by_size(
 def test_too_little_memory_and_too_many_replicas_are_refused() -> None:
     with pytest.raises(NoCluster, match=r"segment 1 needs 3\.0 GB .* 2\.0 GB, 1\.0 GB left"):
         placed([10**9, 3 * 10**9], nodes(2 * 10**9, 10**9))
-    with pytest.raises(NoCluster, match="3 replicas on 2 nodes; give 1 to 2"):
+    with pytest.raises(NoCluster, match="--replicas 3 on a cluster of 2; give 1 to 2"):
         placed([1], nodes(10, 10), 3)
 
 
